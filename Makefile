@@ -1,0 +1,46 @@
+# make run    set up, then the main job on the demo clips
+# make test   set up, then all tests
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: run test lint format ui clean constraints
+.DEFAULT_GOAL := run
+
+# Set up anew only when a requirement has changed.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v < (3, 14) else "vggish-runner needs Python 3.10 to 3.13, and $(PYTHON) is %d.%d: use make PYTHON=python3.12" % v)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,metal]'
+	@touch $@
+
+run: $(READY)
+	$(BIN)/python -m runner $(ARGS)
+
+test: $(READY)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+ui: $(READY)
+	$(BIN)/mlflow ui --host 127.0.0.1 --backend-store-uri "sqlite:///$(CURDIR)/outputs/mlflow.db"
+
+# Runs, sweeps and the environment go; downloaded weights stay.
+clean:
+	rm -rf $(VENV) dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find outputs -mindepth 1 ! -name README.md -delete
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# After a change of requirements: versions for Python 3.10 to 3.13 on every platform, with no registry named.
+constraints: $(READY)
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile pyproject.toml --universal --all-extras --no-annotate --no-header --no-emit-index-url \
+	  --python-version 3.10 --output-file constraints.txt

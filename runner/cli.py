@@ -1,0 +1,116 @@
+"""The command line: ``python -m runner``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+class JobFailed(Exception):
+    """A job did not finish; its story has been told."""
+
+    def __init__(self, exit_status: int) -> None:
+        super().__init__(f"exit status {exit_status}")
+        self.exit_status = exit_status
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Carry out the command line and return its exit status.
+
+    0 all finished; 1 an error or a failed run; 130 stopped by Ctrl-C, 143 by SIGTERM.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if {"-h", "--help"} & set(given):
+        from runner.help import help_text
+
+        print(help_text())
+        return 0
+    if "--version" in given:
+        from runner import __version__
+
+        print(f"vggish-runner {__version__}")
+        return 0
+    return _through_hydra(given)
+
+
+def entry_point() -> None:
+    """What the console script calls."""
+    sys.exit(main())
+
+
+def _through_hydra(given: list[str]) -> int:
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from runner.compose import one_message, register
+    from runner.errors import RunnerError
+    from runner.paths import conf_dir
+
+    register()
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises, and the error is told here, in one message
+    interrupted = False
+    status = 0
+    before, sys.argv = sys.argv, [sys.argv[0], *given]
+    try:
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(_task)()
+    except (HydraException, OmegaConfBaseException, RunnerError) as error:
+        if wants_traceback:
+            raise
+        print(f"error: {one_message(error)}", file=sys.stderr)
+        status = 1
+    except JobFailed as failed:
+        status = failed.exit_status
+    except _Stopped as stopped:
+        status, interrupted = stopped.exit_status, True
+    except KeyboardInterrupt:
+        status, interrupted = 130, True
+    finally:
+        sys.argv = before
+        if not wants_traceback:
+            del os.environ["HYDRA_FULL_ERROR"]
+        if "runner.sweep" in sys.modules:
+            from runner.sweep import finish_sweep
+
+            finish_sweep(interrupted)
+    return status
+
+
+class _Stopped(BaseException):
+    """A job was stopped by the user: unlike a failed one, it ends its sweep (so it is no ``Exception``)."""
+
+    def __init__(self, exit_status: int) -> None:
+        super().__init__(exit_status)
+        self.exit_status = exit_status
+
+
+def _task(config: DictConfig) -> dict[str, Any]:
+    from hydra.core.hydra_config import HydraConfig
+
+    from runner.compose import typed
+    from runner.job import Job, run_job
+    from runner.sweep import SWEEP_ENVIRONMENT, join_sweep
+
+    hydra_config = HydraConfig.get()
+    run_dir = Path(hydra_config.runtime.output_dir)
+    in_sweep = SWEEP_ENVIRONMENT in os.environ
+    job = Job(
+        config=typed(config),
+        run_dir=run_dir,
+        overrides=tuple(hydra_config.overrides.task),
+        in_sweep=in_sweep,
+        sweep_run_id=join_sweep(run_dir) if in_sweep else None,
+    )
+    result = run_job(job)
+    if result["status"] == "killed":
+        raise _Stopped(result["exit_status"])
+    if result["status"] != "finished":
+        raise JobFailed(result["exit_status"])
+    return result

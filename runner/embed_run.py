@@ -1,0 +1,323 @@
+"""What a worker does: reads spec.json, embeds, writes the run's files and last result.json.
+
+Events for the parent go to standard output, a JSON object a line; ``stop`` on standard input, or its end, asks for an
+early end.  Everything else that is printed goes to standard error, which the parent points at runner.log.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from runner.config import RunConfig, from_dict
+from runner.decode import DecodeOptions
+from runner.engine import Clip, Engine
+from runner.errors import DeviceError, RunnerError, WeightsError
+from runner.hardware import host_facts, peak_rss_mib, usable_cores, versions
+from runner.measure import steady_metrics, windows_over_time
+from runner.output import RunWriter, write_atomic
+from runner.pool import DecodePool
+
+if TYPE_CHECKING:
+    from runner.build import Placement
+    from runner.vggish.session import VGGishSession
+
+log = logging.getLogger("runner.worker")
+
+_PROGRESS_S = 0.25
+_MANIFEST_ROWS = 4096
+KILLED_STATUS = 3
+"""Exit status of a worker that ended early because it was told to."""
+
+
+class Events:
+    """The line to the parent; a parent that is gone is no error here (standard input's end tells of it)."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+
+    def send(self, event: str, **values: Any) -> None:
+        """Send one event."""
+        with self._lock:
+            try:
+                self._stream.write(json.dumps({"event": event, **values}) + "\n")
+                self._stream.flush()
+            except (OSError, ValueError):
+                return
+
+
+class ColdStart:
+    """Seconds of each step before the first clip: import, device, weights, compile."""
+
+    def __init__(self, spawned_at: float) -> None:
+        self._spawned_at = spawned_at
+        self.parts: dict[str, float] = {}
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Time a step."""
+        start = time.perf_counter()
+        yield
+        self.add(name, time.perf_counter() - start)
+
+    def add(self, name: str, seconds: float) -> None:
+        """Record a step's seconds."""
+        self.parts[name] = seconds
+
+    def metrics(self, ready_at: float) -> dict[str, float]:
+        """cold_start_s (from the worker's start to a ready session, wall clock) and its parts."""
+        whole = max(ready_at - self._spawned_at, 0.0)
+        return {"cold_start_s": whole, **{f"cold_start_{name}_s": value for name, value in self.parts.items()}}
+
+
+def main(spec_path: str) -> int:
+    """Carry out one spec; the exit status is 0 for a finished run, 3 for one told to stop, 1 for a failed one."""
+    events = Events(_take_standard_output())
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="[%(asctime)s][%(levelname)s] %(message)s", force=True
+    )
+    spec = json.loads(Path(spec_path).read_text(encoding="utf-8"))
+    run_dir = Path(spec["run_dir"])
+    result: dict[str, Any] = {"host": host_facts(), "versions": versions()}
+    try:
+        _carry_out(spec, run_dir, events, result)
+    except Exception as error:
+        log.exception("the run failed")
+        result["status"] = "failed"
+        result["failure"] = {"kind": _failure_kind(error), "message": _failure_message(error), "signal": None}
+    write_atomic(run_dir / "result.json", json.dumps(result, indent=2))
+    events.send("end", status=result["status"])
+    return {"finished": 0, "killed": KILLED_STATUS}.get(result["status"], 1)
+
+
+def _carry_out(spec: dict[str, Any], run_dir: Path, events: Events, result: dict[str, Any]) -> None:
+    config = from_dict(spec["config"])
+    cold = ColdStart(spec["spawned_at"])
+    stop = StopSignal()
+    pool = DecodePool(_decode_options(config), _first_workers(config))
+    try:
+        placement, session = _make_session(config, spec, cold, events, result)
+        pool.grow_to(placement.memory.decode_workers)
+        metadata = _file_metadata(session, placement)
+        engine = Engine(
+            [(first, end) for first, end in spec["shards"]],
+            _read_manifest(Path(spec["manifest"])),
+            pool,
+            RunWriter(run_dir, metadata, config.frontend.hop_s, config.output.compression),
+            batch_size=placement.memory.batch_size,
+            queue_depth=placement.memory.queue_depth,
+            stop_grace_s=config.engine.stop_grace_s,
+        )
+        stop.forward_to(engine)
+        result["metrics"] = cold.metrics(time.time())
+        events.send("phase", name="embed", seconds=cold.parts)
+        with _reporting(engine, events):
+            engine.run(session.embed_windows)
+    finally:
+        pool.close()
+    progress = engine.progress
+    result["status"] = "killed" if engine.stopped and progress.clips < spec["dataset"]["clips"] else "finished"
+    result["metrics"] |= steady_metrics(engine)
+    result["metrics"] |= _memory_metrics(placement, pool)
+    result["series"] = windows_over_time(engine.timings, progress.audio_s)
+    result["skipped"] = progress.skipped
+    result["noted"] = progress.noted
+    result["shards"] = progress.shards
+    _warn_of_ceiling(config, result, events)
+
+
+class StopSignal:
+    """Listens on standard input for ``stop`` or for the parent's end."""
+
+    def __init__(self) -> None:
+        self._engine: Engine | None = None
+        self._asked = threading.Event()
+        threading.Thread(target=self._listen, name="stop", daemon=True).start()
+
+    def forward_to(self, engine: Engine) -> None:
+        """Stop this engine when asked, now if that was already so."""
+        self._engine = engine
+        if self._asked.is_set():
+            engine.stop()
+
+    def _listen(self) -> None:
+        sys.stdin.readline()
+        log.info("asked to stop")
+        self._asked.set()
+        if self._engine is not None:
+            self._engine.stop()
+
+
+def _make_session(
+    config: RunConfig, spec: dict[str, Any], cold: ColdStart, events: Events, result: dict[str, Any]
+) -> tuple[Placement, VGGishSession]:
+    events.send("phase", name="import")
+    with cold.step("import"):
+        import tensorflow as tf
+
+        from runner.build import DeviceRequest, build_session, place
+    tf.get_logger().setLevel("ERROR")
+    events.send("phase", name="device")
+    with cold.step("device"):
+        request = DeviceRequest(config.device.name, config.device.index, config.device.strict, config.precision.name)
+        placement = place(request, config.memory)
+    result["device"] = placement.device.to_dict()
+    result["precision"] = placement.precision.to_dict()
+    result["resolved"] = _resolved(placement)
+    for info in placement.device.considered:
+        log.info("%s %-5s %s: %s", "✓" if info.available else "✗", info.type.value, info.name, info.reason)
+    result["warnings"] = [*_warnings(placement)]
+    for warning in result["warnings"]:
+        log.warning("%s", warning)
+        events.send("warning", message=warning)
+    events.send(
+        "device",
+        effective=placement.device.effective.value,
+        name=placement.device.device.name,
+        precision=placement.precision.effective,
+    )
+    events.send("phase", name="weights")
+    from runner.weights import WeightsChoice
+
+    session = build_session(placement, WeightsChoice(**spec["weights"]), cold.add)
+    result["weights"] = dict(session.metadata.weights)
+    return placement, session
+
+
+def _resolved(placement: Placement) -> dict[str, Any]:
+    plan = placement.memory
+    values = {
+        "device": placement.device.effective.value,
+        "device.index": placement.device.index,
+        "precision": placement.precision.effective,
+        "memory.batch_size": plan.batch_size,
+        "memory.queue_depth": plan.queue_depth,
+        "memory.decode_workers": plan.decode_workers,
+        "memory.host_memory_mib": plan.host_memory_mib,
+        "threads.intra_op": usable_cores(),
+    }
+    return values | {f"memory.{key}": value for key, value in placement.gpu_memory.items() if key != "note"}
+
+
+def _warnings(placement: Placement) -> Iterator[str]:
+    if placement.device.fallback_reason:
+        yield placement.device.reason
+    if placement.precision.warning:
+        yield placement.precision.warning
+    yield from placement.memory.notes
+    if note := placement.gpu_memory.get("note"):
+        yield str(note)
+
+
+def _file_metadata(session: VGGishSession, placement: Placement) -> dict[str, str]:
+    weights = session.metadata.weights
+    return {
+        "model": "VGGish",
+        "weights.source": str(weights["source"]),
+        "weights.checksum": str(weights["checksum"]),
+        "weights.meaningless": str(weights["meaningless"]).lower(),
+        "precision": placement.precision.effective,
+        "device": placement.device.effective.value,
+        "device.name": placement.device.device.name,
+        "versions": json.dumps(versions()),
+    }
+
+
+def _memory_metrics(placement: Placement, pool: DecodePool) -> dict[str, float]:
+    import tensorflow as tf
+
+    found = {"rss_peak_mib": peak_rss_mib(), "decode_rss_peak_mib": sum(pool.rss_peak_mib.values())}
+    if placement.device.effective.value == "gpu":
+        found["device_memory_peak_mib"] = tf.config.experimental.get_memory_info("GPU:0")["peak"] / (1 << 20)
+    return found
+
+
+def _warn_of_ceiling(config: RunConfig, result: dict[str, Any], events: Events) -> None:
+    ceiling = config.memory.host_memory_mib
+    used = result["metrics"]["rss_peak_mib"]
+    if ceiling is not None and used > ceiling:
+        warning = f"the worker took {used:.0f} MiB, above memory.host_memory_mib={ceiling}"
+        result["warnings"].append(warning)
+        events.send("warning", message=warning)
+
+
+@contextmanager
+def _reporting(engine: Engine, events: Events) -> Iterator[None]:
+    """Send the counts to the parent from a thread of its own, a few times a second, and once at the end."""
+    over = threading.Event()
+
+    def report() -> None:
+        while not over.wait(_PROGRESS_S):
+            send()
+
+    def send() -> None:
+        progress = engine.progress
+        events.send(
+            "progress",
+            clips=progress.clips,
+            skipped=sum(progress.skipped.values()),
+            examples=progress.examples,
+            audio_s=progress.audio_s,
+            elapsed_s=time.perf_counter() - engine.started_at,
+        )
+
+    thread = threading.Thread(target=report, name="report", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        send()
+
+
+def _read_manifest(path: Path) -> Iterator[Clip]:
+    import pyarrow.parquet as pq
+
+    index = 0
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(_MANIFEST_ROWS):
+            for row in batch.to_pylist():
+                yield Clip(
+                    index, row["clip"], row["path"], row["start"], row["end"], row["label"], row["bytes"]
+                )
+                index += 1
+
+
+def _decode_options(config: RunConfig) -> DecodeOptions:
+    frontend = config.frontend
+    return DecodeOptions(frontend.hop_s, frontend.short_clips, frontend.tail, frontend.resampler)
+
+
+def _first_workers(config: RunConfig) -> int:
+    """Decode processes to start before the device is known: they fill the first batches while TensorFlow is imported."""
+    return min(config.memory.decode_workers or 1, max(1, usable_cores() // 2))
+
+
+def _failure_kind(error: Exception) -> str:
+    if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
+        return "out_of_memory"
+    if isinstance(error, WeightsError):
+        return "weights"
+    return "device" if isinstance(error, DeviceError) else "exception"
+
+
+def _failure_message(error: Exception) -> str:
+    return str(error) if isinstance(error, RunnerError) else f"{type(error).__name__}: {error}"
+
+
+def _take_standard_output() -> IO[str]:
+    """Keep standard output for events, and send what anything else prints to standard error."""
+    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return events
+

@@ -1,0 +1,32 @@
+"""The errors a user may see: each message names the thing, what is wrong with it and what to do."""
+
+from __future__ import annotations
+
+
+class RunnerError(Exception):
+    """Base of every error that is told in one message, without a traceback."""
+
+
+class ConfigError(RunnerError):
+    """The configuration cannot be carried out as given."""
+
+
+class DatasetError(RunnerError):
+    """The data set as a whole cannot be read (a single bad clip is skipped, not raised)."""
+
+
+class WeightsError(RunnerError):
+    """The weights cannot be had, or are not VGGish's."""
+
+
+class DeviceError(RunnerError):
+    """The device asked for is absent and ``device.strict`` forbids the fallback."""
+
+
+class ClipError(Exception):
+    """One clip cannot be embedded: ``reason`` is a short code, ``detail`` says what was seen."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+        self.detail = detail

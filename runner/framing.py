@@ -1,0 +1,91 @@
+"""Cuts a stream of waveform into windows of one example each, exactly as the reference's framing counts them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runner.vggish.constants import EXAMPLE_HOP_S, EXAMPLE_SAMPLES, STFT_HOP, STFT_WINDOW
+
+FRAMES_PER_SECOND = 100
+
+
+def hop_samples(hop_s: float = EXAMPLE_HOP_S) -> int:
+    """Samples between the starts of neighbouring examples: a whole number of 10 ms frames."""
+    return round(hop_s * FRAMES_PER_SECOND) * STFT_HOP
+
+
+def count_examples(samples: int, hop_s: float = EXAMPLE_HOP_S) -> int:
+    """Examples of a clip of ``samples`` at 16 kHz, without padding: the first needs 15,600 samples, each further a hop.
+
+    Equal to the reference's frames = 1 + ⌊(N−400)/160⌋, examples = 1 + ⌊(frames−96)/hop frames⌋.
+    """
+    if samples < EXAMPLE_SAMPLES:
+        return 0
+    return 1 + (samples - EXAMPLE_SAMPLES) // hop_samples(hop_s)
+
+
+class WindowCutter:
+    """Turns one clip's blocks of 16 kHz mono float32 into windows [n, 15600], keeping less than a window between calls.
+
+    Args:
+        hop_s: seconds between examples.
+        pad_short: give a clip too short for one example a single zero-padded one.
+        pad_tail: give what is left after the last whole example one more, zero-padded, if it holds a whole frame that
+            no earlier example has.
+    """
+
+    def __init__(self, hop_s: float = EXAMPLE_HOP_S, *, pad_short: bool = True, pad_tail: bool = False) -> None:
+        self._hop = hop_samples(hop_s)
+        self._pad_short = pad_short
+        self._pad_tail = pad_tail
+        self._rest: NDArray[np.float32] = np.empty(0, np.float32)
+        self._skip = 0
+        self.samples = 0
+        """Samples seen so far."""
+        self.examples = 0
+        """Windows given so far, padded ones included."""
+        self.padded = False
+        """Whether a padded window was given."""
+
+    def push(self, block: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Take float32 [n] samples, give the windows [k, 15600] (a view) that they complete."""
+        self.samples += len(block)
+        if self._skip:
+            skipped = min(self._skip, len(block))
+            self._skip -= skipped
+            block = block[skipped:]
+        waveform = np.concatenate([self._rest, block]) if len(self._rest) else block
+        if len(waveform) < EXAMPLE_SAMPLES:
+            self._rest = waveform.copy()
+            return np.empty((0, EXAMPLE_SAMPLES), np.float32)
+        windows = np.lib.stride_tricks.sliding_window_view(waveform, EXAMPLE_SAMPLES)[:: self._hop]
+        self.examples += len(windows)
+        used = len(windows) * self._hop
+        self._skip = max(0, used - len(waveform))
+        self._rest = waveform[used:].copy()
+        return windows
+
+    def finish(self) -> NDArray[np.float32]:
+        """The last window [0 or 1, 15600], zero-padded, if the clip's end asks for one."""
+        fresh = self.samples - (0 if self.examples == 0 else (self.examples - 1) * self._hop + EXAMPLE_SAMPLES)
+        short = self.examples == 0 and self.samples > 0
+        wanted = self._pad_short if short else self._pad_tail and fresh >= STFT_WINDOW and len(self._rest) > 0
+        if not wanted:
+            return np.empty((0, EXAMPLE_SAMPLES), np.float32)
+        window = np.zeros((1, EXAMPLE_SAMPLES), np.float32)
+        window[0, : len(self._rest)] = self._rest
+        self.examples += 1
+        self.padded = True
+        return window
+
+
+def cut(
+    blocks: Iterator[NDArray[np.float32]], cutter: WindowCutter
+) -> Iterator[NDArray[np.float32]]:
+    """All windows of a clip's blocks, the padded last one included."""
+    for block in blocks:
+        yield cutter.push(block)
+    yield cutter.finish()

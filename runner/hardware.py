@@ -1,0 +1,99 @@
+"""Facts about this machine that need no TensorFlow: processor, cores, memory, versions."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import sys
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+MIB = 1 << 20
+_CGROUP_CPU = Path("/sys/fs/cgroup/cpu.max")
+_CGROUP_MEMORY = Path("/sys/fs/cgroup/memory.max")
+_PACKAGES = ("tensorflow", "tensorflow-metal", "numpy", "soundfile", "soxr", "pyarrow", "hydra-core", "mlflow")
+
+
+@lru_cache(maxsize=1)
+def cpu_name() -> str:
+    """The processor's model name."""
+    for line in _cpuinfo():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+@lru_cache(maxsize=1)
+def cpu_flags() -> frozenset[str]:
+    """The processor's instruction-set flags as Linux names them; empty where they can't be read."""
+    for line in _cpuinfo():
+        if line.startswith(("flags", "Features")):
+            return frozenset(line.split(":", 1)[1].split())
+    return frozenset()
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: its affinity, and its cgroup's limit rounded up."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    try:
+        quota, period = _CGROUP_CPU.read_text().split()
+    except (OSError, ValueError):
+        return affinity
+    if quota == "max":
+        return affinity
+    return max(1, min(affinity, -(-int(quota) // int(period))))
+
+
+def usable_memory_mib() -> int:
+    """Main memory in MiB, or the cgroup's limit where that is smaller."""
+    total = int(psutil.virtual_memory().total)
+    try:
+        limit = _CGROUP_MEMORY.read_text().strip()
+    except OSError:
+        limit = "max"
+    return (total if limit == "max" else min(total, int(limit))) // MIB
+
+
+def peak_rss_mib() -> float:
+    """The largest resident set of this process so far, in MiB."""
+    if sys.platform == "win32":
+        return float(psutil.Process().memory_info().peak_wset) / MIB
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / MIB if sys.platform == "darwin" else peak / 1024
+
+
+def host_facts() -> dict[str, Any]:
+    """What a run records of its host."""
+    return {
+        "name": platform.node(),
+        "platform": platform.platform(),
+        "cpu": cpu_name(),
+        "cores": usable_cores(),
+        "memory_mib": usable_memory_mib(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, this package and those that its numbers depend on."""
+    import runner
+
+    found = {"python": platform.python_version(), "runner": runner.__version__}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _cpuinfo() -> list[str]:
+    try:
+        return Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return []

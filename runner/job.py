@@ -1,0 +1,234 @@
+"""One composed run, seen from the parent: manifest, weights, worker, result.json, MLflow, summary."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from runner.config import RunConfig
+from runner.errors import DatasetError, RunnerError, WeightsError
+from runner.hardware import host_facts, versions
+from runner.launch import InterruptGuard, run_worker
+from runner.manifest import Manifest, build_manifest, plan_shards
+from runner.output import write_atomic
+from runner.paths import checkout
+from runner.summary import random_weights_banner, summarise
+from runner.terminal import RunProgress, console
+from runner.weights import WeightsChoice, resolve_weights
+
+log = logging.getLogger(__name__)
+
+RESULT_SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be run: the configuration, where its files go, and what was typed to get it.
+
+    ``sweep_run_id`` is the MLflow parent run of the sweep that this job belongs to.
+    """
+
+    config: RunConfig
+    run_dir: Path
+    overrides: tuple[str, ...] = ()
+    in_sweep: bool = False
+    sweep_run_id: str | None = None
+
+
+def run_job(job: Job) -> dict[str, Any]:
+    """Carry out one job and return its result.json; what it says is on the terminal and, if tracked, in MLflow.
+
+    Raises:
+        RunnerError: the data set or the weights can't be had, outside a sweep; in a sweep that is a failed result.
+    """
+    started_at = time.time()
+    base = {
+        "schema": RESULT_SCHEMA,
+        "run_dir": str(job.run_dir),
+        "config": job.config.to_dict(),
+        "overrides": list(job.overrides),
+        "started_at": started_at,
+        "git": git_state(),
+        "host": host_facts(),
+        "versions": versions(),
+    }
+    with InterruptGuard().installed() as guard:
+        try:
+            manifest, weights = _prepare(job)
+        except RunnerError as error:
+            if not job.in_sweep:
+                raise
+            log.error("%s", error)
+            kind = "dataset" if isinstance(error, DatasetError) else "weights"
+            failure = {"kind": kind, "message": str(error), "signal": None, "log_tail": ""}
+            result = {**base, "status": "failed", "failure": failure, "run_name": _asked_name(job.config)}
+            tracking = _Tracking(job)
+            tracking.open(str(result["run_name"]))
+        else:
+            dataset = _describe(manifest)
+            base |= {"dataset": dataset, "weights": asdict(weights)}
+            tracking = _Tracking(job)
+            with RunProgress(dataset["clips"]) as progress:
+                opening = tracking.open_in_background(_asked_name(job.config))
+                result = {**base, **run_worker(_spec(job, manifest, weights, dataset), job.run_dir, progress, guard)}
+                opening()
+            result["run_name"] = run_name(result)
+        result["ended_at"] = time.time()
+        result["exit_status"] = {"finished": 0, "killed": guard.exit_status}.get(result["status"], 1)
+        write_atomic(job.run_dir / "result.json", json.dumps(result, indent=2))
+        tracking.finish()
+    print(summarise(result, job.run_dir, tracking.outcome))
+    return result
+
+
+def run_name(result: dict[str, Any]) -> str:
+    """A name that a person recognises: effective device, memory policy, effective precision."""
+    config = result["config"]
+    if config["tracking"]["run_name"]:
+        return str(config["tracking"]["run_name"])
+    device = result.get("device", {}).get("effective", config["device"]["name"])
+    precision = result.get("precision", {}).get("effective", config["precision"]["name"])
+    name = f"{device}-{config['memory']['name']}-{precision}"
+    if result.get("device", {}).get("fallback_reason"):
+        name += f" ({config['device']['name']} absent)"
+    return name
+
+
+def _asked_name(config: RunConfig) -> str:
+    return run_name({"config": config.to_dict()})
+
+
+def _prepare(job: Job) -> tuple[Manifest, WeightsChoice]:
+    config = job.config
+    outputs = Path(config.paths.outputs).expanduser().resolve()
+    manifest = build_manifest(config.dataset, outputs)
+    console.print(manifest.description, markup=False, soft_wrap=True)
+    weights = resolve_weights(
+        config.weights, Path(config.paths.models).expanduser().resolve(), is_demo=manifest.is_demo, progress=_Download()
+    )
+    if weights.meaningless:
+        console.print(random_weights_banner(weights), soft_wrap=True)
+    return manifest, weights
+
+
+class _Download:
+    """Shows a download's progress: a line for every tenth of the file."""
+
+    def __init__(self) -> None:
+        self._shown = -1
+
+    def __call__(self, name: str, done: int, total: int) -> None:
+        tenth = 10 * done // max(total, 1)
+        if tenth != self._shown:
+            self._shown = tenth
+            console.print(f"downloading {name}: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB", markup=False)
+
+
+def _describe(manifest: Manifest) -> dict[str, Any]:
+    return {
+        "root": manifest.root,
+        "digest": manifest.digest,
+        "clips": manifest.table.num_rows,
+        "description": manifest.description,
+        "is_demo": manifest.is_demo,
+        "ignored": manifest.ignored,
+    }
+
+
+def _spec(job: Job, manifest: Manifest, weights: WeightsChoice, dataset: dict[str, Any]) -> dict[str, Any]:
+    import pyarrow.parquet as pq
+
+    folder = job.run_dir / ".runner"
+    folder.mkdir(exist_ok=True)
+    path = folder / "manifest.parquet"
+    pq.write_table(manifest.table, path)
+    return {
+        "config": job.config.to_dict(),
+        "run_dir": str(job.run_dir),
+        "manifest": str(path),
+        "dataset": dataset,
+        "shards": plan_shards(manifest.table.num_rows, job.config.output.shard_clips),
+        "weights": asdict(weights),
+    }
+
+
+class _Tracking:
+    """MLflow, or none of it; trouble there is a warning and never the run's end."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._wanted = job.config.tracking.kind != "none"
+        self.outcome: str | None = None
+        """What the summary says of tracking."""
+
+    def open(self, name: str) -> None:
+        self._attempt(lambda: self._open(name))
+
+    def open_in_background(self, name: str) -> Callable[[], None]:
+        """Open the MLflow run while the worker imports TensorFlow; the returned call waits for it."""
+        import threading
+
+        thread = threading.Thread(target=self.open, args=(name,), name="tracking", daemon=True)
+        thread.start()
+        return thread.join
+
+    def finish(self) -> None:
+        """Log result.json and the files, and close the MLflow run."""
+        self._attempt(self._finish)
+
+    def _attempt(self, step: Callable[[], None]) -> None:
+        if not self._wanted:
+            return
+        from runner.tracking import TrackingError
+
+        try:
+            step()
+        except TrackingError as error:
+            self.outcome = f"not logged: log it later with  python -m runner.track {self._job.run_dir}"
+            log.warning("%s", error)
+
+    def _open(self, name: str) -> None:
+        from runner.tracking import open_run
+
+        job = self._job
+        open_run(
+            job.config.tracking,
+            self._outputs(),
+            job.run_dir,
+            name,
+            parent_run_id=job.sweep_run_id,
+            overrides=job.overrides,
+            config=job.config.to_dict(),
+        )
+
+    def _finish(self) -> None:
+        from runner.tracking import finish_run, store_uri, ui_command
+
+        finish_run(self._job.config.tracking, self._outputs(), self._job.run_dir)
+        self.outcome = ui_command(store_uri(self._job.config.tracking, self._outputs()))
+
+    def _outputs(self) -> Path:
+        return Path(self._job.config.paths.outputs).expanduser().resolve()
+
+
+def git_state() -> dict[str, Any] | None:
+    """Commit of the runner's checkout and whether it has changes; None where it isn't one."""
+    root = checkout()
+    if root is None:
+        return None
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        return {"commit": commit, "dirty": bool(_git(root, "status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()

@@ -1,0 +1,66 @@
+"""Figures of a run from its raw timings; no clock is read here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from runner.engine import BatchTiming, Engine
+
+MAX_WINDOWS = 200
+
+
+def steady_metrics(engine: Engine) -> dict[str, float]:
+    """Throughput over the steady state (from a ready session to the last result on the host) and batch latencies."""
+    progress, timings = engine.progress, engine.timings
+    steady = engine.results_at - engine.started_at
+    metrics = {
+        "steady_s": steady,
+        "clips_embedded": float(progress.embedded),
+        "clips_skipped": float(sum(progress.skipped.values())),
+        "clips_padded": float(progress.padded),
+        "examples": float(progress.examples),
+        "audio_s": progress.audio_s,
+        "batches": float(len(timings)),
+    }
+    if steady > 0 and timings:
+        metrics |= {
+            "audio_x_realtime": progress.audio_s / steady,
+            "examples_per_s": progress.examples / steady,
+            "clips_per_s": progress.clips / steady,
+            "device_busy_share": sum(timing.duration_s for timing in timings) / steady,
+        }
+        p50, p95, p99 = np.percentile([1000 * timing.duration_s for timing in timings], [50, 95, 99])
+        metrics |= {"batch_ms_p50": float(p50), "batch_ms_p95": float(p95), "batch_ms_p99": float(p99)}
+    return metrics
+
+
+def windows_over_time(timings: Sequence[BatchTiming], audio_s: float) -> list[dict[str, float]]:
+    """Throughput in at most 200 windows of equally many batches.
+
+    Args:
+        timings: one per batch, in order.
+        audio_s: seconds of audio in all batches together; a batch's share is its share of the examples.
+    """
+    if not timings:
+        return []
+    total = sum(timing.examples for timing in timings)
+    per_window = -(-len(timings) // MAX_WINDOWS)
+    windows = []
+    previous = 0.0
+    for start in range(0, len(timings), per_window):
+        group = timings[start : start + per_window]
+        examples, end = sum(timing.examples for timing in group), group[-1].at_s
+        seconds = max(end - previous, 1e-9)
+        windows.append(
+            {
+                "t_s": end,
+                "examples_per_s": examples / seconds,
+                "audio_x_realtime": examples / total * audio_s / seconds,
+            }
+        )
+        previous = end
+    return windows

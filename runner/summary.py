@@ -1,0 +1,126 @@
+"""What a person reads when a run or a sweep is over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from runner.weights import WeightsChoice
+
+_COLD_START = ("import", "device", "weights", "compile")
+
+
+def random_weights_banner(weights: WeightsChoice) -> str:
+    """The banner over a run whose embeddings mean nothing."""
+    return (
+        "[bold yellow]RANDOM WEIGHTS[/bold yellow]: right shapes and speed, meaningless embeddings. "
+        f"{weights.reason}".replace("[/", "\\[/")
+    )
+
+
+def summarise(result: Mapping[str, Any], run_dir: Path, tracking: str | None) -> str:
+    """The summary of one run.
+
+    Args:
+        result: its result.json.
+        run_dir: where its files are.
+        tracking: the line on MLflow; None if the run is not tracked.
+    """
+    lines = [("run", f"{result['run_name']}: {result['status']}")]
+    if failure := result.get("failure"):
+        lines.append(("failure", str(failure["message"])))
+    if device := result.get("device"):
+        lines.append(("device", f"{device['effective']} ({device['name']}): {device['reason']}"))
+    if precision := result.get("precision"):
+        lines.append(("precision", f"{precision['effective']}: {precision['reason']}"))
+    if (weights := result.get("weights")) and "checksum" in weights:
+        meaning = " (meaningless embeddings)" if weights["meaningless"] else ""
+        lines.append(("weights", f"{weights['source']}{meaning}, sha256 {weights['checksum'][:12]}"))
+    metrics = result.get("metrics", {})
+    if "examples" in metrics:
+        lines += _counts(result, metrics)
+    if "audio_x_realtime" in metrics:
+        lines.append(
+            (
+                "speed",
+                f"{metrics['audio_x_realtime']:,.1f} × realtime, {metrics['examples_per_s']:,.1f} examples/s, "
+                f"{metrics['clips_per_s']:,.1f} clips/s",
+            )
+        )
+    if "cold_start_s" in metrics:
+        lines.append(("time", _times(metrics)))
+    if "rss_peak_mib" in metrics:
+        lines.append(("memory", _memory(metrics)))
+    lines.append(("files", str(run_dir)))
+    if tracking:
+        lines.append(("mlflow", tracking))
+    return "\n" + "\n".join(f"{name:>10}  {text}" for name, text in lines)
+
+
+def _counts(result: Mapping[str, Any], metrics: Mapping[str, float]) -> list[tuple[str, str]]:
+    total = result["dataset"]["clips"]
+    embedded, skipped = int(metrics["clips_embedded"]), int(metrics["clips_skipped"])
+    text = f"{embedded:,} of {total:,} embedded ({int(metrics['examples']):,} examples, {metrics['audio_s']:,.0f} s)"
+    if padded := int(metrics["clips_padded"]):
+        text += f", {padded:,} of them padded to one example"
+    if skipped:
+        text += f", {skipped:,} skipped"
+    if left := total - embedded - skipped:
+        text += f", {left:,} not done"
+    lines = [("clips", text)]
+    if counted := _counted(result.get("skipped", {})):
+        lines.append(("skipped", f"{counted} (see clips.parquet)"))
+    if counted := _counted(result.get("noted", {})):
+        lines.append(("noted", f"{counted} (see clips.parquet)"))
+    if ignored := result["dataset"]["ignored"]:
+        lines.append(("ignored", f"files that are not clips: {_counted(ignored)}"))
+    return lines
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in sorted(counts.items(), key=lambda item: -item[1]))
+
+
+def _times(metrics: Mapping[str, float]) -> str:
+    parts = ", ".join(
+        f"{name} {metrics[f'cold_start_{name}_s']:.1f}" for name in _COLD_START if f"cold_start_{name}_s" in metrics
+    )
+    text = f"cold start {metrics['cold_start_s']:.1f} s ({parts})"
+    return f"{text}, steady {metrics['steady_s']:.1f} s" if "steady_s" in metrics else text
+
+
+def _memory(metrics: Mapping[str, float]) -> str:
+    text = f"{metrics['rss_peak_mib']:,.0f} MiB at most"
+    if decoders := metrics.get("decode_rss_peak_mib"):
+        text += f" (+ {decoders:,.0f} MiB decoding)"
+    if "device_memory_peak_mib" in metrics:
+        text += f", {metrics['device_memory_peak_mib']:,.0f} MiB on the device"
+    return text
+
+
+def summarise_sweep(results: Sequence[Mapping[str, Any]], sweep_dir: Path, tracking: str | None) -> str:
+    """The table of a sweep's jobs, in their order."""
+    header = ("job", "run", "status", "× realtime", "examples/s", "cold start s", "peak MiB")
+    rows = [header]
+    for number, result in enumerate(results):
+        metrics = result.get("metrics", {})
+        figures = [
+            f"{metrics[key]:,.1f}" if key in metrics else "-"
+            for key in ("audio_x_realtime", "examples_per_s", "cold_start_s", "rss_peak_mib")
+        ]
+        rows.append((str(number), str(result["run_name"]), str(result["status"]), *figures))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if column in (1, 2) else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    failed = sum(result["status"] != "finished" for result in results)
+    lines += ["", f"{len(results)} jobs, {failed} failed or stopped" if failed else f"{len(results)} jobs, all finished"]
+    lines.append(f"files   {sweep_dir}")
+    if tracking:
+        lines.append(f"mlflow  {tracking}")
+    return "\n".join(["", *lines])

@@ -1,0 +1,144 @@
+"""Around Hydra's runs: checks before anything is made, and the MLflow parent run of a sweep.
+
+``RunnerCallback`` is what conf/config.yaml gives to Hydra.  Hydra turns an exception in a callback into a warning, so
+the checks end the program themselves; and it skips ``on_multirun_end`` when a job failed, so ``finish_sweep`` is
+called by the command line.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from runner.compose import expand_sweep, typed
+from runner.config import RunConfig
+from runner.errors import ConfigError
+from runner.output import write_atomic
+from runner.summary import summarise_sweep
+
+log = logging.getLogger(__name__)
+
+SWEEP_FILE = "sweep.json"
+SWEEP_ENVIRONMENT = "VGGISH_RUNNER_SWEEP"
+"""Path of sweep.json for the jobs, whatever process a launcher runs them in."""
+
+
+@dataclass
+class Sweep:
+    """The sweep under way in this process."""
+
+    config: RunConfig
+    folder: Path
+    overrides: tuple[str, ...]
+    tracking: str | None = None
+    run_dirs: list[Path] = field(default_factory=list)
+
+
+_current: Sweep | None = None
+
+
+class RunnerCallback(Callback):
+    """Hydra's hooks."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Before the run's folder is made: is the configuration sound, and is the folder free?"""
+        with _fatal_errors():
+            typed(config)
+            refuse_taken_folder(Path(str(config.hydra.run.dir)))
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Before a sweep's first job: is every job sound?  Then open the parent run."""
+        with _fatal_errors():
+            jobs = expand_sweep(config)
+            folder = Path(str(config.hydra.sweep.dir)).absolute()
+            refuse_taken_folder(folder)
+            overrides = tuple(OmegaConf.to_container(config.hydra.overrides.task))
+        start_sweep(Sweep(jobs[0], folder, overrides))
+
+
+class _fatal_errors:
+    """Ends the program with one message on a configuration error."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, Exception):
+            from runner.compose import one_message
+
+            raise SystemExit(f"error: {one_message(error)}") from error
+
+
+def refuse_taken_folder(folder: Path) -> None:
+    """Raise ``ConfigError`` if a run or sweep already has its files in ``folder``: nothing is overwritten."""
+    if any((folder / name).exists() for name in ("result.json", "embeddings", SWEEP_FILE, ".runner")):
+        raise ConfigError(f"output.dir={folder} already holds a run: name another folder, or move that run away")
+
+
+def start_sweep(sweep: Sweep) -> None:
+    """Open the parent run, and leave sweep.json for the jobs."""
+    global _current
+    _current = sweep
+    sweep.folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(sweep.folder / SWEEP_FILE, json.dumps({"run_id": None, "overrides": sweep.overrides, "jobs": []}))
+    os.environ[SWEEP_ENVIRONMENT] = str(sweep.folder / SWEEP_FILE)
+    if sweep.config.tracking.kind == "none":
+        return
+    from runner.tracking import TrackingError, open_sweep
+
+    try:
+        open_sweep(sweep.config.tracking, _outputs(sweep), sweep.folder, sweep.overrides)
+    except TrackingError as error:
+        log.warning("%s", error)
+
+
+def join_sweep(run_dir: Path) -> str | None:
+    """Register a job's folder with the sweep under way; the MLflow id of the sweep's parent run, if it has one."""
+    if _current is not None:
+        _current.run_dirs.append(run_dir)
+    found = json.loads(Path(os.environ[SWEEP_ENVIRONMENT]).read_text(encoding="utf-8"))
+    return found.get("run_id")
+
+
+def finish_sweep(interrupted: bool) -> None:
+    """Close the parent run of the sweep under way, if there is one, and print the table of its jobs."""
+    global _current
+    sweep, _current = _current, None
+    if sweep is None:
+        return
+    os.environ.pop(SWEEP_ENVIRONMENT, None)
+    path = sweep.folder / SWEEP_FILE
+    record = json.loads(path.read_text(encoding="utf-8"))
+    record["jobs"] = [os.path.relpath(run_dir, sweep.folder) for run_dir in sweep.run_dirs]
+    record["interrupted"] = interrupted
+    write_atomic(path, json.dumps(record, indent=2))
+    outcome = None
+    if sweep.config.tracking.kind != "none":
+        from runner.tracking import TrackingError, store_uri, ui_command
+        from runner.tracking import finish_sweep as log_sweep
+
+        try:
+            log_sweep(sweep.config.tracking, _outputs(sweep), sweep.folder, sweep.run_dirs, interrupted=interrupted)
+            outcome = ui_command(store_uri(sweep.config.tracking, _outputs(sweep)))
+        except TrackingError as error:
+            log.warning("%s", error)
+            outcome = f"not logged: log it later with  python -m runner.track {sweep.folder}"
+    results = [
+        json.loads(path.read_text(encoding="utf-8"))
+        for run_dir in sweep.run_dirs
+        if (path := run_dir / "result.json").exists()
+    ]
+    sys.stdout.flush()
+    print(summarise_sweep(results, sweep.folder, outcome))
+
+
+def _outputs(sweep: Sweep) -> Path:
+    return Path(sweep.config.paths.outputs).expanduser().resolve()

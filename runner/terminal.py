@@ -1,0 +1,77 @@
+"""What a person sees while a run goes on: warnings, and a progress bar or plain lines."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+console = Console(stderr=True, highlight=False)
+"""Standard error: standard output is for the summary alone."""
+
+_PLAIN_EVERY_S = 10.0
+
+
+class TerminalHandler(logging.Handler):
+    """Shows log records on the terminal without breaking the progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        colour = "red" if record.levelno >= logging.ERROR else "yellow"
+        console.print(f"[{colour}]{record.levelname.lower()}:[/{colour}] ", end="")
+        console.print(record.getMessage(), markup=False, soft_wrap=True)
+
+
+class RunProgress:
+    """Shows how far a run is: a bar on a terminal, else a plain line every ten seconds.
+
+    Args:
+        clips: how many there are in all.
+        plain: whether to print plain lines; None: unless standard error is a terminal.
+    """
+
+    def __init__(self, clips: int, plain: bool | None = None) -> None:
+        self._clips = clips
+        self._plain = (not sys.stderr.isatty()) if plain is None else plain
+        self._last_line = time.monotonic()
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("clips"),
+            TextColumn("[cyan]{task.fields[speed]}"),
+            TimeRemainingColumn(compact=True),
+            console=console,
+            disable=self._plain,
+            transient=True,
+        )
+        self._task = self._progress.add_task("starting", total=clips, speed="")
+
+    def __enter__(self) -> RunProgress:
+        self._progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._progress.stop()
+
+    def phase(self, name: str) -> None:
+        """Name what is being done."""
+        self._progress.update(self._task, description=name)
+        if self._plain:
+            console.print(name, markup=False)
+
+    def counts(self, clips: int, audio_s: float, elapsed_s: float, skipped: int) -> None:
+        """Show the counts so far; ``audio_s`` and ``elapsed_s`` in seconds."""
+        speed = f"{audio_s / elapsed_s:,.0f} × realtime" if elapsed_s > 0 and audio_s > 0 else ""
+        if skipped:
+            speed += f" · {skipped} skipped"
+        self._progress.update(self._task, completed=clips, speed=speed)
+        if self._plain and time.monotonic() - self._last_line >= _PLAIN_EVERY_S:
+            self._last_line = time.monotonic()
+            left = elapsed_s / clips * (self._clips - clips) if clips else float("nan")
+            remaining = f", about {left:,.0f} s left" if clips else ""
+            console.print(f"{clips} of {self._clips} clips, {speed or 'no speed yet'}{remaining}", markup=False)

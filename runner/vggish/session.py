@@ -1,0 +1,162 @@
+"""The session: the built model on its device, ready to embed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runner.devices import DeviceChoice, DeviceType
+from runner.precision import PrecisionChoice
+from runner.vggish import frontend, network
+from runner.vggish.constants import EMBEDDING_SIZE, EXAMPLE_FRAMES, EXAMPLE_HOP_S, EXAMPLE_SAMPLES, MEL_BANDS
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class SessionMetadata:
+    """What a session is: device, precision, memory policy and weights, as requested and as in effect."""
+
+    device: Mapping[str, Any]
+    precision: Mapping[str, Any]
+    memory: Mapping[str, Any]
+    weights: Mapping[str, Any]
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+class VGGishSession:
+    """Embeds waveform on one device.
+
+    The program is one ``tf.function`` from windows to embeddings over weights held as variables.  Embeddings do not
+    depend on the batch they are computed in.
+
+    Args:
+        weights: float32 arrays by checkpoint name.
+        device: the device chosen; TensorFlow must already be told which devices it may see.
+        precision: number format of the network.
+        batch_size: largest batch that one call of the program takes; longer input is split.
+        metadata: what to tell about the session.
+    """
+
+    def __init__(
+        self,
+        weights: Mapping[str, Array],
+        device: DeviceChoice,
+        precision: PrecisionChoice,
+        batch_size: int,
+        metadata: SessionMetadata,
+    ) -> None:
+        import tensorflow as tf
+
+        self.metadata = metadata
+        self.batch_size = batch_size
+        self._device_name = "/CPU:0" if device.effective is DeviceType.CPU else "/GPU:0"
+        self._compiled_by_xla = device.effective is DeviceType.GPU
+        self._lock = threading.Lock()
+        tf.config.experimental.enable_tensor_float_32_execution(precision.effective == "tf32")
+        dtype = tf.dtypes.as_dtype(precision.compute_dtype)
+        with self._placed():
+            self._weights = network.variables(weights, dtype)
+        from_tf32 = precision.effective == "tf32"
+
+        def from_windows(windows: Any) -> Any:
+            return network.embed(self._weights, frontend.log_mel(windows, mel_in_float64=from_tf32), dtype)
+
+        def from_examples(examples: Any) -> Any:
+            return network.embed(self._weights, examples, dtype)
+
+        self._from_windows = self._program(from_windows, [None, EXAMPLE_SAMPLES])
+        self._from_examples = self._program(from_examples, [None, EXAMPLE_FRAMES, MEL_BANDS])
+
+    def warm_up(self) -> float:
+        """Trace and compile the program, run it once, and return the seconds that took."""
+        start = time.perf_counter()
+        self.embed_windows(np.zeros((1, EXAMPLE_SAMPLES), np.float32))
+        return time.perf_counter() - start
+
+    def embed_windows(self, windows: Array) -> Array:
+        """Embed windows of waveform, float32 [n, 15600] mono 16 kHz in -1..1, to float32 [n, 128] on the host."""
+        return self._run(self._from_windows, windows, (EXAMPLE_SAMPLES,))
+
+    def embed_examples(self, examples: Array) -> Array:
+        """Embed log-mel examples, float32 [n, 96, 64], to float32 [n, 128] on the host."""
+        return self._run(self._from_examples, examples, (EXAMPLE_FRAMES, MEL_BANDS))
+
+    def embed_waveform(self, waveform: Array, sample_rate: int, *, hop_s: float = EXAMPLE_HOP_S) -> Array:
+        """Embed one clip's waveform.
+
+        Args:
+            waveform: [samples] or [samples, channels]; int16, or floats in -1..1.
+            sample_rate: Hz.
+            hop_s: seconds between examples.
+
+        Returns:
+            float32 [examples, 128]; a clip too short for one example is zero-padded to one.
+        """
+        from runner.framing import WindowCutter
+        from runner.resample import StreamResampler
+
+        mono = np.asarray(waveform)
+        mono = mono.astype(np.float32) / 32768.0 if mono.dtype == np.int16 else mono.astype(np.float32)
+        if mono.ndim == 2:
+            mono = mono.mean(axis=1)
+        if mono.ndim != 1:
+            raise ValueError(f"waveform has shape {np.shape(waveform)}: give [samples] or [samples, channels]")
+        resampler = StreamResampler(sample_rate)
+        cutter = WindowCutter(hop_s)
+        resampled = np.concatenate([resampler.push(mono), resampler.finish()])
+        windows = cutter.push(resampled)
+        last = cutter.finish()
+        return self.embed_windows(windows) if not len(last) else self.embed_windows(np.concatenate([windows, last]))
+
+    def embed_file(self, path: str | Path, *, hop_s: float = EXAMPLE_HOP_S) -> Array:
+        """Embed one audio file to float32 [examples, 128]; raises ``ClipError`` where it can't be decoded."""
+        from runner.audio import read_clip
+        from runner.framing import WindowCutter, cut
+
+        with read_clip(str(path)) as clip:
+            found = [self.embed_windows(windows) for windows in cut(iter(clip), WindowCutter(hop_s)) if len(windows)]
+        return np.concatenate(found) if found else np.empty((0, EMBEDDING_SIZE), np.float32)
+
+    def _program(self, function: Any, shape: list[int | None]) -> Any:
+        import tensorflow as tf
+
+        signature = [tf.TensorSpec(shape, tf.float32)]
+        return tf.function(function, input_signature=signature, jit_compile=self._compiled_by_xla or None)
+
+    def _run(self, program: Any, rows: Array, row_shape: tuple[int, ...]) -> Array:
+        if rows.shape[1:] != row_shape:
+            raise ValueError(f"rows have shape {rows.shape[1:]}, not {row_shape}")
+        if len(rows) <= self.batch_size:
+            return self._run_batch(program, rows)
+        parts = [
+            self._run_batch(program, rows[start : start + self.batch_size])
+            for start in range(0, len(rows), self.batch_size)
+        ]
+        return np.concatenate(parts)
+
+    def _run_batch(self, program: Any, rows: Array) -> Array:
+        import tensorflow as tf
+
+        count = len(rows)
+        if count == 0:
+            return np.empty((0, EMBEDDING_SIZE), np.float32)
+        if self._compiled_by_xla and count < self.batch_size:
+            # XLA compiles once per shape: short batches are filled up with silence, and its rows dropped.
+            rows = np.concatenate([rows, np.zeros((self.batch_size - count, *rows.shape[1:]), np.float32)])
+        with self._lock, self._placed():
+            return np.asarray(program(tf.convert_to_tensor(rows, tf.float32)).numpy()[:count])
+
+    def _placed(self) -> AbstractContextManager[Any]:
+        import tensorflow as tf
+
+        context: AbstractContextManager[Any] = tf.device(self._device_name) if self._device_name else nullcontext()
+        return context

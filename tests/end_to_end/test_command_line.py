@@ -1,0 +1,91 @@
+"""The command line without a run: help, configuration, and errors in one message."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import PROJECT, environment, run_command
+
+
+def test_help_is_for_a_person_and_imports_nothing_heavy() -> None:
+    done = run_command("--help")
+    assert done.status == 0
+    assert "schema" not in done.out
+    for group in ("device", "memory", "precision", "weights", "dataset", "output", "tracking", "experiment"):
+        assert f"\n  {group}\n" in done.out
+    for option in ("auto", "metal", "conservative", "greedy", "bfloat16", "audioset", "manifest", "device_sweep"):
+        assert option in done.out
+    assert done.out.split("Examples")[1].split("Also")[0].count("python -m runner") == 5
+
+
+def test_help_loads_neither_hydra_nor_numpy() -> None:
+    code = "import sys; from runner.cli import main; main(['--help']); print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
+    loaded = set(done.stderr.split())
+    assert not loaded & {"hydra", "numpy", "tensorflow", "mlflow", "pyarrow", "rich"}
+
+
+def test_help_names_every_option_of_every_group() -> None:
+    out = run_command("--help").out
+    for path in (PROJECT / "conf").glob("*/*.yaml"):
+        if path.parent.name != "hydra":
+            assert f" {path.stem} " in out, path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["device=quux"], ["device/quux", "auto cpu gpu metal"]),
+        (["nosuch=1"], ["nosuch"]),
+        (["memory.nosuch=1"], ["memory.nosuch", "not in"]),
+        (["memory.batch_size=abc"], ["memory.batch_size", "abc"]),
+        (["memory.batch_size=0"], ["memory.batch_size=0", "1 or more"]),
+        (["memory.gpu_memory_fraction=1.5"], ["gpu_memory_fraction=1.5"]),
+        (["weights=random", "weights.path=/x"], ["weights.path"]),
+        (["weights=file"], ["weights.path"]),
+        (["dataset.root=/no/such/folder"], ["/no/such/folder", "does not exist"]),
+        (["dataset=manifest"], ["dataset.path"]),
+        (["precision.name=float7"], ["float7", "bfloat16"]),
+        (["frontend.hop_s=0.123"], ["frontend.hop_s"]),
+        (["-m", "device=cpu,quux"], ["quux"]),
+        (["-m", "memory.batch_size=16,0"], ["memory.batch_size=0"]),
+        (["no equals"], ["no equals"]),
+    ],
+)
+def test_bad_configuration_is_one_short_message(arguments: list[str], words: list[str], tmp_path) -> None:
+    done = run_command(*arguments, f"paths.outputs={tmp_path}/out")
+    assert done.status == 1
+    assert "Traceback" not in done.err + done.out
+    assert len(done.err.strip().splitlines()) == 1, done.err
+    assert done.err.startswith("error: ")
+    for word in words:
+        assert word in done.err
+    assert not (tmp_path / "out").exists()  # nothing was made before the check
+
+
+def test_the_configuration_can_be_shown() -> None:
+    shown = run_command("--cfg", "job", "--resolve", "device=metal", "memory=greedy")
+    assert shown.status == 0
+    assert "name: metal" in shown.out
+    assert "gpu_memory_fraction: 0.95" in shown.out
+    tree = run_command("--info", "defaults-tree")
+    assert tree.status == 0
+    assert "memory: balanced" in tree.out or "memory/balanced" in tree.out
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("python -m runner device=", ["device=auto", "device=cpu", "device=gpu", "device=metal"]),
+        ("python -m runner memory=gr", ["memory=greedy"]),
+        ("python -m runner memory.batch", ["memory.batch_size="]),
+    ],
+)
+def test_shell_completion(line: str, expected: list[str]) -> None:
+    command = [sys.executable, "-m", "runner", "-sc", "query=bash"]
+    done = subprocess.run(
+        command, cwd=PROJECT, capture_output=True, text=True, env=environment(COMP_LINE=line, COMP_POINT=str(len(line))),
+        check=True,
+    )
+    assert set(expected) <= set(done.stdout.split())

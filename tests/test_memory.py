@@ -1,0 +1,86 @@
+"""The memory policy's plan, and precision's choice: pure decisions."""
+
+import pytest
+
+from runner.config import MemoryConfig
+from runner.devices import DeviceInfo, DeviceType
+from runner.memory import MAX_BATCH, plan_memory
+from runner.precision import choose_precision
+
+BATCHES = {"cpu": 64, "gpu": 512, "metal": 128}
+
+
+def policy(**settings: object) -> MemoryConfig:
+    return MemoryConfig(batch_size_by_device=BATCHES, **settings)
+
+
+@pytest.mark.parametrize("device", [DeviceType.CPU, DeviceType.GPU, DeviceType.METAL])
+def test_batch_size_follows_the_device_unless_set(device: DeviceType) -> None:
+    assert plan_memory(policy(), device, 8).batch_size == BATCHES[device.value]
+    assert plan_memory(policy(batch_size=7), device, 8).batch_size == 7
+
+
+def test_a_gpu_gets_more_decode_processes_than_a_cpu() -> None:
+    assert plan_memory(policy(), DeviceType.GPU, 16).decode_workers == 15
+    assert plan_memory(policy(), DeviceType.CPU, 16).decode_workers == 4
+    assert plan_memory(policy(decode_workers=3), DeviceType.CPU, 16).decode_workers == 3
+
+
+def test_the_ceiling_cuts_the_queue_first_and_says_so() -> None:
+    plan = plan_memory(policy(batch_size=64, queue_depth=200, host_memory_mib=1800), DeviceType.CPU, 2)
+    assert plan.batch_size == 64
+    assert 1 <= plan.queue_depth < 200
+    assert any("queue_depth cut from 200" in note and "1800" in note for note in plan.notes)
+
+
+def test_a_low_ceiling_cuts_the_batch_too() -> None:
+    plan = plan_memory(policy(batch_size=512, queue_depth=4, host_memory_mib=1434), DeviceType.CPU, 2)
+    assert plan.batch_size < 512
+    assert any(note.startswith("batch_size cut from 512") for note in plan.notes)
+
+
+def test_without_a_ceiling_nothing_is_cut() -> None:
+    assert plan_memory(policy(batch_size=512, queue_depth=64), DeviceType.CPU, 2).notes == ()
+
+
+def test_a_batch_whose_activations_overflow_is_cut() -> None:
+    plan = plan_memory(policy(batch_size=100_000), DeviceType.GPU, 2)
+    assert plan.batch_size == MAX_BATCH
+    assert "2**31" in plan.notes[0]
+
+
+def test_little_shared_memory_means_fewer_decode_processes() -> None:
+    plan = plan_memory(policy(decode_workers=16), DeviceType.GPU, 16, shm_free=64 << 20)
+    assert 1 <= plan.decode_workers < 16
+    assert "shared memory" in plan.notes[0]
+
+
+CPU = DeviceInfo(DeviceType.CPU, True, "Some CPU", "")
+AMPERE = DeviceInfo(DeviceType.GPU, True, "A100", "", {"compute_capability": [8, 0]})
+TURING = DeviceInfo(DeviceType.GPU, True, "T4", "", {"compute_capability": [7, 5]})
+MODERN, OLD = frozenset({"avx512_bf16", "amx_bf16"}), frozenset({"avx2"})
+
+
+@pytest.mark.parametrize(
+    ("requested", "device", "flags", "effective"),
+    [
+        ("float32", CPU, OLD, "float32"),
+        ("tf32", CPU, MODERN, "float32"),
+        ("tf32", AMPERE, OLD, "tf32"),
+        ("tf32", TURING, OLD, "float32"),
+        ("auto", CPU, MODERN, "bfloat16"),
+        ("auto", CPU, OLD, "float32"),
+        ("auto", AMPERE, OLD, "bfloat16"),
+        ("bfloat16", CPU, OLD, "bfloat16"),
+    ],
+)
+def test_precision(requested: str, device: DeviceInfo, flags: frozenset[str], effective: str) -> None:
+    choice = choose_precision(requested, device, flags)
+    assert choice.effective == effective
+    assert choice.reason
+
+
+def test_a_precision_that_is_slow_or_absent_warns() -> None:
+    assert "slow" in str(choose_precision("bfloat16", CPU, OLD).warning)
+    assert choose_precision("bfloat16", CPU, MODERN).warning is None
+    assert "TF32" in str(choose_precision("tf32", CPU, OLD).warning)
