@@ -124,7 +124,8 @@ class _Decoder:
                 self._receive()
             task = self._tasks.popleft()
             self._slots.current_job = task.job
-            self._finished.append(self._decode(task))
+            result = self._decode(task)  # hands over meanwhile, so the list below may be a new one
+            self._finished.append(result)
             self._slots.current_job = -1
             while self._connection.poll():
                 self._receive()

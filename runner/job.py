@@ -113,7 +113,7 @@ def _prepare(job: Job) -> tuple[Manifest, WeightsChoice]:
         config.weights, Path(config.paths.models).expanduser().resolve(), is_demo=manifest.is_demo, progress=_Download()
     )
     if weights.meaningless:
-        console.print(random_weights_banner(weights), soft_wrap=True)
+        console.print(random_weights_banner(weights), style="bold yellow", markup=False, soft_wrap=True)
     return manifest, weights
 
 

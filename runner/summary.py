@@ -13,10 +13,7 @@ _COLD_START = ("import", "device", "weights", "compile")
 
 def random_weights_banner(weights: WeightsChoice) -> str:
     """The banner over a run whose embeddings mean nothing."""
-    return (
-        "[bold yellow]RANDOM WEIGHTS[/bold yellow]: right shapes and speed, meaningless embeddings. "
-        f"{weights.reason}".replace("[/", "\\[/")
-    )
+    return f"RANDOM WEIGHTS: right shapes and speed, meaningless embeddings. {weights.reason}"
 
 
 def summarise(result: Mapping[str, Any], run_dir: Path, tracking: str | None) -> str:

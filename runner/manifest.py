@@ -1,0 +1,262 @@
+"""The data set as a table of clips: every audio file of a folder, or the rows of a manifest file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from runner.config import DatasetConfig, FolderDataset, ManifestDataset
+from runner.demo import demo_clips
+from runner.errors import DatasetError
+
+SCHEMA = pa.schema(
+    [
+        ("clip", pa.string()),
+        ("path", pa.binary()),
+        ("start", pa.float64()),
+        ("end", pa.float64()),
+        ("label", pa.string()),
+        ("bytes", pa.int64()),
+    ]
+)
+_FEWEST_CLIPS, _MOST_CLIPS, _SHARDS = 64, 8192, 256
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The clips of a run.
+
+    ``table`` has the columns of ``SCHEMA``: ``clip`` is the path relative to ``root`` (with ``#t=start,end`` for a part
+    of a file), ``path`` the absolute path in the file system's bytes, ``bytes`` the file's size (−1: unknown).
+    ``digest`` is the same for the same data on another machine.  ``ignored`` counts files that are no clips.
+    """
+
+    root: str
+    table: pa.Table
+    digest: str
+    is_demo: bool
+    description: str
+    ignored: dict[str, int] = field(default_factory=dict)
+
+
+def build_manifest(dataset: DatasetConfig, outputs: Path) -> Manifest:
+    """List the data set.
+
+    Args:
+        dataset: what the configuration asks for.
+        outputs: where the demo clips are made, should they be wanted.
+
+    Raises:
+        DatasetError: there are no clips, or a manifest file has a bad row.
+    """
+    if isinstance(dataset, ManifestDataset):
+        return _from_file(dataset)
+    if isinstance(dataset, FolderDataset) and dataset.root is not None:
+        root = Path(dataset.root).expanduser().absolute()
+        return _from_folder(root, dataset, is_demo=False)
+    return _from_folder(demo_clips(outputs), FolderDataset(extensions=["wav", "flac", "ogg", "mp3"]), is_demo=True)
+
+
+def plan_shards(n_clips: int, shard_clips: int | None) -> list[tuple[int, int]]:
+    """(first clip, one past the last) of each shard; about 256 shards of 64 to 8,192 clips unless a size is given."""
+    size = shard_clips or min(_MOST_CLIPS, max(_FEWEST_CLIPS, -(-n_clips // _SHARDS)))
+    return [(first, min(first + size, n_clips)) for first in range(0, n_clips, size)]
+
+
+def _from_folder(root: Path, dataset: FolderDataset, *, is_demo: bool) -> Manifest:
+    wanted = {"." + extension.lower().lstrip(".") for extension in dataset.extensions}
+    ignored: Counter[str] = Counter()
+    found: list[tuple[bytes, int]] = []
+    for relative, size in _walk(root):
+        extension = os.path.splitext(relative)[1].lower()
+        if extension not in wanted:
+            ignored[extension or "(no extension)"] += 1
+        elif not fnmatchcase(relative, dataset.pattern):
+            ignored["(not in dataset.pattern)"] += 1
+        else:
+            found.append((os.fsencode(relative), size))
+    if not found:
+        seen = ", ".join(f"{count} {name}" for name, count in ignored.most_common(5)) or "no files at all"
+        raise DatasetError(
+            f"dataset.root={root} holds no clips (it holds {seen}): "
+            "name another folder, or the right dataset.extensions and dataset.pattern"
+        )
+    found.sort()
+    relatives = [name for name, _ in found]
+    prefix = os.fsencode(root)
+    table = pa.table(
+        {
+            "clip": pa.array([_shown(name) for name in relatives], pa.string()),
+            "path": pa.array([os.path.join(prefix, name) for name in relatives], pa.binary()),
+            "start": pa.nulls(len(found), pa.float64()),
+            "end": pa.nulls(len(found), pa.float64()),
+            "label": pa.array(
+                [_parent(name) if dataset.label_from == "parent" else None for name in relatives], pa.string()
+            ),
+            "bytes": pa.array([size for _, size in found], pa.int64()),
+        },
+        schema=SCHEMA,
+    )
+    kind = "demo clips" if is_demo else "clips"
+    return Manifest(str(root), table, _digest(table), is_demo, f"{len(found):,} {kind} in {root}", dict(ignored))
+
+
+def _walk(root: Path) -> Iterator[tuple[str, int]]:
+    """(path relative to root with /, size in bytes or −1) of everything below root that is no folder.
+
+    Links to folders are followed, but no folder is entered twice on the way down.
+    """
+    pending: list[tuple[str, str, frozenset[tuple[int, int]]]] = [(str(root), "", frozenset())]
+    while pending:
+        folder, prefix, above = pending.pop()
+        try:
+            status = os.stat(folder)
+            entries = list(os.scandir(folder))
+        except OSError as error:
+            if not prefix:
+                raise DatasetError(f"dataset.root={root} can't be listed ({error}): check its permissions") from error
+            continue
+        identity = (status.st_dev, status.st_ino)
+        if identity in above:
+            continue
+        for entry in entries:
+            relative = f"{prefix}{entry.name}"
+            try:
+                if entry.is_dir():
+                    pending.append((entry.path, f"{relative}/", above | {identity}))
+                    continue
+                size = entry.stat().st_size
+            except OSError:
+                size = -1
+            yield relative, size
+
+
+def _from_file(dataset: ManifestDataset) -> Manifest:
+    file = Path(str(dataset.path)).expanduser().absolute()
+    root = Path(dataset.root).expanduser().absolute() if dataset.root else file.parent
+    columns = _read_columns(file)
+    paths = columns["path"].to_pylist()
+    starts, ends = _seconds(file, columns, "start"), _seconds(file, columns, "end")
+    _check_rows(file, paths, starts, ends)
+    clips = [
+        path + (f"#t={_mark(start)},{_mark(end)}" if start is not None or end is not None else "")
+        for path, start, end in zip(paths, starts, ends, strict=True)
+    ]
+    _check_unique(file, clips)
+    table = pa.table(
+        {
+            "clip": pa.array(clips, pa.string()),
+            "path": pa.array([os.fsencode(os.path.join(root, path)) for path in paths], pa.binary()),
+            "start": pa.array(starts, pa.float64()),
+            "end": pa.array(ends, pa.float64()),
+            "label": columns["label"] if "label" in columns else pa.nulls(len(clips), pa.string()),
+            "bytes": pa.array(_sizes(root, paths), pa.int64()),
+        },
+        schema=SCHEMA,
+    )
+    return Manifest(str(root), table, _digest(table), False, f"{len(clips):,} clips of {file}")
+
+
+def _read_columns(file: Path) -> dict[str, pa.Array]:
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    try:
+        if file.suffix.lower() in (".parquet", ".pq"):
+            table = pyarrow.parquet.read_table(file)
+        else:
+            convert = pyarrow.csv.ConvertOptions(
+                column_types={"path": pa.string(), "label": pa.string(), "start": pa.string(), "end": pa.string()},
+                strings_can_be_null=True,
+                null_values=[""],
+            )
+            parse = pyarrow.csv.ParseOptions(newlines_in_values=True)
+            table = pyarrow.csv.read_csv(file, convert_options=convert, parse_options=parse)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{file} can't be read as a manifest ({error}): give a CSV (UTF-8) or Parquet file") from error
+    if "path" not in table.column_names:
+        raise DatasetError(f"{file} has no column 'path' (it has {', '.join(table.column_names)}): name it so")
+    if not table.num_rows:
+        raise DatasetError(f"{file} has no rows: give at least one clip")
+    wanted = [name for name in ("path", "start", "end", "label") if name in table.column_names]
+    columns = {name: table[name].combine_chunks() for name in wanted}
+    for name in ("path", "label"):
+        if name in columns:
+            columns[name] = columns[name].cast(pa.string())
+    return columns
+
+
+def _seconds(file: Path, columns: dict[str, pa.Array], name: str) -> list[float | None]:
+    """A column of times; None where the column or the cell is empty."""
+    if name not in columns:
+        return [None] * len(columns["path"])
+    seconds: list[float | None] = []
+    for row, value in enumerate(columns[name].to_pylist(), start=1):
+        try:
+            number = None if value is None else float(value)
+        except ValueError:
+            number = float("nan")
+        if number is not None and not (np.isfinite(number) and number >= 0):
+            raise DatasetError(f"{file}, row {row}: {name}={value} is not a time: give seconds, 0 or more")
+        seconds.append(number)
+    return seconds
+
+
+def _check_rows(
+    file: Path, paths: Sequence[Any], starts: Sequence[float | None], ends: Sequence[float | None]
+) -> None:
+    for row, (path, start, end) in enumerate(zip(paths, starts, ends, strict=True), start=1):
+        if not path:
+            raise DatasetError(f"{file}, row {row}: path is empty: give the clip's file")
+        if end is not None and end <= (start or 0.0):
+            raise DatasetError(f"{file}, row {row}: end={end} is not after start={start or 0.0}: give end > start")
+
+
+def _check_unique(file: Path, clips: Sequence[str]) -> None:
+    if len(set(clips)) == len(clips):
+        return
+    first: dict[str, int] = {}
+    for row, clip in enumerate(clips, start=1):
+        if clip in first:
+            raise DatasetError(f"{file}, row {row}: {clip} is in row {first[clip]} already: take one of them out")
+        first[clip] = row
+
+
+def _sizes(root: Path, paths: Sequence[str]) -> list[int]:
+    known: dict[str, int] = {}
+    for path in paths:
+        if path not in known:
+            try:
+                known[path] = os.stat(os.path.join(root, path)).st_size
+            except (OSError, ValueError):
+                known[path] = -1
+    return [known[path] for path in paths]
+
+
+def _digest(table: pa.Table) -> str:
+    digest = hashlib.sha256()
+    for row in zip(*(table[name].to_pylist() for name in ("clip", "start", "end", "label", "bytes")), strict=True):
+        digest.update(repr(row).encode())
+    return digest.hexdigest()[:32]
+
+
+def _shown(name: bytes) -> str:
+    return name.decode("utf-8", "backslashreplace")
+
+
+def _parent(name: bytes) -> str | None:
+    folder = os.path.dirname(name)
+    return _shown(os.path.basename(folder)) if folder else None
+
+
+def _mark(seconds: float | None) -> str:
+    return "" if seconds is None else repr(seconds).removesuffix(".0")

@@ -1,0 +1,85 @@
+"""The network's weights as NumPy arrays: read from a TensorFlow checkpoint, or random."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runner.errors import WeightsError
+from runner.vggish.constants import VARIABLE_SHAPES
+
+Array = NDArray[np.float32]
+
+_PREFIX = "vggish/"
+
+
+def load_checkpoint(path: str) -> dict[str, Array]:
+    """Read VGGish's variables from a checkpoint, TensorFlow V1 (one file) or V2 (a prefix); other variables are ignored.
+
+    Args:
+        path: of the file or prefix.
+
+    Returns:
+        float32 arrays by the names of ``VARIABLE_SHAPES``; the ``vggish/`` prefix may lack in the file.
+
+    Raises:
+        WeightsError: the file can't be read, a variable is missing, has another shape, or is not finite.
+    """
+    import tensorflow as tf
+
+    try:
+        reader = tf.train.load_checkpoint(path)
+        shapes = {name: tuple(shape) for name, shape in reader.get_variable_to_shape_map().items()}
+    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise WeightsError(
+            f"{path} is not a TensorFlow checkpoint ({reason}): give VGGish's V1 file or V2 prefix"
+        ) from error
+    stored = {name: name if name in shapes else name.removeprefix(_PREFIX) for name in VARIABLE_SHAPES}
+    if missing := [name for name, found in stored.items() if found not in shapes]:
+        raise WeightsError(
+            f"{path} lacks {', '.join(missing)} ({len(missing)} of {len(stored)} variables): give a VGGish checkpoint"
+        )
+    wrong = [
+        f"{name} is {list(shapes[stored[name]])}, not {list(shape)}"
+        for name, shape in VARIABLE_SHAPES.items()
+        if shapes[stored[name]] != shape
+    ]
+    if wrong:
+        raise WeightsError(f"{path} is not VGGish's: {'; '.join(wrong)}; give a checkpoint with the released shapes")
+    try:
+        arrays = {name: np.asarray(reader.get_tensor(found), np.float32) for name, found in stored.items()}
+    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+        raise WeightsError(f"{path} is damaged ({str(error).splitlines()[0][:200]}): get the file again") from error
+    if bad := [name for name, array in arrays.items() if not np.isfinite(array).all()]:
+        raise WeightsError(f"{path} has NaN or infinity in {', '.join(bad)}: get the file again")
+    return arrays
+
+
+def random_weights(seed: int) -> dict[str, Array]:
+    """He-normal weights (standard deviation √(2 / fan-in)) and zero biases; the same for a seed on every machine."""
+    seeds = np.random.SeedSequence(seed).spawn(len(VARIABLE_SHAPES))
+
+    def draw(item: tuple[tuple[str, tuple[int, ...]], np.random.SeedSequence]) -> tuple[str, Array]:
+        (name, shape), own_seed = item
+        if len(shape) == 1:
+            return name, np.zeros(shape, np.float32)
+        array = np.random.Generator(np.random.PCG64(own_seed)).standard_normal(shape, np.float32)
+        array *= np.float32(np.sqrt(2.0 / np.prod(shape[:-1])))
+        return name, array
+
+    with ThreadPoolExecutor() as threads:
+        return dict(threads.map(draw, zip(VARIABLE_SHAPES.items(), seeds, strict=True)))
+
+
+def weights_checksum(arrays: Mapping[str, Array]) -> str:
+    """SHA-256 over the variables' names, shapes and bytes: the same weights give the same, whatever file held them."""
+    digest = hashlib.sha256()
+    for name, shape in VARIABLE_SHAPES.items():
+        digest.update(f"{name}{list(shape)}".encode())
+        digest.update(np.ascontiguousarray(arrays[name], "<f4").data)
+    return digest.hexdigest()
