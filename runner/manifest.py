@@ -61,7 +61,7 @@ def build_manifest(dataset: DatasetConfig, outputs: Path) -> Manifest:
     if isinstance(dataset, ManifestDataset):
         return _from_file(dataset)
     if isinstance(dataset, FolderDataset) and dataset.root is not None:
-        root = Path(dataset.root).expanduser().absolute()
+        root = Path(dataset.root).expanduser().resolve()
         return _from_folder(root, dataset, is_demo=False)
     return _from_folder(demo_clips(outputs), FolderDataset(extensions=["wav", "flac", "ogg", "mp3"]), is_demo=True)
 
@@ -141,8 +141,8 @@ def _walk(root: Path) -> Iterator[tuple[str, int]]:
 
 
 def _from_file(dataset: ManifestDataset) -> Manifest:
-    file = Path(str(dataset.path)).expanduser().absolute()
-    root = Path(dataset.root).expanduser().absolute() if dataset.root else file.parent
+    file = Path(str(dataset.path)).expanduser().resolve()
+    root = Path(dataset.root).expanduser().resolve() if dataset.root else file.parent
     columns = _read_columns(file)
     paths = columns["path"].to_pylist()
     starts, ends = _seconds(file, columns, "start"), _seconds(file, columns, "end")

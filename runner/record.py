@@ -1,0 +1,134 @@
+"""A run as MLflow is to know it: parameters, tags, metrics, made from result.json alone.
+
+Pure functions, so that a run logged at its end and one logged later from its files are the same.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+MAX_PARAM = 6000
+MAX_TAG = 5000
+_MAX_SERIES = 200
+_NOT_IN_KEYS = re.compile(r"[^\w\-. /]")
+_USER = re.compile(r"([A-Za-z][\w+.\-]*://)[^\s/'\"]*@")
+_QUERY = re.compile(r"([A-Za-z][\w+.\-]*://[^\s'\"?#]*)[?#][^\s'\"]*")
+_STATUS = {"finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
+_SERIES_METRICS = {"audio_x_realtime": "window_audio_x_realtime", "examples_per_s": "window_examples_per_s"}
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What is logged of a run; ``series`` holds (metric, step, milliseconds since the epoch, value)."""
+
+    name: str
+    status: str
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+    metrics: Mapping[str, float]
+    series: Sequence[tuple[str, int, int, float]]
+    dataset: Mapping[str, Any] | None
+    ended_at: float
+
+
+def record_from_result(result: Mapping[str, Any]) -> RunRecord:
+    """Everything that MLflow is told of a run, from its result.json."""
+    params = config_params(result["config"])
+    params |= {f"resolved.{key}": _text(value) for key, value in result.get("resolved", {}).items()}
+    return RunRecord(
+        name=str(result["run_name"]),
+        status=_STATUS[result["status"]],
+        params=params,
+        tags=_tags(result),
+        metrics={name: float(value) for name, value in result.get("metrics", {}).items()},
+        series=_series(result),
+        dataset=result.get("dataset"),
+        ended_at=float(result.get("ended_at", result.get("started_at", 0.0))),
+    )
+
+
+def config_params(config: Mapping[str, Any]) -> dict[str, str]:
+    """The configuration flat and dotted, without credentials, as MLflow takes parameters."""
+    return {_NOT_IN_KEYS.sub("_", key): _text(value) for key, value in _flat("", config)}
+
+
+def early_tags(config: Mapping[str, Any], run_dir: str, overrides: Sequence[str]) -> dict[str, str]:
+    """The tags that are known before the worker starts."""
+    return {
+        "device.requested": str(config["device"]["name"]),
+        "precision.requested": str(config["precision"]["name"]),
+        "run_dir": run_dir,
+        "command": command_line(overrides),
+    }
+
+
+def command_line(overrides: Sequence[str], multirun: bool = False) -> str:
+    """The command that repeats a run, quoted for a shell, without credentials."""
+    words = ["python", "-m", "runner", *(["-m"] if multirun else []), *(without_credentials(each) for each in overrides)]
+    return shlex.join(words)
+
+
+def without_credentials(text: str) -> str:
+    """A text with user, password and query taken out of every address in it."""
+    return _QUERY.sub(r"\1", _USER.sub(r"\1", text))
+
+
+def _flat(prefix: str, value: Any) -> list[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        return [pair for key, inner in value.items() for pair in _flat(f"{prefix}.{key}" if prefix else str(key), inner)]
+    return [(prefix, value)]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        value = ",".join(map(str, value))
+    return without_credentials(str(value))[:MAX_PARAM]
+
+
+def _tags(result: Mapping[str, Any]) -> dict[str, str]:
+    tags: dict[str, Any] = early_tags(result["config"], result.get("run_dir", ""), result.get("overrides", []))
+    device, precision, weights = (result.get(key) or {} for key in ("device", "precision", "weights"))
+    tags |= {f"device.{key}": device.get(key) for key in ("effective", "name", "reason", "fallback_reason")}
+    tags |= {f"precision.{key}": precision.get(key) for key in ("effective", "reason")}
+    tags |= {f"weights.{key}": weights.get(key) for key in ("source", "checksum", "seed", "reason")}
+    tags["weights.meaningless"] = str(weights.get("meaningless")).lower() if weights else None
+    tags |= {f"host.{key}": value for key, value in (result.get("host") or {}).items()}
+    tags |= {f"version.{key}": value for key, value in (result.get("versions") or {}).items()}
+    tags |= {f"git.{key}": str(value).lower() for key, value in (result.get("git") or {}).items()}
+    tags |= {f"skipped.{reason}": count for reason, count in (result.get("skipped") or {}).items()}
+    failure = result.get("failure") or {}
+    tags |= {f"failure.{key}": failure.get(key) for key in ("kind", "signal", "message")}
+    if tail := failure.get("log_tail"):
+        tags["failure.log_tail"] = tail[-MAX_TAG:]
+    tags["mlflow.note.content"] = _note(result, tags["command"])
+    told = {key: without_credentials(str(value))[:MAX_TAG] for key, value in tags.items() if value not in (None, "")}
+    return {_NOT_IN_KEYS.sub("_", key): value for key, value in told.items()}
+
+
+def _note(result: Mapping[str, Any], command: str) -> str:
+    metrics, device = result.get("metrics") or {}, result.get("device") or {}
+    lines = [f"**{result['run_name']}**: {result['status']}", ""]
+    if failure := result.get("failure"):
+        lines.append(f"- failure: {failure['message']}")
+    if device:
+        lines.append(f"- device: {device['effective']} ({device['name']}), because {device['reason']}")
+    if "audio_x_realtime" in metrics:
+        lines.append(f"- speed: {metrics['audio_x_realtime']:,.1f} × realtime")
+    if "clips_embedded" in metrics:
+        lines.append(f"- clips: {metrics['clips_embedded']:,.0f} embedded, {metrics['clips_skipped']:,.0f} skipped")
+    if (result.get("weights") or {}).get("meaningless"):
+        lines.append("- **random weights: the embeddings are meaningless**")
+    return "\n".join([*lines, "", "Repeat it:", "", f"    {command}"])
+
+
+def _series(result: Mapping[str, Any]) -> list[tuple[str, int, int, float]]:
+    started_ms = 1000 * float(result.get("steady_started_at") or result.get("started_at", 0.0))
+    return [
+        (metric, step, int(started_ms + 1000 * window["t_s"]), float(window[key]))
+        for step, window in enumerate(result.get("series", [])[:_MAX_SERIES])
+        for key, metric in _SERIES_METRICS.items()
+    ]

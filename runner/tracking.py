@@ -1,0 +1,339 @@
+"""MLflow, from the parent's side: the store, runs, and the parent run of a sweep.
+
+Everything is logged synchronously with short time limits (MLflow's asynchronous logging loses data when a server dies),
+through the client and without global state.  Trouble is a ``TrackingError``; it never ends a run.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shlex
+import socket
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from runner.config import TrackingConfig
+from runner.errors import ConfigError, RunnerError
+from runner.output import CLIPS, EMBEDDINGS, write_atomic
+from runner.record import (
+    MAX_TAG,
+    RunRecord,
+    command_line,
+    config_params,
+    early_tags,
+    record_from_result,
+    without_credentials,
+)
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+STATE_FILE = "tracking.json"
+_METRICS_A_CALL = 1000
+_PARAMS_A_CALL = 100
+_SWEEP_NAME_CHARACTERS = 250
+
+
+class TrackingError(RunnerError):
+    """MLflow can't be told now; ``python -m runner.track`` can later."""
+
+
+def store_uri(tracking: TrackingConfig, outputs: Path) -> str:
+    """Where runs are logged: ``tracking.uri``, else MLFLOW_TRACKING_URI, else a sqlite database under the outputs.
+
+    Raises:
+        ConfigError: ``tracking=server`` with neither.
+    """
+    if given := tracking.uri or os.environ.get("MLFLOW_TRACKING_URI"):
+        return given
+    if tracking.kind == "server":
+        raise ConfigError("tracking=server needs an address: give tracking.uri=http://host:5000 or MLFLOW_TRACKING_URI")
+    return f"sqlite:///{outputs.resolve() / 'mlflow.db'}"
+
+
+def ui_command(uri: str) -> str:
+    """The exact line that shows the runs."""
+    if uri.startswith(("http://", "https://")):
+        return f"open {without_credentials(uri)}"
+    return f"mlflow ui --backend-store-uri {shlex.quote(without_credentials(uri))}"
+
+
+def open_run(
+    tracking: TrackingConfig,
+    outputs: Path,
+    run_dir: Path,
+    run_name: str,
+    *,
+    parent_run_id: str | None = None,
+    overrides: Sequence[str] = (),
+    config: Mapping[str, Any],
+) -> None:
+    """Create the MLflow run, RUNNING, with the requested parameters; remember it in the folder's tracking.json."""
+    with _store(tracking, outputs) as (client, experiment_id):
+        tags = early_tags(config, str(run_dir), overrides)
+        if parent_run_id:
+            tags["mlflow.parentRunId"] = parent_run_id
+        run = client.create_run(experiment_id, run_name=run_name, tags=_cut(tags))
+        state = {
+            "uri": without_credentials(store_uri(tracking, outputs)),
+            "experiment_id": experiment_id,
+            "run_id": run.info.run_id,
+            "parent_run_id": parent_run_id,
+            "state": "open",
+        }
+        write_atomic(run_dir / STATE_FILE, json.dumps(state, indent=2))
+        _log_params(client, run.info.run_id, config_params(config))
+
+
+def finish_run(tracking: TrackingConfig, outputs: Path, run_dir: Path, *, parent_run_id: str | None = None) -> bool:
+    """Log result.json and the folder's files, and close the MLflow run; opens one if there is none yet.
+
+    Returns:
+        False if the folder's run was logged already (to this store): nothing is logged twice.
+    """
+    result = json.loads((run_dir / "result.json").read_text(encoding="utf-8"))
+    record = record_from_result(result)
+    uri = without_credentials(store_uri(tracking, outputs))
+    state = _read_state(run_dir)
+    if state.get("uri") != uri:
+        state = {"parent_run_id": parent_run_id}
+    if state.get("state") == "logged":
+        return False
+    if "run_id" not in state:
+        open_run(
+            tracking,
+            outputs,
+            run_dir,
+            record.name,
+            parent_run_id=parent_run_id or state.get("parent_run_id"),
+            overrides=result.get("overrides", []),
+            config=result["config"],
+        )
+        state = _read_state(run_dir)
+    with _store(tracking, outputs) as (client, _):
+        _log_record(client, state["run_id"], record)
+        _log_files(client, state["run_id"], run_dir, embeddings=tracking.log_embeddings)
+        client.set_terminated(state["run_id"], record.status, end_time=int(1000 * record.ended_at))
+    write_atomic(run_dir / STATE_FILE, json.dumps({**state, "state": "logged"}, indent=2))
+    return True
+
+
+def open_sweep(tracking: TrackingConfig, outputs: Path, sweep_dir: Path, overrides: Sequence[str]) -> None:
+    """Create the parent run of a sweep, and put its id into the folder's sweep.json."""
+    path = sweep_dir / "sweep.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    with _store(tracking, outputs) as (client, experiment_id):
+        name = " ".join(["sweep", *map(without_credentials, overrides)])[:_SWEEP_NAME_CHARACTERS]
+        tags = {
+            "run_dir": str(sweep_dir),
+            "sweep.overrides": " ".join(map(without_credentials, overrides)),
+            "command": command_line(overrides, multirun=True),
+        }
+        run = client.create_run(experiment_id, run_name=name, tags=_cut(tags))
+        record |= {"run_id": run.info.run_id, "uri": without_credentials(store_uri(tracking, outputs))}
+        write_atomic(path, json.dumps(record, indent=2))
+
+
+def finish_sweep(
+    tracking: TrackingConfig, outputs: Path, sweep_dir: Path, run_dirs: Sequence[Path], *, interrupted: bool
+) -> None:
+    """Say on the parent run how its jobs went, and close it; opens one if there is none yet."""
+    path = sweep_dir / "sweep.json"
+    if not json.loads(path.read_text(encoding="utf-8")).get("run_id"):
+        open_sweep(tracking, outputs, sweep_dir, json.loads(path.read_text(encoding="utf-8"))["overrides"])
+    run_id = json.loads(path.read_text(encoding="utf-8"))["run_id"]
+    results = [json.loads((run_dir / "result.json").read_text(encoding="utf-8")) for run_dir in run_dirs if
+               (run_dir / "result.json").exists()]
+    count = {status: sum(result["status"] == status for result in results) for status in ("finished", "failed", "killed")}
+    speeds = [result["metrics"]["audio_x_realtime"] for result in results
+              if result["status"] == "finished" and "audio_x_realtime" in result.get("metrics", {})]
+    with _store(tracking, outputs) as (client, _):
+        tags = {"sweep.jobs": str(len(results)), **{f"sweep.{status}": str(n) for status, n in count.items()}}
+        tags["mlflow.note.content"] = _sweep_note(results)
+        metrics = {"jobs": len(results), "jobs_failed": count["failed"], "jobs_killed": count["killed"]}
+        if speeds:
+            metrics["best_audio_x_realtime"] = max(speeds)
+        _log_batch(client, run_id, metrics=_metrics(metrics, int(1000 * time.time())), tags=_cut(tags))
+        client.log_artifact(run_id, str(path))
+        killed = interrupted or count["killed"]
+        status = "KILLED" if killed else "FAILED" if count["failed"] or not results else "FINISHED"
+        client.set_terminated(run_id, status)
+
+
+def _sweep_note(results: Sequence[Mapping[str, Any]]) -> str:
+    lines = ["| job | run | device | status | × realtime |", "| --- | --- | --- | --- | --- |"]
+    for number, result in enumerate(results):
+        speed = result.get("metrics", {}).get("audio_x_realtime")
+        device = (result.get("device") or {}).get("name", "-")
+        lines.append(
+            f"| {number} | {result['run_name']} | {device} | {result['status']} | "
+            f"{'-' if speed is None else f'{speed:,.1f}'} |"
+        )
+    return "\n".join(lines)
+
+
+@contextmanager
+def _store(tracking: TrackingConfig, outputs: Path) -> Iterator[tuple[MlflowClient, str]]:
+    """A client of the store and the experiment's id, both made under a lock if need be; all trouble is TrackingError."""
+    uri = store_uri(tracking, outputs)
+    with _short_patience(tracking.timeout_s):
+        try:
+            _check_reachable(uri, tracking.timeout_s)
+            from mlflow.tracking import MlflowClient
+
+            client = MlflowClient(uri)
+            yield client, _experiment(client, uri, tracking.experiment, outputs)
+        except (ConfigError, TrackingError):
+            raise
+        except Exception as error:  # MLflow, SQLAlchemy, requests and the file system each have their own
+            first_line = without_credentials(str(error)).strip().splitlines() or [type(error).__name__]
+            raise TrackingError(
+                f"MLflow at {without_credentials(uri)} could not be told ({first_line[0][:300]}): "
+                "the run goes on, and its files stay"
+            ) from error
+
+
+@contextmanager
+def _short_patience(timeout_s: float) -> Iterator[None]:
+    """MLflow retries for minutes by default; here a call ends within the time limit, and says nothing on its own."""
+    settings = {
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(max(1, round(timeout_s))),
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+        "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
+        "MLFLOW_LOGGING_LEVEL": "ERROR",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        "GIT_PYTHON_REFRESH": "quiet",
+    }
+    before = {key: os.environ.get(key) for key in settings}
+    os.environ.update(settings)
+    for name in ("mlflow", "alembic", "sqlalchemy", "urllib3"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key, None)
+            else:
+                os.environ[key] = value
+
+
+def _check_reachable(uri: str, timeout_s: float) -> None:
+    """Find out cheaply, before the import of MLflow, that a server is down or a database locked."""
+    parts = urlsplit(uri)
+    if parts.scheme in ("http", "https"):
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        with socket.create_connection((parts.hostname or "localhost", port), timeout=timeout_s):
+            return
+    if parts.scheme == "sqlite" and (database := Path(uri.removeprefix("sqlite:///"))).exists():
+        with closing(sqlite3.connect(database, timeout=timeout_s)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.rollback()
+
+
+def _experiment(client: MlflowClient, uri: str, name: str, outputs: Path) -> str:
+    """The experiment's id; database and experiment are made under a lock, for several first runs at once."""
+    if not uri.startswith("sqlite:"):
+        return _find_or_create(client, name, None)
+    from filelock import FileLock
+
+    database = Path(uri.removeprefix("sqlite:///"))
+    database.parent.mkdir(parents=True, exist_ok=True)
+    artifacts = None if "MLFLOW_TRACKING_URI" in os.environ else (outputs.resolve() / "mlartifacts").as_uri()
+    with FileLock(f"{database}.lock", timeout=120):
+        return _find_or_create(client, name, artifacts)
+
+
+def _find_or_create(client: MlflowClient, name: str, artifacts: str | None) -> str:
+    from mlflow.exceptions import MlflowException
+
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        try:
+            return str(client.create_experiment(name, artifact_location=artifacts))
+        except MlflowException:  # another client of a server was faster
+            experiment = client.get_experiment_by_name(name)
+            if experiment is None:
+                raise
+    if experiment.lifecycle_stage == "deleted":
+        client.restore_experiment(experiment.experiment_id)
+    return str(experiment.experiment_id)
+
+
+def _log_record(client: MlflowClient, run_id: str, record: RunRecord) -> None:
+    from mlflow.entities import Metric
+
+    client.update_run(run_id, name=record.name)
+    _log_params(client, run_id, record.params)
+    metrics = _metrics(record.metrics, int(1000 * record.ended_at))
+    metrics += [Metric(name, value, at, step) for name, step, at, value in record.series]
+    _log_batch(client, run_id, metrics=metrics, tags=_cut(record.tags))
+    if record.dataset is not None:
+        _log_dataset(client, run_id, record.dataset)
+
+
+def _log_dataset(client: MlflowClient, run_id: str, dataset: Mapping[str, Any]) -> None:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    profile = {key: dataset[key] for key in ("clips", "is_demo", "ignored")}
+    entry = Dataset(
+        name="demo" if dataset["is_demo"] else Path(dataset["root"]).name or "root",
+        digest=dataset["digest"],
+        source_type="local",
+        source=json.dumps({"uri": dataset["root"]}),
+        profile=json.dumps(profile),
+    )
+    client.log_inputs(run_id, [DatasetInput(entry, [InputTag("mlflow.data.context", "embedding")])])
+
+
+def _log_files(client: MlflowClient, run_id: str, run_dir: Path, *, embeddings: bool) -> None:
+    if (run_dir / ".hydra").is_dir():
+        client.log_artifacts(run_id, str(run_dir / ".hydra"), "config")
+    for name in ("runner.log", "result.json", CLIPS):
+        if (run_dir / name).exists():
+            client.log_artifact(run_id, str(run_dir / name))
+    if embeddings and (run_dir / EMBEDDINGS).is_dir():
+        client.log_artifacts(run_id, str(run_dir / EMBEDDINGS), EMBEDDINGS)
+
+
+def _log_params(client: MlflowClient, run_id: str, params: Mapping[str, str]) -> None:
+    """Log parameters; MLflow takes an equal value again, so this may be repeated."""
+    from mlflow.entities import Param
+
+    entries = [Param(key, value) for key, value in params.items()]
+    for start in range(0, len(entries), _PARAMS_A_CALL):
+        client.log_batch(run_id, params=entries[start : start + _PARAMS_A_CALL])
+
+
+def _log_batch(client: MlflowClient, run_id: str, *, metrics: Sequence[Any], tags: Mapping[str, str]) -> None:
+    from mlflow.entities import RunTag
+
+    entries = [RunTag(key, value) for key, value in tags.items()]
+    client.log_batch(run_id, metrics=metrics[:_METRICS_A_CALL], tags=entries)
+
+
+def _metrics(values: Mapping[str, float], at_ms: int) -> list[Any]:
+    from mlflow.entities import Metric
+
+    return [Metric(name, float(value), at_ms, 0) for name, value in values.items()]
+
+
+def _cut(tags: Mapping[str, str]) -> dict[str, str]:
+    return {key: value[:MAX_TAG] for key, value in tags.items()}
+
+
+def _read_state(run_dir: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads((run_dir / STATE_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found
