@@ -1,4 +1,4 @@
-"""Reads audio files: any format to mono 16 kHz float32, in blocks, so that memory does not grow with a file's length."""
+"""Reads audio files: any format to mono 16 kHz float32, in blocks: memory does not grow with length."""
 
 from __future__ import annotations
 

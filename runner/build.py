@@ -87,7 +87,6 @@ def build_session(
         versions=versions(),
     )
     session = VGGishSession(arrays, placement.device, placement.precision, placement.memory.batch_size, metadata)
-    del arrays  # a copy of 288 MB that the device's variables have replaced
     loaded = time.perf_counter()
     compile_s = session.warm_up()
     if timed:
@@ -147,7 +146,8 @@ def load_vggish_model(
         batch_size_by_device={"cpu": 64, "gpu": 512, "metal": 128},
     )
     placement = place(DeviceRequest(DeviceType(device_preference).value, precision=precision), policy)
-    for warning in filter(None, (placement.device.fallback_reason and placement.device.reason,
-                                 placement.precision.warning)):
+    for warning in filter(
+        None, (placement.device.fallback_reason and placement.device.reason, placement.precision.warning)
+    ):
         log.warning("%s", warning)
     return build_session(placement, chosen)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -36,12 +38,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(f"vggish-runner {__version__}")
         return 0
+    if any(argument.startswith("query=") for argument in given):
+        return _complete(given)
     return _through_hydra(given)
 
 
 def entry_point() -> None:
     """What the console script calls."""
     sys.exit(main())
+
+
+def _complete(given: list[str]) -> int:
+    """Answer the shell's question for completions, as Hydra does, without the schemas."""
+    answer = io.StringIO()
+    with contextlib.redirect_stdout(answer):
+        status = _through_hydra(given)
+    print(*(word for word in answer.getvalue().split() if not word.startswith("schema")))
+    return status
 
 
 def _through_hydra(given: list[str]) -> int:

@@ -100,7 +100,7 @@ class DatasetConfig:
 
 @dataclass
 class FolderDataset(DatasetConfig):
-    """Every audio file below ``root`` (null: the demo clips) with one of ``extensions`` whose path matches ``pattern``."""
+    """Every audio file below ``root`` (null: the demo clips) with one of ``extensions`` that match ``pattern``."""
 
     kind: str = "folder"
     root: str | None = None

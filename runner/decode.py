@@ -24,7 +24,7 @@ from runner.memory import SLOT_WINDOWS, SLOTS_PER_WORKER, WINDOW_BYTES
 from runner.vggish.constants import EXAMPLE_SAMPLES
 
 _HEADER_BYTES = 64
-"""Before the slots: the job under way as one int64, read by the parent if this process dies (64 keeps slots aligned)."""
+"""Before the slots: the job under way (int64), read by the parent if this process dies; 64 keeps slots aligned."""
 SHARED_BYTES = _HEADER_BYTES + SLOTS_PER_WORKER * SLOT_WINDOWS * WINDOW_BYTES
 
 
@@ -38,11 +38,11 @@ class ClipTask(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """``count`` windows of a job, from its example ``first``, at the next rows of a slot."""
+    """So many ``windows`` of a job, from its example ``first``, at the next rows of a slot."""
 
     job: int
     first: int
-    count: int
+    windows: int
 
 
 class ClipResult(NamedTuple):

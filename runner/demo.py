@@ -88,12 +88,12 @@ def _clips() -> Iterator[tuple[str, str, Waveform, int, int]]:
 
 
 def _tone(t: Waveform, rng: np.random.Generator) -> Waveform:
-    return np.sin(2 * np.pi * rng.uniform(200, 2000) * t)
+    return np.asarray(np.sin(2 * np.pi * rng.uniform(200, 2000) * t))
 
 
 def _chirp(t: Waveform, rng: np.random.Generator) -> Waveform:
     low, high = rng.uniform(100, 400), rng.uniform(1500, 3500)
-    return np.sin(2 * np.pi * (low * t + (high - low) * t**2 / (2 * t[-1])))
+    return np.asarray(np.sin(2 * np.pi * (low * t + (high - low) * t**2 / (2 * t[-1]))))
 
 
 def _noise(t: Waveform, rng: np.random.Generator) -> Waveform:
@@ -102,24 +102,24 @@ def _noise(t: Waveform, rng: np.random.Generator) -> Waveform:
 
 def _chord(t: Waveform, rng: np.random.Generator) -> Waveform:
     root = rng.uniform(110, 330)
-    partials = [np.sin(2 * np.pi * root * ratio * harmonic * t) / harmonic for ratio in (1, 1.25, 1.5) for harmonic in (1, 2, 3)]
-    return np.exp(-1.5 * (t % 1.0)) * np.sum(partials, axis=0)
+    partials = [
+        np.sin(2 * np.pi * root * ratio * harmonic * t) / harmonic for ratio in (1, 1.25, 1.5) for harmonic in (1, 2, 3)
+    ]
+    return np.asarray(np.exp(-1.5 * (t % 1.0)) * np.sum(partials, axis=0))
 
 
 def _pulses(t: Waveform, rng: np.random.Generator) -> Waveform:
     period = rng.uniform(0.2, 0.6)
-    return np.exp(-60 * (t % period)) * rng.standard_normal(len(t))
+    return np.asarray(np.exp(-60 * (t % period)) * rng.standard_normal(len(t)))
 
 
 def _vowel(t: Waveform, rng: np.random.Generator) -> Waveform:
     pitch = rng.uniform(90, 220) * (1 + 0.03 * np.sin(2 * np.pi * 5 * t))
     phase = 2 * np.pi * np.cumsum(pitch) * (t[1] - t[0])
     formants = rng.uniform([300, 900, 2300], [800, 2000, 3000])
-    harmonics = [
-        np.sin(k * phase) * np.sum(np.exp(-(((k * 150 - formants) / 200) ** 2))) for k in range(1, 20)
-    ]
+    harmonics = [np.sin(k * phase) * np.sum(np.exp(-(((k * 150 - formants) / 200) ** 2))) for k in range(1, 20)]
     syllables = 0.5 - 0.5 * np.cos(2 * np.pi * 3 * t)
-    return syllables * np.sum(harmonics, axis=0) + 1e-3 * rng.standard_normal(len(t))
+    return np.asarray(syllables * np.sum(harmonics, axis=0) + 1e-3 * rng.standard_normal(len(t)))
 
 
 def _waves(t: Waveform, rng: np.random.Generator) -> Waveform:
@@ -130,7 +130,7 @@ def _waves(t: Waveform, rng: np.random.Generator) -> Waveform:
 
 def _siren(t: Waveform, rng: np.random.Generator) -> Waveform:
     sweep = 600 + 250 * np.sin(2 * np.pi * rng.uniform(0.3, 1.0) * t)
-    return np.sign(np.sin(2 * np.pi * np.cumsum(sweep) * (t[1] - t[0])))
+    return np.asarray(np.sign(np.sin(2 * np.pi * np.cumsum(sweep) * (t[1] - t[0]))))
 
 
 _SOUNDS: dict[str, Callable[[Waveform, np.random.Generator], Waveform]] = {

@@ -287,9 +287,7 @@ def _read_manifest(path: Path) -> Iterator[Clip]:
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(_MANIFEST_ROWS):
             for row in batch.to_pylist():
-                yield Clip(
-                    index, row["clip"], row["path"], row["start"], row["end"], row["label"], row["bytes"]
-                )
+                yield Clip(index, row["clip"], row["path"], row["start"], row["end"], row["label"], row["bytes"])
                 index += 1
 
 
@@ -299,7 +297,7 @@ def _decode_options(config: RunConfig) -> DecodeOptions:
 
 
 def _first_workers(config: RunConfig) -> int:
-    """Decode processes to start before the device is known: they fill the first batches while TensorFlow is imported."""
+    """Decode processes to start before the device is known: they fill batches while TensorFlow is imported."""
     return min(config.memory.decode_workers or 1, max(1, usable_cores() // 2))
 
 
@@ -320,4 +318,3 @@ def _take_standard_output() -> IO[str]:
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return events
-

@@ -212,7 +212,7 @@ class Engine:
     def _fill(self, batch: _Batch, windows: Array, segments: Sequence[Segment]) -> _Batch:
         row = 0
         for segment in segments:
-            first, left = segment.first, segment.count
+            first, left = segment.first, segment.windows
             while left:
                 count = min(left, self._batch_size - batch.filled)
                 batch.rows[batch.filled : batch.filled + count] = windows[row : row + count]
@@ -227,7 +227,8 @@ class Engine:
     def _put_batch(self, batch: _Batch | None) -> None:
         while not self._failed.is_set():
             try:
-                return self._batches.put(batch, timeout=_POLL_S)
+                self._batches.put(batch, timeout=_POLL_S)
+                return
             except queue.Full:
                 continue
 
@@ -283,10 +284,10 @@ class Engine:
             with self._lock:
                 pending = self._pending.get(segment.job)
             if pending is not None:  # None: its decode process died and the clip is a new job, or it was skipped
-                pending.parts[segment.first] = embeddings[row : row + segment.count]
-                pending.examples += segment.count
+                pending.parts[segment.first] = embeddings[row : row + segment.windows]
+                pending.examples += segment.windows
                 ended += self._end(pending)
-            row += segment.count
+            row += segment.windows
         return ended
 
     def _end(self, pending: _Pending) -> list[tuple[ClipRow, Clip]]:

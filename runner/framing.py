@@ -82,9 +82,7 @@ class WindowCutter:
         return window
 
 
-def cut(
-    blocks: Iterator[NDArray[np.float32]], cutter: WindowCutter
-) -> Iterator[NDArray[np.float32]]:
+def cut(blocks: Iterator[NDArray[np.float32]], cutter: WindowCutter) -> Iterator[NDArray[np.float32]]:
     """All windows of a clip's blocks, the padded last one included."""
     for block in blocks:
         yield cutter.push(block)

@@ -6,7 +6,18 @@ from pathlib import Path
 
 from runner.paths import conf_dir
 
-_GROUPS = ("device", "memory", "precision", "weights", "dataset", "frontend", "output", "engine", "tracking", "experiment")
+_GROUPS = (
+    "device",
+    "memory",
+    "precision",
+    "weights",
+    "dataset",
+    "frontend",
+    "output",
+    "engine",
+    "tracking",
+    "experiment",
+)
 
 _INTRODUCTION = """\
 vggish-runner embeds folders of audio with VGGish on the device of your choice, and logs what it did,
@@ -40,7 +51,7 @@ Examples
 _MORE = """\
 Also
   --cfg job --resolve              print the composed configuration; --info defaults-tree: how it was composed
-  -sc install=bash                 shell completion (bash, zsh, fish): eval "$(python -m runner -sc install=bash)"
+  -sc install=bash                 shell completion (also zsh, fish): eval "$(vggish-runner -sc install=bash)"
   --hydra-help                     Hydra's own options
   python -m runner.track RUN_DIR   log a run to MLflow that could not be logged at the time
 """
@@ -56,7 +67,9 @@ def _groups(conf: Path) -> str:
     lines = ["Groups (* the default)"]
     for group in _GROUPS:
         lines.append(f"  {group}")
-        for path in sorted((conf / group).glob("*.yaml"), key=lambda path: (path.stem != defaults.get(group), path.stem)):
+        for path in sorted(
+            (conf / group).glob("*.yaml"), key=lambda path: (path.stem != defaults.get(group), path.stem)
+        ):
             mark = "*" if path.stem == defaults.get(group) else " "
             lines.append(f"   {mark} {path.stem:<14} {_first_comment(path)}")
     return "\n".join(lines) + "\n"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.config import RunConfig
-from runner.errors import DatasetError, RunnerError, WeightsError
+from runner.errors import DatasetError, RunnerError
 from runner.hardware import host_facts, versions
 from runner.launch import InterruptGuard, run_worker
 from runner.manifest import Manifest, build_manifest, plan_shards
@@ -80,7 +80,7 @@ def run_job(job: Job) -> dict[str, Any]:
                 opening()
             result["run_name"] = run_name(result)
         result["ended_at"] = time.time()
-        result["exit_status"] = {"finished": 0, "killed": guard.exit_status}.get(result["status"], 1)
+        result["exit_status"] = {"finished": 0, "killed": guard.exit_status}.get(str(result["status"]), 1)
         write_atomic(job.run_dir / "result.json", json.dumps(result, indent=2))
         tracking.finish()
     print(summarise(result, job.run_dir, tracking.outcome))

@@ -182,7 +182,9 @@ def _read_columns(file: Path) -> dict[str, pa.Array]:
             parse = pyarrow.csv.ParseOptions(newlines_in_values=True)
             table = pyarrow.csv.read_csv(file, convert_options=convert, parse_options=parse)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{file} can't be read as a manifest ({error}): give a CSV (UTF-8) or Parquet file") from error
+        raise DatasetError(
+            f"{file} can't be read as a manifest ({error}): give a CSV (UTF-8) or Parquet file"
+        ) from error
     if "path" not in table.column_names:
         raise DatasetError(f"{file} has no column 'path' (it has {', '.join(table.column_names)}): name it so")
     if not table.num_rows:
@@ -211,9 +213,7 @@ def _seconds(file: Path, columns: dict[str, pa.Array], name: str) -> list[float 
     return seconds
 
 
-def _check_rows(
-    file: Path, paths: Sequence[Any], starts: Sequence[float | None], ends: Sequence[float | None]
-) -> None:
+def _check_rows(file: Path, paths: Sequence[Any], starts: Sequence[float | None], ends: Sequence[float | None]) -> None:
     for row, (path, start, end) in enumerate(zip(paths, starts, ends, strict=True), start=1):
         if not path:
             raise DatasetError(f"{file}, row {row}: path is empty: give the clip's file")

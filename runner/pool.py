@@ -100,7 +100,7 @@ class DecodePool:
                 yield from self._bury(process)
                 continue
             self.rss_peak_mib[process.process.pid] = handover.rss_peak_mib
-            rows = sum(segment.count for segment in handover.segments)
+            rows = sum(segment.windows for segment in handover.segments)
             windows = process.slots.windows[handover.slot or 0, :rows]
             for result in handover.finished:
                 process.tasks.pop(result.job, None)
@@ -136,9 +136,7 @@ class DecodePool:
         return _Process(process, ours, memory, slots)
 
     def _has_room(self, process: _Process) -> bool:
-        return not process.tasks or (
-            len(process.tasks) < _FULL_CLIPS and sum(process.sizes.values()) < _FULL_BYTES
-        )
+        return not process.tasks or (len(process.tasks) < _FULL_CLIPS and sum(process.sizes.values()) < _FULL_BYTES)
 
     @staticmethod
     def _send(process: _Process, message: object) -> None:
@@ -154,9 +152,8 @@ class DecodePool:
         if fatal < 0:
             self._failed_starts += 1
             if self._failed_starts >= _START_ATTEMPTS:
-                raise RuntimeError(
-                    f"decode processes die before their first clip (exit status {dead.process.exitcode}): see runner.log"
-                )
+                status = dead.process.exitcode
+                raise RuntimeError(f"decode processes die at their start (exit status {status}): see runner.log")
         self._processes.remove(dead)
         self._processes.append(self._start())
         lost = dead.tasks.pop(fatal, None)

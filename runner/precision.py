@@ -31,9 +31,7 @@ class PrecisionChoice:
         return "float32" if self.effective == "tf32" else self.effective
 
 
-def choose_precision(
-    requested: str, device: DeviceInfo, flags: frozenset[str] | None = None
-) -> PrecisionChoice:
+def choose_precision(requested: str, device: DeviceInfo, flags: frozenset[str] | None = None) -> PrecisionChoice:
     """Decide the precision for ``device``; ``flags`` are the processor's (asked of the machine when None)."""
     flags = cpu_flags() if flags is None else flags
     if requested == "auto":

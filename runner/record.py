@@ -68,7 +68,13 @@ def early_tags(config: Mapping[str, Any], run_dir: str, overrides: Sequence[str]
 
 def command_line(overrides: Sequence[str], multirun: bool = False) -> str:
     """The command that repeats a run, quoted for a shell, without credentials."""
-    words = ["python", "-m", "runner", *(["-m"] if multirun else []), *(without_credentials(each) for each in overrides)]
+    words = [
+        "python",
+        "-m",
+        "runner",
+        *(["-m"] if multirun else []),
+        *(without_credentials(each) for each in overrides),
+    ]
     return shlex.join(words)
 
 
@@ -79,7 +85,9 @@ def without_credentials(text: str) -> str:
 
 def _flat(prefix: str, value: Any) -> list[tuple[str, Any]]:
     if isinstance(value, Mapping):
-        return [pair for key, inner in value.items() for pair in _flat(f"{prefix}.{key}" if prefix else str(key), inner)]
+        return [
+            pair for key, inner in value.items() for pair in _flat(f"{prefix}.{key}" if prefix else str(key), inner)
+        ]
     return [(prefix, value)]
 
 

@@ -168,9 +168,7 @@ class _GatherKernel:
         for start in range(0, len(found), _GATHER_OUTPUTS):
             numbers = np.arange(start, min(start + _GATHER_OUTPUTS, len(found)))
             block, phase = np.divmod(numbers, self.outputs)
-            first, weights = (
-                (self._all[0][phase], self._all[1][phase]) if self._all else self._filter.weights(phase)
-            )
+            first, weights = (self._all[0][phase], self._all[1][phase]) if self._all else self._filter.weights(phase)
             found[numbers] = np.einsum("ij,ij->i", taps[first + block * self.inputs], weights)
         return found
 

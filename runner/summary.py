@@ -99,7 +99,7 @@ def _memory(metrics: Mapping[str, float]) -> str:
 def summarise_sweep(results: Sequence[Mapping[str, Any]], sweep_dir: Path, tracking: str | None) -> str:
     """The table of a sweep's jobs, in their order."""
     header = ("job", "run", "status", "× realtime", "examples/s", "cold start s", "peak MiB")
-    rows = [header]
+    rows: list[tuple[str, ...]] = [header]
     for number, result in enumerate(results):
         metrics = result.get("metrics", {})
         figures = [
@@ -116,7 +116,10 @@ def summarise_sweep(results: Sequence[Mapping[str, Any]], sweep_dir: Path, track
         for row in rows
     ]
     failed = sum(result["status"] != "finished" for result in results)
-    lines += ["", f"{len(results)} jobs, {failed} failed or stopped" if failed else f"{len(results)} jobs, all finished"]
+    lines += [
+        "",
+        f"{len(results)} jobs, {failed} failed or stopped" if failed else f"{len(results)} jobs, all finished",
+    ]
     lines.append(f"files   {sweep_dir}")
     if tracking:
         lines.append(f"mlflow  {tracking}")

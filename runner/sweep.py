@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from runner.compose import expand_sweep, typed
 from runner.config import RunConfig
@@ -60,7 +60,7 @@ class RunnerCallback(Callback):
             jobs = expand_sweep(config)
             folder = Path(str(config.hydra.sweep.dir)).absolute()
             refuse_taken_folder(folder)
-            overrides = tuple(OmegaConf.to_container(config.hydra.overrides.task))
+            overrides = tuple(map(str, config.hydra.overrides.task))
         start_sweep(Sweep(jobs[0], folder, overrides))
 
 
@@ -105,7 +105,8 @@ def join_sweep(run_dir: Path) -> str | None:
     if _current is not None:
         _current.run_dirs.append(run_dir)
     found = json.loads(Path(os.environ[SWEEP_ENVIRONMENT]).read_text(encoding="utf-8"))
-    return found.get("run_id")
+    run_id: str | None = found.get("run_id")
+    return run_id
 
 
 def finish_sweep(interrupted: bool) -> None:

@@ -55,9 +55,7 @@ def track(folder: Path, uri: str | None = None) -> str:
     for run_dir in run_dirs:
         own = _config(run_dir, uri)
         finish_run(own.tracking, _outputs(own), run_dir, parent_run_id=record["run_id"])
-    finish_sweep(
-        config.tracking, _outputs(config), folder, run_dirs, interrupted=bool(record.get("interrupted"))
-    )
+    finish_sweep(config.tracking, _outputs(config), folder, run_dirs, interrupted=bool(record.get("interrupted")))
     return f"logged, {len(run_dirs)} jobs; {ui_command(store_uri(config.tracking, _outputs(config)))}"
 
 

@@ -149,11 +149,16 @@ def finish_sweep(
     if not json.loads(path.read_text(encoding="utf-8")).get("run_id"):
         open_sweep(tracking, outputs, sweep_dir, json.loads(path.read_text(encoding="utf-8"))["overrides"])
     run_id = json.loads(path.read_text(encoding="utf-8"))["run_id"]
-    results = [json.loads((run_dir / "result.json").read_text(encoding="utf-8")) for run_dir in run_dirs if
-               (run_dir / "result.json").exists()]
-    count = {status: sum(result["status"] == status for result in results) for status in ("finished", "failed", "killed")}
-    speeds = [result["metrics"]["audio_x_realtime"] for result in results
-              if result["status"] == "finished" and "audio_x_realtime" in result.get("metrics", {})]
+    files = [run_dir / "result.json" for run_dir in run_dirs]
+    results = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
+    count = dict.fromkeys(("finished", "failed", "killed"), 0)
+    for result in results:
+        count[result["status"]] += 1
+    speeds = [
+        result["metrics"]["audio_x_realtime"]
+        for result in results
+        if result["status"] == "finished" and "audio_x_realtime" in result.get("metrics", {})
+    ]
     with _store(tracking, outputs) as (client, _):
         tags = {"sweep.jobs": str(len(results)), **{f"sweep.{status}": str(n) for status, n in count.items()}}
         tags["mlflow.note.content"] = _sweep_note(results)
@@ -181,7 +186,7 @@ def _sweep_note(results: Sequence[Mapping[str, Any]]) -> str:
 
 @contextmanager
 def _store(tracking: TrackingConfig, outputs: Path) -> Iterator[tuple[MlflowClient, str]]:
-    """A client of the store and the experiment's id, both made under a lock if need be; all trouble is TrackingError."""
+    """A client of the store and the experiment's id, made under a lock if need be; all trouble is TrackingError."""
     uri = store_uri(tracking, outputs)
     with _short_patience(tracking.timeout_s):
         try:

@@ -90,10 +90,18 @@ def resolve_weights(
         paths = [fetch(file, models / "vggish", weights, progress) for file in files]
     except WeightsError as error:
         if isinstance(weights, AutoWeights) and is_demo:
-            return _random("auto", weights.seed, f"The released weights can't be had, and these are the demo clips. {error}")
+            return _random(
+                "auto", weights.seed, f"The released weights can't be had, and these are the demo clips. {error}"
+            )
         raise
     return WeightsChoice(
-        weights.kind, "audioset", str(paths[-1]), str(paths[0]), None, f"the released weights in {models / 'vggish'}", False
+        weights.kind,
+        "audioset",
+        str(paths[-1]),
+        str(paths[0]),
+        None,
+        f"the released weights in {models / 'vggish'}",
+        False,
     )
 
 
@@ -210,7 +218,9 @@ def _own_checkpoint(weights: FileWeights) -> str:
     if path.is_file() or Path(f"{path}.index").is_file():
         return str(path)
     if path.name.endswith(".index") or path.is_dir():
-        raise WeightsError(f"weights.path={path} is not a checkpoint: give the V1 file, or the V2 prefix without .index")
+        raise WeightsError(
+            f"weights.path={path} is not a checkpoint: give the V1 file, or the V2 prefix without .index"
+        )
     raise WeightsError(f"weights.path={path} does not exist: give a checkpoint's file (V1) or prefix (V2)")
 
 

@@ -56,8 +56,10 @@ def test_an_empty_clip_has_no_example() -> None:
     assert not cutter.padded
 
 
-@pytest.mark.parametrize(("samples", "examples", "padded"), [(30_959, 2, True), (15_600, 1, False), (15_999, 1, False),
-                                                             (16_000, 2, True), (30_960, 2, False)])
+@pytest.mark.parametrize(
+    ("samples", "examples", "padded"),
+    [(30_959, 2, True), (15_600, 1, False), (15_999, 1, False), (16_000, 2, True), (30_960, 2, False)],
+)
 def test_a_tail_is_kept_where_that_is_asked_for(samples: int, examples: int, padded: bool) -> None:
     cutter = WindowCutter(pad_tail=True)
     windows = np.concatenate(list(cut(iter([np.ones(samples, np.float32)]), cutter)))

@@ -34,9 +34,7 @@ def reference_network(weights: dict[str, np.ndarray], examples: np.ndarray) -> n
     def conv(x: np.ndarray, layer: str) -> np.ndarray:
         kernel = weights[f"vggish/{layer}/weights"].astype(np.float64)
         padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-        out = sum(
-            padded[:, i : i + x.shape[1], j : j + x.shape[2]] @ kernel[i, j] for i in range(3) for j in range(3)
-        )
+        out = sum(padded[:, i : i + x.shape[1], j : j + x.shape[2]] @ kernel[i, j] for i in range(3) for j in range(3))
         return relu(out + weights[f"vggish/{layer}/biases"])
 
     def pool(x: np.ndarray) -> np.ndarray:
@@ -85,7 +83,7 @@ def weights() -> dict[str, np.ndarray]:
 def make_session(weights: dict[str, np.ndarray], precision: str = "float32", batch_size: int = 64) -> VGGishSession:
     choice = choose_device("cpu", [CPU])
     metadata = SessionMetadata(choice.to_dict(), {}, {}, {})
-    return VGGishSession(weights, choice, choose_precision(precision, CPU), batch_size, metadata)
+    return VGGishSession(dict(weights), choice, choose_precision(precision, CPU), batch_size, metadata)
 
 
 @pytest.fixture(scope="module")
@@ -97,10 +95,9 @@ def test_log_mel_equals_the_formulas(signals: np.ndarray) -> None:
     from runner.vggish.frontend import log_mel
 
     expected = np.stack([reference_log_mel(signal.astype(np.float64)) for signal in signals])
-    for mel_in_float64 in (False, True):
-        found = log_mel(signals, mel_in_float64=mel_in_float64).numpy()
-        assert found.shape == (7, 96, 64)
-        assert np.abs(found - expected).max() < 1e-4
+    found = log_mel(signals).numpy()
+    assert found.shape == (7, 96, 64)
+    assert np.abs(found - expected).max() < 1e-5
 
 
 def test_silence_is_minus_4_605() -> None:
@@ -120,16 +117,16 @@ def test_float32_embeddings_equal_a_float64_forward_pass(
     assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
     assert (found < 0).any()  # no ReLU after fc2
     from_waveform = session.embed_windows(signals)
-    assert np.abs(from_waveform - expected).max() < 1e-4 * np.abs(expected).max()
+    assert np.abs(from_waveform - expected).max() < 1e-5 * np.abs(expected).max()
 
 
 @pytest.mark.slow
 def test_an_embedding_does_not_depend_on_its_batch(session: VGGishSession, signals: np.ndarray) -> None:
     together = session.embed_windows(signals)
     alone = np.concatenate([session.embed_windows(signals[row : row + 1]) for row in range(len(signals))])
-    assert np.abs(together - alone).max() < 1e-6 * np.abs(together).max()
+    assert np.abs(together - alone).max() < 1e-5 * np.abs(together).max()
     session.batch_size = 3
-    assert np.abs(session.embed_windows(signals) - together).max() < 1e-6 * np.abs(together).max()
+    assert np.abs(session.embed_windows(signals) - together).max() < 1e-5 * np.abs(together).max()
     session.batch_size = 64
     assert session.embed_windows(signals[:0]).shape == (0, 128)
 

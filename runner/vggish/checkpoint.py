@@ -18,7 +18,7 @@ _PREFIX = "vggish/"
 
 
 def load_checkpoint(path: str) -> dict[str, Array]:
-    """Read VGGish's variables from a checkpoint, TensorFlow V1 (one file) or V2 (a prefix); other variables are ignored.
+    """Read VGGish's variables from a TensorFlow checkpoint, V1 (one file) or V2 (a prefix); others are ignored.
 
     Args:
         path: of the file or prefix.

@@ -18,14 +18,18 @@ _CONVOLUTIONS = (
 """Layer, and whether a 2×2 max-pool follows."""
 
 
-def variables(arrays: Mapping[str, Any], dtype: Any) -> dict[str, Any]:
-    """One ``tf.Variable`` per checkpoint array, in ``dtype``; fc2 stays float32, where half precision costs most."""
+def variables(arrays: dict[str, Any], dtype: Any) -> dict[str, Any]:
+    """One ``tf.Variable`` per checkpoint array, in ``dtype``; fc2 stays float32, where half precision costs most.
+
+    ``arrays`` is emptied on the way, so that the weights are not in memory twice.
+    """
     import tensorflow as tf
 
-    return {
-        name: tf.Variable(tf.cast(array, tf.float32 if "/fc2/" in name else dtype), trainable=False, name=name)
-        for name, array in arrays.items()
-    }
+    found = {}
+    for name in list(arrays):
+        array = tf.cast(arrays.pop(name), tf.float32 if "/fc2/" in name else dtype)
+        found[name] = tf.Variable(array, trainable=False, name=name)
+    return found
 
 
 def embed(weights: Mapping[str, Any], examples: Any, dtype: Any) -> Any:

@@ -39,7 +39,7 @@ class VGGishSession:
     depend on the batch they are computed in.
 
     Args:
-        weights: float32 arrays by checkpoint name.
+        weights: float32 arrays by checkpoint name; emptied, so that they are not in memory twice.
         device: the device chosen; TensorFlow must already be told which devices it may see.
         precision: number format of the network.
         batch_size: largest batch that one call of the program takes; longer input is split.
@@ -48,7 +48,7 @@ class VGGishSession:
 
     def __init__(
         self,
-        weights: Mapping[str, Array],
+        weights: dict[str, Array],
         device: DeviceChoice,
         precision: PrecisionChoice,
         batch_size: int,
@@ -65,10 +65,9 @@ class VGGishSession:
         dtype = tf.dtypes.as_dtype(precision.compute_dtype)
         with self._placed():
             self._weights = network.variables(weights, dtype)
-        from_tf32 = precision.effective == "tf32"
 
         def from_windows(windows: Any) -> Any:
-            return network.embed(self._weights, frontend.log_mel(windows, mel_in_float64=from_tf32), dtype)
+            return network.embed(self._weights, frontend.log_mel(windows), dtype)
 
         def from_examples(examples: Any) -> Any:
             return network.embed(self._weights, examples, dtype)

@@ -1,7 +1,9 @@
 """The command line without a run: help, configuration, and errors in one message."""
 
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -77,15 +79,36 @@ def test_the_configuration_can_be_shown() -> None:
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("python -m runner device=", ["device=auto", "device=cpu", "device=gpu", "device=metal"]),
-        ("python -m runner memory=gr", ["memory=greedy"]),
-        ("python -m runner memory.batch", ["memory.batch_size="]),
+        ("vggish-runner device=", ["device=auto", "device=cpu", "device=gpu", "device=metal"]),
+        ("vggish-runner memory=gr", ["memory=greedy"]),
+        ("vggish-runner memory.batch", ["memory.batch_size="]),
+        ("vggish-runner ", ["device=", "memory=", "dataset."]),
     ],
 )
 def test_shell_completion(line: str, expected: list[str]) -> None:
     command = [sys.executable, "-m", "runner", "-sc", "query=bash"]
     done = subprocess.run(
-        command, cwd=PROJECT, capture_output=True, text=True, env=environment(COMP_LINE=line, COMP_POINT=str(len(line))),
+        command,
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        env=environment(COMP_LINE=line, COMP_POINT=str(len(line))),
         check=True,
     )
     assert set(expected) <= set(done.stdout.split())
+    assert "schema" not in done.stdout
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+def test_bash_completes_the_installed_command() -> None:
+    script = """
+        eval "$(vggish-runner -sc install=bash)"
+        COMP_LINE="vggish-runner memory=" COMP_CWORD=1
+        hydra_bash_completion
+        echo "${COMPREPLY[@]}"
+    """
+    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+    done = subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, env=environment(PATH=path), check=False
+    )
+    assert done.stdout.split() == ["memory=balanced", "memory=conservative", "memory=greedy"], done.stderr
