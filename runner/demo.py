@@ -7,12 +7,13 @@ format, rate and channel count.
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from runner.errors import DatasetError
 
 Waveform = NDArray[np.float64]
 
@@ -34,32 +35,43 @@ _PER_LABEL = 5
 
 
 def demo_clips(outputs: Path) -> Path:
-    """The folder of the demo clips, ``outputs/demo``, made first if it is not there; safe for several processes."""
+    """The folder of the demo clips, ``outputs/demo``, made first if it is not there; safe for several processes.
+
+    Raises:
+        DatasetError: ``outputs/demo`` is something that this function did not make.
+    """
+    from filelock import FileLock
+
     folder = outputs / "demo"
-    if _is_current(folder):
-        return folder
-    outputs.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=".demo-", dir=outputs))
-    try:
-        _synthesise(building)
-        (building / _MARKER).write_text(RECIPE)
-        building.chmod(0o755)
-        if folder.exists() and not _is_current(folder):
-            folder.rename(building / ".old")
-        try:
-            building.rename(folder)
-        except OSError:
-            if not _is_current(folder):  # otherwise another process was faster, with the same clips
-                raise
-        shutil.rmtree(folder / ".old", ignore_errors=True)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+    if _recipe_of(folder) != RECIPE:
+        outputs.mkdir(parents=True, exist_ok=True)
+        with FileLock(outputs / ".demo.lock"):
+            if _recipe_of(folder) != RECIPE:  # no other process made it while this one waited
+                _make(folder)
     return folder
 
 
-def _is_current(folder: Path) -> bool:
+def _make(folder: Path) -> None:
+    if folder.exists() and _recipe_of(folder) is None:
+        raise DatasetError(
+            f"{folder} is where the demo clips go, and it holds something else: "
+            "move it away, or name another folder with paths.outputs"
+        )
+    building, stale = folder.with_name(".demo.building"), folder.with_name(".demo.stale")
+    for left_by_a_killed_process in (building, stale):
+        shutil.rmtree(left_by_a_killed_process, ignore_errors=True)
+    building.mkdir()
+    _synthesise(building)
+    (building / _MARKER).write_text(RECIPE)
+    if folder.exists():
+        folder.rename(stale)
+    building.rename(folder)
+    shutil.rmtree(stale, ignore_errors=True)
+
+
+def _recipe_of(folder: Path) -> str | None:
     marker = folder / _MARKER
-    return marker.is_file() and marker.read_text() == RECIPE
+    return marker.read_text() if marker.is_file() else None
 
 
 def _synthesise(folder: Path) -> None:

@@ -32,14 +32,6 @@ _PHASES = {
 }
 
 
-class Interrupted(Exception):
-    """The user asked for an end; ``status`` is the exit status by convention (128 + signal)."""
-
-    def __init__(self, status: int) -> None:
-        super().__init__("interrupted")
-        self.status = status
-
-
 class InterruptGuard:
     """Counts Ctrl-C and SIGTERM instead of raising, and passes each on to ``on_signal``."""
 

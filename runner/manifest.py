@@ -76,7 +76,7 @@ def _from_folder(root: Path, dataset: FolderDataset, *, is_demo: bool) -> Manife
     wanted = {"." + extension.lower().lstrip(".") for extension in dataset.extensions}
     ignored: Counter[str] = Counter()
     found: list[tuple[bytes, int]] = []
-    for relative, size in _walk(root):
+    for relative, size in _walk(root, ignored):
         extension = os.path.splitext(relative)[1].lower()
         if extension not in wanted:
             ignored[extension or "(no extension)"] += 1
@@ -87,7 +87,7 @@ def _from_folder(root: Path, dataset: FolderDataset, *, is_demo: bool) -> Manife
     if not found:
         seen = ", ".join(f"{count} {name}" for name, count in ignored.most_common(5)) or "no files at all"
         raise DatasetError(
-            f"dataset.root={root} holds no clips (it holds {seen}): "
+            f"dataset.root={root} holds no clips (looked for {', '.join(sorted(wanted))}; found {seen}): "
             "name another folder, or the right dataset.extensions and dataset.pattern"
         )
     found.sort()
@@ -106,14 +106,15 @@ def _from_folder(root: Path, dataset: FolderDataset, *, is_demo: bool) -> Manife
         },
         schema=SCHEMA,
     )
-    kind = "demo clips" if is_demo else "clips"
-    return Manifest(str(root), table, _digest(table), is_demo, f"{len(found):,} {kind} in {root}", dict(ignored))
+    kind, left_out = ("demo clips", {}) if is_demo else ("clips", dict(ignored))
+    return Manifest(str(root), table, _digest(table), is_demo, f"{len(found):,} {kind} in {root}", left_out)
 
 
-def _walk(root: Path) -> Iterator[tuple[str, int]]:
+def _walk(root: Path, ignored: Counter[str]) -> Iterator[tuple[str, int]]:
     """(path relative to root with /, size in bytes or −1) of everything below root that is no folder.
 
-    Links to folders are followed, but no folder is entered twice on the way down.
+    Links to folders are followed, but no folder is entered twice on the way down.  Folders that can't be listed are
+    counted in ``ignored``.
     """
     pending: list[tuple[str, str, frozenset[tuple[int, int]]]] = [(str(root), "", frozenset())]
     while pending:
@@ -124,6 +125,7 @@ def _walk(root: Path) -> Iterator[tuple[str, int]]:
         except OSError as error:
             if not prefix:
                 raise DatasetError(f"dataset.root={root} can't be listed ({error}): check its permissions") from error
+            ignored["(folder that can't be listed)"] += 1
             continue
         identity = (status.st_dev, status.st_ino)
         if identity in above:
@@ -147,8 +149,10 @@ def _from_file(dataset: ManifestDataset) -> Manifest:
     paths = columns["path"].to_pylist()
     starts, ends = _seconds(file, columns, "start"), _seconds(file, columns, "end")
     _check_rows(file, paths, starts, ends)
+    given = Path(dataset.root or Path(str(dataset.path)).parent).expanduser().absolute()
+    spellings = [os.path.join(folder, "") for folder in (root, given) if folder.resolve() == root]
     clips = [
-        path + (f"#t={_mark(start)},{_mark(end)}" if start is not None or end is not None else "")
+        _below(spellings, path) + (f"#t={_mark(start)},{_mark(end)}" if start is not None or end is not None else "")
         for path, start, end in zip(paths, starts, ends, strict=True)
     ]
     _check_unique(file, clips)
@@ -185,16 +189,23 @@ def _read_columns(file: Path) -> dict[str, pa.Array]:
         raise DatasetError(
             f"{file} can't be read as a manifest ({error}): give a CSV (UTF-8) or Parquet file"
         ) from error
-    if "path" not in table.column_names:
-        raise DatasetError(f"{file} has no column 'path' (it has {', '.join(table.column_names)}): name it so")
+    names = table.column_names
+    if "path" not in names:
+        raise DatasetError(f"{file} has no column 'path' (it has {', '.join(names)}): name it so")
     if not table.num_rows:
         raise DatasetError(f"{file} has no rows: give at least one clip")
-    wanted = [name for name in ("path", "start", "end", "label") if name in table.column_names]
-    columns = {name: table[name].combine_chunks() for name in wanted}
-    for name in ("path", "label"):
-        if name in columns:
-            columns[name] = columns[name].cast(pa.string())
-    return columns
+    return {name: _text(file, table, name) for name in ("path", "start", "end", "label") if name in names}
+
+
+def _text(file: Path, table: pa.Table, name: str) -> pa.Array:
+    """A column as text, whatever type a Parquet file gave it."""
+    if table.column_names.count(name) > 1:
+        raise DatasetError(f"{file} has several columns '{name}': leave one")
+    try:
+        return table[name].cast(pa.string()).combine_chunks()
+    except pa.ArrowException as error:
+        kind = table[name].type
+        raise DatasetError(f"{file}, column '{name}' is no text or number but {kind} ({error}): convert it") from error
 
 
 def _seconds(file: Path, columns: dict[str, pa.Array], name: str) -> list[float | None]:
@@ -251,6 +262,12 @@ def _digest(table: pa.Table) -> str:
 
 def _shown(name: bytes) -> str:
     return name.decode("utf-8", "backslashreplace")
+
+
+def _below(spellings: Sequence[str], path: str) -> str:
+    """The path relative to the root, which absolute paths may spell in several ways (a link on the way to it)."""
+    spelling = next((spelling for spelling in spellings if path.startswith(spelling)), "")
+    return path[len(spelling) :].replace(os.sep, "/")
 
 
 def _parent(name: bytes) -> str | None:

@@ -1,0 +1,338 @@
+"""The main job as a user runs it: exit status, files, every clip accounted for, MLflow's contents."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+from mlflow.tracking import MlflowClient
+
+from runner.audio import count_samples
+from runner.framing import count_examples
+from tests.conftest import PROJECT, Done, environment, run_command
+
+pytestmark = pytest.mark.slow
+
+
+def client_of(outputs: Path) -> MlflowClient:
+    return MlflowClient(f"sqlite:///{outputs}/mlflow.db")
+
+
+def runs_of(outputs: Path) -> list:
+    client = client_of(outputs)
+    experiment = client.get_experiment_by_name("vggish-runner")
+    return client.search_runs([experiment.experiment_id], order_by=["attributes.start_time ASC"])
+
+
+def tables(run_dir: Path):
+    return pq.read_table(run_dir / "embeddings"), pq.read_table(run_dir / "clips.parquet").to_pylist()
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Done, Path]:
+    """The first command of a new user, without a network: auto everything."""
+    outputs = tmp_path_factory.mktemp("demo") / "outputs"
+    done = run_command(
+        f"paths.outputs={outputs}", f"paths.models={outputs}/models", "weights.base_url=http://127.0.0.1:9/"
+    )
+    return done, outputs
+
+
+def test_the_demo_runs_without_data_or_network_and_says_that_its_weights_are_random(demo) -> None:
+    done, outputs = demo
+    assert done.status == 0, done.err
+    assert "RANDOM WEIGHTS" in done.err
+    assert "weights=file" in done.err
+    for words in ("device", "precision", "× realtime", "cold start", "import", "steady", "MiB", "mlflow ui"):
+        assert words in done.out
+    assert f"mlflow ui --backend-store-uri sqlite:///{outputs}/mlflow.db" in done.out
+    result = done.result
+    assert result["status"] == "finished"
+    assert result["weights"]["requested"] == "auto"
+    assert result["weights"]["meaningless"] is True
+    embeddings, clips = tables(done.run_dir)
+    assert len(clips) == 40
+    assert {clip["status"] for clip in clips} == {"embedded"}
+    assert {Path(clip["clip"]).suffix for clip in clips} == {".wav", ".flac", ".ogg", ".mp3"}
+    assert len({clip["sample_rate"] for clip in clips}) >= 5
+    assert {clip["channels"] for clip in clips} == {1, 2}
+    assert embeddings.num_rows == sum(clip["examples"] for clip in clips)
+    metadata = {key.decode(): value.decode() for key, value in embeddings.schema.metadata.items()}
+    assert metadata["vggish_runner.model"] == "VGGish"
+    assert metadata["vggish_runner.weights.source"] == "random"
+    assert metadata["vggish_runner.weights.meaningless"] == "true"
+    assert len(metadata["vggish_runner.weights.checksum"]) == 64
+    assert "tensorflow" in json.loads(metadata["vggish_runner.versions"])
+
+
+def test_mlflow_has_the_run_with_its_settings_figures_and_files(demo) -> None:
+    done, outputs = demo
+    (run,) = runs_of(outputs)
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == f"{run.data.tags['device.effective']}-balanced-float32"
+    params, tags, metrics = run.data.params, run.data.tags, run.data.metrics
+    assert params["memory.name"] == "balanced"
+    assert params["memory.batch_size"] == "None"
+    assert int(params["resolved.memory.batch_size"]) > 0
+    for tag in ("device.requested", "device.name", "weights.source", "precision.effective", "host.name", "git.commit"):
+        assert tags[tag]
+    assert tags["version.tensorflow"]
+    names = "audio_x_realtime examples_per_s clips_per_s cold_start_s cold_start_import_s cold_start_device_s "
+    names += "cold_start_weights_s cold_start_compile_s steady_s batch_ms_p50 batch_ms_p95 batch_ms_p99 rss_peak_mib "
+    names += "clips_embedded clips_skipped"
+    for name in names.split():
+        assert name in metrics, name
+    assert metrics["clips_embedded"] == 40
+    assert metrics["audio_x_realtime"] == pytest.approx(done.result["metrics"]["audio_x_realtime"])
+    client = client_of(outputs)
+    assert len(client.get_metric_history(run.info.run_id, "window_audio_x_realtime")) > 1
+    (dataset,) = run.inputs.dataset_inputs
+    assert dataset.dataset.digest == done.result["dataset"]["digest"]
+    artifacts = {item.path for item in client.list_artifacts(run.info.run_id)}
+    assert artifacts >= {"config", "runner.log", "result.json", "clips.parquet"}
+    assert "embeddings" not in artifacts
+
+
+def check_every_clip_is_accounted_for(done: Done, root: Path) -> list[dict]:
+    """Counts add up, rows are in manifest order, and examples are what the framing formula gives."""
+    result = done.result
+    embeddings, clips = tables(done.run_dir)
+    names = [clip["clip"] for clip in clips]
+    files = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
+    assert names == sorted(files, key=os.fsencode)
+    metrics = result["metrics"]
+    assert metrics["clips_embedded"] + metrics["clips_skipped"] == len(clips) == result["dataset"]["clips"]
+    rows = embeddings.column("clip").to_pylist()
+    expected = [clip["clip"] for clip in clips for _ in range(clip["examples"])]
+    assert rows == expected
+    assert embeddings.column("example").to_pylist() == [n for clip in clips for n in range(clip["examples"])]
+    for clip in clips:
+        if clip["status"] == "skipped":
+            assert clip["reason"]
+            assert clip["examples"] == 0
+            continue
+        frames = round(clip["seconds"] * clip["sample_rate"])
+        examples = count_examples(count_samples(frames, clip["sample_rate"]))
+        assert clip["padded"] == (examples == 0)
+        assert clip["examples"] == max(1, examples)
+    values = np.stack(embeddings.column("embedding").to_numpy())
+    assert values.shape == (len(rows), 128)
+    assert np.isfinite(values).all()
+    return clips
+
+
+def test_labelled_real_audio(audio: Path, tmp_path: Path) -> None:
+    root = audio / "labelled_esc10_fold1"
+    done = run_command(f"dataset.root={root}", "weights=random", f"paths.outputs={tmp_path}", "tracking=none")
+    assert done.status == 0, done.err
+    clips = check_every_clip_is_accounted_for(done, root)
+    assert {clip["status"] for clip in clips} == {"embedded"}
+    for clip in clips:
+        assert clip["label"] == clip["clip"].split("/")[0]
+        info = soundfile.info(str(root / clip["clip"]))
+        assert clip["seconds"] == pytest.approx(info.frames / info.samplerate)
+    starts = pq.read_table(done.run_dir / "embeddings").to_pylist()
+    assert all(row["start_s"] == pytest.approx(0.96 * row["example"]) for row in starts)
+
+
+def test_mixed_real_audio_on_a_device_that_is_absent(audio: Path, tmp_path: Path) -> None:
+    root = audio / "mixed"
+    arguments = ["device=metal", "memory=greedy", f"dataset.root={root}", "weights=random", "tracking=none"]
+    done = run_command(*arguments, f"paths.outputs={tmp_path}")
+    assert done.status == 0, done.err
+    check_every_clip_is_accounted_for(done, root)
+    if sys.platform != "darwin":
+        device = done.result["device"]
+        assert (device["requested"], device["effective"]) == ("metal", "cpu")
+        assert "Metal needs macOS" in device["fallback_reason"]
+        assert "warning: fell back to the CPU" in done.err
+
+
+def test_hostile_files_are_embedded_or_skipped_with_a_reason(audio: Path, tmp_path: Path) -> None:
+    root = audio / "hostile"
+    done = run_command(f"dataset.root={root}", "weights=random", f"paths.outputs={tmp_path}", "tracking=none")
+    assert done.status == 0, done.err
+    clips = {clip["clip"]: clip for clip in check_every_clip_is_accounted_for(done, root)}
+    assert clips["a_png.wav"]["reason"] == "unsupported_format"
+    assert clips["a_zero_bytes.wav"]["reason"] == "empty"
+    assert clips["a_trunc_60pct.mp3"]["reason"] == "truncated"
+    assert clips["a_trunc_60pct.mp3"]["status"] == "embedded"
+    assert clips["-c_dash.wav"]["status"] == "embedded"
+    assert "unsupported_format" in done.out
+
+
+def test_a_sweep_has_a_parent_and_a_child_per_job_also_when_one_fails(tmp_path: Path) -> None:
+    tone = tmp_path / "tone.wav"
+    soundfile.write(tone, np.sin(np.arange(48_000) * 0.3), 16_000)
+    good, bad = tmp_path / "good.csv", tmp_path / "bad.csv"
+    good.write_text("path,label\ntone.wav,a\n")
+    bad.write_text("path,start,end\ntone.wav,2,1\n")
+    outputs = tmp_path / "outputs"
+    done = run_command(
+        "-m", "dataset=manifest", f"dataset.path={good},{bad}", "device=cpu,gpu", "weights=random",
+        f"paths.outputs={outputs}",
+    )  # fmt: skip
+    assert done.status == 1
+    assert "Traceback" not in done.err
+    assert "row 1: end=1.0 is not after start=2.0" in done.err
+    assert "4 jobs, 2 failed or stopped" in done.out
+    runs = runs_of(outputs)
+    (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert parent.info.status == "FAILED"
+    assert parent.data.tags["sweep.finished"] == "2"
+    assert parent.data.tags["sweep.failed"] == "2"
+    assert [child.info.status for child in children] == ["FINISHED", "FINISHED", "FAILED", "FAILED"]
+    assert [child.data.tags["device.requested"] for child in children] == ["cpu", "gpu", "cpu", "gpu"]
+    assert children[2].data.tags["failure.kind"] == "dataset"
+    if children[1].data.tags["device.effective"] == "cpu":
+        assert "gpu is not available" in children[1].data.tags["device.fallback_reason"]
+
+
+def many_clips(folder: Path, count: int) -> Path:
+    """A manifest of many parts of one minute-long file."""
+    soundfile.write(folder / "long.wav", np.random.default_rng(0).uniform(-1, 1, 60 * 16_000), 16_000)
+    with (folder / "clips.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["path", "start", "end"])
+        rows.writerows(["long.wav", number / 1000, number / 1000 + 10] for number in range(count))
+    return folder / "clips.csv"
+
+
+def start_long_run(tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
+    manifest = many_clips(tmp_path, 5000)
+    command = [sys.executable, "-m", "runner", "dataset=manifest", f"dataset.path={manifest}", "weights=random"]
+    command += [f"output.dir={tmp_path}/run", f"paths.outputs={tmp_path}", "device=cpu", *arguments]
+    return subprocess.Popen(
+        command, cwd=PROJECT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+
+
+def wait_for_shard(tmp_path: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("run/embeddings/part-*.parquet")):
+        assert time.monotonic() < deadline, "no shard came"
+        time.sleep(0.1)
+
+
+def test_ctrl_c_ends_the_shard_and_keeps_what_was_done(tmp_path: Path) -> None:
+    process = start_long_run(tmp_path, "output.shard_clips=8")
+    wait_for_shard(tmp_path)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole foreground group
+    out, err = process.communicate(timeout=90)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    assert result["status"] == "killed"
+    embeddings, clips = tables(tmp_path / "run")
+    assert len(clips) == result["metrics"]["clips_embedded"] > 0
+    assert len(clips) % 8 == 0
+    assert embeddings.num_rows == 10 * len(clips)
+    assert "not done" in out
+    assert not list((tmp_path / "run").rglob(".*.tmp"))
+    (run,) = runs_of(tmp_path)
+    assert run.info.status == "KILLED"
+
+
+def test_a_killed_worker_is_a_failed_run_with_its_signal(tmp_path: Path) -> None:
+    process = start_long_run(tmp_path, "output.shard_clips=8")
+    wait_for_shard(tmp_path)
+    workers = [
+        child for child in psutil.Process(process.pid).children(recursive=True) if "runner.worker" in child.cmdline()
+    ]
+    assert len(workers) == 1
+    decoders = workers[0].children(recursive=True)
+    workers[0].kill()
+    out, err = process.communicate(timeout=90)
+    assert process.returncode == 1, err
+    assert "Traceback" not in err
+    assert "SIGKILL" in out
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    assert result["failure"]["signal"] == "SIGKILL"
+    pq.read_table(tmp_path / "run/embeddings")  # what was done stays readable
+    (run,) = runs_of(tmp_path)
+    assert run.info.status == "FAILED"
+    assert run.data.tags["failure.signal"] == "SIGKILL"
+    assert "INFO" in run.data.tags["failure.log_tail"]
+    psutil.wait_procs(decoders, timeout=15)
+    assert not [decoder for decoder in decoders if decoder.is_running() and decoder.status() != "zombie"]
+
+
+def test_a_decode_process_that_dies_costs_at_most_the_clip_under_way(tmp_path: Path) -> None:
+    process = start_long_run(tmp_path, "output.shard_clips=8", "tracking=none")
+    wait_for_shard(tmp_path)
+    workers = [
+        child for child in psutil.Process(process.pid).children(recursive=True) if "runner.worker" in child.cmdline()
+    ]
+    for child in workers[0].children():
+        if "spawn_main" in " ".join(child.cmdline()):
+            child.kill()
+    before = len(list(tmp_path.glob("run/embeddings/part-*.parquet")))
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.glob("run/embeddings/part-*.parquet"))) < before + 12:
+        assert time.monotonic() < deadline, "no shard came after the decode process died"
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=90)
+    _, clips = tables(tmp_path / "run")
+    skipped = [clip["reason"] for clip in clips if clip["status"] == "skipped"]
+    assert skipped in ([], ["decoder_died"])
+    assert len({clip["clip"] for clip in clips}) == len(clips)
+
+
+def test_own_data_without_weights_is_an_error_that_names_the_ways_out(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "tone.wav", np.zeros(16_000), 16_000)
+    done = run_command(
+        f"dataset.root={tmp_path}", "weights.base_url=http://127.0.0.1:9/", f"paths.models={tmp_path}/models",
+        f"paths.outputs={tmp_path}/outputs",
+    )  # fmt: skip
+    assert done.status == 1
+    assert "Traceback" not in done.err
+    assert "weights=file" in done.err
+    assert "weights=random" in done.err
+
+
+def test_an_output_folder_that_holds_a_run_is_not_overwritten(demo) -> None:
+    done, outputs = demo
+    before = (done.run_dir / ".hydra/overrides.yaml").read_text()
+    again = run_command(f"output.dir={done.run_dir}", f"paths.outputs={outputs}", "weights=random", "memory=greedy")
+    assert again.status == 1
+    assert "already holds a run" in again.err
+    assert (done.run_dir / ".hydra/overrides.yaml").read_text() == before
+
+
+def test_a_dead_tracking_server_never_fails_a_run_and_track_logs_it_later(tmp_path: Path) -> None:
+    started = time.monotonic()
+    done = run_command(
+        "dataset=demo", "weights=random", "tracking=server", "tracking.uri=http://user:planted@127.0.0.1:9",
+        f"paths.outputs={tmp_path}",
+    )  # fmt: skip
+    assert done.status == 0, done.err
+    assert time.monotonic() - started < 120
+    assert "could not be told" in done.err
+    assert f"python -m runner.track {done.run_dir}" in done.out
+    uri = f"sqlite:///{tmp_path}/later.db"
+    command = [sys.executable, "-m", "runner.track", str(done.run_dir), "--uri", uri]
+    later = subprocess.run(command, cwd=PROJECT, env=environment(), capture_output=True, text=True, check=False)
+    assert later.returncode == 0, later.stderr
+    client = MlflowClient(uri)
+    runs = client.search_runs([client.get_experiment_by_name("vggish-runner").experiment_id])
+    assert [run.info.status for run in runs] == ["FINISHED"]
+    assert runs[0].data.metrics["clips_embedded"] == 40
+    again = subprocess.run(command, cwd=PROJECT, env=environment(), capture_output=True, text=True, check=False)
+    assert "was logged already" in again.stdout
+    assert len(client.search_runs([client.get_experiment_by_name("vggish-runner").experiment_id])) == 1
+    assert "planted" not in done.out + done.err + str(runs[0].data.params) + str(runs[0].data.tags)

@@ -1,0 +1,127 @@
+"""Decode pool and engine with a session that is plain arithmetic: every clip's rows come back to it, in any setting."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+
+from runner.decode import DecodeOptions
+from runner.engine import Clip, Engine
+from runner.manifest import plan_shards
+from runner.output import RunWriter
+from runner.pool import DecodePool
+
+OPTIONS = DecodeOptions(hop_s=0.96, short_clips="pad", tail="drop", resampler="reference")
+LENGTHS = [100, 15_600, 160_000, 15_599, 31_000, 1_100_000, 0, 48_000, 30_960, 7] * 3
+
+
+def fake_embed(windows: np.ndarray) -> np.ndarray:
+    """An embedding that says which clip and which example it is of: the clip's constant level, and its sum."""
+    out = np.zeros((len(windows), 128), np.float32)
+    out[:, 0] = windows[:, 0]
+    out[:, 1] = windows.sum(axis=1)
+    return out
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Clip]:
+    folder = tmp_path_factory.mktemp("clips")
+    found = []
+    for index, samples in enumerate(LENGTHS):
+        path = folder / f"{index:03d}.wav"
+        soundfile.write(path, np.full(samples, (index + 1) / 64, np.float32), 16_000, subtype="FLOAT")
+        found.append(Clip(index, path.name, os.fsencode(path), None, None, None, path.stat().st_size))
+    return found
+
+
+def run_engine(
+    clips: list[Clip],
+    folder: Path,
+    *,
+    workers: int = 1,
+    batch: int = 16,
+    shard: int = 7,
+    options=OPTIONS,
+    embed=fake_embed,
+) -> Engine:
+    pool = DecodePool(options, workers)
+    writer = RunWriter(folder, {}, options.hop_s, "zstd")
+    engine = Engine(
+        plan_shards(len(clips), shard), iter(clips), pool, writer, batch_size=batch, queue_depth=2, stop_grace_s=10
+    )
+    try:
+        engine.run(embed)
+    finally:
+        pool.close()
+    return engine
+
+
+@pytest.mark.parametrize(("workers", "batch", "shard"), [(1, 16, 7), (2, 1, 1), (3, 64, 1000), (2, 5, 4)])
+def test_every_row_belongs_to_its_clip_in_any_setting(
+    clips: list[Clip], tmp_path: Path, workers: int, batch: int, shard: int
+) -> None:
+    engine = run_engine(clips, tmp_path, workers=workers, batch=batch, shard=shard)
+    ends = pq.read_table(tmp_path / "clips.parquet").to_pylist()
+    assert [end["clip"] for end in ends] == [clip.name for clip in clips]
+    rows = pq.read_table(tmp_path / "embeddings").to_pylist()
+    assert engine.progress.examples == len(rows) == sum(end["examples"] for end in ends)
+    for index, (end, samples) in enumerate(zip(ends, LENGTHS, strict=True)):
+        own = [row for row in rows if row["clip"] == end["clip"]]
+        if samples == 0:
+            assert (end["status"], end["reason"], own) == ("skipped", "empty", [])
+            continue
+        assert [row["example"] for row in own] == list(range(max(1, 1 + (samples - 15_600) // 15_360)))
+        assert all(row["embedding"][0] == pytest.approx((index + 1) / 64) for row in own)
+        assert end["padded"] == (samples < 15_600) == own[-1]["padded"]
+        audible = min(samples, 15_600)
+        assert own[-1]["embedding"][1] == pytest.approx(audible * (index + 1) / 64, rel=1e-4)
+
+
+def test_short_clips_are_skipped_where_that_is_asked_for(clips: list[Clip], tmp_path: Path) -> None:
+    run_engine(clips, tmp_path, options=DecodeOptions(0.96, "skip", "drop", "reference"))
+    reasons = {end["clip"]: end["reason"] for end in pq.read_table(tmp_path / "clips.parquet").to_pylist()}
+    assert reasons["000.wav"] == "too_short"
+    assert reasons["001.wav"] is None
+
+
+def test_a_session_that_fails_fails_the_run_and_hangs_nothing(clips: list[Clip], tmp_path: Path) -> None:
+    def broken(windows: np.ndarray) -> np.ndarray:
+        raise RuntimeError("the device is gone")
+
+    with pytest.raises(RuntimeError, match="the device is gone"):
+        run_engine(clips, tmp_path, embed=broken)
+    assert threading.active_count() < 10
+
+
+def test_a_stop_finishes_the_shards_under_way_only(clips: list[Clip], tmp_path: Path) -> None:
+    pool = DecodePool(OPTIONS, 1)
+    many = [clip.__class__(n, f"{n}.wav", clips[2].path, None, None, None, 320_044) for n, clip in
+            enumerate(clips * 40)]  # fmt: skip
+    writer = RunWriter(tmp_path, {}, 0.96, "zstd")
+    engine = Engine(plan_shards(len(many), 10), iter(many), pool, writer, batch_size=8, queue_depth=1, stop_grace_s=30)
+
+    def stop_early(windows: np.ndarray) -> np.ndarray:
+        engine.stop()
+        return fake_embed(windows)
+
+    try:
+        engine.run(stop_early)
+    finally:
+        pool.close()
+    done = pq.read_table(tmp_path / "clips.parquet").num_rows
+    assert 0 < done < len(many)
+    assert done % 10 == 0
+    assert pq.read_table(tmp_path / "embeddings").num_rows == 10 * done
+
+
+def test_nothing_is_left_in_shared_memory(clips: list[Clip], tmp_path: Path) -> None:
+    before = set(Path("/dev/shm").iterdir()) if Path("/dev/shm").is_dir() else set()
+    run_engine(clips, tmp_path, workers=2)
+    after = set(Path("/dev/shm").iterdir()) if Path("/dev/shm").is_dir() else set()
+    assert not {path for path in after - before if path.name.startswith("psm_")}
