@@ -22,6 +22,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.browser]
 SCREENSHOTS = PROJECT / "outputs" / "screenshots"
 
 
+UNFOLD = """
+    const link = [...document.querySelectorAll("a")].find(each => each.innerText.startsWith("sweep "));
+    link.closest("[role=gridcell]").querySelector("button").click();
+"""
+SHOW_LAST_TABLE = "[...document.querySelectorAll('table')].at(-1).scrollIntoView()"
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -115,7 +122,9 @@ def test_the_run_list_shows_the_parent_with_its_children(browser, sweep) -> None
     browser.get(f"{address}/#/experiments/{parent.info.experiment_id}/runs")
     page_text(browser, ["sweep device=cpu,gpu"])
     names = [child.info.run_name for child in children]
-    page_text(browser, names)  # children stand below their parent, unfolded by default
+    assert names[0] not in page_text(browser, [])  # the children stand folded below their parent
+    browser.execute_script(UNFOLD)
+    page_text(browser, names)
     keep_screenshot(browser, "run-list")
 
 
@@ -130,6 +139,10 @@ def test_the_compare_page_shows_throughput_and_devices_of_two_runs(browser, swee
     address, (parent, cpu, *_, gpu) = sweep
     ids = f'["{cpu.info.run_id}","{gpu.info.run_id}"]'
     browser.get(f'{address}/#/compare-runs?runs={ids}&experiments=["{parent.info.experiment_id}"]')
-    page_text(browser, ["audio_x_realtime", "examples_per_s", cpu.info.run_name, gpu.info.run_name])
-    page_text(browser, ["device.requested", "device.effective"])
+    page_text(browser, ["audio_x_realtime", "clips_per_s", cpu.info.run_name, gpu.info.run_name])
+    text = page_text(browser, ["device.requested", "device.effective", "device.fallback_reason"])
+    for run in (cpu, gpu):
+        assert f"{run.data.metrics['audio_x_realtime']:.4g}" in text  # the page's own rounding
     keep_screenshot(browser, "compare")
+    browser.execute_script(SHOW_LAST_TABLE)
+    keep_screenshot(browser, "compare-tags")
