@@ -34,6 +34,8 @@ log = logging.getLogger("runner.worker")
 
 _PROGRESS_S = 0.25
 _MANIFEST_ROWS = 4096
+_CLIPS_PER_DECODER = 16
+"""A small data set gets fewer decode processes than planned: to start one takes as long as to decode several clips."""
 KILLED_STATUS = 3
 """Exit status of a worker that ended early because it was told to."""
 
@@ -106,7 +108,7 @@ def _carry_out(spec: dict[str, Any], run_dir: Path, events: Events, result: dict
     pool = DecodePool(_decode_options(config), _first_workers(config))
     try:
         placement, session = _make_session(config, spec, cold, events, result)
-        pool.grow_to(placement.memory.decode_workers)
+        pool.grow_to(min(placement.memory.decode_workers, -(-spec["dataset"]["clips"] // _CLIPS_PER_DECODER)))
         metadata = _file_metadata(session, placement)
         engine = Engine(
             [(first, end) for first, end in spec["shards"]],

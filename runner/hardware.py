@@ -21,7 +21,7 @@ _PACKAGES = ("tensorflow", "tensorflow-metal", "numpy", "soundfile", "soxr", "py
 @lru_cache(maxsize=1)
 def cpu_name() -> str:
     """The processor's model name."""
-    for line in _cpuinfo():
+    for line in _lines("/proc/cpuinfo"):
         if line.startswith("model name"):
             return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
@@ -30,7 +30,7 @@ def cpu_name() -> str:
 @lru_cache(maxsize=1)
 def cpu_flags() -> frozenset[str]:
     """The processor's instruction-set flags as Linux names them; empty where they can't be read."""
-    for line in _cpuinfo():
+    for line in _lines("/proc/cpuinfo"):
         if line.startswith(("flags", "Features")):
             return frozenset(line.split(":", 1)[1].split())
     return frozenset()
@@ -60,6 +60,9 @@ def usable_memory_mib() -> int:
 
 def peak_rss_mib() -> float:
     """The largest resident set of this process so far, in MiB."""
+    for line in _lines("/proc/self/status"):  # Linux; its ru_maxrss counts what the parent had before exec
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
     if sys.platform == "win32":
         return float(psutil.Process().memory_info().peak_wset) / MIB
     import resource
@@ -92,8 +95,8 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _cpuinfo() -> list[str]:
+def _lines(path: str) -> list[str]:
     try:
-        return Path("/proc/cpuinfo").read_text().splitlines()
+        return Path(path).read_text().splitlines()
     except OSError:
         return []
