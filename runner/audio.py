@@ -242,7 +242,7 @@ def _av_source(path: str | bytes, refusal: str) -> _Source:
     try:
         return _AvFile(path)
     except (av.FFmpegError, OSError, ValueError) as error:
-        raise ClipError("unsupported_format", f"{refusal} PyAV: {error}") from error
+        raise ClipError("unsupported_format", f"{refusal} PyAV: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _check_file(path: str | bytes) -> None:

@@ -19,7 +19,8 @@ log = logging.getLogger(__name__)
 Progress = Callable[[str, int, int], None]
 
 _ATTEMPTS = 3
-_CHUNK = 1 << 20
+_CHUNK = 1 << 16
+"""Bytes; what is read of a chunk when a connection breaks is lost, so it is small."""
 _WAYS_OUT = (
     "use weights=file weights.path=... for a checkpoint of your own, or weights=random to try the speed "
     "(meaningless embeddings)"
