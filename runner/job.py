@@ -58,31 +58,36 @@ def run_job(job: Job) -> dict[str, Any]:
         "host": host_facts(),
         "versions": versions(),
     }
+    try:
+        manifest, weights = _prepare(job)
+    except RunnerError as error:
+        if not job.in_sweep:
+            raise
+        log.error("%s", error)
+        return _finish(job, {**base, **_unprepared(error), "run_name": _asked_name(job.config)}, _Tracking(job), 1)
+    dataset = _describe(manifest)
+    base |= {"dataset": dataset, "weights": asdict(weights)}
+    tracking = _Tracking(job)
     with InterruptGuard().installed() as guard:
-        try:
-            manifest, weights = _prepare(job)
-        except RunnerError as error:
-            if not job.in_sweep:
-                raise
-            log.error("%s", error)
-            kind = "dataset" if isinstance(error, DatasetError) else "weights"
-            failure = {"kind": kind, "message": str(error), "signal": None, "log_tail": ""}
-            result = {**base, "status": "failed", "failure": failure, "run_name": _asked_name(job.config)}
-            tracking = _Tracking(job)
-            tracking.open(str(result["run_name"]))
-        else:
-            dataset = _describe(manifest)
-            base |= {"dataset": dataset, "weights": asdict(weights)}
-            tracking = _Tracking(job)
-            with RunProgress(dataset["clips"]) as progress:
-                opening = tracking.open_in_background(_asked_name(job.config))
-                result = {**base, **run_worker(_spec(job, manifest, weights, dataset), job.run_dir, progress, guard)}
-                opening()
-            result["run_name"] = run_name(result)
-        result["ended_at"] = time.time()
-        result["exit_status"] = {"finished": 0, "killed": guard.exit_status}.get(str(result["status"]), 1)
-        write_atomic(job.run_dir / "result.json", json.dumps(result, indent=2))
-        tracking.finish()
+        with RunProgress(dataset["clips"]) as progress:
+            opened = tracking.open_in_background(_asked_name(job.config))
+            result = {**base, **run_worker(_spec(job, manifest, weights, dataset), job.run_dir, progress, guard)}
+            opened()
+        result["run_name"] = run_name(result)
+        return _finish(job, result, tracking, guard.exit_status)
+
+
+def _unprepared(error: RunnerError) -> dict[str, Any]:
+    kind = "dataset" if isinstance(error, DatasetError) else "weights"
+    return {"status": "failed", "failure": {"kind": kind, "message": str(error), "signal": None, "log_tail": ""}}
+
+
+def _finish(job: Job, result: dict[str, Any], tracking: _Tracking, killed_status: int) -> dict[str, Any]:
+    """Write result.json, then tell MLflow and the person."""
+    result["ended_at"] = time.time()
+    result["exit_status"] = {"finished": 0, "killed": killed_status}.get(result["status"], 1)
+    write_atomic(job.run_dir / "result.json", json.dumps(result, indent=2))
+    tracking.finish()
     print(summarise(result, job.run_dir, tracking.outcome))
     return result
 

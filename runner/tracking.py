@@ -39,6 +39,8 @@ STATE_FILE = "tracking.json"
 _METRICS_A_CALL = 1000
 _PARAMS_A_CALL = 100
 _SWEEP_NAME_CHARACTERS = 250
+_OTHERS_FIRST_RUN_S = 60
+"""How long to wait while another process makes the database."""
 
 
 class TrackingError(RunnerError):
@@ -190,11 +192,7 @@ def _store(tracking: TrackingConfig, outputs: Path) -> Iterator[tuple[MlflowClie
     uri = store_uri(tracking, outputs)
     with _short_patience(tracking.timeout_s):
         try:
-            _check_reachable(uri, tracking.timeout_s)
-            from mlflow.tracking import MlflowClient
-
-            client = MlflowClient(uri)
-            yield client, _experiment(client, uri, tracking.experiment, outputs)
+            yield _connect(uri, tracking)
         except (ConfigError, TrackingError):
             raise
         except Exception as error:  # MLflow, SQLAlchemy, requests and the file system each have their own
@@ -232,30 +230,36 @@ def _short_patience(timeout_s: float) -> Iterator[None]:
                 os.environ[key] = value
 
 
-def _check_reachable(uri: str, timeout_s: float) -> None:
-    """Find out cheaply, before the import of MLflow, that a server is down or a database locked."""
+def _connect(uri: str, tracking: TrackingConfig) -> tuple[MlflowClient, str]:
+    """A client and the experiment's id.
+
+    The client itself makes a sqlite database's tables, and several at once corrupt it: that happens under a lock.
+    """
     parts = urlsplit(uri)
-    if parts.scheme in ("http", "https"):
+    if parts.scheme in ("http", "https"):  # find out cheaply, before the import of MLflow, that a server is down
         port = parts.port or (443 if parts.scheme == "https" else 80)
-        with socket.create_connection((parts.hostname or "localhost", port), timeout=timeout_s):
-            return
-    if parts.scheme == "sqlite" and (database := Path(uri.removeprefix("sqlite:///"))).exists():
-        with closing(sqlite3.connect(database, timeout=timeout_s)) as connection:
-            connection.execute("BEGIN IMMEDIATE")
-            connection.rollback()
+        socket.create_connection((parts.hostname or "localhost", port), timeout=tracking.timeout_s).close()
+    from mlflow.tracking import MlflowClient
 
-
-def _experiment(client: MlflowClient, uri: str, name: str, outputs: Path) -> str:
-    """The experiment's id; database and experiment are made under a lock, for several first runs at once."""
-    if not uri.startswith("sqlite:"):
-        return _find_or_create(client, name, None)
+    if parts.scheme != "sqlite":
+        client = MlflowClient(uri)
+        return client, _find_or_create(client, tracking.experiment, None)
     from filelock import FileLock
 
-    database = Path(uri.removeprefix("sqlite:///"))
+    database = Path(uri.removeprefix("sqlite:///")).absolute()
     database.parent.mkdir(parents=True, exist_ok=True)
-    artifacts = None if "MLFLOW_TRACKING_URI" in os.environ else (outputs.resolve() / "mlartifacts").as_uri()
-    with FileLock(f"{database}.lock", timeout=120):
-        return _find_or_create(client, name, artifacts)
+    with FileLock(f"{database}.lock", timeout=_OTHERS_FIRST_RUN_S):
+        if database.exists():
+            _check_unlocked(database, tracking.timeout_s)
+        client = MlflowClient(uri)
+        return client, _find_or_create(client, tracking.experiment, (database.parent / "mlartifacts").as_uri())
+
+
+def _check_unlocked(database: Path, timeout_s: float) -> None:
+    """Raise ``sqlite3.OperationalError`` if another process keeps the database locked: MLflow would wait for long."""
+    with closing(sqlite3.connect(database, timeout=timeout_s)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.rollback()
 
 
 def _find_or_create(client: MlflowClient, name: str, artifacts: str | None) -> str:
