@@ -215,7 +215,8 @@ class _Tracking:
     def _finish(self) -> None:
         from runner.tracking import finish_run, store_uri, ui_command
 
-        finish_run(self._job.config.tracking, self._outputs(), self._job.run_dir)
+        job = self._job
+        finish_run(job.config.tracking, self._outputs(), job.run_dir, parent_run_id=job.sweep_run_id)
         self.outcome = ui_command(store_uri(self._job.config.tracking, self._outputs()))
 
     def _outputs(self) -> Path:
