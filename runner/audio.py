@@ -7,7 +7,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import soundfile
@@ -152,7 +152,7 @@ class ClipReader:
             self.note = f"truncated: the file ends {self._wanted - self._frames} frames before the clip's end"
 
 
-class _Source:
+class _Source(Protocol):
     """A file being decoded, whatever by."""
 
     sample_rate: int
@@ -162,11 +162,11 @@ class _Source:
 
     def blocks(self, first: int) -> Iterator[Array]:
         """Float32 [n, channels] blocks from frame ``first`` to the end."""
-        raise NotImplementedError
+        ...
 
     def close(self) -> None:
         """Let go of the file."""
-        raise NotImplementedError
+        ...
 
 
 class _SoundFile(_Source):

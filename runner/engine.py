@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runner.decode import ClipResult, ClipTask, Segment
-from runner.output import ClipRow, RunWriter
+from runner.output import ClipRow, OpenShards, RunWriter
 from runner.pool import DecodePool
 from runner.vggish.constants import EMBEDDING_SIZE, EXAMPLE_SAMPLES
 
@@ -102,7 +102,7 @@ class Engine:
         queue_depth: int,
         stop_grace_s: float,
     ) -> None:
-        self._open_shards = _ShardRows(shards)
+        self._open_shards = OpenShards(shards)
         self._clips = clips
         self._pool = pool
         self._writer = writer
@@ -326,27 +326,3 @@ class Engine:
         progress.padded += row.padded
         if row.reason:
             progress.noted[row.reason] = progress.noted.get(row.reason, 0) + 1
-
-
-class _ShardRows:
-    """The rows of shards that are not complete yet."""
-
-    def __init__(self, shards: Sequence[tuple[int, int]]) -> None:
-        self._starts = np.array([first for first, _ in shards], np.int64)
-        self._shards = shards
-        self._rows: dict[int, dict[int, ClipRow]] = {}
-
-    def of(self, index: int) -> int:
-        """The shard that a clip belongs to."""
-        return int(np.searchsorted(self._starts, index, side="right")) - 1
-
-    def add(self, index: int, row: ClipRow) -> tuple[int, list[ClipRow]] | None:
-        """Take a clip's row; give the shard's number and rows, in manifest order, if that completes it."""
-        shard = self.of(index)
-        rows = self._rows.setdefault(shard, {})
-        rows[index] = row
-        first, end = self._shards[shard]
-        if len(rows) < end - first:
-            return None
-        del self._rows[shard]
-        return shard, [rows[clip] for clip in range(first, end)]

@@ -113,6 +113,30 @@ class RunWriter:
         _flush_folder(self._folder)
 
 
+class OpenShards:
+    """The rows of shards that are not complete yet."""
+
+    def __init__(self, shards: Sequence[tuple[int, int]]) -> None:
+        self._starts = np.array([first for first, _ in shards], np.int64)
+        self._shards = shards
+        self._rows: dict[int, dict[int, ClipRow]] = {}
+
+    def of(self, index: int) -> int:
+        """The shard that a clip belongs to."""
+        return int(np.searchsorted(self._starts, index, side="right")) - 1
+
+    def add(self, index: int, row: ClipRow) -> tuple[int, list[ClipRow]] | None:
+        """Take a clip's row; give the shard's number and rows, in manifest order, if that completes it."""
+        shard = self.of(index)
+        rows = self._rows.setdefault(shard, {})
+        rows[index] = row
+        first, end = self._shards[shard]
+        if len(rows) < end - first:
+            return None
+        del self._rows[shard]
+        return shard, [rows[clip] for clip in range(first, end)]
+
+
 def embedding_table(rows: Sequence[ClipRow], hop_s: float) -> pa.Table:
     """The embeddings of clips as a table of ``EMBEDDING_SCHEMA``, a row an example."""
     embedded = [row for row in rows if row.examples]

@@ -131,7 +131,8 @@ def test_the_run_list_shows_the_parent_with_its_children(browser, sweep) -> None
 def test_the_parent_page_says_how_its_jobs_went(browser, sweep) -> None:
     address, (parent, *children) = sweep
     browser.get(f"{address}/#/experiments/{parent.info.experiment_id}/runs/{parent.info.run_id}")
-    page_text(browser, ["best_audio_x_realtime", "sweep.finished", children[0].info.run_name])
+    text = page_text(browser, ["best_audio_x_realtime", "sweep.finished", children[0].info.run_name])
+    assert all(child.info.run_name in text for child in children)
     keep_screenshot(browser, "parent")
 
 
