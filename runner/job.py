@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -177,8 +178,6 @@ class _Tracking:
 
     def open_in_background(self, name: str) -> Callable[[], None]:
         """Open the MLflow run while the worker imports TensorFlow; the returned call waits for it."""
-        import threading
-
         thread = threading.Thread(target=self.open, args=(name,), name="tracking", daemon=True)
         thread.start()
         return thread.join
