@@ -8,12 +8,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from runner.config import MemoryConfig
 from runner.devices import DeviceChoice, DeviceType, choose_device, detect_available_devices
+from runner.errors import WeightsError
 from runner.hardware import usable_cores, versions
 from runner.memory import MemoryPlan, apply_gpu_memory, plan_memory, shared_memory_free
+from runner.parity import AnswerCache
 from runner.precision import PrecisionChoice, choose_precision
+from runner.smoke import smoke_figures, smoke_misses, smoke_windows
 from runner.vggish.checkpoint import load_checkpoint, random_weights, weights_checksum
+from runner.vggish.postprocess import PcaParameters, load_pca, random_pca
+from runner.vggish.reference import reference_embeddings
 from runner.vggish.session import SessionMetadata, VGGishSession
 from runner.weights import WeightsChoice
 
@@ -59,18 +67,74 @@ def place(request: DeviceRequest, memory: MemoryConfig) -> Placement:
     )
 
 
+@dataclass(frozen=True)
+class LoadedWeights:
+    """Weights in memory.
+
+    ``arrays`` are float32 by checkpoint name (``build_session`` empties them); ``checksum`` is of their values;
+    ``pca`` is None where none was asked for; ``smoke`` holds the figures of the release's smoke test, which is run on
+    the released weights only.
+    """
+
+    choice: WeightsChoice
+    arrays: dict[str, NDArray[np.float32]]
+    checksum: str
+    pca: PcaParameters | None
+    smoke: dict[str, float] | None = None
+
+
+def load_weights(choice: WeightsChoice) -> LoadedWeights:
+    """Read the weights, and put the released ones to their smoke test.
+
+    Raises:
+        WeightsError: a file is not what it should be, or the released weights don't give the known answers.
+    """
+    if choice.source == "random":
+        seed = choice.seed or 0
+        arrays = random_weights(seed)
+        return LoadedWeights(choice, arrays, weights_checksum(arrays), random_pca(seed))
+    arrays = load_checkpoint(str(choice.path))
+    pca = load_pca(choice.pca_path) if choice.pca_path else None
+    smoke = None
+    if choice.source == "audioset" and pca is not None:
+        smoke = smoke_figures(reference_embeddings(arrays, smoke_windows()), pca)
+        if misses := smoke_misses(smoke):
+            raise WeightsError(
+                f"{choice.path} fails the release's smoke test (a 1 kHz sine: {'; '.join(misses)}): the file or this "
+                "machine's TensorFlow gives wrong numbers; delete the file to have it downloaded again, or use "
+                "weights=file for a checkpoint of your own"
+            )
+    return LoadedWeights(choice, arrays, weights_checksum(arrays), pca, smoke)
+
+
+def parity_answers(weights: LoadedWeights, folder: Path) -> tuple[NDArray[np.float32], bool]:
+    """What a device is expected to answer on the fixed signals, float32 [8, 128], and whether it was known already.
+
+    Raises:
+        WeightsError: the weights give NaN or infinity.
+    """
+
+    def compute(signals: NDArray[np.float32]) -> NDArray[np.float32]:
+        answers = reference_embeddings(weights.arrays, signals)
+        if not np.isfinite(answers).all():
+            raise WeightsError(f"{weights.choice.path} gives NaN or infinity on ordinary sound: get another checkpoint")
+        return answers
+
+    return AnswerCache(folder).get(weights.checksum, compute)
+
+
 def build_session(
-    placement: Placement, weights: WeightsChoice, timed: Callable[[str, float], None] | None = None
+    placement: Placement, loaded: LoadedWeights, timed: Callable[[str, float], None] | None = None
 ) -> VGGishSession:
-    """Load the weights onto the placed device and compile the program.
+    """Put the weights onto the placed device and compile the program.
 
     Args:
         placement: as ``place`` gives it.
-        weights: which weights.
+        loaded: the weights; their arrays are emptied.
         timed: told the seconds of each step, ``weights`` and ``compile``.
     """
     start = time.perf_counter()
-    arrays = random_weights(weights.seed or 0) if weights.source == "random" else load_checkpoint(str(weights.path))
+    weights = loaded.choice
     metadata = SessionMetadata(
         device=placement.device.to_dict(),
         precision=placement.precision.to_dict(),
@@ -82,15 +146,17 @@ def build_session(
             "seed": weights.seed,
             "reason": weights.reason,
             "meaningless": weights.meaningless,
-            "checksum": weights_checksum(arrays),
+            "checksum": loaded.checksum,
+            "smoke": loaded.smoke,
         },
         versions=versions(),
     )
-    session = VGGishSession(arrays, placement.device, placement.precision, placement.memory.batch_size, metadata)
-    loaded = time.perf_counter()
+    batch_size = placement.memory.batch_size
+    session = VGGishSession(loaded.arrays, placement.device, placement.precision, batch_size, metadata)
+    placed_s = time.perf_counter() - start
     compile_s = session.warm_up()
     if timed:
-        timed("weights", loaded - start)
+        timed("weights", placed_s)
         timed("compile", compile_s)
     return session
 
@@ -150,4 +216,4 @@ def load_vggish_model(
         None, (placement.device.fallback_reason and placement.device.reason, placement.precision.warning)
     ):
         log.warning("%s", warning)
-    return build_session(placement, chosen)
+    return build_session(placement, load_weights(chosen))

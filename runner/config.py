@@ -15,6 +15,8 @@ from runner.errors import ConfigError
 
 DEVICES = ("auto", "cpu", "gpu", "metal")
 PRECISIONS = ("auto", "float32", "tf32", "bfloat16", "float16")
+FORMATS = ("parquet", "npz", "tfrecord")
+POSTPROCESSES = ("none", "pca", "audioset")
 
 
 @dataclass
@@ -68,10 +70,11 @@ class RandomWeights(WeightsConfig):
 
 @dataclass
 class FileWeights(WeightsConfig):
-    """A TensorFlow checkpoint (V1 single file or V2 prefix) of one's own."""
+    """A TensorFlow checkpoint (V1 single file or V2 prefix) of one's own; ``pca_path`` null: the released PCA."""
 
     kind: str = "file"
     path: str | None = None
+    pca_path: str | None = None
 
 
 @dataclass
@@ -130,12 +133,33 @@ class FrontendConfig:
 
 @dataclass
 class OutputConfig:
-    """The files a run leaves: ``dir`` null means a new folder under ``paths.outputs``."""
+    """The files a run leaves: ``dir`` null means a new folder under ``paths.outputs``.
 
-    format: str = "parquet"
+    ``formats`` are any of parquet, npz, tfrecord; ``postprocess`` (none, pca, audioset) adds a form to the embedding.
+    """
+
+    formats: list[str] = field(default_factory=lambda: ["parquet"])
+    postprocess: str = "none"
     dir: str | None = None
     shard_clips: int | None = None
     compression: str = "zstd"
+
+
+@dataclass
+class ToleranceConfig:
+    """How far a device may be from the CPU's float32 answers; see ``runner.parity.Parity`` for the measures."""
+
+    rel_err: float = 0.0
+    min_cosine: float = 1.0
+    scale_err: float = 0.0
+
+
+@dataclass
+class ParityConfig:
+    """The parity gate: what a miss does (``action`` is fail or warn), and the tolerances by effective precision."""
+
+    action: str = "fail"
+    tolerances: dict[str, ToleranceConfig] = field(default_factory=dict)
 
 
 @dataclass
@@ -177,6 +201,7 @@ class RunConfig:
     dataset: Any = None  # a DatasetConfig, likewise
     frontend: FrontendConfig = field(default_factory=FrontendConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
+    parity: ParityConfig = field(default_factory=ParityConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
@@ -200,6 +225,7 @@ SCHEMAS: dict[str, type[Any]] = {
     "dataset_manifest": ManifestDataset,
     "frontend": FrontendConfig,
     "output": OutputConfig,
+    "parity": ParityConfig,
     "engine": EngineConfig,
     "tracking": TrackingConfig,
 }
@@ -210,7 +236,8 @@ _DATASETS = {"demo": DatasetConfig, "folder": FolderDataset, "manifest": Manifes
 
 def from_dict(values: dict[str, Any]) -> RunConfig:
     """Build the typed configuration from plain nested values (a composed config, or the ``config`` of a spec.json)."""
-    weights, dataset = values["weights"], values["dataset"]
+    weights, dataset, parity = values["weights"], values["dataset"], values["parity"]
+    tolerances = {name: ToleranceConfig(**tolerance) for name, tolerance in parity["tolerances"].items()}
     return RunConfig(
         device=DeviceConfig(**values["device"]),
         memory=MemoryConfig(**values["memory"]),
@@ -219,6 +246,7 @@ def from_dict(values: dict[str, Any]) -> RunConfig:
         dataset=_DATASETS[_one_of("dataset.kind", dataset["kind"], tuple(_DATASETS))](**dataset),
         frontend=FrontendConfig(**values["frontend"]),
         output=OutputConfig(**values["output"]),
+        parity=ParityConfig(parity["action"], tolerances),
         engine=EngineConfig(**values["engine"]),
         tracking=TrackingConfig(**values["tracking"]),
         paths=PathsConfig(**values["paths"]),
@@ -236,8 +264,8 @@ def validate(config: RunConfig) -> None:
     _one_of("frontend.short_clips", config.frontend.short_clips, ("pad", "skip"))
     _one_of("frontend.tail", config.frontend.tail, ("drop", "pad"))
     _one_of("frontend.resampler", config.frontend.resampler, ("reference", "soxr"))
-    _one_of("output.format", config.output.format, ("parquet",))
-    _one_of("output.compression", config.output.compression, ("zstd", "snappy", "gzip", "none"))
+    _validate_output(config.output)
+    _one_of("parity.action", config.parity.action, ("fail", "warn"))
     _one_of("engine.kind", config.engine.kind, ("local",))
     _one_of("tracking.kind", config.tracking.kind, ("local", "server", "none"))
     _at_least("device.index", config.device.index, 0)
@@ -257,8 +285,8 @@ def validate(config: RunConfig) -> None:
     hop = config.frontend.hop_s
     if not math.isfinite(hop) or not 0.01 <= hop <= 60 or abs(hop * 100 - round(hop * 100)) > 1e-6:
         raise ConfigError(f"frontend.hop_s={hop} is not a whole number of 10 ms frames: use for example 0.96 or 0.48")
-    if config.output.shard_clips is not None:
-        _at_least("output.shard_clips", config.output.shard_clips, 1)
+    if missing := [name for name in PRECISIONS[1:] if name not in config.parity.tolerances]:
+        raise ConfigError(f"parity.tolerances has none for {', '.join(missing)}: give rel_err, min_cosine, scale_err")
     _at_least("engine.stop_grace_s", config.engine.stop_grace_s, 0)
     if config.tracking.timeout_s <= 0:
         raise ConfigError("tracking.timeout_s must be above 0 seconds: use for example 5")
@@ -266,6 +294,22 @@ def validate(config: RunConfig) -> None:
         raise ConfigError("tracking.experiment is empty: give the MLflow experiment a name")
     _validate_weights(config.weights)
     _validate_dataset(config.dataset)
+
+
+def _validate_output(output: OutputConfig) -> None:
+    if not output.formats:
+        raise ConfigError("output.formats is empty: name at least one, as in output.formats=[parquet,npz]")
+    for name in output.formats:
+        _one_of("output.formats", name, FORMATS)
+    _one_of("output.postprocess", output.postprocess, POSTPROCESSES)
+    _one_of("output.compression", output.compression, ("zstd", "snappy", "gzip", "none"))
+    if "tfrecord" in output.formats and output.postprocess != "audioset":
+        raise ConfigError(
+            f"output.formats has tfrecord, whose embeddings are AudioSet's 8-bit ones, but output.postprocess is "
+            f"{output.postprocess}: add output.postprocess=audioset"
+        )
+    if output.shard_clips is not None:
+        _at_least("output.shard_clips", output.shard_clips, 1)
 
 
 def _validate_weights(weights: WeightsConfig) -> None:

@@ -17,13 +17,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from runner.cold_start import ColdStart, Events, make_ready, warn
 from runner.config import RunConfig, from_dict
 from runner.decode import DecodeOptions
 from runner.engine import Clip, Engine
-from runner.errors import DeviceError, RunnerError, WeightsError
+from runner.errors import DeviceError, ParityError, RunnerError, WeightsError
+from runner.files import write_atomic
 from runner.hardware import host_facts, peak_rss_mib, usable_cores, versions
 from runner.measure import steady_metrics, windows_over_time
-from runner.output import RunWriter, write_atomic
+from runner.output import RunWriter, make_formats
 from runner.pool import DecodePool
 
 if TYPE_CHECKING:
@@ -40,47 +42,6 @@ KILLED_STATUS = 3
 """Exit status of a worker that ended early because it was told to."""
 
 
-class Events:
-    """The line to the parent; a parent that is gone is no error here (standard input's end tells of it)."""
-
-    def __init__(self, stream: IO[str]) -> None:
-        self._stream = stream
-        self._lock = threading.Lock()
-
-    def send(self, event: str, **values: Any) -> None:
-        """Send one event."""
-        with self._lock:
-            try:
-                self._stream.write(json.dumps({"event": event, **values}) + "\n")
-                self._stream.flush()
-            except (OSError, ValueError):
-                return
-
-
-class ColdStart:
-    """Seconds of each step before the first clip: import, device, weights, compile."""
-
-    def __init__(self, spawned_at: float) -> None:
-        self._spawned_at = spawned_at
-        self.parts: dict[str, float] = {}
-
-    @contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        """Time a step."""
-        start = time.perf_counter()
-        yield
-        self.add(name, time.perf_counter() - start)
-
-    def add(self, name: str, seconds: float) -> None:
-        """Record a step's seconds."""
-        self.parts[name] = seconds
-
-    def metrics(self, ready_at: float) -> dict[str, float]:
-        """cold_start_s (from the worker's start to a ready session, wall clock) and its parts."""
-        whole = max(ready_at - self._spawned_at, 0.0)
-        return {"cold_start_s": whole, **{f"cold_start_{name}_s": value for name, value in self.parts.items()}}
-
-
 def main(spec_path: str) -> int:
     """Carry out one spec; the exit status is 0 for a finished run, 3 for one told to stop, 1 for a failed one."""
     events = Events(_take_standard_output())
@@ -89,7 +50,7 @@ def main(spec_path: str) -> int:
     )
     spec = json.loads(Path(spec_path).read_text(encoding="utf-8"))
     run_dir = Path(spec["run_dir"])
-    result: dict[str, Any] = {"host": host_facts(), "versions": versions()}
+    result: dict[str, Any] = {"host": host_facts(), "versions": versions(), "metrics": {}}
     try:
         _carry_out(spec, run_dir, events, result)
     except Exception as error:
@@ -107,20 +68,26 @@ def _carry_out(spec: dict[str, Any], run_dir: Path, events: Events, result: dict
     stop = StopSignal()
     pool = DecodePool(_decode_options(config), _first_workers(config))
     try:
-        placement, session = _make_session(config, spec, cold, events, result)
+        ready = make_ready(config, spec, cold, events, result)
+        placement, session = ready.placement, ready.session
         pool.grow_to(min(placement.memory.decode_workers, -(-spec["dataset"]["clips"] // _CLIPS_PER_DECODER)))
         metadata = _file_metadata(session, placement)
         engine = Engine(
             [(first, end) for first, end in spec["shards"]],
             _read_manifest(Path(spec["manifest"])),
             pool,
-            RunWriter(run_dir, metadata, config.frontend.hop_s, config.output.compression),
+            RunWriter(
+                run_dir,
+                metadata,
+                make_formats(config.output, run_dir, metadata, config.frontend.hop_s, _labels(Path(spec["manifest"]))),
+                ready.postprocess,
+            ),
             batch_size=placement.memory.batch_size,
             queue_depth=placement.memory.queue_depth,
             stop_grace_s=config.engine.stop_grace_s,
         )
         stop.forward_to(engine)
-        result["metrics"] = cold.metrics(time.time())
+        result["metrics"] |= cold.metrics(time.time())
         events.send("phase", name="embed", seconds=cold.parts)
         with _reporting(engine, events):
             engine.run(session.embed_windows)
@@ -159,67 +126,6 @@ class StopSignal:
             self._engine.stop()
 
 
-def _make_session(
-    config: RunConfig, spec: dict[str, Any], cold: ColdStart, events: Events, result: dict[str, Any]
-) -> tuple[Placement, VGGishSession]:
-    events.send("phase", name="import")
-    with cold.step("import"):
-        import tensorflow as tf
-
-        from runner.build import DeviceRequest, build_session, place
-    tf.get_logger().setLevel("ERROR")
-    events.send("phase", name="device")
-    with cold.step("device"):
-        request = DeviceRequest(config.device.name, config.device.index, config.device.strict, config.precision.name)
-        placement = place(request, config.memory)
-    result["device"] = placement.device.to_dict()
-    result["precision"] = placement.precision.to_dict()
-    result["resolved"] = _resolved(placement)
-    for info in placement.device.considered:
-        log.info("%s %-5s %s: %s", "✓" if info.available else "✗", info.type.value, info.name, info.reason)
-    result["warnings"] = [*_warnings(placement)]
-    for warning in result["warnings"]:
-        log.warning("%s", warning)
-        events.send("warning", message=warning)
-    events.send(
-        "device",
-        effective=placement.device.effective.value,
-        name=placement.device.device.name,
-        precision=placement.precision.effective,
-    )
-    events.send("phase", name="weights")
-    from runner.weights import WeightsChoice
-
-    session = build_session(placement, WeightsChoice(**spec["weights"]), cold.add)
-    result["weights"] = dict(session.metadata.weights)
-    return placement, session
-
-
-def _resolved(placement: Placement) -> dict[str, Any]:
-    plan = placement.memory
-    values = {
-        "device": placement.device.effective.value,
-        "device.index": placement.device.index,
-        "precision": placement.precision.effective,
-        "memory.batch_size": plan.batch_size,
-        "memory.queue_depth": plan.queue_depth,
-        "memory.decode_workers": plan.decode_workers,
-        "memory.host_memory_mib": plan.host_memory_mib,
-        "threads.intra_op": usable_cores(),
-    }
-    return values | {f"memory.{key}": value for key, value in placement.gpu_memory.items() if key != "note"}
-
-
-def _warnings(placement: Placement) -> Iterator[str]:
-    if placement.device.fallback_reason:
-        yield placement.device.reason
-    if placement.precision.warning:
-        yield placement.precision.warning
-    yield from placement.memory.notes
-    if note := placement.gpu_memory.get("note"):
-        yield str(note)
-
-
 def _file_metadata(session: VGGishSession, placement: Placement) -> dict[str, str]:
     weights = session.metadata.weights
     return {
@@ -247,9 +153,7 @@ def _warn_of_ceiling(config: RunConfig, result: dict[str, Any], events: Events) 
     ceiling = config.memory.host_memory_mib
     used = result["metrics"]["rss_peak_mib"]
     if ceiling is not None and used > ceiling:
-        warning = f"the worker took {used:.0f} MiB, above memory.host_memory_mib={ceiling}"
-        result["warnings"].append(warning)
-        events.send("warning", message=warning)
+        warn(f"the worker took {used:.0f} MiB, above memory.host_memory_mib={ceiling}", events, result)
 
 
 @contextmanager
@@ -293,6 +197,14 @@ def _read_manifest(path: Path) -> Iterator[Clip]:
                 index += 1
 
 
+def _labels(path: Path) -> list[str]:
+    """The data set's distinct labels."""
+    import pyarrow.parquet as pq
+
+    labels: list[str] = pq.read_table(path, columns=["label"])["label"].unique().drop_null().to_pylist()
+    return labels
+
+
 def _decode_options(config: RunConfig) -> DecodeOptions:
     frontend = config.frontend
     return DecodeOptions(frontend.hop_s, frontend.short_clips, frontend.tail, frontend.resampler)
@@ -308,6 +220,8 @@ def _failure_kind(error: Exception) -> str:
         return "out_of_memory"
     if isinstance(error, WeightsError):
         return "weights"
+    if isinstance(error, ParityError):
+        return "parity"
     return "device" if isinstance(error, DeviceError) else "exception"
 
 

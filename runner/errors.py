@@ -23,6 +23,10 @@ class DeviceError(RunnerError):
     """The device asked for is absent and ``device.strict`` forbids the fallback."""
 
 
+class ParityError(RunnerError):
+    """The device's embeddings are too far from the CPU's float32 ones on the fixed signals."""
+
+
 class ClipError(Exception):
     """One clip cannot be embedded: ``reason`` is a short code, ``detail`` says what was seen."""
 

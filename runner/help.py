@@ -14,6 +14,7 @@ _GROUPS = (
     "dataset",
     "frontend",
     "output",
+    "parity",
     "engine",
     "tracking",
     "experiment",

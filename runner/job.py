@@ -14,10 +14,10 @@ from typing import Any
 
 from runner.config import RunConfig
 from runner.errors import DatasetError, RunnerError
+from runner.files import write_atomic
 from runner.hardware import host_facts, versions
 from runner.launch import InterruptGuard, run_worker
 from runner.manifest import Manifest, build_manifest, plan_shards
-from runner.output import write_atomic
 from runner.paths import checkout
 from runner.summary import random_weights_banner, summarise
 from runner.terminal import RunProgress, console
@@ -116,7 +116,11 @@ def _prepare(job: Job) -> tuple[Manifest, WeightsChoice]:
     manifest = build_manifest(config.dataset, outputs)
     console.print(manifest.description, markup=False, soft_wrap=True)
     weights = resolve_weights(
-        config.weights, Path(config.paths.models).expanduser().resolve(), is_demo=manifest.is_demo, progress=_Download()
+        config.weights,
+        Path(config.paths.models).expanduser().resolve(),
+        is_demo=manifest.is_demo,
+        needs_pca=config.output.postprocess != "none",
+        progress=_Download(),
     )
     if weights.meaningless:
         console.print(random_weights_banner(weights), style="bold yellow", markup=False, soft_wrap=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from runner.output import write_atomic
+from runner.files import write_atomic
 from runner.terminal import RunProgress
 
 log = logging.getLogger(__name__)
@@ -28,6 +28,7 @@ _PHASES = {
     "import": "importing TensorFlow",
     "device": "looking for devices",
     "weights": "loading weights and compiling",
+    "parity": "checking the device's numbers",
     "embed": "embedding",
 }
 

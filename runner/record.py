@@ -103,6 +103,9 @@ def _tags(result: Mapping[str, Any]) -> dict[str, str]:
     tags |= {f"device.{key}": device.get(key) for key in ("effective", "name", "reason", "fallback_reason")}
     tags |= {f"precision.{key}": precision.get(key) for key in ("effective", "reason")}
     tags |= {f"weights.{key}": weights.get(key) for key in ("source", "checksum", "seed", "reason")}
+    if parity := result.get("parity"):
+        tags |= {"parity.passed": str(parity["passed"]).lower(), "parity.misses": "; ".join(parity["misses"]) or None}
+        tags |= {"parity.action": parity["action"], "parity.reference": parity["reference"]}
     tags["weights.meaningless"] = str(weights.get("meaningless")).lower() if weights else None
     tags |= {f"host.{key}": value for key, value in (result.get("host") or {}).items()}
     tags |= {f"version.{key}": value for key, value in (result.get("versions") or {}).items()}
@@ -124,6 +127,12 @@ def _note(result: Mapping[str, Any], command: str) -> str:
         lines.append(f"- failure: {failure['message']}")
     if device:
         lines.append(f"- device: {device['effective']} ({device['name']}), because {device['reason']}")
+    if "parity_rel_err" in metrics:
+        verdict = "passed" if result["parity"]["passed"] else "**failed**"
+        lines.append(
+            f"- parity: {verdict}, max error {metrics['parity_rel_err']:.1e} of the largest value, "
+            f"min cosine {metrics['parity_min_cosine']:.7f}"
+        )
     if "audio_x_realtime" in metrics:
         lines.append(f"- speed: {metrics['audio_x_realtime']:,.1f} × realtime")
     if "clips_embedded" in metrics:

@@ -8,7 +8,7 @@ from typing import Any
 
 from runner.weights import WeightsChoice
 
-_COLD_START = ("import", "device", "weights", "compile")
+_COLD_START = ("import", "device", "weights", "compile", "parity")
 
 
 def random_weights_banner(weights: WeightsChoice) -> str:
@@ -33,8 +33,11 @@ def summarise(result: Mapping[str, Any], run_dir: Path, tracking: str | None) ->
         lines.append(("precision", f"{precision['effective']}: {precision['reason']}"))
     if (weights := result.get("weights")) and "checksum" in weights:
         meaning = " (meaningless embeddings)" if weights["meaningless"] else ""
-        lines.append(("weights", f"{weights['source']}{meaning}, sha256 {weights['checksum'][:12]}"))
+        smoke = ", smoke test passed" if weights.get("smoke") else ""
+        lines.append(("weights", f"{weights['source']}{meaning}, sha256 {weights['checksum'][:12]}{smoke}"))
     metrics = result.get("metrics", {})
+    if parity := result.get("parity"):
+        lines.append(("parity", _parity(parity, metrics)))
     if "examples" in metrics:
         lines += _counts(result, metrics)
     if "audio_x_realtime" in metrics:
@@ -53,6 +56,16 @@ def summarise(result: Mapping[str, Any], run_dir: Path, tracking: str | None) ->
     if tracking:
         lines.append(("mlflow", tracking))
     return "\n" + "\n".join(f"{name:>10}  {text}" for name, text in lines)
+
+
+def _parity(parity: Mapping[str, Any], metrics: Mapping[str, float]) -> str:
+    if "parity_rel_err" not in metrics:
+        return f"FAILED: {', '.join(parity['misses'])}"
+    text = (
+        f"max error {metrics['parity_rel_err']:.1e} of the largest value, min cosine "
+        f"{metrics['parity_min_cosine']:.7f}, against the CPU in float32"
+    )
+    return text if parity["passed"] else f"FAILED: {text} ({', '.join(parity['misses'])})"
 
 
 def _counts(result: Mapping[str, Any], metrics: Mapping[str, float]) -> list[tuple[str, str]]:
@@ -98,13 +111,17 @@ def _memory(metrics: Mapping[str, float]) -> str:
 
 def summarise_sweep(results: Sequence[Mapping[str, Any]], sweep_dir: Path, tracking: str | None) -> str:
     """The table of a sweep's jobs, in their order."""
-    header = ("job", "run", "status", "× realtime", "examples/s", "cold start s", "peak MiB")
+    header = ("job", "run", "status", "× realtime", "examples/s", "cold start s", "peak MiB", "max error", "min cosine")
     rows: list[tuple[str, ...]] = [header]
     for number, result in enumerate(results):
         metrics = result.get("metrics", {})
         figures = [
             f"{metrics[key]:,.1f}" if key in metrics else "-"
             for key in ("audio_x_realtime", "examples_per_s", "cold_start_s", "rss_peak_mib")
+        ]
+        figures += [
+            form.format(metrics[key]) if key in metrics else "-"
+            for key, form in (("parity_rel_err", "{:.1e}"), ("parity_min_cosine", "{:.7f}"))
         ]
         rows.append((str(number), str(result["run_name"]), str(result["status"]), *figures))
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]

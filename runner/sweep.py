@@ -21,7 +21,8 @@ from omegaconf import DictConfig
 from runner.compose import expand_sweep, typed
 from runner.config import RunConfig
 from runner.errors import ConfigError
-from runner.output import write_atomic
+from runner.files import write_atomic
+from runner.formats import FOLDERS
 from runner.summary import summarise_sweep
 
 log = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ class _fatal_errors:
 
 def refuse_taken_folder(folder: Path) -> None:
     """Raise ``ConfigError`` if a run or sweep already has its files in ``folder``: nothing is overwritten."""
-    if any((folder / name).exists() for name in ("result.json", "embeddings", SWEEP_FILE, ".runner")):
+    if any((folder / name).exists() for name in ("result.json", *FOLDERS, SWEEP_FILE, ".runner")):
         raise ConfigError(f"output.dir={folder} already holds a run: name another folder, or move that run away")
 
 

@@ -21,7 +21,9 @@ from urllib.parse import urlsplit
 
 from runner.config import TrackingConfig
 from runner.errors import ConfigError, RunnerError
-from runner.output import CLIPS, EMBEDDINGS, write_atomic
+from runner.files import write_atomic
+from runner.formats import FOLDERS
+from runner.output import CLIPS
 from runner.record import (
     MAX_TAG,
     RunRecord,
@@ -310,8 +312,9 @@ def _log_files(client: MlflowClient, run_id: str, run_dir: Path, *, embeddings: 
     for name in ("runner.log", "result.json", CLIPS):
         if (run_dir / name).exists():
             client.log_artifact(run_id, str(run_dir / name))
-    if embeddings and (run_dir / EMBEDDINGS).is_dir():
-        client.log_artifacts(run_id, str(run_dir / EMBEDDINGS), EMBEDDINGS)
+    for folder in FOLDERS if embeddings else ():
+        if (run_dir / folder).is_dir():
+            client.log_artifacts(run_id, str(run_dir / folder), folder)
 
 
 def _log_params(client: MlflowClient, run_id: str, params: Mapping[str, str]) -> None:

@@ -49,8 +49,8 @@ RELEASE = (PCA_PARAMETERS, CHECKPOINT)
 class WeightsChoice:
     """The weights that a run takes: what was asked, what it got, and why.
 
-    ``path`` and ``pca_path`` are files (None for random weights), ``seed`` is of random weights (else None), and
-    ``meaningless`` says that embeddings are good for a speed test only.
+    ``path`` and ``pca_path`` are files (None for random weights; no PCA either where none is needed of weights of one's
+    own), ``seed`` is of random weights, and ``meaningless`` says that embeddings are good for a speed test only.
     """
 
     requested: str
@@ -67,6 +67,7 @@ def resolve_weights(
     models: Path,
     *,
     is_demo: bool,
+    needs_pca: bool = False,
     progress: Progress | None = None,
     files: Sequence[ReleasedFile] = RELEASE,
 ) -> WeightsChoice:
@@ -76,6 +77,7 @@ def resolve_weights(
         weights: what the configuration asks for.
         models: the folder whose ``vggish/`` holds the released files.
         is_demo: whether the data are the built-in demo clips, on which ``auto`` may fall back to random weights.
+        needs_pca: whether PCA parameters are needed beside weights of one's own.
         progress: told (name, bytes done, bytes in all) during a download.
         files: the release, checkpoint last.
 
@@ -85,7 +87,8 @@ def resolve_weights(
     if isinstance(weights, RandomWeights):
         return _random("random", weights.seed, "weights=random was asked for.")
     if isinstance(weights, FileWeights):
-        return WeightsChoice("file", "file", _own_checkpoint(weights), None, None, "weights=file was asked for", False)
+        path, pca = _own_checkpoint(weights), _own_pca(weights, models, progress) if needs_pca else None
+        return WeightsChoice("file", "file", path, pca, None, "weights=file was asked for", False)
     assert isinstance(weights, AudiosetWeights)
     try:
         paths = [fetch(file, models / "vggish", weights, progress) for file in files]
@@ -223,6 +226,15 @@ def _own_checkpoint(weights: FileWeights) -> str:
             f"weights.path={path} is not a checkpoint: give the V1 file, or the V2 prefix without .index"
         )
     raise WeightsError(f"weights.path={path} does not exist: give a checkpoint's file (V1) or prefix (V2)")
+
+
+def _own_pca(weights: FileWeights, models: Path, progress: Progress | None) -> str:
+    if weights.pca_path is None:
+        return str(fetch(PCA_PARAMETERS, models / "vggish", AudiosetWeights(), progress))
+    path = Path(weights.pca_path).expanduser().absolute()
+    if not path.is_file():
+        raise WeightsError(f"weights.pca_path={path} does not exist: give PCA parameters (.npz), or leave it out")
+    return str(path)
 
 
 def _is_verified(path: Path, file: ReleasedFile) -> bool:

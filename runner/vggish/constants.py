@@ -42,3 +42,10 @@ VARIABLE_SHAPES: dict[str, tuple[int, ...]] = {
     "vggish/fc2/biases": (128,),
 }
 """The checkpoint's variables and shapes, in network order: 72,141,184 parameters."""
+
+PCA_EIGEN_VECTORS = "pca_eigen_vectors"
+PCA_MEANS = "pca_means"
+"""Names in ``vggish_pca_params.npz``."""
+QUANTIZE_MIN = -2.0
+QUANTIZE_MAX = 2.0
+"""The range that the 8-bit form spreads over 0..255."""

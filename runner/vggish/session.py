@@ -21,6 +21,11 @@ from runner.vggish.constants import EMBEDDING_SIZE, EXAMPLE_FRAMES, EXAMPLE_HOP_
 Array = NDArray[np.float32]
 
 
+_FEWEST_ON_CPU = 2
+"""For one row alone oneDNN and Eigen take other kernels, whose sums differ by 3e-6; from two on the bits are the same
+at every batch size."""
+
+
 @dataclass(frozen=True)
 class SessionMetadata:
     """What a session is: device, precision, memory policy and weights, as requested and as in effect."""
@@ -36,7 +41,8 @@ class VGGishSession:
     """Embeds waveform on one device.
 
     The program is one ``tf.function`` from windows to embeddings over weights held as variables.  Embeddings do not
-    depend on the batch they are computed in.
+    depend on the batch they are computed in: short input is filled up with silence to ``fewest`` rows, whose results
+    are dropped (XLA compiles once per shape, so there it is the whole batch).
 
     Args:
         weights: float32 arrays by checkpoint name; emptied, so that they are not in memory twice.
@@ -60,6 +66,7 @@ class VGGishSession:
         self.batch_size = batch_size
         self._device_name = "/CPU:0" if device.effective is DeviceType.CPU else "/GPU:0"
         self._compiled_by_xla = device.effective is DeviceType.GPU
+        self._fewest = batch_size if self._compiled_by_xla else _FEWEST_ON_CPU
         self._lock = threading.Lock()
         tf.config.experimental.enable_tensor_float_32_execution(precision.effective == "tf32")
         dtype = tf.dtypes.as_dtype(precision.compute_dtype)
@@ -74,6 +81,11 @@ class VGGishSession:
 
         self._from_windows = self._program(from_windows, [None, EXAMPLE_SAMPLES])
         self._from_examples = self._program(from_examples, [None, EXAMPLE_FRAMES, MEL_BANDS])
+
+    @property
+    def fewest(self) -> int:
+        """Rows that every call of the program has at least: shorter input is filled up with silence."""
+        return self._fewest
 
     def warm_up(self) -> float:
         """Trace and compile the program, run it once, and return the seconds that took."""
@@ -148,9 +160,8 @@ class VGGishSession:
         count = len(rows)
         if count == 0:
             return np.empty((0, EMBEDDING_SIZE), np.float32)
-        if self._compiled_by_xla and count < self.batch_size:
-            # XLA compiles once per shape: short batches are filled up with silence, and its rows dropped.
-            rows = np.concatenate([rows, np.zeros((self.batch_size - count, *rows.shape[1:]), np.float32)])
+        if count < self._fewest:
+            rows = np.concatenate([rows, np.zeros((self._fewest - count, *rows.shape[1:]), np.float32)])
         with self._lock, self._placed():
             return np.asarray(program(tf.convert_to_tensor(rows, tf.float32)).numpy()[:count])
 

@@ -1,0 +1,229 @@
+"""The forms in which embeddings are written: Parquet, npz files, AudioSet's TFRecords.  One writer each.
+
+Each takes a complete shard and has it on disk, whole, when ``write`` returns.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from runner.files import atomic, write_atomic
+from runner.vggish.constants import EMBEDDING_SIZE
+
+if TYPE_CHECKING:
+    from runner.output import ClipRow
+
+EMBEDDINGS = "embeddings"
+NPZ = "npz"
+TFRECORD = "tfrecord"
+FOLDERS = (EMBEDDINGS, NPZ, TFRECORD)
+"""The folders of a run that hold embeddings, one a format."""
+
+_NAME_BYTES = 240
+"""Longest file name written: 255 is the limit, and temporary names are longer."""
+_WRITERS = 8
+_EXTRA_TYPES = {"embedding_pca": pa.float32(), "embedding_u8": pa.uint8()}
+
+
+class ShardFormat(Protocol):
+    """A form of the embeddings."""
+
+    def write(self, shard: int, rows: Sequence[ClipRow]) -> None:
+        """Write a complete shard, its clips in manifest order; on disk when this returns."""
+
+
+def embedding_schema(extra: str | None = None) -> pa.Schema:
+    """The columns of an embeddings file; ``extra`` is the post-processed one (embedding_pca, embedding_u8)."""
+    fields = [
+        ("clip", pa.string()),
+        ("example", pa.int32()),
+        ("start_s", pa.float64()),
+        ("padded", pa.bool_()),
+        ("label", pa.string()),
+        ("embedding", pa.list_(pa.float32(), EMBEDDING_SIZE)),
+    ]
+    if extra:
+        fields.append((extra, pa.list_(_EXTRA_TYPES[extra], EMBEDDING_SIZE)))
+    return pa.schema(fields)
+
+
+class ParquetShards:
+    """``embeddings/part-NNNNN.parquet``: a row an example.
+
+    Args:
+        folder: the run's folder.
+        metadata: what each file says of itself.
+        hop_s: seconds between examples.
+        compression: Parquet codec, or ``none``.
+        extra: name of the post-processed column; None for none.
+    """
+
+    def __init__(
+        self, folder: Path, metadata: Mapping[str, str], hop_s: float, compression: str, extra: str | None
+    ) -> None:
+        self._folder = folder / EMBEDDINGS
+        self._folder.mkdir(exist_ok=True)
+        self._metadata = parquet_metadata(metadata)
+        self._hop_s = hop_s
+        self._compression = compression
+        self._extra = extra
+
+    def write(self, shard: int, rows: Sequence[ClipRow]) -> None:
+        """Write the shard's file."""
+        table = embedding_table(rows, self._hop_s, self._extra).replace_schema_metadata(self._metadata)
+        with atomic(self._folder / f"part-{shard:05d}.parquet") as temporary:
+            pq.write_table(table, temporary, compression=self._compression, use_dictionary=["clip", "label"])
+
+
+class NpzFiles:
+    """``npz/PATH.npz``, a file an embedded clip: ``embedding``, ``start_s``, ``padded``, ``clip``, ``label``.
+
+    ``start_s`` is float64 [n]; ``label`` is an empty string where there is none; the post-processed form, if asked
+    for, has its own array. ``npz/metadata.json`` says what the embeddings are.
+    """
+
+    def __init__(self, folder: Path, metadata: Mapping[str, str], hop_s: float, extra: str | None) -> None:
+        self._folder = folder / NPZ
+        self._folder.mkdir(exist_ok=True)
+        self._hop_s = hop_s
+        self._extra = extra
+        write_atomic(self._folder / "metadata.json", json.dumps(metadata, indent=2))
+
+    def write(self, shard: int, rows: Sequence[ClipRow]) -> None:
+        """Write the files of the shard's clips, several at once: each is flushed to disk."""
+        with ThreadPoolExecutor(_WRITERS) as threads:
+            for _ in threads.map(self._write_clip, (row for row in rows if row.examples)):
+                pass
+
+    def _write_clip(self, row: ClipRow) -> None:
+        path = self._folder / npz_path(row.clip)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        arrays: dict[str, Any] = {
+            "embedding": row.embeddings,
+            "start_s": row.start_s + self._hop_s * np.arange(row.examples),
+            "padded": np.array(row.padded),
+            "clip": np.array(row.clip),
+            "label": np.array(row.label or ""),
+        }
+        if self._extra:
+            arrays[self._extra] = row.processed
+        with atomic(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, **arrays)
+
+
+class TfrecordShards:
+    """``tfrecord/part-NNNNN.tfrecord``: AudioSet's features, a SequenceExample an embedded clip.
+
+    Context: ``video_id`` (the clip), ``start_time_seconds``, ``end_time_seconds``, ``labels`` (int64); feature list
+    ``audio_embedding``, a 128-byte string an example.  ``tfrecord/labels.csv`` gives each label its number: the
+    label itself where all are whole numbers, else their alphabetical order.
+    Source of the format: the AudioSet download page (research.google.com/audioset/download.html).
+    """
+
+    def __init__(self, folder: Path, metadata: Mapping[str, str], labels: Sequence[str]) -> None:
+        self._folder = folder / TFRECORD
+        self._folder.mkdir(exist_ok=True)
+        self._numbers = label_numbers(labels)
+        write_atomic(self._folder / "metadata.json", json.dumps(metadata, indent=2))
+        table = io.StringIO()
+        writer = csv.writer(table, lineterminator="\n")
+        writer.writerow(("index", "label"))
+        writer.writerows((number, label) for label, number in self._numbers.items())
+        write_atomic(self._folder / "labels.csv", table.getvalue())
+
+    def write(self, shard: int, rows: Sequence[ClipRow]) -> None:
+        """Write the shard's file."""
+        import tensorflow as tf
+
+        path = self._folder / f"part-{shard:05d}.tfrecord"
+        with atomic(path) as temporary, tf.io.TFRecordWriter(str(temporary)) as writer:
+            for row in rows:
+                if row.examples:
+                    writer.write(self._record(row))
+
+    def _record(self, row: ClipRow) -> bytes:
+        import tensorflow as tf
+
+        assert row.processed is not None
+        train = tf.train
+        numbers = [] if row.label is None else [self._numbers[row.label]]
+        context = {
+            "video_id": train.Feature(bytes_list=train.BytesList(value=[row.clip.encode()])),
+            "start_time_seconds": train.Feature(float_list=train.FloatList(value=[row.start_s])),
+            "end_time_seconds": train.Feature(float_list=train.FloatList(value=[row.start_s + row.seconds])),
+            "labels": train.Feature(int64_list=train.Int64List(value=numbers)),
+        }
+        features = [
+            train.Feature(bytes_list=train.BytesList(value=[embedding.tobytes()])) for embedding in row.processed
+        ]
+        sequence = train.SequenceExample(
+            context=train.Features(feature=context),
+            feature_lists=train.FeatureLists(feature_list={"audio_embedding": train.FeatureList(feature=features)}),
+        )
+        serialized: bytes = sequence.SerializeToString()
+        return serialized
+
+
+def embedding_table(rows: Sequence[ClipRow], hop_s: float, extra: str | None = None) -> pa.Table:
+    """The embeddings of clips as a table of ``embedding_schema(extra)``, a row an example."""
+    embedded = [row for row in rows if row.examples]
+    counts = np.array([row.examples for row in embedded], np.int64)
+    total = int(counts.sum())
+    which = np.repeat(np.arange(len(embedded)), counts)
+    example = np.arange(total) - np.repeat(np.cumsum(counts) - counts, counts)
+    starts = np.repeat(np.array([row.start_s for row in embedded]), counts) + example * hop_s
+    padded = np.zeros(total, bool)
+    padded[np.cumsum(counts) - 1] = [row.padded for row in embedded]
+    columns = [
+        pa.array([row.clip for row in embedded], pa.string()).take(pa.array(which)),
+        pa.array(example.astype(np.int32)),
+        pa.array(starts.astype(np.float64)),
+        pa.array(padded),
+        pa.array([row.label for row in embedded], pa.string()).take(pa.array(which)),
+        _vectors([row.embeddings for row in embedded], pa.float32()),
+    ]
+    if extra:
+        columns.append(_vectors([row.processed for row in embedded], _EXTRA_TYPES[extra]))
+    return pa.Table.from_arrays(columns, schema=embedding_schema(extra))
+
+
+def _vectors(arrays: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    values = np.concatenate(arrays) if arrays else np.empty((0, EMBEDDING_SIZE))
+    return pa.FixedSizeListArray.from_arrays(
+        pa.array(values.reshape(-1).astype(kind.to_pandas_dtype(), copy=False)), EMBEDDING_SIZE
+    )
+
+
+def parquet_metadata(metadata: Mapping[str, str]) -> dict[bytes, bytes]:
+    """Key-value metadata as Parquet files carry them."""
+    return {f"vggish_runner.{key}".encode(): value.encode() for key, value in metadata.items()}
+
+
+def label_numbers(labels: Sequence[str]) -> dict[str, int]:
+    """A number for each label: itself where all are whole numbers, as AudioSet's are, else its place in the order."""
+    if all(label.isascii() and label.isdigit() and len(label) < 19 for label in labels):
+        return {label: int(label) for label in sorted(labels, key=int)}
+    return {label: number for number, label in enumerate(sorted(labels))}
+
+
+def npz_path(clip: str) -> Path:
+    """Where a clip's npz goes below ``npz/``: its own path, kept inside that folder and within a file name's length."""
+    parts = []
+    for part in PurePosixPath(clip.replace("\\", "/") if os.name == "nt" else clip).parts:
+        safe = {"/": "_root", "..": "_up"}.get(part, part)
+        if len(os.fsencode(safe)) > _NAME_BYTES - len(".npz"):
+            safe = f"{safe[:40]}~{hashlib.sha256(os.fsencode(safe)).hexdigest()[:24]}"
+        parts.append(safe)
+    return Path(*parts[:-1], f"{parts[-1]}.npz")

@@ -1,0 +1,96 @@
+"""AudioSet's post-processing of embeddings: PCA with whitening, then 8 bits.
+
+Formulas and constants: the AudioSet VGGish release (``vggish_postprocess.py``, ``vggish_params.py``). No TensorFlow.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runner.errors import WeightsError
+from runner.vggish.constants import EMBEDDING_SIZE, PCA_EIGEN_VECTORS, PCA_MEANS, QUANTIZE_MAX, QUANTIZE_MIN
+
+COLUMNS = {"pca": "embedding_pca", "audioset": "embedding_u8"}
+"""What ``output.postprocess`` adds beside ``embedding``."""
+
+
+@dataclass(frozen=True)
+class PcaParameters:
+    """``eigen_vectors`` float64 [128, 128] (a row a component) and ``means`` float64 [128]."""
+
+    eigen_vectors: NDArray[np.float64]
+    means: NDArray[np.float64]
+
+
+def load_pca(path: str | Path) -> PcaParameters:
+    """Read ``vggish_pca_params.npz``, without unpickling.
+
+    Raises:
+        WeightsError: the file can't be read, lacks an array, or one has the wrong shape or is not finite.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            found = {name: arrays[name] for name in (PCA_EIGEN_VECTORS, PCA_MEANS) if name in arrays}
+            names = ", ".join(arrays) or "nothing"
+    except (OSError, ValueError, zipfile.BadZipFile, AttributeError, TypeError) as error:
+        raise WeightsError(f"{path} can't be read as PCA parameters ({error}): give vggish_pca_params.npz") from error
+    if missing := [name for name in (PCA_EIGEN_VECTORS, PCA_MEANS) if name not in found]:
+        raise WeightsError(f"{path} has no {' and no '.join(missing)} (it has {names}): give vggish_pca_params.npz")
+    shapes: Mapping[str, Any] = {
+        PCA_EIGEN_VECTORS: ((EMBEDDING_SIZE, EMBEDDING_SIZE),),
+        PCA_MEANS: ((EMBEDDING_SIZE, 1), (EMBEDDING_SIZE,)),
+    }
+    for name, array in found.items():
+        if array.shape not in shapes[name]:
+            raise WeightsError(
+                f"{path}: {name} has shape {list(array.shape)}, not {list(shapes[name][0])}: give vggish_pca_params.npz"
+            )
+        if not np.issubdtype(array.dtype, np.floating) or not np.isfinite(array).all():
+            raise WeightsError(f"{path}: {name} holds values that are not finite numbers: get the file again")
+    return PcaParameters(found[PCA_EIGEN_VECTORS].astype(np.float64), found[PCA_MEANS].astype(np.float64).reshape(-1))
+
+
+def random_pca(seed: int) -> PcaParameters:
+    """A random rotation without means, for random weights: right shapes, meaningless values."""
+    rng = np.random.Generator(np.random.PCG64(seed))
+    rotation, _ = np.linalg.qr(rng.standard_normal((EMBEDDING_SIZE, EMBEDDING_SIZE)))
+    return PcaParameters(rotation, np.zeros(EMBEDDING_SIZE))
+
+
+def project(embeddings: NDArray[np.float32], pca: PcaParameters) -> NDArray[np.float64]:
+    """P·(e − means): float32 [n, 128] to float64 [n, 128]."""
+    projected: NDArray[np.float64] = (embeddings.astype(np.float64) - pca.means) @ pca.eigen_vectors.T
+    return projected
+
+
+def quantize(projected: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Clip to ±2, spread over 0..255, truncate (not round): float [n, 128] to uint8 [n, 128]."""
+    clipped = np.clip(projected, QUANTIZE_MIN, QUANTIZE_MAX)
+    spread = (clipped - QUANTIZE_MIN) * (255.0 / (QUANTIZE_MAX - QUANTIZE_MIN))
+    eight_bits: NDArray[np.uint8] = spread.astype(np.uint8)
+    return eight_bits
+
+
+@dataclass(frozen=True)
+class Postprocessor:
+    """What ``output.postprocess`` (pca or audioset) makes of embeddings."""
+
+    kind: str
+    pca: PcaParameters
+
+    @property
+    def column(self) -> str:
+        """The name under which it is written."""
+        return COLUMNS[self.kind]
+
+    def __call__(self, embeddings: NDArray[np.float32]) -> NDArray[Any]:
+        """float32 [n, 128] to float32 (pca) or uint8 (audioset) [n, 128]."""
+        projected = project(embeddings, self.pca)
+        return quantize(projected) if self.kind == "audioset" else projected.astype(np.float32)
