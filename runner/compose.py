@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
@@ -10,7 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from runner.config import SCHEMAS, RunConfig, from_dict, validate
-from runner.paths import default_models, default_outputs
+from runner.paths import conf_dir, default_models, default_outputs
 
 
 def register() -> None:
@@ -42,6 +43,20 @@ def typed(config: DictConfig) -> RunConfig:
     run = from_dict({str(key): value for key, value in values.items()})
     validate(run)
     return run
+
+
+def compose_config(overrides: Sequence[str]) -> RunConfig:
+    """The checked configuration that a command line's overrides come to, outside a Hydra run.
+
+    Raises:
+        ConfigError: as ``validate`` does.
+        hydra.errors.HydraException: an override that can't be composed.
+    """
+    from hydra import compose, initialize_config_dir
+
+    register()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return typed(compose("config", overrides=list(overrides)))
 
 
 def expand_sweep(config: DictConfig) -> list[RunConfig]:

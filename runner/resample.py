@@ -4,6 +4,9 @@ The filter is resampy's ``kaiser_best`` as published (version 0.4): a sinc of 50
 tapered by a Kaiser window, tabulated 8,192 times per crossing and interpolated linearly.  Rates are rational, so its
 phases repeat: L outputs for every M inputs.  A block of outputs is therefore one matrix product with its inputs, which
 is what makes it fast; rates whose L and M are too large for a matrix take one row of weights per output instead.
+
+Sums are float64: in float32 they cost half, but err by 1e-3 in log-mel on a loud tone beside silent bands (2e-4 here,
+which is what rounding the result to float32 leaves).
 """
 
 from __future__ import annotations
@@ -29,9 +32,9 @@ _PER_ZERO = 8192
 _ROLLOFF = 0.9173473712608761
 _BETA = 12.984585247040012
 _LEAST_BLOCK = 96
-_LARGEST_MATRIX = 4 << 20
+_LARGEST_MATRIX = 2 << 20
 _GATHER_OUTPUTS = 4096
-_LARGEST_CACHE = 8 << 20
+_LARGEST_CACHE = 4 << 20
 
 
 class StreamResampler:
@@ -142,14 +145,14 @@ class _MatrixKernel:
         self.inputs, self.outputs, self.reach = filter_.down * repeats, filter_.up * repeats, filter_.reach
         self._width = self.inputs + 2 * self.reach
         first, weights = filter_.weights(np.arange(self.outputs))
-        matrix = np.zeros((self._width, self.outputs), np.float32)
+        matrix = np.zeros((self._width, self.outputs))
         rows = first[:, None] + np.arange(weights.shape[1])
         matrix[rows, np.arange(self.outputs)[:, None]] = weights
         self._matrix = matrix
 
     def apply(self, buffer: Array, blocks: int) -> Array:
         windows = np.lib.stride_tricks.sliding_window_view(buffer, self._width)[:: self.inputs][:blocks]
-        product: Array = np.ascontiguousarray(windows) @ self._matrix
+        product: Array = (windows.astype(np.float64) @ self._matrix).astype(np.float32)
         return product.reshape(-1)
 
 
@@ -183,14 +186,14 @@ class _Filter:
         self._step = int(self._scale * _PER_ZERO)
         self.reach = -(-(_ZEROS * _PER_ZERO + 1) // self._step)
 
-    def weights(self, outputs: NDArray[np.int64]) -> tuple[NDArray[np.int64], Array]:
+    def weights(self, outputs: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """For outputs by number within a block: where their first tap lies in the buffer, and 2·reach weights each."""
         centre, remainder = np.divmod(outputs * self.down, self.up)
         fraction = self._scale * remainder / self.up
         left = self._wing(fraction)
         right = self._wing(self._scale - fraction)
         weights = np.concatenate([left[:, ::-1], right], axis=1) * self._scale
-        return centre + 1, weights.astype(np.float32)
+        return centre + 1, weights
 
     def _wing(self, fraction: NDArray[np.float64]) -> NDArray[np.float64]:
         """Weights [n, reach] of the taps at distance ``fraction``, then one input further each."""

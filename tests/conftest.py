@@ -8,9 +8,13 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
+
+if TYPE_CHECKING:
+    from runner.vggish.session import VGGishSession
 
 PROJECT = Path(__file__).resolve().parents[1]
 AUDIO = PROJECT.parent / "shared" / "audio"
@@ -22,6 +26,26 @@ def audio() -> Path:
     if not AUDIO.is_dir():
         pytest.skip(f"no real audio at {AUDIO}")
     return AUDIO
+
+
+@pytest.fixture(scope="session")
+def weights() -> dict[str, np.ndarray]:
+    """Random weights with biases that are not zero, so that a dropped one is seen."""
+    from runner.vggish.checkpoint import random_weights
+
+    rng = np.random.default_rng(8)
+    return {
+        name: rng.normal(0, 0.1, array.shape).astype(np.float32) if name.endswith("biases") else array
+        for name, array in random_weights(7).items()
+    }
+
+
+@pytest.fixture(scope="session")
+def vggish(weights: dict[str, np.ndarray]) -> VGGishSession:
+    """A session on the CPU in float32."""
+    from tests.reference import make_session
+
+    return make_session(weights)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from runner.vggish.constants import EMBEDDING_SIZE, EXAMPLE_FRAMES, EXAMPLE_HOP_
 Array = NDArray[np.float32]
 
 
-_FEWEST_ON_CPU = 2
+FEWEST_ON_CPU = 2
 """For one row alone oneDNN and Eigen take other kernels, whose sums differ by 3e-6; from two on the bits are the same
 at every batch size."""
 
@@ -66,7 +66,7 @@ class VGGishSession:
         self.batch_size = batch_size
         self._device_name = "/CPU:0" if device.effective is DeviceType.CPU else "/GPU:0"
         self._compiled_by_xla = device.effective is DeviceType.GPU
-        self._fewest = batch_size if self._compiled_by_xla else _FEWEST_ON_CPU
+        self._fewest = batch_size if self._compiled_by_xla else FEWEST_ON_CPU
         self._lock = threading.Lock()
         tf.config.experimental.enable_tensor_float_32_execution(precision.effective == "tf32")
         dtype = tf.dtypes.as_dtype(precision.compute_dtype)
@@ -86,6 +86,11 @@ class VGGishSession:
     def fewest(self) -> int:
         """Rows that every call of the program has at least: shorter input is filled up with silence."""
         return self._fewest
+
+    @property
+    def weights(self) -> Mapping[str, Any]:
+        """The network's variables by checkpoint name, in the session's precision."""
+        return self._weights
 
     def warm_up(self) -> float:
         """Trace and compile the program, run it once, and return the seconds that took."""
