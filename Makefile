@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PEER := $(VENV)/.peer
 
 .PHONY: run test lint format ui clean constraints
 .DEFAULT_GOAL := run
@@ -15,10 +16,15 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,metal]'
 	@touch $@
 
+# A peer whose log-mel the tests compare with; without PyTorch, of which that part needs nothing.
+$(PEER): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps torchvggish==0.2
+	@touch $@
+
 run: $(READY)
 	$(BIN)/python -m runner $(ARGS)
 
-test: $(READY)
+test: $(READY) $(PEER)
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: $(READY)

@@ -71,7 +71,7 @@ def _carry_out(spec: dict[str, Any], run_dir: Path, events: Events, result: dict
         ready = make_ready(config, spec, cold, events, result)
         placement, session = ready.placement, ready.session
         pool.grow_to(min(placement.memory.decode_workers, -(-spec["dataset"]["clips"] // _CLIPS_PER_DECODER)))
-        metadata = _file_metadata(session, placement)
+        metadata = _file_metadata(config, session, placement)
         engine = Engine(
             [(first, end) for first, end in spec["shards"]],
             _read_manifest(Path(spec["manifest"])),
@@ -126,13 +126,16 @@ class StopSignal:
             self._engine.stop()
 
 
-def _file_metadata(session: VGGishSession, placement: Placement) -> dict[str, str]:
+def _file_metadata(config: RunConfig, session: VGGishSession, placement: Placement) -> dict[str, str]:
     weights = session.metadata.weights
     return {
         "model": "VGGish",
         "weights.source": str(weights["source"]),
         "weights.checksum": str(weights["checksum"]),
         "weights.meaningless": str(weights["meaningless"]).lower(),
+        "hop_s": str(config.frontend.hop_s),
+        "resampler": config.frontend.resampler,
+        "postprocess": config.output.postprocess,
         "precision": placement.precision.effective,
         "device": placement.device.effective.value,
         "device.name": placement.device.device.name,

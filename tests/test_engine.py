@@ -11,10 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
+from runner.config import OutputConfig
 from runner.decode import DecodeOptions
 from runner.engine import Clip, Engine
 from runner.manifest import plan_shards
-from runner.output import RunWriter
+from runner.output import RunWriter, make_formats
 from runner.pool import DecodePool
 
 OPTIONS = DecodeOptions(hop_s=0.96, short_clips="pad", tail="drop", resampler="reference")
@@ -40,6 +41,10 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Clip]:
     return found
 
 
+def make_writer(folder: Path, hop_s: float = 0.96) -> RunWriter:
+    return RunWriter(folder, {}, make_formats(OutputConfig(), folder, {}, hop_s, []))
+
+
 def run_engine(
     clips: list[Clip],
     folder: Path,
@@ -51,7 +56,7 @@ def run_engine(
     embed=fake_embed,
 ) -> Engine:
     pool = DecodePool(options, workers)
-    writer = RunWriter(folder, {}, options.hop_s, "zstd")
+    writer = make_writer(folder, options.hop_s)
     engine = Engine(
         plan_shards(len(clips), shard), iter(clips), pool, writer, batch_size=batch, queue_depth=2, stop_grace_s=10
     )
@@ -103,7 +108,7 @@ def test_a_stop_finishes_the_shards_under_way_only(clips: list[Clip], tmp_path: 
     pool = DecodePool(OPTIONS, 1)
     many = [clip.__class__(n, f"{n}.wav", clips[2].path, None, None, None, 320_044) for n, clip in
             enumerate(clips * 40)]  # fmt: skip
-    writer = RunWriter(tmp_path, {}, 0.96, "zstd")
+    writer = make_writer(tmp_path)
     engine = Engine(plan_shards(len(many), 10), iter(many), pool, writer, batch_size=8, queue_depth=1, stop_grace_s=30)
 
     def stop_early(windows: np.ndarray) -> np.ndarray:

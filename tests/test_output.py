@@ -7,7 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from runner.output import CLIP_SCHEMA, EMBEDDING_SCHEMA, ClipRow, RunWriter, embedding_table, write_atomic
+from runner.config import OutputConfig
+from runner.files import write_atomic
+from runner.formats import embedding_schema, embedding_table
+from runner.output import CLIP_SCHEMA, ClipRow, RunWriter, make_formats
 
 
 def row(clip: str, examples: int, **changes: object) -> ClipRow:
@@ -28,9 +31,13 @@ def row(clip: str, examples: int, **changes: object) -> ClipRow:
     return ClipRow(**{**values, **changes})
 
 
+def make_writer(folder: Path, metadata: dict[str, str]) -> RunWriter:
+    return RunWriter(folder, metadata, make_formats(OutputConfig(), folder, metadata, 0.96, []))
+
+
 def test_a_row_an_example_in_order() -> None:
     table = embedding_table([row("x", 2), row("skipped", 0), row("yy", 1, padded=True, start_s=5.0, label=None)], 0.48)
-    assert table.schema.equals(EMBEDDING_SCHEMA)
+    assert table.schema.equals(embedding_schema())
     assert table.column("clip").to_pylist() == ["x", "x", "yy"]
     assert table.column("example").to_pylist() == [0, 1, 0]
     assert table.column("start_s").to_pylist() == [0.0, 0.48, 5.0]
@@ -46,11 +53,11 @@ def test_only_the_last_example_of_a_padded_clip_is_padded() -> None:
 def test_no_examples_is_an_empty_table_of_the_same_schema() -> None:
     table = embedding_table([row("x", 0)], 0.96)
     assert table.num_rows == 0
-    assert table.schema.equals(EMBEDDING_SCHEMA)
+    assert table.schema.equals(embedding_schema())
 
 
 def test_shards_and_clips_whatever_order_they_come_in(tmp_path: Path) -> None:
-    writer = RunWriter(tmp_path, {"model": "VGGish"}, 0.96, "zstd")
+    writer = make_writer(tmp_path, {"model": "VGGish"})
     writer.write_shard(1, [row("c", 1)])
     writer.write_shard(0, [row("a", 2), row("b", 0)])
     writer.close()
@@ -69,13 +76,13 @@ def test_shards_and_clips_whatever_order_they_come_in(tmp_path: Path) -> None:
 
 
 def test_a_write_that_fails_leaves_no_file_of_the_right_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    writer = RunWriter(tmp_path, {}, 0.96, "zstd")
+    writer = make_writer(tmp_path, {})
 
     def full_disk(table: pa.Table, path: Path, **options: object) -> None:
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("runner.output.pq.write_table", full_disk)
+    monkeypatch.setattr("runner.formats.pq.write_table", full_disk)
     with pytest.raises(OSError, match="No space"):
         writer.write_shard(0, [row("a", 1)])
     assert not (tmp_path / "embeddings" / "part-00000.parquet").exists()

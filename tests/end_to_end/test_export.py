@@ -1,0 +1,92 @@
+"""The exported model: read back in a fresh process that knows nothing of this package."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import PROJECT, Done, environment
+
+pytestmark = pytest.mark.slow
+
+READER = """
+import sys
+import numpy as np
+import tensorflow as tf
+model = tf.saved_model.load(sys.argv[1])
+given = np.load(sys.argv[2])
+clip = model.signatures["clip"](samples=tf.constant(given["clip"]))["embeddings"]
+batch = model.signatures["waveform"](samples=tf.constant(given["batch"]))["embeddings"]
+default = model.signatures["serving_default"](samples=tf.constant(given["batch"]))["embeddings"]
+short = model.signatures["clip"](samples=tf.constant(given["clip"][:900]))["embeddings"]
+examples = model.signatures["examples"](log_mel=tf.constant(given["log_mel"]))["embeddings"]
+assert not [name for name in sys.modules if name.split(".")[0] == "runner"]
+np.savez(sys.argv[3], clip=clip, batch=batch, default=default, short=short, examples=examples,
+         metadata=np.array(model.metadata().numpy().decode()))
+"""
+
+
+def export(*arguments: str) -> Done:
+    done = subprocess.run(
+        [sys.executable, "-m", "runner.export", *arguments],
+        cwd=PROJECT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+def close(found: np.ndarray, expected: np.ndarray) -> bool:
+    return found.shape == expected.shape and bool(np.abs(found - expected).max() <= 1e-6 * np.abs(expected).max())
+
+
+def test_a_fresh_process_gets_the_runners_numbers(tmp_path: Path) -> None:
+    from runner.vggish.checkpoint import random_weights, weights_checksum
+    from runner.vggish.frontend import log_mel
+    from tests.reference import make_session
+
+    done = export("weights=random", "weights.seed=4", f"output.dir={tmp_path / 'model'}", "frontend.hop_s=0.48")
+    assert done.status == 0, done.err
+    assert "tf.saved_model.load" in done.out
+    assert "meaningless" in done.err
+    rng = np.random.default_rng(0)
+    batch = rng.uniform(-1, 1, (3, 40_000)).astype(np.float32)
+    patches = log_mel(batch[:, :15_600]).numpy()
+    np.savez(tmp_path / "given.npz", clip=batch[0], batch=batch, log_mel=patches[:1])
+    answer = tmp_path / "answer.npz"
+    command = [sys.executable, "-c", READER, str(tmp_path / "model"), str(tmp_path / "given.npz"), str(answer)]
+    subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": ""}, check=True, timeout=300)
+    found = np.load(answer)
+    session = make_session(random_weights(4))
+    expected = np.stack([session.embed_waveform(row, 16_000, hop_s=0.48) for row in batch])
+    assert expected.shape == (3, 4, 128)
+    assert close(found["batch"], expected)
+    assert close(found["default"], expected)
+    assert close(found["clip"], expected[0])
+    assert close(found["short"], session.embed_waveform(batch[0, :900], 16_000))
+    assert close(found["examples"], session.embed_examples(patches[:1]))
+    metadata = json.loads(str(found["metadata"]))
+    assert metadata == json.loads((tmp_path / "model" / "metadata.json").read_text())
+    assert metadata["weights"]["checksum"] == weights_checksum(random_weights(4))
+    assert (metadata["hop_s"], metadata["sample_rate"], metadata["parity"]["passed"]) == (0.48, 16_000, True)
+    again = export("weights=random", f"output.dir={tmp_path / 'model'}")
+    assert again.status == 1
+    assert "is not an empty folder" in again.err
+
+
+def test_what_is_missing_is_said_in_one_line() -> None:
+    assert "output.dir is not set" in export("weights=random").err
+    unknown = export("wights=random")
+    assert (unknown.status, len(unknown.err.strip().splitlines())) == (1, 1)
+    assert "wights" in unknown.err
+    assert export("--help").status == 0
+    assert "usage" in export("--help").out

@@ -1,0 +1,177 @@
+"""Right numbers from the command line: output formats, post-processing, the parity gate, the released weights' test."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from mlflow.tracking import MlflowClient
+
+from runner.vggish.postprocess import project, quantize, random_pca
+from tests.conftest import Done, run_command
+from tests.test_smoke import stand_in
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def everything(audio: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
+    """All formats at once, on real audio."""
+    folder = tmp_path_factory.mktemp("formats")
+    return run_command(
+        f"dataset.root={audio / 'mixed'}",
+        "weights=random",
+        "weights.seed=5",
+        "tracking=none",
+        "output=tfrecord",
+        "output.formats=[parquet,npz,tfrecord]",
+        f"output.dir={folder / 'run'}",
+        f"paths.models={folder / 'models'}",
+    )
+
+
+def test_all_formats_together_hold_the_same(everything: Done) -> None:
+    import tensorflow as tf
+
+    assert everything.status == 0, everything.err
+    rows = pq.read_table(everything.run_dir / "embeddings").to_pylist()
+    clips = [clip for clip in pq.read_table(everything.run_dir / "clips.parquet").to_pylist() if clip["examples"]]
+    by_clip: dict[str, list[dict]] = {}
+    for row in rows:
+        by_clip.setdefault(row["clip"], []).append(row)
+    assert list(by_clip) == [clip["clip"] for clip in clips]
+    pca = random_pca(5)
+    for name, own in by_clip.items():
+        embeddings = np.array([row["embedding"] for row in own], np.float32)
+        eight_bits = np.array([row["embedding_u8"] for row in own], np.uint8)
+        assert np.array_equal(quantize(project(embeddings, pca)), eight_bits)
+        with np.load(everything.run_dir / "npz" / f"{name}.npz", allow_pickle=False) as found:
+            assert np.array_equal(found["embedding"], embeddings)
+            assert np.array_equal(found["embedding_u8"], eight_bits)
+            assert str(found["label"]) == (own[0]["label"] or "")
+    files = sorted(str(path) for path in (everything.run_dir / "tfrecord").glob("*.tfrecord"))
+    records = list(tf.data.TFRecordDataset(files).as_numpy_iterator())
+    assert len(records) == len(clips)
+    for record, (name, own) in zip(records, by_clip.items(), strict=True):
+        parsed = tf.train.SequenceExample.FromString(record)
+        assert parsed.context.feature["video_id"].bytes_list.value[0].decode() == name
+        features = [
+            feature.bytes_list.value[0] for feature in parsed.feature_lists.feature_list["audio_embedding"].feature
+        ]
+        assert features == [bytes(row["embedding_u8"]) for row in own]
+
+
+def test_pca_alone_is_a_column_of_its_own(tmp_path: Path) -> None:
+    done = run_command(
+        "dataset=demo", "weights=random", "tracking=none", "output.postprocess=pca", f"output.dir={tmp_path / 'run'}"
+    )
+    assert done.status == 0, done.err
+    table = pq.read_table(done.run_dir / "embeddings")
+    projected = np.stack(table["embedding_pca"].to_numpy())
+    assert projected.dtype == np.float32
+    assert np.allclose(projected, project(np.stack(table["embedding"].to_numpy()), random_pca(0)), rtol=1e-6)
+    assert "embedding_u8" not in table.column_names
+
+
+def test_tfrecords_without_their_post_processing_are_refused() -> None:
+    done = run_command("output=tfrecord", "output.postprocess=none", "weights=random")
+    assert done.status == 1
+    assert "add output.postprocess=audioset" in done.err
+
+
+def client_of(outputs: Path) -> MlflowClient:
+    return MlflowClient(f"sqlite:///{outputs}/mlflow.db")
+
+
+def parity_run(tmp_path: Path, *arguments: str) -> tuple[Done, dict]:
+    """A run in bfloat16 whose tolerance is float32's, which no bfloat16 meets."""
+    tolerance = "parity.tolerances.bfloat16={rel_err:2e-5,min_cosine:0.999999,scale_err:1e-5}"
+    done = run_command(
+        "dataset=demo", "weights=random", "precision=bfloat16", tolerance, *arguments, f"paths.outputs={tmp_path}"
+    )
+    client = client_of(tmp_path)
+    (run,) = client.search_runs([client.get_experiment_by_name("vggish-runner").experiment_id])
+    return done, {"status": run.info.status, "tags": run.data.tags, "metrics": run.data.metrics}
+
+
+def test_a_device_that_misses_fails_its_run_and_no_throughput_is_published(tmp_path: Path) -> None:
+    done, run = parity_run(tmp_path)
+    assert done.status == 1
+    assert "gives other embeddings than the CPU in float32" in done.out
+    assert "× realtime" not in done.out
+    assert run["status"] == "FAILED"
+    assert run["tags"]["failure.kind"] == "parity"
+    assert run["tags"]["parity.passed"] == "false"
+    assert run["metrics"]["parity_rel_err"] > 2e-5
+    assert run["metrics"]["parity_min_cosine"] > 0.999
+    assert run["metrics"]["parity_s"] > 0
+    assert not [name for name in run["metrics"] if "realtime" in name or "per_s" in name]
+    assert not (done.run_dir / "embeddings").exists()
+
+
+def test_with_warn_the_run_goes_on_and_says_so(tmp_path: Path) -> None:
+    done, run = parity_run(tmp_path, "parity.action=warn")
+    assert done.status == 0, done.err
+    assert "gives other embeddings than the CPU in float32" in " ".join(done.err.split())
+    assert "FAILED" in done.out
+    assert run["status"] == "FINISHED"
+    assert (run["tags"]["parity.passed"], run["tags"]["parity.action"]) == ("false", "warn")
+    assert run["metrics"]["audio_x_realtime"] > 0
+
+
+def test_a_run_that_passes_logs_by_how_much_and_its_reference_is_kept(tmp_path: Path) -> None:
+    arguments = ("dataset=demo", "weights=random", "weights.seed=77", f"paths.models={tmp_path / 'models'}")
+    first, second = (
+        run_command(*arguments, "tracking=none", f"output.dir={tmp_path / name}") for name in ("first", "second")
+    )
+    for done, reference in ((first, "computed now"), (second, "from the cache")):
+        assert done.status == 0, done.err
+        parity = done.result["parity"]
+        assert (parity["passed"], parity["misses"]) == (True, [])
+        assert reference in parity["reference"]
+        assert done.result["metrics"]["parity_rel_err"] < 1e-5
+        assert done.result["metrics"]["parity_min_cosine"] > 0.999999
+        assert "max error" in done.out
+
+
+def worker_result(tmp_path: Path, **change: float) -> dict:
+    """What a worker makes of stand-ins for the released weights, whose checksums no command would let pass."""
+    from runner.compose import compose_config
+    from runner.launch import InterruptGuard, run_worker
+    from runner.manifest import build_manifest, plan_shards
+    from runner.terminal import RunProgress
+
+    config = compose_config(["dataset=demo", "tracking=none", f"paths.models={tmp_path / 'models'}"])
+    manifest = build_manifest(config.dataset, tmp_path)
+    folder = tmp_path / "run"
+    (folder / ".runner").mkdir(parents=True)
+    pq.write_table(manifest.table, folder / ".runner" / "manifest.parquet")
+    spec = {
+        "config": config.to_dict(),
+        "run_dir": str(folder),
+        "manifest": str(folder / ".runner" / "manifest.parquet"),
+        "dataset": {"clips": manifest.table.num_rows},
+        "shards": plan_shards(manifest.table.num_rows, None),
+        "weights": asdict(stand_in(tmp_path, **change)),
+    }
+    with RunProgress(manifest.table.num_rows) as progress:
+        return run_worker(spec, folder, progress, InterruptGuard())
+
+
+def test_the_released_weights_are_tested_first_and_their_figures_logged(tmp_path: Path) -> None:
+    result = worker_result(tmp_path)
+    assert result["status"] == "finished", json.dumps(result.get("failure"))
+    assert result["metrics"]["smoke_embedding_mean"] == pytest.approx(0.000657, rel=0.1)
+    assert result["metrics"]["smoke_postprocessed_std"] == pytest.approx(89.3, rel=0.1)
+
+
+def test_released_weights_with_other_answers_stop_the_run(tmp_path: Path) -> None:
+    result = worker_result(tmp_path, mean=0.01)
+    assert result["status"] == "failed"
+    assert result["failure"]["kind"] == "weights"
+    assert "smoke test" in result["failure"]["message"]
+    assert not (tmp_path / "run" / "embeddings").exists()

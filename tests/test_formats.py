@@ -1,0 +1,89 @@
+"""TFRecord and npz output as their readers see them, and names that a file system would not take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from runner.formats import NpzFiles, TfrecordShards, label_numbers, npz_path
+from runner.output import ClipRow
+
+
+def row(clip: str, examples: int, label: str | None = "dog", start_s: float = 0.0) -> ClipRow:
+    rng = np.random.default_rng(examples)
+    return ClipRow(
+        clip=clip,
+        status="embedded" if examples else "skipped",
+        reason=None if examples else "empty",
+        detail=None,
+        examples=examples,
+        seconds=0.96 * examples + 0.3,
+        sample_rate=16_000,
+        channels=1,
+        padded=False,
+        label=label,
+        start_s=start_s,
+        embeddings=rng.normal(0, 1, (examples, 128)).astype(np.float32),
+        processed=rng.integers(0, 256, (examples, 128)).astype(np.uint8),
+    )
+
+
+def test_a_plain_reader_of_audiosets_format_parses_the_tfrecords(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    rows = [row("dogs/a.wav", 3, "dog", 1.5), row("broken.wav", 0), row("b.wav", 1, None), row("c.wav", 2, "cat")]
+    TfrecordShards(tmp_path, {"model": "VGGish"}, ["dog", "cat"]).write(4, rows)
+
+    def parse(record):
+        context, features = tf.io.parse_single_sequence_example(
+            record,
+            context_features={
+                "video_id": tf.io.FixedLenFeature([], tf.string),
+                "start_time_seconds": tf.io.FixedLenFeature([], tf.float32),
+                "end_time_seconds": tf.io.FixedLenFeature([], tf.float32),
+                "labels": tf.io.VarLenFeature(tf.int64),
+            },
+            sequence_features={"audio_embedding": tf.io.FixedLenSequenceFeature([], tf.string)},
+        )
+        return context, tf.io.decode_raw(features["audio_embedding"], tf.uint8)
+
+    found = list(tf.data.TFRecordDataset(str(tmp_path / "tfrecord" / "part-00004.tfrecord")).map(parse))
+    assert [context["video_id"].numpy().decode() for context, _ in found] == ["dogs/a.wav", "b.wav", "c.wav"]
+    assert [tf.sparse.to_dense(context["labels"]).numpy().tolist() for context, _ in found] == [[1], [], [0]]
+    for (context, values), expected in zip(found, [rows[0], rows[2], rows[3]], strict=True):
+        assert np.array_equal(values.numpy(), expected.processed)
+        assert context["start_time_seconds"].numpy() == pytest.approx(expected.start_s)
+        assert context["end_time_seconds"].numpy() == pytest.approx(expected.start_s + expected.seconds)
+    assert (tmp_path / "tfrecord" / "labels.csv").read_text() == "index,label\n0,cat\n1,dog\n"
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_labels_that_are_numbers_keep_them() -> None:
+    assert label_numbers(["74", "0", "137"]) == {"0": 0, "74": 74, "137": 137}
+    assert label_numbers(["74", "dog"]) == {"74": 0, "dog": 1}
+    assert label_numbers([]) == {}
+
+
+def test_an_npz_lies_at_its_clips_path(tmp_path: Path) -> None:
+    rows = [row("dogs/é a.wav", 3, None, 1.5), row("dogs/é a.flac", 1), row("broken.wav", 0)]
+    NpzFiles(tmp_path, {"model": "VGGish"}, 0.96, "embedding_u8").write(0, rows)
+    names = sorted(str(path.relative_to(tmp_path / "npz")) for path in tmp_path.rglob("*.npz"))
+    assert names == ["dogs/é a.flac.npz", "dogs/é a.wav.npz"]
+    with np.load(tmp_path / "npz" / "dogs/é a.wav.npz", allow_pickle=False) as found:
+        assert np.array_equal(found["embedding"], rows[0].embeddings)
+        assert np.array_equal(found["embedding_u8"], rows[0].processed)
+        assert found["start_s"] == pytest.approx([1.5, 2.46, 3.42])
+        assert (str(found["clip"]), str(found["label"]), bool(found["padded"])) == ("dogs/é a.wav", "", False)
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_no_name_leaves_the_folder_or_is_too_long_for_it(tmp_path: Path) -> None:
+    outside, long = ["/etc/passwd", "../../x.wav", "a/../b.wav"], ["ü" * 127 + ".wav", "x" * 251 + ".wav", "y" * 250]
+    names = [*outside, *long, "new\nline"]
+    NpzFiles(tmp_path, {}, 0.96, None).write(0, [row(name, 1) for name in names])
+    paths = list((tmp_path / "npz").rglob("*.npz"))
+    assert len(paths) == len(names) == len({npz_path(name) for name in names})
+    assert sorted(str(np.load(path)["clip"]) for path in paths) == sorted(names)
+    assert len(list(tmp_path.rglob("*.npz"))) == len(names)
