@@ -41,7 +41,8 @@ def choose_precision(requested: str, device: DeviceInfo, flags: frozenset[str] |
         why = f"{device.name} has no TF32 (NVIDIA Ampere and later do), so float32 is used"
         return PrecisionChoice(requested, "float32", why, why)
     if device.type is DeviceType.CPU and requested == "float16":
-        return PrecisionChoice(requested, requested, asked, "float16 is a hundred times slower than float32 on a CPU: use float32, or bfloat16")
+        slow = "float16 is a hundred times slower than float32 on a CPU: use float32, or bfloat16"
+        return PrecisionChoice(requested, requested, asked, slow)
     if device.type is DeviceType.CPU and requested == "bfloat16" and not flags.intersection(_CPU_BFLOAT16):
         return PrecisionChoice(
             requested, requested, asked, "this CPU has neither AVX512_BF16 nor AMX: bfloat16 is slow; use float32"
