@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runner.config import MemoryConfig
+from runner.convolution import choose_convolution
 from runner.devices import DeviceChoice, DeviceType, choose_device, detect_available_devices
 from runner.errors import WeightsError
 from runner.hardware import usable_cores, versions
@@ -124,16 +125,23 @@ def parity_answers(weights: LoadedWeights, folder: Path) -> tuple[NDArray[np.flo
 
 
 def build_session(
-    placement: Placement, loaded: LoadedWeights, timed: Callable[[str, float], None] | None = None
+    placement: Placement,
+    loaded: LoadedWeights,
+    *,
+    conv: str = "auto",
+    timed: Callable[[str, float], None] | None = None,
 ) -> VGGishSession:
     """Put the weights onto the placed device and compile the program.
 
     Args:
         placement: as ``place`` gives it.
         loaded: the weights; their arrays are emptied.
-        timed: told the seconds of each step, ``weights`` and ``compile``.
+        conv: algorithm of the deep convolutions: auto, direct or winograd.
+        timed: told the seconds of each step: ``calibration``, ``weights`` and ``compile``.
     """
     start = time.perf_counter()
+    chosen = choose_convolution(conv, placement.device.effective, placement.precision.effective, loaded.arrays)
+    calibrated = time.perf_counter()
     weights = loaded.choice
     metadata = SessionMetadata(
         device=placement.device.to_dict(),
@@ -149,13 +157,17 @@ def build_session(
             "checksum": loaded.checksum,
             "smoke": loaded.smoke,
         },
+        model={"conv": chosen.to_dict()},
         versions=versions(),
     )
     batch_size = placement.memory.batch_size
-    session = VGGishSession(loaded.arrays, placement.device, placement.precision, batch_size, metadata)
-    placed_s = time.perf_counter() - start
+    session = VGGishSession(
+        loaded.arrays, placement.device, placement.precision, batch_size, metadata, chosen.effective
+    )
+    placed_s = time.perf_counter() - calibrated
     compile_s = session.warm_up()
     if timed:
+        timed("calibration", calibrated - start)
         timed("weights", placed_s)
         timed("compile", compile_s)
     return session

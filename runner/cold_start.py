@@ -117,8 +117,10 @@ def make_ready(
     result["metrics"] |= {f"smoke_{name}": value for name, value in (loaded.smoke or {}).items()}
     with cold.step("parity"):
         expected, cached = parity_answers(loaded, Path(config.paths.models).expanduser() / ".parity")
-    session = build_session(placement, loaded, cold.add)
+    session = build_session(placement, loaded, conv=config.model.conv, timed=cold.add)
     result["weights"] = dict(session.metadata.weights)
+    result["model"] = dict(session.metadata.model)
+    result["resolved"]["model.conv"] = session.metadata.model["conv"]["effective"]
     events.send("phase", name="parity")
     with cold.step("parity"):
         missed = take_through_gate(session, expected, config.parity, cached=cached, result=result)

@@ -10,8 +10,9 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from runner.config import SCHEMAS, RunConfig, from_dict, validate
+from runner.config import SCHEMAS, RunConfig, from_dict
 from runner.paths import conf_dir, default_models, default_outputs
+from runner.validation import validate
 
 
 def register() -> None:

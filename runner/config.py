@@ -1,14 +1,12 @@
 """The typed configuration: one dataclass per Hydra group, and the checks that cross their fields.
 
-conf/ holds the values, this module the types.  Hydra merges each YAML file of a group into the dataclass named in its
+conf/ holds the values, this module the types, ``runner.validation`` the checks.  Hydra merges each YAML file of a group into the dataclass named in its
 ``defaults`` (registered under ``schema/``), so an unknown key or a wrong type is refused while composing.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from runner.errors import ConfigError
@@ -51,6 +49,13 @@ class PrecisionConfig:
     """The number format of the network's products."""
 
     name: str = "float32"
+
+
+@dataclass
+class ModelConfig:
+    """How the network is computed; ``conv`` is auto, direct or winograd."""
+
+    conv: str = "auto"
 
 
 @dataclass
@@ -197,6 +202,7 @@ class RunConfig:
     device: DeviceConfig = field(default_factory=DeviceConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
     weights: Any = None  # a WeightsConfig; Any, so that each option of the group brings its own schema
     dataset: Any = None  # a DatasetConfig, likewise
     frontend: FrontendConfig = field(default_factory=FrontendConfig)
@@ -216,6 +222,7 @@ SCHEMAS: dict[str, type[Any]] = {
     "device": DeviceConfig,
     "memory": MemoryConfig,
     "precision": PrecisionConfig,
+    "model": ModelConfig,
     "weights_random": RandomWeights,
     "weights_file": FileWeights,
     "weights_audioset": AudiosetWeights,
@@ -242,8 +249,9 @@ def from_dict(values: dict[str, Any]) -> RunConfig:
         device=DeviceConfig(**values["device"]),
         memory=MemoryConfig(**values["memory"]),
         precision=PrecisionConfig(**values["precision"]),
-        weights=_WEIGHTS[_one_of("weights.kind", weights["kind"], tuple(_WEIGHTS))](**weights),
-        dataset=_DATASETS[_one_of("dataset.kind", dataset["kind"], tuple(_DATASETS))](**dataset),
+        model=ModelConfig(**values["model"]),
+        weights=_WEIGHTS[one_of("weights.kind", weights["kind"], tuple(_WEIGHTS))](**weights),
+        dataset=_DATASETS[one_of("dataset.kind", dataset["kind"], tuple(_DATASETS))](**dataset),
         frontend=FrontendConfig(**values["frontend"]),
         output=OutputConfig(**values["output"]),
         parity=ParityConfig(parity["action"], tolerances),
@@ -253,100 +261,8 @@ def from_dict(values: dict[str, Any]) -> RunConfig:
     )
 
 
-def validate(config: RunConfig) -> None:
-    """Check what types alone cannot: options, ranges, and fields that need one another.
-
-    Raises:
-        ConfigError: naming the key, what is wrong with it and what to do.
-    """
-    _one_of("device.name", config.device.name, DEVICES)
-    _one_of("precision.name", config.precision.name, PRECISIONS)
-    _one_of("frontend.short_clips", config.frontend.short_clips, ("pad", "skip"))
-    _one_of("frontend.tail", config.frontend.tail, ("drop", "pad"))
-    _one_of("frontend.resampler", config.frontend.resampler, ("reference", "soxr"))
-    _validate_output(config.output)
-    _one_of("parity.action", config.parity.action, ("fail", "warn"))
-    _one_of("engine.kind", config.engine.kind, ("local",))
-    _one_of("tracking.kind", config.tracking.kind, ("local", "server", "none"))
-    _at_least("device.index", config.device.index, 0)
-    memory = config.memory
-    if not 0.0 < memory.gpu_memory_fraction <= 1.0:
-        raise ConfigError(
-            f"memory.gpu_memory_fraction={memory.gpu_memory_fraction} is not a share of the memory: use 0 < x <= 1"
-        )
-    _at_least("memory.queue_depth", memory.queue_depth, 1)
-    for key in ("batch_size", "decode_workers"):
-        if (value := getattr(memory, key)) is not None:
-            _at_least(f"memory.{key}", value, 1)
-    for device in ("cpu", "gpu", "metal"):
-        _at_least(f"memory.batch_size_by_device.{device}", memory.batch_size_by_device.get(device, 0), 1)
-    if memory.host_memory_mib is not None:
-        _at_least("memory.host_memory_mib", memory.host_memory_mib, 1024)
-    hop = config.frontend.hop_s
-    if not math.isfinite(hop) or not 0.01 <= hop <= 60 or abs(hop * 100 - round(hop * 100)) > 1e-6:
-        raise ConfigError(f"frontend.hop_s={hop} is not a whole number of 10 ms frames: use for example 0.96 or 0.48")
-    if missing := [name for name in PRECISIONS[1:] if name not in config.parity.tolerances]:
-        raise ConfigError(f"parity.tolerances has none for {', '.join(missing)}: give rel_err, min_cosine, scale_err")
-    _at_least("engine.stop_grace_s", config.engine.stop_grace_s, 0)
-    if config.tracking.timeout_s <= 0:
-        raise ConfigError("tracking.timeout_s must be above 0 seconds: use for example 5")
-    if not config.tracking.experiment.strip():
-        raise ConfigError("tracking.experiment is empty: give the MLflow experiment a name")
-    _validate_weights(config.weights)
-    _validate_dataset(config.dataset)
-
-
-def _validate_output(output: OutputConfig) -> None:
-    if not output.formats:
-        raise ConfigError("output.formats is empty: name at least one, as in output.formats=[parquet,npz]")
-    for name in output.formats:
-        _one_of("output.formats", name, FORMATS)
-    _one_of("output.postprocess", output.postprocess, POSTPROCESSES)
-    _one_of("output.compression", output.compression, ("zstd", "snappy", "gzip", "none"))
-    if "tfrecord" in output.formats and output.postprocess != "audioset":
-        raise ConfigError(
-            f"output.formats has tfrecord, whose embeddings are AudioSet's 8-bit ones, but output.postprocess is "
-            f"{output.postprocess}: add output.postprocess=audioset"
-        )
-    if output.shard_clips is not None:
-        _at_least("output.shard_clips", output.shard_clips, 1)
-
-
-def _validate_weights(weights: WeightsConfig) -> None:
-    if isinstance(weights, FileWeights) and not weights.path:
-        raise ConfigError("weights=file needs weights.path: give the checkpoint, as in weights.path=/data/model.ckpt")
-    if isinstance(weights, RandomWeights | AutoWeights) and not 0 <= weights.seed < 2**32:
-        raise ConfigError(f"weights.seed={weights.seed} is not a seed: use a whole number from 0 to 2**32 - 1")
-    if isinstance(weights, AudiosetWeights):
-        if weights.timeout_s <= 0:
-            raise ConfigError("weights.timeout_s must be above 0 seconds: use for example 10")
-        if not weights.base_url.startswith(("http://", "https://")):
-            raise ConfigError(f"weights.base_url={weights.base_url} is not a web address: use http:// or https://")
-
-
-def _validate_dataset(dataset: DatasetConfig) -> None:
-    if isinstance(dataset, FolderDataset):
-        _one_of("dataset.label_from", dataset.label_from, ("parent", "none"))
-        if not dataset.extensions:
-            raise ConfigError("dataset.extensions is empty: name at least one, as in dataset.extensions=[wav,flac]")
-        if dataset.root is not None and not Path(dataset.root).expanduser().is_dir():
-            what = "is a file, not a folder" if Path(dataset.root).expanduser().is_file() else "does not exist"
-            raise ConfigError(f"dataset.root={dataset.root} {what}: give a folder of audio files")
-    if isinstance(dataset, ManifestDataset):
-        if not dataset.path:
-            raise ConfigError("dataset=manifest needs dataset.path: give a CSV or Parquet file with a column 'path'")
-        if not Path(dataset.path).expanduser().is_file():
-            raise ConfigError(f"dataset.path={dataset.path} does not exist: give a CSV or Parquet file")
-        if dataset.root is not None and not Path(dataset.root).expanduser().is_dir():
-            raise ConfigError(f"dataset.root={dataset.root} does not exist: give the folder that paths start from")
-
-
-def _one_of(key: str, value: str, options: tuple[str, ...]) -> str:
+def one_of(key: str, value: str, options: tuple[str, ...]) -> str:
+    """The value, if it is one of the options; else ``ConfigError`` naming them."""
     if value not in options:
         raise ConfigError(f"{key}={value} is not an option: use one of {', '.join(options)}")
     return value
-
-
-def _at_least(key: str, value: float, lowest: float) -> None:
-    if value < lowest:
-        raise ConfigError(f"{key}={value} is too small: use {lowest} or more")

@@ -93,7 +93,7 @@ def export(config: RunConfig) -> Path:
     placement = place(request, config.memory)
     loaded = load_weights(chosen)
     expected, cached = parity_answers(loaded, models / ".parity")
-    session = build_session(placement, loaded)
+    session = build_session(placement, loaded, conv="direct")
     result: dict[str, Any] = {"metrics": {}}
     missed = take_through_gate(session, expected, config.parity, cached=cached, result=result)
     if missed and config.parity.action == "fail":

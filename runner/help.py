@@ -10,6 +10,7 @@ _GROUPS = (
     "device",
     "memory",
     "precision",
+    "model",
     "weights",
     "dataset",
     "frontend",

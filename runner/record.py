@@ -103,6 +103,8 @@ def _tags(result: Mapping[str, Any]) -> dict[str, str]:
     tags |= {f"device.{key}": device.get(key) for key in ("effective", "name", "reason", "fallback_reason")}
     tags |= {f"precision.{key}": precision.get(key) for key in ("effective", "reason")}
     tags |= {f"weights.{key}": weights.get(key) for key in ("source", "checksum", "seed", "reason")}
+    if model := result.get("model"):
+        tags |= {f"model.conv.{key}": model["conv"][key] for key in ("effective", "reason")}
     if parity := result.get("parity"):
         tags |= {"parity.passed": str(parity["passed"]).lower(), "parity.misses": "; ".join(parity["misses"]) or None}
         tags |= {"parity.action": parity["action"], "parity.reference": parity["reference"]}

@@ -8,7 +8,7 @@ from typing import Any
 
 from runner.weights import WeightsChoice
 
-_COLD_START = ("import", "device", "weights", "compile", "parity")
+_COLD_START = ("import", "device", "weights", "calibration", "compile", "parity")
 
 
 def random_weights_banner(weights: WeightsChoice) -> str:
@@ -31,6 +31,8 @@ def summarise(result: Mapping[str, Any], run_dir: Path, tracking: str | None) ->
         lines.append(("device", f"{device['effective']} ({device['name']}): {device['reason']}"))
     if precision := result.get("precision"):
         lines.append(("precision", f"{precision['effective']}: {precision['reason']}"))
+    if model := result.get("model"):
+        lines.append(("convolution", f"{model['conv']['effective']}: {model['conv']['reason']}"))
     if (weights := result.get("weights")) and "checksum" in weights:
         meaning = " (meaningless embeddings)" if weights["meaningless"] else ""
         smoke = ", smoke test passed" if weights.get("smoke") else ""
@@ -55,7 +57,7 @@ def summarise(result: Mapping[str, Any], run_dir: Path, tracking: str | None) ->
     lines.append(("files", str(run_dir)))
     if tracking:
         lines.append(("mlflow", tracking))
-    return "\n" + "\n".join(f"{name:>10}  {text}" for name, text in lines)
+    return "\n" + "\n".join(f"{name:>11}  {text}" for name, text in lines)
 
 
 def _parity(parity: Mapping[str, Any], metrics: Mapping[str, float]) -> str:

@@ -50,6 +50,47 @@ def hann_window() -> NDArray[np.float64]:
     return 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(STFT_WINDOW) / STFT_WINDOW)
 
 
+def folded_log_mel(windows: Any) -> Any:
+    """Log-mel in float32, four times as fast as ``log_mel`` on a CPU and within 5e-4 of it: for coarse precisions.
+
+    A frame is folded about its middle into an even and an odd half (Hann's window is symmetric about it), so that the
+    transform of the bins that mel uses is two products with 200-row matrices.
+
+    Args:
+        windows: float32 tensor [batch, 15600], mono 16 kHz in -1..1.
+
+    Returns:
+        float32 tensor [batch, 96, 64].
+    """
+    import tensorflow as tf
+
+    half = STFT_WINDOW // 2
+    matrix = mel_matrix()
+    bins = np.flatnonzero(matrix.any(axis=1))
+    offsets = np.arange(half)
+    angles = 2 * np.pi / FFT_LENGTH * offsets[:, None] * bins
+    taper = hann_window()[half:, None]
+    cosines, sines = taper * np.cos(angles), taper * np.sin(angles)
+    cosines[0] /= 2  # the middle sample is counted in both halves
+    # Half frames begin at multiples of a piece: forwards in the window, backwards in its reverse.
+    piece = half // 5
+    last = EXAMPLE_SAMPLES - half + 1  # samples whose reverse is aligned to pieces
+    forwards = np.arange(EXAMPLE_FRAMES)[:, None] * (STFT_HOP // piece) + half // piece + np.arange(5)
+    backwards = (last - 1 - half) // piece - np.arange(EXAMPLE_FRAMES)[:, None] * (STFT_HOP // piece) + np.arange(5)
+
+    def halves(samples: Any, places: NDArray[np.int64]) -> Any:
+        pieces = tf.reshape(samples, [-1, samples.shape[1] // piece, piece])
+        return tf.reshape(tf.gather(pieces, tf.constant(places.reshape(-1), tf.int32), axis=1), [-1, half])
+
+    after = halves(windows, forwards)
+    before = halves(tf.reverse(windows[:, 1:last], [1]), backwards)
+    real = tf.matmul(after + before, tf.constant(cosines, tf.float32))
+    imaginary = tf.matmul(after - before, tf.constant(sines, tf.float32))
+    magnitude = tf.sqrt(real * real + imaginary * imaginary)
+    mel = tf.matmul(magnitude, tf.constant(matrix[bins], tf.float32))
+    return tf.reshape(tf.math.log(mel + LOG_OFFSET), [-1, EXAMPLE_FRAMES, MEL_BANDS])
+
+
 def log_mel(windows: Any) -> Any:
     """Log-mel of windows of waveform.
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from runner.vggish.constants import EXAMPLE_FRAMES, MEL_BANDS
 
-_CONVOLUTIONS = (
-    ("conv1", True),
-    ("conv2", True),
+_FIRST = (("conv1", True), ("conv2", True))
+_DEEP = (
     ("conv3/conv3_1", False),
     ("conv3/conv3_2", True),
     ("conv4/conv4_1", False),
     ("conv4/conv4_2", True),
 )
 """Layer, and whether a 2×2 max-pool follows."""
+FEATURES = 12288
+"""Width of the flattened convolutions."""
 
 
 def variables(arrays: dict[str, Any], dtype: Any) -> dict[str, Any]:
@@ -43,17 +44,76 @@ def embed(weights: Mapping[str, Any], examples: Any, dtype: Any) -> Any:
     Returns:
         float32 tensor [batch, 128]; no ReLU after fc2 (the release dropped it in 2020).
     """
+    return fully_connected(weights, deep_layers(weights, first_layers(weights, examples, dtype)))
+
+
+def first_layers(weights: Mapping[str, Any], examples: Any, dtype: Any) -> Any:
+    """conv1 and conv2 with their max-pools: float32 [batch, 96, 64] to ``dtype`` [batch, 24, 16, 128]."""
     import tensorflow as tf
 
     x = tf.cast(tf.reshape(examples, [-1, EXAMPLE_FRAMES, MEL_BANDS, 1]), dtype)
-    for layer, pool in _CONVOLUTIONS:
-        x = tf.nn.conv2d(x, weights[f"vggish/{layer}/weights"], strides=1, padding="SAME")
-        x = tf.nn.relu(tf.nn.bias_add(x, weights[f"vggish/{layer}/biases"]))
-        if pool:
-            x = tf.nn.max_pool2d(x, ksize=2, strides=2, padding="SAME")
-    x = tf.reshape(x, [-1, weights["vggish/fc1/fc1_1/weights"].shape[0]])
+    return _convolutions(weights, x, _FIRST)
+
+
+def deep_layers(weights: Mapping[str, Any], pooled: Any) -> Any:
+    """conv3_1 to conv4_2 with their max-pools: [batch, 24, 16, 128] to [batch, 12288], flattened in NHWC order."""
+    import tensorflow as tf
+
+    x = _convolutions(weights, pooled, _DEEP)
+    return tf.reshape(x, [-1, FEATURES])
+
+
+def _convolutions(weights: Mapping[str, Any], x: Any, layers: Sequence[tuple[str, bool]]) -> Any:
+    for layer, pool in layers:
+        x = convolution(x, weights[f"vggish/{layer}/weights"], weights[f"vggish/{layer}/biases"], pool=pool)
+    return x
+
+
+def convolution(x: Any, kernel: Any, biases: Any, *, pool: bool) -> Any:
+    """A 3×3 convolution with ReLU, and its max-pool if it has one: [batch, height, width, inputs] to [..., outputs]."""
+    import tensorflow as tf
+
+    x = tf.nn.relu(tf.nn.bias_add(tf.nn.conv2d(x, kernel, strides=1, padding="SAME"), biases))
+    return tf.nn.max_pool2d(x, ksize=2, strides=2, padding="SAME") if pool else x
+
+
+def fully_connected(weights: Mapping[str, Any], features: Any) -> Any:
+    """fc1_1, fc1_2 and fc2: [batch, 12288] to float32 [batch, 128]."""
+    import tensorflow as tf
+
+    x = features
     for layer in ("fc1/fc1_1", "fc1/fc1_2"):
         x = tf.matmul(x, weights[f"vggish/{layer}/weights"])
         x = tf.nn.relu(tf.nn.bias_add(x, weights[f"vggish/{layer}/biases"]))
     x = tf.matmul(tf.cast(x, tf.float32), weights["vggish/fc2/weights"])
     return tf.nn.bias_add(x, weights["vggish/fc2/biases"])
+
+
+def in_chunks(function: Callable[[Any], Any], rows: Any, chunk: int, width: int, dtype: Any) -> Any:
+    """``function`` over the rows, about ``chunk`` at a time, so that what it needs in between stays small.
+
+    The chunks are of nearly equal length, never one row alone if there are two: for one row TensorFlow takes other
+    kernels, whose sums differ.
+
+    Args:
+        function: [n, ...] to ``dtype`` [n, width], row by row.
+        rows: tensor [batch, ...].
+        chunk: the most rows at a time, at least 3.
+        width: of a result.
+        dtype: of the results.
+
+    Returns:
+        Tensor [batch, width].
+    """
+    import tensorflow as tf
+
+    count = tf.shape(rows)[0]
+    chunks = tf.maximum((count + chunk - 1) // chunk, 1)
+
+    def body(number: Any, found: Any) -> tuple[Any, Any]:
+        start, end = number * count // chunks, (number + 1) * count // chunks
+        return number + 1, found.write(number, function(rows[start:end]))
+
+    found = tf.TensorArray(dtype, size=chunks, infer_shape=False, element_shape=[None, width])
+    _, found = tf.while_loop(lambda number, _: number < chunks, body, (0, found), parallel_iterations=1)
+    return found.concat()

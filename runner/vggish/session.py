@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 
 from runner.devices import DeviceChoice, DeviceType
 from runner.precision import PrecisionChoice
-from runner.vggish import frontend, network
+from runner.vggish import frontend, network, winograd
 from runner.vggish.constants import EMBEDDING_SIZE, EXAMPLE_FRAMES, EXAMPLE_HOP_S, EXAMPLE_SAMPLES, MEL_BANDS
 
 Array = NDArray[np.float32]
 
 
+CPU_CHUNK = 16
+"""Examples that a CPU convolves at a time."""
 FEWEST_ON_CPU = 2
 """For one row alone oneDNN and Eigen take other kernels, whose sums differ by 3e-6; from two on the bits are the same
 at every batch size."""
@@ -34,6 +36,7 @@ class SessionMetadata:
     precision: Mapping[str, Any]
     memory: Mapping[str, Any]
     weights: Mapping[str, Any]
+    model: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -50,6 +53,7 @@ class VGGishSession:
         precision: number format of the network.
         batch_size: largest batch that one call of the program takes; longer input is split.
         metadata: what to tell about the session.
+        conv: algorithm of the deep convolutions, ``direct`` or (on a CPU in float32) ``winograd``.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class VGGishSession:
         precision: PrecisionChoice,
         batch_size: int,
         metadata: SessionMetadata,
+        conv: str = "direct",
     ) -> None:
         import tensorflow as tf
 
@@ -70,14 +75,31 @@ class VGGishSession:
         self._lock = threading.Lock()
         tf.config.experimental.enable_tensor_float_32_execution(precision.effective == "tf32")
         dtype = tf.dtypes.as_dtype(precision.compute_dtype)
+        if conv == "winograd":
+            winograd.transform_in_place(weights)
         with self._placed():
             self._weights = network.variables(weights, dtype)
+        on_cpu = device.effective is DeviceType.CPU
+        log_mel = frontend.folded_log_mel if on_cpu and dtype != tf.float32 else frontend.log_mel
+        deep_layers = winograd.deep_layers if conv == "winograd" else network.deep_layers
+
+        def features(examples: Any) -> Any:
+            return deep_layers(self._weights, network.first_layers(self._weights, examples, dtype))
+
+        def embed(rows: Any, to_features: Callable[[Any], Any]) -> Any:
+            # On a CPU the convolutions go by small chunks, which stay in its caches; the dense layers, which read
+            # 200 MB of weights, go by the whole batch.
+            if on_cpu:
+                found = network.in_chunks(to_features, rows, CPU_CHUNK, network.FEATURES, dtype)
+            else:
+                found = to_features(rows)
+            return network.fully_connected(self._weights, found)
 
         def from_windows(windows: Any) -> Any:
-            return network.embed(self._weights, frontend.log_mel(windows), dtype)
+            return embed(windows, lambda chunk: features(log_mel(chunk)))
 
         def from_examples(examples: Any) -> Any:
-            return network.embed(self._weights, examples, dtype)
+            return embed(examples, features)
 
         self._from_windows = self._program(from_windows, [None, EXAMPLE_SAMPLES])
         self._from_examples = self._program(from_examples, [None, EXAMPLE_FRAMES, MEL_BANDS])

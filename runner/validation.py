@@ -1,0 +1,119 @@
+"""The checks of a configuration that types alone cannot make: options, ranges, and keys that need one another."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from runner.config import (
+    DEVICES,
+    FORMATS,
+    POSTPROCESSES,
+    PRECISIONS,
+    AudiosetWeights,
+    AutoWeights,
+    DatasetConfig,
+    FileWeights,
+    FolderDataset,
+    ManifestDataset,
+    OutputConfig,
+    RandomWeights,
+    RunConfig,
+    WeightsConfig,
+    one_of,
+)
+from runner.errors import ConfigError
+
+
+def validate(config: RunConfig) -> None:
+    """Check what types alone cannot: options, ranges, and fields that need one another.
+
+    Raises:
+        ConfigError: naming the key, what is wrong with it and what to do.
+    """
+    one_of("device.name", config.device.name, DEVICES)
+    one_of("precision.name", config.precision.name, PRECISIONS)
+    one_of("model.conv", config.model.conv, ("auto", "direct", "winograd"))
+    one_of("frontend.short_clips", config.frontend.short_clips, ("pad", "skip"))
+    one_of("frontend.tail", config.frontend.tail, ("drop", "pad"))
+    one_of("frontend.resampler", config.frontend.resampler, ("reference", "soxr"))
+    _validate_output(config.output)
+    one_of("parity.action", config.parity.action, ("fail", "warn"))
+    one_of("engine.kind", config.engine.kind, ("local",))
+    one_of("tracking.kind", config.tracking.kind, ("local", "server", "none"))
+    _at_least("device.index", config.device.index, 0)
+    memory = config.memory
+    if not 0.0 < memory.gpu_memory_fraction <= 1.0:
+        raise ConfigError(
+            f"memory.gpu_memory_fraction={memory.gpu_memory_fraction} is not a share of the memory: use 0 < x <= 1"
+        )
+    _at_least("memory.queue_depth", memory.queue_depth, 1)
+    for key in ("batch_size", "decode_workers"):
+        if (value := getattr(memory, key)) is not None:
+            _at_least(f"memory.{key}", value, 1)
+    for device in ("cpu", "gpu", "metal"):
+        _at_least(f"memory.batch_size_by_device.{device}", memory.batch_size_by_device.get(device, 0), 1)
+    if memory.host_memory_mib is not None:
+        _at_least("memory.host_memory_mib", memory.host_memory_mib, 1024)
+    hop = config.frontend.hop_s
+    if not math.isfinite(hop) or not 0.01 <= hop <= 60 or abs(hop * 100 - round(hop * 100)) > 1e-6:
+        raise ConfigError(f"frontend.hop_s={hop} is not a whole number of 10 ms frames: use for example 0.96 or 0.48")
+    if missing := [name for name in PRECISIONS[1:] if name not in config.parity.tolerances]:
+        raise ConfigError(f"parity.tolerances has none for {', '.join(missing)}: give rel_err, min_cosine, scale_err")
+    _at_least("engine.stop_grace_s", config.engine.stop_grace_s, 0)
+    if config.tracking.timeout_s <= 0:
+        raise ConfigError("tracking.timeout_s must be above 0 seconds: use for example 5")
+    if not config.tracking.experiment.strip():
+        raise ConfigError("tracking.experiment is empty: give the MLflow experiment a name")
+    _validate_weights(config.weights)
+    _validate_dataset(config.dataset)
+
+
+def _validate_output(output: OutputConfig) -> None:
+    if not output.formats:
+        raise ConfigError("output.formats is empty: name at least one, as in output.formats=[parquet,npz]")
+    for name in output.formats:
+        one_of("output.formats", name, FORMATS)
+    one_of("output.postprocess", output.postprocess, POSTPROCESSES)
+    one_of("output.compression", output.compression, ("zstd", "snappy", "gzip", "none"))
+    if "tfrecord" in output.formats and output.postprocess != "audioset":
+        raise ConfigError(
+            f"output.formats has tfrecord, whose embeddings are AudioSet's 8-bit ones, but output.postprocess is "
+            f"{output.postprocess}: add output.postprocess=audioset"
+        )
+    if output.shard_clips is not None:
+        _at_least("output.shard_clips", output.shard_clips, 1)
+
+
+def _validate_weights(weights: WeightsConfig) -> None:
+    if isinstance(weights, FileWeights) and not weights.path:
+        raise ConfigError("weights=file needs weights.path: give the checkpoint, as in weights.path=/data/model.ckpt")
+    if isinstance(weights, RandomWeights | AutoWeights) and not 0 <= weights.seed < 2**32:
+        raise ConfigError(f"weights.seed={weights.seed} is not a seed: use a whole number from 0 to 2**32 - 1")
+    if isinstance(weights, AudiosetWeights):
+        if weights.timeout_s <= 0:
+            raise ConfigError("weights.timeout_s must be above 0 seconds: use for example 10")
+        if not weights.base_url.startswith(("http://", "https://")):
+            raise ConfigError(f"weights.base_url={weights.base_url} is not a web address: use http:// or https://")
+
+
+def _validate_dataset(dataset: DatasetConfig) -> None:
+    if isinstance(dataset, FolderDataset):
+        one_of("dataset.label_from", dataset.label_from, ("parent", "none"))
+        if not dataset.extensions:
+            raise ConfigError("dataset.extensions is empty: name at least one, as in dataset.extensions=[wav,flac]")
+        if dataset.root is not None and not Path(dataset.root).expanduser().is_dir():
+            what = "is a file, not a folder" if Path(dataset.root).expanduser().is_file() else "does not exist"
+            raise ConfigError(f"dataset.root={dataset.root} {what}: give a folder of audio files")
+    if isinstance(dataset, ManifestDataset):
+        if not dataset.path:
+            raise ConfigError("dataset=manifest needs dataset.path: give a CSV or Parquet file with a column 'path'")
+        if not Path(dataset.path).expanduser().is_file():
+            raise ConfigError(f"dataset.path={dataset.path} does not exist: give a CSV or Parquet file")
+        if dataset.root is not None and not Path(dataset.root).expanduser().is_dir():
+            raise ConfigError(f"dataset.root={dataset.root} does not exist: give the folder that paths start from")
+
+
+def _at_least(key: str, value: float, lowest: float) -> None:
+    if value < lowest:
+        raise ConfigError(f"{key}={value} is too small: use {lowest} or more")
