@@ -20,11 +20,11 @@ from runner.memory import MemoryPlan, apply_gpu_memory, plan_memory, shared_memo
 from runner.parity import AnswerCache
 from runner.precision import PrecisionChoice, choose_precision
 from runner.smoke import smoke_figures, smoke_misses, smoke_windows
-from runner.vggish.checkpoint import load_checkpoint, random_weights, weights_checksum
+from runner.vggish.checkpoint import load_checkpoint, weights_checksum
 from runner.vggish.postprocess import PcaParameters, load_pca, random_pca
 from runner.vggish.reference import reference_embeddings
 from runner.vggish.session import SessionMetadata, VGGishSession
-from runner.weights import WeightsChoice
+from runner.weights import DrawnWeights, WeightsChoice, draw_weights
 
 log = logging.getLogger(__name__)
 
@@ -84,16 +84,20 @@ class LoadedWeights:
     smoke: dict[str, float] | None = None
 
 
-def load_weights(choice: WeightsChoice) -> LoadedWeights:
+def load_weights(choice: WeightsChoice, drawn: DrawnWeights | None = None) -> LoadedWeights:
     """Read the weights, and put the released ones to their smoke test.
+
+    Args:
+        choice: which weights.
+        drawn: random ones, if ``draw_weights`` has made them already.
 
     Raises:
         WeightsError: a file is not what it should be, or the released weights don't give the known answers.
     """
     if choice.source == "random":
-        seed = choice.seed or 0
-        arrays = random_weights(seed)
-        return LoadedWeights(choice, arrays, weights_checksum(arrays), random_pca(seed))
+        drawn = drawn or draw_weights(choice)
+        assert drawn is not None
+        return LoadedWeights(choice, drawn.arrays, drawn.checksum, random_pca(choice.seed or 0))
     arrays = load_checkpoint(str(choice.path))
     pca = load_pca(choice.pca_path) if choice.pca_path else None
     smoke = None
@@ -140,7 +144,7 @@ def build_session(
         timed: told the seconds of each step: ``calibration``, ``weights`` and ``compile``.
     """
     start = time.perf_counter()
-    chosen = choose_convolution(conv, placement.device.effective, placement.precision.effective, loaded.arrays)
+    chosen = choose_convolution(conv, placement.device.effective, placement.precision.effective)
     calibrated = time.perf_counter()
     weights = loaded.choice
     metadata = SessionMetadata(
@@ -221,7 +225,7 @@ def load_vggish_model(
         gpu_memory_fraction=gpu_memory_fraction,
         gpu_allow_growth=gpu_allow_growth,
         batch_size=batch_size,
-        batch_size_by_device={"cpu": 64, "gpu": 512, "metal": 128},
+        batch_size_by_device={"cpu": 128, "gpu": 512, "metal": 128},
     )
     placement = place(DeviceRequest(DeviceType(device_preference).value, precision=precision), policy)
     for warning in filter(

@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from runner.errors import ParityError
 from runner.hardware import usable_cores
 from runner.parity import measure, report
 from runner.vggish.postprocess import Postprocessor
-from runner.weights import WeightsChoice
+from runner.weights import WeightsChoice, draw_weights
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,6 +88,8 @@ def make_ready(
     Raises:
         RunnerError: device, weights or parity; ``result`` then tells what was found up to there.
     """
+    weights = WeightsChoice(**spec["weights"])
+    drawn = ThreadPoolExecutor(1).submit(draw_weights, weights)  # while TensorFlow is imported
     events.send("phase", name="import")
     with cold.step("import"):
         import tensorflow as tf
@@ -113,7 +116,7 @@ def make_ready(
     )
     events.send("phase", name="weights")
     with cold.step("weights"):
-        loaded = load_weights(WeightsChoice(**spec["weights"]))
+        loaded = load_weights(weights, drawn.result())
     result["metrics"] |= {f"smoke_{name}": value for name, value in (loaded.smoke or {}).items()}
     with cold.step("parity"):
         expected, cached = parity_answers(loaded, Path(config.paths.models).expanduser() / ".parity")

@@ -1,7 +1,8 @@
-"""The typed configuration: one dataclass per Hydra group, and the checks that cross their fields.
+"""The typed configuration of a run: one dataclass per Hydra group.
 
-conf/ holds the values, this module the types, ``runner.validation`` the checks.  Hydra merges each YAML file of a group into the dataclass named in its
-``defaults`` (registered under ``schema/``), so an unknown key or a wrong type is refused while composing.
+conf/ holds the values, this module the types, ``runner.validation`` the checks.  Hydra merges each YAML file of a group
+into the dataclass named in its ``defaults`` (registered under ``schema/``), so that an unknown key or a wrong type is
+refused while composing.
 """
 
 from __future__ import annotations

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from runner.devices import DeviceType
 from runner.vggish import network, winograd
+from runner.vggish.constants import VARIABLE_SHAPES
 
 CALIBRATION_EXAMPLES = 16
 _CALIBRATION_RUNS = 3
+_IMAGE = (12, 8)
+"""What conv4_1 convolves."""
 _WORTH_IT = 1.1
 """Winograd is taken if it is faster by this factor at least: its sums are in another order for nothing otherwise."""
 
@@ -37,8 +39,7 @@ def choose_convolution(
     requested: str,
     device: DeviceType,
     precision: str,
-    weights: Mapping[str, NDArray[np.float32]],
-    seconds: Callable[[Mapping[str, NDArray[np.float32]]], tuple[float, float]] | None = None,
+    seconds: Callable[[], tuple[float, float]] | None = None,
 ) -> ConvolutionChoice:
     """Decide between ``direct`` and ``winograd``.
 
@@ -46,7 +47,6 @@ def choose_convolution(
         requested: auto, direct or winograd.
         device: the kind of device in use.
         precision: in effect.
-        weights: float32 arrays by checkpoint name.
         seconds: measures (direct, winograd); ``calibrate`` when None.
     """
     if requested == "direct":
@@ -61,27 +61,33 @@ def choose_convolution(
         return ConvolutionChoice(requested, "direct", why)
     if requested == "winograd":
         return ConvolutionChoice(requested, "winograd", "model.conv=winograd was asked for")
-    direct, fast = (seconds or calibrate)(weights)
+    direct, fast = (seconds or calibrate)()
     ratio = direct / fast
     effective = "winograd" if ratio >= _WORTH_IT else "direct"
-    measured = f"conv4_2 of {CALIBRATION_EXAMPLES} examples: {1e3 * fast:.1f} ms, directly {1e3 * direct:.1f} ms"
+    measured = f"conv4_1 of {CALIBRATION_EXAMPLES} examples: {1e3 * fast:.1f} ms, directly {1e3 * direct:.1f} ms"
     return ConvolutionChoice(requested, effective, f"Winograd is {ratio:.2f} × as fast here ({measured})")
 
 
-def calibrate(weights: Mapping[str, NDArray[np.float32]]) -> tuple[float, float]:
-    """Median seconds of conv4_2 with its max-pool on a chunk of examples on the CPU: (direct, Winograd)."""
+def calibrate() -> tuple[float, float]:
+    """Median seconds of conv4_1 on a chunk of examples on the CPU: (direct, Winograd)."""
     import tensorflow as tf
 
-    layer = "vggish/conv4/conv4_2"
-    kernel, biases = (tf.constant(weights[f"{layer}/{part}"]) for part in ("weights", "biases"))
-    transformed = tf.constant(winograd.transform_filters(weights[f"{layer}/weights"]))
-    shape = (CALIBRATION_EXAMPLES, 12, 8, kernel.shape[2])
-    images = tf.constant(np.random.default_rng(0).standard_normal(shape, np.float32))
-    programs = (
-        tf.function(lambda x: network.convolution(x, kernel, biases, pool=True)),
-        tf.function(lambda x: winograd.convolution(x, transformed, biases, (12, 8), 1, pool=True)),
+    inputs, outputs = VARIABLE_SHAPES["vggish/conv4/conv4_1/weights"][2:]
+    rng = np.random.default_rng(0)
+    images, kernel, transformed = (
+        tf.constant(rng.standard_normal(shape, np.float32))
+        for shape in (
+            (CALIBRATION_EXAMPLES, *_IMAGE, inputs),
+            (3, 3, inputs, outputs),
+            (winograd.PLACES_READ, inputs, outputs),
+        )
     )
-    given: tuple[Any, ...] = (images, tf.reshape(images, [-1, shape[3]]))
+    biases = tf.zeros(outputs)
+    programs = (
+        tf.function(lambda x: network.convolution(x, kernel, biases, pool=False), autograph=False),
+        tf.function(lambda x: winograd.convolution(x, transformed, biases, _IMAGE, 1, pool=False), autograph=False),
+    )
+    given: tuple[Any, ...] = (images, tf.reshape(images, [-1, inputs]))
     taken: tuple[list[float], list[float]] = ([], [])
     with tf.device("/CPU:0"):
         for run in range(_CALIBRATION_RUNS + 1):

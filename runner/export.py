@@ -162,12 +162,12 @@ def _module(weights: Any, compute_dtype: str, hop_s: float, about: str) -> tuple
         return {"embeddings": embed(log_mel)}
 
     def program(function: Callable[..., Any], shape: list[int | None], name: str) -> Any:
-        return tf.function(function, input_signature=[tf.TensorSpec(shape, tf.float32, name=name)])
+        return tf.function(function, input_signature=[tf.TensorSpec(shape, tf.float32, name=name)], autograph=False)
 
     module.waveform = program(waveform, [None, None], "samples")
     module.clip = program(clip, [None], "samples")
     module.examples = program(examples, [None, EXAMPLE_FRAMES, MEL_BANDS], "log_mel")
-    module.metadata = tf.function(lambda: tf.constant(about), input_signature=[])
+    module.metadata = tf.function(lambda: tf.constant(about), input_signature=[], autograph=False)
     signatures = {"waveform": module.waveform, "clip": module.clip, "examples": module.examples}
     return module, {"serving_default": module.waveform, **signatures}
 

@@ -55,7 +55,6 @@ def run_job(job: Job) -> dict[str, Any]:
         "config": job.config.to_dict(),
         "overrides": list(job.overrides),
         "started_at": started_at,
-        "git": git_state(),
         "host": host_facts(),
         "versions": versions(),
     }
@@ -71,9 +70,15 @@ def run_job(job: Job) -> dict[str, Any]:
     tracking = _Tracking(job)
     with InterruptGuard().installed() as guard:
         with RunProgress(dataset["clips"]) as progress:
-            opened = tracking.open_in_background(_asked_name(job.config))
-            result = {**base, **run_worker(_spec(job, manifest, weights, dataset), job.run_dir, progress, guard)}
-            opened()
+            spec = _spec(job, manifest, weights, dataset)
+
+            def meanwhile() -> None:
+                base["git"] = git_state()
+                tracking.open_in_background()
+
+            found = run_worker(spec, job.run_dir, progress, guard, meanwhile)
+            tracking.wait_until_open()
+            result = {**base, **found}
         result["run_name"] = run_name(result)
         return _finish(job, result, tracking, guard.exit_status)
 
@@ -174,17 +179,23 @@ class _Tracking:
     def __init__(self, job: Job) -> None:
         self._job = job
         self._wanted = job.config.tracking.kind != "none"
+        self._opening: threading.Thread | None = None
         self.outcome: str | None = None
         """What the summary says of tracking."""
 
     def open(self, name: str) -> None:
         self._attempt(lambda: self._open(name))
 
-    def open_in_background(self, name: str) -> Callable[[], None]:
-        """Open the MLflow run while the worker imports TensorFlow; the returned call waits for it."""
-        thread = threading.Thread(target=self.open, args=(name,), name="tracking", daemon=True)
-        thread.start()
-        return thread.join
+    def open_in_background(self) -> None:
+        """Open the MLflow run while the worker imports TensorFlow."""
+        name = _asked_name(self._job.config)
+        self._opening = threading.Thread(target=self.open, args=(name,), name="tracking", daemon=True)
+        self._opening.start()
+
+    def wait_until_open(self) -> None:
+        """Return when the MLflow run is open, or can't be."""
+        if self._opening is not None:
+            self._opening.join()
 
     def finish(self) -> None:
         """Log result.json and the files, and close the MLflow run."""

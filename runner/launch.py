@@ -65,14 +65,23 @@ class InterruptGuard:
         self.on_signal(self.count)
 
 
-def run_worker(spec: dict[str, Any], run_dir: Path, progress: RunProgress, guard: InterruptGuard) -> dict[str, Any]:
+def run_worker(
+    spec: dict[str, Any],
+    run_dir: Path,
+    progress: RunProgress,
+    guard: InterruptGuard,
+    started_worker: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
     """Carry out ``spec`` in a fresh process and return its part of result.json.
+
+    ``started_worker`` is called once the process runs: it takes seconds to be ready, which others can use.
 
     A worker that dies without a result gives one with ``status`` failed and a ``failure`` that names the signal or
     exit status, and holds its log's tail.
     """
     started = time.monotonic()
     process = start_worker(spec, run_dir)
+    started_worker()
 
     def ask_to_stop(count: int) -> None:
         if count == 1:

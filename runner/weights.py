@@ -11,8 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from runner.config import AudiosetWeights, AutoWeights, FileWeights, RandomWeights, WeightsConfig
 from runner.errors import WeightsError
+from runner.vggish.checkpoint import random_weights, weights_checksum
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +64,22 @@ class WeightsChoice:
     seed: int | None
     reason: str
     meaningless: bool
+
+
+@dataclass(frozen=True)
+class DrawnWeights:
+    """Random weights: float32 arrays by checkpoint name, and their checksum."""
+
+    arrays: dict[str, NDArray[np.float32]]
+    checksum: str
+
+
+def draw_weights(choice: WeightsChoice) -> DrawnWeights | None:
+    """Random weights, which need no TensorFlow and so can be drawn while it is imported; None for those in a file."""
+    if choice.source != "random":
+        return None
+    arrays = random_weights(choice.seed or 0)
+    return DrawnWeights(arrays, weights_checksum(arrays))
 
 
 def resolve_weights(

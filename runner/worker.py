@@ -7,8 +7,14 @@ main module) and has no need of any of it.
 """
 
 if __name__ == "__main__":
+    import logging
+    import os
     import sys
 
     from runner.embed_run import main
 
-    sys.exit(main(sys.argv[1]))
+    exit_status = main(sys.argv[1])
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_status)  # all is on disk by now, and TensorFlow takes 0.7 s to tear itself down

@@ -15,6 +15,24 @@ from runner.vggish.constants import VARIABLE_SHAPES
 Array = NDArray[np.float32]
 
 _PREFIX = "vggish/"
+_ALIGNMENT = 64
+"""Bytes; TensorFlow takes an array that begins at a multiple of them as it is, without a copy."""
+
+
+def aligned(array: NDArray[np.generic]) -> Array:
+    """The array as float32 whose memory TensorFlow can use as it is; itself if it is that already."""
+    if array.dtype == np.float32 and array.flags.c_contiguous and array.ctypes.data % _ALIGNMENT == 0:
+        return array  # type: ignore[return-value]
+    copy = _aligned_empty(array.shape)
+    copy[...] = array
+    return copy
+
+
+def _aligned_empty(shape: tuple[int, ...]) -> Array:
+    size = int(np.prod(shape)) * 4
+    memory = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    return memory[start : start + size].view(np.float32).reshape(shape)
 
 
 def load_checkpoint(path: str) -> dict[str, Array]:
@@ -52,7 +70,7 @@ def load_checkpoint(path: str) -> dict[str, Array]:
     if wrong:
         raise WeightsError(f"{path} is not VGGish's: {'; '.join(wrong)}; give a checkpoint with the released shapes")
     try:
-        arrays = {name: np.asarray(reader.get_tensor(found), np.float32) for name, found in stored.items()}
+        arrays = {name: aligned(reader.get_tensor(found)) for name, found in stored.items()}
     except (tf.errors.OpError, ValueError, RuntimeError) as error:
         raise WeightsError(f"{path} is damaged ({str(error).splitlines()[0][:200]}): get the file again") from error
     if bad := [name for name, array in arrays.items() if not np.isfinite(array).all()]:
@@ -68,7 +86,8 @@ def random_weights(seed: int) -> dict[str, Array]:
         (name, shape), own_seed = item
         if len(shape) == 1:
             return name, np.zeros(shape, np.float32)
-        array = np.random.Generator(np.random.PCG64(own_seed)).standard_normal(shape, np.float32)
+        array = _aligned_empty(shape)
+        np.random.Generator(np.random.PCG64(own_seed)).standard_normal(dtype=np.float32, out=array)
         array *= np.float32(np.sqrt(2.0 / np.prod(shape[:-1])))
         return name, array
 

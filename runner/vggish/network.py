@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from runner.vggish.checkpoint import aligned
 from runner.vggish.constants import EXAMPLE_FRAMES, MEL_BANDS
 
 _FIRST = (("conv1", True), ("conv2", True))
@@ -22,14 +23,16 @@ FEATURES = 12288
 def variables(arrays: dict[str, Any], dtype: Any) -> dict[str, Any]:
     """One ``tf.Variable`` per checkpoint array, in ``dtype``; fc2 stays float32, where half precision costs most.
 
-    ``arrays`` is emptied on the way, so that the weights are not in memory twice.
+    ``arrays`` is emptied on the way, and on a CPU in float32 the variables take over its memory, so that the weights
+    are not in memory twice.
     """
     import tensorflow as tf
 
     found = {}
     for name in list(arrays):
-        array = tf.cast(arrays.pop(name), tf.float32 if "/fc2/" in name else dtype)
-        found[name] = tf.Variable(array, trainable=False, name=name)
+        tensor = tf.experimental.dlpack.from_dlpack(aligned(arrays.pop(name)).__dlpack__())
+        tensor = tf.cast(tensor, tf.float32 if "/fc2/" in name else dtype)
+        found[name] = tf.Variable(tensor, trainable=False, name=name)
     return found
 
 

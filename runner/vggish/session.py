@@ -168,7 +168,9 @@ class VGGishSession:
         import tensorflow as tf
 
         signature = [tf.TensorSpec(shape, tf.float32)]
-        return tf.function(function, input_signature=signature, jit_compile=self._compiled_by_xla or None)
+        return tf.function(
+            function, input_signature=signature, jit_compile=self._compiled_by_xla or None, autograph=False
+        )
 
     def _run(self, program: Any, rows: Array, row_shape: tuple[int, ...]) -> Array:
         if rows.shape[1:] != row_shape:

@@ -20,6 +20,8 @@ TILE = 4
 """Outputs of a tile, along each axis."""
 _READ = TILE + 2
 """Inputs that they depend on."""
+PLACES_READ = _READ * _READ
+"""Inputs of a tile; so many products are summed a channel pair."""
 
 _INPUT = np.array(
     [
@@ -57,7 +59,7 @@ def transform_filters(kernel: NDArray[np.float32]) -> NDArray[np.float32]:
     """A 3×3 kernel [3, 3, inputs, outputs] in Winograd's domain: float32 [36, inputs, outputs], computed in float64."""
     inputs, outputs = kernel.shape[2:]
     matrix = np.kron(_FILTER, _FILTER)
-    transformed = np.empty((_READ * _READ, inputs, outputs), np.float32)
+    transformed = np.empty((PLACES_READ, inputs, outputs), np.float32)
     for first in range(0, inputs, _CHANNELS_AT_ONCE):
         part = kernel[:, :, first : first + _CHANNELS_AT_ONCE].astype(np.float64)
         transformed[:, first : first + _CHANNELS_AT_ONCE] = np.tensordot(matrix, part.reshape(9, -1, outputs), 1)
@@ -113,9 +115,9 @@ def convolution(rows: Any, kernel: Any, biases: Any, image: tuple[int, int], pla
     inputs, outputs = kernel.shape[1:]
     batch = tf.shape(rows)[0] // (image[0] * image[1])
     read = tf.gather(tf.pad(rows, [[0, 1], [0, 0]]), _rows_read(image, places, batch))
-    domain = tf.matmul(tf.constant(np.kron(_INPUT, _INPUT), tf.float32), tf.reshape(read, [_READ * _READ, -1]))
-    products = tf.matmul(tf.reshape(domain, [_READ * _READ, -1, inputs]), kernel)
-    out = tf.matmul(tf.constant(np.kron(_OUTPUT, _OUTPUT), tf.float32), tf.reshape(products, [_READ * _READ, -1]))
+    domain = tf.matmul(tf.constant(np.kron(_INPUT, _INPUT), tf.float32), tf.reshape(read, [PLACES_READ, -1]))
+    products = tf.matmul(tf.reshape(domain, [PLACES_READ, -1, inputs]), kernel)
+    out = tf.matmul(tf.constant(np.kron(_OUTPUT, _OUTPUT), tf.float32), tf.reshape(products, [PLACES_READ, -1]))
     if pool:
         out = tf.nn.max_pool2d(tf.reshape(out, [1, TILE, TILE, -1]), ksize=2, strides=2, padding="VALID")
     return tf.nn.relu(tf.nn.bias_add(tf.reshape(out, [-1, outputs]), biases))
@@ -138,9 +140,7 @@ def _rows_read(image: tuple[int, int], places: int, batch: Any) -> Any:
     place = (y % places) * places + x % places
     square = (y // places) * (width // places) + x // places
     squares = (height // places) * (width // places)
-    place, square, inside = (
-        array.reshape(_READ * _READ, 1, -1) for array in np.broadcast_arrays(place, square, inside)
-    )
+    place, square, inside = (array.reshape(PLACES_READ, 1, -1) for array in np.broadcast_arrays(place, square, inside))
     example = tf.range(batch)[None, :, None]
     row = (tf.constant(place, tf.int32) * batch + example) * squares + tf.constant(square, tf.int32)
     return tf.reshape(tf.where(tf.constant(inside), row, batch * (height * width)), [-1])
