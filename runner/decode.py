@@ -7,6 +7,7 @@ windows; windows of successive clips share one, so that thousands of tiny clips 
 from __future__ import annotations
 
 import signal
+import time
 from collections import deque
 from dataclasses import dataclass
 from multiprocessing import shared_memory
@@ -60,12 +61,16 @@ class ClipResult(NamedTuple):
 
 
 class Handover(NamedTuple):
-    """What a decode process sends: a slot with its segments (None: no windows), and the clips that are finished."""
+    """What a decode process sends: a slot with its segments (None: no windows), and the clips that are finished.
+
+    ``rss_peak_mib`` and ``cpu_s`` are the process's own, since it started.
+    """
 
     slot: int | None
     segments: list[Segment]
     finished: list[ClipResult]
     rss_peak_mib: float
+    cpu_s: float
 
 
 @dataclass(frozen=True)
@@ -188,7 +193,7 @@ class _Decoder:
         if not self._segments and not self._finished:
             return
         slot = self._slot if self._segments else None
-        self._connection.send(Handover(slot, self._segments, self._finished, peak_rss_mib()))
+        self._connection.send(Handover(slot, self._segments, self._finished, peak_rss_mib(), time.process_time()))
         if slot is not None:
             self._slot, self._rows = None, 0
         self._segments, self._finished = [], []

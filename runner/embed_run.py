@@ -147,6 +147,7 @@ def _memory_metrics(placement: Placement, pool: DecodePool) -> dict[str, float]:
     import tensorflow as tf
 
     found = {"rss_peak_mib": peak_rss_mib(), "decode_rss_peak_mib": sum(pool.rss_peak_mib.values())}
+    found["decode_cpu_s"] = sum(pool.cpu_s.values())
     if placement.device.effective.value == "gpu":
         found["device_memory_peak_mib"] = tf.config.experimental.get_memory_info("GPU:0")["peak"] / (1 << 20)
     return found

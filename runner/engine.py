@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from runner.decode import ClipResult, ClipTask, Segment
 from runner.output import ClipRow, OpenShards, RunWriter
 from runner.pool import DecodePool
+from runner.vggish.checkpoint import aligned_empty
 from runner.vggish.constants import EMBEDDING_SIZE, EXAMPLE_SAMPLES
 
 Array = NDArray[np.float32]
@@ -121,6 +122,8 @@ class Engine:
         self.started_at = 0.0
         self.results_at = 0.0
         """``time.perf_counter`` when the last result was on the host."""
+        self.cpu_s = 0.0
+        """This process's processor time while the engine ran."""
 
     def stop(self) -> None:
         """Ask for an early end: the shards under way are finished within the grace, no new one is begun."""
@@ -135,6 +138,7 @@ class Engine:
     def run(self, embed: Embed) -> None:
         """Embed everything; returns when all results are on disk, raises what a thread raised."""
         self.started_at = self.results_at = time.perf_counter()
+        cpu_before = time.process_time()
         threads = [
             threading.Thread(target=self._guard, args=(body, *arguments), name=name, daemon=True)
             for name, body, *arguments in (
@@ -147,6 +151,7 @@ class Engine:
         self._guard(self._feed)
         for thread in threads:
             thread.join()
+        self.cpu_s = time.process_time() - cpu_before
         if self._failure is not None:
             raise self._failure
 
@@ -207,7 +212,7 @@ class Engine:
         return job
 
     def _new_batch(self) -> _Batch:
-        return _Batch(np.empty((self._batch_size, EXAMPLE_SAMPLES), np.float32))
+        return _Batch(aligned_empty((self._batch_size, EXAMPLE_SAMPLES)))
 
     def _fill(self, batch: _Batch, windows: Array, segments: Sequence[Segment]) -> _Batch:
         row = 0

@@ -19,6 +19,7 @@ def steady_metrics(engine: Engine) -> dict[str, float]:
     steady = engine.results_at - engine.started_at
     metrics = {
         "steady_s": steady,
+        "steady_cpu_s": engine.cpu_s,
         "clips_embedded": float(progress.embedded),
         "clips_skipped": float(sum(progress.skipped.values())),
         "clips_padded": float(progress.padded),

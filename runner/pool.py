@@ -61,6 +61,8 @@ class DecodePool:
         self._retries: list[tuple[ClipTask, int]] = []
         self.rss_peak_mib: dict[int, float] = {}
         """The largest resident set of each decode process, by process id."""
+        self.cpu_s: dict[int, float] = {}
+        """The processor time of each, its start included."""
         self.grow_to(workers)
 
     def __len__(self) -> int:
@@ -100,6 +102,7 @@ class DecodePool:
                 yield from self._bury(process)
                 continue
             self.rss_peak_mib[process.process.pid] = handover.rss_peak_mib
+            self.cpu_s[process.process.pid] = handover.cpu_s
             rows = sum(segment.windows for segment in handover.segments)
             windows = process.slots.windows[handover.slot or 0, :rows]
             for result in handover.finished:

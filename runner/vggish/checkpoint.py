@@ -21,14 +21,16 @@ _ALIGNMENT = 64
 
 def aligned(array: NDArray[np.generic]) -> Array:
     """The array as float32 whose memory TensorFlow can use as it is; itself if it is that already."""
-    if array.dtype == np.float32 and array.flags.c_contiguous and array.ctypes.data % _ALIGNMENT == 0:
+    taken = array.flags.c_contiguous and array.flags.writeable and array.ctypes.data % _ALIGNMENT == 0
+    if array.dtype == np.float32 and taken:
         return array  # type: ignore[return-value]
-    copy = _aligned_empty(array.shape)
+    copy = aligned_empty(array.shape)
     copy[...] = array
     return copy
 
 
-def _aligned_empty(shape: tuple[int, ...]) -> Array:
+def aligned_empty(shape: tuple[int, ...]) -> Array:
+    """A new float32 array whose memory TensorFlow can use as it is."""
     size = int(np.prod(shape)) * 4
     memory = np.empty(size + _ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % _ALIGNMENT
@@ -86,7 +88,7 @@ def random_weights(seed: int) -> dict[str, Array]:
         (name, shape), own_seed = item
         if len(shape) == 1:
             return name, np.zeros(shape, np.float32)
-        array = _aligned_empty(shape)
+        array = aligned_empty(shape)
         np.random.Generator(np.random.PCG64(own_seed)).standard_normal(dtype=np.float32, out=array)
         array *= np.float32(np.sqrt(2.0 / np.prod(shape[:-1])))
         return name, array
