@@ -48,8 +48,10 @@ def reference_network(weights: dict[str, np.ndarray], examples: np.ndarray) -> n
     return x @ weights["vggish/fc2/weights"].astype(np.float64) + weights["vggish/fc2/biases"]
 
 
-def make_session(weights: dict[str, np.ndarray], precision: str = "float32", batch_size: int = 64) -> VGGishSession:
+def make_session(
+    weights: dict[str, np.ndarray], precision: str = "float32", batch_size: int = 64, conv: str = "direct"
+) -> VGGishSession:
     choice = choose_device("cpu", [CPU])
     chosen = choose_precision(precision, CPU)
     metadata = SessionMetadata(choice.to_dict(), chosen.to_dict(), {}, {})
-    return VGGishSession(dict(weights), choice, chosen, batch_size, metadata)
+    return VGGishSession(dict(weights), choice, chosen, batch_size, metadata, conv)
