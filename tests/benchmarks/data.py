@@ -1,4 +1,4 @@
-"""What the benchmarks run on: synthesised recordings of ten seconds in three encodings, and random weights in a file."""
+"""What the benchmarks run on: synthesised recordings of ten seconds in three encodings, and random weights."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def recording(seed: int, rate: int, channels: int) -> np.ndarray:
 
 
 def make_checkpoint(folder: Path) -> Path:
-    """Random weights with biases as a TensorFlow checkpoint, as ``weights.npz`` and as a frozen graph, ``vggish.pb``."""
+    """Random weights as a TensorFlow checkpoint, whose path it gives; beside it ``weights.npz`` and ``vggish.pb``."""
     path, arrays_path = folder / "model.ckpt", folder / "weights.npz"
     if Path(f"{path}.index").exists() and arrays_path.exists():
         return path

@@ -1,7 +1,7 @@
 """One peer, measured in a process of its own: ``python -m tests.benchmarks.peer NAME CLIPS_FOLDER WEIGHTS.npz``.
 
-Prints a JSON object: seconds to load, wall and processor seconds from a loaded model to the last embedding, peak memory,
-and the first clip's embeddings (which says whether the peer computes the same).  Each is used as well as its own
+Prints a JSON object: seconds to load, wall and processor seconds from a loaded model to the last embedding, peak
+memory, and the first clip's embeddings (which say whether the peer computes the same).  Each is used as its own
 documents say, or better where its name says so.
 """
 
@@ -17,6 +17,8 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+
+from runner.hardware import peak_rss_mib
 
 Embed = Callable[[list[Path]], Iterator[np.ndarray]]
 
@@ -59,12 +61,14 @@ def google_style(weights: dict[str, np.ndarray]) -> Embed:
 
 
 def torchvggish(weights: dict[str, np.ndarray]) -> Embed:
-    """torchvggish as its README uses it: ``model.forward(file)``, one file at a time, gradients and all."""
+    """torchvggish as its README uses it: ``model.forward(wavfile_to_examples(file))``, gradients and all."""
+    from torchvggish import vggish_input
+
     model = _torch_model(weights)
 
     def embed(paths: list[Path]) -> Iterator[np.ndarray]:
         for path in paths:
-            yield model.forward(str(path)).detach().numpy()
+            yield model.forward(vggish_input.wavfile_to_examples(str(path))).detach().numpy()
 
     return embed
 
@@ -85,7 +89,7 @@ def torchvggish_batched(weights: dict[str, np.ndarray], precision: str = "float3
                 images = torch.from_numpy(batch)[:, None].to(memory_format=torch.channels_last)
                 if precision == "bfloat16":
                     images = images.to(torch.bfloat16)
-                yield torch.nn.Module.__call__(_Plain(model), images).float().numpy()
+                yield model(images).float().numpy()
 
     return embed
 
@@ -145,9 +149,9 @@ def _examples_of(paths: list[Path]) -> np.ndarray:
 def _torch_model(weights: dict[str, np.ndarray]):
     """torchvggish's model with these weights, in evaluation mode."""
     import torch
-    from torchvggish.torchvggish import VGGish
+    from torchvggish.torchvggish import VGG, make_layers
 
-    model = VGGish(urls={}, pretrained=False, preprocess=True, postprocess=False)
+    model = VGG(make_layers(), postprocess=False)
     names = ["conv1", "conv2", "conv3/conv3_1", "conv3/conv3_2", "conv4/conv4_1", "conv4/conv4_2"]
     modules = [layer for layer in model.features if isinstance(layer, torch.nn.Conv2d)]
     modules += [layer for layer in model.embeddings if isinstance(layer, torch.nn.Linear)]
@@ -157,20 +161,6 @@ def _torch_model(weights: dict[str, np.ndarray]):
         module.weight.data = torch.from_numpy(np.ascontiguousarray(turned))
         module.bias.data = torch.from_numpy(weights[f"vggish/{name}/biases"].copy())
     return model.eval()
-
-
-class _Plain:
-    """torchvggish's network without its front end."""
-
-    def __new__(cls, model):
-        import torch
-
-        class Plain(torch.nn.Module):
-            def forward(self, images):
-                x = model.features(images).permute(0, 2, 3, 1).flatten(1)
-                return model.embeddings(x)
-
-        return Plain()
 
 
 def _onnx_model(weights: dict[str, np.ndarray]) -> bytes:
@@ -196,10 +186,8 @@ def _onnx_model(weights: dict[str, np.ndarray]) -> bytes:
     nodes.append(helper.make_node("Transpose", [x], ["nhwc"], perm=[0, 2, 3, 1]))
     nodes.append(helper.make_node("Flatten", ["nhwc"], [x := "flat"]))
     for layer in ("fc1/fc1_1", "fc1/fc1_2", "fc2"):
-        inputs = [
-            x,
-            *(constant(f"{layer}/{part[0]}", weights[f"vggish/{layer}/{part}"]) for part in ("weights", "biases")),
-        ]
+        parts = [constant(f"{layer}/{part[0]}", weights[f"vggish/{layer}/{part}"]) for part in ("weights", "biases")]
+        inputs = [x, *parts]
         nodes.append(helper.make_node("Gemm", inputs, [x := f"{layer}/g"]))
         if layer != "fc2":
             nodes.append(helper.make_node("Relu", [x], [f"{layer}/r"]))
@@ -229,7 +217,7 @@ def main() -> None:
         "load_s": loaded - start,
         "wall_s": time.perf_counter() - loaded,
         "cpu_s": _cpu_s() - cpu,
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_mib": peak_rss_mib(),
         "rows": rows,
         "first": np.asarray(first, np.float64)[:10].tolist(),
     }

@@ -112,7 +112,8 @@ def _machine(ceiling: dict[str, dict[str, float]]) -> str:
 def _table(kind: str, found: dict[str, list[dict[str, Any]]], ceiling: dict[str, Any], audio_s: float) -> str:
     lines = [
         f"\n{kind}: {audio_s / 60:.0f} minutes, medians of {len(next(iter(found.values())))} rounds",
-        f"{'':30s} {'× realtime':>10s} {'per core-s':>10s} {'load s':>7s} {'peak MiB':>9s} {'of ceiling':>10s} {'max error':>10s}",
+        f"{'':30s} {'× realtime':>10s} {'per core-s':>10s} {'load s':>7s} {'peak MiB':>9s} {'ceiling':>8s} "
+        f"{'max error':>10s}",
     ]
     reference = next((np.array(runs[0]["first"]) for runs in found.values() if "first" in runs[0]), np.empty(0))
     speeds = {}
@@ -129,7 +130,7 @@ def _table(kind: str, found: dict[str, list[dict[str, Any]]], ceiling: dict[str,
         error = np.abs(first - reference).max() / np.abs(reference).max() if first.shape == reference.shape else np.nan
         lines.append(
             f"{name:30s} {speeds[name][0]:10.1f} {speeds[name][1]:10.1f} {middle['load_s']:7.1f} "
-            f"{middle['peak_mib']:9.0f} {share:10.0%} {error:10.1e}"
+            f"{middle['peak_mib']:9.0f} {share:8.0%} {error:10.1e}"
         )
     peers = [name for name in FLOAT32 if name in speeds]
     if peers:
