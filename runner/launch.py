@@ -133,6 +133,9 @@ def start_worker(spec: dict[str, Any], run_dir: Path) -> subprocess.Popen[str]:
     environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent.parent), environment.get("PYTHONPATH", "")])
     environment["PYTHONUNBUFFERED"] = "1"
+    # NumPy's products in the decode processes: each is one of several, and waiting threads of OpenBLAS spin.
+    # TensorFlow's own threads know nothing of these.
+    environment |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     with (run_dir / "runner.log").open("ab") as worker_log:
         return subprocess.Popen(
             [sys.executable, "-m", "runner.worker", str(path)],

@@ -22,6 +22,7 @@ SLOTS_PER_WORKER = 2
 """One slot being filled while the other is emptied."""
 _WORKER_BASE_MIB = 1230
 """TensorFlow, the weights and a chunk of convolutions, before any batch (measured on Linux, float32)."""
+_FEW_CORES = 8
 _DECODER_MIB = 70
 _ACTIVATION_MIB_PER_EXAMPLE = 0.2
 """What one example in a batch costs the CPU in activations (measured)."""
@@ -46,8 +47,14 @@ class MemoryPlan:
 
 
 def default_decode_workers(device: DeviceType, cores: int) -> int:
-    """Decode processes for a device: on a CPU the network needs the cores, a GPU needs to be fed."""
-    return max(1, cores // 4) if device is DeviceType.CPU else max(1, cores - 1)
+    """Decode processes for a device.
+
+    On a CPU they share the cores with the network, and wait when they are ahead of it: enough of them that compressed
+    audio, of which a core decodes no more than it embeds, never leaves the network waiting.
+    """
+    if device is DeviceType.CPU:
+        return max(min(cores, _FEW_CORES), cores // 2)
+    return max(1, cores - 1)
 
 
 def plan_memory(memory: MemoryConfig, device: DeviceType, cores: int, shm_free: int | None = None) -> MemoryPlan:
