@@ -133,6 +133,7 @@ def build_session(
     loaded: LoadedWeights,
     *,
     conv: str = "auto",
+    calibration: Callable[[], tuple[float, float]] | None = None,
     timed: Callable[[str, float], None] | None = None,
 ) -> VGGishSession:
     """Put the weights onto the placed device and compile the program.
@@ -141,10 +142,11 @@ def build_session(
         placement: as ``place`` gives it.
         loaded: the weights; their arrays are emptied.
         conv: algorithm of the deep convolutions: auto, direct or winograd.
+        calibration: gives seconds of (direct, winograd) for ``auto``; measured now when None.
         timed: told the seconds of each step: ``calibration``, ``weights`` and ``compile``.
     """
     start = time.perf_counter()
-    chosen = choose_convolution(conv, placement.device.effective, placement.precision.effective)
+    chosen = choose_convolution(conv, placement.device.effective, placement.precision.effective, calibration)
     calibrated = time.perf_counter()
     weights = loaded.choice
     metadata = SessionMetadata(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from runner.config import ParityConfig, RunConfig
+from runner.convolution import remembered_calibration
 from runner.errors import ParityError
 from runner.hardware import usable_cores
 from runner.parity import measure, report
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from runner.vggish.session import VGGishSession
 
 log = logging.getLogger("runner.worker")
+
+CACHE = ".cache"
+"""Folder below ``paths.models`` for what was measured once: the parity reference's answers, the calibration."""
 
 
 class Events:
@@ -88,6 +92,7 @@ def make_ready(
     Raises:
         RunnerError: device, weights or parity; ``result`` then tells what was found up to there.
     """
+    kept = Path(config.paths.models).expanduser() / CACHE
     weights = WeightsChoice(**spec["weights"])
     drawn = ThreadPoolExecutor(1).submit(draw_weights, weights)  # while TensorFlow is imported
     events.send("phase", name="import")
@@ -119,8 +124,14 @@ def make_ready(
         loaded = load_weights(weights, drawn.result())
     result["metrics"] |= {f"smoke_{name}": value for name, value in (loaded.smoke or {}).items()}
     with cold.step("parity"):
-        expected, cached = parity_answers(loaded, Path(config.paths.models).expanduser() / ".parity")
-    session = build_session(placement, loaded, conv=config.model.conv, timed=cold.add)
+        expected, cached = parity_answers(loaded, kept)
+    session = build_session(
+        placement,
+        loaded,
+        conv=config.model.conv,
+        calibration=lambda: remembered_calibration(kept),
+        timed=cold.add,
+    )
     result["weights"] = dict(session.metadata.weights)
     result["model"] = dict(session.metadata.model)
     result["resolved"]["model.conv"] = session.metadata.model["conv"]["effective"]

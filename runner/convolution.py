@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from runner.devices import DeviceType
+from runner.files import write_atomic
+from runner.hardware import cpu_name, usable_cores, versions
 from runner.vggish import network, winograd
 from runner.vggish.constants import VARIABLE_SHAPES
+
+log = logging.getLogger(__name__)
 
 CALIBRATION_EXAMPLES = 16
 _CALIBRATION_RUNS = 3
@@ -66,6 +73,22 @@ def choose_convolution(
     effective = "winograd" if ratio >= _WORTH_IT else "direct"
     measured = f"conv4_1 of {CALIBRATION_EXAMPLES} examples: {1e3 * fast:.1f} ms, directly {1e3 * direct:.1f} ms"
     return ConvolutionChoice(requested, effective, f"Winograd is {ratio:.2f} × as fast here ({measured})")
+
+
+def remembered_calibration(folder: Path) -> tuple[float, float]:
+    """What ``calibrate`` measured on this machine, with this TensorFlow, the first time; kept in ``folder``."""
+    path = folder / "calibration.json"
+    key = f"{cpu_name()}, {usable_cores()} cores, TensorFlow {versions()['tensorflow']}"
+    try:
+        direct, fast = map(float, json.loads(path.read_text(encoding="utf-8"))[key])
+    except (OSError, ValueError, KeyError, TypeError):
+        direct, fast = calibrate()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, json.dumps({key: [direct, fast]}, indent=2))
+        except OSError as error:
+            log.info("the calibration is not kept (%s): it is made at each run", error)
+    return direct, fast
 
 
 def calibrate() -> tuple[float, float]:

@@ -87,12 +87,12 @@ def export(config: RunConfig) -> Path:
     import tensorflow as tf
 
     from runner.build import DeviceRequest, build_session, load_weights, parity_answers, place
-    from runner.cold_start import take_through_gate
+    from runner.cold_start import CACHE, take_through_gate
 
     request = DeviceRequest(config.device.name, config.device.index, config.device.strict, config.precision.name)
     placement = place(request, config.memory)
     loaded = load_weights(chosen)
-    expected, cached = parity_answers(loaded, models / ".parity")
+    expected, cached = parity_answers(loaded, models / CACHE)
     session = build_session(placement, loaded, conv="direct")
     result: dict[str, Any] = {"metrics": {}}
     missed = take_through_gate(session, expected, config.parity, cached=cached, result=result)

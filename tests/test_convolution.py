@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from runner.convolution import calibrate, choose_convolution
+from runner.convolution import calibrate, choose_convolution, remembered_calibration
 from runner.devices import DeviceType
 from runner.parity import fixed_signals
 from runner.vggish import network, winograd
@@ -124,3 +126,14 @@ def test_the_calibration_measures_both() -> None:
     direct, fast = calibrate()
     assert 0 < direct < 10
     assert 0 < fast < 10
+
+
+def test_a_calibration_is_made_once_and_a_damaged_one_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = iter([(2.0, 1.0), (4.0, 1.0), (6.0, 1.0)])
+    monkeypatch.setattr("runner.convolution.calibrate", lambda: next(made))
+    folder = tmp_path / "new"
+    assert [remembered_calibration(folder) for _ in range(2)] == [(2.0, 1.0), (2.0, 1.0)]
+    (folder / "calibration.json").write_text("{half")
+    assert remembered_calibration(folder) == (4.0, 1.0)
+    monkeypatch.setattr("runner.convolution.cpu_name", lambda: "another processor")
+    assert remembered_calibration(folder) == (6.0, 1.0)

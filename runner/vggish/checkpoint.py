@@ -75,7 +75,11 @@ def load_checkpoint(path: str) -> dict[str, Array]:
         arrays = {name: aligned(reader.get_tensor(found)) for name, found in stored.items()}
     except (tf.errors.OpError, ValueError, RuntimeError) as error:
         raise WeightsError(f"{path} is damaged ({str(error).splitlines()[0][:200]}): get the file again") from error
-    if bad := [name for name, array in arrays.items() if not np.isfinite(array).all()]:
+    with ThreadPoolExecutor() as threads:
+        finite = dict(
+            zip(arrays, threads.map(lambda array: bool(np.isfinite(array).all()), arrays.values()), strict=True)
+        )
+    if bad := [name for name in arrays if not finite[name]]:
         raise WeightsError(f"{path} has NaN or infinity in {', '.join(bad)}: get the file again")
     return arrays
 
@@ -98,9 +102,13 @@ def random_weights(seed: int) -> dict[str, Array]:
 
 
 def weights_checksum(arrays: Mapping[str, Array]) -> str:
-    """SHA-256 over the variables' names, shapes and bytes: the same weights give the same, whatever file held them."""
+    """SHA-256 over the variables' names, shapes and digests: the same weights give the same, whatever file held them."""
+
+    def own(name: str) -> bytes:
+        return hashlib.sha256(np.ascontiguousarray(arrays[name], "<f4").data).digest()
+
     digest = hashlib.sha256()
-    for name, shape in VARIABLE_SHAPES.items():
-        digest.update(f"{name}{list(shape)}".encode())
-        digest.update(np.ascontiguousarray(arrays[name], "<f4").data)
+    with ThreadPoolExecutor() as threads:
+        for (name, shape), of_values in zip(VARIABLE_SHAPES.items(), threads.map(own, VARIABLE_SHAPES), strict=True):
+            digest.update(f"{name}{list(shape)}".encode() + of_values)
     return digest.hexdigest()
