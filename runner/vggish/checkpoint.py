@@ -76,10 +76,9 @@ def load_checkpoint(path: str) -> dict[str, Array]:
     except (tf.errors.OpError, ValueError, RuntimeError) as error:
         raise WeightsError(f"{path} is damaged ({str(error).splitlines()[0][:200]}): get the file again") from error
     with ThreadPoolExecutor() as threads:
-        finite = dict(
-            zip(arrays, threads.map(lambda array: bool(np.isfinite(array).all()), arrays.values()), strict=True)
-        )
-    if bad := [name for name in arrays if not finite[name]]:
+        finite = threads.map(lambda array: bool(np.isfinite(array).all()), arrays.values())
+        bad = [name for name, is_finite in zip(arrays, finite, strict=True) if not is_finite]
+    if bad:
         raise WeightsError(f"{path} has NaN or infinity in {', '.join(bad)}: get the file again")
     return arrays
 
@@ -102,7 +101,7 @@ def random_weights(seed: int) -> dict[str, Array]:
 
 
 def weights_checksum(arrays: Mapping[str, Array]) -> str:
-    """SHA-256 over the variables' names, shapes and digests: the same weights give the same, whatever file held them."""
+    """SHA-256 over names, shapes and the values' digests: the same weights give the same, whatever file held them."""
 
     def own(name: str) -> bytes:
         return hashlib.sha256(np.ascontiguousarray(arrays[name], "<f4").data).digest()
