@@ -1,4 +1,7 @@
-"""Reads audio files: any format to mono 16 kHz float32, in blocks: memory does not grow with length."""
+"""Reads audio files: any format to mono 16 kHz, in blocks: memory does not grow with length.
+
+Blocks are float32 in -1..1, or, of files that are 16-bit mono at 16 kHz already, the int16 samples themselves.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,10 @@ from numpy.typing import NDArray
 from runner.errors import ClipError
 from runner.resample import StreamResampler
 from runner.vggish.constants import SAMPLE_RATE
+from runner.wav import PlainWav
 
-Array = NDArray[np.float32]
+Array = NDArray[Any]
+"""float32, or int16 samples."""
 
 REASONS = {
     "missing": "there is no such file",
@@ -61,13 +66,7 @@ def read_clip(
     Raises:
         ClipError: with a code of ``REASONS``.
     """
-    _check_file(path)
-    try:
-        source: _Source = _SoundFile(path)
-    except soundfile.LibsndfileError as error:
-        source = _av_source(path, error.error_string)
-    except OSError as error:
-        raise ClipError("unreadable", str(error)) from error
+    source = _open(path)
     try:
         return ClipReader(source, start, end, resampler)
     except BaseException:
@@ -75,8 +74,30 @@ def read_clip(
         raise
 
 
+def is_int16(path: str | bytes) -> bool:
+    """Whether a file's blocks are int16; False for one that can't be opened."""
+    try:
+        source = _open(path)
+    except ClipError:
+        return False
+    source.close()
+    return source.dtype == "int16"
+
+
+def _open(path: str | bytes) -> _Source:
+    if plain := PlainWav.open(path):
+        return _PlainWavSource(plain)
+    _check_file(path)
+    try:
+        return _SoundFile(path)
+    except soundfile.LibsndfileError as error:
+        return _av_source(path, error.error_string)
+    except OSError as error:
+        raise ClipError("unreadable", str(error)) from error
+
+
 class ClipReader:
-    """One clip's waveform in blocks of float32 [n], mono 16 kHz; a context manager.
+    """One clip's waveform in blocks of float32 or int16 [n], mono 16 kHz; a context manager.
 
     ``seconds``, ``samples`` and ``note`` are complete once the iteration has ended.
     """
@@ -141,7 +162,7 @@ class ClipReader:
                 break
             if self._wanted is not None:
                 block = block[: self._wanted - self._frames]
-            if not np.isfinite(block).all():
+            if block.dtype != np.int16 and not np.isfinite(block).all():
                 raise ClipError("non_finite", f"NaN or infinity near {self.seconds:.1f} s")
             self._frames += len(block)
             yield block.mean(axis=1, dtype=np.float32) if block.shape[1] > 1 else block[:, 0]
@@ -157,11 +178,13 @@ class _Source(Protocol):
 
     sample_rate: int
     channels: int
+    dtype: str
+    """Of the blocks: float32 or int16."""
     claimed_frames: int | None
     """What the header says; None if it can't be relied on."""
 
     def blocks(self, first: int) -> Iterator[Array]:
-        """Float32 [n, channels] blocks from frame ``first`` to the end."""
+        """Float32 (or int16) [n, channels] blocks from frame ``first`` to the end."""
         ...
 
     def close(self) -> None:
@@ -169,11 +192,31 @@ class _Source(Protocol):
         ...
 
 
+class _PlainWavSource(_Source):
+    sample_rate = SAMPLE_RATE
+    channels = 1
+    dtype = "int16"
+
+    def __init__(self, file: PlainWav) -> None:
+        self._file = file
+        self.claimed_frames = file.frames
+
+    def blocks(self, first: int) -> Iterator[Array]:
+        while len(block := self._file.read(first, _BLOCK_S * SAMPLE_RATE)):
+            yield block[:, None]
+            first += len(block)
+
+    def close(self) -> None:
+        self._file.close()
+
+
 class _SoundFile(_Source):
     def __init__(self, path: str | bytes) -> None:
         self._file = soundfile.SoundFile(path)
         self.sample_rate = int(self._file.samplerate)
         self.channels = int(self._file.channels)
+        as_is = self._file.subtype == "PCM_16" and (self.sample_rate, self.channels) == (SAMPLE_RATE, 1)
+        self.dtype = "int16" if as_is else "float32"
         frames = int(self._file.frames)
         self.claimed_frames = frames if 0 < frames < (1 << 62) else None
 
@@ -186,7 +229,7 @@ class _SoundFile(_Source):
             left = 0
         frames = max(1, min(_BLOCK_S * self.sample_rate, _BLOCK_SAMPLES // max(1, self.channels)))
         while True:
-            block: Array = self._file.read(frames, dtype="float32", always_2d=True)
+            block: Array = self._file.read(frames, dtype=self.dtype, always_2d=True)
             if not len(block):
                 return
             skipped = min(left, len(block))
@@ -202,6 +245,7 @@ class _AvFile(_Source):
     """What PyAV decodes; its formats give no frame count to rely on, and encoder padding is not trimmed."""
 
     claimed_frames = None
+    dtype = "float32"
 
     def __init__(self, path: str | bytes) -> None:
         import av

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from runner.config import MemoryConfig
-from runner.convolution import choose_convolution
+from runner.convolution import ConvolutionChoice, choose_convolution
 from runner.devices import DeviceChoice, DeviceType, choose_device, detect_available_devices
 from runner.errors import WeightsError
 from runner.hardware import usable_cores, versions
-from runner.memory import MemoryPlan, apply_gpu_memory, plan_memory, shared_memory_free
+from runner.memory import MemoryPlan, apply_gpu_memory, plan_memory
 from runner.parity import AnswerCache
 from runner.precision import PrecisionChoice, choose_precision
 from runner.smoke import smoke_figures, smoke_misses, smoke_windows
@@ -34,7 +35,7 @@ class DeviceRequest:
     """What is asked of the device."""
 
     name: str = "auto"
-    index: int = 0
+    index: int | str = 0
     strict: bool = False
     precision: str = "float32"
 
@@ -63,7 +64,7 @@ def place(request: DeviceRequest, memory: MemoryConfig) -> Placement:
     return Placement(
         device=device,
         precision=choose_precision(request.precision, device.device),
-        memory=plan_memory(memory, device.effective, cores, shared_memory_free()),
+        memory=plan_memory(memory, device.effective, cores, len(device.indices)),
         gpu_memory=gpu_memory,
     )
 
@@ -128,28 +129,63 @@ def parity_answers(weights: LoadedWeights, folder: Path) -> tuple[NDArray[np.flo
     return AnswerCache(folder).get(weights.checksum, compute)
 
 
-def build_session(
+def build_sessions(
     placement: Placement,
     loaded: LoadedWeights,
     *,
     conv: str = "auto",
     calibration: Callable[[], tuple[float, float]] | None = None,
     timed: Callable[[str, float], None] | None = None,
-) -> VGGishSession:
-    """Put the weights onto the placed device and compile the program.
+    dtypes: Sequence[str] = ("float32",),
+    keep: bool = False,
+) -> list[VGGishSession]:
+    """Put the weights onto the placed devices, one session each, and compile their programs.
 
     Args:
         placement: as ``place`` gives it.
-        loaded: the weights; their arrays are emptied.
+        loaded: the weights; their arrays are emptied, unless ``keep`` is set.
         conv: algorithm of the deep convolutions: auto, direct or winograd.
         calibration: gives seconds of (direct, winograd) for ``auto``; measured now when None.
         timed: told the seconds of each step: ``calibration``, ``weights`` and ``compile``.
+        dtypes: of the windows to compile for.
+        keep: leave the arrays as they are.
     """
     start = time.perf_counter()
     chosen = choose_convolution(conv, placement.device.effective, placement.precision.effective, calibration)
     calibrated = time.perf_counter()
+    devices = range(len(placement.device.indices))
+    sessions = [
+        VGGishSession(
+            loaded.arrays if ordinal == devices[-1] and not keep else dict(loaded.arrays),
+            placement.device,
+            placement.precision,
+            placement.memory.batch_size,
+            _session_metadata(placement, loaded, chosen),
+            chosen.effective,
+            ordinal,
+        )
+        for ordinal in devices
+    ]
+    placed = time.perf_counter()
+    with ThreadPoolExecutor(len(sessions)) as threads:
+        for _ in threads.map(lambda session: [session.warm_up(dtype) for dtype in dtypes], sessions):
+            pass
+    if timed:
+        timed("calibration", calibrated - start)
+        timed("weights", placed - calibrated)
+        timed("compile", time.perf_counter() - placed)
+    return sessions
+
+
+def build_session(placement: Placement, loaded: LoadedWeights, *, conv: str = "auto") -> VGGishSession:
+    """A session on the first of the placed devices; ``loaded``'s arrays are emptied."""
+    (session,) = build_sessions(replace(placement, device=replace(placement.device, others=())), loaded, conv=conv)
+    return session
+
+
+def _session_metadata(placement: Placement, loaded: LoadedWeights, conv: ConvolutionChoice) -> SessionMetadata:
     weights = loaded.choice
-    metadata = SessionMetadata(
+    return SessionMetadata(
         device=placement.device.to_dict(),
         precision=placement.precision.to_dict(),
         memory={"batch_size": placement.memory.batch_size, **placement.gpu_memory},
@@ -163,20 +199,9 @@ def build_session(
             "checksum": loaded.checksum,
             "smoke": loaded.smoke,
         },
-        model={"conv": chosen.to_dict()},
+        model={"conv": conv.to_dict()},
         versions=versions(),
     )
-    batch_size = placement.memory.batch_size
-    session = VGGishSession(
-        loaded.arrays, placement.device, placement.precision, batch_size, metadata, chosen.effective
-    )
-    placed_s = time.perf_counter() - calibrated
-    compile_s = session.warm_up()
-    if timed:
-        timed("calibration", calibrated - start)
-        timed("weights", placed_s)
-        timed("compile", compile_s)
-    return session
 
 
 def load_vggish_model(

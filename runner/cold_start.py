@@ -6,18 +6,21 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from runner.config import ParityConfig, RunConfig
+from runner.batch_size import climb, is_climb, measure_on
+from runner.config import AUTO, ParityConfig, RunConfig
 from runner.convolution import remembered_calibration
 from runner.errors import ParityError
-from runner.hardware import usable_cores
+from runner.hardware import usable_cores, versions
+from runner.memory import MAX_BATCH, plan_memory
 from runner.parity import measure, report
+from runner.remember import remembered
 from runner.vggish.postprocess import Postprocessor
 from runner.weights import WeightsChoice, draw_weights
 
@@ -25,11 +28,13 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from runner.build import Placement
+    from runner.build import LoadedWeights, Placement
     from runner.vggish.session import VGGishSession
 
 log = logging.getLogger("runner.worker")
 
+_FIRST_BATCH = {"cpu": 32, "gpu": 256, "metal": 32}
+"""Where the climb for a batch size begins, by kind of device."""
 CACHE = ".cache"
 """Folder below ``paths.models`` for what was measured once: the parity reference's answers, the calibration."""
 
@@ -77,17 +82,21 @@ class ColdStart:
 
 @dataclass(frozen=True)
 class Ready:
-    """A session that may embed, where it is placed, and what is to be made of its embeddings."""
+    """Sessions that may embed, one a device, where they are placed, and what is to be made of their embeddings.
+
+    ``dtypes`` are those of windows that the sessions are compiled for.
+    """
 
     placement: Placement
-    session: VGGishSession
+    sessions: list[VGGishSession]
     postprocess: Postprocessor | None
+    dtypes: tuple[str, ...]
 
 
 def make_ready(
     config: RunConfig, spec: dict[str, Any], cold: ColdStart, events: Events, result: dict[str, Any]
 ) -> Ready:
-    """Make the session of a spec and take it through the parity gate; what was decided goes into ``result``.
+    """Make the sessions of a spec and take them through the parity gate; what was decided goes into ``result``.
 
     Raises:
         RunnerError: device, weights or parity; ``result`` then tells what was found up to there.
@@ -99,15 +108,13 @@ def make_ready(
     with cold.step("import"):
         import tensorflow as tf
 
-        from runner.build import DeviceRequest, build_session, load_weights, parity_answers, place
+        from runner.build import DeviceRequest, load_weights, parity_answers, place
     tf.get_logger().setLevel("ERROR")
     events.send("phase", name="device")
     with cold.step("device"):
         request = DeviceRequest(config.device.name, config.device.index, config.device.strict, config.precision.name)
         placement = place(request, config.memory)
     result["device"] = placement.device.to_dict()
-    result["precision"] = placement.precision.to_dict()
-    result["resolved"] = _resolved(placement)
     for info in placement.device.considered:
         log.info("%s %-5s %s: %s", "✓" if info.available else "✗", info.type.value, info.name, info.reason)
     result["warnings"] = []
@@ -124,55 +131,147 @@ def make_ready(
         loaded = load_weights(weights, drawn.result())
     result["metrics"] |= {f"smoke_{name}": value for name, value in (loaded.smoke or {}).items()}
     with cold.step("parity"):
-        expected, cached = parity_answers(loaded, kept)
-    session = build_session(
-        placement,
-        loaded,
-        conv=config.model.conv,
-        calibration=lambda: remembered_calibration(kept),
-        timed=cold.add,
-    )
-    result["weights"] = dict(session.metadata.weights)
-    result["model"] = dict(session.metadata.model)
-    result["resolved"]["model.conv"] = session.metadata.model["conv"]["effective"]
-    events.send("phase", name="parity")
-    with cold.step("parity"):
-        missed = take_through_gate(session, expected, config.parity, cached=cached, result=result)
-    result["metrics"]["parity_s"] = cold.parts["parity"]
-    if missed:
+        answers = parity_answers(loaded, kept)
+    placement, sessions = _sessions_that_agree(config, placement, loaded, answers, kept, spec, cold, events, result)
+    if config.output.postprocess == "none":
+        return Ready(placement, sessions, None, _dtypes(spec))
+    assert loaded.pca is not None
+    return Ready(placement, sessions, Postprocessor(config.output.postprocess, loaded.pca), _dtypes(spec))
+
+
+def _sessions_that_agree(
+    config: RunConfig,
+    placement: Placement,
+    loaded: LoadedWeights,
+    answers: tuple[NDArray[np.float32], bool],
+    kept: Path,
+    spec: dict[str, Any],
+    cold: ColdStart,
+    events: Events,
+    result: dict[str, Any],
+) -> tuple[Placement, list[VGGishSession]]:
+    """Sessions in the first of the precisions that may be taken in which they pass the parity gate."""
+    from runner.build import build_sessions
+
+    dtypes = _dtypes(spec)
+    while True:
+        result["precision"] = placement.precision.to_dict()
+        sessions = build_sessions(
+            placement,
+            loaded,
+            conv=config.model.conv,
+            calibration=lambda: remembered_calibration(kept),
+            timed=cold.add,
+            dtypes=dtypes,
+            keep=bool(placement.precision.others),
+        )
+        if config.memory.batch_size == AUTO:
+            with cold.step("batch_size"):
+                placement = _climb(config, placement, sessions, dtypes, kept, result)
+        result["resolved"] = _resolved(placement, sessions)
+        result["weights"] = dict(sessions[0].metadata.weights)
+        result["model"] = {**sessions[0].metadata.model, "compiler": sessions[0].compiler}
+        events.send("phase", name="parity")
+        with cold.step("parity"):
+            missed = take_through_gate(
+                sessions, answers[0], config.parity, cached=answers[1], result=result, dtype=dtypes[0]
+            )
+        result["metrics"]["parity_s"] = cold.parts["parity"]
+        if not missed:
+            break
+        following = placement.precision.next(", ".join(result["parity"]["misses"]))
+        if following is not None:
+            warn(f"precision=auto: {following.reason}", events, result)
+            placement = replace(placement, precision=following)
+            continue
         if config.parity.action == "fail":
             raise ParityError(missed)
         warn(missed, events, result)
-    if config.output.postprocess == "none":
-        return Ready(placement, session, None)
-    assert loaded.pca is not None
-    return Ready(placement, session, Postprocessor(config.output.postprocess, loaded.pca))
+        break
+    for session in sessions:
+        for halving in session.halvings:
+            warn(halving, events, result)
+    if sessions[0].compiler["reason"].startswith("XLA failed"):
+        warn(sessions[0].compiler["reason"], events, result)
+    return placement, sessions
+
+
+def _dtypes(spec: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(spec.get("dtypes") or ("float32",))
+
+
+def _climb(
+    config: RunConfig,
+    placement: Placement,
+    sessions: list[VGGishSession],
+    dtypes: Sequence[str],
+    kept: Path,
+    result: dict[str, Any],
+) -> Placement:
+    """Find the batch size on the first device, give it to all sessions, and plan memory anew."""
+    session, device, memory = sessions[0], placement.device, config.memory
+
+    def fits(size: int) -> bool:
+        plan = plan_memory(replace(memory, batch_size=size), device.effective, usable_cores(), len(device.indices))
+        return plan.batch_size == size
+
+    first = min(_FIRST_BATCH.get(device.effective.value, 32), placement.memory.batch_size)
+    sizes = [size for size in (first << step for step in range(8)) if size <= MAX_BATCH and fits(size)] or [first]
+    key = ", ".join(
+        (
+            device.device.name,
+            f"{usable_cores()} cores",
+            placement.precision.effective,
+            dtypes[0],
+            str(result.get("model", {}).get("conv", config.model.conv)),
+            f"TensorFlow {versions()['tensorflow']}",
+            f"{placement.gpu_memory.get('gpu_memory_limit_mib')} MiB",
+            f"up to {sizes[-1]}",
+        )
+    )
+    found = remembered(
+        kept / "batch_size.json", key, lambda: climb(measure_on(session, dtypes[0]), sizes).to_dict(), is_climb
+    )
+    result["batch_size_curve"] = found
+    chosen = int(found["batch_size"])
+    for each in sessions:
+        each.halvings.clear()  # the climb went to the limit on purpose
+        each.resize(chosen)
+        for dtype in dtypes:
+            each.warm_up(dtype)
+    plan = plan_memory(replace(memory, batch_size=chosen), device.effective, usable_cores(), len(device.indices))
+    return replace(placement, memory=plan)
 
 
 def take_through_gate(
-    session: VGGishSession,
+    sessions: Sequence[VGGishSession],
     expected: NDArray[np.float32],
     config: ParityConfig,
     *,
     cached: bool,
     result: dict[str, Any],
+    dtype: str = "float32",
 ) -> str | None:
-    """Measure the session against the reference's answers; what is wrong with it, or None.
+    """Measure every session against the reference's answers; what is wrong with the worst, or None.
 
-    ``result`` gets ``parity`` (the verdict) and the measures among its ``metrics``.
+    ``result`` gets ``parity`` (the verdict on the worst) and its measures among its ``metrics``.
     """
-    precision = str(session.metadata.precision["effective"])
+    metadata = sessions[0].metadata
+    precision = str(metadata.precision["effective"])
     tolerance = config.tolerances[precision]
-    parity = measure(session.embed_windows, expected, session.fewest)
+    measured = [(measure(each.embed_windows, expected, each.fewest, dtype), each) for each in sessions]
+    parity, worst = max(measured, key=lambda each: (len(each[0].misses(tolerance)), each[0].rel_err))
     result["parity"] = report(parity, tolerance, action=config.action, cached=cached)
     result["metrics"] |= parity.metrics()
-    log.info("parity: %s", parity)
+    for each, session in measured:
+        log.info("parity of %s: %s", session.device_name, each)
     if not (misses := parity.misses(tolerance)):
         return None
-    device = session.metadata.device
+    device = metadata.device
     return (
         f"{device['name']} ({device['effective']}, {precision}) gives other embeddings than the CPU in float32: "
         f"{', '.join(misses)}. Use device=cpu or precision=float32, or parity.action=warn to go on all the same"
+        + (f" ({worst.device_name})" if len(sessions) > 1 else "")
     )
 
 
@@ -183,16 +282,18 @@ def warn(message: str, events: Events, result: dict[str, Any]) -> None:
     result["warnings"].append(message)
 
 
-def _resolved(placement: Placement) -> dict[str, Any]:
+def _resolved(placement: Placement, sessions: Sequence[VGGishSession]) -> dict[str, Any]:
     plan = placement.memory
     values = {
         "device": placement.device.effective.value,
-        "device.index": placement.device.index,
+        "device.index": ",".join(map(str, placement.device.indices)),
         "precision": placement.precision.effective,
-        "memory.batch_size": plan.batch_size,
+        "memory.batch_size": sessions[0].rows_at_once,
         "memory.queue_depth": plan.queue_depth,
         "memory.decode_workers": plan.decode_workers,
         "memory.host_memory_mib": plan.host_memory_mib,
+        "model.conv": sessions[0].metadata.model["conv"]["effective"],
+        "model.compiler": sessions[0].compiler["effective"],
         "threads.intra_op": usable_cores(),
     }
     return values | {f"memory.{key}": value for key, value in placement.gpu_memory.items() if key != "note"}

@@ -14,16 +14,18 @@ from runner.errors import ConfigError
 
 DEVICES = ("auto", "cpu", "gpu", "metal")
 PRECISIONS = ("auto", "float32", "tf32", "bfloat16", "float16")
+AUTO = "auto"
+"""The ``memory.batch_size`` that is measured on the device."""
 FORMATS = ("parquet", "npz", "tfrecord")
 POSTPROCESSES = ("none", "pca", "audioset")
 
 
 @dataclass
 class DeviceConfig:
-    """Which device to use: ``name`` is auto, cpu, gpu or metal; ``index`` picks one of several GPUs."""
+    """Which device to use: ``name`` is auto, cpu, gpu or metal; ``index`` picks one of several GPUs, or is ``all``."""
 
     name: str = "auto"
-    index: int = 0
+    index: Any = 0
     strict: bool = False
 
 
@@ -31,14 +33,15 @@ class DeviceConfig:
 class MemoryConfig:
     """How much memory to take: on a GPU the allocator, everywhere batch, queue, decode processes and a ceiling.
 
-    ``batch_size`` (examples) and ``decode_workers`` (processes) are chosen by device when null; ``queue_depth`` is the
-    number of batches that wait ahead of the device; ``host_memory_mib`` null means no ceiling.
+    ``batch_size`` (examples) and ``decode_workers`` (processes) are chosen by device when null; a batch size ``auto``
+    is measured on the device; ``queue_depth`` is the number of batches that wait ahead of the device;
+    ``host_memory_mib`` null means no ceiling.
     """
 
     name: str = "balanced"
     gpu_memory_fraction: float = 0.8
     gpu_allow_growth: bool = True
-    batch_size: int | None = None
+    batch_size: Any = None
     batch_size_by_device: dict[str, int] = field(default_factory=dict)
     queue_depth: int = 4
     decode_workers: int | None = None
@@ -177,6 +180,14 @@ class EngineConfig:
 
 
 @dataclass
+class ProfileConfig:
+    """What is measured beside the run itself; ``device_speed_s`` is seconds for each figure, by kind of device."""
+
+    name: str = "quick"
+    device_speed_s: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
 class TrackingConfig:
     """The MLflow store; ``kind`` is local (sqlite under ``paths.outputs``), server (``uri``) or none."""
 
@@ -210,6 +221,7 @@ class RunConfig:
     output: OutputConfig = field(default_factory=OutputConfig)
     parity: ParityConfig = field(default_factory=ParityConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
+    profile: ProfileConfig = field(default_factory=ProfileConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
 
@@ -235,6 +247,7 @@ SCHEMAS: dict[str, type[Any]] = {
     "output": OutputConfig,
     "parity": ParityConfig,
     "engine": EngineConfig,
+    "profile": ProfileConfig,
     "tracking": TrackingConfig,
 }
 
@@ -257,6 +270,7 @@ def from_dict(values: dict[str, Any]) -> RunConfig:
         output=OutputConfig(**values["output"]),
         parity=ParityConfig(parity["action"], tolerances),
         engine=EngineConfig(**values["engine"]),
+        profile=ProfileConfig(**values["profile"]),
         tracking=TrackingConfig(**values["tracking"]),
         paths=PathsConfig(**values["paths"]),
     )

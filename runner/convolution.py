@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import statistics
 import time
@@ -14,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from runner.devices import DeviceType
-from runner.files import write_atomic
 from runner.hardware import cpu_name, usable_cores, versions
+from runner.remember import remembered
 from runner.vggish import network, winograd
 from runner.vggish.constants import VARIABLE_SHAPES
 
@@ -77,18 +76,13 @@ def choose_convolution(
 
 def remembered_calibration(folder: Path) -> tuple[float, float]:
     """What ``calibrate`` measured on this machine, with this TensorFlow, the first time; kept in ``folder``."""
-    path = folder / "calibration.json"
     key = f"{cpu_name()}, {usable_cores()} cores, TensorFlow {versions()['tensorflow']}"
-    try:
-        direct, fast = map(float, json.loads(path.read_text(encoding="utf-8"))[key])
-    except (OSError, ValueError, KeyError, TypeError):
-        direct, fast = calibrate()
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, json.dumps({key: [direct, fast]}, indent=2))
-        except OSError as error:
-            log.info("the calibration is not kept (%s): it is made at each run", error)
-    return direct, fast
+    direct, fast = remembered(folder / "calibration.json", key, calibrate, _is_pair)
+    return float(direct), float(fast)
+
+
+def _is_pair(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(each, float) and each > 0 for each in value)
 
 
 def calibrate() -> tuple[float, float]:

@@ -1,32 +1,36 @@
 """A decode process: audio files in, windows of waveform out through shared memory.
 
-It imports neither TensorFlow nor anything slow.  A slot is a stretch of shared memory that holds ``SLOT_WINDOWS``
-windows; windows of successive clips share one, so that thousands of tiny clips cost few messages.
+It imports neither TensorFlow nor anything slow.  Windows of successive clips fill one slot, so that thousands of tiny
+clips cost few messages; a slot goes to the parent when it is full, when it has been open for long, or when the parent
+has no more clips to give.
 """
 
 from __future__ import annotations
 
+import ctypes
+import os
 import signal
+import sys
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing import shared_memory
 from multiprocessing.connection import Connection
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from runner.audio import read_clip
 from runner.errors import ClipError
 from runner.framing import WindowCutter, cut
-from runner.hardware import peak_rss_mib
-from runner.memory import SLOT_WINDOWS, SLOTS_PER_WORKER, WINDOW_BYTES
+from runner.hardware import peak_own_mib
+from runner.slots import SlotMemory, Windows, scaled
 from runner.vggish.constants import EXAMPLE_SAMPLES
 
-_HEADER_BYTES = 64
-"""Before the slots: the job under way (int64), read by the parent if this process dies; 64 keeps slots aligned."""
-SHARED_BYTES = _HEADER_BYTES + SLOTS_PER_WORKER * SLOT_WINDOWS * WINDOW_BYTES
+_OPEN_S = 0.5
+"""A slot that has been open so long is handed over as it is: slow decoding must not keep a device waiting."""
+_CONVERT_ROWS = 64
+_PR_SET_PDEATHSIG = 1
 
 
 class ClipTask(NamedTuple):
@@ -60,17 +64,35 @@ class ClipResult(NamedTuple):
     padded: bool
 
 
-class Handover(NamedTuple):
-    """What a decode process sends: a slot with its segments (None: no windows), and the clips that are finished.
+class UseSlot(NamedTuple):
+    """To a decode process: this slot may be filled."""
 
-    ``rss_peak_mib`` and ``cpu_s`` are the process's own, since it started.
+    slot: int
+
+
+class Decode(NamedTuple):
+    """To a decode process: clips, in order; ``last`` if the parent has no more at present."""
+
+    tasks: list[ClipTask]
+    last: bool
+
+
+class Handover(NamedTuple):
+    """What a decode process sends: a slot (None: no windows) and what it holds, and the clips that are finished.
+
+    A clip is finished once all its windows are handed over.  ``decoded`` counts the ``Decode`` messages done with
+    since the last handover.  ``rss_peak_mib`` (without the slots), ``cpu_s`` and ``busy_s`` (decoding, not waiting) are
+    the process's own, since it started.
     """
 
     slot: int | None
+    dtype: str
     segments: list[Segment]
     finished: list[ClipResult]
+    decoded: int
     rss_peak_mib: float
     cpu_s: float
+    busy_s: float
 
 
 @dataclass(frozen=True)
@@ -83,68 +105,124 @@ class DecodeOptions:
     resampler: str
 
 
-class SharedSlots:
-    """The shared memory of one decode process, seen from either side."""
+class SlotWriter:
+    """Fills one slot after another with windows.
 
-    def __init__(self, memory: shared_memory.SharedMemory) -> None:
+    A slot is int16 for as long as all its windows are; the first float32 ones turn what it holds into float32.
+    """
+
+    def __init__(self, memory: SlotMemory) -> None:
         self._memory = memory
-        assert memory.buf is not None
-        self._current: NDArray[np.int64] = np.ndarray((1,), np.int64, memory.buf)
-        self.windows: NDArray[np.float32] = np.ndarray(
-            (SLOTS_PER_WORKER, SLOT_WINDOWS, EXAMPLE_SAMPLES), np.float32, memory.buf, _HEADER_BYTES
-        )
+        self._slot: int | None = None
+        self._opened_at = 0.0
+        self.dtype = "int16"
+        self.rows = 0
+        self.segments: list[Segment] = []
 
     @property
-    def current_job(self) -> int:
-        """The job under way, -1 for none."""
-        return int(self._current[0])
+    def is_open(self) -> bool:
+        """Whether there is a slot to write to."""
+        return self._slot is not None
 
-    @current_job.setter
-    def current_job(self, job: int) -> None:
-        self._current[0] = job
+    @property
+    def is_full(self) -> bool:
+        """Whether no more windows fit."""
+        return self.rows == self._memory.rows
 
-    def close(self) -> None:
-        """Let go of the memory (the views die with it)."""
-        del self._current, self.windows
-        self._memory.close()
+    @property
+    def is_due(self) -> bool:
+        """Whether the slot holds windows and has been open for long."""
+        return self.rows > 0 and time.monotonic() - self._opened_at > _OPEN_S
+
+    def open(self, slot: int) -> None:
+        """Begin with an empty slot."""
+        self._slot, self.rows, self.segments = slot, 0, []
+        self._opened_at = time.monotonic()
+
+    def close(self) -> int:
+        """The slot, which is no longer written to."""
+        assert self._slot is not None
+        slot, self._slot, self.rows = self._slot, None, 0
+        return slot
+
+    def put(self, job: int, first: int, windows: Windows) -> int:
+        """Write as many of the windows as fit; how many that were."""
+        assert self._slot is not None
+        count = min(self._memory.rows - self.rows, len(windows))
+        if self.rows == 0:
+            self.dtype = windows.dtype.name
+        elif self.dtype == "int16" and windows.dtype != np.int16:
+            self._turn_into_float()
+        target = self._memory.windows(self._slot, self.dtype)[self.rows : self.rows + count]
+        target[:] = windows[:count] if windows.dtype == target.dtype else scaled(windows[:count])
+        self.segments.append(Segment(job, first, count))
+        self.rows += count
+        return count
+
+    def _turn_into_float(self) -> None:
+        assert self._slot is not None
+        samples, floats = self._memory.windows(self._slot, np.int16), self._memory.windows(self._slot, np.float32)
+        for end in range(self.rows, 0, -_CONVERT_ROWS):  # from the end: a float32 row lies beyond its int16 one
+            start = max(0, end - _CONVERT_ROWS)
+            floats[start:end] = scaled(samples[start:end].copy())
+        self.dtype = "float32"
 
 
 class _Decoder:
     """The loop of one decode process."""
 
-    def __init__(self, connection: Connection, slots: SharedSlots, options: DecodeOptions) -> None:
+    def __init__(self, connection: Connection, memory: SlotMemory, process: int, options: DecodeOptions) -> None:
         self._connection = connection
-        self._slots = slots
+        self._memory = memory
+        self._process = process
         self._options = options
-        self._tasks: deque[ClipTask] = deque()
-        self._free: deque[int] = deque(range(SLOTS_PER_WORKER))
-        self._slot: int | None = None
-        self._rows = 0
-        self._segments: list[Segment] = []
+        self._tasks: deque[tuple[ClipTask, bool]] = deque()
+        self._last = False
+        self._free: deque[int] = deque()
+        self._writer = SlotWriter(memory)
         self._finished: list[ClipResult] = []
+        self._decoded = 0
+        self._busy_s = 0.0
 
     def run(self) -> None:
         while True:
             while not self._tasks:
                 self._receive()
-            task = self._tasks.popleft()
-            self._slots.current_job = task.job
-            result = self._decode(task)  # hands over meanwhile, so the list below may be a new one
+            task, ends_message = self._tasks.popleft()
+            self._memory.set_current_job(self._process, task.job)
+            start = time.perf_counter()
+            result = self._decode(task)
+            self._busy_s += time.perf_counter() - start
             self._finished.append(result)
-            self._slots.current_job = -1
+            self._decoded += ends_message
+            self._memory.set_current_job(self._process, -1)
             while self._connection.poll():
                 self._receive()
-            if not self._tasks:
-                self._hand_over()
+            if ends_message or self._writer.is_due:
+                self._report()
 
     def _receive(self) -> None:
         message = self._connection.recv()
-        if isinstance(message, int):
-            self._free.append(message)
-        elif message is None:
-            raise SystemExit(0)
+        if isinstance(message, UseSlot):
+            self._free.append(message.slot)
+        elif isinstance(message, Decode):
+            final = len(message.tasks) - 1
+            self._tasks.extend((task, place == final) for place, task in enumerate(message.tasks))
+            self._last = message.last
+            if not message.tasks and not self._tasks:
+                self._report()
         else:
-            self._tasks.extend(message)
+            raise SystemExit(0)
+
+    def _report(self) -> None:
+        """Hand over an open slot if it is time to; else tell of progress, and of clips that had no windows."""
+        if self._writer.rows and (self._writer.is_due or (self._last and not self._tasks)):
+            self._hand_over()
+            return
+        held = {segment.job for segment in self._writer.segments} if self._writer.rows else set()
+        done = [result for result in self._finished if result.job not in held]
+        self._finished = [result for result in self._finished if result.job in held]
+        self._send(None, [], done)
 
     def _decode(self, task: ClipTask) -> ClipResult:
         options = self._options
@@ -162,6 +240,8 @@ class _Decoder:
                 raise ClipError("too_short", f"{cutter.samples} samples at 16 kHz; one example needs {EXAMPLE_SAMPLES}")
         except ClipError as error:
             return ClipResult(task.job, False, error.reason, error.detail, 0, 0.0, rate, channels, False)
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            raise  # the parent is gone
         except Exception as error:
             detail = f"{type(error).__name__}: {error}"
             return ClipResult(task.job, False, "decode_error", detail, 0, 0.0, rate, channels, False)
@@ -170,42 +250,60 @@ class _Decoder:
             task.job, True, reason, clip.note, cutter.examples, clip.seconds, rate, channels, cutter.padded
         )
 
-    def _put(self, job: int, first: int, windows: NDArray[np.float32]) -> None:
-        start = 0
-        while start < len(windows):
-            slot = self._claim_slot()
-            count = min(SLOT_WINDOWS - self._rows, len(windows) - start)
-            self._slots.windows[slot, self._rows : self._rows + count] = windows[start : start + count]
-            self._segments.append(Segment(job, first + start, count))
-            self._rows += count
-            start += count
-            if self._rows == SLOT_WINDOWS:
+    def _put(self, job: int, first: int, windows: Windows) -> None:
+        done = 0
+        while done < len(windows):
+            if not self._writer.is_open:
+                self._writer.open(self._wait_for_slot())
+            done += self._writer.put(job, first + done, windows[done:])
+            if self._writer.is_full or self._writer.is_due:
                 self._hand_over()
 
-    def _claim_slot(self) -> int:
-        if self._slot is None:
-            while not self._free:
-                self._receive()
-            self._slot = self._free.popleft()
-        return self._slot
+    def _wait_for_slot(self) -> int:
+        start = time.perf_counter()
+        while not self._free:
+            self._receive()
+        self._busy_s -= time.perf_counter() - start
+        return self._free.popleft()
 
     def _hand_over(self) -> None:
-        if not self._segments and not self._finished:
+        segments, finished = self._writer.segments, self._finished
+        self._finished = []
+        self._send(self._writer.close(), segments, finished)
+
+    def _send(self, slot: int | None, segments: list[Segment], finished: Sequence[ClipResult]) -> None:
+        if slot is None and not finished and not self._decoded:
             return
-        slot = self._slot if self._segments else None
-        self._connection.send(Handover(slot, self._segments, self._finished, peak_rss_mib(), time.process_time()))
-        if slot is not None:
-            self._slot, self._rows = None, 0
-        self._segments, self._finished = [], []
+        decoded, self._decoded = self._decoded, 0
+        self._connection.send(
+            Handover(
+                slot,
+                self._writer.dtype,
+                segments,
+                list(finished),
+                decoded,
+                peak_own_mib(),
+                time.process_time(),
+                self._busy_s,
+            )
+        )
 
 
-def decode_main(connection: Connection, memory_name: str, options: DecodeOptions) -> None:
+def decode_main(connection: Connection, process: int, parent: int, options: DecodeOptions) -> None:
     """Entry point of a decode process; ends when told to, or when the worker is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    slots = SharedSlots(shared_memory.SharedMemory(memory_name))
+    _die_with(parent)
     try:
-        _Decoder(connection, slots, options).run()
+        memory = SlotMemory.receive(connection)
+        _Decoder(connection, memory, process, options).run()
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
-    finally:
-        slots.close()
+
+
+def _die_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent ends, even one that is stuck in a decoder (Linux only)."""
+    if not sys.platform.startswith("linux"):
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)

@@ -49,6 +49,9 @@ class DeviceType(str, Enum):
     METAL = "metal"
 
 
+ALL = "all"
+"""The ``device.index`` that takes every device of the kind."""
+
 AUTO_ORDER = (DeviceType.METAL, DeviceType.GPU, DeviceType.CPU)
 
 
@@ -93,7 +96,10 @@ class MachineFacts:
 
 @dataclass(frozen=True)
 class DeviceChoice:
-    """The device that a run takes: what was asked, what it got, and why."""
+    """The device that a run takes: what was asked, what it got, and why.
+
+    ``index`` is its number among its kind; with ``device.index=all``, ``indices`` holds those of all of them.
+    """
 
     requested: DeviceType
     device: DeviceInfo
@@ -101,6 +107,12 @@ class DeviceChoice:
     reason: str
     fallback_reason: str | None
     considered: Sequence[DeviceInfo]
+    others: tuple[int, ...] = ()
+
+    @property
+    def indices(self) -> tuple[int, ...]:
+        """Numbers, among their kind, of all devices in use."""
+        return (self.index, *self.others)
 
     @property
     def effective(self) -> DeviceType:
@@ -114,6 +126,7 @@ class DeviceChoice:
             "effective": self.effective.value,
             "name": self.device.name,
             "index": self.index,
+            "count": len(self.indices),
             "reason": self.reason,
             "fallback_reason": self.fallback_reason,
             "details": dict(self.device.details),
@@ -171,9 +184,9 @@ def detect_available_devices(facts: MachineFacts | None = None) -> list[DeviceIn
 
 
 def choose_device(
-    requested: DeviceType | str, devices: Sequence[DeviceInfo], *, index: int = 0, strict: bool = False
+    requested: DeviceType | str, devices: Sequence[DeviceInfo], *, index: int | str = 0, strict: bool = False
 ) -> DeviceChoice:
-    """Decide which of ``devices`` a run takes.
+    """Decide which of ``devices`` a run takes; ``index`` picks one of its kind, or ``all`` of them.
 
     ``auto`` prefers Metal, then CUDA, then the CPU.  A named device that is absent gives the CPU and a
     ``fallback_reason``.
@@ -196,8 +209,12 @@ def choose_device(
     candidates = _present(devices, wanted)
     if wanted is DeviceType.CPU:
         return DeviceChoice(requested, cpu, 0, reason, None, devices)
-    if index < len(candidates):
-        return DeviceChoice(requested, candidates[index], index, reason, None, devices)
+    if index == ALL and candidates:
+        others = tuple(range(1, len(candidates)))
+        reason += f"; device.index=all: {len(candidates)} of them"
+        return DeviceChoice(requested, candidates[0], 0, reason, None, devices, others)
+    if index != ALL and int(index) < len(candidates):
+        return DeviceChoice(requested, candidates[int(index)], int(index), reason, None, devices)
     if candidates:
         missing = f"device.index={index}, but there are only {len(candidates)} (0 to {len(candidates) - 1})"
     else:

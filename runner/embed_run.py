@@ -6,6 +6,7 @@ early end.  Everything else that is printed goes to standard error, which the pa
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -13,19 +14,23 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from runner.cold_start import ColdStart, Events, make_ready, warn
+from runner.audio import is_int16
+from runner.cold_start import ColdStart, Events, Ready, make_ready, warn
 from runner.config import RunConfig, from_dict
 from runner.decode import DecodeOptions
-from runner.engine import Clip, Engine
+from runner.device_speed import matmul_peak, model_only, speed_metrics
+from runner.devices import DeviceType
+from runner.engine import Clip, Engine, Lane
 from runner.errors import DeviceError, ParityError, RunnerError, WeightsError
 from runner.files import write_atomic
 from runner.hardware import host_facts, peak_rss_mib, usable_cores, versions
-from runner.measure import steady_metrics, windows_over_time
+from runner.measure import bottleneck, stage_shares, steady_metrics, windows_over_time
+from runner.memory import gpu_memory_metrics
 from runner.output import RunWriter, make_formats
+from runner.pinning import pinned
 from runner.pool import DecodePool
 
 if TYPE_CHECKING:
@@ -36,6 +41,7 @@ log = logging.getLogger("runner.worker")
 
 _PROGRESS_S = 0.25
 _MANIFEST_ROWS = 4096
+_CLIPS_LOOKED_AT = 8
 _CLIPS_PER_DECODER = 16
 """A small data set gets fewer decode processes than planned: to start one takes as long as to decode several clips."""
 KILLED_STATUS = 3
@@ -67,11 +73,21 @@ def _carry_out(spec: dict[str, Any], run_dir: Path, events: Events, result: dict
     cold = ColdStart(spec["spawned_at"])
     stop = StopSignal()
     pool = DecodePool(_decode_options(config), _first_workers(config))
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(pool.close)
+        spec["dtypes"] = _window_types(Path(spec["manifest"]))
         ready = make_ready(config, spec, cold, events, result)
-        placement, session = ready.placement, ready.session
-        pool.grow_to(min(placement.memory.decode_workers, -(-spec["dataset"]["clips"] // _CLIPS_PER_DECODER)))
-        metadata = _file_metadata(config, session, placement)
+        placement, sessions = ready.placement, ready.sessions
+        plan = placement.memory
+        workers = min(plan.decode_workers, -(-spec["dataset"]["clips"] // _CLIPS_PER_DECODER))
+        pool.open(workers, plan.spare_slots, sessions[0].rows_at_once)
+        if placement.device.effective is DeviceType.GPU:
+            with cold.step("pin"):
+                unpinned = stack.enter_context(pinned(pool.memory))
+            result["resolved"]["memory.pinned"] = unpinned is None
+            if unpinned:
+                warn(f"batches are copied to the GPU from pageable memory, which is slow: {unpinned}", events, result)
+        metadata = _file_metadata(config, sessions[0], placement)
         engine = Engine(
             [(first, end) for first, end in spec["shards"]],
             _read_manifest(Path(spec["manifest"])),
@@ -82,21 +98,28 @@ def _carry_out(spec: dict[str, Any], run_dir: Path, events: Events, result: dict
                 make_formats(config.output, run_dir, metadata, config.frontend.hop_s, _labels(Path(spec["manifest"]))),
                 ready.postprocess,
             ),
-            batch_size=placement.memory.batch_size,
-            queue_depth=placement.memory.queue_depth,
             stop_grace_s=config.engine.stop_grace_s,
         )
         stop.forward_to(engine)
         result["metrics"] |= cold.metrics(time.time())
         events.send("phase", name="embed", seconds=cold.parts)
         with _reporting(engine, events):
-            engine.run(session.embed_windows)
-    finally:
-        pool.close()
+            engine.run([Lane(each.device_name[1:], each.embed_windows, each.in_flight) for each in sessions])
+        halved = [halving for each in sessions for halving in each.halvings if halving not in result["warnings"]]
+        for problem in (*engine.lane_failures, *halved):
+            warn(problem, events, result)
+        result["resolved"]["memory.batch_size"] = sessions[0].rows_at_once
     progress = engine.progress
     result["status"] = "killed" if engine.stopped and progress.clips < spec["dataset"]["clips"] else "finished"
     result["metrics"] |= steady_metrics(engine)
     result["metrics"] |= _memory_metrics(placement, pool)
+    shares = stage_shares(engine, sum(pool.busy_s.values()), workers)
+    result["metrics"] |= {f"{stage}_busy_share": share for stage, share in shares.items()}
+    result["bottleneck"] = bottleneck(shares)
+    result["metrics"]["decoders_replaced"] = float(pool.deaths)
+    seconds = config.profile.device_speed_s[placement.device.effective.value]
+    if seconds > 0 and result["status"] == "finished":
+        result["metrics"] |= _device_speed(config, ready, result["metrics"].get("examples_per_s"), seconds)
     result["series"] = windows_over_time(engine.timings, progress.audio_s)
     result["skipped"] = progress.skipped
     result["noted"] = progress.noted
@@ -143,14 +166,33 @@ def _file_metadata(config: RunConfig, session: VGGishSession, placement: Placeme
     }
 
 
-def _memory_metrics(placement: Placement, pool: DecodePool) -> dict[str, float]:
-    import tensorflow as tf
+def _window_types(manifest: Path) -> tuple[str, ...]:
+    """The types of windows to expect, by a look at a few clips of the data set: the first clip's type first."""
+    import pyarrow.parquet as pq
 
+    paths = pq.read_table(manifest, columns=["path"])["path"]
+    every = max(1, len(paths) // _CLIPS_LOOKED_AT)
+    kinds = ["int16" if is_int16(paths[index].as_py()) else "float32" for index in range(0, len(paths), every)]
+    return tuple(dict.fromkeys(kinds))
+
+
+def _device_speed(config: RunConfig, ready: Ready, examples_per_s: float | None, seconds: float) -> dict[str, float]:
+    """The figures of the device by itself; a device that is out of memory for them has none."""
+    placement, sessions = ready.placement, ready.sessions
+    try:
+        alone = model_only(sessions, seconds, ready.dtypes[0])
+        kind, precision = placement.device.effective.value, placement.precision.effective
+        peak = matmul_peak(sessions[0], kind, precision, seconds)
+    except Exception as error:
+        log.warning("the device by itself was not measured: %s", error)
+        return {}
+    return speed_metrics(examples_per_s, alone, peak, len(sessions), config.frontend.hop_s)
+
+
+def _memory_metrics(placement: Placement, pool: DecodePool) -> dict[str, float]:
     found = {"rss_peak_mib": peak_rss_mib(), "decode_rss_peak_mib": sum(pool.rss_peak_mib.values())}
     found["decode_cpu_s"] = sum(pool.cpu_s.values())
-    if placement.device.effective.value == "gpu":
-        found["device_memory_peak_mib"] = tf.config.experimental.get_memory_info("GPU:0")["peak"] / (1 << 20)
-    return found
+    return found | gpu_memory_metrics(placement.device)
 
 
 def _warn_of_ceiling(config: RunConfig, result: dict[str, Any], events: Events) -> None:
@@ -160,7 +202,7 @@ def _warn_of_ceiling(config: RunConfig, result: dict[str, Any], events: Events) 
         warn(f"the worker took {used:.0f} MiB, above memory.host_memory_mib={ceiling}", events, result)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _reporting(engine: Engine, events: Events) -> Iterator[None]:
     """Send the counts to the parent from a thread of its own, a few times a second, and once at the end."""
     over = threading.Event()

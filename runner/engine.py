@@ -1,33 +1,59 @@
-"""The local engine: decode pool → batches filled across clips → lane → shards.
+"""The local engine: decode pool → batches filled across clips → lanes → shards.
 
-Three threads, each with one thing to wait for: the feeder drives the decode pool and fills batches, the lane runs the
-session, the collector puts embeddings back to their clips and writes shards.  Bounded queues between them carry the
-back-pressure, so that memory does not grow with the number or length of clips.
+The feeder drives the decode pool and hands full slots to the lanes; each lane, one a device, runs its session in as
+many threads as keep it busy; the collector puts embeddings back to their clips and writes shards.  What flows is
+bounded by the pool's slots and by the queue before the collector, so that memory does not grow with the number or
+length of clips.
 """
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from runner.batching import BatchQueue, Merger
 from runner.decode import ClipResult, ClipTask, Segment
 from runner.output import ClipRow, OpenShards, RunWriter
-from runner.pool import DecodePool
-from runner.vggish.checkpoint import aligned_empty
-from runner.vggish.constants import EMBEDDING_SIZE, EXAMPLE_SAMPLES
+from runner.pool import DecodePool, FilledSlot
+from runner.slots import Windows
+from runner.vggish.constants import EMBEDDING_SIZE
+
+log = logging.getLogger("runner.worker")
 
 Array = NDArray[np.float32]
-Embed = Callable[[Array], Array]
 _POLL_S = 0.1
+_MESSAGE_CLIPS = 32
+_MESSAGE_BYTES = 4 << 20
+"""Clips go to decode processes in messages of at most so many, and of about so many bytes."""
+_UNKNOWN_BYTES = 1 << 20
+_MESSAGES_A_PROCESS = 4
+"""A small data set goes in smaller messages: every process gets so many."""
+_RESULTS_AHEAD = 64
+"""Batches that may wait for the collector before lanes wait for it."""
 
 
 @dataclass(frozen=True)
+class Lane:
+    """One compute device at work.
+
+    ``embed`` takes windows, int16 or float32 [n, 15600], and a function that it may call once they are on the device;
+    it gives float32 [n, 128].  ``threads`` batches are in flight at a time, so that copies and compute overlap.
+    """
+
+    name: str
+    embed: Callable[[Windows, Callable[[], None]], Array]
+    threads: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class Clip:
     """A row of the manifest; ``bytes`` is the file's size, -1 if unknown."""
 
@@ -42,11 +68,21 @@ class Clip:
 
 @dataclass(frozen=True)
 class BatchTiming:
-    """One call of the session: when its result was on the host (seconds since the start), how long, how much."""
+    """One batch in a lane: when it was taken, on the device and its result on the host, in seconds since the start.
 
+    ``copied_s`` is None where the device reads host memory.
+    """
+
+    lane: int
+    started_s: float
+    copied_s: float | None
     at_s: float
-    duration_s: float
     examples: int
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds from the batch's taking to its result on the host."""
+        return self.at_s - self.started_s
 
 
 @dataclass
@@ -63,32 +99,22 @@ class Progress:
     shards: int = 0
 
 
-@dataclass
-class _Batch:
-    rows: Array
-    segments: list[Segment] = field(default_factory=list)
-    filled: int = 0
-
-
-@dataclass
+@dataclass(slots=True)
 class _Pending:
     clip: Clip
-    job: int
-    parts: dict[int, Array] = field(default_factory=dict)
+    parts: list[tuple[int, Array]] = field(default_factory=list)
     examples: int = 0
     result: ClipResult | None = None
 
 
 class Engine:
-    """Embeds the clips of the shards given, through one session.
+    """Embeds the clips of the shards given.
 
     Args:
         shards: (first clip, one past the last clip) of each shard, in order.
         clips: the clips of all shards, in order.
-        pool: the decode pool.
+        pool: the decode pool, open.
         writer: takes complete shards.
-        batch_size: examples a batch.
-        queue_depth: batches that wait ahead of the lane.
         stop_grace_s: how long after ``stop`` the shards under way may still take.
     """
 
@@ -99,24 +125,26 @@ class Engine:
         pool: DecodePool,
         writer: RunWriter,
         *,
-        batch_size: int,
-        queue_depth: int,
         stop_grace_s: float,
     ) -> None:
         self._open_shards = OpenShards(shards)
         self._clips = clips
         self._pool = pool
         self._writer = writer
-        self._batch_size = batch_size
         self._stop_grace_s = stop_grace_s
-        self._batches: queue.Queue[_Batch | None] = queue.Queue(queue_depth)
-        self._results: queue.Queue[tuple[list[Segment], Array] | list[ClipResult] | None] = queue.Queue()
+        self._message_clips = _message_clips(shards[-1][1] if shards else 0, len(pool))
+        self._batches = BatchQueue()
+        self._merger = Merger(pool.memory.rows, pool.windows, pool.release)
+        self._results: queue.Queue[tuple[list[Segment], Array] | Sequence[ClipResult] | None]
+        self._results = queue.Queue(_RESULTS_AHEAD)
         self._stop_at: float | None = None
         self._failure: BaseException | None = None
         self._failed = threading.Event()
-        self._lock = threading.Lock()
         self._pending: dict[int, _Pending] = {}
         self._next_job = 0
+        self._lanes: Sequence[Lane] = ()
+        self._lost_lanes: set[int] = set()
+        self._lanes_lock = threading.Lock()
         self.progress = Progress()
         self.timings: list[BatchTiming] = []
         self.started_at = 0.0
@@ -124,6 +152,10 @@ class Engine:
         """``time.perf_counter`` when the last result was on the host."""
         self.cpu_s = 0.0
         """This process's processor time while the engine ran."""
+        self.write_s = 0.0
+        """Seconds in which the collector put rows together and wrote shards."""
+        self.lane_failures: list[str] = []
+        """What became of lanes that were given up."""
 
     def stop(self) -> None:
         """Ask for an early end: the shards under way are finished within the grace, no new one is begun."""
@@ -135,22 +167,24 @@ class Engine:
         """Whether an early end was asked for."""
         return self._stop_at is not None
 
-    def run(self, embed: Embed) -> None:
+    def run(self, lanes: Sequence[Lane]) -> None:
         """Embed everything; returns when all results are on disk, raises what a thread raised."""
+        self._lanes = lanes
         self.started_at = self.results_at = time.perf_counter()
         cpu_before = time.process_time()
-        threads = [
-            threading.Thread(target=self._guard, args=(body, *arguments), name=name, daemon=True)
-            for name, body, *arguments in (
-                ("lane", self._lane, embed),
-                ("collector", self._collect),
-            )
+        workers = [
+            threading.Thread(target=self._guard, args=(self._lane, number), name=lane.name, daemon=True)
+            for number, lane in enumerate(lanes)
+            for _ in range(lane.threads)
         ]
-        for thread in threads:
+        collector = threading.Thread(target=self._guard, args=(self._collect,), name="collector", daemon=True)
+        for thread in (*workers, collector):
             thread.start()
         self._guard(self._feed)
-        for thread in threads:
+        for thread in workers:
             thread.join()
+        self._put_result(None)
+        collector.join()
         self.cpu_s = time.process_time() - cpu_before
         if self._failure is not None:
             raise self._failure
@@ -159,33 +193,54 @@ class Engine:
         try:
             body(*arguments)
         except BaseException as error:
-            if self._failure is None:
-                self._failure = error
-            self._failed.set()
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        if self._failure is None:
+            self._failure = error
+        self._failed.set()
+        self._batches.abort()
 
     # The feeder
 
     def _feed(self) -> None:
-        batch = self._new_batch()
         last_clip: int | None = None
         waiting: Clip | None = next(self._clips, None)
         while not self._failed.is_set():
-            for task, size in self._pool.retries():
-                self._submit_again(task, size)
-            while waiting is not None and self._pool.has_room and self._may_start(waiting, last_clip):
-                self._submit(waiting)
-                last_clip, waiting = waiting.index, next(self._clips, None)
+            again = [(self._pending.pop(task.job).clip, size) for task, size in self._pool.retries()]
+            while again or (waiting is not None and self._pool.has_room and self._may_start(waiting, last_clip)):
+                message = again[: self._message_clips]
+                del again[: self._message_clips]
+                size = sum(size for _, size in message)
+                while waiting is not None and self._may_start(waiting, last_clip):
+                    if len(message) == self._message_clips or (message and size >= _MESSAGE_BYTES):
+                        break
+                    own = waiting.bytes if waiting.bytes >= 0 else _UNKNOWN_BYTES
+                    message.append((waiting, own))
+                    size += own
+                    last_clip, waiting = waiting.index, next(self._clips, None)
+                tasks = [(self._register(clip), own) for clip, own in message]
+                self._pool.submit(tasks, last=waiting is None or not self._may_start(waiting, last_clip))
             if self._out_of_grace():
                 break
-            if not self._pool.outstanding and (waiting is None or not self._may_start(waiting, last_clip)):
-                break
+            if waiting is None or not self._may_start(waiting, last_clip):
+                self._pool.no_more()
+                if not self._pool.outstanding:
+                    break
             for decoded in self._pool.receive(_POLL_S):
-                batch = self._fill(batch, decoded.windows, decoded.segments)
+                if decoded.filled is not None:
+                    for full in self._merger.add(decoded.filled):
+                        self._batches.put(full)
                 if decoded.finished:
-                    self._results.put(list(decoded.finished))
-        if batch.filled and not self._out_of_grace():
-            self._put_batch(batch)
-        self._put_batch(None)
+                    self._put_result(decoded.finished)
+            if self._batches.starving:
+                for batch in self._merger.overdue():
+                    self._batches.put(batch)
+        if self._out_of_grace():
+            self._batches.abort()
+        for batch in self._merger.rest():
+            self._batches.put(batch)
+        self._batches.close()
 
     def _may_start(self, clip: Clip, last_clip: int | None) -> bool:
         """Always, unless stopping: then only to finish a shard that was begun."""
@@ -196,65 +251,58 @@ class Engine:
     def _out_of_grace(self) -> bool:
         return self._stop_at is not None and time.monotonic() > self._stop_at
 
-    def _submit(self, clip: Clip) -> None:
-        job = self._register(clip)
-        self._pool.submit(ClipTask(job, clip.path, clip.start, clip.end), clip.bytes)
+    def _register(self, clip: Clip) -> ClipTask:
+        job, self._next_job = self._next_job, self._next_job + 1
+        self._pending[job] = _Pending(clip)
+        return ClipTask(job, clip.path, clip.start, clip.end)
 
-    def _submit_again(self, task: ClipTask, size: int) -> None:
-        with self._lock:
-            clip = self._pending.pop(task.job).clip
-        self._pool.submit(task._replace(job=self._register(clip)), size)
+    # The lanes
 
-    def _register(self, clip: Clip) -> int:
-        with self._lock:
-            job, self._next_job = self._next_job, self._next_job + 1
-            self._pending[job] = _Pending(clip, job)
-        return job
+    def _lane(self, number: int) -> None:
+        lane = self._lanes[number]
+        while (batch := self._batches.get()) is not None:
+            if number in self._lost_lanes:
+                self._batches.hand_back(batch)
+                return
+            if self._out_of_grace():
+                self._batches.abort()
+                return
+            copied = _Stopwatch()
+            start = time.perf_counter()
+            try:
+                embeddings = lane.embed(self._pool.windows(batch), copied)
+            except Exception as error:
+                self._give_up(number, batch, error)
+                return
+            end = self.results_at = time.perf_counter()
+            since = self.started_at
+            on_device = None if copied.at is None else copied.at - since
+            self.timings.append(BatchTiming(number, start - since, on_device, end - since, batch.rows))
+            self._pool.release(batch.slot)
+            self._put_result((batch.segments, embeddings))
+            self._batches.done()
 
-    def _new_batch(self) -> _Batch:
-        return _Batch(aligned_empty((self._batch_size, EXAMPLE_SAMPLES)))
+    def _give_up(self, number: int, batch: FilledSlot, error: Exception) -> None:
+        """A lane failed: its batch goes to another one, if there is any."""
+        with self._lanes_lock:
+            if number not in self._lost_lanes:
+                self._lost_lanes.add(number)
+                self.lane_failures.append(f"{self._lanes[number].name}: {type(error).__name__}: {error}")
+                log.warning("lane %s is given up", self._lanes[number].name, exc_info=error)
+            if len(self._lost_lanes) == len(self._lanes):
+                self._fail(error)
+                return
+        self._batches.hand_back(batch)
 
-    def _fill(self, batch: _Batch, windows: Array, segments: Sequence[Segment]) -> _Batch:
-        row = 0
-        for segment in segments:
-            first, left = segment.first, segment.windows
-            while left:
-                count = min(left, self._batch_size - batch.filled)
-                batch.rows[batch.filled : batch.filled + count] = windows[row : row + count]
-                batch.segments.append(Segment(segment.job, first, count))
-                batch.filled += count
-                first, left, row = first + count, left - count, row + count
-                if batch.filled == self._batch_size:
-                    self._put_batch(batch)
-                    batch = self._new_batch()
-        return batch
+    # The collector
 
-    def _put_batch(self, batch: _Batch | None) -> None:
+    def _put_result(self, message: Any) -> None:
         while not self._failed.is_set():
             try:
-                self._batches.put(batch, timeout=_POLL_S)
+                self._results.put(message, timeout=_POLL_S)
                 return
             except queue.Full:
                 continue
-
-    # The lane
-
-    def _lane(self, embed: Embed) -> None:
-        while not self._failed.is_set():
-            try:
-                batch = self._batches.get(timeout=_POLL_S)
-            except queue.Empty:
-                continue
-            if batch is None or self._out_of_grace():
-                break
-            start = time.perf_counter()
-            embeddings = embed(batch.rows[: batch.filled])
-            self.results_at = time.perf_counter()
-            self.timings.append(BatchTiming(self.results_at - self.started_at, self.results_at - start, batch.filled))
-            self._results.put((batch.segments, embeddings))
-        self._results.put(None)
-
-    # The collector
 
     def _collect(self) -> None:
         while not self._failed.is_set():
@@ -264,44 +312,44 @@ class Engine:
                 continue
             if message is None:
                 break
-            ended = self._take_results(message) if isinstance(message, list) else self._take_rows(*message)
+            start = time.perf_counter()
+            ended = self._take_rows(*message) if isinstance(message, tuple) else self._take_results(message)
             for row, clip in ended:
                 self._count(row)
                 if complete := self._open_shards.add(clip.index, row):
                     self._writer.write_shard(*complete)
                     self.progress.shards += 1
+            self.write_s += time.perf_counter() - start
         self._writer.close()
 
-    def _take_results(self, results: list[ClipResult]) -> list[tuple[ClipRow, Clip]]:
+    def _take_results(self, results: Sequence[ClipResult]) -> list[tuple[ClipRow, Clip]]:
         ended = []
         for result in results:
-            with self._lock:
-                pending = self._pending.get(result.job)
+            pending = self._pending.get(result.job)
             if pending is not None:
                 pending.result = result
-                ended += self._end(pending)
+                if row := self._end(result.job, pending):
+                    ended.append(row)
         return ended
 
     def _take_rows(self, segments: list[Segment], embeddings: Array) -> list[tuple[ClipRow, Clip]]:
         ended = []
         row = 0
-        for segment in segments:
-            with self._lock:
-                pending = self._pending.get(segment.job)
+        for job, first, windows in segments:
+            pending = self._pending.get(job)
             if pending is not None:  # None: its decode process died and the clip is a new job, or it was skipped
-                pending.parts[segment.first] = embeddings[row : row + segment.windows]
-                pending.examples += segment.windows
-                ended += self._end(pending)
-            row += segment.windows
+                pending.parts.append((first, embeddings[row : row + windows]))
+                pending.examples += windows
+                if complete := self._end(job, pending):
+                    ended.append(complete)
+            row += windows
         return ended
 
-    def _end(self, pending: _Pending) -> list[tuple[ClipRow, Clip]]:
+    def _end(self, job: int, pending: _Pending) -> tuple[ClipRow, Clip] | None:
         result, clip = pending.result, pending.clip
         if result is None or (result.embedded and pending.examples < result.examples):
-            return []
-        with self._lock:
-            self._pending.pop(pending.job, None)
-        parts = [pending.parts[first] for first in sorted(pending.parts)] if result.embedded else []
+            return None
+        del self._pending[job]
         row = ClipRow(
             clip=clip.name,
             status="embedded" if result.embedded else "skipped",
@@ -314,9 +362,9 @@ class Engine:
             padded=result.padded,
             label=clip.label,
             start_s=clip.start or 0.0,
-            embeddings=np.concatenate(parts) if parts else np.empty((0, EMBEDDING_SIZE), np.float32),
+            embeddings=_in_order(pending.parts) if result.embedded else _NO_EMBEDDINGS,
         )
-        return [(row, clip)]
+        return row, clip
 
     def _count(self, row: ClipRow) -> None:
         progress = self.progress
@@ -331,3 +379,26 @@ class Engine:
         progress.padded += row.padded
         if row.reason:
             progress.noted[row.reason] = progress.noted.get(row.reason, 0) + 1
+
+
+class _Stopwatch:
+    """Called, it keeps the time."""
+
+    at: float | None = None
+
+    def __call__(self) -> None:
+        self.at = time.perf_counter()
+
+
+_NO_EMBEDDINGS: Array = np.empty((0, EMBEDDING_SIZE), np.float32)
+
+
+def _in_order(parts: list[tuple[int, Array]]) -> Array:
+    """The parts of a clip, each (its first example, embeddings), as one array."""
+    if len(parts) == 1:
+        return parts[0][1]
+    return np.concatenate([embeddings for _, embeddings in sorted(parts, key=lambda part: part[0])])
+
+
+def _message_clips(clips: int, processes: int) -> int:
+    return max(1, min(_MESSAGE_CLIPS, clips // (_MESSAGES_A_PROCESS * processes)))

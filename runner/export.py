@@ -95,7 +95,7 @@ def export(config: RunConfig) -> Path:
     expected, cached = parity_answers(loaded, models / CACHE)
     session = build_session(placement, loaded, conv="direct")
     result: dict[str, Any] = {"metrics": {}}
-    missed = take_through_gate(session, expected, config.parity, cached=cached, result=result)
+    missed = take_through_gate([session], expected, config.parity, cached=cached, result=result)
     if missed and config.parity.action == "fail":
         raise ParityError(missed)
     about = _about(config, session.metadata.weights, placement.precision.effective, result)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,9 @@ from numpy.typing import NDArray
 from runner.vggish.constants import EXAMPLE_HOP_S, EXAMPLE_SAMPLES, STFT_HOP, STFT_WINDOW
 
 FRAMES_PER_SECOND = 100
+
+Waveform = NDArray[Any]
+"""float32, or int16 samples; what is cut keeps its type."""
 
 
 def hop_samples(hop_s: float = EXAMPLE_HOP_S) -> int:
@@ -28,7 +32,7 @@ def count_examples(samples: int, hop_s: float = EXAMPLE_HOP_S) -> int:
 
 
 class WindowCutter:
-    """Turns one clip's blocks of 16 kHz mono float32 into windows [n, 15600], keeping less than a window between calls.
+    """Turns one clip's blocks of 16 kHz mono into windows [n, 15600], keeping less than a window between calls.
 
     Args:
         hop_s: seconds between examples.
@@ -41,7 +45,7 @@ class WindowCutter:
         self._hop = hop_samples(hop_s)
         self._pad_short = pad_short
         self._pad_tail = pad_tail
-        self._rest: NDArray[np.float32] = np.empty(0, np.float32)
+        self._rest: Waveform = np.empty(0, np.float32)
         self._skip = 0
         self.samples = 0
         """Samples seen so far."""
@@ -50,8 +54,8 @@ class WindowCutter:
         self.padded = False
         """Whether a padded window was given."""
 
-    def push(self, block: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Take float32 [n] samples, give the windows [k, 15600] (a view) that they complete."""
+    def push(self, block: Waveform) -> Waveform:
+        """Take [n] samples, float32 or int16 throughout; give the windows [k, 15600] (a view) that they complete."""
         self.samples += len(block)
         if self._skip:
             skipped = min(self._skip, len(block))
@@ -60,7 +64,7 @@ class WindowCutter:
         waveform = np.concatenate([self._rest, block]) if len(self._rest) else block
         if len(waveform) < EXAMPLE_SAMPLES:
             self._rest = waveform.copy()
-            return np.empty((0, EXAMPLE_SAMPLES), np.float32)
+            return np.empty((0, EXAMPLE_SAMPLES), block.dtype)
         windows = np.lib.stride_tricks.sliding_window_view(waveform, EXAMPLE_SAMPLES)[:: self._hop]
         self.examples += len(windows)
         used = len(windows) * self._hop
@@ -68,21 +72,21 @@ class WindowCutter:
         self._rest = waveform[used:].copy()
         return windows
 
-    def finish(self) -> NDArray[np.float32]:
+    def finish(self) -> Waveform:
         """The last window [0 or 1, 15600], zero-padded, if the clip's end asks for one."""
         fresh = self.samples - (0 if self.examples == 0 else (self.examples - 1) * self._hop + EXAMPLE_SAMPLES)
         short = self.examples == 0 and self.samples > 0
         wanted = self._pad_short if short else self._pad_tail and fresh >= STFT_WINDOW and len(self._rest) > 0
         if not wanted:
-            return np.empty((0, EXAMPLE_SAMPLES), np.float32)
-        window = np.zeros((1, EXAMPLE_SAMPLES), np.float32)
+            return np.empty((0, EXAMPLE_SAMPLES), self._rest.dtype)
+        window = np.zeros((1, EXAMPLE_SAMPLES), self._rest.dtype)
         window[0, : len(self._rest)] = self._rest
         self.examples += 1
         self.padded = True
         return window
 
 
-def cut(blocks: Iterator[NDArray[np.float32]], cutter: WindowCutter) -> Iterator[NDArray[np.float32]]:
+def cut(blocks: Iterator[Waveform], cutter: WindowCutter) -> Iterator[Waveform]:
     """All windows of a clip's blocks, the padded last one included."""
     for block in blocks:
         yield cutter.push(block)

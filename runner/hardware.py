@@ -71,6 +71,12 @@ def peak_rss_mib() -> float:
     return peak / MIB if sys.platform == "darwin" else peak / 1024
 
 
+def peak_own_mib() -> float:
+    """``peak_rss_mib`` without memory shared with other processes (where the system tells it apart: Linux)."""
+    shared = next((line for line in _lines("/proc/self/status") if line.startswith("RssShmem:")), "RssShmem: 0 kB")
+    return peak_rss_mib() - int(shared.split()[1]) / 1024
+
+
 def host_facts() -> dict[str, Any]:
     """What a run records of its host."""
     return {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,11 +32,55 @@ def steady_metrics(engine: Engine) -> dict[str, float]:
             "audio_x_realtime": progress.audio_s / steady,
             "examples_per_s": progress.examples / steady,
             "clips_per_s": progress.clips / steady,
-            "device_busy_share": sum(timing.duration_s for timing in timings) / steady,
         }
         p50, p95, p99 = np.percentile([1000 * timing.duration_s for timing in timings], [50, 95, 99])
         metrics |= {"batch_ms_p50": float(p50), "batch_ms_p95": float(p95), "batch_ms_p99": float(p99)}
     return metrics
+
+
+def stage_shares(engine: Engine, decode_s: float, workers: int) -> dict[str, float]:
+    """The share of the steady state in which each stage was busy: 1 is all of the time.
+
+    ``decode`` is of all decode processes together; ``copy`` (to a device of its own memory) and ``compute`` are of the
+    time in which at least one batch of a lane was there, ``lane`` that of either, all averaged over the lanes;
+    ``write`` is putting rows together and writing them.
+
+    Args:
+        engine: one that has run.
+        decode_s: seconds that decode processes decoded, all together.
+        workers: decode processes.
+    """
+    steady = engine.results_at - engine.started_at
+    if steady <= 0 or not engine.timings:
+        return {}
+    lanes = {timing.lane for timing in engine.timings}
+
+    def mean(spans: Callable[[BatchTiming], tuple[float, float]]) -> float:
+        busy = sum(covered([spans(each) for each in engine.timings if each.lane == lane]) for lane in lanes)
+        return busy / len(lanes) / steady
+
+    return {
+        "decode": decode_s / workers / steady,
+        "copy": mean(lambda each: (each.started_s, each.started_s if each.copied_s is None else each.copied_s)),
+        "compute": mean(lambda each: (each.started_s if each.copied_s is None else each.copied_s, each.at_s)),
+        "write": engine.write_s / steady,
+        "lane": mean(lambda each: (each.started_s, each.at_s)),
+    }
+
+
+def bottleneck(shares: Mapping[str, float]) -> str | None:
+    """The stage that was busy most: decode, copy, compute or write; None where nothing was measured."""
+    stages = [stage for stage in ("compute", "decode", "copy", "write") if stage in shares]
+    return max(stages, key=lambda stage: shares[stage]) if stages else None
+
+
+def covered(spans: Sequence[tuple[float, float]]) -> float:
+    """The length of the union of spans (start, end)."""
+    total, reached = 0.0, float("-inf")
+    for start, end in sorted(spans):
+        total += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return total
 
 
 def windows_over_time(timings: Sequence[BatchTiming], audio_s: float) -> list[dict[str, float]]:
@@ -52,6 +96,7 @@ def windows_over_time(timings: Sequence[BatchTiming], audio_s: float) -> list[di
     per_window = -(-len(timings) // MAX_WINDOWS)
     windows = []
     previous = 0.0
+    timings = sorted(timings, key=lambda timing: timing.at_s)
     for start in range(0, len(timings), per_window):
         group = timings[start : start + per_window]
         examples, end = sum(timing.examples for timing in group), group[-1].at_s

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -35,8 +35,7 @@ CLIP_SCHEMA = pa.schema(
 )
 
 
-@dataclass(frozen=True)
-class ClipRow:
+class ClipRow(NamedTuple):
     """A clip's end: embedded (``examples`` rows) or skipped (a ``reason``), with what was seen of its file.
 
     ``start_s`` is where in its file the clip starts; ``embeddings`` is float32 [examples, 128], ``processed`` their
@@ -87,7 +86,7 @@ class RunWriter:
     def write_shard(self, shard: int, rows: Sequence[ClipRow]) -> None:
         """Write a complete shard, its clips in manifest order."""
         if self._postprocess:
-            rows = [replace(row, processed=self._postprocess(row.embeddings)) for row in rows]
+            rows = [row._replace(processed=self._postprocess(row.embeddings)) for row in rows]
         for form in self._formats:
             form.write(shard, rows)
         self._early[shard] = clip_table(rows)
@@ -120,13 +119,13 @@ class OpenShards:
     """The rows of shards that are not complete yet."""
 
     def __init__(self, shards: Sequence[tuple[int, int]]) -> None:
-        self._starts = np.array([first for first, _ in shards], np.int64)
+        self._starts = [first for first, _ in shards]
         self._shards = shards
         self._rows: dict[int, dict[int, ClipRow]] = {}
 
     def of(self, index: int) -> int:
         """The shard that a clip belongs to."""
-        return int(np.searchsorted(self._starts, index, side="right")) - 1
+        return bisect_right(self._starts, index) - 1
 
     def add(self, index: int, row: ClipRow) -> tuple[int, list[ClipRow]] | None:
         """Take a clip's row; give the shard's number and rows, in manifest order, if that completes it."""

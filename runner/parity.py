@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runner.config import ToleranceConfig
-from runner.vggish.constants import EMBEDDING_SIZE, EXAMPLE_SAMPLES, SAMPLE_RATE
+from runner.vggish.constants import EMBEDDING_SIZE, EXAMPLE_SAMPLES, INT16_SCALE, SAMPLE_RATE
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +26,8 @@ _REFERENCE_VERSION = 1
 
 def fixed_signals() -> Array:
     """The eight signals, one window each, float32 [8, 15600] in -1..1: the same everywhere, always.
+
+    All values are those of 16-bit samples, so that ``as_int16`` has the same signals.
 
     A tone, two tones 40 dB apart, a chirp over the whole band, noise, silence, an impulse, clipped speech-like (voiced
     harmonics under a syllable's envelope), noise at -80 dB.
@@ -47,7 +49,13 @@ def fixed_signals() -> Array:
         np.clip(1.5 * voiced * syllables, -1.0, 1.0),
         1e-4 * rng.uniform(-1.0, 1.0, EXAMPLE_SAMPLES),
     ]
-    return np.stack(rows).astype(np.float32)
+    samples = np.clip(np.round(np.stack(rows) / INT16_SCALE), -32768, 32767)
+    return (samples * INT16_SCALE).astype(np.float32)
+
+
+def as_int16(signals: Array) -> NDArray[np.int16]:
+    """The signals as 16-bit samples."""
+    return (signals / INT16_SCALE).astype(np.int16)
 
 
 @dataclass(frozen=True)
@@ -102,16 +110,18 @@ def compare(found: Array, expected: Array) -> Parity:
     return Parity(worst, worst / largest, float(cosines.min()), abs(scale - 1.0) if squares.any() else worst)
 
 
-def measure(embed: Callable[[Array], Array], expected: Array, rows: int = 8) -> Parity:
+def measure(embed: Callable[[Any], Array], expected: Array, rows: int = 8, dtype: str = "float32") -> Parity:
     """Embed the fixed signals, repeated to ``rows`` (the shape that the run will use), and compare.
 
     Args:
-        embed: the session, float32 [n, 15600] to float32 [n, 128].
+        embed: the session, windows [n, 15600] to float32 [n, 128].
         expected: the reference's answers, float32 [8, 128].
         rows: how many to embed at once; at least the eight.
+        dtype: of the windows, float32 or int16.
     """
     which = np.arange(max(rows, len(expected))) % len(expected)
-    found = embed(fixed_signals()[which])
+    signals = fixed_signals()
+    found = embed((as_int16(signals) if dtype == "int16" else signals)[which])
     return compare(found, expected[which])
 
 

@@ -3,119 +3,180 @@
 Processes and not threads, because Python threads decode no faster than one (vggish.md's measurement) and because a
 decoder library that crashes on a file must cost that clip alone.  A start method of ``spawn`` keeps TensorFlow's
 threads and locks out of them.  birdnet's engine and PyTorch's DataLoader do the same; unlike theirs, a slot is filled
-across clips, and a dead process is replaced.
+across clips, and a dead process is replaced.  tf.data and grain were weighed: ``tests/benchmarks/loaders.py``.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import os
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from multiprocessing import shared_memory
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
-from runner.decode import SHARED_BYTES, ClipResult, ClipTask, DecodeOptions, Handover, Segment, SharedSlots, decode_main
+from runner.decode import (
+    ClipResult,
+    ClipTask,
+    Decode,
+    DecodeOptions,
+    Handover,
+    Segment,
+    UseSlot,
+    decode_main,
+)
+from runner.slots import SlotMemory, Windows
 
 _CONTEXT = multiprocessing.get_context("spawn")
 _START_ATTEMPTS = 3
-_FULL_CLIPS = 32
-"""A process with this many clips on its hands gets no more: late clips can still go to whoever is free."""
-_FULL_BYTES = 8 << 20
+_MESSAGES_AHEAD = 2
+"""Messages of clips that a process has on its hands at most: late clips can still go to whoever is free."""
 
 
 @dataclass
 class _Process:
+    place: int
     process: Any
     connection: Connection
-    memory: shared_memory.SharedMemory
-    slots: SharedSlots
-    tasks: dict[int, ClipTask] = field(default_factory=dict)
-    sizes: dict[int, int] = field(default_factory=dict)
+    ahead: deque[int] = field(default_factory=deque)
+    """Bytes of each message of clips that it is not done with."""
+    bytes_ahead: int = 0
+    tasks: dict[int, tuple[ClipTask, int]] = field(default_factory=dict)
+    slot: int | None = None
+    waits_for_slot: bool = False
+    told_last: bool = True
 
 
-@dataclass(frozen=True)
-class Decoded:
-    """What came from the pool: windows [n, 15600] (valid until the next ``receive``), segments, finished clips."""
+class FilledSlot(NamedTuple):
+    """A slot of the pool's memory with ``rows`` windows of ``dtype`` in it."""
 
-    windows: NDArray[np.float32]
-    segments: Sequence[Segment]
+    slot: int
+    dtype: str
+    rows: int
+    segments: list[Segment]
+
+
+class Decoded(NamedTuple):
+    """What came from the pool: a filled slot (to be given back by ``release``), and the clips that are finished."""
+
+    filled: FilledSlot | None
     finished: Sequence[ClipResult]
 
 
 class DecodePool:
-    """Decode processes behind one interface; used by one thread.
+    """Decode processes behind one interface; used by one thread, but for ``release``.
 
     Args:
         options: the front end's choices.
-        workers: processes to start with.
+        workers: processes to start with; they wait for ``open``.
     """
 
     def __init__(self, options: DecodeOptions, workers: int) -> None:
         self._options = options
         self._processes: list[_Process] = []
+        self._memory: SlotMemory | None = None
+        self._free: deque[int] = deque()
+        self._released: deque[int] = deque()
+        self._wake_reader, self._wake_writer = _CONTEXT.Pipe(duplex=False)
         self._failed_starts = 0
         self._retries: list[tuple[ClipTask, int]] = []
+        self.deaths = 0
+        """Decode processes that died and were replaced."""
         self.rss_peak_mib: dict[int, float] = {}
-        """The largest resident set of each decode process, by process id."""
+        """The largest resident set of each decode process, by process id, without the slots."""
         self.cpu_s: dict[int, float] = {}
         """The processor time of each, its start included."""
-        self.grow_to(workers)
+        self.busy_s: dict[int, float] = {}
+        """The time that each decoded."""
+        for place in range(workers):
+            self._processes.append(self._start(place))
 
     def __len__(self) -> int:
         return len(self._processes)
+
+    def open(self, workers: int, spare_slots: int, rows: int) -> None:
+        """Bring the pool to ``workers`` processes and give it its slots: one a process and the spare ones.
+
+        Args:
+            workers: processes; those there already are kept.
+            spare_slots: slots beside those being filled: waiting for a lane, or in one.
+            rows: windows a slot holds.
+        """
+        workers = max(workers, len(self._processes))
+        for place in range(len(self._processes), workers):
+            self._processes.append(self._start(place))
+        self._memory = SlotMemory(workers + spare_slots, rows, workers)
+        self._free.extend(range(self._memory.slots))
+        for process in self._processes:
+            self._equip(process)
+
+    @property
+    def memory(self) -> SlotMemory:
+        """The slots; there once the pool is open."""
+        assert self._memory is not None, "the pool is not open"
+        return self._memory
+
+    def windows(self, filled: FilledSlot) -> Windows:
+        """What a filled slot holds, [rows, 15600]; valid until its release."""
+        return self.memory.windows(filled.slot, filled.dtype)[: filled.rows]
 
     @property
     def outstanding(self) -> int:
         """Clips handed to the pool whose end is not known yet."""
         return sum(len(process.tasks) for process in self._processes) + len(self._retries)
 
-    def grow_to(self, workers: int) -> None:
-        """Start processes until there are ``workers``."""
-        while len(self._processes) < workers:
-            self._processes.append(self._start())
-
     @property
     def has_room(self) -> bool:
-        """Whether some process would take another clip now."""
-        return any(self._has_room(process) for process in self._processes)
+        """Whether some process would take more clips now."""
+        return any(len(process.ahead) < _MESSAGES_AHEAD for process in self._processes)
 
-    def submit(self, task: ClipTask, size: int) -> None:
-        """Give a clip of ``size`` bytes to the process with the least on its hands."""
-        process = min(self._processes, key=lambda each: (sum(each.sizes.values()), len(each.tasks)))
-        process.tasks[task.job] = task
-        process.sizes[task.job] = max(size, 0)
+    def submit(self, tasks: Sequence[tuple[ClipTask, int]], *, last: bool) -> None:
+        """Give clips, each with its size in bytes, to the process with the least on its hands.
+
+        ``last`` says that no more will come for now, so that the process should hand over what it has at the end.
+        """
+        process = min(self._processes, key=lambda each: (len(each.ahead), each.bytes_ahead))
+        size = sum(max(size, 0) for _, size in tasks)
+        process.ahead.append(size)
+        process.bytes_ahead += size
+        process.tasks.update((task.job, (task, size)) for task, size in tasks)
+        process.told_last = last
         # A dead process is noticed, and its clips given to another, by `receive`.
-        self._send(process, [task])
+        self._send(process, Decode([task for task, _ in tasks], last))
+
+    def no_more(self) -> None:
+        """Have every process hand over what it holds once its clips are done; may be called again and again."""
+        for process in self._processes:
+            if not process.told_last:
+                process.told_last = True
+                self._send(process, Decode([], last=True))
 
     def receive(self, timeout: float) -> Iterator[Decoded]:
-        """Give what has come within ``timeout`` seconds; slots go back to their process as the iteration goes on."""
+        """Give what has come within ``timeout`` seconds."""
         by_connection: dict[Any, _Process] = {process.connection: process for process in self._processes}
-        for connection in wait(list(by_connection), timeout):
+        for connection in wait([*by_connection, self._wake_reader], timeout):
+            if connection is self._wake_reader:
+                self._wake_reader.recv_bytes()
+                self._give_slots()
+                continue
             process = by_connection[connection]
             try:
                 handover: Handover = process.connection.recv()
             except (EOFError, OSError):
                 yield from self._bury(process)
                 continue
-            self.rss_peak_mib[process.process.pid] = handover.rss_peak_mib
-            self.cpu_s[process.process.pid] = handover.cpu_s
-            rows = sum(segment.windows for segment in handover.segments)
-            windows = process.slots.windows[handover.slot or 0, :rows]
-            for result in handover.finished:
-                process.tasks.pop(result.job, None)
-                process.sizes.pop(result.job, None)
-            yield Decoded(windows, handover.segments, handover.finished)
-            if handover.slot is not None:
-                self._send(process, handover.slot)
+            yield self._take(process, handover)
 
-    def retries(self) -> Iterator[tuple[ClipTask, int]]:
-        """Clips that a dead process had not finished, each with its size: to be submitted again as a new job."""
-        while self._retries:
-            yield self._retries.pop()
+    def release(self, slot: int) -> None:
+        """Give a slot back; from any thread."""
+        self._released.append(slot)
+        self._wake_writer.send_bytes(b"!")
+
+    def retries(self) -> list[tuple[ClipTask, int]]:
+        """Clips that a dead process had not finished, each with its size: to be submitted again as new jobs."""
+        lost, self._retries = self._retries, []
+        return lost
 
     def close(self) -> None:
         """End all processes, politely and then not, and free their memory."""
@@ -125,21 +186,53 @@ class DecodePool:
             process.process.join(timeout=1.0)
             self._release(process)
         self._processes.clear()
+        self._wake_reader.close()
+        self._wake_writer.close()
+        if self._memory is not None:
+            self._memory.close()
+            self._memory = None
 
-    def _start(self) -> _Process:
+    def _take(self, process: _Process, handover: Handover) -> Decoded:
+        pid = process.process.pid
+        self.rss_peak_mib[pid] = handover.rss_peak_mib
+        self.cpu_s[pid], self.busy_s[pid] = handover.cpu_s, handover.busy_s
+        for _ in range(handover.decoded):
+            process.bytes_ahead -= process.ahead.popleft()
+        for result in handover.finished:
+            process.tasks.pop(result.job, None)
+        if handover.slot is None:
+            return Decoded(None, handover.finished)
+        process.slot, process.waits_for_slot = None, True
+        self._give_slots()
+        rows = sum(segment.windows for segment in handover.segments)
+        return Decoded(FilledSlot(handover.slot, handover.dtype, rows, handover.segments), handover.finished)
+
+    def _give_slots(self) -> None:
+        while self._released:
+            self._free.append(self._released.popleft())
+        for process in self._processes:
+            if process.waits_for_slot and self._free:
+                process.slot, process.waits_for_slot = self._free.popleft(), False
+                self._send(process, UseSlot(process.slot))
+
+    def _start(self, place: int) -> _Process:
         ours, theirs = _CONTEXT.Pipe()
-        memory = shared_memory.SharedMemory(create=True, size=SHARED_BYTES)
-        slots = SharedSlots(memory)
-        slots.current_job = -1
         process = _CONTEXT.Process(
-            target=decode_main, args=(theirs, memory.name, self._options), name="decode", daemon=True
+            target=decode_main, args=(theirs, place, os.getpid(), self._options), name="decode", daemon=True
         )
         process.start()
         theirs.close()
-        return _Process(process, ours, memory, slots)
+        return _Process(place, process, ours)
 
-    def _has_room(self, process: _Process) -> bool:
-        return not process.tasks or (len(process.tasks) < _FULL_CLIPS and sum(process.sizes.values()) < _FULL_BYTES)
+    def _equip(self, process: _Process) -> None:
+        """Give a process its memory and its first slot."""
+        self.memory.set_current_job(process.place, -1)
+        try:
+            self.memory.send(process.connection, process.process.pid)
+        except OSError:
+            return  # dead already: `receive` will notice
+        process.waits_for_slot = True
+        self._give_slots()
 
     @staticmethod
     def _send(process: _Process, message: object) -> None:
@@ -151,22 +244,26 @@ class DecodePool:
     def _bury(self, dead: _Process) -> Iterator[Decoded]:
         """Replace a process that died: the clip under way is lost, those that waited behind it are tried again."""
         dead.process.join(timeout=5.0)
-        fatal = dead.slots.current_job
+        exitcode = dead.process.exitcode
+        fatal = self.memory.current_job(dead.place)
+        self.deaths += 1
         if fatal < 0:
             self._failed_starts += 1
             if self._failed_starts >= _START_ATTEMPTS:
-                status = dead.process.exitcode
-                raise RuntimeError(f"decode processes die at their start (exit status {status}): see runner.log")
+                raise RuntimeError(f"decode processes die at their start (exit status {exitcode}): see runner.log")
         self._processes.remove(dead)
-        self._processes.append(self._start())
-        lost = dead.tasks.pop(fatal, None)
-        self._retries.extend((task, dead.sizes.get(task.job, 0)) for task in dead.tasks.values())
-        exitcode = dead.process.exitcode
+        if dead.slot is not None:
+            self._free.append(dead.slot)
         self._release(dead)
+        replacement = self._start(dead.place)
+        self._processes.append(replacement)
+        self._equip(replacement)
+        lost = dead.tasks.pop(fatal, None)
+        self._retries.extend(dead.tasks.values())
         if lost is not None:
             detail = f"the decode process died on this clip (exit status {exitcode})"
-            result = ClipResult(lost.job, False, "decoder_died", detail, 0, 0.0, None, None, False)
-            yield Decoded(np.empty((0, 0), np.float32), (), (result,))
+            result = ClipResult(lost[0].job, False, "decoder_died", detail, 0, 0.0, None, None, False)
+            yield Decoded(None, [result])
 
     @staticmethod
     def _release(process: _Process) -> None:
@@ -174,5 +271,3 @@ class DecodePool:
             process.process.kill()
             process.process.join()
         process.connection.close()
-        process.slots.close()
-        process.memory.unlink()

@@ -9,17 +9,29 @@ from runner.devices import DeviceInfo, DeviceType
 from runner.hardware import cpu_flags
 
 _AMPERE = [8, 0]
+_VOLTA = [7, 0]
 _CPU_BFLOAT16 = ("avx512_bf16", "amx_bf16")
 
 
 @dataclass(frozen=True)
 class PrecisionChoice:
-    """What was asked, what took effect, and why; ``warning`` is set where the user should know of a cost."""
+    """What was asked, what took effect, and why; ``warning`` is set where the user should know of a cost.
+
+    ``others`` are what to try next, fastest first, should the device fail the parity gate in this one.
+    """
 
     requested: str
     effective: str
     reason: str
     warning: str | None = None
+    others: tuple[str, ...] = ()
+
+    def next(self, why: str) -> PrecisionChoice | None:
+        """The choice after this one has failed, because of ``why``; None if there is none left."""
+        if not self.others:
+            return None
+        reason = f"{self.effective} failed parity ({why}); the next fastest is {self.others[0]}"
+        return PrecisionChoice(self.requested, self.others[0], reason, None, self.others[1:])
 
     def to_dict(self) -> dict[str, str]:
         """Plain values, fit for result.json."""
@@ -53,13 +65,23 @@ def choose_precision(requested: str, device: DeviceInfo, flags: frozenset[str] |
 def _automatic(device: DeviceInfo, flags: frozenset[str]) -> PrecisionChoice:
     if device.type is DeviceType.CPU:
         if found := [flag for flag in _CPU_BFLOAT16 if flag in flags]:
-            return PrecisionChoice("auto", "bfloat16", f"the CPU multiplies bfloat16 natively ({', '.join(found)})")
+            why = f"the CPU multiplies bfloat16 natively ({', '.join(found)})"
+            return PrecisionChoice("auto", "bfloat16", why, others=("float32",))
         return PrecisionChoice("auto", "float32", "the CPU has no native bfloat16 (AVX512_BF16 or AMX)")
     if _has_tf32(device):
-        return PrecisionChoice("auto", "bfloat16", "the GPU has bfloat16 tensor cores (Ampere or later)")
-    return PrecisionChoice("auto", "float32", "the device is not known to have bfloat16 units")
+        why = "the fastest of the formats that the GPU has tensor cores for"
+        return PrecisionChoice("auto", "float16", why, others=("bfloat16", "tf32", "float32"))
+    if _capability(device) >= _VOLTA:
+        why = "the GPU has float16 tensor cores (Volta or later)"
+        return PrecisionChoice("auto", "float16", why, others=("float32",))
+    return PrecisionChoice("auto", "float32", "the device is not known to have units for fewer bits")
 
 
 def _has_tf32(device: DeviceInfo) -> bool:
+    return _capability(device) >= _AMPERE
+
+
+def _capability(device: DeviceInfo) -> list[int]:
+    """A CUDA device's compute capability; empty, which is below all, for any other."""
     capability: Any = device.details.get("compute_capability")
-    return device.type is DeviceType.GPU and capability is not None and list(capability) >= _AMPERE
+    return list(capability) if device.type is DeviceType.GPU and capability is not None else []

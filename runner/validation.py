@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 from runner.config import (
+    AUTO,
     DEVICES,
     FORMATS,
     POSTPROCESSES,
@@ -22,6 +23,7 @@ from runner.config import (
     WeightsConfig,
     one_of,
 )
+from runner.devices import ALL
 from runner.errors import ConfigError
 
 
@@ -41,16 +43,18 @@ def validate(config: RunConfig) -> None:
     one_of("parity.action", config.parity.action, ("fail", "warn"))
     one_of("engine.kind", config.engine.kind, ("local",))
     one_of("tracking.kind", config.tracking.kind, ("local", "server", "none"))
-    _at_least("device.index", config.device.index, 0)
+    if config.device.index != ALL:
+        _whole("device.index", config.device.index, 0, "or all")
     memory = config.memory
     if not 0.0 < memory.gpu_memory_fraction <= 1.0:
         raise ConfigError(
             f"memory.gpu_memory_fraction={memory.gpu_memory_fraction} is not a share of the memory: use 0 < x <= 1"
         )
     _at_least("memory.queue_depth", memory.queue_depth, 1)
-    for key in ("batch_size", "decode_workers"):
-        if (value := getattr(memory, key)) is not None:
-            _at_least(f"memory.{key}", value, 1)
+    if memory.batch_size not in (None, AUTO):
+        _whole("memory.batch_size", memory.batch_size, 1, "auto, or null for the device's own")
+    if memory.decode_workers is not None:
+        _at_least("memory.decode_workers", memory.decode_workers, 1)
     for device in ("cpu", "gpu", "metal"):
         _at_least(f"memory.batch_size_by_device.{device}", memory.batch_size_by_device.get(device, 0), 1)
     if memory.host_memory_mib is not None:
@@ -60,6 +64,9 @@ def validate(config: RunConfig) -> None:
         raise ConfigError(f"frontend.hop_s={hop} is not a whole number of 10 ms frames: use for example 0.96 or 0.48")
     if missing := [name for name in PRECISIONS[1:] if name not in config.parity.tolerances]:
         raise ConfigError(f"parity.tolerances has none for {', '.join(missing)}: give rel_err, min_cosine, scale_err")
+    for device in ("cpu", "gpu", "metal"):
+        seconds = config.profile.device_speed_s.get(device, -1.0)
+        _at_least(f"profile.device_speed_s.{device}", seconds, 0)
     _at_least("engine.stop_grace_s", config.engine.stop_grace_s, 0)
     if config.tracking.timeout_s <= 0:
         raise ConfigError("tracking.timeout_s must be above 0 seconds: use for example 5")
@@ -112,6 +119,11 @@ def _validate_dataset(dataset: DatasetConfig) -> None:
             raise ConfigError(f"dataset.path={dataset.path} does not exist: give a CSV or Parquet file")
         if dataset.root is not None and not Path(dataset.root).expanduser().is_dir():
             raise ConfigError(f"dataset.root={dataset.root} does not exist: give the folder that paths start from")
+
+
+def _whole(key: str, value: object, lowest: int, otherwise: str) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
+        raise ConfigError(f"{key}={value} is not an option: use a whole number from {lowest}, {otherwise}")
 
 
 def _at_least(key: str, value: float, lowest: float) -> None:

@@ -9,6 +9,7 @@ import soundfile
 
 from runner.audio import REASONS, read_clip
 from runner.errors import ClipError
+from runner.slots import scaled
 
 RATE = 16_000
 
@@ -16,7 +17,7 @@ RATE = 16_000
 def read(path: Path, start: float | None = None, end: float | None = None, **options: str):
     with read_clip(str(path), start, end, **options) as clip:
         blocks = list(clip)
-        return np.concatenate(blocks), clip
+        return scaled(np.concatenate(blocks)), clip
 
 
 def ramp(samples: int) -> np.ndarray:

@@ -13,10 +13,11 @@ import soundfile
 
 from runner.config import OutputConfig
 from runner.decode import DecodeOptions
-from runner.engine import Clip, Engine
+from runner.engine import Clip, Engine, Lane
 from runner.manifest import plan_shards
 from runner.output import RunWriter, make_formats
 from runner.pool import DecodePool
+from runner.slots import scaled
 
 OPTIONS = DecodeOptions(hop_s=0.96, short_clips="pad", tail="drop", resampler="reference")
 LENGTHS = [100, 15_600, 160_000, 15_599, 31_000, 1_100_000, 0, 48_000, 30_960, 7] * 3
@@ -24,6 +25,7 @@ LENGTHS = [100, 15_600, 160_000, 15_599, 31_000, 1_100_000, 0, 48_000, 30_960, 7
 
 def fake_embed(windows: np.ndarray) -> np.ndarray:
     """An embedding that says which clip and which example it is of: the clip's constant level, and its sum."""
+    windows = scaled(windows)
     out = np.zeros((len(windows), 128), np.float32)
     out[:, 0] = windows[:, 0]
     out[:, 1] = windows.sum(axis=1)
@@ -54,14 +56,15 @@ def run_engine(
     shard: int = 7,
     options=OPTIONS,
     embed=fake_embed,
+    lanes: int = 1,
+    threads: int = 1,
 ) -> Engine:
     pool = DecodePool(options, workers)
+    pool.open(workers, 2 + threads * lanes, batch)
     writer = make_writer(folder, options.hop_s)
-    engine = Engine(
-        plan_shards(len(clips), shard), iter(clips), pool, writer, batch_size=batch, queue_depth=2, stop_grace_s=10
-    )
+    engine = Engine(plan_shards(len(clips), shard), iter(clips), pool, writer, stop_grace_s=10)
     try:
-        engine.run(embed)
+        engine.run([Lane(f"lane {n}", lambda windows, copied: embed(windows), threads) for n in range(lanes)])
     finally:
         pool.close()
     return engine
@@ -106,17 +109,18 @@ def test_a_session_that_fails_fails_the_run_and_hangs_nothing(clips: list[Clip],
 
 def test_a_stop_finishes_the_shards_under_way_only(clips: list[Clip], tmp_path: Path) -> None:
     pool = DecodePool(OPTIONS, 1)
+    pool.open(1, 2, 8)
     many = [clip.__class__(n, f"{n}.wav", clips[2].path, None, None, None, 320_044) for n, clip in
             enumerate(clips * 40)]  # fmt: skip
     writer = make_writer(tmp_path)
-    engine = Engine(plan_shards(len(many), 10), iter(many), pool, writer, batch_size=8, queue_depth=1, stop_grace_s=30)
+    engine = Engine(plan_shards(len(many), 10), iter(many), pool, writer, stop_grace_s=30)
 
-    def stop_early(windows: np.ndarray) -> np.ndarray:
+    def stop_early(windows: np.ndarray, copied: object) -> np.ndarray:
         engine.stop()
         return fake_embed(windows)
 
     try:
-        engine.run(stop_early)
+        engine.run([Lane("lane", stop_early)])
     finally:
         pool.close()
     done = pq.read_table(tmp_path / "clips.parquet").num_rows

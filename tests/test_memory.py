@@ -51,12 +51,6 @@ def test_a_batch_whose_activations_overflow_is_cut() -> None:
     assert "2**31" in plan.notes[0]
 
 
-def test_little_shared_memory_means_fewer_decode_processes() -> None:
-    plan = plan_memory(policy(decode_workers=16), DeviceType.GPU, 16, shm_free=64 << 20)
-    assert 1 <= plan.decode_workers < 16
-    assert "shared memory" in plan.notes[0]
-
-
 CPU = DeviceInfo(DeviceType.CPU, True, "Some CPU", "")
 AMPERE = DeviceInfo(DeviceType.GPU, True, "A100", "", {"compute_capability": [8, 0]})
 TURING = DeviceInfo(DeviceType.GPU, True, "T4", "", {"compute_capability": [7, 5]})
@@ -72,7 +66,8 @@ MODERN, OLD = frozenset({"avx512_bf16", "amx_bf16"}), frozenset({"avx2"})
         ("tf32", TURING, OLD, "float32"),
         ("auto", CPU, MODERN, "bfloat16"),
         ("auto", CPU, OLD, "float32"),
-        ("auto", AMPERE, OLD, "bfloat16"),
+        ("auto", AMPERE, OLD, "float16"),
+        ("auto", TURING, OLD, "float16"),
         ("bfloat16", CPU, OLD, "bfloat16"),
     ],
 )

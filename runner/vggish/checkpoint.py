@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,22 +20,23 @@ _ALIGNMENT = 64
 """Bytes; TensorFlow takes an array that begins at a multiple of them as it is, without a copy."""
 
 
-def aligned(array: NDArray[np.generic]) -> Array:
-    """The array as float32 whose memory TensorFlow can use as it is; itself if it is that already."""
+def aligned(array: NDArray[Any], dtype: Any = np.float32) -> NDArray[Any]:
+    """The array as ``dtype`` in memory that TensorFlow can use as it is; itself if it is that already."""
     taken = array.flags.c_contiguous and array.flags.writeable and array.ctypes.data % _ALIGNMENT == 0
-    if array.dtype == np.float32 and taken:
-        return array  # type: ignore[return-value]
-    copy = aligned_empty(array.shape)
+    if array.dtype == dtype and taken:
+        return array
+    copy = aligned_empty(array.shape, dtype)
     copy[...] = array
     return copy
 
 
-def aligned_empty(shape: tuple[int, ...]) -> Array:
-    """A new float32 array whose memory TensorFlow can use as it is."""
-    size = int(np.prod(shape)) * 4
+def aligned_empty(shape: tuple[int, ...], dtype: Any = np.float32) -> NDArray[Any]:
+    """A new array in memory that TensorFlow can use as it is."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     memory = np.empty(size + _ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % _ALIGNMENT
-    return memory[start : start + size].view(np.float32).reshape(shape)
+    found: NDArray[Any] = memory[start : start + size].view(dtype).reshape(shape)
+    return found
 
 
 def load_checkpoint(path: str) -> dict[str, Array]:

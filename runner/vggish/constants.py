@@ -4,6 +4,8 @@ from __future__ import annotations
 
 SAMPLE_RATE = 16_000
 """Hz; every waveform is mono at this rate before the log-mel."""
+INT16_SCALE = 1 / 32768
+"""From 16-bit samples to -1..1."""
 STFT_WINDOW = 400
 """Samples of the periodic Hann window (25 ms)."""
 STFT_HOP = 160
@@ -19,6 +21,8 @@ EXAMPLE_FRAMES = 96
 EXAMPLE_SAMPLES = STFT_WINDOW + (EXAMPLE_FRAMES - 1) * STFT_HOP
 """Samples that one example's frames cover: 15,600."""
 EXAMPLE_HOP_S = 0.96
+FLOP_AN_EXAMPLE = 1.728e9
+"""Multiplications and additions of the network's convolutions and dense layers."""
 EMBEDDING_SIZE = 128
 
 VARIABLE_SHAPES: dict[str, tuple[int, ...]] = {

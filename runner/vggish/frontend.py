@@ -91,16 +91,17 @@ def folded_log_mel(windows: Any) -> Any:
     return tf.reshape(tf.math.log(mel + LOG_OFFSET), [-1, EXAMPLE_FRAMES, MEL_BANDS])
 
 
-def log_mel(windows: Any, mel_dtype: str = "float64") -> Any:
+def log_mel(windows: Any, mel_dtype: str = "float64", fft_dtype: str = "float64") -> Any:
     """Log-mel of windows of waveform.
 
-    The transform is in float64: beside the network it costs little on a CPU, and it is what makes log-mel exact. A
-    float32 FFT errs by up to 6e-4 (on a loud tone, in the bands that are all but silent).
+    The transform is in float64 unless asked otherwise: beside the network it costs little, and it is what makes
+    log-mel exact. A float32 FFT errs by up to 6e-4 (on a loud tone, in the bands that are all but silent).
 
     Args:
         windows: float32 tensor [batch, 15600], mono 16 kHz in -1..1.
         mel_dtype: of magnitudes and their product with the mel filters: float32 is exact too, its terms being all
             positive, but not where such a product may be a TF32 one, which errs by 0.02.
+        fft_dtype: of the transform.
 
     Returns:
         float32 tensor [batch, 96, 64].
@@ -110,8 +111,8 @@ def log_mel(windows: Any, mel_dtype: str = "float64") -> Any:
     pieces = tf.reshape(windows, [-1, EXAMPLE_SAMPLES // _PIECE, _PIECE])
     places = STFT_HOP // _PIECE * np.arange(EXAMPLE_FRAMES)[:, None] + np.arange(STFT_WINDOW // _PIECE)
     frames = tf.gather(pieces, tf.constant(places.reshape(-1), tf.int32), axis=1)
-    frames = tf.cast(tf.reshape(frames, [-1, EXAMPLE_FRAMES, STFT_WINDOW]), tf.float64)
-    spectrum = tf.signal.rfft(frames * tf.constant(hann_window()), [FFT_LENGTH])
+    frames = tf.cast(tf.reshape(frames, [-1, EXAMPLE_FRAMES, STFT_WINDOW]), fft_dtype)
+    spectrum = tf.signal.rfft(frames * tf.constant(hann_window(), fft_dtype), [FFT_LENGTH])
     real, imaginary = tf.math.real(spectrum), tf.math.imag(spectrum)  # tf.abs takes twice as long
     power = tf.reshape(real * real + imaginary * imaginary, [-1, FFT_LENGTH // 2 + 1])
     magnitude = tf.sqrt(tf.cast(power, mel_dtype))

@@ -18,9 +18,11 @@ _DEEP = (
 """Layer, and whether a 2×2 max-pool follows."""
 FEATURES = 12288
 """Width of the flattened convolutions."""
+_KEPT_FLOAT32 = ("/conv1/", "/fc2/")
+"""Layers whose weights stay float32 in coarser precisions: fc2, where those cost most, and (where ``fused``) conv1."""
 
 
-def variables(arrays: dict[str, Any], dtype: Any) -> dict[str, Any]:
+def variables(arrays: dict[str, Any], dtype: Any, *, fused: bool = False) -> dict[str, Any]:
     """One ``tf.Variable`` per checkpoint array, in ``dtype``; fc2 stays float32, where half precision costs most.
 
     ``arrays`` is emptied on the way, and on a CPU in float32 the variables take over its memory, so that the weights
@@ -31,7 +33,8 @@ def variables(arrays: dict[str, Any], dtype: Any) -> dict[str, Any]:
     found = {}
     for name in list(arrays):
         tensor = tf.experimental.dlpack.from_dlpack(aligned(arrays.pop(name)).__dlpack__())
-        tensor = tf.cast(tensor, tf.float32 if "/fc2/" in name else dtype)
+        exact = any(layer in name for layer in _KEPT_FLOAT32[0 if fused else 1 :])
+        tensor = tf.cast(tensor, tf.float32 if exact else dtype)
         found[name] = tf.Variable(tensor, trainable=False, name=name)
     return found
 
@@ -48,6 +51,54 @@ def embed(weights: Mapping[str, Any], examples: Any, dtype: Any) -> Any:
         float32 tensor [batch, 128]; no ReLU after fc2 (the release dropped it in 2020).
     """
     return fully_connected(weights, deep_layers(weights, first_layers(weights, examples, dtype)))
+
+
+def fused_convolutions(weights: Mapping[str, Any], examples: Any, dtype: Any) -> Any:
+    """All convolutions, in the form that XLA makes the fewest and fastest kernels of on a GPU.
+
+    conv1 has one input channel, so that a convolution kernel spends its time on memory: written out as sums of shifted
+    images, XLA fuses it, its max-pool, bias and ReLU into one kernel in float32 that writes only the pooled image.
+    Elsewhere the max-pool comes before bias and ReLU, which commute with it.
+
+    Args:
+        weights: as ``variables(fused=True)`` makes them.
+        examples: float32 tensor [batch, 96, 64] of log-mel.
+        dtype: in which to convolve from conv2 on.
+
+    Returns:
+        Tensor [batch, 12288] of ``dtype``.
+    """
+    import tensorflow as tf
+
+    x = tf.cast(_fused_conv1(weights, examples), dtype)
+    for layer, pool in (_FIRST[1], *_DEEP):
+        x = tf.nn.conv2d(x, weights[f"vggish/{layer}/weights"], strides=1, padding="SAME")
+        if pool:
+            x = _largest(x[:, ::2, ::2], x[:, 1::2, ::2], x[:, ::2, 1::2], x[:, 1::2, 1::2])
+        x = tf.nn.relu(tf.nn.bias_add(x, weights[f"vggish/{layer}/biases"]))
+    return tf.reshape(x, [-1, FEATURES])
+
+
+def _fused_conv1(weights: Mapping[str, Any], examples: Any) -> Any:
+    """conv1 and its max-pool from float32 [batch, 96, 64] to float32 [batch, 48, 32, 64]."""
+    import tensorflow as tf
+
+    kernel, biases = weights["vggish/conv1/weights"], weights["vggish/conv1/biases"]
+    padded = tf.pad(examples, [[0, 0], [1, 1], [1, 1]])
+    height, width = EXAMPLE_FRAMES - 1, MEL_BANDS - 1
+    shifted = [[padded[:, i : i + height : 2, j : j + width : 2, None] for j in range(4)] for i in range(4)]
+    taps = [(i, j) for i in range(3) for j in range(3)]
+    sums = [
+        sum(shifted[down + i][right + j] * kernel[i, j, 0] for i, j in taps) for down in range(2) for right in range(2)
+    ]
+    return tf.nn.relu(_largest(*sums) + biases)
+
+
+def _largest(*tensors: Any) -> Any:
+    import tensorflow as tf
+
+    first, second, third, fourth = tensors
+    return tf.maximum(tf.maximum(first, second), tf.maximum(third, fourth))
 
 
 def first_layers(weights: Mapping[str, Any], examples: Any, dtype: Any) -> Any:
@@ -76,6 +127,7 @@ def convolution(x: Any, kernel: Any, biases: Any, *, pool: bool) -> Any:
     """A 3×3 convolution with ReLU, and its max-pool if it has one: [batch, height, width, inputs] to [..., outputs]."""
     import tensorflow as tf
 
+    kernel, biases = tf.cast(kernel, x.dtype), tf.cast(biases, x.dtype)
     x = tf.nn.relu(tf.nn.bias_add(tf.nn.conv2d(x, kernel, strides=1, padding="SAME"), biases))
     return tf.nn.max_pool2d(x, ksize=2, strides=2, padding="SAME") if pool else x
 

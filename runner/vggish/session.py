@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runner.devices import DeviceChoice, DeviceType
+from runner.memory import IN_FLIGHT_ON_CUDA
 from runner.precision import PrecisionChoice
+from runner.slots import Windows
 from runner.vggish import frontend, network, winograd
 from runner.vggish.checkpoint import aligned
-from runner.vggish.constants import EMBEDDING_SIZE, EXAMPLE_FRAMES, EXAMPLE_HOP_S, EXAMPLE_SAMPLES, MEL_BANDS
+from runner.vggish.constants import (
+    EMBEDDING_SIZE,
+    EXAMPLE_FRAMES,
+    EXAMPLE_HOP_S,
+    EXAMPLE_SAMPLES,
+    INT16_SCALE,
+    MEL_BANDS,
+)
+
+log = logging.getLogger(__name__)
 
 Array = NDArray[np.float32]
-
 
 CPU_CHUNK = 32
 CPU_CHUNK_COARSE = 64
@@ -31,20 +41,22 @@ FEWEST_ON_CPU = 2
 at every batch size."""
 
 
-def _tensor(rows: Array) -> Any:
-    """The rows as a tensor, without a copy where their memory is aligned (those of the engine's batches are)."""
+def _tensor(rows: NDArray[Any]) -> Any:
+    """The rows as a tensor, without a copy where their memory is aligned (that of slots is)."""
     import tensorflow as tf
 
-    return tf.experimental.dlpack.from_dlpack(aligned(rows).__dlpack__())
+    return tf.experimental.dlpack.from_dlpack(aligned(rows, rows.dtype).__dlpack__())
 
 
-def _cpu_log_mel(dtype: Any) -> Callable[[Any], Any]:
-    """Exact for float32; for coarser precisions the fast one, whose error is far below theirs."""
-    import tensorflow as tf
-
-    if dtype != tf.float32:
-        return frontend.folded_log_mel
-    return lambda windows: frontend.log_mel(windows, "float32")
+def _log_mel(device: DeviceType, precision: PrecisionChoice) -> Callable[[Any], Any]:
+    """Exact for float32; for coarser precisions the fastest one whose error is far below theirs."""
+    if precision.effective == "tf32":  # the product with the mel filters must not be a TF32 one
+        return lambda windows: frontend.log_mel(windows, "float64", "float32")
+    if precision.effective == "float32":
+        return lambda windows: frontend.log_mel(windows, "float32")
+    if device is DeviceType.GPU:
+        return lambda windows: frontend.log_mel(windows, "float32", "float32")
+    return frontend.folded_log_mel
 
 
 @dataclass(frozen=True)
@@ -62,9 +74,13 @@ class SessionMetadata:
 class VGGishSession:
     """Embeds waveform on one device.
 
-    The program is one ``tf.function`` from windows to embeddings over weights held as variables.  Embeddings do not
-    depend on the batch they are computed in: short input is filled up with silence to ``fewest`` rows, whose results
-    are dropped (XLA compiles once per shape, so there it is the whole batch).
+    The program is one ``tf.function`` from windows to embeddings over weights held as variables: scaling, framing,
+    log-mel and network; on CUDA, XLA compiles it.  Embeddings do not depend on the batch they are computed in: short
+    input is filled up with silence to ``fewest`` rows, whose results are dropped (XLA compiles once per shape, so
+    there it is the whole batch).
+
+    Where the device runs out of memory, the batch is halved, once and for all, and the rows are embedded all the same;
+    ``halvings`` tells of it.
 
     Args:
         weights: float32 arrays by checkpoint name; emptied, so that they are not in memory twice.
@@ -73,6 +89,7 @@ class VGGishSession:
         batch_size: largest batch that one call of the program takes; longer input is split.
         metadata: what to tell about the session.
         conv: algorithm of the deep convolutions, ``direct`` or (on a CPU in float32) ``winograd``.
+        ordinal: which of the GPUs that TensorFlow may see.
     """
 
     def __init__(
@@ -83,27 +100,35 @@ class VGGishSession:
         batch_size: int,
         metadata: SessionMetadata,
         conv: str = "direct",
+        ordinal: int = 0,
     ) -> None:
         import tensorflow as tf
 
         self.metadata = metadata
         self.batch_size = batch_size
-        self._device_name = "/CPU:0" if device.effective is DeviceType.CPU else "/GPU:0"
-        self._compiled_by_xla = device.effective is DeviceType.GPU
-        self._fewest = batch_size if self._compiled_by_xla else FEWEST_ON_CPU
+        self.halvings: list[str] = []
+        """What was done about memory that ran out."""
+        on_cpu = device.effective is DeviceType.CPU
+        self._on_cuda = device.effective is DeviceType.GPU
+        self.device_name = "/CPU:0" if on_cpu else f"/GPU:{ordinal}"
+        self._compiled_by_xla = self._on_cuda
+        self.compiler = {"effective": "xla", "reason": "one program on the GPU"} if self._on_cuda else _NO_XLA
+        """What makes kernels of the program, and why."""
         self._lock = threading.Lock()
+        self._rows_at_once = batch_size
         tf.config.experimental.enable_tensor_float_32_execution(precision.effective == "tf32")
         dtype = tf.dtypes.as_dtype(precision.compute_dtype)
         if conv == "winograd":
             winograd.transform_in_place(weights)
         with self._placed():
-            self._weights = network.variables(weights, dtype)
-        on_cpu = device.effective is DeviceType.CPU
-        log_mel = _cpu_log_mel(dtype) if on_cpu else frontend.log_mel
+            self._weights = network.variables(weights, dtype, fused=self._on_cuda)
+        log_mel = _log_mel(device.effective, precision)
         chunk = CPU_CHUNK if dtype == tf.float32 else CPU_CHUNK_COARSE
         deep_layers = winograd.deep_layers if conv == "winograd" else network.deep_layers
 
         def features(examples: Any) -> Any:
+            if self._on_cuda:
+                return network.fused_convolutions(self._weights, examples, dtype)
             return deep_layers(self._weights, network.first_layers(self._weights, examples, dtype))
 
         def embed(rows: Any, to_features: Callable[[Any], Any]) -> Any:
@@ -115,40 +140,88 @@ class VGGishSession:
                 found = to_features(rows)
             return network.fully_connected(self._weights, found)
 
-        def from_windows(windows: Any) -> Any:
-            return embed(windows, lambda chunk: features(log_mel(chunk)))
+        def waveform(windows: Any) -> Any:
+            return tf.cast(windows, tf.float32) * INT16_SCALE if windows.dtype == tf.int16 else windows
 
-        def from_examples(examples: Any) -> Any:
-            return embed(examples, features)
-
-        self._from_windows = self._program(from_windows, [None, EXAMPLE_SAMPLES])
-        self._from_examples = self._program(from_examples, [None, EXAMPLE_FRAMES, MEL_BANDS])
+        self._functions: dict[str, tuple[Callable[[Any], Any], Any]] = {
+            name: (
+                lambda windows: embed(windows, lambda rows: features(log_mel(waveform(rows)))),
+                tf.TensorSpec([None, EXAMPLE_SAMPLES], kind),
+            )
+            for name, kind in (("float32", tf.float32), ("int16", tf.int16))
+        }
+        self._functions["examples"] = (
+            lambda examples: embed(examples, features),
+            tf.TensorSpec([None, EXAMPLE_FRAMES, MEL_BANDS], tf.float32),
+        )
+        self._programs: dict[str, Any] = {}
 
     @property
     def fewest(self) -> int:
         """Rows that every call of the program has at least: shorter input is filled up with silence."""
-        return self._fewest
+        return self._rows_at_once if self._on_cuda else FEWEST_ON_CPU
+
+    @property
+    def in_flight(self) -> int:
+        """Calls of ``embed_windows`` that keep the device busy, from as many threads."""
+        return IN_FLIGHT_ON_CUDA if self._on_cuda else 1
+
+    @property
+    def rows_at_once(self) -> int:
+        """The batch size in effect: ``batch_size``, less where memory ran out."""
+        return self._rows_at_once
 
     @property
     def weights(self) -> Mapping[str, Any]:
         """The network's variables by checkpoint name, in the session's precision."""
         return self._weights
 
-    def warm_up(self) -> float:
-        """Trace and compile the program, run it once, and return the seconds that took."""
+    def memory_peak_mib(self) -> float | None:
+        """What tensors took on the device at most so far; None where TensorFlow does not count it."""
+        import tensorflow as tf
+
+        if not self._on_cuda:
+            return None
+        return float(tf.config.experimental.get_memory_info(self.device_name[1:])["peak"]) / (1 << 20)
+
+    def resize(self, batch_size: int) -> None:
+        """Take batches of another size from now on."""
+        self.batch_size = self._rows_at_once = batch_size
+
+    def warm_up(self, dtype: str = "float32") -> float:
+        """Trace and compile the program for windows of ``dtype``, run it once, and return the seconds that took.
+
+        Where XLA can't compile it, TensorFlow's own kernels take over, and ``compiler`` says so.
+        """
         start = time.perf_counter()
-        self.embed_windows(np.zeros((1, EXAMPLE_SAMPLES), np.float32))
+        silence = np.zeros((1, EXAMPLE_SAMPLES), dtype)
+        try:
+            self.embed_windows(silence)
+        except Exception as error:
+            if not self._compiled_by_xla or _is_out_of_memory(error):
+                raise
+            self._compiled_by_xla = False
+            self._programs.clear()
+            reason = f"XLA failed: {type(error).__name__}: {str(error).splitlines()[0][:200]}"
+            self.compiler = {"effective": "graph", "reason": reason}
+            log.warning("%s; TensorFlow's own kernels are used, which are slower", reason)
+            self.embed_windows(silence)
         return time.perf_counter() - start
 
-    def embed_windows(self, windows: Array) -> Array:
-        """Embed windows of waveform, float32 [n, 15600] mono 16 kHz in -1..1, to float32 [n, 128] on the host."""
-        return self._run(self._from_windows, windows, (EXAMPLE_SAMPLES,))
+    def embed_windows(self, windows: Windows, copied: Callable[[], None] | None = None) -> Array:
+        """Embed windows of waveform to float32 [n, 128] on the host.
+
+        Args:
+            windows: mono 16 kHz, [n, 15600]: float32 in -1..1, or int16 samples.
+            copied: called once the windows are on a device of its own memory, with the results still to come.
+        """
+        return self._run("int16" if windows.dtype == np.int16 else "float32", windows, copied)
 
     def embed_examples(self, examples: Array) -> Array:
         """Embed log-mel examples, float32 [n, 96, 64], to float32 [n, 128] on the host."""
-        return self._run(self._from_examples, examples, (EXAMPLE_FRAMES, MEL_BANDS))
+        return self._run("examples", examples)
 
-    def embed_waveform(self, waveform: Array, sample_rate: int, *, hop_s: float = EXAMPLE_HOP_S) -> Array:
+    def embed_waveform(self, waveform: NDArray[Any], sample_rate: int, *, hop_s: float = EXAMPLE_HOP_S) -> Array:
         """Embed one clip's waveform.
 
         Args:
@@ -163,7 +236,7 @@ class VGGishSession:
         from runner.resample import StreamResampler
 
         mono = np.asarray(waveform)
-        mono = mono.astype(np.float32) / 32768.0 if mono.dtype == np.int16 else mono.astype(np.float32)
+        mono = mono.astype(np.float32) * np.float32(INT16_SCALE) if mono.dtype == np.int16 else mono.astype(np.float32)
         if mono.ndim == 2:
             mono = mono.mean(axis=1)
         if mono.ndim != 1:
@@ -184,37 +257,89 @@ class VGGishSession:
             found = [self.embed_windows(windows) for windows in cut(iter(clip), WindowCutter(hop_s)) if len(windows)]
         return np.concatenate(found) if found else np.empty((0, EMBEDDING_SIZE), np.float32)
 
-    def _program(self, function: Any, shape: list[int | None]) -> Any:
+    def on_device(self, windows: Windows) -> Any:
+        """A batch of windows copied to the device, for ``run_on_device``."""
         import tensorflow as tf
 
-        signature = [tf.TensorSpec(shape, tf.float32)]
-        return tf.function(
-            function, input_signature=signature, jit_compile=self._compiled_by_xla or None, autograph=False
-        )
+        with self._placed():
+            return tf.identity(_tensor(windows))
 
-    def _run(self, program: Any, rows: Array, row_shape: tuple[int, ...]) -> Array:
-        if rows.shape[1:] != row_shape:
-            raise ValueError(f"rows have shape {rows.shape[1:]}, not {row_shape}")
-        if len(rows) <= self.batch_size:
-            return self._run_batch(program, rows)
-        parts = [
-            self._run_batch(program, rows[start : start + self.batch_size])
-            for start in range(0, len(rows), self.batch_size)
-        ]
-        return np.concatenate(parts)
+    def run_on_device(self, windows: Any) -> Any:
+        """Embed what ``on_device`` gave, a whole batch; the result stays there (on a GPU this does not wait for it)."""
+        with self._placed():
+            return self._program("int16" if windows.dtype.name == "int16" else "float32")(windows)
 
-    def _run_batch(self, program: Any, rows: Array) -> Array:
+    def _program(self, name: str) -> Any:
+        import tensorflow as tf
 
+        with self._lock:
+            if name not in self._programs:
+                function, signature = self._functions[name]
+                self._programs[name] = tf.function(
+                    function,
+                    input_signature=[signature],
+                    jit_compile=self._compiled_by_xla or None,
+                    autograph=False,
+                )
+            return self._programs[name]
+
+    def _run(self, name: str, rows: NDArray[Any], copied: Callable[[], None] | None = None) -> Array:
+        expected = tuple(self._functions[name][1].shape[1:])
+        if rows.shape[1:] != expected:
+            raise ValueError(f"rows have shape {rows.shape[1:]}, not {expected}")
+        if rows.dtype not in (np.float32, np.int16):
+            raise ValueError(f"rows are {rows.dtype}: give float32 in -1..1, or int16 samples")
+        parts = []
+        done = 0
+        while done < len(rows):
+            limit = self._rows_at_once
+            batch = rows[done : done + limit]
+            try:
+                parts.append(self._run_batch(self._program(name), batch, copied))
+            except Exception as error:
+                if limit == 1 or not _is_out_of_memory(error):
+                    raise
+                self._halve(limit)
+                continue
+            done += len(batch)
+        if len(parts) == 1:
+            return parts[0]
+        return np.concatenate(parts) if parts else np.empty((0, EMBEDDING_SIZE), np.float32)
+
+    def _run_batch(self, program: Any, rows: NDArray[Any], copied: Callable[[], None] | None) -> Array:
         count = len(rows)
-        if count == 0:
-            return np.empty((0, EMBEDDING_SIZE), np.float32)
-        if count < self._fewest:
-            rows = np.concatenate([rows, np.zeros((self._fewest - count, *rows.shape[1:]), np.float32)])
-        with self._lock, self._placed():
-            return np.asarray(program(_tensor(rows)).numpy()[:count])
+        if count < self.fewest:
+            rows = np.concatenate([rows, np.zeros((self.fewest - count, *rows.shape[1:]), rows.dtype)])
+        if not self._on_cuda:
+            with self._lock, self._placed():
+                return np.asarray(program(_tensor(rows)).numpy()[:count])
+        windows = self.on_device(rows)
+        if copied is not None:
+            copied()
+        with self._placed():
+            return np.asarray(program(windows).numpy()[:count])
 
-    def _placed(self) -> AbstractContextManager[Any]:
+    def _halve(self, limit: int) -> None:
+        """Take half the rows at once, unless another thread has seen to it."""
+        with self._lock:
+            if self._rows_at_once == limit:
+                self._rows_at_once = limit // 2
+                self.halvings.append(f"{self.device_name} ran out of memory: batch_size halved from {limit}")
+                log.warning("%s", self.halvings[-1])
+
+    def _placed(self) -> Any:
         import tensorflow as tf
 
-        context: AbstractContextManager[Any] = tf.device(self._device_name) if self._device_name else nullcontext()
-        return context
+        return tf.device(self.device_name)
+
+
+_NO_XLA = {"effective": "graph", "reason": "XLA is slower than TensorFlow's own kernels on a CPU, and absent on Metal"}
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    import tensorflow as tf
+
+    if isinstance(error, tf.errors.ResourceExhaustedError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, tf.errors.OpError) and ("out of memory" in text or "resource_exhausted" in text)

@@ -6,8 +6,6 @@ import json
 import os
 import time
 
-FLOP_AN_EXAMPLE = 1.728e9
-"""Of VGGish with direct convolutions."""
 _SIZE = 3072
 _RUNS = 7
 

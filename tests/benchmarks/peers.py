@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from runner.hardware import host_facts
-from tests.benchmarks.ceiling import FLOP_AN_EXAMPLE
+from runner.vggish.constants import FLOP_AN_EXAMPLE
 from tests.benchmarks.data import KINDS, SECONDS, make_checkpoint, make_clips
 
 PROJECT = Path(__file__).resolve().parents[2]

@@ -1,0 +1,119 @@
+"""``memory.batch_size=auto``: the batch size at which a session is fastest, found by climbing on the session itself."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from runner.vggish.constants import EXAMPLE_SAMPLES
+
+if TYPE_CHECKING:
+    from runner.vggish.session import VGGishSession
+
+log = logging.getLogger("runner.worker")
+
+BUDGET_S = 5.0
+_WORTH_IT = 1.03
+"""A larger batch costs memory: it must be so much faster than the best smaller one."""
+_RUN_S = 0.15
+"""A batch size is measured for at least so long, and three runs."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One batch size: its speed, what its tensors took on the device at most (None: not known), and its compilation."""
+
+    batch_size: int
+    examples_per_s: float
+    memory_mib: float | None
+    compile_s: float
+
+
+@dataclass(frozen=True)
+class Climb:
+    """The steps taken, the batch size chosen, and why the climb ended there."""
+
+    steps: tuple[Step, ...]
+    batch_size: int
+    reason: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, fit for result.json."""
+        return {"steps": [asdict(step) for step in self.steps], "batch_size": self.batch_size, "reason": self.reason}
+
+
+def climb(
+    measure: Callable[[int], Step | None],
+    sizes: Sequence[int],
+    budget_s: float = BUDGET_S,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Climb:
+    """Try batch sizes, smallest first, until throughput stops improving, memory runs out or time is up.
+
+    Args:
+        measure: one batch size; None if the device has not the memory for it.
+        sizes: to try, ascending.
+        budget_s: seconds for all of it; a size is not begun that would, by the last one, not be done in time.
+        clock: gives seconds.
+    """
+    start = clock()
+    steps: list[Step] = []
+    best: Step | None = None
+    reason = "the largest that the policy allows"
+    last_s = 0.0
+    for size in sizes:
+        began = clock()
+        if steps and began - start + steps[-1].compile_s + 2 * (last_s - steps[-1].compile_s) > budget_s:
+            reason = f"the climb took {began - start:.1f} s; the next size would take it beyond {budget_s:.0f} s"
+            break
+        step = measure(size)
+        last_s = clock() - began
+        if step is None:
+            reason = f"{size} does not fit into the memory that the policy allows"
+            break
+        steps.append(step)
+        if best is None or step.examples_per_s >= _WORTH_IT * best.examples_per_s:
+            best = step
+        elif best is not steps[-2]:
+            reason = f"neither {steps[-2].batch_size} nor {size} is faster than {best.batch_size} by {_WORTH_IT - 1:.0%}"
+            break
+    chosen = best.batch_size if best else sizes[0]
+    return Climb(tuple(steps), chosen, reason)
+
+
+def measure_on(session: VGGishSession, dtype: str) -> Callable[[int], Step | None]:
+    """What ``climb`` needs to know of a session, whose batch size it changes."""
+
+    def measure(size: int) -> Step | None:
+        session.resize(size)
+        halved = len(session.halvings)
+        compile_s = session.warm_up(dtype)
+        rng = np.random.default_rng(0)
+        samples = rng.integers(-9000, 9000, (size, EXAMPLE_SAMPLES)).astype(np.int16)
+        windows = samples if dtype == "int16" else (samples / np.float32(32768)).astype(np.float32)
+        fastest, start = float("inf"), time.perf_counter()
+        for run in range(1 << 30):
+            began = time.perf_counter()
+            session.embed_windows(windows)
+            ended = time.perf_counter()
+            if run:  # the first one finds cold caches
+                fastest = min(fastest, ended - began)
+            if run > 1 and ended - start > _RUN_S:
+                break
+        if len(session.halvings) > halved:
+            return None
+        step = Step(size, size / fastest, session.memory_peak_mib(), compile_s)
+        log.info("batch size %d: %.0f examples/s", size, step.examples_per_s)
+        return step
+
+    return measure
+
+
+def is_climb(value: Any) -> bool:
+    """Whether a value read from a file is what ``Climb.to_dict`` gives."""
+    return isinstance(value, dict) and {"steps", "batch_size", "reason"} <= set(value) and bool(value["steps"])
