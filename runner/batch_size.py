@@ -80,7 +80,9 @@ def climb(
         if best is None or step.examples_per_s >= _WORTH_IT * best.examples_per_s:
             best = step
         elif best is not steps[-2]:
-            reason = f"neither {steps[-2].batch_size} nor {size} is faster than {best.batch_size} by {_WORTH_IT - 1:.0%}"
+            reason = (
+                f"neither {steps[-2].batch_size} nor {size} is faster than {best.batch_size} by {_WORTH_IT - 1:.0%}"
+            )
             break
     chosen = best.batch_size if best else sizes[0]
     return Climb(tuple(steps), chosen, reason)

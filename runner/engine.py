@@ -1,9 +1,9 @@
 """The local engine: decode pool → batches filled across clips → lanes → shards.
 
 The feeder drives the decode pool and hands full slots to the lanes; each lane, one a device, runs its session in as
-many threads as keep it busy; the collector puts embeddings back to their clips and writes shards.  What flows is
-bounded by the pool's slots and by the queue before the collector, so that memory does not grow with the number or
-length of clips.
+many threads as keep it busy; the collector puts embeddings back to their clips, and the writer writes complete shards.
+What flows is bounded by the pool's slots and by the queues before collector and writer, so that memory does not grow
+with the number or length of clips.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ _MESSAGES_A_PROCESS = 4
 """A small data set goes in smaller messages: every process gets so many."""
 _RESULTS_AHEAD = 64
 """Batches that may wait for the collector before lanes wait for it."""
+_SHARDS_AHEAD = 4
+"""Complete shards that may wait for the writer before the collector waits for it."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,7 @@ class Engine:
         self._merger = Merger(pool.memory.rows, pool.windows, pool.release)
         self._results: queue.Queue[tuple[list[Segment], Array] | Sequence[ClipResult] | None]
         self._results = queue.Queue(_RESULTS_AHEAD)
+        self._complete: queue.Queue[tuple[int, list[ClipRow]] | None] = queue.Queue(_SHARDS_AHEAD)
         self._stop_at: float | None = None
         self._failure: BaseException | None = None
         self._failed = threading.Event()
@@ -153,7 +156,7 @@ class Engine:
         self.cpu_s = 0.0
         """This process's processor time while the engine ran."""
         self.write_s = 0.0
-        """Seconds in which the collector put rows together and wrote shards."""
+        """Seconds in which the writer wrote shards."""
         self.lane_failures: list[str] = []
         """What became of lanes that were given up."""
 
@@ -177,14 +180,18 @@ class Engine:
             for number, lane in enumerate(lanes)
             for _ in range(lane.threads)
         ]
-        collector = threading.Thread(target=self._guard, args=(self._collect,), name="collector", daemon=True)
-        for thread in (*workers, collector):
+        ends = [
+            threading.Thread(target=self._guard, args=(body,), name=name, daemon=True)
+            for name, body in (("collector", self._collect), ("writer", self._write))
+        ]
+        for thread in (*workers, *ends):
             thread.start()
         self._guard(self._feed)
         for thread in workers:
             thread.join()
-        self._put_result(None)
-        collector.join()
+        self._put(self._results, None)
+        for thread in ends:
+            thread.join()
         self.cpu_s = time.process_time() - cpu_before
         if self._failure is not None:
             raise self._failure
@@ -232,7 +239,7 @@ class Engine:
                     for full in self._merger.add(decoded.filled):
                         self._batches.put(full)
                 if decoded.finished:
-                    self._put_result(decoded.finished)
+                    self._put(self._results, decoded.finished)
             if self._batches.starving:
                 for batch in self._merger.overdue():
                     self._batches.put(batch)
@@ -279,7 +286,7 @@ class Engine:
             on_device = None if copied.at is None else copied.at - since
             self.timings.append(BatchTiming(number, start - since, on_device, end - since, batch.rows))
             self._pool.release(batch.slot)
-            self._put_result((batch.segments, embeddings))
+            self._put(self._results, (batch.segments, embeddings))
             self._batches.done()
 
     def _give_up(self, number: int, batch: FilledSlot, error: Exception) -> None:
@@ -294,31 +301,39 @@ class Engine:
                 return
         self._batches.hand_back(batch)
 
-    # The collector
+    # The collector and the writer
 
-    def _put_result(self, message: Any) -> None:
+    def _put(self, target: queue.Queue[Any], message: Any) -> None:
         while not self._failed.is_set():
             try:
-                self._results.put(message, timeout=_POLL_S)
+                target.put(message, timeout=_POLL_S)
                 return
             except queue.Full:
                 continue
 
-    def _collect(self) -> None:
+    def _get(self, source: queue.Queue[Any]) -> Any:
+        """What is next; None at the end, or when the run has failed."""
         while not self._failed.is_set():
             try:
-                message = self._results.get(timeout=_POLL_S)
+                return source.get(timeout=_POLL_S)
             except queue.Empty:
                 continue
-            if message is None:
-                break
-            start = time.perf_counter()
+        return None
+
+    def _collect(self) -> None:
+        while (message := self._get(self._results)) is not None:
             ended = self._take_rows(*message) if isinstance(message, tuple) else self._take_results(message)
             for row, clip in ended:
                 self._count(row)
                 if complete := self._open_shards.add(clip.index, row):
-                    self._writer.write_shard(*complete)
-                    self.progress.shards += 1
+                    self._put(self._complete, complete)
+        self._put(self._complete, None)
+
+    def _write(self) -> None:
+        while (complete := self._get(self._complete)) is not None:
+            start = time.perf_counter()
+            self._writer.write_shard(*complete)
+            self.progress.shards += 1
             self.write_s += time.perf_counter() - start
         self._writer.close()
 

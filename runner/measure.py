@@ -43,7 +43,7 @@ def stage_shares(engine: Engine, decode_s: float, workers: int) -> dict[str, flo
 
     ``decode`` is of all decode processes together; ``copy`` (to a device of its own memory) and ``compute`` are of the
     time in which at least one batch of a lane was there, ``lane`` that of either, all averaged over the lanes;
-    ``write`` is putting rows together and writing them.
+    ``write`` is making files of complete shards.
 
     Args:
         engine: one that has run.

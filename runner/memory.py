@@ -54,11 +54,12 @@ def default_decode_workers(device: DeviceType, cores: int) -> int:
     """Decode processes for a device.
 
     On a CPU they share the cores with the network, and wait when they are ahead of it: enough of them that compressed
-    audio, of which a core decodes no more than it embeds, never leaves the network waiting.
+    audio, of which a core decodes no more than it embeds, never leaves the network waiting.  Beside a GPU they have
+    the cores to themselves: what the worker does there is little.
     """
     if device is DeviceType.CPU:
         return max(min(cores, _FEW_CORES), cores // 2)
-    return max(1, cores - 1)
+    return cores
 
 
 def plan_memory(memory: MemoryConfig, device: DeviceType, cores: int, devices: int = 1) -> MemoryPlan:

@@ -21,7 +21,7 @@ def test_batch_size_follows_the_device_unless_set(device: DeviceType) -> None:
 
 
 def test_a_gpu_gets_more_decode_processes_than_a_cpu() -> None:
-    assert plan_memory(policy(), DeviceType.GPU, 16).decode_workers == 15
+    assert plan_memory(policy(), DeviceType.GPU, 16).decode_workers == 16
     assert plan_memory(policy(), DeviceType.CPU, 16).decode_workers == 8
     assert plan_memory(policy(), DeviceType.CPU, 2).decode_workers == 2
     assert plan_memory(policy(), DeviceType.CPU, 64).decode_workers == 32
