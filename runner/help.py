@@ -17,6 +17,7 @@ _GROUPS = (
     "output",
     "parity",
     "engine",
+    "profile",
     "tracking",
     "experiment",
 )
@@ -33,8 +34,8 @@ _KEYS = """\
 Often set
   dataset.root=DIR                 the folder of recordings (unset: the demo clips)
   output.dir=DIR                   where the run's files go (unset: a new folder under outputs/)
-  memory.batch_size=N              examples a batch; memory.decode_workers=N, memory.queue_depth=N likewise
-  device.index=N                   which of several GPUs; device.strict=true makes an absent device an error
+  memory.batch_size=N|auto         examples a batch (auto: measured); memory.decode_workers=N, memory.queue_depth=N
+  device.index=N|all               which of several GPUs; device.strict=true makes an absent device an error
   weights.path=FILE                the checkpoint, with weights=file
   frontend.short_clips=pad|skip    what becomes of clips too short for one example
   tracking.experiment=NAME         the MLflow experiment; tracking.log_embeddings=true to log them too

@@ -18,6 +18,8 @@ _NOT_IN_KEYS = re.compile(r"[^\w\-. /]")
 _USER = re.compile(r"([A-Za-z][\w+.\-]*://)[^\s/'\"]*@")
 _QUERY = re.compile(r"([A-Za-z][\w+.\-]*://[^\s'\"?#]*)[?#][^\s'\"]*")
 _STATUS = {"finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
+_CURVE_METRICS = {"examples_per_s": "batch_size_examples_per_s", "memory_mib": "batch_size_memory_mib"}
+"""The climb for a batch size: metrics whose step is the batch size."""
 _SERIES_METRICS = {"audio_x_realtime": "window_audio_x_realtime", "examples_per_s": "window_examples_per_s"}
 
 
@@ -105,6 +107,9 @@ def _tags(result: Mapping[str, Any]) -> dict[str, str]:
     tags |= {f"weights.{key}": weights.get(key) for key in ("source", "checksum", "seed", "reason")}
     if model := result.get("model"):
         tags |= {f"model.conv.{key}": model["conv"][key] for key in ("effective", "reason")}
+    if compiler := (result.get("model") or {}).get("compiler"):
+        tags |= {f"model.compiler.{key}": compiler[key] for key in ("effective", "reason")}
+    tags["bottleneck"] = result.get("bottleneck")
     if parity := result.get("parity"):
         tags |= {"parity.passed": str(parity["passed"]).lower(), "parity.misses": "; ".join(parity["misses"]) or None}
         tags |= {"parity.action": parity["action"], "parity.reference": parity["reference"]}
@@ -146,7 +151,13 @@ def _note(result: Mapping[str, Any], command: str) -> str:
 
 def _series(result: Mapping[str, Any]) -> list[tuple[str, int, int, float]]:
     started_ms = 1000 * float(result.get("steady_started_at") or result.get("started_at", 0.0))
-    return [
+    curve = [
+        (metric, int(step["batch_size"]), int(started_ms), float(step[key]))
+        for step in (result.get("batch_size_curve") or {}).get("steps", [])
+        for key, metric in _CURVE_METRICS.items()
+        if step[key] is not None
+    ]
+    return curve + [
         (metric, step, int(started_ms + 1000 * window["t_s"]), float(window[key]))
         for step, window in enumerate(result.get("series", [])[:_MAX_SERIES])
         for key, metric in _SERIES_METRICS.items()

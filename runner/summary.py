@@ -8,7 +8,7 @@ from typing import Any
 
 from runner.weights import WeightsChoice
 
-_COLD_START = ("import", "device", "weights", "calibration", "compile", "parity")
+_COLD_START = ("import", "device", "weights", "calibration", "compile", "batch_size", "parity", "pin")
 
 
 def random_weights_banner(weights: WeightsChoice) -> str:
@@ -50,6 +50,12 @@ def summarise(result: Mapping[str, Any], run_dir: Path, tracking: str | None) ->
                 f"{metrics['clips_per_s']:,.1f} clips/s",
             )
         )
+        if stage := result.get("bottleneck"):
+            lines.append(("bottleneck", _bottleneck(stage, metrics)))
+    if "model_only_audio_x_realtime" in metrics:
+        lines.append(("device", _device_alone(metrics)))
+    if curve := result.get("batch_size_curve"):
+        lines.append(("batch size", f"{curve['batch_size']}: {_curve(curve)}"))
     if "cold_start_s" in metrics:
         lines.append(("time", _times(metrics)))
     if "rss_peak_mib" in metrics:
@@ -102,12 +108,35 @@ def _times(metrics: Mapping[str, float]) -> str:
     return f"{text}, steady {metrics['steady_s']:.1f} s" if "steady_s" in metrics else text
 
 
+def _bottleneck(stage: str, metrics: Mapping[str, float]) -> str:
+    shares = ", ".join(
+        f"{name} {metrics[f'{name}_busy_share']:.0%}"
+        for name in ("decode", "copy", "compute", "write")
+        if f"{name}_busy_share" in metrics
+    )
+    return f"{stage} (busy: {shares})"
+
+
+def _device_alone(metrics: Mapping[str, float]) -> str:
+    return (
+        f"by itself {metrics['model_only_audio_x_realtime']:,.0f} × realtime, {metrics['model_only_tflops']:,.1f} "
+        f"TFLOP/s, {metrics['model_only_share_of_peak']:.0%} of that of its matrix products"
+    )
+
+
+def _curve(curve: Mapping[str, Any]) -> str:
+    steps = ", ".join(f"{step['batch_size']} {step['examples_per_s']:,.0f}/s" for step in curve["steps"])
+    return f"{curve['reason']} ({steps})"
+
+
 def _memory(metrics: Mapping[str, float]) -> str:
     text = f"{metrics['rss_peak_mib']:,.0f} MiB at most"
     if decoders := metrics.get("decode_rss_peak_mib"):
         text += f" (+ {decoders:,.0f} MiB decoding)"
     if "device_memory_peak_mib" in metrics:
         text += f", {metrics['device_memory_peak_mib']:,.0f} MiB on the device"
+    if "device_memory_reserved_mib" in metrics:
+        text += f" ({metrics['device_memory_reserved_mib']:,.0f} MiB held)"
     return text
 
 

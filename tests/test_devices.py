@@ -76,6 +76,15 @@ def test_index_picks_one_of_several_gpus() -> None:
     assert choice.index == 1
 
 
+def test_all_takes_every_gpu() -> None:
+    choice = chosen(GPU_SERVER, "gpu", index="all")
+    assert choice.indices == (0, 1)
+    assert choice.to_dict()["count"] == 2
+    assert "2 of them" in choice.reason
+    assert chosen(LINUX, "cpu", index="all").indices == (0,)
+    assert chosen(LINUX, "gpu", index="all").effective is DeviceType.CPU
+
+
 def test_an_index_beyond_the_last_gpu_falls_back() -> None:
     choice = chosen(GPU_SERVER, "gpu", index=2)
     assert choice.effective is DeviceType.CPU

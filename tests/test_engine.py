@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -134,3 +136,69 @@ def test_nothing_is_left_in_shared_memory(clips: list[Clip], tmp_path: Path) -> 
     run_engine(clips, tmp_path, workers=2)
     after = set(Path("/dev/shm").iterdir()) if Path("/dev/shm").is_dir() else set()
     assert not {path for path in after - before if path.name.startswith("psm_")}
+
+
+@pytest.mark.parametrize(("lanes", "threads"), [(1, 3), (2, 1), (3, 2)])
+def test_lanes_and_batches_in_flight_change_no_row(clips: list[Clip], tmp_path: Path, lanes: int, threads: int) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "many").mkdir()
+    run_engine(clips, tmp_path / "one")
+    engine = run_engine(clips, tmp_path / "many", workers=2, lanes=lanes, threads=threads)
+    for name in ("clips.parquet", "embeddings"):
+        assert pq.read_table(tmp_path / "many" / name).equals(pq.read_table(tmp_path / "one" / name))
+    assert {timing.lane for timing in engine.timings} <= set(range(lanes))
+
+
+def test_a_lane_that_fails_hands_its_batch_to_the_others(clips: list[Clip], tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    run_engine(clips, tmp_path / "one")
+    pool = DecodePool(OPTIONS, 1)
+    pool.open(1, 4, 16)
+    engine = Engine(plan_shards(len(clips), 7), iter(clips), pool, make_writer(tmp_path / "two"), stop_grace_s=10)
+    failed = threading.Event()
+
+    def broken(windows: np.ndarray, copied: object) -> np.ndarray:
+        failed.set()
+        raise RuntimeError("GPU is lost")
+
+    def sound(windows: np.ndarray, copied: object) -> np.ndarray:
+        failed.wait(10)  # so that the broken lane has its turn
+        return fake_embed(windows)
+
+    try:
+        engine.run([Lane("GPU:0", sound), Lane("GPU:1", broken)])
+    finally:
+        pool.close()
+    assert engine.lane_failures == ["GPU:1: RuntimeError: GPU is lost"]
+    rows = pq.read_table(tmp_path / "two" / "embeddings")
+    assert rows.equals(pq.read_table(tmp_path / "one" / "embeddings"))
+
+
+def test_decode_processes_that_are_killed_cost_their_clip_alone(clips: list[Clip], tmp_path: Path) -> None:
+    pool = DecodePool(OPTIONS, 2)
+    pool.open(2, 3, 4)
+    engine = Engine(plan_shards(len(clips), 7), iter(clips), pool, make_writer(tmp_path), stop_grace_s=10)
+    victims: list[int] = []
+
+    def killing(windows: np.ndarray, copied: object) -> np.ndarray:
+        if len(victims) < 3:
+            victims.append(pool._processes[0].process.pid)
+            os.kill(victims[-1], signal.SIGKILL)
+            while pool.deaths < len(victims) and pool.outstanding:
+                time.sleep(0.01)
+        return fake_embed(windows)
+
+    try:
+        engine.run([Lane("lane", killing)])
+    finally:
+        pool.close()
+    ends = pq.read_table(tmp_path / "clips.parquet").to_pylist()
+    assert [end["clip"] for end in ends] == [clip.name for clip in clips]
+    assert len(set(victims)) == 3 <= pool.deaths + 1
+    died = [end for end in ends if end["reason"] == "decoder_died"]
+    assert len(died) <= 3
+    rows = pq.read_table(tmp_path / "embeddings").num_rows
+    assert rows == sum(end["examples"] for end in ends)
+    for end, samples in zip(ends, LENGTHS, strict=True):
+        assert end["status"] == "embedded" or end["reason"] in ("empty", "decoder_died"), (end, samples)

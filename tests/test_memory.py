@@ -81,3 +81,20 @@ def test_a_precision_that_is_slow_or_absent_warns() -> None:
     assert "slow" in str(choose_precision("bfloat16", CPU, OLD).warning)
     assert choose_precision("bfloat16", CPU, MODERN).warning is None
     assert "TF32" in str(choose_precision("tf32", CPU, OLD).warning)
+
+
+def test_a_precision_that_fails_parity_makes_way_for_the_next() -> None:
+    tried = []
+    choice = choose_precision("auto", AMPERE, OLD)
+    while choice is not None:
+        tried.append(choice.effective)
+        last, choice = choice, choice.next("rel_err 1 is above 0.005")
+    assert tried == ["float16", "bfloat16", "tf32", "float32"]
+    assert last.reason == "tf32 failed parity (rel_err 1 is above 0.005); the next fastest is float32"
+    assert choose_precision("float16", AMPERE, OLD).next("anything") is None
+
+
+def test_every_gpu_has_its_batches_in_flight() -> None:
+    one, two = (plan_memory(policy(), DeviceType.GPU, 16, count) for count in (1, 2))
+    assert (one.in_flight, two.in_flight) == (4, 8)
+    assert two.spare_slots == one.spare_slots + 4

@@ -127,7 +127,7 @@ class VGGishSession:
         deep_layers = winograd.deep_layers if conv == "winograd" else network.deep_layers
 
         def features(examples: Any) -> Any:
-            if self._on_cuda:
+            if self._compiled_by_xla:
                 return network.fused_convolutions(self._weights, examples, dtype)
             return deep_layers(self._weights, network.first_layers(self._weights, examples, dtype))
 

@@ -2,9 +2,9 @@
 
 Ten-second clips, 16 kHz mono WAV and 44.1 kHz stereo FLAC, in memory-backed storage (``--folder``); every clip is a
 file of its own name, of which ``--distinct`` are recordings of their own and the rest hard links to them.  Every
-contestant runs in a process of its own, rounds interleaved, medians printed; speeds are × realtime from a ready model to
-the last result (the runner's with its Parquet files written).  Beside FLAC: what all cores decode and resample with no
-GPU at all.
+contestant runs in a process of its own, rounds interleaved, medians printed; speeds are × realtime from a ready model
+to the last result (the runner's with its Parquet files written).  Beside FLAC: what all cores decode and resample with
+no GPU at all.
 """
 
 from __future__ import annotations

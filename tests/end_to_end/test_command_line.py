@@ -42,7 +42,7 @@ def test_help_names_every_option_of_every_group() -> None:
         (["nosuch=1"], ["nosuch"]),
         (["memory.nosuch=1"], ["memory.nosuch", "not in"]),
         (["memory.batch_size=abc"], ["memory.batch_size", "abc"]),
-        (["memory.batch_size=0"], ["memory.batch_size=0", "1 or more"]),
+        (["memory.batch_size=0"], ["memory.batch_size=0", "whole number from 1", "auto"]),
         (["memory.gpu_memory_fraction=1.5"], ["gpu_memory_fraction=1.5"]),
         (["weights=random", "weights.path=/x"], ["weights.path"]),
         (["weights=file"], ["weights.path"]),

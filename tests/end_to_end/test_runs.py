@@ -273,12 +273,14 @@ def test_a_killed_worker_is_a_failed_run_with_its_signal(tmp_path: Path) -> None
 def test_a_decode_process_that_dies_costs_at_most_the_clip_under_way(tmp_path: Path) -> None:
     process = start_long_run(tmp_path, "output.shard_clips=8", "tracking=none")
     wait_for_shard(tmp_path)
+    killed = 0
     workers = [
         child for child in psutil.Process(process.pid).children(recursive=True) if "runner.worker" in child.cmdline()
     ]
     for child in workers[0].children():
         if "spawn_main" in " ".join(child.cmdline()):
             child.kill()
+            killed += 1
     before = len(list(tmp_path.glob("run/embeddings/part-*.parquet")))
     deadline = time.monotonic() + 60
     while len(list(tmp_path.glob("run/embeddings/part-*.parquet"))) < before + 12:
@@ -289,7 +291,8 @@ def test_a_decode_process_that_dies_costs_at_most_the_clip_under_way(tmp_path: P
     process.communicate(timeout=90)
     _, clips = tables(tmp_path / "run")
     skipped = [clip["reason"] for clip in clips if clip["status"] == "skipped"]
-    assert skipped in ([], ["decoder_died"])
+    assert set(skipped) <= {"decoder_died"}
+    assert len(skipped) <= killed
     assert len({clip["clip"] for clip in clips}) == len(clips)
 
 

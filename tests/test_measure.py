@@ -1,0 +1,41 @@
+"""Figures from timings: made-up engines whose answers are known."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from runner.engine import BatchTiming
+from runner.measure import bottleneck, covered, stage_shares
+
+
+def engine(*timings: BatchTiming, write_s: float = 0.0) -> SimpleNamespace:
+    return SimpleNamespace(started_at=100.0, results_at=110.0, timings=list(timings), write_s=write_s)
+
+
+def test_covered_is_the_length_of_the_union() -> None:
+    assert covered([(3, 5), (0, 1), (4, 8), (4, 5)]) == 6
+    assert covered([]) == 0
+
+
+def test_shares_count_overlapping_batches_once_and_average_over_lanes() -> None:
+    first = (BatchTiming(0, 0.0, 1.0, 6.0, 8), BatchTiming(0, 1.0, 2.0, 8.0, 8))
+    second = BatchTiming(1, 5.0, 6.0, 10.0, 8)
+    shares = stage_shares(engine(*first, second, write_s=3.0), decode_s=15.0, workers=2)
+    assert shares["decode"] == pytest.approx(0.75)
+    assert shares["copy"] == pytest.approx((0.2 + 0.1) / 2)
+    assert shares["compute"] == pytest.approx((0.7 + 0.4) / 2)
+    assert shares["lane"] == pytest.approx((0.8 + 0.5) / 2)
+    assert shares["write"] == pytest.approx(0.3)
+    assert bottleneck(shares) == "decode"
+
+
+def test_a_device_that_reads_host_memory_copies_nothing() -> None:
+    shares = stage_shares(engine(BatchTiming(0, 0.0, None, 9.0, 8)), decode_s=1.0, workers=1)
+    assert (shares["copy"], shares["compute"]) == (0.0, pytest.approx(0.9))
+    assert bottleneck(shares) == "compute"
+
+
+def test_a_run_without_batches_has_no_bottleneck() -> None:
+    assert bottleneck(stage_shares(engine(), 1.0, 1)) is None
