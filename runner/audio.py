@@ -33,10 +33,13 @@ REASONS = {
     "unsupported_rate": "it claims a sample rate below 1 kHz or above 768 kHz",
     "bad_range": "the manifest's start and end lie outside the file",
     "decode_error": "the decoder failed before anything came out",
-    "decoder_died": "the decode process died on it",
+    "decoder_died": "the decode process died on it, three times",
+    "timeout": "its decoder gave nothing for dataset.clip_timeout_s",
+    "too_long": "longer than dataset.max_clip_s",
+    "non_finite_embedding": "the network gave NaN or infinity: its numbers overflow in this precision",
     "non_finite": "NaN or infinite samples",
     "too_short": "shorter than one example, with frontend.short_clips=skip",
-    "truncated": "(embedded) the file ends, or breaks, before its header says; what decodes is kept",
+    "truncated": "the file ends, or breaks, before its header says; what decodes is kept (dataset.on_truncated)",
 }
 """Reason codes of clips.parquet; ``detail`` beside them says what was seen."""
 

@@ -105,9 +105,19 @@ class AutoWeights(AudiosetWeights):
 
 @dataclass
 class DatasetConfig:
-    """What to embed; ``kind`` is folder, manifest or demo."""
+    """What to embed; ``kind`` is folder, manifest or demo.
+
+    ``on_error`` (skip or fail) is what a clip that can't be embedded does; ``max_skipped`` stops a run that skips more
+    (a whole number of clips, or a share of them below 1); ``on_truncated`` (keep or skip) is for clips that break off;
+    a decoder that gives nothing for ``clip_timeout_s`` seconds is given up, and a clip longer than ``max_clip_s`` too.
+    """
 
     kind: str = "demo"
+    on_error: str = "skip"
+    max_skipped: float | None = None
+    on_truncated: str = "keep"
+    clip_timeout_s: float = 120.0
+    max_clip_s: float = 172800.0
 
 
 @dataclass
@@ -123,11 +133,15 @@ class FolderDataset(DatasetConfig):
 
 @dataclass
 class ManifestDataset(DatasetConfig):
-    """The rows of a CSV or Parquet file; paths are relative to ``root`` (null: the file's folder)."""
+    """The rows of a CSV or Parquet file; paths are relative to ``root`` (null: the file's folder).
+
+    They may not lead out of it unless ``allow_outside`` is set.
+    """
 
     kind: str = "manifest"
     path: str | None = None
     root: str | None = None
+    allow_outside: bool = False
 
 
 @dataclass

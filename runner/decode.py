@@ -40,6 +40,7 @@ class ClipTask(NamedTuple):
     path: bytes
     start: float | None
     end: float | None
+    attempt: int = 0
 
 
 class Segment(NamedTuple):
@@ -103,6 +104,8 @@ class DecodeOptions:
     short_clips: str
     tail: str
     resampler: str
+    on_truncated: str = "keep"
+    max_clip_s: float = float("inf")
 
 
 class SlotWriter:
@@ -190,6 +193,7 @@ class _Decoder:
                 self._receive()
             task, ends_message = self._tasks.popleft()
             self._memory.set_current_job(self._process, task.job)
+            self._memory.beat(self._process)
             start = time.perf_counter()
             result = self._decode(task)
             self._busy_s += time.perf_counter() - start
@@ -234,8 +238,13 @@ class _Decoder:
                 rate, channels = clip.sample_rate, clip.channels
                 sent = 0
                 for windows in cut(iter(clip), cutter):
+                    if clip.seconds > options.max_clip_s:
+                        raise ClipError("too_long", f"longer than dataset.max_clip_s={options.max_clip_s:g}")
+                    self._memory.beat(self._process)
                     self._put(task.job, sent, windows)
                     sent += len(windows)
+            if clip.note and clip.note.startswith("truncated") and options.on_truncated == "skip":
+                raise ClipError("truncated", clip.note.partition(": ")[2])
             if cutter.examples == 0:
                 raise ClipError("too_short", f"{cutter.samples} samples at 16 kHz; one example needs {EXAMPLE_SAMPLES}")
         except ClipError as error:
@@ -261,8 +270,10 @@ class _Decoder:
 
     def _wait_for_slot(self) -> int:
         start = time.perf_counter()
+        self._memory.beat(self._process, waiting=True)
         while not self._free:
             self._receive()
+        self._memory.beat(self._process)
         self._busy_s -= time.perf_counter() - start
         return self._free.popleft()
 

@@ -7,29 +7,59 @@ early end.  Everything else that is printed goes to standard error, which the pa
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from filelock import FileLock, Timeout
+
 from runner.audio import is_int16
 from runner.cold_start import ColdStart, Events, Ready, make_ready, warn
-from runner.config import RunConfig, from_dict
+from runner.config import DatasetConfig, RunConfig, from_dict
 from runner.decode import DecodeOptions
 from runner.device_speed import matmul_peak, model_only, speed_metrics
 from runner.devices import DeviceType
 from runner.engine import Clip, Engine, Lane
-from runner.errors import DeviceError, ParityError, RunnerError, WeightsError
+from runner.errors import (
+    DatasetError,
+    DeviceError,
+    ParityError,
+    ResumeError,
+    RunnerError,
+    SkippedError,
+    WeightsError,
+)
 from runner.files import write_atomic
 from runner.hardware import host_facts, peak_rss_mib, usable_cores, versions
+from runner.journal import (
+    IDENTITY,
+    JOURNAL,
+    STATE,
+    WORKER_LOCK,
+    Journal,
+    ShardEntry,
+    damaged_shards,
+    read_journal,
+)
 from runner.measure import bottleneck, stage_shares, steady_metrics, windows_over_time
 from runner.memory import gpu_memory_metrics
-from runner.output import RunWriter, make_formats
+from runner.output import (
+    ClipRow,
+    RunWriter,
+    make_formats,
+    remove_temporaries,
+    shards_without_npz,
+    totals,
+)
 from runner.pinning import pinned
 from runner.pool import DecodePool
 
@@ -41,6 +71,7 @@ log = logging.getLogger("runner.worker")
 
 _PROGRESS_S = 0.25
 _MANIFEST_ROWS = 4096
+_PATIENCE_S = 20.0
 _CLIPS_LOOKED_AT = 8
 _CLIPS_PER_DECODER = 16
 """A small data set gets fewer decode processes than planned: to start one takes as long as to decode several clips."""
@@ -63,8 +94,11 @@ def main(spec_path: str) -> int:
         log.exception("the run failed")
         result["status"] = "failed"
         result["failure"] = {"kind": _failure_kind(error), "message": _failure_message(error), "signal": None}
-    write_atomic(run_dir / "result.json", json.dumps(result, indent=2))
-    events.send("end", status=result["status"])
+    try:
+        write_atomic(run_dir / "result.json", json.dumps(result, indent=2))
+    except OSError as error:  # the parent is told in another way
+        log.error("result.json could not be written: %s", error)
+    events.send("end", status=result["status"], failure=result.get("failure"))
     return {"finished": 0, "killed": KILLED_STATUS}.get(result["status"], 1)
 
 
@@ -72,14 +106,21 @@ def _carry_out(spec: dict[str, Any], run_dir: Path, events: Events, result: dict
     config = from_dict(spec["config"])
     cold = ColdStart(spec["spawned_at"])
     stop = StopSignal()
-    pool = DecodePool(_decode_options(config), _first_workers(config))
     with contextlib.ExitStack() as stack:
+        events.send("phase", name="lock")
+        stack.enter_context(_sole_worker(run_dir, config.engine.stop_grace_s))
+        pool = DecodePool(_decode_options(config), _first_workers(config), config.dataset.clip_timeout_s)
         stack.callback(pool.close)
+        checked = ThreadPoolExecutor(1).submit(_shards_done, run_dir, config)  # while TensorFlow is imported
         spec["dtypes"] = _window_types(Path(spec["manifest"]))
         ready = make_ready(config, spec, cold, events, result)
         placement, sessions = ready.placement, ready.sessions
+        _same_as_before(run_dir, sessions[0])
+        done = checked.result()
+        shards = [(int(first), int(end)) for first, end in spec["shards"]]
+        left = sum(end - first for number, (first, end) in enumerate(shards) if number not in done)
         plan = placement.memory
-        workers = min(plan.decode_workers, -(-spec["dataset"]["clips"] // _CLIPS_PER_DECODER))
+        workers = max(1, min(plan.decode_workers, -(-left // _CLIPS_PER_DECODER)))
         pool.open(workers, plan.spare_slots, sessions[0].rows_at_once)
         if placement.device.effective is DeviceType.GPU:
             with cold.step("pin"):
@@ -88,30 +129,33 @@ def _carry_out(spec: dict[str, Any], run_dir: Path, events: Events, result: dict
             if unpinned:
                 warn(f"batches are copied to the GPU from pageable memory, which is slow: {unpinned}", events, result)
         metadata = _file_metadata(config, sessions[0], placement)
+        formats = make_formats(config.output, run_dir, metadata, config.frontend.hop_s, _labels(Path(spec["manifest"])))
+        writer = RunWriter(run_dir, metadata, formats, ready.postprocess, done)
+        skipped_before = int(totals(done)[0]["clips_skipped"])
         engine = Engine(
-            [(first, end) for first, end in spec["shards"]],
-            _read_manifest(Path(spec["manifest"])),
+            shards,
+            _read_manifest(Path(spec["manifest"]), [span for n, span in enumerate(shards) if n not in done]),
             pool,
-            RunWriter(
-                run_dir,
-                metadata,
-                make_formats(config.output, run_dir, metadata, config.frontend.hop_s, _labels(Path(spec["manifest"]))),
-                ready.postprocess,
-            ),
+            writer,
             stop_grace_s=config.engine.stop_grace_s,
+            clips_left=left,
+            on_skip=SkipLimit(config.dataset, spec["dataset"], skipped_before),
         )
         stop.forward_to(engine)
         result["metrics"] |= cold.metrics(time.time())
         events.send("phase", name="embed", seconds=cold.parts)
-        with _reporting(engine, events):
+        with _reporting(engine, events, spec["dataset"]["clips"] - left):
             engine.run([Lane(each.device_name[1:], each.embed_windows, each.in_flight) for each in sessions])
         halved = [halving for each in sessions for halving in each.halvings if halving not in result["warnings"]]
         for problem in (*engine.lane_failures, *halved):
             warn(problem, events, result)
         result["resolved"]["memory.batch_size"] = sessions[0].rows_at_once
     progress = engine.progress
-    result["status"] = "killed" if engine.stopped and progress.clips < spec["dataset"]["clips"] else "finished"
+    result["status"] = "killed" if engine.stopped and len(writer.done) < len(shards) else "finished"
     result["metrics"] |= steady_metrics(engine)
+    result["metrics"]["session_clips"] = float(progress.clips)
+    overall, result["skipped"], result["noted"] = totals(writer.done)
+    result["metrics"] |= overall
     result["metrics"] |= _memory_metrics(placement, pool)
     shares = stage_shares(engine, sum(pool.busy_s.values()), workers)
     result["metrics"] |= {f"{stage}_busy_share": share for stage, share in shares.items()}
@@ -121,9 +165,7 @@ def _carry_out(spec: dict[str, Any], run_dir: Path, events: Events, result: dict
     if seconds > 0 and result["status"] == "finished":
         result["metrics"] |= _device_speed(config, ready, result["metrics"].get("examples_per_s"), seconds)
     result["series"] = windows_over_time(engine.timings, progress.audio_s)
-    result["skipped"] = progress.skipped
-    result["noted"] = progress.noted
-    result["shards"] = progress.shards
+    result["shards"] = len(writer.done)
     _warn_of_ceiling(config, result, events)
 
 
@@ -203,8 +245,11 @@ def _warn_of_ceiling(config: RunConfig, result: dict[str, Any], events: Events) 
 
 
 @contextlib.contextmanager
-def _reporting(engine: Engine, events: Events) -> Iterator[None]:
-    """Send the counts to the parent from a thread of its own, a few times a second, and once at the end."""
+def _reporting(engine: Engine, events: Events, clips_before: int) -> Iterator[None]:
+    """Send the counts to the parent from a thread of its own, a few times a second, and once at the end.
+
+    ``clips_before`` were done before this session.
+    """
     over = threading.Event()
 
     def report() -> None:
@@ -215,7 +260,8 @@ def _reporting(engine: Engine, events: Events) -> Iterator[None]:
         progress = engine.progress
         events.send(
             "progress",
-            clips=progress.clips,
+            clips=clips_before + progress.clips,
+            session_clips=progress.clips,
             skipped=sum(progress.skipped.values()),
             examples=progress.examples,
             audio_s=progress.audio_s,
@@ -232,15 +278,120 @@ def _reporting(engine: Engine, events: Events) -> Iterator[None]:
         send()
 
 
-def _read_manifest(path: Path) -> Iterator[Clip]:
+class SkipLimit:
+    """Ends a run that skips more clips than it may, or whose data set is gone.
+
+    Args:
+        dataset: what the configuration allows.
+        described: the data set: its ``root`` and number of ``clips``.
+        skipped: clips skipped before.
+    """
+
+    def __init__(self, dataset: DatasetConfig, described: dict[str, Any], skipped: int) -> None:
+        self._fail = dataset.on_error == "fail"
+        most = dataset.max_skipped
+        self._most = None if most is None else int(most if most >= 1 else most * described["clips"])
+        self._given = most
+        self._root = Path(described["root"])
+        self._skipped = skipped
+
+    def __call__(self, row: ClipRow) -> None:
+        """Take note of a clip that is skipped.
+
+        Raises:
+            SkippedError: it is one too many.
+            DatasetError: it is missing because the whole data set is.
+        """
+        self._skipped += 1
+        again = "run the same command again to go on"
+        if row.reason in ("missing", "unreadable") and _is_gone(self._root):
+            raise DatasetError(
+                f"dataset.root={self._root} is gone, or empty (a drive or share that is no longer there?): "
+                f"bring it back, and {again}"
+            )
+        if self._fail:
+            raise SkippedError(
+                f"{row.clip} can't be embedded ({row.reason}: {row.detail}), and dataset.on_error=fail: mend the file, "
+                f"or set dataset.on_error=skip, and {again}"
+            )
+        if self._most is not None and self._skipped > self._most:
+            raise SkippedError(
+                f"{self._skipped:,} clips can't be embedded, and dataset.max_skipped={self._given:g} (the last one, "
+                f"{row.clip}: {row.reason}): see runner.log, raise the limit, and {again}"
+            )
+
+
+def _is_gone(root: Path) -> bool:
+    try:
+        with os.scandir(root) as entries:
+            return next(entries, None) is None
+    except OSError:
+        return True
+
+
+@contextlib.contextmanager
+def _sole_worker(run_dir: Path, grace_s: float) -> Iterator[None]:
+    """Wait for the worker of a killed command, which still finishes its shards, and keep the next one out."""
+    lock = FileLock(run_dir / STATE / WORKER_LOCK, timeout=grace_s + _PATIENCE_S)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ResumeError(f"another worker is still at work on {run_dir}: wait for it to end, or end it") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _shards_done(run_dir: Path, config: RunConfig) -> dict[int, ShardEntry]:
+    """The shards of the journal whose files are all there, as they were written; others are taken out of it."""
+    remove_temporaries(run_dir)
+    path = run_dir / STATE / JOURNAL
+    done, _ = read_journal(path)
+    damaged = set(damaged_shards(run_dir, done))
+    whole = {number: entry for number, entry in done.items() if number not in damaged}
+    if "npz" in config.output.formats:
+        damaged |= set(shards_without_npz(run_dir, whole))
+    if damaged:
+        log.warning("%d shards are damaged or incomplete, and are done again", len(damaged))
+        journal = Journal(path)
+        for number in sorted(damaged):
+            journal.append(ShardEntry(number, undone=True))
+        journal.close()
+    return {number: entry for number, entry in done.items() if number not in damaged}
+
+
+def _same_as_before(run_dir: Path, session: VGGishSession) -> None:
+    """Weights and precision in effect must be those that the run was begun with."""
+    path = run_dir / STATE / IDENTITY
+    metadata = session.metadata
+    now = {"weights.checksum": metadata.weights["checksum"], "precision": metadata.precision["effective"]}
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        write_atomic(path, json.dumps(now))
+        return
+    if differing := [f"{key} ({before.get(key)} then, {now[key]} now)" for key in now if before.get(key) != now[key]]:
+        raise ResumeError(f"the run was begun with other numbers: {', '.join(differing)}; name another output.dir")
+
+
+def _read_manifest(path: Path, spans: Sequence[tuple[int, int]]) -> Iterator[Clip]:
+    """The clips of these spans (first, one past the last), in order."""
     import pyarrow.parquet as pq
 
+    waiting = deque(spans)
     index = 0
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(_MANIFEST_ROWS):
-            for row in batch.to_pylist():
-                yield Clip(index, row["clip"], row["path"], row["start"], row["end"], row["label"], row["bytes"])
-                index += 1
+            while waiting and waiting[0][0] < index + batch.num_rows:
+                first, end = waiting[0]
+                start, stop = max(first, index), min(end, index + batch.num_rows)
+                for number, row in enumerate(batch.slice(start - index, stop - start).to_pylist(), start):
+                    yield Clip(number, row["clip"], row["path"], row["start"], row["end"], row["label"], row["bytes"])
+                if end > index + batch.num_rows:
+                    break
+                waiting.popleft()
+            index += batch.num_rows
 
 
 def _labels(path: Path) -> list[str]:
@@ -253,7 +404,14 @@ def _labels(path: Path) -> list[str]:
 
 def _decode_options(config: RunConfig) -> DecodeOptions:
     frontend = config.frontend
-    return DecodeOptions(frontend.hop_s, frontend.short_clips, frontend.tail, frontend.resampler)
+    return DecodeOptions(
+        frontend.hop_s,
+        frontend.short_clips,
+        frontend.tail,
+        frontend.resampler,
+        config.dataset.on_truncated,
+        config.dataset.max_clip_s,
+    )
 
 
 def _first_workers(config: RunConfig) -> int:
@@ -264,14 +422,19 @@ def _first_workers(config: RunConfig) -> int:
 def _failure_kind(error: Exception) -> str:
     if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
         return "out_of_memory"
-    if isinstance(error, WeightsError):
-        return "weights"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "disk_full"
+    for kind, name in ((WeightsError, "weights"), (SkippedError, "skipped"), (DatasetError, "dataset")):
+        if isinstance(error, kind):
+            return name
     if isinstance(error, ParityError):
         return "parity"
     return "device" if isinstance(error, DeviceError) else "exception"
 
 
 def _failure_message(error: Exception) -> str:
+    if _failure_kind(error) == "disk_full":
+        return f"the disk of output.dir is full ({error}): make room, and run the same command again to go on"
     return str(error) if isinstance(error, RunnerError) else f"{type(error).__name__}: {error}"
 
 

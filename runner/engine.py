@@ -118,6 +118,8 @@ class Engine:
         pool: the decode pool, open.
         writer: takes complete shards.
         stop_grace_s: how long after ``stop`` the shards under way may still take.
+        clips_left: how many clips those are; all of the shards' when None.
+        on_skip: told of every clip that is skipped; what it raises ends the run.
     """
 
     def __init__(
@@ -128,13 +130,18 @@ class Engine:
         writer: RunWriter,
         *,
         stop_grace_s: float,
+        clips_left: int | None = None,
+        on_skip: Callable[[ClipRow], None] = lambda row: None,
     ) -> None:
+        self._on_skip = on_skip
         self._open_shards = OpenShards(shards)
         self._clips = clips
         self._pool = pool
         self._writer = writer
         self._stop_grace_s = stop_grace_s
-        self._message_clips = _message_clips(shards[-1][1] if shards else 0, len(pool))
+        if clips_left is None:
+            clips_left = shards[-1][1] if shards else 0
+        self._message_clips = _message_clips(clips_left, len(pool))
         self._batches = BatchQueue()
         self._merger = Merger(pool.memory.rows, pool.windows, pool.release)
         self._results: queue.Queue[tuple[list[Segment], Array] | Sequence[ClipResult] | None]
@@ -214,19 +221,19 @@ class Engine:
         last_clip: int | None = None
         waiting: Clip | None = next(self._clips, None)
         while not self._failed.is_set():
-            again = [(self._pending.pop(task.job).clip, size) for task, size in self._pool.retries()]
+            again = [(self._pending.pop(task.job).clip, size, task.attempt) for task, size in self._pool.retries()]
             while again or (waiting is not None and self._pool.has_room and self._may_start(waiting, last_clip)):
                 message = again[: self._message_clips]
                 del again[: self._message_clips]
-                size = sum(size for _, size in message)
+                size = sum(size for _, size, _ in message)
                 while waiting is not None and self._may_start(waiting, last_clip):
                     if len(message) == self._message_clips or (message and size >= _MESSAGE_BYTES):
                         break
                     own = waiting.bytes if waiting.bytes >= 0 else _UNKNOWN_BYTES
-                    message.append((waiting, own))
+                    message.append((waiting, own, 0))
                     size += own
                     last_clip, waiting = waiting.index, next(self._clips, None)
-                tasks = [(self._register(clip), own) for clip, own in message]
+                tasks = [(self._register(clip, attempt), own) for clip, own, attempt in message]
                 self._pool.submit(tasks, last=waiting is None or not self._may_start(waiting, last_clip))
             if self._out_of_grace():
                 break
@@ -258,10 +265,10 @@ class Engine:
     def _out_of_grace(self) -> bool:
         return self._stop_at is not None and time.monotonic() > self._stop_at
 
-    def _register(self, clip: Clip) -> ClipTask:
+    def _register(self, clip: Clip, attempt: int) -> ClipTask:
         job, self._next_job = self._next_job, self._next_job + 1
         self._pending[job] = _Pending(clip)
-        return ClipTask(job, clip.path, clip.start, clip.end)
+        return ClipTask(job, clip.path, clip.start, clip.end, attempt)
 
     # The lanes
 
@@ -365,6 +372,11 @@ class Engine:
         if result is None or (result.embedded and pending.examples < result.examples):
             return None
         del self._pending[job]
+        embeddings = _in_order(pending.parts) if result.embedded else _NO_EMBEDDINGS
+        if not np.isfinite(embeddings).all():
+            detail = "the network gave NaN or infinity for it: use precision=bfloat16 or float32"
+            result = ClipResult(job, False, "non_finite_embedding", detail, 0, 0.0, *result[6:8], False)
+            embeddings = _NO_EMBEDDINGS
         row = ClipRow(
             clip=clip.name,
             status="embedded" if result.embedded else "skipped",
@@ -377,7 +389,7 @@ class Engine:
             padded=result.padded,
             label=clip.label,
             start_s=clip.start or 0.0,
-            embeddings=_in_order(pending.parts) if result.embedded else _NO_EMBEDDINGS,
+            embeddings=embeddings,
         )
         return row, clip
 
@@ -387,6 +399,7 @@ class Engine:
         if row.status == "skipped":
             reason = row.reason or "unknown"
             progress.skipped[reason] = progress.skipped.get(reason, 0) + 1
+            self._on_skip(row)
             return
         progress.embedded += 1
         progress.examples += row.examples

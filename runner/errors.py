@@ -23,6 +23,14 @@ class DeviceError(RunnerError):
     """The device asked for is absent and ``device.strict`` forbids the fallback."""
 
 
+class SkippedError(RunnerError):
+    """More clips could not be embedded than ``dataset.on_error`` and ``dataset.max_skipped`` allow."""
+
+
+class ResumeError(RunnerError):
+    """The run can't be taken up: what it was begun with is not what there is now."""
+
+
 class ParityError(RunnerError):
     """The device's embeddings are too far from the CPU's float32 ones on the fixed signals."""
 

@@ -40,8 +40,9 @@ _EXTRA_TYPES = {"embedding_pca": pa.float32(), "embedding_u8": pa.uint8()}
 class ShardFormat(Protocol):
     """A form of the embeddings."""
 
-    def write(self, shard: int, rows: Sequence[ClipRow]) -> None:
-        """Write a complete shard, its clips in manifest order; on disk when this returns."""
+    def write(self, shard: int, rows: Sequence[ClipRow]) -> list[Path]:
+        """Write a complete shard, its clips in manifest order; on disk when this returns. The shard's own files."""
+        ...
 
 
 def embedding_schema(extra: str | None = None) -> pa.Schema:
@@ -80,11 +81,13 @@ class ParquetShards:
         self._compression = compression
         self._extra = extra
 
-    def write(self, shard: int, rows: Sequence[ClipRow]) -> None:
-        """Write the shard's file."""
+    def write(self, shard: int, rows: Sequence[ClipRow]) -> list[Path]:
+        """Write the shard's file, and give it."""
         table = embedding_table(rows, self._hop_s, self._extra).replace_schema_metadata(self._metadata)
-        with atomic(self._folder / f"part-{shard:05d}.parquet") as temporary:
+        path = self._folder / f"part-{shard:05d}.parquet"
+        with atomic(path) as temporary:
             pq.write_table(table, temporary, compression=self._compression, use_dictionary=["clip", "label"])
+        return [path]
 
 
 class NpzFiles:
@@ -101,11 +104,12 @@ class NpzFiles:
         self._extra = extra
         write_atomic(self._folder / "metadata.json", json.dumps(metadata, indent=2))
 
-    def write(self, shard: int, rows: Sequence[ClipRow]) -> None:
-        """Write the files of the shard's clips, several at once: each is flushed to disk."""
+    def write(self, shard: int, rows: Sequence[ClipRow]) -> list[Path]:
+        """Write the files of the shard's clips, several at once: each is flushed to disk. They are too many to list."""
         with ThreadPoolExecutor(_WRITERS) as threads:
             for _ in threads.map(self._write_clip, (row for row in rows if row.examples)):
                 pass
+        return []
 
     def _write_clip(self, row: ClipRow) -> None:
         path = self._folder / npz_path(row.clip)
@@ -143,8 +147,8 @@ class TfrecordShards:
         writer.writerows((number, label) for label, number in self._numbers.items())
         write_atomic(self._folder / "labels.csv", table.getvalue())
 
-    def write(self, shard: int, rows: Sequence[ClipRow]) -> None:
-        """Write the shard's file."""
+    def write(self, shard: int, rows: Sequence[ClipRow]) -> list[Path]:
+        """Write the shard's file, and give it."""
         import tensorflow as tf
 
         path = self._folder / f"part-{shard:05d}.tfrecord"
@@ -152,6 +156,7 @@ class TfrecordShards:
             for row in rows:
                 if row.examples:
                     writer.write(self._record(row))
+        return [path]
 
     def _record(self, row: ClipRow) -> bytes:
         import tensorflow as tf

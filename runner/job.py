@@ -8,7 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,22 @@ from runner.config import RunConfig
 from runner.errors import DatasetError, RunnerError
 from runner.files import write_atomic
 from runner.hardware import host_facts, versions
+from runner.journal import STATE, files_are_there
 from runner.launch import InterruptGuard, run_worker
-from runner.manifest import Manifest, build_manifest, plan_shards
+from runner.manifest import Manifest, build_manifest
+from runner.output import CLIPS
 from runner.paths import checkout
+from runner.record import hide_credentials, without_credentials
+from runner.resume import (
+    MANIFEST,
+    Plan,
+    begin_session,
+    check_folder,
+    claim,
+    make_plan,
+    precision_begun_with,
+    release,
+)
 from runner.summary import random_weights_banner, summarise
 from runner.terminal import RunProgress, console
 from runner.weights import WeightsChoice, resolve_weights
@@ -52,35 +65,81 @@ def run_job(job: Job) -> dict[str, Any]:
     base = {
         "schema": RESULT_SCHEMA,
         "run_dir": str(job.run_dir),
-        "config": job.config.to_dict(),
-        "overrides": list(job.overrides),
+        "config": public(job.config.to_dict()),
+        "overrides": public(list(job.overrides)),
         "started_at": started_at,
         "host": host_facts(),
         "versions": versions(),
     }
+    hide_credentials(job.run_dir)
     try:
+        claim(job.run_dir)
+        check_folder(job.run_dir, job.config)
         manifest, weights = _prepare(job)
+        plan = make_plan(job.run_dir, job.config, manifest)
     except RunnerError as error:
         if not job.in_sweep:
             raise
         log.error("%s", error)
         return _finish(job, {**base, **_unprepared(error), "run_name": _asked_name(job.config)}, _Tracking(job), 1)
-    dataset = _describe(manifest)
+    finished = _finished_result(job.run_dir) if plan.is_finished else None
+    if finished and not files_are_there(job.run_dir, plan.done):
+        finished = None
+    if finished and "run_name" in finished:
+        console.print(f"{job.run_dir} is finished already: nothing is left to do", markup=False, soft_wrap=True)
+        print(summarise(finished, job.run_dir, None))
+        return finished
+    job = _as_begun(job)
+    for note in plan.notes:
+        log.warning("%s", note)
+    dataset = _describe(plan.manifest)
+    base["session"] = begin_session(job.run_dir, {"started_at": started_at, "overrides": base["overrides"]})
     base |= {"dataset": dataset, "weights": asdict(weights)}
     tracking = _Tracking(job)
     with InterruptGuard().installed() as guard:
         with RunProgress(dataset["clips"]) as progress:
-            spec = _spec(job, manifest, weights, dataset)
+            spec = _spec(job, plan, weights, dataset)
 
             def meanwhile() -> None:
                 base["git"] = git_state()
                 tracking.open_in_background()
 
-            found = run_worker(spec, job.run_dir, progress, guard, meanwhile)
+            if finished:  # by the worker alone, after its command was killed: what is left is to tell of it
+                meanwhile()
+                found = finished
+            else:
+                found = run_worker(spec, job.run_dir, progress, guard, meanwhile)
             tracking.wait_until_open()
             result = {**base, **found}
         result["run_name"] = run_name(result)
         return _finish(job, result, tracking, guard.exit_status)
+
+
+def _finished_result(run_dir: Path) -> dict[str, Any] | None:
+    """The result.json of a finished run; None if its last session did not get so far."""
+    try:
+        result: dict[str, Any] = json.loads((run_dir / "result.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return result if result.get("status") == "finished" and (run_dir / CLIPS).exists() else None
+
+
+def _as_begun(job: Job) -> Job:
+    """The job in the precision that its first session chose, where it asks for ``auto``."""
+    begun = precision_begun_with(job.run_dir)
+    if begun is None or job.config.precision.name != "auto":
+        return job
+    log.info("precision=auto: the run was begun in %s", begun)
+    return replace(job, config=replace(job.config, precision=replace(job.config.precision, name=begun)))
+
+
+def public(value: Any) -> Any:
+    """A plain nested value with the credentials taken out of every address in it."""
+    if isinstance(value, dict):
+        return {key: public(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [public(inner) for inner in value]
+    return without_credentials(value) if isinstance(value, str) else value
 
 
 def _unprepared(error: RunnerError) -> dict[str, Any]:
@@ -92,8 +151,12 @@ def _finish(job: Job, result: dict[str, Any], tracking: _Tracking, killed_status
     """Write result.json, then tell MLflow and the person."""
     result["ended_at"] = time.time()
     result["exit_status"] = {"finished": 0, "killed": killed_status}.get(result["status"], 1)
-    write_atomic(job.run_dir / "result.json", json.dumps(result, indent=2))
-    tracking.finish()
+    try:
+        write_atomic(job.run_dir / "result.json", json.dumps(result, indent=2))
+        tracking.finish()
+    except OSError as error:
+        log.error("%s could not be written (%s)", job.run_dir / "result.json", error)
+    release(job.run_dir)
     print(summarise(result, job.run_dir, tracking.outcome))
     return result
 
@@ -156,19 +219,13 @@ def _describe(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def _spec(job: Job, manifest: Manifest, weights: WeightsChoice, dataset: dict[str, Any]) -> dict[str, Any]:
-    import pyarrow.parquet as pq
-
-    folder = job.run_dir / ".runner"
-    folder.mkdir(exist_ok=True)
-    path = folder / "manifest.parquet"
-    pq.write_table(manifest.table, path)
+def _spec(job: Job, plan: Plan, weights: WeightsChoice, dataset: dict[str, Any]) -> dict[str, Any]:
     return {
-        "config": job.config.to_dict(),
+        "config": public(job.config.to_dict()),
         "run_dir": str(job.run_dir),
-        "manifest": str(path),
+        "manifest": str(job.run_dir / STATE / MANIFEST),
         "dataset": dataset,
-        "shards": plan_shards(manifest.table.num_rows, job.config.output.shard_clips),
+        "shards": plan.shards,
         "weights": asdict(weights),
     }
 

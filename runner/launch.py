@@ -25,6 +25,7 @@ _LOG_TAIL_LINES = 40
 _ABANDON_GRACE_S = 10.0
 """How long past its own grace a worker that was told to stop may take before it is killed."""
 _PHASES = {
+    "lock": "starting",
     "import": "importing TensorFlow",
     "device": "looking for devices",
     "weights": "loading weights and compiling",
@@ -80,6 +81,7 @@ def run_worker(
     exit status, and holds its log's tail.
     """
     started = time.monotonic()
+    last: dict[str, Any] = {}
     process = start_worker(spec, run_dir)
     started_worker()
 
@@ -100,7 +102,9 @@ def run_worker(
     try:
         assert process.stdout is not None
         for line in process.stdout:
-            _show(json.loads(line), progress)
+            event = json.loads(line)
+            last = event if event["event"] == "end" else last
+            _show(event, progress)
         status = process.wait()
     finally:
         guard.on_signal = lambda count: None
@@ -111,7 +115,8 @@ def run_worker(
             process.stdin.close()
     result = _read_result(run_dir)
     if result is None or (status not in (0, 3) and result.get("status") != "failed"):
-        result = {**(result or {}), "status": "failed", "failure": describe_death(status, run_dir)}
+        failure = last.get("failure") or describe_death(status, run_dir)
+        result = {**(result or {}), "status": "failed", "failure": failure}
     if result["status"] == "failed":
         failure = result.setdefault("failure", {})
         failure.setdefault("log_tail", log_tail(run_dir))
@@ -161,6 +166,10 @@ def describe_death(status: int, run_dir: Path) -> dict[str, Any]:
     if name == "SIGKILL":
         kind = "out_of_memory"
         message += ": most likely the system ran out of memory; try memory=conservative"
+    if name == "SIGABRT" and ("bad_alloc" in tail or "out of memory" in tail.lower()):
+        kind = "out_of_memory"
+        message += ", because it got no more memory; try memory=conservative"
+    message += ". Run the same command again to go on (with output.dir set, shards that are done are kept)"
     return {"kind": kind, "message": message, "signal": name, "log_tail": tail}
 
 
@@ -189,7 +198,7 @@ def _show(event: dict[str, Any], progress: RunProgress) -> None:
     if kind == "phase":
         progress.phase(_PHASES[event["name"]])
     elif kind == "progress":
-        progress.counts(event["clips"], event["audio_s"], event["elapsed_s"], event["skipped"])
+        progress.counts(event["clips"], event["audio_s"], event["elapsed_s"], event["skipped"], event["session_clips"])
     elif kind == "warning":
         log.warning("%s", event["message"])
 

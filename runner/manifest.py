@@ -26,6 +26,7 @@ SCHEMA = pa.schema(
         ("end", pa.float64()),
         ("label", pa.string()),
         ("bytes", pa.int64()),
+        ("mtime_ns", pa.int64()),
     ]
 )
 _FEWEST_CLIPS, _MOST_CLIPS, _SHARDS = 64, 8192, 256
@@ -36,7 +37,8 @@ class Manifest:
     """The clips of a run.
 
     ``table`` has the columns of ``SCHEMA``: ``clip`` is the path relative to ``root`` (with ``#t=start,end`` for a part
-    of a file), ``path`` the absolute path in the file system's bytes, ``bytes`` the file's size (−1: unknown).
+    of a file), ``path`` the absolute path in the file system's bytes, ``bytes`` the file's size and ``mtime_ns`` its
+    time of modification (−1: unknown).
     ``digest`` is the same for the same data on another machine.  ``ignored`` counts files that are no clips.
     """
 
@@ -75,15 +77,15 @@ def plan_shards(n_clips: int, shard_clips: int | None) -> list[tuple[int, int]]:
 def _from_folder(root: Path, dataset: FolderDataset, *, is_demo: bool) -> Manifest:
     wanted = {"." + extension.lower().lstrip(".") for extension in dataset.extensions}
     ignored: Counter[str] = Counter()
-    found: list[tuple[bytes, int]] = []
-    for relative, size in _walk(root, ignored):
+    found: list[tuple[bytes, int, int]] = []
+    for relative, size, mtime_ns in _walk(root, ignored):
         extension = os.path.splitext(relative)[1].lower()
         if extension not in wanted:
             ignored[extension or "(no extension)"] += 1
         elif not fnmatchcase(relative, dataset.pattern):
             ignored["(not in dataset.pattern)"] += 1
         else:
-            found.append((os.fsencode(relative), size))
+            found.append((os.fsencode(relative), size, mtime_ns))
     if not found:
         seen = ", ".join(f"{count} {name}" for name, count in ignored.most_common(5)) or "no files at all"
         raise DatasetError(
@@ -91,7 +93,7 @@ def _from_folder(root: Path, dataset: FolderDataset, *, is_demo: bool) -> Manife
             "name another folder, or the right dataset.extensions and dataset.pattern"
         )
     found.sort()
-    relatives = [name for name, _ in found]
+    relatives = [name for name, *_ in found]
     prefix = os.fsencode(root)
     table = pa.table(
         {
@@ -102,16 +104,17 @@ def _from_folder(root: Path, dataset: FolderDataset, *, is_demo: bool) -> Manife
             "label": pa.array(
                 [_parent(name) if dataset.label_from == "parent" else None for name in relatives], pa.string()
             ),
-            "bytes": pa.array([size for _, size in found], pa.int64()),
+            "bytes": pa.array([size for _, size, _ in found], pa.int64()),
+            "mtime_ns": pa.array([mtime_ns for *_, mtime_ns in found], pa.int64()),
         },
         schema=SCHEMA,
     )
     kind, left_out = ("demo clips", {}) if is_demo else ("clips", dict(ignored))
-    return Manifest(str(root), table, _digest(table), is_demo, f"{len(found):,} {kind} in {root}", left_out)
+    return Manifest(str(root), table, digest_of(table), is_demo, f"{len(found):,} {kind} in {root}", left_out)
 
 
-def _walk(root: Path, ignored: Counter[str]) -> Iterator[tuple[str, int]]:
-    """(path relative to root with /, size in bytes or −1) of everything below root that is no folder.
+def _walk(root: Path, ignored: Counter[str]) -> Iterator[tuple[str, int, int]]:
+    """(path relative to root with /, size in bytes, mtime in ns; −1: unknown) of all below root that is no folder.
 
     Links to folders are followed, but no folder is entered twice on the way down.  Folders that can't be listed are
     counted in ``ignored``.
@@ -136,10 +139,11 @@ def _walk(root: Path, ignored: Counter[str]) -> Iterator[tuple[str, int]]:
                 if entry.is_dir():
                     pending.append((entry.path, f"{relative}/", above | {identity}))
                     continue
-                size = entry.stat().st_size
+                found = entry.stat()
+                size, mtime_ns = found.st_size, found.st_mtime_ns
             except OSError:
-                size = -1
-            yield relative, size
+                size = mtime_ns = -1
+            yield relative, size, mtime_ns
 
 
 def _from_file(dataset: ManifestDataset) -> Manifest:
@@ -156,6 +160,9 @@ def _from_file(dataset: ManifestDataset) -> Manifest:
         for path, start, end in zip(paths, starts, ends, strict=True)
     ]
     _check_unique(file, clips)
+    if not dataset.allow_outside:
+        _check_inside(file, root, given, paths)
+    stamps = _stamps(root, paths)
     table = pa.table(
         {
             "clip": pa.array(clips, pa.string()),
@@ -163,11 +170,12 @@ def _from_file(dataset: ManifestDataset) -> Manifest:
             "start": pa.array(starts, pa.float64()),
             "end": pa.array(ends, pa.float64()),
             "label": columns["label"] if "label" in columns else pa.nulls(len(clips), pa.string()),
-            "bytes": pa.array(_sizes(root, paths), pa.int64()),
+            "bytes": pa.array([size for size, _ in stamps], pa.int64()),
+            "mtime_ns": pa.array([mtime_ns for _, mtime_ns in stamps], pa.int64()),
         },
         schema=SCHEMA,
     )
-    return Manifest(str(root), table, _digest(table), False, f"{len(clips):,} clips of {file}")
+    return Manifest(str(root), table, digest_of(table), False, f"{len(clips):,} clips of {file}")
 
 
 def _read_columns(file: Path) -> dict[str, pa.Array]:
@@ -232,6 +240,17 @@ def _check_rows(file: Path, paths: Sequence[Any], starts: Sequence[float | None]
             raise DatasetError(f"{file}, row {row}: end={end} is not after start={start or 0.0}: give end > start")
 
 
+def _check_inside(file: Path, root: Path, given: Path, paths: Sequence[str]) -> None:
+    """No path leads out of the root, by its spelling (links inside it are the owner's affair)."""
+    inside = tuple(os.path.join(folder, "") for folder in {str(root), str(given)})
+    for row, path in enumerate(paths, start=1):
+        if not os.path.normpath(os.path.join(root, path)).startswith(inside):
+            raise DatasetError(
+                f"{file}, row {row}: {path} leads out of the data set's root {root}: name another dataset.root, "
+                "or set dataset.allow_outside=true"
+            )
+
+
 def _check_unique(file: Path, clips: Sequence[str]) -> None:
     if len(set(clips)) == len(clips):
         return
@@ -242,18 +261,21 @@ def _check_unique(file: Path, clips: Sequence[str]) -> None:
         first[clip] = row
 
 
-def _sizes(root: Path, paths: Sequence[str]) -> list[int]:
-    known: dict[str, int] = {}
+def _stamps(root: Path, paths: Sequence[str]) -> list[tuple[int, int]]:
+    """(size in bytes, mtime in ns; −1: unknown) of each file."""
+    known: dict[str, tuple[int, int]] = {}
     for path in paths:
         if path not in known:
             try:
-                known[path] = os.stat(os.path.join(root, path)).st_size
+                found = os.stat(os.path.join(root, path))
+                known[path] = found.st_size, found.st_mtime_ns
             except (OSError, ValueError):
-                known[path] = -1
+                known[path] = -1, -1
     return [known[path] for path in paths]
 
 
-def _digest(table: pa.Table) -> str:
+def digest_of(table: pa.Table) -> str:
+    """A digest of what the clips are (names, parts, labels, sizes), the same on another machine."""
     digest = hashlib.sha256()
     for row in zip(*(table[name].to_pylist() for name in ("clip", "start", "end", "label", "bytes")), strict=True):
         digest.update(repr(row).encode())

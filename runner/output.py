@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,8 +14,18 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from runner.config import OutputConfig
-from runner.files import commit
-from runner.formats import NpzFiles, ParquetShards, ShardFormat, TfrecordShards, parquet_metadata
+from runner.files import atomic
+from runner.formats import (
+    FOLDERS,
+    NPZ,
+    NpzFiles,
+    ParquetShards,
+    ShardFormat,
+    TfrecordShards,
+    npz_path,
+    parquet_metadata,
+)
+from runner.journal import CLIP_PARTS, JOURNAL, STATE, Journal, ShardEntry, describe_file
 from runner.vggish.postprocess import COLUMNS
 
 CLIPS = "clips.parquet"
@@ -58,13 +69,14 @@ class ClipRow(NamedTuple):
 
 
 class RunWriter:
-    """Writes a run's shards as they become complete, and clips.parquet in manifest order.
+    """Writes a run's shards as they become complete; each is on disk, whole, before the journal has its line.
 
     Args:
         folder: the run's folder.
         metadata: what every file says of itself (model, weights, precision, device, versions).
         formats: the writers of embeddings.
         postprocess: embeddings to their post-processed form; None for none.
+        done: the shards that the journal has already.
     """
 
     def __init__(
@@ -73,33 +85,94 @@ class RunWriter:
         metadata: Mapping[str, str],
         formats: Sequence[ShardFormat],
         postprocess: Callable[[NDArray[np.float32]], NDArray[Any]] | None = None,
+        done: Mapping[int, ShardEntry] | None = None,
     ) -> None:
         self._folder = folder
         self._formats = formats
         self._postprocess = postprocess
-        self._next_shard = 0
-        self._early: dict[int, pa.Table] = {}
-        self._clips_temporary = folder / f".{CLIPS}.tmp"
-        schema = CLIP_SCHEMA.with_metadata(parquet_metadata(metadata))
-        self._clips = pq.ParquetWriter(self._clips_temporary, schema, compression="zstd")
+        self._schema = CLIP_SCHEMA.with_metadata(parquet_metadata(metadata))
+        self._parts = folder / STATE / CLIP_PARTS
+        self._parts.mkdir(parents=True, exist_ok=True)
+        self._journal = Journal(folder / STATE / JOURNAL)
+        self.done = dict(done or {})
+        """The shards that are on disk, by number."""
 
     def write_shard(self, shard: int, rows: Sequence[ClipRow]) -> None:
         """Write a complete shard, its clips in manifest order."""
         if self._postprocess:
             rows = [row._replace(processed=self._postprocess(row.embeddings)) for row in rows]
-        for form in self._formats:
-            form.write(shard, rows)
-        self._early[shard] = clip_table(rows)
-        while (table := self._early.pop(self._next_shard, None)) is not None:
-            self._clips.write_table(table)
-            self._next_shard += 1
+        files = [path for form in self._formats for path in form.write(shard, rows)]
+        part = self._part(shard)
+        with atomic(part) as temporary:
+            pq.write_table(clip_table(rows), temporary, compression="zstd")
+        files.append(part)
+        described = {path.relative_to(self._folder).as_posix(): describe_file(path) for path in files}
+        examples = sum(row.examples for row in rows)
+        entry = ShardEntry(shard, len(rows), examples, described, _counts(rows))
+        self._journal.append(entry)
+        self.done[shard] = entry
 
     def close(self) -> None:
-        """Finish clips.parquet with the complete shards, those after a gap included."""
-        for shard in sorted(self._early):
-            self._clips.write_table(self._early[shard])
-        self._clips.close()
-        commit(self._clips_temporary, self._folder / CLIPS)
+        """Make clips.parquet of the shards that are done, in their order."""
+        self._journal.close()
+        with (
+            atomic(self._folder / CLIPS) as temporary,
+            pq.ParquetWriter(temporary, self._schema, compression="zstd") as clips,
+        ):
+            for shard in sorted(self.done):
+                clips.write_table(pq.read_table(self._part(shard)).cast(CLIP_SCHEMA))
+
+    def _part(self, shard: int) -> Path:
+        return self._parts / f"part-{shard:05d}.parquet"
+
+
+def _counts(rows: Sequence[ClipRow]) -> dict[str, Any]:
+    embedded = [row for row in rows if row.status == "embedded"]
+    return {
+        "embedded": len(embedded),
+        "audio_s": sum(row.seconds for row in embedded),
+        "padded": sum(row.padded for row in embedded),
+        "skipped": dict(Counter(row.reason or "unknown" for row in rows if row.status == "skipped")),
+        "noted": dict(Counter(row.reason for row in embedded if row.reason)),
+    }
+
+
+def totals(done: Mapping[int, ShardEntry]) -> tuple[dict[str, float], dict[str, int], dict[str, int]]:
+    """What shards that are done come to: metrics, how many clips were skipped and noted, by reason."""
+    entries = done.values()
+    skipped: Counter[str] = Counter()
+    noted: Counter[str] = Counter()
+    for entry in entries:
+        skipped.update(entry.counts["skipped"])
+        noted.update(entry.counts["noted"])
+    metrics = {
+        "clips_embedded": float(sum(entry.counts["embedded"] for entry in entries)),
+        "clips_skipped": float(skipped.total()),
+        "clips_padded": float(sum(entry.counts["padded"] for entry in entries)),
+        "examples": float(sum(entry.examples for entry in entries)),
+        "audio_s": float(sum(entry.counts["audio_s"] for entry in entries)),
+    }
+    return metrics, dict(skipped), dict(noted)
+
+
+def shards_without_npz(folder: Path, done: Mapping[int, ShardEntry]) -> list[int]:
+    """The shards of which a clip's npz is missing."""
+    found = []
+    for shard in done:
+        clips = pq.read_table(folder / STATE / CLIP_PARTS / f"part-{shard:05d}.parquet", columns=["clip", "examples"])
+        pairs = zip(clips["clip"].to_pylist(), clips["examples"].to_pylist(), strict=True)
+        if any(examples and not (folder / NPZ / npz_path(clip)).exists() for clip, examples in pairs):
+            found.append(shard)
+    return found
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what a killed writer left unfinished."""
+    for name in (STATE, f"{STATE}/{CLIP_PARTS}", *FOLDERS):
+        below = (folder / name).rglob if name == NPZ else (folder / name).glob
+        for path in below(".*.tmp"):
+            path.unlink(missing_ok=True)
+    (folder / f".{CLIPS}.tmp").unlink(missing_ok=True)
 
 
 def make_formats(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,9 @@ from runner.slots import SlotMemory, Windows
 
 _CONTEXT = multiprocessing.get_context("spawn")
 _START_ATTEMPTS = 3
+_ATTEMPTS = 3
+"""A clip on which so many decode processes died is given up: one that was killed for another reason costs nothing."""
+_LOOK_EVERY_S = 0.2
 _MESSAGES_AHEAD = 2
 """Messages of clips that a process has on its hands at most: late clips can still go to whoever is free."""
 
@@ -45,6 +49,9 @@ class _Process:
     tasks: dict[int, tuple[ClipTask, int]] = field(default_factory=dict)
     slot: int | None = None
     waits_for_slot: bool = False
+    pulse: tuple[int, int] | None = None
+    pulse_at: float = 0.0
+    timed_out: bool = False
     told_last: bool = True
 
 
@@ -70,10 +77,13 @@ class DecodePool:
     Args:
         options: the front end's choices.
         workers: processes to start with; they wait for ``open``.
+        clip_timeout_s: a process whose decoder gives nothing for so long is killed, and its clip given up.
     """
 
-    def __init__(self, options: DecodeOptions, workers: int) -> None:
+    def __init__(self, options: DecodeOptions, workers: int, clip_timeout_s: float = float("inf")) -> None:
         self._options = options
+        self._clip_timeout_s = clip_timeout_s
+        self._looked_at = 0.0
         self._processes: list[_Process] = []
         self._memory: SlotMemory | None = None
         self._free: deque[int] = deque()
@@ -154,6 +164,7 @@ class DecodePool:
 
     def receive(self, timeout: float) -> Iterator[Decoded]:
         """Give what has come within ``timeout`` seconds."""
+        self._kill_stuck()
         by_connection: dict[Any, _Process] = {process.connection: process for process in self._processes}
         for connection in wait([*by_connection, self._wake_reader], timeout):
             if connection is self._wake_reader:
@@ -215,6 +226,20 @@ class DecodePool:
                 process.slot, process.waits_for_slot = self._free.popleft(), False
                 self._send(process, UseSlot(process.slot))
 
+    def _kill_stuck(self) -> None:
+        """Kill processes whose decoder gives nothing: ``receive`` then finds them dead."""
+        now = time.monotonic()
+        if now - self._looked_at < _LOOK_EVERY_S:
+            return
+        self._looked_at = now
+        for process in self._processes:
+            pulse = self.memory.pulse(process.place)
+            if pulse != process.pulse or pulse is None:
+                process.pulse, process.pulse_at = pulse, now
+            elif now - process.pulse_at > self._clip_timeout_s and not process.timed_out:
+                process.timed_out = True
+                process.process.kill()
+
     def _start(self, place: int) -> _Process:
         ours, theirs = _CONTEXT.Pipe()
         process = _CONTEXT.Process(
@@ -242,7 +267,10 @@ class DecodePool:
             return
 
     def _bury(self, dead: _Process) -> Iterator[Decoded]:
-        """Replace a process that died: the clip under way is lost, those that waited behind it are tried again."""
+        """Replace a process that died.
+
+        Its clips are tried again, the one under way too, unless it is what the process was stuck in or several died of.
+        """
         dead.process.join(timeout=5.0)
         exitcode = dead.process.exitcode
         fatal = self.memory.current_job(dead.place)
@@ -260,10 +288,16 @@ class DecodePool:
         self._equip(replacement)
         lost = dead.tasks.pop(fatal, None)
         self._retries.extend(dead.tasks.values())
-        if lost is not None:
-            detail = f"the decode process died on this clip (exit status {exitcode})"
-            result = ClipResult(lost[0].job, False, "decoder_died", detail, 0, 0.0, None, None, False)
-            yield Decoded(None, [result])
+        if lost is None:
+            return
+        task, size = lost
+        if not dead.timed_out and task.attempt + 1 < _ATTEMPTS:
+            self._retries.append((task._replace(attempt=task.attempt + 1), size))
+            return
+        reason, detail = "decoder_died", f"{_ATTEMPTS} decode processes died on this clip (exit status {exitcode})"
+        if dead.timed_out:
+            reason, detail = "timeout", f"its decoder gave nothing for {self._clip_timeout_s:g} s"
+        yield Decoded(None, [ClipResult(task.job, False, reason, detail, 0, 0.0, None, None, False)])
 
     @staticmethod
     def _release(process: _Process) -> None:

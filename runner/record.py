@@ -9,7 +9,10 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from runner.files import write_atomic
 
 MAX_PARAM = 6000
 MAX_TAG = 5000
@@ -85,6 +88,14 @@ def without_credentials(text: str) -> str:
     return _QUERY.sub(r"\1", _USER.sub(r"\1", text))
 
 
+def hide_credentials(folder: Path) -> None:
+    """Take credentials out of what Hydra has written of the command line into a run's or a sweep's folder."""
+    for path in (*folder.glob("*.yaml"), *(folder / ".hydra").glob("*.yaml")):
+        text = path.read_text(encoding="utf-8")
+        if (clean := without_credentials(text)) != text:
+            write_atomic(path, clean)
+
+
 def _flat(prefix: str, value: Any) -> list[tuple[str, Any]]:
     if isinstance(value, Mapping):
         return [
@@ -109,6 +120,7 @@ def _tags(result: Mapping[str, Any]) -> dict[str, str]:
         tags |= {f"model.conv.{key}": model["conv"][key] for key in ("effective", "reason")}
     if compiler := (result.get("model") or {}).get("compiler"):
         tags |= {f"model.compiler.{key}": compiler[key] for key in ("effective", "reason")}
+    tags["sessions"] = result.get("session")
     tags["bottleneck"] = result.get("bottleneck")
     if parity := result.get("parity"):
         tags |= {"parity.passed": str(parity["passed"]).lower(), "parity.misses": "; ".join(parity["misses"]) or None}

@@ -97,6 +97,17 @@ class SlotMemory:
         """Say which job a process has under way."""
         self._jobs[process * _JOB_STRIDE] = job
 
+    def beat(self, process: int, *, waiting: bool = False) -> None:
+        """Say that a process has come on; ``waiting``: that what comes next is up to the parent."""
+        place = process * _JOB_STRIDE
+        self._jobs[place + 1] += 1
+        self._jobs[place + 2] = waiting
+
+    def pulse(self, process: int) -> tuple[int, int] | None:
+        """(job, beats) of a process that decodes; None while it has nothing to do, or waits for the parent."""
+        job, beats, waiting = (int(value) for value in self._jobs[process * _JOB_STRIDE :][:3])
+        return None if job < 0 or waiting else (job, beats)
+
     def close(self) -> None:
         """Let go of the memory (views of it die with it); its owner frees it."""
         del self._bytes, self._jobs

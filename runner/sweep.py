@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ from runner.config import RunConfig
 from runner.errors import ConfigError
 from runner.files import write_atomic
 from runner.formats import FOLDERS
+from runner.journal import STATE
+from runner.record import hide_credentials, without_credentials
+from runner.resume import check_folder, claim
 from runner.summary import summarise_sweep
 
 log = logging.getLogger(__name__)
@@ -52,16 +56,18 @@ class RunnerCallback(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Before the run's folder is made: is the configuration sound, and is the folder free?"""
         with _fatal_errors():
-            typed(config)
-            refuse_taken_folder(Path(str(config.hydra.run.dir)))
+            run = typed(config)
+            folder = Path(str(config.hydra.run.dir)).absolute()
+            check_folder(folder, run)
+            claim(folder)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Before a sweep's first job: is every job sound?  Then open the parent run."""
         with _fatal_errors():
             jobs = expand_sweep(config)
             folder = Path(str(config.hydra.sweep.dir)).absolute()
-            refuse_taken_folder(folder)
             overrides = tuple(map(str, config.hydra.overrides.task))
+            check_sweep_folder(folder, overrides)
         start_sweep(Sweep(jobs[0], folder, overrides))
 
 
@@ -78,10 +84,21 @@ class _fatal_errors:
             raise SystemExit(f"error: {one_message(error)}") from error
 
 
-def refuse_taken_folder(folder: Path) -> None:
-    """Raise ``ConfigError`` if a run or sweep already has its files in ``folder``: nothing is overwritten."""
-    if any((folder / name).exists() for name in ("result.json", *FOLDERS, SWEEP_FILE, ".runner")):
+def check_sweep_folder(folder: Path, overrides: Sequence[str]) -> None:
+    """Whether a sweep may have its files in ``folder``: it is free, or holds the same sweep, which is then resumed.
+
+    Raises:
+        ConfigError: it holds a run, or another sweep.
+    """
+    if any((folder / name).exists() for name in ("result.json", *FOLDERS, STATE)):
         raise ConfigError(f"output.dir={folder} already holds a run: name another folder, or move that run away")
+    if (folder / SWEEP_FILE).exists():
+        before = json.loads((folder / SWEEP_FILE).read_text(encoding="utf-8"))["overrides"]
+        if before != list(map(without_credentials, overrides)):
+            raise ConfigError(
+                f"output.dir={folder} already holds another sweep ({' '.join(before)}): "
+                "give the same settings to resume it, or name another folder"
+            )
 
 
 def start_sweep(sweep: Sweep) -> None:
@@ -89,14 +106,18 @@ def start_sweep(sweep: Sweep) -> None:
     global _current
     _current = sweep
     sweep.folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(sweep.folder / SWEEP_FILE, json.dumps({"run_id": None, "overrides": sweep.overrides, "jobs": []}))
+    path = sweep.folder / SWEEP_FILE
+    if not path.exists():
+        overrides = list(map(without_credentials, sweep.overrides))
+        write_atomic(path, json.dumps({"run_id": None, "overrides": overrides, "jobs": []}))
     os.environ[SWEEP_ENVIRONMENT] = str(sweep.folder / SWEEP_FILE)
     if sweep.config.tracking.kind == "none":
         return
     from runner.tracking import TrackingError, open_sweep
 
     try:
-        open_sweep(sweep.config.tracking, _outputs(sweep), sweep.folder, sweep.overrides)
+        if json.loads(path.read_text(encoding="utf-8"))["run_id"] is None:
+            open_sweep(sweep.config.tracking, _outputs(sweep), sweep.folder, sweep.overrides)
     except TrackingError as error:
         log.warning("%s", error)
 
@@ -122,6 +143,7 @@ def finish_sweep(interrupted: bool) -> None:
     record["jobs"] = [os.path.relpath(run_dir, sweep.folder) for run_dir in sweep.run_dirs]
     record["interrupted"] = interrupted
     write_atomic(path, json.dumps(record, indent=2))
+    hide_credentials(sweep.folder)
     outcome = None
     if sweep.config.tracking.kind != "none":
         from runner.tracking import TrackingError, store_uri, ui_command

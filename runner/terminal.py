@@ -64,14 +64,17 @@ class RunProgress:
         if self._plain:
             console.print(name, markup=False)
 
-    def counts(self, clips: int, audio_s: float, elapsed_s: float, skipped: int) -> None:
-        """Show the counts so far; ``audio_s`` and ``elapsed_s`` in seconds."""
+    def counts(
+        self, clips: int, audio_s: float, elapsed_s: float, skipped: int, session_clips: int | None = None
+    ) -> None:
+        """Show the counts so far; ``audio_s`` and ``elapsed_s`` in seconds, for ``session_clips`` of the clips."""
+        session_clips = clips if session_clips is None else session_clips
         speed = f"{audio_s / elapsed_s:,.0f} × realtime" if elapsed_s > 0 and audio_s > 0 else ""
         if skipped:
             speed += f" · {skipped} skipped"
         self._progress.update(self._task, completed=clips, speed=speed)
         if self._plain and time.monotonic() - self._last_line >= _PLAIN_EVERY_S:
             self._last_line = time.monotonic()
-            left = elapsed_s / clips * (self._clips - clips) if clips else float("nan")
-            remaining = f", about {left:,.0f} s left" if clips else ""
+            left = elapsed_s / session_clips * (self._clips - clips) if session_clips else float("nan")
+            remaining = f", about {left:,.0f} s left" if session_clips else ""
             console.print(f"{clips} of {self._clips} clips, {speed or 'no speed yet'}{remaining}", markup=False)

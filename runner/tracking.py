@@ -79,8 +79,13 @@ def open_run(
     overrides: Sequence[str] = (),
     config: Mapping[str, Any],
 ) -> None:
-    """Create the MLflow run, RUNNING, with the requested parameters; remember it in the folder's tracking.json."""
+    """Create the MLflow run, RUNNING, with the requested parameters; remember it in the folder's tracking.json.
+
+    The run of an earlier session in the folder is taken up instead, if this store has it.
+    """
     with _store(tracking, outputs) as (client, experiment_id):
+        if _take_up(client, store_uri(tracking, outputs), run_dir, config, overrides):
+            return
         tags = early_tags(config, str(run_dir), overrides)
         if parent_run_id:
             tags["mlflow.parentRunId"] = parent_run_id
@@ -94,6 +99,29 @@ def open_run(
         }
         write_atomic(run_dir / STATE_FILE, json.dumps(state, indent=2))
         _log_params(client, run.info.run_id, config_params(config))
+
+
+def _take_up(
+    client: MlflowClient, uri: str, run_dir: Path, config: Mapping[str, Any], overrides: Sequence[str]
+) -> bool:
+    """Set the folder's MLflow run RUNNING again; settings that may change are noted as tags ``resumed.…``."""
+    from mlflow.exceptions import MlflowException
+
+    state = _read_state(run_dir)
+    if state.get("uri") != without_credentials(uri) or "run_id" not in state:
+        return False
+    run_id = state["run_id"]
+    try:
+        known = client.get_run(run_id).data.params
+    except MlflowException:  # deleted since
+        return False
+    client.update_run(run_id, status="RUNNING")
+    params = config_params(config)
+    _log_params(client, run_id, {key: value for key, value in params.items() if key not in known})
+    changed = {f"resumed.{key}": value for key, value in params.items() if known.get(key, value) != value}
+    _log_batch(client, run_id, metrics=[], tags=_cut({**changed, "command": command_line(overrides)}))
+    write_atomic(run_dir / STATE_FILE, json.dumps({**state, "state": "open"}, indent=2))
+    return True
 
 
 def finish_run(tracking: TrackingConfig, outputs: Path, run_dir: Path, *, parent_run_id: str | None = None) -> bool:
@@ -284,7 +312,11 @@ def _log_record(client: MlflowClient, run_id: str, record: RunRecord) -> None:
     from mlflow.entities import Metric
 
     client.update_run(run_id, name=record.name)
-    _log_params(client, run_id, record.params)
+    known = client.get_run(run_id).data.params  # of an earlier session: MLflow takes no other value
+    _log_params(client, run_id, {key: value for key, value in record.params.items() if key not in known})
+    changed = {key: value for key, value in record.params.items() if known.get(key, value) != value}
+    if changed:
+        _log_batch(client, run_id, metrics=[], tags=_cut({f"resumed.{key}": value for key, value in changed.items()}))
     metrics = _metrics(record.metrics, int(1000 * record.ended_at))
     metrics += [Metric(name, value, at, step) for name, step, at, value in record.series]
     _log_batch(client, run_id, metrics=metrics, tags=_cut(record.tags))

@@ -105,6 +105,16 @@ def _validate_weights(weights: WeightsConfig) -> None:
 
 
 def _validate_dataset(dataset: DatasetConfig) -> None:
+    one_of("dataset.on_error", dataset.on_error, ("skip", "fail"))
+    one_of("dataset.on_truncated", dataset.on_truncated, ("keep", "skip"))
+    most = dataset.max_skipped
+    if most is not None and not (most >= 0 and (most < 1 or most == int(most))):
+        raise ConfigError(
+            f"dataset.max_skipped={most} is neither a number of clips nor a share of them: use for example 100 or 0.05"
+        )
+    for key in ("clip_timeout_s", "max_clip_s"):
+        if not getattr(dataset, key) > 0:
+            raise ConfigError(f"dataset.{key} must be above 0 seconds: use for example 120")
     if isinstance(dataset, FolderDataset):
         one_of("dataset.label_from", dataset.label_from, ("parent", "none"))
         if not dataset.extensions:

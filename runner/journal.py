@@ -1,0 +1,144 @@
+"""The journal of a run: a line for every shard that is on disk, whole, with what is needed to believe it later.
+
+Lines are JSON with a checksum of their own, appended and flushed one by one.  A line that was cut off by a kill, or
+changed since, is as if it were not there: its shard is done again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zlib
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+STATE = ".runner"
+"""Folder of a run's state, below its own; see ``runner.resume``."""
+JOURNAL, CLIP_PARTS = "journal.jsonl", "clips"
+IDENTITY, WORKER_LOCK = "identity.json", "worker.lock"
+"""Files and folders in it."""
+_READ = 1 << 20
+_THREADS = 4
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    """A shard that is done.
+
+    ``files`` gives each of its files, relative to the run's folder, its (bytes, sha256); ``counts`` what ``Progress``
+    counts of it.  With ``undone`` set the line takes an earlier one back.
+    """
+
+    shard: int
+    clips: int = 0
+    examples: int = 0
+    files: dict[str, tuple[int, str]] = field(default_factory=dict)
+    counts: dict[str, Any] = field(default_factory=dict)
+    undone: bool = False
+
+
+class Journal:
+    """Appends to a journal; one writer at a time.
+
+    Args:
+        path: of the file, made if it is not there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        size = os.fstat(self._file).st_size
+        if size and os.pread(self._file, 1, size - 1) != b"\n":  # a line was cut off: end it
+            os.write(self._file, b"\n")
+
+    def append(self, entry: ShardEntry) -> None:
+        """Add a line and have it on disk."""
+        line = (_with_checksum(asdict(entry)) + "\n").encode()
+        if os.write(self._file, line) != len(line):
+            raise OSError(f"{JOURNAL}: the line was not written whole (is the disk full?)")
+        os.fsync(self._file)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        os.close(self._file)
+
+
+def read_journal(path: Path) -> tuple[dict[int, ShardEntry], int]:
+    """The shards that are done, by number, and how many lines could not be read; nothing for a missing file."""
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return {}, 0
+    done: dict[int, ShardEntry] = {}
+    unreadable = 0
+    for line in filter(None, lines):
+        entry = _parse(line)
+        if entry is None:
+            unreadable += 1
+        elif entry.undone:
+            done.pop(entry.shard, None)
+        else:
+            done[entry.shard] = entry
+    return done, unreadable
+
+
+def describe_file(path: Path) -> tuple[int, str]:
+    """A file's bytes and sha256."""
+    digest = hashlib.sha256()
+    size = 0
+    with path.open("rb") as file:
+        while block := file.read(_READ):
+            digest.update(block)
+            size += len(block)
+    return size, digest.hexdigest()
+
+
+def files_are_there(run_dir: Path, done: Mapping[int, ShardEntry]) -> bool:
+    """Whether all files of the shards are there in their sizes: a quick look, beside ``damaged_shards``."""
+    try:
+        return all(
+            (run_dir / name).stat().st_size == size
+            for entry in done.values()
+            for name, (size, _) in entry.files.items()
+        )
+    except OSError:
+        return False
+
+
+def damaged_shards(run_dir: Path, done: Mapping[int, ShardEntry]) -> list[int]:
+    """The shards of which a file is missing, or is not what the journal says."""
+
+    def is_damaged(entry: ShardEntry) -> bool:
+        for name, expected in entry.files.items():
+            path = run_dir / name
+            try:
+                if path.stat().st_size != expected[0] or describe_file(path) != tuple(expected):
+                    return True
+            except OSError:
+                return True
+        return False
+
+    with ThreadPoolExecutor(_THREADS) as threads:
+        found = threads.map(is_damaged, done.values())
+        return [number for number, damaged in zip(done, found, strict=True) if damaged]
+
+
+def _with_checksum(values: Mapping[str, Any]) -> str:
+    text = json.dumps(values, sort_keys=True)
+    return json.dumps({**values, "crc": f"{zlib.crc32(text.encode()):08x}"}, sort_keys=True)
+
+
+def _parse(line: bytes) -> ShardEntry | None:
+    try:
+        values = json.loads(line)
+        checksum = values.pop("crc")
+        if json.loads(_with_checksum(values))["crc"] != checksum:
+            return None
+        files = {str(name): (int(size), str(digest)) for name, (size, digest) in values.pop("files").items()}
+        entry = ShardEntry(files=files, **values)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return entry if isinstance(entry.shard, int) and entry.shard >= 0 else None
