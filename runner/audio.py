@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from runner.errors import ClipError
 from runner.resample import StreamResampler
 from runner.vggish.constants import SAMPLE_RATE
-from runner.wav import PlainWav
+from runner.wav import PlainWav, claimed_frames
 
 Array = NDArray[Any]
 """float32, or int16 samples."""
@@ -125,6 +125,15 @@ class ClipReader:
             raise ClipError("bad_range", f"start {start} s and end {end} s hold no audio")
 
     @property
+    def seconds_to_come(self) -> float:
+        """Seconds that the clip is known to have before it is decoded; 0 where that is not known."""
+        frames = self._source.exact_frames
+        if frames is None:
+            return 0.0
+        left = max(0, frames - self._first)
+        return (left if self._wanted is None else min(left, self._wanted)) / self.sample_rate
+
+    @property
     def seconds(self) -> float:
         """Seconds of audio decoded so far, at the file's own rate."""
         return self._frames / self.sample_rate
@@ -185,6 +194,8 @@ class _Source(Protocol):
     """Of the blocks: float32 or int16."""
     claimed_frames: int | None
     """What the header says; None if it can't be relied on."""
+    exact_frames: int | None = None
+    """What the file holds, where that is known before it is read."""
 
     def blocks(self, first: int) -> Iterator[Array]:
         """Float32 (or int16) [n, channels] blocks from frame ``first`` to the end."""
@@ -202,7 +213,7 @@ class _PlainWavSource(_Source):
 
     def __init__(self, file: PlainWav) -> None:
         self._file = file
-        self.claimed_frames = file.frames
+        self.claimed_frames = self.exact_frames = file.frames
 
     def blocks(self, first: int) -> Iterator[Array]:
         while len(block := self._file.read(first, _BLOCK_S * SAMPLE_RATE)):
@@ -222,6 +233,8 @@ class _SoundFile(_Source):
         self.dtype = "int16" if as_is else "float32"
         frames = int(self._file.frames)
         self.claimed_frames = frames if 0 < frames < (1 << 62) else None
+        if self._file.format in ("WAV", "WAVEX") and (claimed := claimed_frames(path)):
+            self.claimed_frames = claimed
 
     def blocks(self, first: int) -> Iterator[Array]:
         left = first

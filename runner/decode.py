@@ -237,6 +237,8 @@ class _Decoder:
             with read_clip(task.path, task.start, task.end, resampler=options.resampler) as clip:
                 rate, channels = clip.sample_rate, clip.channels
                 sent = 0
+                if clip.seconds_to_come > options.max_clip_s:
+                    raise ClipError("too_long", f"{clip.seconds_to_come:,.0f} s: dataset.max_clip_s says otherwise")
                 for windows in cut(iter(clip), cutter):
                     if clip.seconds > options.max_clip_s:
                         raise ClipError("too_long", f"longer than dataset.max_clip_s={options.max_clip_s:g}")

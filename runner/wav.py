@@ -18,6 +18,9 @@ from runner.vggish.constants import SAMPLE_RATE
 _HEAD = 4096
 """Bytes in which the chunks before the samples must lie."""
 _PCM = 1
+_BY_FRAME = (_PCM, 3, 6, 7, 0xFFFE)
+"""Formats whose frames are of ``align`` bytes: PCM, float, A-law, mu-law, and those spelt out."""
+_UNKNOWN_FROM = 0x7FFFF000
 _FORMAT = struct.Struct("<HHIIHH")
 _CHUNK = struct.Struct("<4sI")
 
@@ -69,6 +72,34 @@ class PlainWav:
     def close(self) -> None:
         """Let go of the file."""
         os.close(self._descriptor)
+
+
+def claimed_frames(path: str | bytes) -> int | None:
+    """Frames that a WAV file's header claims, if they are more than the file can hold; else None.
+
+    libsndfile mends such headers without a word.  Sizes that stand for "not known yet" claim nothing: 0, and those near
+    2**31 and 2**32 that recorders write into streams.
+    """
+    try:
+        with open(path, "rb") as file:
+            head = file.read(_HEAD)
+            size = os.fstat(file.fileno()).st_size
+    except (OSError, ValueError):
+        return None
+    if len(head) < 12 or head[:4] != b"RIFF" or head[8:12] != b"WAVE":
+        return None
+    place, align = 12, 0
+    while place + _CHUNK.size <= len(head):
+        name, length = _CHUNK.unpack_from(head, place)
+        place += _CHUNK.size
+        if name == b"fmt " and place + _FORMAT.size <= len(head):
+            form, _, _, _, align, _ = _FORMAT.unpack_from(head, place)
+            align = align if form in _BY_FRAME else 0
+        if name == b"data":
+            broken_off = align and size - place < length < _UNKNOWN_FROM
+            return length // align if broken_off else None
+        place += length + length % 2
+    return None
 
 
 def _read_into(descriptor: int, view: memoryview) -> int:

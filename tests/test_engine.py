@@ -202,3 +202,40 @@ def test_decode_processes_that_are_killed_cost_their_clip_alone(clips: list[Clip
     assert rows == sum(end["examples"] for end in ends)
     for end, samples in zip(ends, LENGTHS, strict=True):
         assert end["status"] == "embedded" or end["reason"] in ("empty", "decoder_died"), (end, samples)
+
+
+def test_a_decoder_that_gives_nothing_is_given_up(clips: list[Clip], tmp_path: Path) -> None:
+    pool = DecodePool(OPTIONS, 1, clip_timeout_s=1.0)
+    pool.open(1, 3, 4)
+    engine = Engine(plan_shards(len(clips), 7), iter(clips), pool, make_writer(tmp_path), stop_grace_s=10)
+
+    def freeze() -> None:
+        while pool.memory.pulse(0) is None:
+            pass
+        os.kill(pool._processes[0].process.pid, signal.SIGSTOP)
+
+    frozen = threading.Thread(target=freeze)
+    frozen.start()
+    try:
+        engine.run([Lane("lane", lambda windows, copied: fake_embed(windows))])
+    finally:
+        pool.close()
+    frozen.join()
+    ends = pq.read_table(tmp_path / "clips.parquet").to_pylist()
+    assert [end["clip"] for end in ends] == [clip.name for clip in clips]
+    assert {end["reason"] for end in ends} <= {"timeout", "empty", None}
+    assert sum(end["reason"] == "timeout" for end in ends) <= 1
+    assert pool.deaths == 1
+
+
+def test_embeddings_that_overflow_are_no_embeddings(clips: list[Clip], tmp_path: Path) -> None:
+    def overflowing(windows: np.ndarray) -> np.ndarray:
+        found = fake_embed(windows)
+        found[np.isclose(found[:, 0], 3 / 64), 7] = np.inf  # the third clip's level
+        return found
+
+    engine = run_engine(clips, tmp_path, embed=overflowing)
+    ends = pq.read_table(tmp_path / "clips.parquet").to_pylist()
+    assert [end["clip"] for end in ends if end["reason"] == "non_finite_embedding"] == [clips[2].name]
+    assert np.isfinite(np.stack(pq.read_table(tmp_path / "embeddings")["embedding"].to_numpy())).all()
+    assert engine.progress.skipped["non_finite_embedding"] == 1

@@ -37,8 +37,9 @@ CPU_CHUNK_COARSE = 64
 """Examples that a CPU convolves at a time, in float32 and in coarser precisions (measured: fewer waste time between
 operations, more fall out of the caches)."""
 FEWEST_ON_CPU = 2
-"""For one row alone oneDNN and Eigen take other kernels, whose sums differ by 3e-6; from two on the bits are the same
-at every batch size."""
+FEWEST_DENSE_ON_CPU = 128
+"""For one row alone oneDNN and Eigen take other convolution kernels, whose sums differ by 3e-6, and for fewer than 128
+other products in the dense layers (3e-7): filled up to these, the bits are the same at every batch size."""
 
 
 def _tensor(rows: NDArray[Any]) -> Any:
@@ -136,9 +137,10 @@ class VGGishSession:
             # 200 MB of weights, go by the whole batch.
             if on_cpu:
                 found = network.in_chunks(to_features, rows, chunk, network.FEATURES, dtype)
-            else:
-                found = to_features(rows)
-            return network.fully_connected(self._weights, found)
+                count = tf.shape(found)[0]
+                found = tf.pad(found, [[0, tf.maximum(FEWEST_DENSE_ON_CPU - count, 0)], [0, 0]])
+                return network.fully_connected(self._weights, found)[:count]
+            return network.fully_connected(self._weights, to_features(rows))
 
         def waveform(windows: Any) -> Any:
             return tf.cast(windows, tf.float32) * INT16_SCALE if windows.dtype == tf.int16 else windows

@@ -1,0 +1,288 @@
+"""Runs that are killed, refused, starved or robbed: what the person sees, and what stays valid."""
+
+from __future__ import annotations
+
+import collections
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+from mlflow.tracking import MlflowClient
+
+from tests.chaos import differences, disturb, left_over, make_clips, start, victims
+from tests.conftest import PROJECT, environment, run_command
+from tests.end_to_end.test_runs import client_of, runs_of
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_clips(tmp_path_factory.mktemp("chaos") / "data", 240)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(clips: Path) -> Path:
+    out = clips.parent / "undisturbed"
+    assert start(clips, out, "tracking=none").wait() == 0, out.with_suffix(".log").read_text()
+    return out
+
+
+def test_a_run_that_is_killed_and_resumed_is_the_undisturbed_one(clips: Path, undisturbed: Path) -> None:
+    """``make chaos`` does this hundreds of times."""
+    out = clips.parent / "disturbed"
+    killed: collections.Counter[str] = collections.Counter()
+    disturb(clips, out, random.Random(3), 4, killed)
+    assert differences(out, undisturbed) == []
+    assert left_over(out) == []
+
+
+def wait_until_shards(out: Path, shards: int = 2) -> None:
+    deadline = time.monotonic() + 120
+    while len(list(out.glob("embeddings/part-*.parquet"))) < shards:
+        assert time.monotonic() < deadline, out.with_suffix(".log").read_text()
+        time.sleep(0.05)
+
+
+def test_a_killed_command_is_continued_in_its_mlflow_run(clips: Path, undisturbed: Path, tmp_path: Path) -> None:
+    out, outputs = tmp_path / "run", f"paths.outputs={tmp_path}/outputs"
+    command = start(clips, out, outputs)
+    wait_until_shards(out)
+    for victim in victims(command, "worker"):
+        victim.kill()
+    command.kill()
+    command.wait()
+    (run,) = runs_of(tmp_path / "outputs")
+    assert run.info.status == "RUNNING"  # nobody was left to say otherwise
+    second = start(clips, out, outputs, "memory=balanced", "tracking.run_name=second")
+    assert second.wait() == 0, out.with_suffix(".log").read_text()
+    (run,) = runs_of(tmp_path / "outputs")
+    assert (run.info.status, run.info.run_name) == ("FINISHED", "second")
+    assert run.data.tags["resumed.memory.name"] == "balanced"
+    assert run.data.tags["sessions"] == "2"
+    assert run.data.metrics["clips_embedded"] == 236
+    assert run.data.metrics["session_clips"] < 240
+    assert differences(out, undisturbed) == []
+    third = run_command(
+        f"dataset.root={clips}", f"output.dir={out}", outputs, "weights=random", "output.shard_clips=16"
+    )
+    assert third.status == 0, third.err
+    assert "is finished already" in third.err
+    assert len(runs_of(tmp_path / "outputs")) == 1
+
+
+def test_other_settings_are_refused_with_the_keys_that_differ(clips: Path, undisturbed: Path) -> None:
+    before = (undisturbed / ".hydra/overrides.yaml").read_text()
+    done = run_command(
+        f"dataset.root={clips}", f"output.dir={undisturbed}", "weights=random", "weights.seed=5", "precision=bfloat16"
+    )
+    assert done.status == 1
+    for words in ("output.shard_clips (16 there, None now)", "precision.name (float32 there", "weights.seed (0 there"):
+        assert words in done.err
+    assert (undisturbed / ".hydra/overrides.yaml").read_text() == before
+
+
+def test_two_commands_at_once_one_is_refused(clips: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    first = start(clips, out, "tracking=none")
+    wait_until_shards(out, 1)
+    second = run_command(
+        f"dataset.root={clips}", f"output.dir={out}", "weights=random", "device=cpu", "output.shard_clips=16",
+        "tracking=none",
+    )  # fmt: skip
+    assert second.status == 1
+    assert f"is in use by another command (process {first.pid} on " in second.err
+    first.send_signal(signal.SIGINT)
+    assert first.wait(60) == 130
+
+
+def test_a_full_disk_is_one_message_and_room_lets_it_go_on(clips: Path, undisturbed: Path, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(small)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("no right to mount a small file system")
+    try:
+        out = small / "run"
+        arguments = (f"dataset.root={clips}", f"output.dir={out}", "weights=random", "device=cpu", "tracking=none")
+        arguments += ("output.shard_clips=16", "memory=conservative")
+        done = run_command(*arguments)
+        assert done.status == 1
+        assert "Traceback" not in done.err + done.out
+        assert "No space left" in done.out + done.err
+        assert "run the same command again" in done.out + done.err
+        pq.read_table(out / "embeddings")
+        subprocess.run(["mount", "-o", "remount,size=50m", str(small)], check=True)
+        again = run_command(*arguments)
+        assert again.status == 0, again.err
+        assert differences(out, undisturbed) == []
+    finally:
+        subprocess.run(["umount", str(small)], check=False)
+
+
+def test_a_folder_that_cannot_be_written_is_one_message(clips: Path) -> None:
+    done = run_command(f"dataset.root={clips}", "weights=random", "output.dir=/proc/nothing/here", "tracking=none")
+    assert done.status == 1
+    assert done.err.count("error:") == 1
+    assert "/proc/nothing" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_a_data_set_that_vanishes_loses_no_clip(clips: Path, undisturbed: Path, tmp_path: Path) -> None:
+    data, away, out = tmp_path / "data", tmp_path / "away", tmp_path / "run"
+    shutil.copytree(clips, data)
+    first = start(data, out, "tracking=none")
+    wait_until_shards(out)
+    data.rename(away)
+    data.mkdir()  # a mount point whose drive is gone
+    assert first.wait(60) == 1
+    log = out.with_suffix(".log").read_text()
+    assert "is gone, or empty" in log
+    assert "run the same command again" in log
+    data.rmdir()
+    away.rename(data)
+    assert start(data, out, "tracking=none").wait() == 0
+    assert differences(out, undisturbed) == []
+
+
+@pytest.mark.parametrize(("limit", "status"), [("dataset.max_skipped=3", 1), ("dataset.max_skipped=0.5", 0)])
+def test_a_run_that_skips_too_much_is_stopped(clips: Path, tmp_path: Path, limit: str, status: int) -> None:
+    done = run_command(
+        f"dataset.root={clips}", f"output.dir={tmp_path}/run", "weights=random", "device=cpu", "tracking=none", limit
+    )
+    assert done.status == status, done.err
+    assert ("dataset.max_skipped=3" in done.out) == bool(status)
+    if status:
+        assert done.result["failure"]["kind"] == "skipped"
+
+
+def test_on_error_fail_stops_at_the_first_clip(clips: Path, tmp_path: Path) -> None:
+    done = run_command(
+        f"dataset.root={clips}", f"output.dir={tmp_path}/run", "weights=random", "device=cpu", "tracking=none",
+        "dataset.on_error=fail",
+    )  # fmt: skip
+    assert done.status == 1
+    assert "dataset.on_error=fail" in done.out
+    assert "unsupported_format" in done.out
+
+
+def test_memory_that_is_refused_to_the_worker_is_one_message(tmp_path: Path) -> None:
+    code = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_AS, (2_500_000_000,) * 2); "
+    code += "sys.argv = ['runner', *sys.argv[1:]]; runpy.run_module('runner', run_name='__main__')"
+    arguments = ["dataset=demo", "weights=random", "device=cpu", "tracking=none", f"output.dir={tmp_path}/run"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments, f"paths.outputs={tmp_path}"],
+        cwd=PROJECT, env=environment(), capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "Traceback" not in done.stdout + done.stderr
+    failure = json.loads((tmp_path / "run/result.json").read_text())["failure"]
+    assert failure["message"] in done.stdout
+    again = run_command(*arguments, f"paths.outputs={tmp_path}")
+    assert again.status == 0, again.err
+    assert again.result["metrics"]["clips_embedded"] == 40
+
+
+def test_a_tracking_server_killed_and_started_again_has_the_run(clips: Path, tmp_path: Path) -> None:
+    port = 5077 + os.getpid() % 400
+    server = start_server(tmp_path, port)
+    out = tmp_path / "run"
+    uri = f"http://127.0.0.1:{port}"
+    command = start(clips, out, "tracking=server", f"tracking.uri={uri}")
+    wait_until_shards(out, 1)
+    stop_server(server)
+    server = start_server(tmp_path, port)
+    try:
+        assert command.wait(120) == 0, out.with_suffix(".log").read_text()
+        client = MlflowClient(uri)
+        (run,) = client.search_runs([client.get_experiment_by_name("vggish-runner").experiment_id])
+        assert run.info.status == "FINISHED"
+        assert run.data.metrics["clips_embedded"] == 236
+    finally:
+        stop_server(server)
+
+
+def start_server(folder: Path, port: int) -> subprocess.Popen[bytes]:
+    import urllib.request
+
+    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
+    command += [
+        "--backend-store-uri",
+        f"sqlite:///{folder}/server.db",
+        "--artifacts-destination",
+        f"{folder}/artifacts",
+    ]
+    with (folder / "server.log").open("ab") as log:
+        server = subprocess.Popen(command, cwd=folder, env=environment(), stdout=log, stderr=log)
+    deadline = time.monotonic() + 90
+    while True:
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).close()
+            return server
+        except OSError:
+            assert time.monotonic() < deadline, (folder / "server.log").read_text()[-2000:]
+            time.sleep(0.2)
+
+
+def stop_server(server: subprocess.Popen[bytes]) -> None:
+    for process in [*psutil.Process(server.pid).children(recursive=True), server]:
+        process.kill()
+    server.wait()
+
+
+def test_a_sweep_that_was_stopped_is_resumed(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for number in range(4):
+        soundfile.write(data / f"{number}.wav", [0.1] * 32_000, 16_000)
+    arguments = ["-m", "memory=conservative,balanced", f"dataset.root={data}", "weights=random", "device=cpu"]
+    arguments += [f"paths.outputs={tmp_path}/outputs", f"output.dir={tmp_path}/sweep"]
+    first = run_command(*arguments)
+    assert first.status == 0, first.err
+    shutil.rmtree(tmp_path / "sweep/1/embeddings")
+    second = run_command(*arguments)
+    assert second.status == 0, second.err
+    assert f"{tmp_path}/sweep/0 is finished already" in second.err.replace("\n", " ")
+    assert pq.read_table(tmp_path / "sweep/1/embeddings").num_rows == 8
+    client = client_of(tmp_path / "outputs")
+    runs = client.search_runs([client.get_experiment_by_name("vggish-runner").experiment_id])
+    assert [run.info.status for run in runs] == ["FINISHED"] * 3
+    other = run_command(*arguments, "weights.seed=3")
+    assert other.status == 1
+    assert "already holds another sweep" in other.err
+
+
+def test_credentials_are_in_no_file_param_tag_or_message(clips: Path, tmp_path: Path) -> None:
+    secret = "planted-s3cret"
+    uri = f"http://user:{secret}@127.0.0.1:9/path?token={secret}"
+    done = run_command(
+        "dataset=demo", "weights=random", "device=cpu", "tracking=server", f"tracking.uri='{uri}'",
+        f"output.dir={tmp_path}/run", f"paths.outputs={tmp_path}", MLFLOW_TRACKING_TOKEN=secret, AWS_SECRET_ACCESS_KEY=secret,
+    )  # fmt: skip
+    assert done.status == 0, done.err
+    assert secret not in done.out + done.err
+    local = f"sqlite:///{tmp_path}/later.db"
+    command = [sys.executable, "-m", "runner.track", f"{tmp_path}/run", "--uri", local]
+    later = subprocess.run(command, cwd=PROJECT, env=environment(), capture_output=True, text=True, check=False)
+    assert later.returncode == 0, later.stderr
+    sweep = run_command(
+        "-m", "dataset=demo", "weights=random", "device=cpu", f"weights.base_url=http://u:{secret}@127.0.0.1:9/",
+        "tracking=none", f"output.dir={tmp_path}/sweep", f"paths.outputs={tmp_path}", "weights=auto",
+    )  # fmt: skip
+    assert sweep.status == 0, sweep.err
+    assert secret not in sweep.out + sweep.err
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(written) > 20
+    assert [path for path in written if secret.encode() in path.read_bytes()] == []
