@@ -109,6 +109,7 @@ def _task(config: DictConfig) -> dict[str, Any]:
 
     from runner.compose import typed
     from runner.job import Job, run_job
+    from runner.record import without_credentials
     from runner.sweep import SWEEP_ENVIRONMENT, join_sweep
     from runner.terminal import console
 
@@ -116,9 +117,8 @@ def _task(config: DictConfig) -> dict[str, Any]:
     run_dir = Path(hydra_config.runtime.output_dir)
     in_sweep = SWEEP_ENVIRONMENT in os.environ
     if in_sweep:
-        console.print(
-            f"\njob {hydra_config.job.num}: {' '.join(hydra_config.overrides.task)}", style="bold", markup=False
-        )
+        overrides = without_credentials(" ".join(hydra_config.overrides.task))
+        console.print(f"\njob {hydra_config.job.num}: {overrides}", style="bold", markup=False)
     job = Job(
         config=typed(config),
         run_dir=run_dir,

@@ -18,8 +18,9 @@ MAX_PARAM = 6000
 MAX_TAG = 5000
 _MAX_SERIES = 200
 _NOT_IN_KEYS = re.compile(r"[^\w\-. /]")
-_USER = re.compile(r"([A-Za-z][\w+.\-]*://)[^\s/'\"]*@")
-_QUERY = re.compile(r"([A-Za-z][\w+.\-]*://[^\s'\"?#]*)[?#][^\s'\"]*")
+# Hydra writes the colons of a sweep's overrides with a backslash
+_USER = re.compile(r"([A-Za-z][\w+.\-]*\\?://)[^\s/'\"]*@")
+_QUERY = re.compile(r"([A-Za-z][\w+.\-]*\\?://[^\s'\"?#]*)[?#][^\s'\"]*")
 _STATUS = {"finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
 _CURVE_METRICS = {"examples_per_s": "batch_size_examples_per_s", "memory_mib": "batch_size_memory_mib"}
 """The climb for a batch size: metrics whose step is the batch size."""

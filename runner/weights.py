@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from runner.config import AudiosetWeights, AutoWeights, FileWeights, RandomWeights, WeightsConfig
 from runner.errors import WeightsError
+from runner.record import without_credentials
 from runner.vggish.checkpoint import random_weights, weights_checksum
 
 log = logging.getLogger(__name__)
@@ -156,7 +157,7 @@ def fetch(file: ReleasedFile, folder: Path, weights: AudiosetWeights, progress: 
                 _note_verified(path, file)
     except (RequestException, OSError, ValueError) as error:
         raise WeightsError(
-            f"{file.name} could not be downloaded from {url} ({_short(error)}): "
+            f"{file.name} could not be downloaded from {without_credentials(url)} ({without_credentials(_short(error))}): "
             f"put the file into {folder}, or {_WAYS_OUT}"
         ) from error
     return path

@@ -103,7 +103,7 @@ def test_two_commands_at_once_one_is_refused(clips: Path, tmp_path: Path) -> Non
     assert second.status == 1
     assert f"is in use by another command (process {first.pid} on " in second.err
     first.send_signal(signal.SIGINT)
-    assert first.wait(60) == 130
+    assert first.wait(60) in (0, 130)
 
 
 def test_a_full_disk_is_one_message_and_room_lets_it_go_on(clips: Path, undisturbed: Path, tmp_path: Path) -> None:
@@ -206,6 +206,10 @@ def test_a_tracking_server_killed_and_started_again_has_the_run(clips: Path, tmp
     server = start_server(tmp_path, port)
     try:
         assert command.wait(120) == 0, out.with_suffix(".log").read_text()
+        if json.loads((out / "tracking.json").read_text())["state"] != "logged":  # it ended before the server was back
+            assert f"python -m runner.track {out}" in out.with_suffix(".log").read_text()
+            later = [sys.executable, "-m", "runner.track", str(out)]
+            subprocess.run(later, cwd=PROJECT, env=environment(), capture_output=True, check=True)
         client = MlflowClient(uri)
         (run,) = client.search_runs([client.get_experiment_by_name("vggish-runner").experiment_id])
         assert run.info.status == "FINISHED"
@@ -269,7 +273,8 @@ def test_credentials_are_in_no_file_param_tag_or_message(clips: Path, tmp_path: 
     uri = f"http://user:{secret}@127.0.0.1:9/path?token={secret}"
     done = run_command(
         "dataset=demo", "weights=random", "device=cpu", "tracking=server", f"tracking.uri='{uri}'",
-        f"output.dir={tmp_path}/run", f"paths.outputs={tmp_path}", MLFLOW_TRACKING_TOKEN=secret, AWS_SECRET_ACCESS_KEY=secret,
+        f"output.dir={tmp_path}/run", f"paths.outputs={tmp_path}",
+        MLFLOW_TRACKING_TOKEN=secret, AWS_SECRET_ACCESS_KEY=secret,
     )  # fmt: skip
     assert done.status == 0, done.err
     assert secret not in done.out + done.err
