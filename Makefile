@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEER := $(VENV)/.peer
 
-.PHONY: run test lint format ui clean constraints
+.PHONY: run test lint format ui clean constraints chaos fuzz
 .DEFAULT_GOAL := run
 
 # Set up anew only when a requirement has changed.
@@ -26,6 +26,14 @@ run: $(READY)
 
 test: $(READY) $(PEER)
 	$(BIN)/python -m pytest $(ARGS)
+
+# Kills runs 200 times and compares what comes out with an undisturbed one (about an hour on 2 cores).
+chaos: $(READY)
+	$(BIN)/python -m tests.chaos $(ARGS)
+
+# Broken input of all kinds for five minutes.
+fuzz: $(READY)
+	$(BIN)/python -m tests.fuzz $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

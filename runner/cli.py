@@ -62,9 +62,10 @@ def _through_hydra(given: list[str]) -> int:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from runner.compose import one_message, register
+    from runner.compose import composing, one_message, register
     from runner.errors import RunnerError
     from runner.paths import conf_dir
+    from runner.record import without_credentials
 
     register()
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -73,11 +74,17 @@ def _through_hydra(given: list[str]) -> int:
     status = 0
     before, sys.argv = sys.argv, [sys.argv[0], *given]
     try:
-        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(_task)()
+        with composing():
+            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(_task)()
     except (HydraException, OmegaConfBaseException, RunnerError) as error:
         if wants_traceback:
             raise
         print(f"error: {one_message(error)}", file=sys.stderr)
+        status = 1
+    except OSError as error:  # a folder that can't be written, a full disk
+        if wants_traceback:
+            raise
+        print(f"error: {without_credentials(str(error))}", file=sys.stderr)
         status = 1
     except JobFailed as failed:
         status = failed.exit_status

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
@@ -11,6 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from runner.config import SCHEMAS, RunConfig, from_dict
+from runner.errors import ConfigError
 from runner.paths import conf_dir, default_models, default_outputs
 from runner.validation import validate
 
@@ -56,8 +58,19 @@ def compose_config(overrides: Sequence[str]) -> RunConfig:
     from hydra import compose, initialize_config_dir
 
     register()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"), composing():
         return typed(compose("config", overrides=list(overrides)))
+
+
+@contextmanager
+def composing() -> Iterator[None]:
+    """Around Hydra's work: turns what it raises about a group's option that is no name into ``ConfigError``."""
+    try:
+        yield
+    except ValueError as error:
+        if "Config group override" not in str(error):
+            raise
+        raise ConfigError(f"a group was given something that is no option's name ({error}): see --help") from error
 
 
 def expand_sweep(config: DictConfig) -> list[RunConfig]:

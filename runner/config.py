@@ -265,12 +265,18 @@ SCHEMAS: dict[str, type[Any]] = {
     "tracking": TrackingConfig,
 }
 
+_GROUPS = (
+    *("device", "memory", "precision", "model", "weights", "dataset", "frontend"),
+    *("output", "parity", "engine", "profile", "tracking", "paths"),
+)
 _WEIGHTS = {"random": RandomWeights, "file": FileWeights, "audioset": AudiosetWeights, "auto": AutoWeights}
 _DATASETS = {"demo": DatasetConfig, "folder": FolderDataset, "manifest": ManifestDataset}
 
 
 def from_dict(values: dict[str, Any]) -> RunConfig:
     """Build the typed configuration from plain nested values (a composed config, or the ``config`` of a spec.json)."""
+    if missing := [group for group in _GROUPS if not isinstance(values.get(group), dict)]:
+        raise ConfigError(f"{', '.join(missing)} has no option: give one, as in {missing[0]}=NAME (see --help)")
     weights, dataset, parity = values["weights"], values["dataset"], values["parity"]
     tolerances = {name: ToleranceConfig(**tolerance) for name, tolerance in parity["tolerances"].items()}
     return RunConfig(

@@ -21,7 +21,7 @@ from runner.launch import InterruptGuard, run_worker
 from runner.manifest import Manifest, build_manifest
 from runner.output import CLIPS
 from runner.paths import checkout
-from runner.record import hide_credentials, without_credentials
+from runner.record import command_line, hide_credentials, without_credentials
 from runner.resume import (
     MANIFEST,
     Plan,
@@ -157,8 +157,16 @@ def _finish(job: Job, result: dict[str, Any], tracking: _Tracking, killed_status
     except OSError as error:
         log.error("%s could not be written (%s)", job.run_dir / "result.json", error)
     release(job.run_dir)
-    print(summarise(result, job.run_dir, tracking.outcome))
+    print(summarise(result, job.run_dir, tracking.outcome, _resume_command(job, result)))
     return result
+
+
+def _resume_command(job: Job, result: dict[str, Any]) -> str | None:
+    """The command that goes on with a run that did not finish; a sweep's jobs go on with their sweep."""
+    if job.in_sweep or result["status"] == "finished" or "session" not in result:
+        return None
+    overrides = [each for each in result["overrides"] if not each.lstrip("+").startswith("output.dir=")]
+    return command_line([*overrides, f"output.dir={job.run_dir}"])
 
 
 def run_name(result: dict[str, Any]) -> str:

@@ -147,6 +147,13 @@ def _walk(root: Path, ignored: Counter[str]) -> Iterator[tuple[str, int, int]]:
 
 
 def _from_file(dataset: ManifestDataset) -> Manifest:
+    try:
+        return _from_rows(dataset)
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{dataset.path} holds text that is not UTF-8 ({error}): convert it") from error
+
+
+def _from_rows(dataset: ManifestDataset) -> Manifest:
     file = Path(str(dataset.path)).expanduser().resolve()
     root = Path(dataset.root).expanduser().resolve() if dataset.root else file.parent
     columns = _read_columns(file)

@@ -16,13 +16,14 @@ def random_weights_banner(weights: WeightsChoice) -> str:
     return f"RANDOM WEIGHTS: right shapes and speed, meaningless embeddings. {weights.reason}"
 
 
-def summarise(result: Mapping[str, Any], run_dir: Path, tracking: str | None) -> str:
+def summarise(result: Mapping[str, Any], run_dir: Path, tracking: str | None, resume: str | None = None) -> str:
     """The summary of one run.
 
     Args:
         result: its result.json.
         run_dir: where its files are.
         tracking: the line on MLflow; None if the run is not tracked.
+        resume: the command that goes on with it; None if there is nothing to go on with.
     """
     lines = [("run", f"{result['run_name']}: {result['status']}")]
     if failure := result.get("failure"):
@@ -61,6 +62,8 @@ def summarise(result: Mapping[str, Any], run_dir: Path, tracking: str | None) ->
     if "rss_peak_mib" in metrics:
         lines.append(("memory", _memory(metrics)))
     lines.append(("files", str(run_dir)))
+    if resume:
+        lines.append(("to go on", resume))
     if tracking:
         lines.append(("mlflow", tracking))
     return "\n" + "\n".join(f"{name:>11}  {text}" for name, text in lines)

@@ -66,7 +66,7 @@ def ui_command(uri: str) -> str:
     """The exact line that shows the runs."""
     if uri.startswith(("http://", "https://")):
         return f"open {without_credentials(uri)}"
-    return f"mlflow ui --backend-store-uri {shlex.quote(without_credentials(uri))}"
+    return f"mlflow ui --backend-store-uri {shlex.quote(without_credentials(uri))} --host 127.0.0.1"
 
 
 def open_run(

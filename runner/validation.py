@@ -108,7 +108,7 @@ def _validate_dataset(dataset: DatasetConfig) -> None:
     one_of("dataset.on_error", dataset.on_error, ("skip", "fail"))
     one_of("dataset.on_truncated", dataset.on_truncated, ("keep", "skip"))
     most = dataset.max_skipped
-    if most is not None and not (most >= 0 and (most < 1 or most == int(most))):
+    if most is not None and not (0 <= most < math.inf and (most < 1 or most == int(most))):
         raise ConfigError(
             f"dataset.max_skipped={most} is neither a number of clips nor a share of them: use for example 100 or 0.05"
         )

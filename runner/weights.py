@@ -157,7 +157,8 @@ def fetch(file: ReleasedFile, folder: Path, weights: AudiosetWeights, progress: 
                 _note_verified(path, file)
     except (RequestException, OSError, ValueError) as error:
         raise WeightsError(
-            f"{file.name} could not be downloaded from {without_credentials(url)} ({without_credentials(_short(error))}): "
+            f"{file.name} could not be downloaded from {without_credentials(url)} "
+            f"({without_credentials(_short(error))}): "
             f"put the file into {folder}, or {_WAYS_OUT}"
         ) from error
     return path

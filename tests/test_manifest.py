@@ -302,3 +302,21 @@ def test_shards_cover_every_clip_once_and_in_order(n_clips: int, shard_clips: in
     assert all(last == first for (_, last), (first, _) in itertools.pairwise(shards))
     assert all(last - first == size for first, last in shards[:-1])
     assert 0 < shards[-1][1] - shards[-1][0] <= size
+
+
+@pytest.mark.parametrize("data", [b"\xff\xfe,path\nx,a.wav\n", b"path,\xff\na.wav,x\n", b"path\n\xff.wav\n"])
+def test_text_that_is_not_utf8_is_an_error_of_the_data_set(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "clips.csv").write_bytes(data)
+    with pytest.raises(DatasetError, match="UTF-8"):
+        build_manifest(ManifestDataset(path=str(tmp_path / "clips.csv")), tmp_path)
+
+
+@pytest.mark.parametrize("path", ["../outside.wav", "/etc/passwd", "a/../../b.wav", "sub/../../data-2/x.wav"])
+def test_paths_may_not_leave_the_root_unless_allowed(tmp_path: Path, path: str) -> None:
+    root = tmp_path / "data"
+    root.mkdir()
+    (root / "clips.csv").write_text(f"path\ngood.wav\n{path}\n")
+    with pytest.raises(DatasetError, match=r"row 2: .* leads out of .*allow_outside"):
+        build_manifest(ManifestDataset(path=str(root / "clips.csv")), tmp_path)
+    allowed = ManifestDataset(path=str(root / "clips.csv"), allow_outside=True)
+    assert build_manifest(allowed, tmp_path).table.num_rows == 2

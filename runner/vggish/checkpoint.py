@@ -56,7 +56,7 @@ def load_checkpoint(path: str) -> dict[str, Array]:
     try:
         reader = tf.train.load_checkpoint(path)
         shapes = {name: tuple(shape) for name, shape in reader.get_variable_to_shape_map().items()}
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+    except (tf.errors.OpError, ValueError, RuntimeError, MemoryError) as error:
         reason = str(error).splitlines()[0][:200]
         raise WeightsError(
             f"{path} is not a TensorFlow checkpoint ({reason}): give VGGish's V1 file or V2 prefix"
@@ -75,7 +75,7 @@ def load_checkpoint(path: str) -> dict[str, Array]:
         raise WeightsError(f"{path} is not VGGish's: {'; '.join(wrong)}; give a checkpoint with the released shapes")
     try:
         arrays = {name: aligned(reader.get_tensor(found)) for name, found in stored.items()}
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+    except (tf.errors.OpError, ValueError, RuntimeError, MemoryError) as error:
         raise WeightsError(f"{path} is damaged ({str(error).splitlines()[0][:200]}): get the file again") from error
     with ThreadPoolExecutor() as threads:
         finite = threads.map(lambda array: bool(np.isfinite(array).all()), arrays.values())
