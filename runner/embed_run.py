@@ -20,11 +20,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
 from runner.audio import is_int16
 from runner.cold_start import ColdStart, Events, Ready, make_ready, warn
-from runner.config import DatasetConfig, RunConfig, from_dict
+from runner.config import RunConfig, from_dict
 from runner.decode import DecodeOptions
 from runner.device_speed import matmul_peak, model_only, speed_metrics
 from runner.devices import DeviceType
@@ -33,35 +31,23 @@ from runner.errors import (
     DatasetError,
     DeviceError,
     ParityError,
-    ResumeError,
     RunnerError,
     SkippedError,
     WeightsError,
 )
 from runner.files import write_atomic
 from runner.hardware import host_facts, peak_rss_mib, usable_cores, versions
-from runner.journal import (
-    IDENTITY,
-    JOURNAL,
-    STATE,
-    WORKER_LOCK,
-    Journal,
-    ShardEntry,
-    damaged_shards,
-    read_journal,
-)
+from runner.limits import SkipLimit
 from runner.measure import bottleneck, stage_shares, steady_metrics, windows_over_time
 from runner.memory import gpu_memory_metrics
 from runner.output import (
-    ClipRow,
     RunWriter,
     make_formats,
-    remove_temporaries,
-    shards_without_npz,
     totals,
 )
 from runner.pinning import pinned
 from runner.pool import DecodePool
+from runner.taking_up import check_identity, shards_done, sole_worker
 
 if TYPE_CHECKING:
     from runner.build import Placement
@@ -71,7 +57,6 @@ log = logging.getLogger("runner.worker")
 
 _PROGRESS_S = 0.25
 _MANIFEST_ROWS = 4096
-_PATIENCE_S = 20.0
 _CLIPS_LOOKED_AT = 8
 _CLIPS_PER_DECODER = 16
 """A small data set gets fewer decode processes than planned: to start one takes as long as to decode several clips."""
@@ -108,14 +93,14 @@ def _carry_out(spec: dict[str, Any], run_dir: Path, events: Events, result: dict
     stop = StopSignal()
     with contextlib.ExitStack() as stack:
         events.send("phase", name="lock")
-        stack.enter_context(_sole_worker(run_dir, config.engine.stop_grace_s))
+        stack.enter_context(sole_worker(run_dir, config.engine.stop_grace_s))
         pool = DecodePool(_decode_options(config), _first_workers(config), config.dataset.clip_timeout_s)
         stack.callback(pool.close)
-        checked = ThreadPoolExecutor(1).submit(_shards_done, run_dir, config)  # while TensorFlow is imported
+        checked = ThreadPoolExecutor(1).submit(shards_done, run_dir, config)  # while TensorFlow is imported
         spec["dtypes"] = _window_types(Path(spec["manifest"]))
         ready = make_ready(config, spec, cold, events, result)
         placement, sessions = ready.placement, ready.sessions
-        _same_as_before(run_dir, sessions[0])
+        check_identity(run_dir, sessions[0])
         done = checked.result()
         shards = [(int(first), int(end)) for first, end in spec["shards"]]
         left = sum(end - first for number, (first, end) in enumerate(shards) if number not in done)
@@ -278,103 +263,6 @@ def _reporting(engine: Engine, events: Events, clips_before: int) -> Iterator[No
         send()
 
 
-class SkipLimit:
-    """Ends a run that skips more clips than it may, or whose data set is gone.
-
-    Args:
-        dataset: what the configuration allows.
-        described: the data set: its ``root`` and number of ``clips``.
-        skipped: clips skipped before.
-    """
-
-    def __init__(self, dataset: DatasetConfig, described: dict[str, Any], skipped: int) -> None:
-        self._fail = dataset.on_error == "fail"
-        most = dataset.max_skipped
-        self._most = None if most is None else int(most if most >= 1 else most * described["clips"])
-        self._given = most
-        self._root = Path(described["root"])
-        self._skipped = skipped
-
-    def __call__(self, row: ClipRow) -> None:
-        """Take note of a clip that is skipped.
-
-        Raises:
-            SkippedError: it is one too many.
-            DatasetError: it is missing because the whole data set is.
-        """
-        self._skipped += 1
-        again = "run the same command again to go on"
-        if row.reason in ("missing", "unreadable") and _is_gone(self._root):
-            raise DatasetError(
-                f"dataset.root={self._root} is gone, or empty (a drive or share that is no longer there?): "
-                f"bring it back, and {again}"
-            )
-        if self._fail:
-            raise SkippedError(
-                f"{row.clip} can't be embedded ({row.reason}: {row.detail}), and dataset.on_error=fail: mend the file, "
-                f"or set dataset.on_error=skip, and {again}"
-            )
-        if self._most is not None and self._skipped > self._most:
-            raise SkippedError(
-                f"{self._skipped:,} clips can't be embedded, and dataset.max_skipped={self._given:g} (the last one, "
-                f"{row.clip}: {row.reason}): see runner.log, raise the limit, and {again}"
-            )
-
-
-def _is_gone(root: Path) -> bool:
-    try:
-        with os.scandir(root) as entries:
-            return next(entries, None) is None
-    except OSError:
-        return True
-
-
-@contextlib.contextmanager
-def _sole_worker(run_dir: Path, grace_s: float) -> Iterator[None]:
-    """Wait for the worker of a killed command, which still finishes its shards, and keep the next one out."""
-    lock = FileLock(run_dir / STATE / WORKER_LOCK, timeout=grace_s + _PATIENCE_S)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise ResumeError(f"another worker is still at work on {run_dir}: wait for it to end, or end it") from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _shards_done(run_dir: Path, config: RunConfig) -> dict[int, ShardEntry]:
-    """The shards of the journal whose files are all there, as they were written; others are taken out of it."""
-    remove_temporaries(run_dir)
-    path = run_dir / STATE / JOURNAL
-    done, _ = read_journal(path)
-    damaged = set(damaged_shards(run_dir, done))
-    whole = {number: entry for number, entry in done.items() if number not in damaged}
-    if "npz" in config.output.formats:
-        damaged |= set(shards_without_npz(run_dir, whole))
-    if damaged:
-        log.warning("%d shards are damaged or incomplete, and are done again", len(damaged))
-        journal = Journal(path)
-        for number in sorted(damaged):
-            journal.append(ShardEntry(number, undone=True))
-        journal.close()
-    return {number: entry for number, entry in done.items() if number not in damaged}
-
-
-def _same_as_before(run_dir: Path, session: VGGishSession) -> None:
-    """Weights and precision in effect must be those that the run was begun with."""
-    path = run_dir / STATE / IDENTITY
-    metadata = session.metadata
-    now = {"weights.checksum": metadata.weights["checksum"], "precision": metadata.precision["effective"]}
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        write_atomic(path, json.dumps(now))
-        return
-    if differing := [f"{key} ({before.get(key)} then, {now[key]} now)" for key in now if before.get(key) != now[key]]:
-        raise ResumeError(f"the run was begun with other numbers: {', '.join(differing)}; name another output.dir")
-
-
 def _read_manifest(path: Path, spans: Sequence[tuple[int, int]]) -> Iterator[Clip]:
     """The clips of these spans (first, one past the last), in order."""
     import pyarrow.parquet as pq
@@ -422,7 +310,7 @@ def _first_workers(config: RunConfig) -> int:
 def _failure_kind(error: Exception) -> str:
     if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
         return "out_of_memory"
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
         return "disk_full"
     for kind, name in ((WeightsError, "weights"), (SkippedError, "skipped"), (DatasetError, "dataset")):
         if isinstance(error, kind):

@@ -169,7 +169,7 @@ def describe_death(status: int, run_dir: Path) -> dict[str, Any]:
     if name == "SIGABRT" and ("bad_alloc" in tail or "out of memory" in tail.lower()):
         kind = "out_of_memory"
         message += ", because it got no more memory; try memory=conservative"
-    message += ". Run the same command again to go on (with output.dir set, shards that are done are kept)"
+    message += "; shards that are done stay, and the run can go on from them"
     return {"kind": kind, "message": message, "signal": name, "log_tail": tail}
 
 

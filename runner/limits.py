@@ -1,0 +1,62 @@
+"""How many clips a run may skip before it is stopped, and a data set that is gone altogether."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from runner.config import DatasetConfig
+from runner.errors import DatasetError, SkippedError
+from runner.output import ClipRow
+
+
+class SkipLimit:
+    """Ends a run that skips more clips than it may, or whose data set is gone.
+
+    Args:
+        dataset: what the configuration allows.
+        described: the data set: its ``root`` and number of ``clips``.
+        skipped: clips skipped before.
+    """
+
+    def __init__(self, dataset: DatasetConfig, described: dict[str, Any], skipped: int) -> None:
+        self._fail = dataset.on_error == "fail"
+        most = dataset.max_skipped
+        self._most = None if most is None else int(most if most >= 1 else most * described["clips"])
+        self._given = most
+        self._root = Path(described["root"])
+        self._skipped = skipped
+
+    def __call__(self, row: ClipRow) -> None:
+        """Take note of a clip that is skipped.
+
+        Raises:
+            SkippedError: it is one too many.
+            DatasetError: it is missing because the whole data set is.
+        """
+        self._skipped += 1
+        again = "run the same command again to go on"
+        if row.reason in ("missing", "unreadable") and _is_gone(self._root):
+            raise DatasetError(
+                f"dataset.root={self._root} is gone, or empty (a drive or share that is no longer there?): "
+                f"bring it back, and {again}"
+            )
+        if self._fail:
+            raise SkippedError(
+                f"{row.clip} can't be embedded ({row.reason}: {row.detail}), and dataset.on_error=fail: mend the file, "
+                f"or set dataset.on_error=skip, and {again}"
+            )
+        if self._most is not None and self._skipped > self._most:
+            raise SkippedError(
+                f"{self._skipped:,} clips can't be embedded, and dataset.max_skipped={self._given:g} (the last one, "
+                f"{row.clip}: {row.reason}): see runner.log, raise the limit, and {again}"
+            )
+
+
+def _is_gone(root: Path) -> bool:
+    try:
+        with os.scandir(root) as entries:
+            return next(entries, None) is None
+    except OSError:
+        return True

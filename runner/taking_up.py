@@ -1,0 +1,84 @@
+"""The worker's side of resuming: one worker at a time, shards that are believed, numbers that are the same.
+
+``runner.resume`` is the command's side.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
+
+from runner.config import RunConfig
+from runner.errors import ResumeError
+from runner.files import write_atomic
+from runner.journal import (
+    IDENTITY,
+    JOURNAL,
+    STATE,
+    WORKER_LOCK,
+    Journal,
+    ShardEntry,
+    damaged_shards,
+    read_journal,
+)
+from runner.output import remove_temporaries, shards_without_npz
+
+if TYPE_CHECKING:
+    from runner.vggish.session import VGGishSession
+
+log = logging.getLogger("runner.worker")
+
+_PATIENCE_S = 20.0
+"""How long past its grace a worker whose command was killed may take to end."""
+
+
+@contextlib.contextmanager
+def sole_worker(run_dir: Path, grace_s: float) -> Iterator[None]:
+    """Wait for the worker of a killed command, which still finishes its shards, and keep the next one out."""
+    lock = FileLock(run_dir / STATE / WORKER_LOCK, timeout=grace_s + _PATIENCE_S)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ResumeError(f"another worker is still at work on {run_dir}: wait for it to end, or end it") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def shards_done(run_dir: Path, config: RunConfig) -> dict[int, ShardEntry]:
+    """The shards of the journal whose files are all there, as they were written; others are taken out of it."""
+    remove_temporaries(run_dir)
+    path = run_dir / STATE / JOURNAL
+    done, _ = read_journal(path)
+    damaged = set(damaged_shards(run_dir, done))
+    whole = {number: entry for number, entry in done.items() if number not in damaged}
+    if "npz" in config.output.formats:
+        damaged |= set(shards_without_npz(run_dir, whole))
+    if damaged:
+        log.warning("%d shards are damaged or incomplete, and are done again", len(damaged))
+        journal = Journal(path)
+        for number in sorted(damaged):
+            journal.append(ShardEntry(number, undone=True))
+        journal.close()
+    return {number: entry for number, entry in done.items() if number not in damaged}
+
+
+def check_identity(run_dir: Path, session: VGGishSession) -> None:
+    """Weights and precision in effect must be those that the run was begun with."""
+    path = run_dir / STATE / IDENTITY
+    metadata = session.metadata
+    now = {"weights.checksum": metadata.weights["checksum"], "precision": metadata.precision["effective"]}
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        write_atomic(path, json.dumps(now))
+        return
+    if differing := [f"{key} ({before.get(key)} then, {now[key]} now)" for key in now if before.get(key) != now[key]]:
+        raise ResumeError(f"the run was begun with other numbers: {', '.join(differing)}; name another output.dir")
