@@ -43,8 +43,14 @@ def typed(config: DictConfig) -> RunConfig:
         OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]), resolve=True
     )
     assert isinstance(values, dict)
-    run = from_dict({str(key): value for key, value in values.items()})
-    validate(run)
+    try:
+        run = from_dict({str(key): value for key, value in values.items()})
+        validate(run)
+    except (TypeError, AttributeError, ValueError, OverflowError) as error:
+        # Types are checked while composing, but what an interpolation comes to is not.
+        raise ConfigError(
+            f"a value is of the wrong kind ({error}): see what the configuration comes to with --cfg job --resolve"
+        ) from error
     return run
 
 
