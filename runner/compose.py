@@ -11,7 +11,8 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from runner.config import SCHEMAS, RunConfig, from_dict
+from runner.config import DEVICES, SCHEMAS, RunConfig, from_dict
+from runner.devices import DeviceType, surely_absent
 from runner.errors import ConfigError
 from runner.paths import conf_dir, default_models, default_outputs
 from runner.validation import validate
@@ -25,11 +26,18 @@ def register() -> None:
     OmegaConf.register_new_resolver("runner_models", lambda: str(default_models()), replace=True)
     OmegaConf.register_new_resolver("runner_outputs", lambda: str(default_outputs()), replace=True)
     OmegaConf.register_new_resolver("runner_dir", _run_dir, replace=True)
+    OmegaConf.register_new_resolver("runner_devices", _devices, replace=True)
 
 
 def _run_dir(given: str | None, outputs: str, kind: str, day: str, time_of_day: str) -> str:
     """``output.dir`` if it is given, else a folder of its own under the outputs."""
     return str(Path(given).expanduser()) if given else str(Path(outputs).expanduser() / kind / day / time_of_day)
+
+
+def _devices() -> str:
+    """The devices that this machine may have, for a sweep over them."""
+    absent = surely_absent()
+    return ",".join(name for name in DEVICES[1:] if DeviceType(name) not in absent)
 
 
 def typed(config: DictConfig) -> RunConfig:

@@ -225,6 +225,25 @@ def choose_device(
     return DeviceChoice(requested, cpu, 0, f"fell back to the CPU, because {fallback}", fallback, devices)
 
 
+def surely_absent() -> dict[DeviceType, str]:
+    """The kinds of device that this machine can't have, with the reason: known without TensorFlow, so in no time."""
+    facts = MachineFacts(
+        platform.system(),
+        platform.machine(),
+        cpu_name(),
+        importlib.metadata.version("tensorflow"),
+        built_with_cuda=True,
+        metal_plugin=_metal_plugin_version(),
+        nvidia_driver=_nvidia_driver_present(),
+    )
+    absent = {}
+    if facts.system == "Darwin" or not facts.nvidia_driver:
+        absent[DeviceType.GPU] = _why_no_cuda(facts)
+    if facts.system != "Darwin" or facts.machine != "arm64" or facts.metal_plugin is None:
+        absent[DeviceType.METAL] = _why_no_metal(facts)
+    return absent
+
+
 def log_device_info(devices: Sequence[DeviceInfo] | None = None, logger: logging.Logger = log) -> None:
     """Log a line for each device of this machine, absent ones with what is missing."""
     for info in detect_available_devices() if devices is None else devices:
@@ -330,10 +349,13 @@ def _nvidia_driver_present() -> bool:
 
 
 def _missing_libraries(names: Sequence[str]) -> tuple[str, ...]:
-    missing = []
-    for name in names:
-        try:
-            ctypes.CDLL(name)
-        except OSError:
-            missing.append(name)
-    return tuple(missing)
+    return tuple(name for name in names if not opens(name))
+
+
+def opens(library: str) -> bool:
+    """Whether the system finds a shared library by its name."""
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True

@@ -56,6 +56,7 @@ Also
   --cfg job --resolve              print the composed configuration; --info defaults-tree: how it was composed
   -sc install=bash                 shell completion (also zsh, fish): eval "$(vggish-runner -sc install=bash)"
   --hydra-help                     Hydra's own options
+  python -m runner.doctor          what this machine has, what is missing and how to mend it
   python -m runner.track RUN_DIR   log a run to MLflow that could not be logged at the time
 """
 

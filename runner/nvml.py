@@ -42,6 +42,26 @@ def process_mib(index: int) -> float | None:
     return float(answer[0][0]) if answer else None
 
 
+def describe_gpus() -> list[dict[str, Any]]:
+    """Every NVIDIA GPU: ``name``, ``memory_mib``, ``driver``, ``compute_capability``; empty where nothing tells."""
+    query = "--query-gpu=name,memory.total,driver_version,compute_cap"
+    try:
+        command = ["nvidia-smi", query, "--format=csv,noheader,nounits"]
+        out = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    rows = [[cell.strip() for cell in line.split(",")] for line in out.splitlines() if line.strip()]
+    return [
+        {
+            "name": name,
+            "memory_mib": int(memory) if memory.isdigit() else 0,
+            "driver": driver,
+            "compute_capability": cap,
+        }
+        for name, memory, driver, cap in rows
+    ]
+
+
 def _name(index: int) -> str:
     visible = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     return visible[index] if index < len(visible) else str(index)

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from runner.compose import expand_sweep, typed
 from runner.config import RunConfig
+from runner.devices import surely_absent
 from runner.errors import ConfigError
 from runner.files import write_atomic
 from runner.formats import FOLDERS
@@ -68,7 +69,16 @@ class RunnerCallback(Callback):
             folder = Path(str(config.hydra.sweep.dir)).absolute()
             overrides = tuple(map(str, config.hydra.overrides.task))
             check_sweep_folder(folder, overrides)
+            _tell_what_is_left_out(config)
         start_sweep(Sweep(jobs[0], folder, overrides))
+
+
+def _tell_what_is_left_out(config: DictConfig) -> None:
+    """Of a sweep over the devices of this machine: which ones it has not."""
+    params = OmegaConf.to_container(config.hydra.sweeper.get("params") or OmegaConf.create({}), resolve=False)
+    if isinstance(params, dict) and "runner_devices" in str(params.get("device")):
+        for kind, reason in surely_absent().items():
+            log.warning("device=%s is left out of the sweep: %s", kind.value, reason)
 
 
 class _fatal_errors:

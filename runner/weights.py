@@ -259,6 +259,15 @@ def _own_pca(weights: FileWeights, models: Path, progress: Progress | None) -> s
     return str(path)
 
 
+def state_of_released_files(models: Path) -> dict[str, str]:
+    """Of each released file below ``models``: ``verified``, ``wrong`` (size or sha256) or ``not here yet``."""
+    found = {}
+    for file in RELEASE:
+        path = models / "vggish" / file.name
+        found[file.name] = "not here yet" if not path.is_file() else "verified" if _is_verified(path, file) else "wrong"
+    return found
+
+
 def _is_verified(path: Path, file: ReleasedFile) -> bool:
     """Whether the file is the released one; its hash is computed once and remembered with size and time beside it."""
     if path.stat().st_size != file.bytes:

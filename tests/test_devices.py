@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from runner import devices
 from runner.devices import DeviceType, MachineFacts, choose_device, detect_available_devices
 from runner.errors import DeviceError
 
@@ -143,3 +144,15 @@ def test_log_device_info_lists_absent_devices_too(caplog: pytest.LogCaptureFixtu
         log_device_info(detect_available_devices(LINUX))
     assert any("✓ cpu" in message for message in caplog.messages)
     assert any("✗ gpu" in message and "NVIDIA driver" in message for message in caplog.messages)
+
+
+def test_a_sweep_over_devices_leaves_out_those_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices.platform, "system", lambda: "Linux")
+    monkeypatch.setattr(devices, "_nvidia_driver_present", lambda: False)
+    assert set(devices.surely_absent()) == {DeviceType.GPU, DeviceType.METAL}
+    monkeypatch.setattr(devices, "_nvidia_driver_present", lambda: True)
+    assert set(devices.surely_absent()) == {DeviceType.METAL}
+    monkeypatch.setattr(devices.platform, "system", lambda: "Darwin")
+    monkeypatch.setattr(devices.platform, "machine", lambda: "arm64")
+    monkeypatch.setattr(devices, "_metal_plugin_version", lambda: "1.2.0")
+    assert set(devices.surely_absent()) == {DeviceType.GPU}

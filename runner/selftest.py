@@ -1,0 +1,66 @@
+"""A second's work on one device, in a process of its own: ``python -m runner.selftest DEVICE`` prints a JSON object.
+
+Random weights through the parity gate, then the model on data that lies on the device.  ``runner.doctor`` calls it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+SECONDS = 1.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Test the device named (cpu, gpu, metal); exit status 1 if it is absent or gives wrong numbers."""
+    (device,) = sys.argv[1:] if arguments is None else arguments
+    answers = os.fdopen(os.dup(1), "w")  # TensorFlow and its plug-ins print what they like
+    os.dup2(2, 1)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        found = run(device)
+    except Exception as error:
+        found = {"ok": False, "device": device, "detail": f"{type(error).__name__}: {error}".splitlines()[0]}
+    print(json.dumps(found), file=answers, flush=True)
+    return 0 if found["ok"] else 1
+
+
+def run(device: str) -> dict[str, Any]:
+    """The verdict: whether the device works, what it is, how fast, and how far its numbers are from the CPU's.
+
+    Raises:
+        DeviceError: it is absent.
+    """
+    from runner.build import DeviceRequest, build_sessions, load_weights, parity_answers, place
+    from runner.cold_start import CACHE, take_through_gate
+    from runner.compose import compose_config
+    from runner.device_speed import model_only
+    from runner.weights import WeightsChoice
+
+    config = compose_config(["weights=random", "memory=conservative"])
+    start = time.perf_counter()
+    placement = place(DeviceRequest(device, strict=True), config.memory)
+    loaded = load_weights(WeightsChoice("random", "random", None, None, 0, "self-test", meaningless=True))
+    expected, cached = parity_answers(loaded, Path(config.paths.models).expanduser() / CACHE)
+    sessions = build_sessions(placement, loaded)
+    result: dict[str, Any] = {"metrics": {}}
+    missed = take_through_gate(sessions, expected, config.parity, cached=cached, result=result)
+    speed = model_only(sessions, SECONDS, "float32") * config.frontend.hop_s
+    return {
+        "ok": not missed,
+        "device": device,
+        "name": placement.device.device.name,
+        "audio_x_realtime": speed,
+        "parity_rel_err": result["metrics"].get("parity_rel_err"),
+        "detail": missed or "",
+        "seconds": time.perf_counter() - start,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
