@@ -139,7 +139,7 @@ class TfrecordShards:
     def __init__(self, folder: Path, metadata: Mapping[str, str], labels: Sequence[str]) -> None:
         self._folder = folder / TFRECORD
         self._folder.mkdir(exist_ok=True)
-        self._numbers = label_numbers(labels)
+        self._numbers = _with_known(self._folder / "labels.csv", label_numbers(labels))
         write_atomic(self._folder / "metadata.json", json.dumps(metadata, indent=2))
         table = io.StringIO()
         writer = csv.writer(table, lineterminator="\n")
@@ -221,6 +221,18 @@ def label_numbers(labels: Sequence[str]) -> dict[str, int]:
     if all(label.isascii() and label.isdigit() and len(label) < 19 for label in labels):
         return {label: int(label) for label in sorted(labels, key=int)}
     return {label: number for number, label in enumerate(sorted(labels))}
+
+
+def _with_known(path: Path, numbers: dict[str, int]) -> dict[str, int]:
+    """The numbers that an earlier session gave, if there was one; labels that are new since come after them."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            known = {row["label"]: int(row["index"]) for row in csv.DictReader(file)}
+    except FileNotFoundError:
+        return numbers
+    if all(known.get(label, number) == number for label, number in numbers.items()):
+        return known | numbers
+    return known | {label: max(known.values()) + 1 + n for n, label in enumerate(sorted(numbers.keys() - known.keys()))}
 
 
 def npz_path(clip: str) -> Path:

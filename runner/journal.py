@@ -49,9 +49,9 @@ class Journal:
     """
 
     def __init__(self, path: Path) -> None:
+        cut_off = _last_byte(path) not in (b"", b"\n")
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        size = os.fstat(self._file).st_size
-        if size and os.pread(self._file, 1, size - 1) != b"\n":  # a line was cut off: end it
+        if cut_off:  # a line that a kill cut off: end it
             os.write(self._file, b"\n")
 
     def append(self, entry: ShardEntry) -> None:
@@ -124,6 +124,17 @@ def damaged_shards(run_dir: Path, done: Mapping[int, ShardEntry]) -> list[int]:
     with ThreadPoolExecutor(_THREADS) as threads:
         found = threads.map(is_damaged, done.values())
         return [number for number, damaged in zip(done, found, strict=True) if damaged]
+
+
+def _last_byte(path: Path) -> bytes:
+    """The last byte of a file; none of one that is empty or not there."""
+    try:
+        with path.open("rb") as file:
+            if file.seek(0, os.SEEK_END):
+                file.seek(-1, os.SEEK_END)
+            return file.read(1)
+    except FileNotFoundError:
+        return b""
 
 
 def _with_checksum(values: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -87,3 +88,12 @@ def test_no_name_leaves_the_folder_or_is_too_long_for_it(tmp_path: Path) -> None
     assert len(paths) == len(names) == len({npz_path(name) for name in names})
     assert sorted(str(np.load(path)["clip"]) for path in paths) == sorted(names)
     assert len(list(tmp_path.rglob("*.npz"))) == len(names)
+
+
+def test_a_later_session_keeps_the_numbers_that_labels_have(tmp_path: Path) -> None:
+    TfrecordShards(tmp_path, {}, ["dog", "owl"])
+    TfrecordShards(tmp_path, {}, ["cat", "dog", "owl", "ant"])
+    with (tmp_path / "tfrecord/labels.csv").open() as file:
+        assert {row["label"]: row["index"] for row in csv.DictReader(file)} == {
+            "dog": "0", "owl": "1", "ant": "2", "cat": "3"
+        }  # fmt: skip
