@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
-import pytest
 import soundfile
 
 from runner.audio import REASONS
@@ -17,6 +19,7 @@ from runner.config import FolderDataset
 from runner.decode import DecodeOptions
 from runner.engine import Clip
 from runner.manifest import build_manifest
+from tests.conftest import PROJECT
 from tests.test_engine import run_engine
 
 RATE = 16_000
@@ -87,12 +90,18 @@ def test_things_that_are_no_files(tmp_path: Path) -> None:
     assert not [name for name in found if name.count("round") > 1]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_without_permission(tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir()
-    wav(tmp_path / "data/secret.wav")
-    (tmp_path / "data/secret.wav").chmod(0)
-    assert embed(tmp_path / "data", tmp_path / "out")["secret.wav"]["reason"] == "unreadable"
+def test_a_file_without_permission() -> None:
+    """Root may read everything, so a root reads it as nobody."""
+    with tempfile.TemporaryDirectory() as folder:
+        secret = Path(folder) / "secret.wav"
+        wav(secret)
+        secret.chmod(0)
+        os.chmod(folder, 0o755)
+        code = "import os, sys; from runner.audio import read_clip; os.getuid() or os.setuid(65534)\n"
+        code += "try: read_clip(sys.argv[1])\nexcept Exception as error: print(error.reason)"
+        command = [sys.executable, "-c", code, str(secret)]
+        done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert done.stdout == "unreadable\n", done.stderr
 
 
 def test_names(tmp_path: Path) -> None:

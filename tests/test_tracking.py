@@ -79,7 +79,8 @@ def test_the_store_is_the_given_one_else_the_environments_else_local(
 
 
 def test_the_ui_command_is_quoted_and_has_no_credentials() -> None:
-    assert ui_command("sqlite:////a b/mlflow.db") == "mlflow ui --backend-store-uri 'sqlite:////a b/mlflow.db'"
+    local = "mlflow ui --backend-store-uri 'sqlite:////a b/mlflow.db' --host 127.0.0.1"
+    assert ui_command("sqlite:////a b/mlflow.db") == local
     assert ui_command("http://me:planted@host:5000") == "open http://host:5000"
 
 

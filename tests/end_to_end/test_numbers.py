@@ -154,7 +154,7 @@ def worker_result(tmp_path: Path, **change: float) -> dict:
         "config": config.to_dict(),
         "run_dir": str(folder),
         "manifest": str(folder / ".runner" / "manifest.parquet"),
-        "dataset": {"clips": manifest.table.num_rows},
+        "dataset": {"clips": manifest.table.num_rows, "root": manifest.root},
         "shards": plan_shards(manifest.table.num_rows, None),
         "weights": asdict(stand_in(tmp_path, **change)),
     }
