@@ -38,7 +38,7 @@ from runner.errors import (
 from runner.files import write_atomic
 from runner.hardware import host_facts, peak_rss_mib, usable_cores, versions
 from runner.limits import SkipLimit
-from runner.measure import bottleneck, stage_shares, steady_metrics, windows_over_time
+from runner.measure import BATCHES, bottleneck, stage_shares, steady_metrics, windows_over_time, write_batches
 from runner.memory import gpu_memory_metrics
 from runner.output import (
     RunWriter,
@@ -151,6 +151,7 @@ def _carry_out(spec: dict[str, Any], run_dir: Path, events: Events, result: dict
         result["metrics"] |= _device_speed(config, ready, result["metrics"].get("examples_per_s"), seconds)
     result["series"] = windows_over_time(engine.timings, progress.audio_s)
     result["shards"] = len(writer.done)
+    write_batches(run_dir / BATCHES, engine.timings)
     _warn_of_ceiling(config, result, events)
 
 

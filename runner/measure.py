@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from runner.files import atomic
 
 if TYPE_CHECKING:
     from runner.engine import BatchTiming, Engine
 
 MAX_WINDOWS = 200
+BATCHES = "batches.parquet"
+"""The file of a run with its raw batch timings."""
 
 
 def steady_metrics(engine: Engine) -> dict[str, float]:
@@ -36,6 +41,18 @@ def steady_metrics(engine: Engine) -> dict[str, float]:
         p50, p95, p99 = np.percentile([1000 * timing.duration_s for timing in timings], [50, 95, 99])
         metrics |= {"batch_ms_p50": float(p50), "batch_ms_p95": float(p95), "batch_ms_p99": float(p99)}
     return metrics
+
+
+def write_batches(path: Path, timings: Sequence[BatchTiming]) -> None:
+    """The raw timings as a Parquet file: a row a batch, in seconds since the steady state began."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    seconds = [(name, pa.float64()) for name in ("started_s", "copied_s", "at_s")]
+    schema = pa.schema([("lane", pa.int32()), *seconds, ("examples", pa.int32())])
+    columns = {name: [getattr(timing, name) for timing in timings] for name in schema.names}
+    with atomic(path) as temporary:
+        pq.write_table(pa.Table.from_pydict(columns, schema=schema), temporary)
 
 
 def stage_shares(engine: Engine, decode_s: float, workers: int) -> dict[str, float]:

@@ -23,6 +23,7 @@ from runner.config import TrackingConfig
 from runner.errors import ConfigError, RunnerError
 from runner.files import write_atomic
 from runner.formats import FOLDERS
+from runner.measure import BATCHES
 from runner.output import CLIPS
 from runner.record import (
     MAX_TAG,
@@ -341,7 +342,7 @@ def _log_dataset(client: MlflowClient, run_id: str, dataset: Mapping[str, Any]) 
 def _log_files(client: MlflowClient, run_id: str, run_dir: Path, *, embeddings: bool) -> None:
     if (run_dir / ".hydra").is_dir():
         client.log_artifacts(run_id, str(run_dir / ".hydra"), "config")
-    for name in ("runner.log", "result.json", CLIPS):
+    for name in ("runner.log", "result.json", CLIPS, BATCHES):
         if (run_dir / name).exists():
             client.log_artifact(run_id, str(run_dir / name))
     for folder in FOLDERS if embeddings else ():

@@ -100,7 +100,10 @@ def test_mlflow_has_the_run_with_its_settings_figures_and_files(demo) -> None:
     (dataset,) = run.inputs.dataset_inputs
     assert dataset.dataset.digest == done.result["dataset"]["digest"]
     artifacts = {item.path for item in client.list_artifacts(run.info.run_id)}
-    assert artifacts >= {"config", "runner.log", "result.json", "clips.parquet"}
+    assert artifacts >= {"config", "runner.log", "result.json", "clips.parquet", "batches.parquet"}
+    batches = pq.read_table(done.run_dir / "batches.parquet")
+    assert sum(batches["examples"].to_pylist()) == metrics["examples"]
+    assert batches.num_rows == metrics["batches"]
     assert "embeddings" not in artifacts
 
 
