@@ -171,8 +171,8 @@ def test_four_sparse_gibibytes_are_too_long_and_cost_nothing(tmp_path: Path) -> 
     root = tmp_path / "data"
     root.mkdir()
     for name, rate in (("known.wav", RATE), ("other.wav", 8_000)):
-        wav(root / name, np.zeros(0, "<i2"), rate=rate, claims=0x7FFFEFFE)
-        os.truncate(root / name, 44 + 0x7FFFEFFE)
+        wav(root / name, np.zeros(0, "<i2"), rate=rate, claims=0xFFFF0000)
+        os.truncate(root / name, 44 + 0xFFFF0000)
     found = embed(root, tmp_path / "out", DecodeOptions(0.96, "pad", "drop", "reference", max_clip_s=60))
     assert {row["reason"] for row in found.values()} == {"too_long"}
 
