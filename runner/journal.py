@@ -2,6 +2,9 @@
 
 Lines are JSON with a checksum of their own, appended and flushed one by one.  A line that was cut off by a kill, or
 changed since, is as if it were not there: its shard is done again.
+
+Hadoop's and Spark's manifest committer records each task's files in the same way before they count; NeMo Curator takes
+"the output file is there" for done.  A record was chosen, because a shard has several files, which may be damaged.
 """
 
 from __future__ import annotations
