@@ -177,7 +177,7 @@ class TfrecordShards:
             context=train.Features(feature=context),
             feature_lists=train.FeatureLists(feature_list={"audio_embedding": train.FeatureList(feature=features)}),
         )
-        serialized: bytes = sequence.SerializeToString()
+        serialized: bytes = sequence.SerializeToString(deterministic=True)
         return serialized
 
 

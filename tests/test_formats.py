@@ -97,3 +97,14 @@ def test_a_later_session_keeps_the_numbers_that_labels_have(tmp_path: Path) -> N
         assert {row["label"]: row["index"] for row in csv.DictReader(file)} == {
             "dog": "0", "owl": "1", "ant": "2", "cat": "3"
         }  # fmt: skip
+
+
+def test_tfrecords_are_the_same_bytes_each_time(tmp_path: Path) -> None:
+    """A protobuf map has no order of its own: a run that is resumed must not differ for that."""
+    written = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        rows = [row(f"{n}.wav", 2)._replace(processed=np.full((2, 128), n, np.uint8)) for n in range(20)]
+        (path,) = TfrecordShards(tmp_path / name, {}, ["dog"]).write(0, rows)
+        written.append(path.read_bytes())
+    assert written[0] == written[1]
