@@ -137,18 +137,16 @@ def build_sessions(
     calibration: Callable[[], tuple[float, float]] | None = None,
     timed: Callable[[str, float], None] | None = None,
     dtypes: Sequence[str] = ("float32",),
-    keep: bool = False,
 ) -> list[VGGishSession]:
     """Put the weights onto the placed devices, one session each, and compile their programs.
 
     Args:
         placement: as ``place`` gives it.
-        loaded: the weights; their arrays are emptied, unless ``keep`` is set.
+        loaded: the weights; their arrays are emptied.
         conv: algorithm of the deep convolutions: auto, direct or winograd.
         calibration: gives seconds of (direct, winograd) for ``auto``; measured now when None.
         timed: told the seconds of each step: ``calibration``, ``weights`` and ``compile``.
         dtypes: of the windows to compile for.
-        keep: leave the arrays as they are.
     """
     start = time.perf_counter()
     chosen = choose_convolution(conv, placement.device.effective, placement.precision.effective, calibration)
@@ -156,7 +154,7 @@ def build_sessions(
     devices = range(len(placement.device.indices))
     sessions = [
         VGGishSession(
-            loaded.arrays if ordinal == devices[-1] and not keep else dict(loaded.arrays),
+            loaded.arrays if ordinal == devices[-1] else dict(loaded.arrays),
             placement.device,
             placement.precision,
             placement.memory.batch_size,

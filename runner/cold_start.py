@@ -151,7 +151,7 @@ def _sessions_that_agree(
     result: dict[str, Any],
 ) -> tuple[Placement, list[VGGishSession]]:
     """Sessions in the first of the precisions that may be taken in which they pass the parity gate."""
-    from runner.build import build_sessions
+    from runner.build import build_sessions, load_weights
 
     dtypes = _dtypes(spec)
     while True:
@@ -163,7 +163,6 @@ def _sessions_that_agree(
             calibration=lambda: remembered_calibration(kept),
             timed=cold.add,
             dtypes=dtypes,
-            keep=bool(placement.precision.others),
         )
         if config.memory.batch_size == AUTO:
             with cold.step("batch_size"):
@@ -183,6 +182,7 @@ def _sessions_that_agree(
         if following is not None:
             warn(f"precision=auto: {following.reason}", events, result)
             placement = replace(placement, precision=following)
+            loaded = load_weights(loaded.choice)  # the sessions took its arrays
             continue
         if config.parity.action == "fail":
             raise ParityError(missed)

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from mlflow.tracking import MlflowClient
 
+from runner.hardware import cpu_flags
 from runner.vggish.postprocess import project, quantize, random_pca
 from tests.conftest import Done, run_command
 from tests.test_smoke import stand_in
@@ -175,3 +176,15 @@ def test_released_weights_with_other_answers_stop_the_run(tmp_path: Path) -> Non
     assert result["failure"]["kind"] == "weights"
     assert "smoke test" in result["failure"]["message"]
     assert not (tmp_path / "run" / "embeddings").exists()
+
+
+def test_auto_takes_the_next_precision_where_the_first_misses(tmp_path: Path) -> None:
+    if not cpu_flags() & {"avx512_bf16", "amx_bf16"}:
+        pytest.skip("this CPU has no bfloat16 units: auto begins with float32")
+    tolerance = "parity.tolerances.bfloat16={rel_err:2e-5,min_cosine:0.999999,scale_err:1e-5}"
+    settings = ("dataset=demo", "weights=random", "device=cpu", "tracking=none", "precision=auto")
+    done = run_command(*settings, tolerance, f"output.dir={tmp_path}/run", f"paths.outputs={tmp_path}")
+    assert done.status == 0, done.err
+    assert "bfloat16 failed parity" in done.err
+    assert done.result["precision"]["effective"] == "float32"
+    assert done.result["parity"]["passed"] is True
