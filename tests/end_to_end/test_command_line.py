@@ -43,7 +43,7 @@ def test_help_names_every_option_of_every_group() -> None:
         (["memory.nosuch=1"], ["memory.nosuch", "not in"]),
         (["memory.batch_size=abc"], ["memory.batch_size", "abc"]),
         (["parity.tolerances=${oc.env:HOME}"], ["wrong kind", "--cfg job --resolve"]),
-        (["frontend.hop_s=${oc.env:HOME}"], ["wrong kind"]),
+        (["frontend.hop_s=${oc.env:HOME}"], ["frontend.hop_s", "converted to Float"]),
         (["device=0"], ["group", "--help"]),
         (["weights=[]"], ["weights has no option"]),
         (["dataset.max_skipped=1e400"], ["dataset.max_skipped=inf"]),
