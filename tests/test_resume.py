@@ -14,7 +14,7 @@ from runner.config import FolderDataset, RunConfig
 from runner.errors import ConfigError
 from runner.journal import JOURNAL, STATE, Journal, ShardEntry, read_journal
 from runner.manifest import build_manifest
-from runner.resume import Plan, check_folder, claim, make_plan, release
+from runner.resume import Plan, check_folder, claim, deciding, make_plan, release
 from tests.conftest import PROJECT
 
 
@@ -107,6 +107,7 @@ def test_a_plan_half_written_counts_the_new_files_as_new_again(run: Path, data: 
 def test_what_changes_no_number_may_differ(run: Path, data: Path, free: str) -> None:
     plan(run, data)
     check_folder(run, config(data, free))
+    assert deciding(config(data, free)) == deciding(config(data))
 
 
 @pytest.mark.parametrize(
