@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +48,7 @@ class Placement:
     device: DeviceChoice
     precision: PrecisionChoice
     memory: MemoryPlan
-    gpu_memory: dict[str, object]
+    gpu_memory: dict[str, Any]
 
 
 def place(request: DeviceRequest, memory: MemoryConfig) -> Placement:
@@ -61,11 +62,22 @@ def place(request: DeviceRequest, memory: MemoryConfig) -> Placement:
     tf.config.set_soft_device_placement(True)
     tf.config.threading.set_intra_op_parallelism_threads(cores)
     tf.config.threading.set_inter_op_parallelism_threads(min(2, cores))
-    return Placement(
-        device=device,
-        precision=choose_precision(request.precision, device.device),
-        memory=plan_memory(memory, device.effective, cores, len(device.indices)),
-        gpu_memory=gpu_memory,
+    precision = choose_precision(request.precision, device.device)
+    plan = plan_for(device, precision, memory, gpu_memory)
+    return Placement(device=device, precision=precision, memory=plan, gpu_memory=gpu_memory)
+
+
+def plan_for(
+    device: DeviceChoice, precision: PrecisionChoice, memory: MemoryConfig, gpu_memory: Mapping[str, Any]
+) -> MemoryPlan:
+    """What the memory policy comes to on the devices chosen, with the memory that they have."""
+    return plan_memory(
+        memory,
+        device.effective,
+        usable_cores(),
+        len(device.indices),
+        precision=precision.effective,
+        gpu_mib=gpu_memory.get("gpu_memory_available_mib"),
     )
 
 

@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from runner.batch_size import climb, is_climb, measure_on
+from runner.batch_size import climb_on, is_climb
 from runner.config import AUTO, ParityConfig, RunConfig
 from runner.convolution import remembered_calibration
 from runner.errors import ParityError
 from runner.hardware import usable_cores, versions
-from runner.memory import MAX_BATCH, plan_memory
+from runner.memory import MAX_BATCH
 from runner.parity import measure, report
 from runner.remember import remembered
 from runner.vggish.postprocess import Postprocessor
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from runner.build import LoadedWeights, Placement
+    from runner.memory import MemoryPlan
     from runner.vggish.session import VGGishSession
 
 log = logging.getLogger("runner.worker")
@@ -209,14 +210,18 @@ def _climb(
     result: dict[str, Any],
 ) -> Placement:
     """Find the batch size on the first device, give it to all sessions, and plan memory anew."""
-    session, device, memory = sessions[0], placement.device, config.memory
+    from runner.build import plan_for
 
-    def fits(size: int) -> bool:
-        plan = plan_memory(replace(memory, batch_size=size), device.effective, usable_cores(), len(device.indices))
-        return plan.batch_size == size
+    session, device = sessions[0], placement.device
+
+    def plan(size: int) -> MemoryPlan:
+        memory = replace(config.memory, batch_size=size)
+        return plan_for(device, placement.precision, memory, placement.gpu_memory)
 
     first = min(_FIRST_BATCH.get(device.effective.value, 32), placement.memory.batch_size)
-    sizes = [size for size in (first << step for step in range(8)) if size <= MAX_BATCH and fits(size)] or [first]
+    sizes = [
+        size for size in (first << step for step in range(8)) if size <= MAX_BATCH and plan(size).batch_size == size
+    ] or [first]
     key = ", ".join(
         (
             device.device.name,
@@ -229,9 +234,7 @@ def _climb(
             f"up to {sizes[-1]}",
         )
     )
-    found = remembered(
-        kept / "batch_size.json", key, lambda: climb(measure_on(session, dtypes[0]), sizes).to_dict(), is_climb
-    )
+    found = remembered(kept / "batch_size.json", key, lambda: climb_on(session, dtypes[0], sizes).to_dict(), is_climb)
     result["batch_size_curve"] = found
     chosen = int(found["batch_size"])
     for each in sessions:
@@ -239,8 +242,7 @@ def _climb(
         each.resize(chosen)
         for dtype in dtypes:
             each.warm_up(dtype)
-    plan = plan_memory(replace(memory, batch_size=chosen), device.effective, usable_cores(), len(device.indices))
-    return replace(placement, memory=plan)
+    return replace(placement, memory=plan(chosen))
 
 
 def take_through_gate(

@@ -17,6 +17,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from runner import nvml
 from runner.errors import DeviceError
 from runner.hardware import cpu_name
 
@@ -32,6 +33,10 @@ CUDA_LIBRARIES = (
     "libcudnn.so.9",
 )
 """What TensorFlow's CUDA build opens at run time; one missing library hides every GPU."""
+
+GPU_LEAST_MIB = 1024
+"""Free memory that a GPU must have: CUDA, the weights and a small batch."""
+_FREE_IT = "end the programs that hold the rest (nvidia-smi lists them)"
 
 METAL_LAST_TENSORFLOW = (2, 19)
 """tensorflow-metal 1.2.0 lacks symbols that TensorFlow 2.20 and later ask for."""
@@ -142,6 +147,9 @@ def gather_facts() -> MachineFacts:
         {"device": gpu.name, **tf.config.experimental.get_device_details(gpu)}
         for gpu in tf.config.list_physical_devices("GPU")
     ]
+    for number, gpu in enumerate(gpus):
+        if gpu.get("device_name") != "METAL" and (free := nvml.free_mib(number)) is not None:
+            gpu |= {"memory_free_mib": free, "memory_mib": nvml.total_mib(number)}
     built_with_cuda = bool(tf.test.is_built_with_cuda())
     driver = _nvidia_driver_present()
     probe_libraries = driver and built_with_cuda and not gpus
@@ -206,19 +214,23 @@ def choose_device(
         wanted = best
     else:
         wanted, reason = requested, f"device={requested.value} was asked for"
-    candidates = _present(devices, wanted)
     if wanted is DeviceType.CPU:
         return DeviceChoice(requested, cpu, 0, reason, None, devices)
-    if index == ALL and candidates:
-        others = tuple(range(1, len(candidates)))
-        reason += f"; device.index=all: {len(candidates)} of them"
-        return DeviceChoice(requested, candidates[0], 0, reason, None, devices, others)
-    if index != ALL and int(index) < len(candidates):
+    candidates = [info for info in devices if info.type is wanted]
+    present = [number for number, info in enumerate(candidates) if info.available]
+    if index == ALL and present:
+        first, *others = present
+        reason += f"; device.index=all: {len(present)} of them"
+        return DeviceChoice(requested, candidates[first], first, reason, None, devices, tuple(others))
+    if index != ALL and int(index) in present:
         return DeviceChoice(requested, candidates[int(index)], int(index), reason, None, devices)
-    if candidates:
+    if present and int(index) < len(candidates):
+        others_present = " or ".join(f"device.index={number}" for number in present)
+        missing = f"{candidates[int(index)].reason} (number {index}; {others_present} has room)"
+    elif present:
         missing = f"device.index={index}, but there are only {len(candidates)} (0 to {len(candidates) - 1})"
     else:
-        missing = next(info.reason for info in devices if info.type is wanted)
+        missing = candidates[0].reason
     fallback = f"{wanted.value} is not available: {missing}"
     if strict:
         raise DeviceError(f"{fallback} (device.strict=true forbids the fallback to the CPU)")
@@ -293,7 +305,12 @@ def _cuda_device(gpu: Mapping[str, Any]) -> DeviceInfo:
     if capability is not None:
         details["compute_capability"] = list(capability)
     shown = f", compute capability {'.'.join(map(str, capability))}" if capability else ""
-    return DeviceInfo(DeviceType.GPU, True, str(gpu.get("device_name", "NVIDIA GPU")), f"CUDA device{shown}", details)
+    name = str(gpu.get("device_name", "NVIDIA GPU"))
+    free = details.get("memory_free_mib")
+    if free is not None and free < GPU_LEAST_MIB:
+        why = f"only {free:,} of its {details['memory_mib']:,} MiB are free, {GPU_LEAST_MIB:,} are needed: {_FREE_IT}"
+        return DeviceInfo(DeviceType.GPU, False, name, why, details)
+    return DeviceInfo(DeviceType.GPU, True, name, f"CUDA device{shown}", details)
 
 
 def _why_no_cuda(facts: MachineFacts) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import json
 import logging
 import os
@@ -57,6 +58,10 @@ log = logging.getLogger("runner.worker")
 
 _PROGRESS_S = 0.25
 _MANIFEST_ROWS = 4096
+_MANIFEST_COLUMNS = ("clip", "path", "start", "end", "label", "bytes")
+"""The manifest's columns in the order of ``Clip``'s fields behind ``number``."""
+_SWITCH_S = 0.001
+"""A thread that has the interpreter gives it up after so long: lanes must not wait long for collector and writers."""
 _CLIPS_LOOKED_AT = 8
 _CLIPS_PER_DECODER = 16
 """A small data set gets fewer decode processes than planned: to start one takes as long as to decode several clips."""
@@ -67,6 +72,7 @@ KILLED_STATUS = 3
 def main(spec_path: str) -> int:
     """Carry out one spec; the exit status is 0 for a finished run, 3 for one told to stop, 1 for a failed one."""
     events = Events(_take_standard_output())
+    sys.setswitchinterval(_SWITCH_S)
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="[%(asctime)s][%(levelname)s] %(message)s", force=True
     )
@@ -271,12 +277,14 @@ def _read_manifest(path: Path, spans: Sequence[tuple[int, int]]) -> Iterator[Cli
     waiting = deque(spans)
     index = 0
     with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(_MANIFEST_ROWS):
+        for batch in file.iter_batches(_MANIFEST_ROWS, columns=list(_MANIFEST_COLUMNS)):
             while waiting and waiting[0][0] < index + batch.num_rows:
                 first, end = waiting[0]
                 start, stop = max(first, index), min(end, index + batch.num_rows)
-                for number, row in enumerate(batch.slice(start - index, stop - start).to_pylist(), start):
-                    yield Clip(number, row["clip"], row["path"], row["start"], row["end"], row["label"], row["bytes"])
+                part = batch.slice(start - index, stop - start)
+                columns = (part.column(name).to_pylist() for name in _MANIFEST_COLUMNS)
+                rows = zip(range(start, stop), *columns, strict=True)
+                yield from itertools.starmap(Clip, rows)
                 if end > index + batch.num_rows:
                     break
                 waiting.popleft()

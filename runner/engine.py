@@ -14,13 +14,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from runner.batching import BatchQueue, Merger
 from runner.decode import ClipResult, ClipTask, Segment
+from runner.hardware import usable_cores
 from runner.output import ClipRow, OpenShards, RunWriter
 from runner.pool import DecodePool, FilledSlot
 from runner.slots import Windows
@@ -31,7 +32,7 @@ log = logging.getLogger("runner.worker")
 Array = NDArray[np.float32]
 _POLL_S = 0.1
 _MESSAGE_CLIPS = 32
-_MESSAGE_BYTES = 4 << 20
+_MESSAGE_BYTES = 16 << 20
 """Clips go to decode processes in messages of at most so many, and of about so many bytes."""
 _UNKNOWN_BYTES = 1 << 20
 _MESSAGES_A_PROCESS = 4
@@ -39,7 +40,10 @@ _MESSAGES_A_PROCESS = 4
 _RESULTS_AHEAD = 64
 """Batches that may wait for the collector before lanes wait for it."""
 _SHARDS_AHEAD = 4
-"""Complete shards that may wait for the writer before the collector waits for it."""
+"""Complete shards that may wait for a writer before the collector waits for one."""
+_CORES_A_WRITER = 4
+_WRITERS = 4
+"""Threads that write shards, at most: one for every four cores.  Compressing, hashing and flushing run in parallel."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +59,10 @@ class Lane:
     threads: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Clip:
-    """A row of the manifest; ``bytes`` is the file's size, -1 if unknown."""
+class Clip(NamedTuple):
+    """A row of the manifest and its number; ``bytes`` is the file's size, -1 if unknown."""
 
-    index: int
+    number: int
     name: str
     path: bytes
     start: float | None
@@ -163,7 +166,10 @@ class Engine:
         self.cpu_s = 0.0
         """This process's processor time while the engine ran."""
         self.write_s = 0.0
-        """Seconds in which the writer wrote shards."""
+        """Seconds in which a writer wrote a shard, of all writers together."""
+        self.writers = max(1, min(_WRITERS, usable_cores() // _CORES_A_WRITER))
+        """Threads that write shards."""
+        self._write_lock = threading.Lock()
         self.lane_failures: list[str] = []
         """What became of lanes that were given up."""
 
@@ -189,7 +195,7 @@ class Engine:
         ]
         ends = [
             threading.Thread(target=self._guard, args=(body,), name=name, daemon=True)
-            for name, body in (("collector", self._collect), ("writer", self._write))
+            for name, body in (("collector", self._collect), *[("writer", self._write)] * self.writers)
         ]
         for thread in (*workers, *ends):
             thread.start()
@@ -199,6 +205,7 @@ class Engine:
         self._put(self._results, None)
         for thread in ends:
             thread.join()
+        self._guard(self._writer.close)
         self.cpu_s = time.process_time() - cpu_before
         if self._failure is not None:
             raise self._failure
@@ -232,7 +239,7 @@ class Engine:
                     own = waiting.bytes if waiting.bytes >= 0 else _UNKNOWN_BYTES
                     message.append((waiting, own, 0))
                     size += own
-                    last_clip, waiting = waiting.index, next(self._clips, None)
+                    last_clip, waiting = waiting.number, next(self._clips, None)
                 tasks = [(self._register(clip, attempt), own) for clip, own, attempt in message]
                 self._pool.submit(tasks, last=waiting is None or not self._may_start(waiting, last_clip))
             if self._out_of_grace():
@@ -260,7 +267,7 @@ class Engine:
         """Always, unless stopping: then only to finish a shard that was begun."""
         if not self.stopped:
             return True
-        return last_clip is not None and self._open_shards.of(clip.index) == self._open_shards.of(last_clip)
+        return last_clip is not None and self._open_shards.of(clip.number) == self._open_shards.of(last_clip)
 
     def _out_of_grace(self) -> bool:
         return self._stop_at is not None and time.monotonic() > self._stop_at
@@ -332,17 +339,18 @@ class Engine:
             ended = self._take_rows(*message) if isinstance(message, tuple) else self._take_results(message)
             for row, clip in ended:
                 self._count(row)
-                if complete := self._open_shards.add(clip.index, row):
+                if complete := self._open_shards.add(clip.number, row):
                     self._put(self._complete, complete)
-        self._put(self._complete, None)
+        for _ in range(self.writers):
+            self._put(self._complete, None)
 
     def _write(self) -> None:
         while (complete := self._get(self._complete)) is not None:
             start = time.perf_counter()
             self._writer.write_shard(*complete)
-            self.progress.shards += 1
-            self.write_s += time.perf_counter() - start
-        self._writer.close()
+            with self._write_lock:
+                self.progress.shards += 1
+                self.write_s += time.perf_counter() - start
 
     def _take_results(self, results: Sequence[ClipResult]) -> list[tuple[ClipRow, Clip]]:
         ended = []

@@ -60,7 +60,7 @@ def stage_shares(engine: Engine, decode_s: float, workers: int) -> dict[str, flo
 
     ``decode`` is of all decode processes together; ``copy`` (to a device of its own memory) and ``compute`` are of the
     time in which at least one batch of a lane was there, ``lane`` that of either, all averaged over the lanes;
-    ``write`` is making files of complete shards.
+    ``write`` is making files of complete shards, of all writers together.
 
     Args:
         engine: one that has run.
@@ -80,7 +80,7 @@ def stage_shares(engine: Engine, decode_s: float, workers: int) -> dict[str, flo
         "decode": decode_s / workers / steady,
         "copy": mean(lambda each: (each.started_s, each.started_s if each.copied_s is None else each.copied_s)),
         "compute": mean(lambda each: (each.started_s if each.copied_s is None else each.copied_s, each.at_s)),
-        "write": engine.write_s / steady,
+        "write": engine.write_s / engine.writers / steady,
         "lane": mean(lambda each: (each.started_s, each.at_s)),
     }
 

@@ -21,6 +21,9 @@ _FEW_CORES = 8
 _DECODER_MIB = 70
 _ACTIVATION_MIB_PER_EXAMPLE = 0.2
 """What one example in a batch costs the CPU in activations (measured)."""
+_GPU_BASE_MIB = 700
+_GPU_MIB_PER_EXAMPLE = {"float32": 15.0, "tf32": 8.0, "float16": 6.0, "bfloat16": 6.0}
+"""What an example in a batch costs a GPU, XLA's trials of algorithms included (measured on an H100, by precision)."""
 MAX_BATCH = 2048
 """More than 2**31 elements in one activation is an illegal memory access on a GPU; conv1 gives 393,216 an example."""
 
@@ -62,7 +65,15 @@ def default_decode_workers(device: DeviceType, cores: int) -> int:
     return cores
 
 
-def plan_memory(memory: MemoryConfig, device: DeviceType, cores: int, devices: int = 1) -> MemoryPlan:
+def plan_memory(
+    memory: MemoryConfig,
+    device: DeviceType,
+    cores: int,
+    devices: int = 1,
+    *,
+    precision: str = "float32",
+    gpu_mib: int | None = None,
+) -> MemoryPlan:
     """Turn the policy into effective settings: queue, then batch, then decode processes shrink to fit the ceiling.
 
     Args:
@@ -70,6 +81,8 @@ def plan_memory(memory: MemoryConfig, device: DeviceType, cores: int, devices: i
         device: the kind of device in use.
         cores: usable cores.
         devices: how many of that kind are in use.
+        precision: number format of the network.
+        gpu_mib: what a run may take of each GPU; None where that is not known.
     """
     batch = memory.batch_size if isinstance(memory.batch_size, int) else memory.batch_size_by_device[device.value]
     depth = memory.queue_depth
@@ -79,6 +92,12 @@ def plan_memory(memory: MemoryConfig, device: DeviceType, cores: int, devices: i
     if batch > MAX_BATCH:
         notes.append(f"batch_size cut from {batch} to {MAX_BATCH}: larger activations overflow 2**31 elements")
         batch = MAX_BATCH
+    if device is DeviceType.GPU and gpu_mib is not None:
+        asked_for = batch
+        while batch > 1 and _GPU_BASE_MIB + batch * _GPU_MIB_PER_EXAMPLE[precision] > gpu_mib:
+            batch //= 2
+        if batch < asked_for:
+            notes.append(f"batch_size cut from {asked_for} to {batch}: the GPU has {gpu_mib:,} MiB for this run")
     ceiling = memory.host_memory_mib
     if ceiling is not None:
         activations = _ACTIVATION_MIB_PER_EXAMPLE if device is DeviceType.CPU else 0.0
@@ -109,7 +128,8 @@ def apply_gpu_memory(choice: DeviceChoice, *, fraction: float, allow_growth: boo
 
     Returns:
         What took effect: ``gpu_memory_limit_mib`` a device (None: no cap) and ``gpu_allow_growth`` (None: not a CUDA
-        device), and under ``note`` what was asked for but is not enforced.
+        device); what of the limit is ``gpu_memory_available_mib``, for other programs may hold the rest; and under
+        ``note`` what was asked for but can't be had.
     """
     import tensorflow as tf
 
@@ -134,7 +154,16 @@ def apply_gpu_memory(choice: DeviceChoice, *, fraction: float, allow_growth: boo
     limit = int(min(known) * fraction)
     for gpu in gpus:
         tf.config.set_logical_device_configuration(gpu, [tf.config.LogicalDeviceConfiguration(memory_limit=limit)])
-    return {"gpu_memory_limit_mib": limit, "gpu_allow_growth": allow_growth}
+    found: dict[str, Any] = {"gpu_memory_limit_mib": limit, "gpu_allow_growth": allow_growth}
+    free = [mib for index in choice.indices if (mib := nvml.free_mib(index)) is not None]
+    if free:
+        found["gpu_memory_available_mib"] = min(limit, min(free))
+        if min(free) < limit:
+            found["note"] = (
+                f"the GPU has {min(free):,} of {min(known):,} MiB free, less than the {limit:,} that memory."
+                f"gpu_memory_fraction={fraction:g} allows: other programs hold the rest (nvidia-smi lists them)"
+            )
+    return found
 
 
 def gpu_memory_metrics(choice: DeviceChoice) -> dict[str, float]:

@@ -21,6 +21,15 @@ def total_mib(index: int) -> int | None:
     return int(answer[0][0]) if answer else None
 
 
+def free_mib(index: int) -> int | None:
+    """Memory of CUDA device ``index`` that no process holds, in MiB."""
+    if (found := _ask(index)) is not None:
+        nvml, handle = found
+        return int(nvml.nvmlDeviceGetMemoryInfo(handle).free) // _MIB
+    answer = _smi(index, "--query-gpu=memory.free")
+    return int(answer[0][0]) if answer else None
+
+
 def process_mib(index: int) -> float | None:
     """Memory that this process holds on CUDA device ``index`` in MiB, CUDA's own share included.
 

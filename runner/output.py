@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -96,9 +97,10 @@ class RunWriter:
         self._journal = Journal(folder / STATE / JOURNAL)
         self.done = dict(done or {})
         """The shards that are on disk, by number."""
+        self._lock = threading.Lock()
 
     def write_shard(self, shard: int, rows: Sequence[ClipRow]) -> None:
-        """Write a complete shard, its clips in manifest order."""
+        """Write a complete shard, its clips in manifest order; from any thread."""
         if self._postprocess:
             rows = [row._replace(processed=self._postprocess(row.embeddings)) for row in rows]
         files = [path for form in self._formats for path in form.write(shard, rows)]
@@ -109,8 +111,9 @@ class RunWriter:
         described = {path.relative_to(self._folder).as_posix(): describe_file(path) for path in files}
         examples = sum(row.examples for row in rows)
         entry = ShardEntry(shard, len(rows), examples, described, _counts(rows))
-        self._journal.append(entry)
-        self.done[shard] = entry
+        with self._lock:
+            self._journal.append(entry)
+            self.done[shard] = entry
 
     def close(self) -> None:
         """Make clips.parquet of the shards that are done, in their order."""

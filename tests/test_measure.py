@@ -11,7 +11,7 @@ from runner.measure import bottleneck, covered, stage_shares
 
 
 def engine(*timings: BatchTiming, write_s: float = 0.0) -> SimpleNamespace:
-    return SimpleNamespace(started_at=100.0, results_at=110.0, timings=list(timings), write_s=write_s)
+    return SimpleNamespace(started_at=100.0, results_at=110.0, timings=list(timings), write_s=write_s, writers=1)
 
 
 def test_covered_is_the_length_of_the_union() -> None:

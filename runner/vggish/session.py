@@ -169,6 +169,11 @@ class VGGishSession:
         return IN_FLIGHT_ON_CUDA if self._on_cuda else 1
 
     @property
+    def compiles_each_size(self) -> bool:
+        """Whether every batch size has a program of its own, which takes seconds to compile."""
+        return self._compiled_by_xla
+
+    @property
     def rows_at_once(self) -> int:
         """The batch size in effect: ``batch_size``, less where memory ran out."""
         return self._rows_at_once
@@ -271,6 +276,10 @@ class VGGishSession:
         with self._placed():
             return self._program("int16" if windows.dtype.name == "int16" else "float32")(windows)
 
+    def compile_for(self, rows: int, dtype: str) -> None:
+        """Compile the program for so many windows of ``dtype`` at once, and run it once; from any thread."""
+        self.run_on_device(self.on_device(np.zeros((rows, EXAMPLE_SAMPLES), dtype))).numpy()
+
     def _program(self, name: str) -> Any:
         import tensorflow as tf
 
@@ -335,6 +344,15 @@ class VGGishSession:
         return tf.device(self.device_name)
 
 
+_SIGNS_OF_FULL_MEMORY = (
+    "out of memory",
+    "resource_exhausted",
+    "resource exhausted",
+    "alloc_failed",  # cuBLAS's and cuDNN's own
+    "autotuning failed",  # XLA: no algorithm could be tried (seen on a GPU with 4 GiB to give)
+    "failed to determine best cudnn convolution algorithm",
+    "no algorithm worked",
+)
 _NO_XLA = {"effective": "graph", "reason": "XLA is slower than TensorFlow's own kernels on a CPU, and absent on Metal"}
 
 
@@ -344,4 +362,4 @@ def _is_out_of_memory(error: Exception) -> bool:
     if isinstance(error, tf.errors.ResourceExhaustedError):
         return True
     text = str(error).lower()
-    return isinstance(error, tf.errors.OpError) and ("out of memory" in text or "resource_exhausted" in text)
+    return isinstance(error, tf.errors.OpError) and any(sign in text for sign in _SIGNS_OF_FULL_MEMORY)

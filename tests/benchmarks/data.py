@@ -61,7 +61,8 @@ def make_checkpoint(folder: Path) -> Path:
         for name, array in random_weights(0).items()
     }
     np.savez(arrays_path, **arrays)
-    with tf.Graph().as_default(), tf.Session() as session:
+    no_gpu = tf.ConfigProto(device_count={"GPU": 0})  # or TensorFlow would keep all of its memory from the contestants
+    with tf.Graph().as_default(), tf.Session(config=no_gpu) as session:
         placeholders = {name: tf.placeholder(array.dtype, array.shape) for name, array in arrays.items()}
         variables = {name: tf.Variable(placeholders[name], name=name) for name in arrays}
         session.run(tf.global_variables_initializer(), {placeholders[name]: array for name, array in arrays.items()})
