@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -20,8 +18,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("runner.worker")
 
 BUDGET_S = 5.0
-_COMPILE_S = 4.0
-"""Of these, sizes are compiled, all at once, for so long; those that are not ready by then are not tried."""
+"""For measuring; what XLA needs to compile each size for a GPU comes on top, and is in each step."""
+_COMPILE_S = 20.0
+"""No further size is compiled when it would take all of them beyond this."""
 _WORTH_IT = 1.03
 """A larger batch costs memory: it must be so much faster than the best smaller one."""
 _RUN_S = 0.15
@@ -62,21 +61,23 @@ def climb(
     Args:
         measure: one batch size; None if the device has not the memory for it.
         sizes: to try, ascending.
-        budget_s: seconds for all of it; a size is not begun that would, by the last one, not be done in time.
+        budget_s: seconds for measuring; a size is not begun that would, by the last one, not be done in time, nor one
+            whose compilation, by the last one's, would take them all beyond 20 s.
         clock: gives seconds.
     """
-    start = clock()
     steps: list[Step] = []
     best: Step | None = None
     reason = "the largest that the policy allows"
-    last_s = 0.0
+    spent = last_s = compiling = 0.0
     for size in sizes:
-        began = clock()
-        if steps and began - start + steps[-1].compile_s + 2 * (last_s - steps[-1].compile_s) > budget_s:
-            reason = f"the climb took {began - start:.1f} s; the next size would take it beyond {budget_s:.0f} s"
+        if steps and (spent + 2 * last_s > budget_s or compiling + steps[-1].compile_s > _COMPILE_S):
+            reason = f"measuring took {spent:.1f} s and compiling {compiling:.1f} s: the next size would take too long"
             break
+        began = clock()
         step = measure(size)
-        last_s = clock() - began
+        last_s = clock() - began - (step.compile_s if step else 0.0)
+        spent += last_s
+        compiling += step.compile_s if step else 0.0
         if step is None:
             reason = f"{size} does not fit into the memory that the policy allows"
             break
@@ -90,46 +91,6 @@ def climb(
             break
     chosen = best.batch_size if best else sizes[0]
     return Climb(tuple(steps), chosen, reason)
-
-
-def climb_on(session: VGGishSession, dtype: str, sizes: Sequence[int], budget_s: float = BUDGET_S) -> Climb:
-    """Climb on a session, whose batch size this changes.
-
-    Where each size is compiled, all of them are at the same time, since one after the other takes far longer.
-
-    Args:
-        session: a ready one.
-        dtype: of the windows that it is to be fast with.
-        sizes: to try, ascending.
-        budget_s: seconds for all of it.
-    """
-    start = time.perf_counter()
-    if session.compiles_each_size:
-        ready = _compile_all(session, dtype, sizes, min(_COMPILE_S, budget_s))
-        sizes = list(itertools.takewhile(ready.__contains__, sizes)) or sizes[:1]
-    spent = time.perf_counter() - start
-    return climb(measure_on(session, dtype), sizes, budget_s - spent)
-
-
-def _compile_all(session: VGGishSession, dtype: str, sizes: Sequence[int], seconds: float) -> set[int]:
-    """Compile for all sizes at once; those that are ready within so many seconds."""
-    ready = set()
-
-    def compile_for(size: int) -> None:
-        try:
-            session.compile_for(size, dtype)
-        except Exception as error:
-            log.info("batch size %d: not compiled: %s", size, error)
-        else:
-            ready.add(size)
-
-    threads = [threading.Thread(target=compile_for, args=(size,), daemon=True) for size in sizes]
-    for thread in threads:
-        thread.start()
-    end = time.monotonic() + seconds
-    for thread in threads:
-        thread.join(max(0.0, end - time.monotonic()))
-    return set(ready)
 
 
 def measure_on(session: VGGishSession, dtype: str) -> Callable[[int], Step | None]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from runner.batch_size import climb_on, is_climb
+from runner.batch_size import climb, is_climb, measure_on
 from runner.config import AUTO, ParityConfig, RunConfig
 from runner.convolution import remembered_calibration
 from runner.errors import ParityError
@@ -234,7 +234,9 @@ def _climb(
             f"up to {sizes[-1]}",
         )
     )
-    found = remembered(kept / "batch_size.json", key, lambda: climb_on(session, dtypes[0], sizes).to_dict(), is_climb)
+    found = remembered(
+        kept / "batch_size.json", key, lambda: climb(measure_on(session, dtypes[0]), sizes).to_dict(), is_climb
+    )
     result["batch_size_curve"] = found
     chosen = int(found["batch_size"])
     for each in sessions:

@@ -39,8 +39,16 @@ from runner.errors import (
 from runner.files import write_atomic
 from runner.hardware import host_facts, peak_rss_mib, usable_cores, versions
 from runner.limits import SkipLimit
-from runner.measure import BATCHES, bottleneck, stage_shares, steady_metrics, windows_over_time, write_batches
-from runner.memory import gpu_memory_metrics
+from runner.measure import (
+    BATCHES,
+    bottleneck,
+    stage_shares,
+    starved_shares,
+    steady_metrics,
+    windows_over_time,
+    write_batches,
+)
+from runner.memory import ceiling_mib, gpu_memory_metrics
 from runner.output import (
     RunWriter,
     make_formats,
@@ -60,7 +68,7 @@ _PROGRESS_S = 0.25
 _MANIFEST_ROWS = 4096
 _MANIFEST_COLUMNS = ("clip", "path", "start", "end", "label", "bytes")
 """The manifest's columns in the order of ``Clip``'s fields behind ``number``."""
-_SWITCH_S = 0.001
+_SWITCH_S = 0.0005
 """A thread that has the interpreter gives it up after so long: lanes must not wait long for collector and writers."""
 _CLIPS_LOOKED_AT = 8
 _CLIPS_PER_DECODER = 16
@@ -150,6 +158,7 @@ def _carry_out(spec: dict[str, Any], run_dir: Path, events: Events, result: dict
     result["metrics"] |= _memory_metrics(placement, pool)
     shares = stage_shares(engine, sum(pool.busy_s.values()), workers)
     result["metrics"] |= {f"{stage}_busy_share": share for stage, share in shares.items()}
+    result["metrics"] |= starved_shares(engine, sessions[0].in_flight)
     result["bottleneck"] = bottleneck(shares)
     result["metrics"]["decoders_replaced"] = float(pool.deaths)
     seconds = config.profile.device_speed_s[placement.device.effective.value]
@@ -158,7 +167,7 @@ def _carry_out(spec: dict[str, Any], run_dir: Path, events: Events, result: dict
     result["series"] = windows_over_time(engine.timings, progress.audio_s)
     result["shards"] = len(writer.done)
     write_batches(run_dir / BATCHES, engine.timings)
-    _warn_of_ceiling(config, result, events)
+    _warn_of_ceiling(config, placement, result, events)
 
 
 class StopSignal:
@@ -229,10 +238,11 @@ def _memory_metrics(placement: Placement, pool: DecodePool) -> dict[str, float]:
     return found | gpu_memory_metrics(placement.device)
 
 
-def _warn_of_ceiling(config: RunConfig, result: dict[str, Any], events: Events) -> None:
+def _warn_of_ceiling(config: RunConfig, placement: Placement, result: dict[str, Any], events: Events) -> None:
     ceiling = config.memory.host_memory_mib
     used = result["metrics"]["rss_peak_mib"]
-    if ceiling is not None and used > ceiling:
+    allowed = ceiling_mib(ceiling, placement.device.effective)
+    if allowed is not None and used > allowed:
         warn(f"the worker took {used:.0f} MiB, above memory.host_memory_mib={ceiling}", events, result)
 
 

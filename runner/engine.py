@@ -31,7 +31,7 @@ log = logging.getLogger("runner.worker")
 
 Array = NDArray[np.float32]
 _POLL_S = 0.1
-_MESSAGE_CLIPS = 32
+_MESSAGE_CLIPS = 128
 _MESSAGE_BYTES = 16 << 20
 """Clips go to decode processes in messages of at most so many, and of about so many bytes."""
 _UNKNOWN_BYTES = 1 << 20
@@ -170,6 +170,8 @@ class Engine:
         self.writers = max(1, min(_WRITERS, usable_cores() // _CORES_A_WRITER))
         """Threads that write shards."""
         self._write_lock = threading.Lock()
+        self.starved_s: dict[int, float] = {}
+        """Seconds that the threads of each lane waited for a batch, of all of them together."""
         self.lane_failures: list[str] = []
         """What became of lanes that were given up."""
 
@@ -281,7 +283,7 @@ class Engine:
 
     def _lane(self, number: int) -> None:
         lane = self._lanes[number]
-        while (batch := self._batches.get()) is not None:
+        while (batch := self._next_batch(number)) is not None:
             if number in self._lost_lanes:
                 self._batches.hand_back(batch)
                 return
@@ -302,6 +304,15 @@ class Engine:
             self._pool.release(batch.slot)
             self._put(self._results, (batch.segments, embeddings))
             self._batches.done()
+
+    def _next_batch(self, number: int) -> FilledSlot | None:
+        start = time.perf_counter()
+        batch = self._batches.get()
+        waited = time.perf_counter() - start
+        if batch is not None:
+            with self._lanes_lock:
+                self.starved_s[number] = self.starved_s.get(number, 0.0) + waited
+        return batch
 
     def _give_up(self, number: int, batch: FilledSlot, error: Exception) -> None:
         """A lane failed: its batch goes to another one, if there is any."""

@@ -85,6 +85,17 @@ def stage_shares(engine: Engine, decode_s: float, workers: int) -> dict[str, flo
     }
 
 
+def starved_shares(engine: Engine, threads: int) -> dict[str, float]:
+    """The share of the steady state in which a thread of a lane waited for a batch, on average, by lane's number.
+
+    Args:
+        engine: one that has run.
+        threads: of each lane.
+    """
+    steady = engine.results_at - engine.started_at
+    return {f"lane{number}_starved_share": waited / threads / steady for number, waited in engine.starved_s.items()}
+
+
 def bottleneck(shares: Mapping[str, float]) -> str | None:
     """The stage that was busy most: decode, copy, compute or write; None where nothing was measured."""
     stages = [stage for stage in ("compute", "decode", "copy", "write") if stage in shares]

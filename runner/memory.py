@@ -17,6 +17,8 @@ IN_FLIGHT_ON_CUDA = 4
 167,000, 200,000, 218,000 and 236,000 × realtime with one to four)."""
 _WORKER_BASE_MIB = 1230
 """TensorFlow, the weights and a chunk of convolutions, before any batch (measured on Linux, float32)."""
+_CUDA_HOST_MIB = 1000
+"""What CUDA's libraries take of the host beside that (measured on an H100); no policy can do without it."""
 _FEW_CORES = 8
 _DECODER_MIB = 70
 _ACTIVATION_MIB_PER_EXAMPLE = 0.2
@@ -119,6 +121,13 @@ def plan_memory(
             if before != after:
                 notes.append(f"{name} cut from {before} to {after}: memory.host_memory_mib is {ceiling}")
     return MemoryPlan(batch, depth, workers, ceiling, in_flight, tuple(notes))
+
+
+def ceiling_mib(host_memory_mib: int | None, device: DeviceType) -> int | None:
+    """What the worker may take on the host with a device: the policy's ceiling, and what CUDA takes in any case."""
+    if host_memory_mib is None:
+        return None
+    return host_memory_mib + (_CUDA_HOST_MIB if device is DeviceType.GPU else 0)
 
 
 def apply_gpu_memory(choice: DeviceChoice, *, fraction: float, allow_growth: bool) -> dict[str, Any]:

@@ -46,9 +46,15 @@ def test_no_memory_for_the_first_leaves_the_first() -> None:
 
 
 def test_time_ends_it() -> None:
-    found = climbed({64: 100, 128: 180, 256: 300}, [64, 128, 256], seconds=2.0, compile_s=1.5)
+    found = climbed({64: 100, 128: 180, 256: 300}, [64, 128, 256], seconds=1.7)
     assert found.batch_size == 128
-    assert "beyond 5 s" in found.reason
+    assert "measuring took 3.4 s" in found.reason
+
+
+def test_compiling_has_a_limit_of_its_own() -> None:
+    found = climbed({64: 100, 128: 180, 256: 300, 512: 400}, [64, 128, 256, 512], seconds=8.0, compile_s=7.9)
+    assert found.batch_size == 128
+    assert "compiling 15.8 s" in found.reason
 
 
 def test_the_largest_allowed_ends_it() -> None:

@@ -92,6 +92,18 @@ def test_an_index_beyond_the_last_gpu_falls_back() -> None:
     assert "only 2 (0 to 1)" in str(choice.fallback_reason)
 
 
+def test_a_gpu_whose_memory_others_hold_is_not_taken() -> None:
+    full = {**H100, "memory_free_mib": 64, "memory_mib": 81_559}
+    free = {**H100, "device": "/physical_device:GPU:1", "memory_free_mib": 80_000, "memory_mib": 81_559}
+    alone = chosen(replace(GPU_SERVER, gpus=(full,)), "auto")
+    assert alone.effective is DeviceType.CPU
+    assert "only 64 of its 81,559 MiB are free" in alone.reason
+    server = replace(GPU_SERVER, gpus=(full, free))
+    assert "device.index=1 has room" in str(chosen(server, "gpu").fallback_reason)
+    assert chosen(server, "gpu", index=1).indices == (1,)
+    assert chosen(server, "gpu", index="all").indices == (1,)
+
+
 def run_fresh(code: str) -> str:
     """TensorFlow fixes its devices once per process, so each of these gets one of its own."""
     done = subprocess.run(

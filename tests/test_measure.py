@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from runner.engine import BatchTiming
-from runner.measure import bottleneck, covered, stage_shares
+from runner.measure import bottleneck, covered, stage_shares, starved_shares
 
 
 def engine(*timings: BatchTiming, write_s: float = 0.0) -> SimpleNamespace:
@@ -39,3 +39,8 @@ def test_a_device_that_reads_host_memory_copies_nothing() -> None:
 
 def test_a_run_without_batches_has_no_bottleneck() -> None:
     assert bottleneck(stage_shares(engine(), 1.0, 1)) is None
+
+
+def test_starvation_is_the_share_of_a_lanes_average_thread() -> None:
+    starved = SimpleNamespace(started_at=100.0, results_at=110.0, starved_s={0: 4.0, 1: 20.0})
+    assert starved_shares(starved, threads=4) == {"lane0_starved_share": 0.1, "lane1_starved_share": 0.5}

@@ -4,7 +4,7 @@ import pytest
 
 from runner.config import MemoryConfig
 from runner.devices import DeviceInfo, DeviceType
-from runner.memory import MAX_BATCH, plan_memory
+from runner.memory import MAX_BATCH, ceiling_mib, plan_memory
 from runner.precision import choose_precision
 
 BATCHES = {"cpu": 64, "gpu": 512, "metal": 128}
@@ -49,6 +49,20 @@ def test_a_batch_whose_activations_overflow_is_cut() -> None:
     plan = plan_memory(policy(batch_size=100_000), DeviceType.GPU, 2)
     assert plan.batch_size == MAX_BATCH
     assert "2**31" in plan.notes[0]
+
+
+def test_a_batch_that_the_gpu_has_no_room_for_is_cut() -> None:
+    plan = plan_memory(policy(), DeviceType.GPU, 16, precision="float32", gpu_mib=4077)
+    assert plan.batch_size == 128
+    assert plan.notes == ("batch_size cut from 512 to 128: the GPU has 4,077 MiB for this run",)
+    assert plan_memory(policy(), DeviceType.GPU, 16, precision="float16", gpu_mib=4077).batch_size == 512
+    assert plan_memory(policy(), DeviceType.CPU, 16, gpu_mib=1).batch_size == 64
+
+
+def test_the_ceiling_leaves_out_what_cuda_takes_in_any_case() -> None:
+    assert ceiling_mib(None, DeviceType.GPU) is None
+    assert ceiling_mib(1434, DeviceType.CPU) == 1434
+    assert ceiling_mib(1434, DeviceType.GPU) == 2434
 
 
 CPU = DeviceInfo(DeviceType.CPU, True, "Some CPU", "")

@@ -169,11 +169,6 @@ class VGGishSession:
         return IN_FLIGHT_ON_CUDA if self._on_cuda else 1
 
     @property
-    def compiles_each_size(self) -> bool:
-        """Whether every batch size has a program of its own, which takes seconds to compile."""
-        return self._compiled_by_xla
-
-    @property
     def rows_at_once(self) -> int:
         """The batch size in effect: ``batch_size``, less where memory ran out."""
         return self._rows_at_once
@@ -275,10 +270,6 @@ class VGGishSession:
         """Embed what ``on_device`` gave, a whole batch; the result stays there (on a GPU this does not wait for it)."""
         with self._placed():
             return self._program("int16" if windows.dtype.name == "int16" else "float32")(windows)
-
-    def compile_for(self, rows: int, dtype: str) -> None:
-        """Compile the program for so many windows of ``dtype`` at once, and run it once; from any thread."""
-        self.run_on_device(self.on_device(np.zeros((rows, EXAMPLE_SAMPLES), dtype))).numpy()
 
     def _program(self, name: str) -> Any:
         import tensorflow as tf

@@ -122,7 +122,7 @@ def pipeline(paths: list[str], weights: dict[str, np.ndarray]) -> dict[str, floa
         torch.cat(results).cpu()
         taken = time.perf_counter() - start
     clips = len(paths) - len(first)
-    return {"x_realtime": 10 * clips / taken, "model_only_audio_x_realtime": 9.6 * alone}
+    return {"x_realtime": 10 * clips / taken, "model_only_audio_x_realtime": 0.96 * alone}
 
 
 def torchvggish(paths: list[str], weights: dict[str, np.ndarray]) -> dict[str, float]:
