@@ -111,7 +111,7 @@ class _Stopped(BaseException):
         self.exit_status = exit_status
 
 
-def _task(config: DictConfig) -> dict[str, Any]:
+def _task(config: DictConfig) -> dict[str, Any] | float:
     from hydra.core.hydra_config import HydraConfig
 
     from runner.compose import typed
@@ -138,4 +138,8 @@ def _task(config: DictConfig) -> dict[str, Any]:
         raise _Stopped(result["exit_status"])
     if result["status"] != "finished":
         raise JobFailed(result["exit_status"])
+    if str(hydra_config.sweeper.get("_target_")).endswith("OptunaSweeper"):
+        from runner.advice import objective
+
+        return objective(result)
     return result

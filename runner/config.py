@@ -195,10 +195,24 @@ class EngineConfig:
 
 @dataclass
 class ProfileConfig:
-    """What is measured beside the run itself; ``device_speed_s`` is seconds for each figure, by kind of device."""
+    """What is measured and drawn beside the run itself.
+
+    ``device_speed_s`` is seconds for each figure of the device by itself, by kind of device.  With ``min_seconds`` or
+    ``min_batches`` above 0 the clips are embedded again, without writing, until both are reached, for a mean and a
+    spread.  ``sample_every_s`` is how often memory (and in those passes power) is read; ``pictures`` draws; ``map``
+    (pca, umap or none) is how embeddings come to two dimensions; ``curve`` measures batch sizes; ``trace`` keeps
+    TensorFlow's profile.
+    """
 
     name: str = "quick"
     device_speed_s: dict[str, float] = field(default_factory=dict)
+    min_seconds: float = 0.0
+    min_batches: int = 0
+    sample_every_s: float = 0.5
+    pictures: bool = True
+    map: str = "pca"
+    curve: bool = False
+    trace: bool = False
 
 
 @dataclass

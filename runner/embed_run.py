@@ -45,6 +45,7 @@ from runner.measure import (
     stage_shares,
     starved_shares,
     steady_metrics,
+    window_spread,
     windows_over_time,
     write_batches,
 )
@@ -56,6 +57,8 @@ from runner.output import (
 )
 from runner.pinning import pinned
 from runner.pool import DecodePool
+from runner.profiling import measure_beside
+from runner.sampling import OthersLoad, Sampler
 from runner.taking_up import check_identity, shards_done, sole_worker
 
 if TYPE_CHECKING:
@@ -105,7 +108,10 @@ def _carry_out(spec: dict[str, Any], run_dir: Path, events: Events, result: dict
     config = from_dict(spec["config"])
     cold = ColdStart(spec["spawned_at"])
     stop = StopSignal()
+    sampler = Sampler(config.profile.sample_every_s)
+    sampler.start()
     with contextlib.ExitStack() as stack:
+        stack.callback(sampler.stop)
         events.send("phase", name="lock")
         stack.enter_context(sole_worker(run_dir, config.engine.stop_grace_s))
         pool = DecodePool(_decode_options(config), _first_workers(config), config.dataset.clip_timeout_s)
@@ -114,6 +120,8 @@ def _carry_out(spec: dict[str, Any], run_dir: Path, events: Events, result: dict
         spec["dtypes"] = _window_types(Path(spec["manifest"]))
         ready = make_ready(config, spec, cold, events, result)
         placement, sessions = ready.placement, ready.sessions
+        if placement.device.effective is DeviceType.GPU:
+            sampler.gpus = placement.device.indices
         check_identity(run_dir, sessions[0])
         done = checked.result()
         shards = [(int(first), int(end)) for first, end in spec["shards"]]
@@ -131,9 +139,10 @@ def _carry_out(spec: dict[str, Any], run_dir: Path, events: Events, result: dict
         formats = make_formats(config.output, run_dir, metadata, config.frontend.hop_s, _labels(Path(spec["manifest"])))
         writer = RunWriter(run_dir, metadata, formats, ready.postprocess, done)
         skipped_before = int(totals(done)[0]["clips_skipped"])
+        spans = [span for n, span in enumerate(shards) if n not in done]
         engine = Engine(
             shards,
-            _read_manifest(Path(spec["manifest"]), [span for n, span in enumerate(shards) if n not in done]),
+            _read_manifest(Path(spec["manifest"]), spans),
             pool,
             writer,
             stop_grace_s=config.engine.stop_grace_s,
@@ -143,31 +152,48 @@ def _carry_out(spec: dict[str, Any], run_dir: Path, events: Events, result: dict
         stop.forward_to(engine)
         result["metrics"] |= cold.metrics(time.time())
         events.send("phase", name="embed", seconds=cold.parts)
+        lanes = [Lane(each.device_name[1:], each.embed_windows, each.in_flight) for each in sessions]
+        others, decode_cpu_s = OthersLoad(), sum(pool.cpu_s.values())
         with _reporting(engine, events, spec["dataset"]["clips"] - left):
-            engine.run([Lane(each.device_name[1:], each.embed_windows, each.in_flight) for each in sessions])
+            engine.run(lanes)
+        own_cpu_s = engine.cpu_s + sum(pool.cpu_s.values()) - decode_cpu_s
+        result["metrics"]["others_cpu_share"] = others.share(own_cpu_s)
+        sampler.stop()
+        result["memory_series"] = sampler.series(engine.started_at)
+        result["status"] = "killed" if engine.stopped and len(writer.done) < len(shards) else "finished"
+        _take_figures(result, engine, writer, pool, workers, sessions[0].in_flight)
+        result["metrics"] |= _memory_metrics(placement, pool)
+        if result["status"] == "finished" and engine.timings:
+            clips = _read_manifest(Path(spec["manifest"]), spans)
+            measure_beside(config, ready, pool, lanes, clips, run_dir, events, result, stop.is_set)
         halved = [halving for each in sessions for halving in each.halvings if halving not in result["warnings"]]
         for problem in (*engine.lane_failures, *halved):
             warn(problem, events, result)
         result["resolved"]["memory.batch_size"] = sessions[0].rows_at_once
-    progress = engine.progress
-    result["status"] = "killed" if engine.stopped and len(writer.done) < len(shards) else "finished"
-    result["metrics"] |= steady_metrics(engine)
-    result["metrics"]["session_clips"] = float(progress.clips)
-    overall, result["skipped"], result["noted"] = totals(writer.done)
-    result["metrics"] |= overall
-    result["metrics"] |= _memory_metrics(placement, pool)
-    shares = stage_shares(engine, sum(pool.busy_s.values()), workers)
-    result["metrics"] |= {f"{stage}_busy_share": share for stage, share in shares.items()}
-    result["metrics"] |= starved_shares(engine, sessions[0].in_flight)
-    result["bottleneck"] = bottleneck(shares)
     result["metrics"]["decoders_replaced"] = float(pool.deaths)
     seconds = config.profile.device_speed_s[placement.device.effective.value]
     if seconds > 0 and result["status"] == "finished":
         result["metrics"] |= _device_speed(config, ready, result["metrics"].get("examples_per_s"), seconds)
-    result["series"] = windows_over_time(engine.timings, progress.audio_s)
-    result["shards"] = len(writer.done)
     write_batches(run_dir / BATCHES, engine.timings)
     _warn_of_ceiling(config, placement, result, events)
+
+
+def _take_figures(
+    result: dict[str, Any], engine: Engine, writer: RunWriter, pool: DecodePool, workers: int, in_flight: int
+) -> None:
+    """What a run came to: its counts, speed, spread, and where the time went."""
+    progress = engine.progress
+    result["metrics"] |= steady_metrics(engine)
+    result["metrics"]["session_clips"] = float(progress.clips)
+    overall, result["skipped"], result["noted"] = totals(writer.done)
+    result["metrics"] |= overall
+    shares = stage_shares(engine, sum(pool.busy_s.values()), workers)
+    result["metrics"] |= {f"{stage}_busy_share": share for stage, share in shares.items()}
+    result["metrics"] |= starved_shares(engine, in_flight)
+    result["metrics"] |= window_spread(engine.timings, progress.audio_s)
+    result["bottleneck"] = bottleneck(shares)
+    result["series"] = windows_over_time(engine.timings, progress.audio_s)
+    result["shards"] = len(writer.done)
 
 
 class StopSignal:
@@ -183,6 +209,10 @@ class StopSignal:
         self._engine = engine
         if self._asked.is_set():
             engine.stop()
+
+    def is_set(self) -> bool:
+        """Whether it was asked for."""
+        return self._asked.is_set()
 
     def _listen(self) -> None:
         sys.stdin.readline()

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from runner.advice import advise
 from runner.config import RunConfig
 from runner.errors import DatasetError, RunnerError
 from runner.files import write_atomic
@@ -150,9 +151,14 @@ def _unprepared(error: RunnerError) -> dict[str, Any]:
 def _finish(job: Job, result: dict[str, Any], tracking: _Tracking, killed_status: int) -> dict[str, Any]:
     """Write result.json, then tell MLflow and the person."""
     result["ended_at"] = time.time()
+    result["advice"] = advise(result)
     result["exit_status"] = {"finished": 0, "killed": killed_status}.get(result["status"], 1)
     try:
         write_atomic(job.run_dir / "result.json", json.dumps(result, indent=2))
+        if job.config.profile.pictures and result.get("series"):
+            from runner.pictures import draw_run
+
+            draw_run(result, job.run_dir)
         tracking.finish()
     except OSError as error:
         log.error("%s could not be written (%s)", job.run_dir / "result.json", error)

@@ -31,6 +31,9 @@ _PHASES = {
     "weights": "loading weights and compiling",
     "parity": "checking the device's numbers",
     "embed": "embedding",
+    "repeat": "embedding again, to measure",
+    "curve": "measuring batch sizes",
+    "trace": "tracing a few batches",
 }
 
 

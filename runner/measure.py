@@ -14,8 +14,11 @@ if TYPE_CHECKING:
     from runner.engine import BatchTiming, Engine
 
 MAX_WINDOWS = 200
+_SPREAD_WINDOWS = 10
 BATCHES = "batches.parquet"
 """The file of a run with its raw batch timings."""
+TRACE = "trace"
+"""The folder of a run with TensorFlow's profile of a few batches."""
 
 
 def steady_metrics(engine: Engine) -> dict[str, float]:
@@ -41,6 +44,19 @@ def steady_metrics(engine: Engine) -> dict[str, float]:
         p50, p95, p99 = np.percentile([1000 * timing.duration_s for timing in timings], [50, 95, 99])
         metrics |= {"batch_ms_p50": float(p50), "batch_ms_p95": float(p95), "batch_ms_p99": float(p99)}
     return metrics
+
+
+def window_spread(timings: Sequence[BatchTiming], audio_s: float) -> dict[str, float]:
+    """Standard deviation of × realtime over ten windows of equally many batches, the first (warm-up) left out.
+
+    Args:
+        timings: one per batch; fewer than thirty give no spread.
+        audio_s: seconds of audio in all batches together.
+    """
+    if len(timings) < 3 * _SPREAD_WINDOWS:
+        return {}
+    speeds = [window["audio_x_realtime"] for window in windows_over_time(timings, audio_s, _SPREAD_WINDOWS)[1:]]
+    return {"window_audio_x_realtime_std": float(np.std(speeds, ddof=1))}
 
 
 def write_batches(path: Path, timings: Sequence[BatchTiming]) -> None:
@@ -111,17 +127,20 @@ def covered(spans: Sequence[tuple[float, float]]) -> float:
     return total
 
 
-def windows_over_time(timings: Sequence[BatchTiming], audio_s: float) -> list[dict[str, float]]:
-    """Throughput in at most 200 windows of equally many batches.
+def windows_over_time(
+    timings: Sequence[BatchTiming], audio_s: float, most: int = MAX_WINDOWS
+) -> list[dict[str, float]]:
+    """Throughput in windows of equally many batches.
 
     Args:
         timings: one per batch, in order.
         audio_s: seconds of audio in all batches together; a batch's share is its share of the examples.
+        most: windows, at most.
     """
     if not timings:
         return []
     total = sum(timing.examples for timing in timings)
-    per_window = -(-len(timings) // MAX_WINDOWS)
+    per_window = -(-len(timings) // most)
     windows = []
     previous = 0.0
     timings = sorted(timings, key=lambda timing: timing.at_s)

@@ -51,6 +51,28 @@ def process_mib(index: int) -> float | None:
     return float(answer[0][0]) if answer else None
 
 
+def power_w(index: int) -> float | None:
+    """What CUDA device ``index`` draws now, in watts; None where NVML does not tell."""
+    if (found := _ask(index)) is None:
+        return None
+    nvml, handle = found
+    try:
+        return float(nvml.nvmlDeviceGetPowerUsage(handle)) / 1000
+    except nvml.NVMLError:
+        return None
+
+
+def energy_j(index: int) -> float | None:
+    """What CUDA device ``index`` has used since its driver was loaded, in joules; None where NVML does not tell."""
+    if (found := _ask(index)) is None:
+        return None
+    nvml, handle = found
+    try:
+        return float(nvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1000
+    except nvml.NVMLError:
+        return None
+
+
 def describe_gpus() -> list[dict[str, Any]]:
     """Every NVIDIA GPU: ``name``, ``memory_mib``, ``driver``, ``compute_capability``; empty where nothing tells."""
     query = "--query-gpu=name,memory.total,driver_version,compute_cap"

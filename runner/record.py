@@ -123,6 +123,7 @@ def _tags(result: Mapping[str, Any]) -> dict[str, str]:
         tags |= {f"model.compiler.{key}": compiler[key] for key in ("effective", "reason")}
     tags["sessions"] = result.get("session")
     tags["bottleneck"] = result.get("bottleneck")
+    tags["advice"] = result.get("advice")
     if parity := result.get("parity"):
         tags |= {"parity.passed": str(parity["passed"]).lower(), "parity.misses": "; ".join(parity["misses"]) or None}
         tags |= {"parity.action": parity["action"], "parity.reference": parity["reference"]}
@@ -155,6 +156,8 @@ def _note(result: Mapping[str, Any], command: str) -> str:
         )
     if "audio_x_realtime" in metrics:
         lines.append(f"- speed: {metrics['audio_x_realtime']:,.1f} × realtime")
+    if advice := result.get("advice"):
+        lines.append(f"- {advice}")
     if "clips_embedded" in metrics:
         lines.append(f"- clips: {metrics['clips_embedded']:,.0f} embedded, {metrics['clips_skipped']:,.0f} skipped")
     if (result.get("weights") or {}).get("meaningless"):

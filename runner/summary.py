@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from runner.advice import advise, speed, spread, verdict
 from runner.weights import WeightsChoice
 
 _COLD_START = ("import", "device", "weights", "calibration", "compile", "batch_size", "parity", "pin")
@@ -53,6 +54,10 @@ def summarise(result: Mapping[str, Any], run_dir: Path, tracking: str | None, re
         )
         if stage := result.get("bottleneck"):
             lines.append(("bottleneck", _bottleneck(stage, metrics)))
+        if advice := advise(result):
+            lines.append(("advice", advice))
+    if "repeats" in metrics:
+        lines.append(("repeated", _repeats(metrics)))
     if "model_only_audio_x_realtime" in metrics:
         lines.append(("device", _device_alone(metrics)))
     if curve := result.get("batch_size_curve"):
@@ -120,6 +125,14 @@ def _bottleneck(stage: str, metrics: Mapping[str, float]) -> str:
     return f"{stage} (busy: {shares})"
 
 
+def _repeats(metrics: Mapping[str, float]) -> str:
+    mean, deviation = metrics["repeat_audio_x_realtime_mean"], metrics["repeat_audio_x_realtime_std"]
+    text = f"{metrics['repeats']:.0f} passes, {mean:,.1f} × realtime ± {deviation:,.1f} (standard deviation)"
+    if "energy_j" not in metrics:
+        return f"{text}; energy can't be read here"
+    return f"{text}, {metrics['joules_per_audio_hour']:,.0f} J an hour of audio"
+
+
 def _device_alone(metrics: Mapping[str, float]) -> str:
     return (
         f"by itself {metrics['model_only_audio_x_realtime']:,.0f} × realtime, {metrics['model_only_tflops']:,.1f} "
@@ -145,23 +158,31 @@ def _memory(metrics: Mapping[str, float]) -> str:
 
 def summarise_sweep(results: Sequence[Mapping[str, Any]], sweep_dir: Path, tracking: str | None) -> str:
     """The table of a sweep's jobs, in their order."""
-    header = ("job", "run", "status", "× realtime", "examples/s", "cold start s", "peak MiB", "max error", "min cosine")
+    header = (
+        *("job", "run", "status", "× realtime", "±", "examples/s", "cold start s", "peak MiB", "max error"),
+        *("min cosine", "bottleneck"),
+    )
     rows: list[tuple[str, ...]] = [header]
     for number, result in enumerate(results):
         metrics = result.get("metrics", {})
+        deviation = spread(result)
         figures = [
-            f"{metrics[key]:,.1f}" if key in metrics else "-"
-            for key in ("audio_x_realtime", "examples_per_s", "cold_start_s", "rss_peak_mib")
+            f"{value:,.1f}" if value is not None else "-"
+            for value in (
+                *(speed(result), deviation),
+                *map(metrics.get, ("examples_per_s", "cold_start_s", "rss_peak_mib")),
+            )
         ]
         figures += [
             form.format(metrics[key]) if key in metrics else "-"
             for key, form in (("parity_rel_err", "{:.1e}"), ("parity_min_cosine", "{:.7f}"))
         ]
+        figures.append(str(result.get("bottleneck") or "-"))
         rows.append((str(number), str(result["run_name"]), str(result["status"]), *figures))
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
     lines = [
         "  ".join(
-            cell.ljust(width) if column in (1, 2) else cell.rjust(width)
+            cell.ljust(width) if column in (1, 2, len(header) - 1) else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows
@@ -174,4 +195,6 @@ def summarise_sweep(results: Sequence[Mapping[str, Any]], sweep_dir: Path, track
     lines.append(f"files   {sweep_dir}")
     if tracking:
         lines.append(f"mlflow  {tracking}")
+    if len(results) > 1:
+        lines += ["", verdict(results)]
     return "\n".join(["", *lines])

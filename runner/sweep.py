@@ -154,6 +154,15 @@ def finish_sweep(interrupted: bool) -> None:
     record["interrupted"] = interrupted
     write_atomic(path, json.dumps(record, indent=2))
     hide_credentials(sweep.folder)
+    results = [
+        json.loads(path.read_text(encoding="utf-8"))
+        for run_dir in sweep.run_dirs
+        if (path := run_dir / "result.json").exists()
+    ]
+    if sweep.config.profile.pictures and results:
+        from runner.pictures import draw_sweep
+
+        draw_sweep(results, sweep.folder)
     outcome = None
     if sweep.config.tracking.kind != "none":
         from runner.tracking import TrackingError, store_uri, ui_command
@@ -165,11 +174,6 @@ def finish_sweep(interrupted: bool) -> None:
         except TrackingError as error:
             log.warning("%s", error)
             outcome = f"not logged: log it later with  python -m runner.track {sweep.folder}"
-    results = [
-        json.loads(path.read_text(encoding="utf-8"))
-        for run_dir in sweep.run_dirs
-        if (path := run_dir / "result.json").exists()
-    ]
     sys.stdout.flush()
     print(summarise_sweep(results, sweep.folder, outcome))
 

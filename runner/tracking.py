@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from runner.advice import baseline, best, command, speed, spread, trouble, verdict
 from runner.config import TrackingConfig
 from runner.errors import ConfigError, RunnerError
 from runner.files import write_atomic
 from runner.formats import FOLDERS
-from runner.measure import BATCHES
+from runner.measure import BATCHES, TRACE
 from runner.output import CLIPS
+from runner.pictures import PICTURES
 from runner.record import (
     MAX_TAG,
     RunRecord,
@@ -187,34 +189,42 @@ def finish_sweep(
     count = dict.fromkeys(("finished", "failed", "killed"), 0)
     for result in results:
         count[result["status"]] += 1
-    speeds = [
-        result["metrics"]["audio_x_realtime"]
-        for result in results
-        if result["status"] == "finished" and "audio_x_realtime" in result.get("metrics", {})
-    ]
     with _store(tracking, outputs) as (client, _):
         tags = {"sweep.jobs": str(len(results)), **{f"sweep.{status}": str(n) for status, n in count.items()}}
-        tags["mlflow.note.content"] = _sweep_note(results)
-        metrics = {"jobs": len(results), "jobs_failed": count["failed"], "jobs_killed": count["killed"]}
-        if speeds:
-            metrics["best_audio_x_realtime"] = max(speeds)
+        tags["mlflow.note.content"] = _sweep_note(results, json.loads(path.read_text(encoding="utf-8"))["overrides"])
+        metrics: dict[str, float] = {"jobs": len(results)}
+        metrics |= {f"jobs_{status}": count[status] for status in ("failed", "killed")}
+        if chosen := best(results):
+            tags |= {"verdict": verdict(results), "best.run": str(chosen["run_name"]), "best.command": command(chosen)}
+            metrics["best_audio_x_realtime"] = speed(chosen) or 0.0
+            if (base := baseline(results)) is not None:
+                metrics["best_speedup"] = metrics["best_audio_x_realtime"] / (speed(base) or 1.0)
         _log_batch(client, run_id, metrics=_metrics(metrics, int(1000 * time.time())), tags=_cut(tags))
         client.log_artifact(run_id, str(path))
+        if (sweep_dir / PICTURES).is_dir():
+            client.log_artifacts(run_id, str(sweep_dir / PICTURES), PICTURES)
         killed = interrupted or count["killed"]
         status = "KILLED" if killed else "FAILED" if count["failed"] or not results else "FINISHED"
         client.set_terminated(run_id, status)
 
 
-def _sweep_note(results: Sequence[Mapping[str, Any]]) -> str:
-    lines = ["| job | run | device | status | × realtime |", "| --- | --- | --- | --- | --- |"]
+def _sweep_note(results: Sequence[Mapping[str, Any]], overrides: Sequence[str]) -> str:
+    base = baseline(results)
+    lines = [f"**{verdict(results)}**", "", "| job | run | × realtime | ± | × baseline | parity error | peak MiB | |"]
+    lines.append("| --- | --- | ---: | ---: | ---: | ---: | ---: | --- |")
     for number, result in enumerate(results):
-        speed = result.get("metrics", {}).get("audio_x_realtime")
-        device = (result.get("device") or {}).get("name", "-")
-        lines.append(
-            f"| {number} | {result['run_name']} | {device} | {result['status']} | "
-            f"{'-' if speed is None else f'{speed:,.1f}'} |"
-        )
-    return "\n".join(lines)
+        found, deviation, metrics = speed(result), spread(result), result.get("metrics", {})
+        factor = found / (speed(base) or 1.0) if found is not None and base is not None else None
+        cells = [
+            "-" if found is None else f"{found:,.1f}",
+            "-" if deviation is None else f"{deviation:,.1f}",
+            "-" if factor is None else f"{factor:.2f}",
+            f"{metrics['parity_rel_err']:.1e}" if "parity_rel_err" in metrics else "-",
+            f"{metrics['rss_peak_mib']:,.0f}" if "rss_peak_mib" in metrics else "-",
+            ", ".join(trouble(result)) or "baseline" if result is base else ", ".join(trouble(result)),
+        ]
+        lines.append(f"| {number} | {result['run_name']} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", "Repeat it:", "", f"    {command_line(overrides, multirun=True)}"])
 
 
 @contextmanager
@@ -345,7 +355,7 @@ def _log_files(client: MlflowClient, run_id: str, run_dir: Path, *, embeddings: 
     for name in ("runner.log", "result.json", CLIPS, BATCHES):
         if (run_dir / name).exists():
             client.log_artifact(run_id, str(run_dir / name))
-    for folder in FOLDERS if embeddings else ():
+    for folder in (PICTURES, TRACE, *(FOLDERS if embeddings else ())):
         if (run_dir / folder).is_dir():
             client.log_artifacts(run_id, str(run_dir / folder), folder)
 

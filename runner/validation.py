@@ -67,6 +67,10 @@ def validate(config: RunConfig) -> None:
     for device in ("cpu", "gpu", "metal"):
         seconds = config.profile.device_speed_s.get(device, -1.0)
         _at_least(f"profile.device_speed_s.{device}", seconds, 0)
+    _at_least("profile.min_seconds", config.profile.min_seconds, 0)
+    _at_least("profile.min_batches", config.profile.min_batches, 0)
+    _at_least("profile.sample_every_s", config.profile.sample_every_s, 0.05)
+    one_of("profile.map", config.profile.map, ("pca", "umap", "none"))
     _at_least("engine.stop_grace_s", config.engine.stop_grace_s, 0)
     if config.tracking.timeout_s <= 0:
         raise ConfigError("tracking.timeout_s must be above 0 seconds: use for example 5")
