@@ -6,13 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from runner.paths import conf_dir
 from runner.record import command_line
 
 _STARVED = 0.2
 _LITTLE_S = 2.0
 """A steady state shorter than this says little about a machine."""
-_OTHERS = 0.25
+OTHERS = 0.25
 """Other programs on so large a share of the processors make a figure unfit for comparison."""
 
 _LIGHTER = 0.9
@@ -93,7 +92,7 @@ def trouble(result: Result, reference: Result | None = None) -> list[str]:
     if parity is not None and not parity["passed"]:
         found.append("failed parity")
     load = result.get("metrics", {}).get("others_cpu_share", 0.0)
-    if load > _OTHERS:
+    if load > OTHERS:
         found.append(f"other programs took {load:.0%} of the processors")
     if (result.get("device") or {}).get("fallback_reason"):
         found.append(f"{result['config']['device']['name']} was absent: it ran on the CPU")
@@ -161,16 +160,7 @@ def objective(result: Result) -> float:
 
 def command(result: Result) -> str:
     """The command that repeats a run by itself, into a new folder."""
-    return command_line([each for each in result.get("overrides", []) if not _is_of_its_sweep(each)])
-
-
-def _is_of_its_sweep(override: str) -> bool:
-    """Whether an override says where a run's files went, or that it is one of many."""
-    key, _, value = override.lstrip("+").partition("=")
-    if key == "experiment":
-        path = conf_dir() / "experiment" / f"{value}.yaml"
-        return path.exists() and "mode: MULTIRUN" in path.read_text(encoding="utf-8")
-    return key == "output.dir" or key.startswith("hydra.") or key == "hydra/sweeper"
+    return command_line([each for each in result.get("overrides", []) if not each.startswith("output.dir=")])
 
 
 def _speed(result: Result) -> float:

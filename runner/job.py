@@ -163,7 +163,7 @@ def _finish(job: Job, result: dict[str, Any], tracking: _Tracking, killed_status
     except OSError as error:
         log.error("%s could not be written (%s)", job.run_dir / "result.json", error)
     release(job.run_dir)
-    print(summarise(result, job.run_dir, tracking.outcome, _resume_command(job, result)))
+    print(summarise(result, job.run_dir, tracking.outcome, _resume_command(job, result), tracking.page))
     return result
 
 
@@ -253,6 +253,8 @@ class _Tracking:
         self._opening: threading.Thread | None = None
         self.outcome: str | None = None
         """What the summary says of tracking."""
+        self.page: str | None = None
+        """The run's page in the MLflow UI."""
 
     def open(self, name: str) -> None:
         self._attempt(lambda: self._open(name))
@@ -298,11 +300,11 @@ class _Tracking:
         )
 
     def _finish(self) -> None:
-        from runner.tracking import finish_run, store_uri, ui_command
+        from runner.tracking import finish_run, store_uri, where_to_look
 
         job = self._job
         finish_run(job.config.tracking, self._outputs(), job.run_dir, parent_run_id=job.sweep_run_id)
-        self.outcome = ui_command(store_uri(self._job.config.tracking, self._outputs()))
+        self.outcome, self.page = where_to_look(store_uri(job.config.tracking, self._outputs()), job.run_dir)
 
     def _outputs(self) -> Path:
         return Path(self._job.config.paths.outputs).expanduser().resolve()

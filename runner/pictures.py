@@ -25,6 +25,7 @@ _BLUE, _GREY, _ORANGE, _GREEN, _RED = "#2f6fab", "#8a8f98", "#d9822b", "#3a8f5d"
 _COLD = ("import", "device", "weights", "calibration", "compile", "batch_size", "parity", "pin")
 _STAGES = ("decode", "copy", "compute", "write")
 _DPI = 110
+_LEADER = {"arrowstyle": "-", "color": "#c9ccd2", "lw": 0.6}
 
 
 def draw_run(result: Result, run_dir: Path) -> list[Path]:
@@ -297,8 +298,10 @@ def _pareto(results: Sequence[Result]) -> Figure | None:
     axes.scatter([point[0] for point in points], [point[1] for point in points], color=_GREY, s=28)
     front.sort(key=lambda point: point[0])
     axes.plot([point[0] for point in front], [point[1] for point in front], color=_BLUE, marker="o", linewidth=1.2)
-    for cost, fast, each in points:
-        axes.annotate(_label(each), (cost, fast), (5, 4), textcoords="offset points", fontsize=7)
+    points.sort(key=lambda point: -point[1])
+    for number, (cost, fast, each) in enumerate(points):
+        axes.annotate(_label(each), (cost, fast), (1.03, 0.97 - 0.9 * number / len(points)), fontsize=7, va="center",
+                      textcoords="axes fraction", arrowprops=_LEADER)  # fmt: skip
     axes.margins(x=0.2, y=0.15)
     axes.set_ylim(0)
     axes.set_xlabel("joules an hour of audio" if measured else "worker's memory at most, MiB")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.files import write_atomic
+from runner.paths import conf_dir
 
 MAX_PARAM = 6000
 MAX_TAG = 5000
@@ -73,15 +74,21 @@ def early_tags(config: Mapping[str, Any], run_dir: str, overrides: Sequence[str]
 
 
 def command_line(overrides: Sequence[str], multirun: bool = False) -> str:
-    """The command that repeats a run, quoted for a shell, without credentials."""
-    words = [
-        "python",
-        "-m",
-        "runner",
-        *(["-m"] if multirun else []),
-        *(without_credentials(each) for each in overrides),
-    ]
-    return shlex.join(words)
+    """The command that repeats a run (or a sweep), quoted for a shell, without credentials.
+
+    That of one job of a sweep leaves out what makes it one of many.
+    """
+    kept = [each for each in overrides if multirun or not _makes_a_sweep(each)]
+    many = multirun and not any(map(_makes_a_sweep, overrides))
+    return shlex.join(["python", "-m", "runner", *(["-m"] if many else []), *map(without_credentials, kept)])
+
+
+def _makes_a_sweep(override: str) -> bool:
+    key, _, value = override.lstrip("+").partition("=")
+    if key == "experiment":
+        path = conf_dir() / "experiment" / f"{value}.yaml"
+        return path.exists() and "mode: MULTIRUN" in path.read_text(encoding="utf-8")
+    return key.startswith(("hydra.", "hydra/"))
 
 
 def without_credentials(text: str) -> str:

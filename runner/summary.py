@@ -17,7 +17,13 @@ def random_weights_banner(weights: WeightsChoice) -> str:
     return f"RANDOM WEIGHTS: right shapes and speed, meaningless embeddings. {weights.reason}"
 
 
-def summarise(result: Mapping[str, Any], run_dir: Path, tracking: str | None, resume: str | None = None) -> str:
+def summarise(
+    result: Mapping[str, Any],
+    run_dir: Path,
+    tracking: str | None,
+    resume: str | None = None,
+    page: str | None = None,
+) -> str:
     """The summary of one run.
 
     Args:
@@ -25,6 +31,7 @@ def summarise(result: Mapping[str, Any], run_dir: Path, tracking: str | None, re
         run_dir: where its files are.
         tracking: the line on MLflow; None if the run is not tracked.
         resume: the command that goes on with it; None if there is nothing to go on with.
+        page: its page in the MLflow UI.
     """
     lines = [("run", f"{result['run_name']}: {result['status']}")]
     if failure := result.get("failure"):
@@ -71,6 +78,8 @@ def summarise(result: Mapping[str, Any], run_dir: Path, tracking: str | None, re
         lines.append(("to go on", resume))
     if tracking:
         lines.append(("mlflow", tracking))
+    if page:
+        lines.append(("", f"then {page}"))
     return "\n" + "\n".join(f"{name:>11}  {text}" for name, text in lines)
 
 
@@ -156,7 +165,9 @@ def _memory(metrics: Mapping[str, float]) -> str:
     return text
 
 
-def summarise_sweep(results: Sequence[Mapping[str, Any]], sweep_dir: Path, tracking: str | None) -> str:
+def summarise_sweep(
+    results: Sequence[Mapping[str, Any]], sweep_dir: Path, tracking: str | None, page: str | None = None
+) -> str:
     """The table of a sweep's jobs, in their order."""
     header = (
         *("job", "run", "status", "× realtime", "±", "examples/s", "cold start s", "peak MiB", "max error"),
@@ -195,6 +206,8 @@ def summarise_sweep(results: Sequence[Mapping[str, Any]], sweep_dir: Path, track
     lines.append(f"files   {sweep_dir}")
     if tracking:
         lines.append(f"mlflow  {tracking}")
+    if page:
+        lines.append(f"        then {page}")
     if len(results) > 1:
         lines += ["", verdict(results)]
     return "\n".join(["", *lines])

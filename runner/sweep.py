@@ -163,19 +163,19 @@ def finish_sweep(interrupted: bool) -> None:
         from runner.pictures import draw_sweep
 
         draw_sweep(results, sweep.folder)
-    outcome = None
+    outcome = page = None
     if sweep.config.tracking.kind != "none":
-        from runner.tracking import TrackingError, store_uri, ui_command
+        from runner.tracking import TrackingError, store_uri, where_to_look
         from runner.tracking import finish_sweep as log_sweep
 
         try:
             log_sweep(sweep.config.tracking, _outputs(sweep), sweep.folder, sweep.run_dirs, interrupted=interrupted)
-            outcome = ui_command(store_uri(sweep.config.tracking, _outputs(sweep)))
+            outcome, page = where_to_look(store_uri(sweep.config.tracking, _outputs(sweep)), sweep.folder)
         except TrackingError as error:
             log.warning("%s", error)
             outcome = f"not logged: log it later with  python -m runner.track {sweep.folder}"
     sys.stdout.flush()
-    print(summarise_sweep(results, sweep.folder, outcome))
+    print(summarise_sweep(results, sweep.folder, outcome, page))
 
 
 def _outputs(sweep: Sweep) -> Path:

@@ -44,6 +44,22 @@ STATE_FILE = "tracking.json"
 _METRICS_A_CALL = 1000
 _PARAMS_A_CALL = 100
 _SWEEP_NAME_CHARACTERS = 250
+VIEW = "vggish"
+"""A view of the experiment that the MLflow UI shows with ``viewStateShareKey``: the run list with columns of use."""
+_VIEW_TAG = "mlflow.sharedViewState."
+_COLUMNS = json.dumps(
+    {
+        "selectedColumns": [
+            "attributes.`Dataset`",
+            *("metrics.`audio_x_realtime`", "metrics.`best_audio_x_realtime`", "metrics.`repeat_audio_x_realtime_std`"),
+            *("metrics.`cold_start_s`", "metrics.`rss_peak_mib`", "metrics.`parity_rel_err`"),
+            *("params.`resolved.device`", "params.`memory.name`", "params.`resolved.precision`"),
+            *("params.`resolved.memory.batch_size`", "tags.`bottleneck`", "tags.`parity.passed`", "tags.`device.name`"),
+        ]
+    }
+)
+_EXPERIMENT_TAGS = {f"{_VIEW_TAG}{VIEW}": _COLUMNS, "mlflow.experimentKind": "custom_model_development"}
+"""The second one keeps the UI from taking the experiment for one of language models."""
 _OTHERS_FIRST_RUN_S = 60
 """How long to wait while another process makes the database."""
 
@@ -70,6 +86,25 @@ def ui_command(uri: str) -> str:
     if uri.startswith(("http://", "https://")):
         return f"open {without_credentials(uri)}"
     return f"mlflow ui --backend-store-uri {shlex.quote(without_credentials(uri))} --host 127.0.0.1"
+
+
+def where_to_look(uri: str, folder: Path) -> tuple[str, str | None]:
+    """The line that shows a run's or a sweep's folder in MLflow, and the page to open: of a sweep, the run list.
+
+    The page's columns are those of the experiment's view ``VIEW``.
+    """
+    state = _read_state(folder)
+    if "experiment_id" not in state:
+        try:
+            state = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return ui_command(uri), None
+    if "experiment_id" not in state:
+        return ui_command(uri), None
+    root = without_credentials(uri).rstrip("/") if uri.startswith(("http://", "https://")) else "http://127.0.0.1:5000"
+    page = f"{root}/#/experiments/{state['experiment_id']}/runs"
+    is_sweep = "jobs" in state
+    return ui_command(uri), f"{page}?viewStateShareKey={VIEW}" if is_sweep else f"{page}/{state['run_id']}"
 
 
 def open_run(
@@ -172,7 +207,8 @@ def open_sweep(tracking: TrackingConfig, outputs: Path, sweep_dir: Path, overrid
             "command": command_line(overrides, multirun=True),
         }
         run = client.create_run(experiment_id, run_name=name, tags=_cut(tags))
-        record |= {"run_id": run.info.run_id, "uri": without_credentials(store_uri(tracking, outputs))}
+        record |= {"run_id": run.info.run_id, "experiment_id": experiment_id}
+        record["uri"] = without_credentials(store_uri(tracking, outputs))
         write_atomic(path, json.dumps(record, indent=2))
 
 
@@ -228,19 +264,26 @@ def _sweep_note(results: Sequence[Mapping[str, Any]], overrides: Sequence[str]) 
 
 
 @contextmanager
-def _store(tracking: TrackingConfig, outputs: Path) -> Iterator[tuple[MlflowClient, str]]:
+def connected(tracking: TrackingConfig, outputs: Path) -> Iterator[MlflowClient]:
+    """A client of the store, for reading; trouble is ``TrackingError``."""
+    with _store(tracking, outputs, "read") as (client, _):
+        yield client
+
+
+@contextmanager
+def _store(tracking: TrackingConfig, outputs: Path, what: str = "told") -> Iterator[tuple[MlflowClient, str]]:
     """A client of the store and the experiment's id, made under a lock if need be; all trouble is TrackingError."""
     uri = store_uri(tracking, outputs)
     with _short_patience(tracking.timeout_s):
         try:
             yield _connect(uri, tracking)
-        except (ConfigError, TrackingError):
+        except RunnerError:
             raise
         except Exception as error:  # MLflow, SQLAlchemy, requests and the file system each have their own
             first_line = without_credentials(str(error)).strip().splitlines() or [type(error).__name__]
             raise TrackingError(
-                f"MLflow at {without_credentials(uri)} could not be told ({first_line[0][:300]}): "
-                "the run goes on, and its files stay"
+                f"MLflow at {without_credentials(uri)} could not be {what} ({first_line[0][:300]})"
+                + (": the run goes on, and its files stay" if what == "told" else "")
             ) from error
 
 
@@ -253,6 +296,7 @@ def _short_patience(timeout_s: float) -> Iterator[None]:
         "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
         "MLFLOW_LOGGING_LEVEL": "ERROR",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "DO_NOT_TRACK": "true",
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "GIT_PYTHON_REFRESH": "quiet",
@@ -309,13 +353,16 @@ def _find_or_create(client: MlflowClient, name: str, artifacts: str | None) -> s
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         try:
-            return str(client.create_experiment(name, artifact_location=artifacts))
+            return str(client.create_experiment(name, artifacts, dict(_EXPERIMENT_TAGS)))
         except MlflowException:  # another client of a server was faster
             experiment = client.get_experiment_by_name(name)
             if experiment is None:
                 raise
     if experiment.lifecycle_stage == "deleted":
         client.restore_experiment(experiment.experiment_id)
+    for key, value in _EXPERIMENT_TAGS.items():
+        if experiment.tags.get(key) != value:
+            client.set_experiment_tag(experiment.experiment_id, key, value)
     return str(experiment.experiment_id)
 
 
