@@ -200,7 +200,7 @@ def open_sweep(tracking: TrackingConfig, outputs: Path, sweep_dir: Path, overrid
     path = sweep_dir / "sweep.json"
     record = json.loads(path.read_text(encoding="utf-8"))
     with _store(tracking, outputs) as (client, experiment_id):
-        name = " ".join(["sweep", *map(without_credentials, overrides)])[:_SWEEP_NAME_CHARACTERS]
+        name = " ".join(["sweep", *map(without_credentials, _swept(overrides))])[:_SWEEP_NAME_CHARACTERS]
         tags = {
             "run_dir": str(sweep_dir),
             "sweep.overrides": " ".join(map(without_credentials, overrides)),
@@ -210,6 +210,12 @@ def open_sweep(tracking: TrackingConfig, outputs: Path, sweep_dir: Path, overrid
         record |= {"run_id": run.info.run_id, "experiment_id": experiment_id}
         record["uri"] = without_credentials(store_uri(tracking, outputs))
         write_atomic(path, json.dumps(record, indent=2))
+
+
+def _swept(overrides: Sequence[str]) -> list[str]:
+    """The overrides that make a sweep what it is: those with several values, and the experiment."""
+    several = [each for each in overrides if "," in each or "(" in each or each.startswith("experiment=")]
+    return several or list(overrides)
 
 
 def finish_sweep(

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
+from runner.tracking import VIEW
 from tests.conftest import AUDIO, PROJECT, environment, run_command
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
@@ -26,6 +27,10 @@ UNFOLD = """
     const link = [...document.querySelectorAll("a")].find(each => each.innerText.startsWith("sweep "));
     link.closest("[role=gridcell]").querySelector("button").click();
 """
+SCROLL = "document.querySelector('.ag-center-cols-viewport').scrollLeft = arguments[0]"
+HEADERS = "return [...document.querySelectorAll('[role=columnheader]')].map((each) => each.innerText.trim())"
+AXES_OF_THE_PLOT = "return [...document.querySelectorAll('.axis-title')].map((each) => each.textContent)"
+PICTURE = "return [...document.images].some((each) => each.complete && each.naturalWidth > 300)"
 SHOW_LAST_TABLE = "[...document.querySelectorAll('table')].at(-1).scrollIntoView()"
 
 
@@ -111,29 +116,63 @@ def page_text(browser, wanted: list[str], seconds: float = 60) -> str:
         time.sleep(0.5)
 
 
+def wait_for_a_picture(browser, seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not browser.execute_script(PICTURE):
+        assert time.monotonic() < deadline, "no picture was loaded"
+        time.sleep(0.5)
+
+
 def keep_screenshot(browser, name: str) -> None:
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     assert browser.save_screenshot(str(SCREENSHOTS / f"{name}.png"))
 
 
-def test_the_run_list_shows_the_parent_with_its_children(browser, sweep) -> None:
+def test_the_run_list_shows_the_parent_with_its_children_and_our_columns(browser, sweep) -> None:
     address, (parent, *children) = sweep
     assert len(children) == 4
-    browser.get(f"{address}/#/experiments/{parent.info.experiment_id}/runs")
-    page_text(browser, ["sweep device=cpu,gpu"])
+    browser.get(f"{address}/#/experiments/{parent.info.experiment_id}/runs?viewStateShareKey={VIEW}")
+    page_text(browser, ["sweep device=cpu,gpu", "audio_x_realtime", "Dataset"])
     names = [child.info.run_name for child in children]
     assert names[0] not in page_text(browser, [])  # the children stand folded below their parent
     browser.execute_script(UNFOLD)
     page_text(browser, names)
     keep_screenshot(browser, "run-list")
+    headers: set[str] = set()
+    for left in range(0, 3000, 300):  # the grid makes the columns that are in sight
+        browser.execute_script(SCROLL, left)
+        time.sleep(0.3)
+        headers |= set(browser.execute_script(HEADERS))
+    assert {"audio_x_realtime", "rss_peak_mib", "parity_rel_err", "bottleneck"} <= headers
 
 
 def test_the_parent_page_says_how_its_jobs_went(browser, sweep) -> None:
     address, (parent, *children) = sweep
     browser.get(f"{address}/#/experiments/{parent.info.experiment_id}/runs/{parent.info.run_id}")
-    text = page_text(browser, ["best_audio_x_realtime", "sweep.finished", children[0].info.run_name])
+    text = page_text(browser, ["best_audio_x_realtime", "sweep.finished", "Use it: python -m runner device="])
     assert all(child.info.run_name in text for child in children)
     keep_screenshot(browser, "parent")
+
+
+def test_the_parents_pictures_are_shown(browser, sweep) -> None:
+    address, (parent, *_) = sweep
+    page = f"{address}/#/experiments/{parent.info.experiment_id}/runs/{parent.info.run_id}/artifacts/pictures"
+    for name in ("throughput", "parity"):
+        browser.get("about:blank")  # or only the address behind its # would change
+        browser.get(f"{page}/{name}.png")
+        page_text(browser, [f"pictures/{name}.png", "speedup.png"])
+        wait_for_a_picture(browser)
+        keep_screenshot(browser, f"picture-{name}")
+
+
+def test_the_map_of_a_run_can_be_clicked_in(browser, sweep, tmp_path) -> None:
+    _, (_, run, *_) = sweep
+    page = next(Path(run.data.tags["run_dir"]).glob("pictures/embeddings.html"))
+    browser.get(page.as_uri())
+    browser.execute_script("document.querySelector('ellipse').dispatchEvent(new MouseEvent('click'))")
+    text = page_text(browser, [", from 0 s, label "])
+    assert any(line.endswith("open") and "label" in line for line in text.splitlines())
+    keep_screenshot(browser, "map")
 
 
 def test_the_compare_page_shows_throughput_and_devices_of_two_runs(browser, sweep) -> None:
@@ -141,6 +180,11 @@ def test_the_compare_page_shows_throughput_and_devices_of_two_runs(browser, swee
     ids = f'["{cpu.info.run_id}","{gpu.info.run_id}"]'
     browser.get(f'{address}/#/compare-runs?runs={ids}&experiments=["{parent.info.experiment_id}"]')
     page_text(browser, ["audio_x_realtime", "clips_per_s", cpu.info.run_name, gpu.info.run_name])
+    page_text(browser, ["Parallel Coordinates Plot"])
+    axes = browser.execute_script(AXES_OF_THE_PLOT)
+    assert "audio_x_realtime" in axes, axes
+    assert "device.name" in axes, axes
+    keep_screenshot(browser, "compare-plot")
     text = page_text(browser, ["device.requested", "device.effective", "device.fallback_reason"])
     for run in (cpu, gpu):
         assert f"{run.data.metrics['audio_x_realtime']:.4g}" in text  # the page's own rounding
