@@ -74,8 +74,8 @@ def sample(folder: Path, most: int = MOST_POINTS) -> pa.Table | None:
     tables = []
     for shard in shards:
         table = pq.read_table(shard, columns=columns)
-        every = max(1, -(-table.num_rows * len(shards) // most))
-        tables.append(table.take(np.arange(0, table.num_rows, every)))
+        every = max(1, table.num_rows * len(shards) // most)
+        tables.append(table.take(np.arange(0, table.num_rows, every)[: max(1, most // len(shards))]))
     return pa.concat_tables(table.replace_schema_metadata(None) for table in tables)
 
 

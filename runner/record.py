@@ -22,6 +22,7 @@ _NOT_IN_KEYS = re.compile(r"[^\w\-. /]")
 # Hydra writes the colons of a sweep's overrides with a backslash
 _USER = re.compile(r"([A-Za-z][\w+.\-]*\\?://)[^\s/'\"]*@")
 _QUERY = re.compile(r"([A-Za-z][\w+.\-]*\\?://[^\s'\"?#]*)[?#][^\s'\"]*")
+_TABLES = ("memory.batch_size_by_device.", "profile.device_speed_s.", "parity.tolerances.")
 _FOREMOST = (
     *("audio_x_realtime", "repeat_audio_x_realtime_mean", "repeat_audio_x_realtime_std", "examples_per_s"),
     *("cold_start_s", "rss_peak_mib", "device_memory_peak_mib", "parity_rel_err", "clips_embedded", "clips_skipped"),
@@ -69,8 +70,13 @@ def _first_things_first(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def config_params(config: Mapping[str, Any]) -> dict[str, str]:
-    """The configuration flat and dotted, without credentials, as MLflow takes parameters."""
-    return {_NOT_IN_KEYS.sub("_", key): _text(value) for key, value in _flat("", config)}
+    """The configuration flat and dotted, without credentials, as MLflow takes parameters.
+
+    Tables (by kind of device, by precision) are left out: what took effect of them is in ``resolved.*``, and they would
+    be the first columns of MLflow's pages.  The whole is among the artifacts.
+    """
+    flat = [(key, value) for key, value in _flat("", config) if not key.startswith(_TABLES)]
+    return {_NOT_IN_KEYS.sub("_", key): _text(value) for key, value in flat}
 
 
 def early_tags(config: Mapping[str, Any], run_dir: str, overrides: Sequence[str]) -> dict[str, str]:

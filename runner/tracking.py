@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 STATE_FILE = "tracking.json"
 _METRICS_A_CALL = 1000
+_DATASET_ATTEMPTS = 4
 _PARAMS_A_CALL = 100
 _SWEEP_NAME_CHARACTERS = 250
 VIEW = "vggish"
@@ -399,7 +400,15 @@ def _log_dataset(client: MlflowClient, run_id: str, dataset: Mapping[str, Any]) 
         source=json.dumps({"uri": dataset["root"]}),
         profile=json.dumps(profile),
     )
-    client.log_inputs(run_id, [DatasetInput(entry, [InputTag("mlflow.data.context", "embedding")])])
+    inputs = [DatasetInput(entry, [InputTag("mlflow.data.context", "embedding")])]
+    for attempt in range(_DATASET_ATTEMPTS):  # two runs that log the same new data set at once collide in the database
+        try:
+            client.log_inputs(run_id, inputs)
+            return
+        except Exception:
+            if attempt + 1 == _DATASET_ATTEMPTS:
+                raise
+            time.sleep(0.1 * (attempt + 1))
 
 
 def _log_files(client: MlflowClient, run_id: str, run_dir: Path, *, embeddings: bool) -> None:

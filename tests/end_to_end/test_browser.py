@@ -40,21 +40,25 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not (chromium and driver):
-        if os.environ.get("CI"):
-            pytest.fail("chromium and chromedriver are missing in CI: .ci/install-browser installs them")
-        pytest.skip("chromium or chromedriver is not installed: bash .ci/install-browser")
+def open_browser():
+    """Chromium without a window."""
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()
-    options.binary_location = chromium
+    options.binary_location = shutil.which("chromium")
     for flag in ("headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync",
                  "disable-background-networking", "disable-component-update", "window-size=1600,1200"):  # fmt: skip
         options.add_argument(f"--{flag}")
-    found = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    return webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    if not (shutil.which("chromium") and shutil.which("chromedriver")):
+        if os.environ.get("CI"):
+            pytest.fail("chromium and chromedriver are missing in CI: .ci/install-browser installs them")
+        pytest.skip("chromium or chromedriver is not installed: bash .ci/install-browser")
+    found = open_browser()
     yield found
     found.quit()
 

@@ -1,0 +1,104 @@
+"""The documentation is true: its Python runs, its commands compose, its links lead somewhere, its metrics are all."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from runner.compose import compose_config
+from tests.conftest import PROJECT, environment, run_command
+
+DOCS = (PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md")))
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[str]:
+    found = []
+    for path in DOCS:
+        for block in [*blocks(path, "sh"), *blocks(path, "")]:
+            found += [line.partition("   ")[0] for line in block.splitlines() if line.startswith("python -m runner ")]
+    return sorted(set(found))
+
+
+def test_there_are_commands_to_check() -> None:
+    assert len(commands()) > 10
+
+
+@pytest.mark.parametrize("command", commands())
+def test_a_command_of_the_documentation_composes(command: str, tmp_path: Path) -> None:
+    words = shlex.split(command.replace("/data/clips", str(tmp_path)))[3:]
+    several = [word for word in words if "," in word and "[" not in word]
+    single = [word.partition(",")[0] if word in several else word for word in words if word != "-m"]
+    config = compose_config(["hydra.mode=RUN" if word.startswith("hydra.mode") else word for word in single])
+    assert config.engine.kind == "local"
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+def test_links_lead_somewhere(path: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if not target.startswith("http"):
+            assert (path.parent / target.partition("#")[0]).exists(), target
+
+
+@pytest.mark.slow
+def test_the_notebooks_examples_run_in_their_order(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    soundfile.write(tmp_path / "dog.wav", rng.normal(0, 0.1, 48_000), 16_000)
+    for name in ("a", "b"):
+        soundfile.write(clips / f"{name}.wav", rng.normal(0, 0.1, 32_000), 16_000)
+    outputs = tmp_path / "outputs"
+    done = run_command(
+        f"dataset.root={clips}", "weights=random", f"paths.outputs={outputs}", f"output.dir={outputs}/my-run"
+    )
+    assert done.status == 0, done.err
+    code = "\n".join(blocks(PROJECT / "docs" / "python.md", "python"))
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment(PYTHONPATH=str(PROJECT), TF_CPP_MIN_LOG_LEVEL="3"),
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    assert "(3, 128) (5, 128)" in ran.stdout
+    assert "✓ cpu" in ran.stdout
+    assert "(4, 128) 2 " in ran.stdout
+
+
+@pytest.mark.slow
+def test_every_metric_of_a_full_run_is_defined(tmp_path: Path) -> None:
+    short = ["profile=full", "profile.min_seconds=1", "profile.min_batches=1"]
+    done = run_command("weights=random", "dataset=demo", *short, f"paths.outputs={tmp_path}", timeout=400)
+    assert done.status == 0, done.err
+    result = done.result
+    assert result["warnings"] == []
+    text = (PROJECT / "docs" / "measuring.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([a-z0-9_]+)`", text))
+    missing = [name for name in result["metrics"] if name not in named and not name.startswith("smoke_")]
+    assert missing == []
+    # What full is for:
+    assert result["metrics"]["repeats"] >= 3
+    assert len(result["repeats"]["passes"]) == result["metrics"]["repeats"]
+    sizes = [step["batch_size"] for step in result["batch_size_curve"]["steps"]]
+    assert sizes[:2] == [1, 4]
+    assert list((done.run_dir / "trace").rglob("*.xplane.pb"))
+    pictures = {path.name for path in (done.run_dir / "pictures").iterdir()}
+    assert pictures == {"throughput.png", "stages.png", "memory.png", "batch_size.png", "embeddings.png",
+                        "embeddings.html"}  # fmt: skip
+    assert "passes" in done.out
+    assert "advice" in done.out

@@ -1,0 +1,122 @@
+"""The report on a real MLflow store with made-up runs: what is ranked, what is not and why, forms, the check."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import pytest
+from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
+from mlflow.tracking import MlflowClient
+
+from runner.report import main
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, str]]:
+    """A sweep of four jobs and two runs: (uri, ids by name)."""
+    folder = tmp_path_factory.mktemp("store")
+    uri = f"sqlite:///{folder}/mlflow.db"
+    client = MlflowClient(uri)
+    experiment = client.create_experiment("vggish-runner", f"file://{folder}/artifacts")
+    parent = client.create_run(experiment, run_name="sweep x", tags={"sweep.overrides": "x"}).info.run_id
+    client.set_terminated(parent)
+    ids = {"sweep": parent}
+
+    def add(name: str, speed: float, *, digest: str = "d", of: str | None = parent, **more: float | str) -> None:
+        tags = {"weights.checksum": "w", "parity.passed": "true", "command": f"python -m runner name={name}"}
+        tags |= {key.replace("__", "."): str(value) for key, value in more.items() if isinstance(value, str)}
+        tags |= {"mlflow.parentRunId": of} if of else {}
+        run = client.create_run(experiment, run_name=name, tags=tags)
+        metrics = {"audio_x_realtime": speed, "cold_start_s": 4.0}
+        metrics |= {key: value for key, value in more.items() if isinstance(value, float)}
+        params = {"resolved.device": "cpu", "memory.name": "balanced", "resolved.precision": "float32"}
+        client.log_batch(
+            run.info.run_id,
+            [Metric(key, value, 0, 0) for key, value in metrics.items()],
+            [Param(key, value) for key, value in params.items()],
+            [RunTag("bottleneck", "compute")],
+        )
+        client.log_inputs(run.info.run_id, [DatasetInput(Dataset("x", digest, "local", "{}"))])
+        client.set_terminated(run.info.run_id)
+        ids[name] = run.info.run_id
+
+    add("slow", 100.0, window_audio_x_realtime_std=3.0)
+    add("fast", 300.0, repeat_audio_x_realtime_mean=310.0, repeat_audio_x_realtime_std=9.0)
+    add("wrong", 900.0, parity__passed="false")
+    add("elsewhere", 800.0, digest="e")
+    add("loaded", 700.0, of=None, others_cpu_share=0.5)
+    add("absent", 600.0, of=None, device__fallback_reason="no driver", device__requested="gpu")
+    return uri, ids
+
+
+def report(store: tuple[str, dict[str, str]], *arguments: str) -> int:
+    return main([*arguments, "--uri", store[0]])
+
+
+def rows(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_runs_that_cannot_be_compared_are_listed_and_not_ranked(store, capsys) -> None:
+    assert report(store, "--format", "csv") == 0
+    found = {row["run"]: row for row in rows(capsys.readouterr().out)}
+    assert (found["fast"]["rank"], found["slow"]["rank"]) == ("1", "2")
+    assert float(found["fast"]["audio_x_realtime"]) == 310.0  # the mean of repeated passes
+    assert float(found["fast"]["audio_x_realtime_std"]) == 9.0
+    why = {name: row["problems"] for name, row in found.items() if not row["rank"]}
+    assert why.pop("wrong") == "failed parity"
+    assert why.pop("elsewhere") == "another data set"
+    assert why.pop("loaded") == "other programs took 50% of the processors"
+    assert why.pop("absent") == "gpu was absent: it ran on the CPU"
+    assert not why  # the sweep itself is not listed: its jobs are
+
+
+def test_a_sweep_stands_for_its_jobs_and_a_smaller_time_is_better(store, capsys) -> None:
+    assert report(store, store[1]["sweep"], "--metric", "cold_start_s", "--format", "csv") == 0
+    assert {row["run"] for row in rows(capsys.readouterr().out)} == {"slow", "fast", "wrong", "elsewhere"}
+
+
+@pytest.mark.parametrize("form", ["table", "md"])
+def test_the_terminals_forms_name_the_best_and_its_command(store, capsys, form: str) -> None:
+    assert report(store, "slow", "fast", "--format", form) == 0
+    text = capsys.readouterr().out
+    assert "Best audio_x_realtime: fast" in text
+    assert "310.0 ± 9.0, 3.10 × the second" in text
+    assert text.rstrip().endswith("python -m runner name=fast")
+
+
+def test_the_page_is_self_contained(store, tmp_path: Path, capsys) -> None:
+    page = tmp_path / "pages" / "report.html"
+    assert report(store, "--format", "html", "--output", str(page)) == 0
+    text = page.read_text()
+    assert "<svg" in text
+    assert "another data set" in text
+    assert 'src="http' not in text
+    assert "href=" not in text
+    assert str(page) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("run", "rule", "status", "words"),
+    [
+        ("slow", "audio_x_realtime=0.3:fast", 0, ""),
+        ("slow", "audio_x_realtime=0.4:fast", 1, "is below 0.4 ×"),
+        ("elsewhere", "audio_x_realtime=0.4:fast", 1, "can't be compared: another data set"),
+        ("slow", "audio_x_realtime", 1, "give METRIC=RATIO:BASELINE"),
+        ("slow", "audio_x_realtime=0.4:nothing", 1, "nothing is no run"),
+        ("slow", "audio_x_realtime=0.4:slow", 1, "no run to compare"),
+    ],
+)
+def test_the_regression_check(store, capsys, run: str, rule: str, status: int, words: str) -> None:
+    assert report(store, run, "--fail-below", rule) == status
+    assert words in capsys.readouterr().err
+
+
+def test_what_is_not_there_is_said(store, capsys, tmp_path: Path) -> None:
+    assert report(store, "nothing") == 1
+    assert "nothing is no run, sweep, experiment or folder" in capsys.readouterr().err
+    assert main(["--uri", f"sqlite:///{tmp_path}/none.db"]) == 1
+    assert "there is no MLflow store" in capsys.readouterr().err
+    assert not (tmp_path / "none.db").exists()
