@@ -1,0 +1,68 @@
+"""Sweeps that find the best setting, and what is said and kept of them."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from runner.report import main as report
+from tests.conftest import Done, run_command
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Done, Path]:
+    outputs = tmp_path_factory.mktemp("tune") / "outputs"
+    done = run_command(
+        *("experiment=tune", "dataset=demo", "weights=random", "hydra.sweeper.n_trials=2", "profile.min_seconds=1"),
+        f"paths.outputs={outputs}",
+    )
+    assert done.status == 0, done.err
+    return done, outputs
+
+
+def test_optuna_tries_settings_and_the_best_is_said_with_its_command(tuned: tuple[Done, Path]) -> None:
+    done, outputs = tuned
+    assert "2 jobs, all finished" in done.out
+    sentence = done.out.rstrip().splitlines()[-1]
+    assert "× realtime" in sentence
+    assert "passed the parity gate" in sentence
+    words = shlex.split(sentence.partition("Use it: ")[2])
+    assert words[:3] == ["python", "-m", "runner"]
+    assert any(word.startswith("memory.batch_size=") for word in words)
+    assert not any(word.startswith(("experiment=", "hydra.")) for word in words)
+    best = next(outputs.glob("sweeps/*/*/optimization_results.yaml")).read_text()
+    assert "best_value" in best
+
+
+def test_the_parent_has_the_verdict_and_the_pictures(tuned: tuple[Done, Path]) -> None:
+    done, outputs = tuned
+    client = MlflowClient(f"sqlite:///{outputs}/mlflow.db")
+    experiment = client.get_experiment_by_name("vggish-runner")
+    parent, *jobs = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time ASC"])
+    assert parent.data.tags["verdict"] == done.out.rstrip().splitlines()[-1]
+    assert parent.data.metrics["best_audio_x_realtime"] > 1
+    kept = {artifact.path for artifact in client.list_artifacts(parent.info.run_id, "pictures")}
+    assert kept == {f"pictures/{name}.png" for name in ("throughput", "speedup", "pareto", "parity")}
+    for job in jobs:
+        own = {artifact.path for artifact in client.list_artifacts(job.info.run_id, "pictures")}
+        assert {"pictures/throughput.png", "pictures/embeddings.html"} <= own
+        assert job.data.metrics["repeats"] >= 3
+        assert job.data.tags["advice"]
+    assert experiment.tags["mlflow.sharedViewState.vggish"]
+
+
+def test_the_report_takes_the_sweeps_folder_and_has_its_pictures(
+    tuned: tuple[Done, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, outputs = tuned
+    folder = next(outputs.glob("sweeps/*/*"))
+    page = tmp_path / "report.html"
+    uri = f"sqlite:///{outputs}/mlflow.db"
+    assert report([str(folder), "--uri", uri, "--format", "html", "--output", str(page)]) == 0
+    assert "2 runs ranked, 0 not" in capsys.readouterr().out
+    assert page.read_text().count("data:image/png;base64,") == 4
