@@ -110,6 +110,7 @@ class DatasetConfig:
     ``on_error`` (skip or fail) is what a clip that can't be embedded does; ``max_skipped`` stops a run that skips more
     (a whole number of clips, or a share of them below 1); ``on_truncated`` (keep or skip) is for clips that break off;
     a decoder that gives nothing for ``clip_timeout_s`` seconds is given up, and a clip longer than ``max_clip_s`` too.
+    ``partition`` (``2/5``) takes the second fifth of the shards, for a machine of five; see ``runner.merge``.
     """
 
     kind: str = "demo"
@@ -118,6 +119,7 @@ class DatasetConfig:
     on_truncated: str = "keep"
     clip_timeout_s: float = 120.0
     max_clip_s: float = 172800.0
+    partition: str | None = None
 
 
 @dataclass

@@ -19,7 +19,7 @@ from runner.files import write_atomic
 from runner.hardware import host_facts, versions
 from runner.journal import STATE, files_are_there
 from runner.launch import InterruptGuard, run_worker
-from runner.manifest import Manifest, build_manifest
+from runner.manifest import Manifest, build_manifest, take_part
 from runner.output import CLIPS
 from runner.paths import checkout
 from runner.record import command_line, hide_credentials, without_credentials
@@ -35,6 +35,7 @@ from runner.resume import (
 )
 from runner.summary import random_weights_banner, summarise
 from runner.terminal import RunProgress, console
+from runner.validation import part_of
 from runner.weights import WeightsChoice, resolve_weights
 
 log = logging.getLogger(__name__)
@@ -196,6 +197,10 @@ def _prepare(job: Job) -> tuple[Manifest, WeightsChoice]:
     config = job.config
     outputs = Path(config.paths.outputs).expanduser().resolve()
     manifest = build_manifest(config.dataset, outputs)
+    if config.dataset.partition is not None:
+        which, of = part_of(config.dataset.partition)
+        numbered = "tfrecord" in config.output.formats
+        manifest = take_part(manifest, which, of, config.output.shard_clips, labels=numbered)
     console.print(manifest.description, markup=False, soft_wrap=True)
     weights = resolve_weights(
         config.weights,
@@ -230,6 +235,7 @@ def _describe(manifest: Manifest) -> dict[str, Any]:
         "description": manifest.description,
         "is_demo": manifest.is_demo,
         "ignored": manifest.ignored,
+        "part": manifest.part,
     }
 
 

@@ -40,6 +40,7 @@ class Manifest:
     of a file), ``path`` the absolute path in the file system's bytes, ``bytes`` the file's size and ``mtime_ns`` its
     time of modification (−1: unknown).
     ``digest`` is the same for the same data on another machine.  ``ignored`` counts files that are no clips.
+    ``part`` tells of a partition: which, of how many, and the whole's digest, clips, and numbers of the shards in it.
     """
 
     root: str
@@ -48,6 +49,45 @@ class Manifest:
     is_demo: bool
     description: str
     ignored: dict[str, int] = field(default_factory=dict)
+    part: dict[str, Any] | None = None
+
+
+def take_part(whole: Manifest, which: int, of: int, shard_clips: int | None, *, labels: bool = False) -> Manifest:
+    """The clips of every ``of``-th shard of the whole, from shard ``which`` (1 is the first) on.
+
+    The same on every machine that lists the same data; the parts together are the whole.
+
+    Args:
+        whole: the data set.
+        which: the part, from 1.
+        of: how many parts there are.
+        shard_clips: as in ``plan_shards``.
+        labels: whether to tell the whole's labels, for a format that numbers them.
+
+    Raises:
+        DatasetError: there are fewer shards than parts.
+    """
+    shards = plan_shards(whole.table.num_rows, shard_clips)
+    numbers = list(range(which - 1, len(shards), of))
+    if not numbers:
+        raise DatasetError(
+            f"dataset.partition={which}/{of}: {whole.description} make only {len(shards)} shards; "
+            "use fewer partitions, or a smaller output.shard_clips"
+        )
+    pieces = [whole.table.slice(first, end - first) for first, end in (shards[number] for number in numbers)]
+    table = pa.concat_tables(pieces).combine_chunks()
+    part: dict[str, Any] = {
+        "which": which,
+        "of": of,
+        "digest": whole.digest,
+        "clips": whole.table.num_rows,
+        "shards": numbers,
+        "shard_clips": shards[0][1] - shards[0][0],
+    }
+    if labels:
+        part["labels"] = whole.table["label"].unique().drop_null().to_pylist()
+    description = f"{table.num_rows:,} clips, part {which} of {of} of {whole.description}"
+    return Manifest(whole.root, table, digest_of(table), whole.is_demo, description, whole.ignored, part)
 
 
 def build_manifest(dataset: DatasetConfig, outputs: Path) -> Manifest:

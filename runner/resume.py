@@ -103,7 +103,7 @@ def check_folder(folder: Path, config: RunConfig) -> None:
     Raises:
         ConfigError: it holds another run, with the keys that differ, or something else of ours.
     """
-    plan = _read_plan(folder)
+    plan = read_plan(folder)
     if plan is None:
         if any((folder / name).exists() for name in ("result.json", *FOLDERS, "sweep.json")):
             raise ConfigError(f"output.dir={folder} already holds a run: name another folder, or move that run away")
@@ -159,11 +159,17 @@ def make_plan(folder: Path, config: RunConfig, listed: Manifest) -> Plan:
     """
     state = folder / STATE
     state.mkdir(parents=True, exist_ok=True)
-    found = _read_plan(folder)
+    found = read_plan(folder)
+    shard_clips = listed.part["shard_clips"] if listed.part else config.output.shard_clips
     if found is None:
-        shards = plan_shards(listed.table.num_rows, config.output.shard_clips)
-        _write(state, listed.table, shards, config)
+        shards = plan_shards(listed.table.num_rows, shard_clips)
+        _write(state, listed.table, shards, config, listed.part)
         return Plan(listed, shards, {}, resumed=False)
+    if listed.part and found.get("part") != listed.part:
+        raise ConfigError(
+            f"output.dir={folder} holds part {config.dataset.partition} of the data set as it was; it has changed "
+            "since, and parts must be of one listing: begin all of them anew in other folders"
+        )
     shards = [(int(first), int(end)) for first, end in found["shards"]]
     planned = pq.read_table(state / MANIFEST).slice(0, shards[-1][1] if shards else 0)
     done, unreadable = read_journal(state / JOURNAL)
@@ -181,10 +187,10 @@ def make_plan(folder: Path, config: RunConfig, listed: Manifest) -> Plan:
         journal.close()
     if changes.added:
         first = shards[-1][1] if shards else 0
-        more = plan_shards(changes.added, config.output.shard_clips)
+        more = plan_shards(changes.added, shard_clips)
         shards += [(first + start, first + end) for start, end in more]
     if changes.any:
-        _write(state, table, shards, config)
+        _write(state, table, shards, config, listed.part)
     manifest = Manifest(listed.root, table, digest_of(table), listed.is_demo, listed.description, listed.ignored)
     return Plan(manifest, shards, done, resumed=True, notes=notes)
 
@@ -246,7 +252,12 @@ def _shards_of(rows: Sequence[int], shards: Sequence[tuple[int, int]]) -> list[i
     return [bisect_right(starts, row) - 1 for row in rows]
 
 
-def _read_plan(folder: Path) -> Mapping[str, Any] | None:
+def read_plan(folder: Path) -> Mapping[str, Any] | None:
+    """A run's plan.json; None where there is none.
+
+    Raises:
+        ConfigError: it can't be read, or is of another version.
+    """
     path = folder / STATE / PLAN
     try:
         plan = json.loads(path.read_text(encoding="utf-8"))
@@ -259,8 +270,10 @@ def _read_plan(folder: Path) -> Mapping[str, Any] | None:
     return plan
 
 
-def _write(state: Path, table: pa.Table, shards: Sequence[tuple[int, int]], config: RunConfig) -> None:
+def _write(
+    state: Path, table: pa.Table, shards: Sequence[tuple[int, int]], config: RunConfig, part: Mapping[str, Any] | None
+) -> None:
     with atomic(state / MANIFEST) as temporary:
         pq.write_table(table, temporary)
-    plan = {"schema": PLAN_SCHEMA, "deciding": deciding(config), "shards": shards}
+    plan = {"schema": PLAN_SCHEMA, "deciding": deciding(config), "shards": shards, "part": part}
     write_atomic(state / PLAN, json.dumps(plan))

@@ -148,6 +148,10 @@ def finish_sweep(interrupted: bool) -> None:
     if sweep is None:
         return
     os.environ.pop(SWEEP_ENVIRONMENT, None)
+    if not sweep.run_dirs:  # a launcher such as Submitit's ran the jobs elsewhere
+        sweep.run_dirs = sorted(
+            (found.parent for found in sweep.folder.glob("*/result.json")), key=lambda each: (len(each.name), each.name)
+        )
     path = sweep.folder / SWEEP_FILE
     record = json.loads(path.read_text(encoding="utf-8"))
     record["jobs"] = [os.path.relpath(run_dir, sweep.folder) for run_dir in sweep.run_dirs]

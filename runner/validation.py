@@ -108,6 +108,18 @@ def _validate_weights(weights: WeightsConfig) -> None:
             raise ConfigError(f"weights.base_url={weights.base_url} is not a web address: use http:// or https://")
 
 
+def part_of(partition: str) -> tuple[int, int]:
+    """(which, of how many) of a ``dataset.partition``, counted from 1.
+
+    Raises:
+        ConfigError: it is not of the form i/n with 1 ≤ i ≤ n.
+    """
+    which, slash, of = str(partition).partition("/")
+    if not (slash and which.isdecimal() and of.isdecimal() and 1 <= int(which) <= int(of)):
+        raise ConfigError(f"dataset.partition={partition} is not i/n: use for example 1/4 to 4/4 on four machines")
+    return int(which), int(of)
+
+
 def _validate_dataset(dataset: DatasetConfig) -> None:
     one_of("dataset.on_error", dataset.on_error, ("skip", "fail"))
     one_of("dataset.on_truncated", dataset.on_truncated, ("keep", "skip"))
@@ -119,6 +131,8 @@ def _validate_dataset(dataset: DatasetConfig) -> None:
     for key in ("clip_timeout_s", "max_clip_s"):
         if not getattr(dataset, key) > 0:
             raise ConfigError(f"dataset.{key} must be above 0 seconds: use for example 120")
+    if dataset.partition is not None:
+        part_of(dataset.partition)
     if isinstance(dataset, FolderDataset):
         one_of("dataset.label_from", dataset.label_from, ("parent", "none"))
         if not dataset.extensions:
