@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from runner.config import DatasetConfig, FolderDataset, ManifestDataset
 from runner.demo import demo_clips
@@ -29,6 +32,8 @@ SCHEMA = pa.schema(
         ("mtime_ns", pa.int64()),
     ]
 )
+CHUNK_CLIPS = 65_536
+"""Clips that are Python objects at a time while a folder is listed, and rows of a row group of manifest.parquet."""
 _FEWEST_CLIPS, _MOST_CLIPS, _SHARDS = 64, 8192, 256
 
 
@@ -75,7 +80,7 @@ def take_part(whole: Manifest, which: int, of: int, shard_clips: int | None, *, 
             "use fewer partitions, or a smaller output.shard_clips"
         )
     pieces = [whole.table.slice(first, end - first) for first, end in (shards[number] for number in numbers)]
-    table = pa.concat_tables(pieces).combine_chunks()
+    table = pa.concat_tables(pieces)
     part: dict[str, Any] = {
         "which": which,
         "of": of,
@@ -117,73 +122,134 @@ def plan_shards(n_clips: int, shard_clips: int | None) -> list[tuple[int, int]]:
 def _from_folder(root: Path, dataset: FolderDataset, *, is_demo: bool) -> Manifest:
     wanted = {"." + extension.lower().lstrip(".") for extension in dataset.extensions}
     ignored: Counter[str] = Counter()
-    found: list[tuple[bytes, int, int]] = []
+    chunks = _Chunks(os.path.join(os.fsencode(root), b""), labelled=dataset.label_from == "parent")
+    everything = dataset.pattern == "*"
     for relative, size, mtime_ns in _walk(root, ignored):
         extension = os.path.splitext(relative)[1].lower()
         if extension not in wanted:
             ignored[extension or "(no extension)"] += 1
-        elif not fnmatchcase(relative, dataset.pattern):
+        elif not everything and not fnmatchcase(relative, dataset.pattern):
             ignored["(not in dataset.pattern)"] += 1
         else:
-            found.append((os.fsencode(relative), size, mtime_ns))
-    if not found:
+            chunks.add(relative, size, mtime_ns)
+    table = chunks.table()
+    if not table.num_rows:
         seen = ", ".join(f"{count} {name}" for name, count in ignored.most_common(5)) or "no files at all"
         raise DatasetError(
             f"dataset.root={root} holds no clips (looked for {', '.join(sorted(wanted))}; found {seen}): "
             "name another folder, or the right dataset.extensions and dataset.pattern"
         )
-    found.sort()
-    relatives = [name for name, *_ in found]
-    prefix = os.fsencode(root)
-    table = pa.table(
-        {
-            "clip": pa.array([_shown(name) for name in relatives], pa.string()),
-            "path": pa.array([os.path.join(prefix, name) for name in relatives], pa.binary()),
-            "start": pa.nulls(len(found), pa.float64()),
-            "end": pa.nulls(len(found), pa.float64()),
-            "label": pa.array(
-                [_parent(name) if dataset.label_from == "parent" else None for name in relatives], pa.string()
-            ),
-            "bytes": pa.array([size for _, size, _ in found], pa.int64()),
-            "mtime_ns": pa.array([mtime_ns for *_, mtime_ns in found], pa.int64()),
-        },
-        schema=SCHEMA,
-    )
     kind, left_out = ("demo clips", {}) if is_demo else ("clips", dict(ignored))
-    return Manifest(str(root), table, digest_of(table), is_demo, f"{len(found):,} {kind} in {root}", left_out)
+    return Manifest(str(root), table, digest_of(table), is_demo, f"{table.num_rows:,} {kind} in {root}", left_out)
+
+
+class _Chunks:
+    """Collects the files of a folder as rows of ``SCHEMA``, without a Python object a file for longer than a chunk.
+
+    Args:
+        prefix: of all paths, in the file system's bytes.
+        labelled: whether the parent folder's name is the label.
+    """
+
+    def __init__(self, prefix: bytes, *, labelled: bool) -> None:
+        self._prefix = prefix
+        self._labelled = labelled
+        self._names: list[str] = []
+        self._sizes: list[int] = []
+        self._times: list[int] = []
+        self._batches: list[pa.RecordBatch] = []
+        self._no_times = pa.nulls(CHUNK_CLIPS, pa.float64())  # one for all chunks: nothing is ever written to it
+
+    def add(self, relative: str, size: int, mtime_ns: int) -> None:
+        """Take a file."""
+        self._names.append(relative)
+        self._sizes.append(size)
+        self._times.append(mtime_ns)
+        if len(self._names) == CHUNK_CLIPS:
+            self._flush()
+
+    def table(self) -> pa.Table:
+        """All of them, in the order in which they came."""
+        if self._names:
+            self._flush()
+        return pa.Table.from_batches(self._batches, SCHEMA)
+
+    def _flush(self) -> None:
+        count, encoded = len(self._names), [os.fsencode(name) for name in self._names]
+        labels = map(_parent, encoded) if self._labelled else itertools.repeat(None, count)
+        self._batches.append(
+            pa.record_batch(
+                [
+                    pa.array(map(_shown, encoded), pa.string(), size=count),
+                    pa.array([self._prefix + name for name in encoded], pa.binary()),
+                    self._no_times[:count],
+                    self._no_times[:count],
+                    pa.array(labels, pa.string(), size=count),
+                    pa.array(self._sizes, pa.int64()),
+                    pa.array(self._times, pa.int64()),
+                ],
+                schema=SCHEMA,
+            )
+        )
+        self._names, self._sizes, self._times = [], [], []
 
 
 def _walk(root: Path, ignored: Counter[str]) -> Iterator[tuple[str, int, int]]:
     """(path relative to root with /, size in bytes, mtime in ns; −1: unknown) of all below root that is no folder.
 
-    Links to folders are followed, but no folder is entered twice on the way down.  Folders that can't be listed are
-    counted in ``ignored``.
+    In the order of the paths' bytes, whatever the file system's.  Links to folders are followed, but no folder is
+    entered twice on the way down.  Folders that can't be listed are counted in ``ignored``.
     """
-    pending: list[tuple[str, str, frozenset[tuple[int, int]]]] = [(str(root), "", frozenset())]
-    while pending:
-        folder, prefix, above = pending.pop()
+    # A folder sorts as its name with a slash, so that going down in this order gives whole paths in order.
+    pending: list[Iterator[tuple[bytes, os.DirEntry[str]]]] = []
+    prefixes: list[tuple[str, frozenset[tuple[int, int]]]] = []
+
+    def enter(folder: str, prefix: str, above: frozenset[tuple[int, int]]) -> None:
         try:
             status = os.stat(folder)
-            entries = list(os.scandir(folder))
+            entries = _sorted_entries(folder)
         except OSError as error:
             if not prefix:
                 raise DatasetError(f"dataset.root={root} can't be listed ({error}): check its permissions") from error
             ignored["(folder that can't be listed)"] += 1
-            continue
+            return
         identity = (status.st_dev, status.st_ino)
-        if identity in above:
-            continue
-        for entry in entries:
+        if identity not in above:
+            pending.append(iter(entries))
+            prefixes.append((prefix, above | {identity}))
+
+    enter(str(root), "", frozenset())
+    while pending:
+        prefix, above = prefixes[-1]
+        for key, entry in pending[-1]:
             relative = f"{prefix}{entry.name}"
+            if key.endswith(b"/"):
+                enter(entry.path, f"{relative}/", above)
+                break
             try:
-                if entry.is_dir():
-                    pending.append((entry.path, f"{relative}/", above | {identity}))
-                    continue
                 found = entry.stat()
                 size, mtime_ns = found.st_size, found.st_mtime_ns
             except OSError:
                 size = mtime_ns = -1
             yield relative, size, mtime_ns
+        else:
+            pending.pop()
+            prefixes.pop()
+
+
+def _sorted_entries(folder: str) -> list[tuple[bytes, os.DirEntry[str]]]:
+    """The entries of a folder with what they sort by; raises OSError if it can't be listed."""
+    found = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            try:
+                is_folder = entry.is_dir()
+            except OSError:
+                is_folder = False
+            name = os.fsencode(entry.name)
+            found.append((name + b"/" if is_folder else name, entry))
+    found.sort(key=itemgetter(0))
+    return found
 
 
 def _from_file(dataset: ManifestDataset) -> Manifest:
@@ -322,11 +388,33 @@ def _stamps(root: Path, paths: Sequence[str]) -> list[tuple[int, int]]:
 
 
 def digest_of(table: pa.Table) -> str:
-    """A digest of what the clips are (names, parts, labels, sizes), the same on another machine."""
-    digest = hashlib.sha256()
-    for row in zip(*(table[name].to_pylist() for name in ("clip", "start", "end", "label", "bytes")), strict=True):
-        digest.update(repr(row).encode())
-    return digest.hexdigest()[:32]
+    """A digest of what the clips are (names, parts, labels, sizes), the same on another machine.
+
+    Each column is hashed by itself: the bytes of its values, their lengths, and which are missing.
+    """
+    hashes = []
+    for name in ("clip", "start", "end", "label", "bytes"):
+        values, lengths, missing = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
+        for chunk in table[name].chunks:
+            missing.update(np.ascontiguousarray(pc.is_null(chunk).to_numpy(zero_copy_only=False)).data)
+            if pa.types.is_string(chunk.type):
+                filled = pc.fill_null(chunk, "").cast(pa.binary())
+                lengths.update(np.ascontiguousarray(pc.binary_length(filled).to_numpy(zero_copy_only=False)).data)
+                values.update(_bytes_of(filled))
+            else:
+                filled = pc.fill_null(chunk, pa.scalar(0, chunk.type))
+                values.update(np.ascontiguousarray(filled.to_numpy(zero_copy_only=False)).data)
+        hashes += [values.digest(), lengths.digest(), missing.digest()]
+    return hashlib.sha256(b"".join(hashes)).hexdigest()[:32]
+
+
+def _bytes_of(chunk: pa.Array) -> memoryview:
+    """The bytes of a binary array's values, one after the other; none of them is missing."""
+    if not len(chunk):
+        return memoryview(b"")
+    _, offsets, data = chunk.buffers()
+    places = np.frombuffer(offsets, np.int32)[chunk.offset : chunk.offset + len(chunk) + 1]
+    return memoryview(data)[places[0] : places[-1]] if data is not None else memoryview(b"")
 
 
 def _shown(name: bytes) -> str:
@@ -340,8 +428,8 @@ def _below(spellings: Sequence[str], path: str) -> str:
 
 
 def _parent(name: bytes) -> str | None:
-    folder = os.path.dirname(name)
-    return _shown(os.path.basename(folder)) if folder else None
+    folder, slash, _ = name.rpartition(b"/")
+    return _shown(folder.rpartition(b"/")[2]) if slash else None
 
 
 def _mark(seconds: float | None) -> str:

@@ -16,7 +16,7 @@ import os
 import socket
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from runner.errors import ConfigError
 from runner.files import atomic, write_atomic
 from runner.formats import FOLDERS
 from runner.journal import IDENTITY, JOURNAL, STATE, Journal, ShardEntry, read_journal
-from runner.manifest import Manifest, digest_of, plan_shards
+from runner.manifest import CHUNK_CLIPS, Manifest, digest_of, plan_shards
 
 PLAN, MANIFEST = "plan.json", "manifest.parquet"
 LOCK, HOLDER, SESSIONS = "command.lock", "holder.json", "sessions.jsonl"
@@ -171,10 +171,13 @@ def make_plan(folder: Path, config: RunConfig, listed: Manifest) -> Plan:
             "since, and parts must be of one listing: begin all of them anew in other folders"
         )
     shards = [(int(first), int(end)) for first, end in found["shards"]]
-    planned = pq.read_table(state / MANIFEST).slice(0, shards[-1][1] if shards else 0)
     done, unreadable = read_journal(state / JOURNAL)
     done = {number: entry for number, entry in done.items() if number < len(shards)}
-    table, changes = reconcile(planned, listed.table)
+    table, changes = listed.table, Changes([], 0, 0)
+    clips = shards[-1][1] if shards else 0
+    if listed.table.num_rows != clips or not _is_as_planned(state / MANIFEST, listed.table):
+        planned = pq.read_table(state / MANIFEST).slice(0, clips)
+        table, changes = reconcile(planned, listed.table)
     notes = changes.notes()
     if unreadable:
         notes.append(f"{unreadable} lines of the journal can't be read (a kill cut them off): their shards are redone")
@@ -191,7 +194,8 @@ def make_plan(folder: Path, config: RunConfig, listed: Manifest) -> Plan:
         shards += [(first + start, first + end) for start, end in more]
     if changes.any:
         _write(state, table, shards, config, listed.part)
-    manifest = Manifest(listed.root, table, digest_of(table), listed.is_demo, listed.description, listed.ignored)
+    digest = listed.digest if table is listed.table else digest_of(table)
+    manifest = replace(listed, table=table, digest=digest)
     return Plan(manifest, shards, done, resumed=True, notes=notes)
 
 
@@ -247,6 +251,19 @@ def reconcile(planned: pa.Table, listed: pa.Table) -> tuple[pa.Table, Changes]:
     return pa.concat_tables([table, added]).combine_chunks(), Changes(changed, vanished, added.num_rows)
 
 
+def _is_as_planned(path: Path, listed: pa.Table) -> bool:
+    """Whether a manifest.parquet holds exactly the clips listed, file sizes and times too; read piece by piece."""
+    with pq.ParquetFile(path) as file:
+        if file.metadata.num_rows != listed.num_rows:
+            return False
+        at = 0
+        for batch in file.iter_batches(CHUNK_CLIPS):
+            if not pa.Table.from_batches([batch]).equals(listed.slice(at, batch.num_rows)):
+                return False
+            at += batch.num_rows
+    return True
+
+
 def _shards_of(rows: Sequence[int], shards: Sequence[tuple[int, int]]) -> list[int]:
     starts = [first for first, _ in shards]
     return [bisect_right(starts, row) - 1 for row in rows]
@@ -274,6 +291,6 @@ def _write(
     state: Path, table: pa.Table, shards: Sequence[tuple[int, int]], config: RunConfig, part: Mapping[str, Any] | None
 ) -> None:
     with atomic(state / MANIFEST) as temporary:
-        pq.write_table(table, temporary)
+        pq.write_table(table, temporary, row_group_size=CHUNK_CLIPS, use_dictionary=["label"], compression="zstd")
     plan = {"schema": PLAN_SCHEMA, "deciding": deciding(config), "shards": shards, "part": part}
     write_atomic(state / PLAN, json.dumps(plan))
