@@ -114,6 +114,8 @@ def one_message(error: BaseException) -> str:
     """Hydra's and OmegaConf's words about a configuration that can't be composed, shortened to what helps a person."""
     if "hydra/sweeper/optuna" in str(error):
         return "experiment=tune needs Optuna: pip install 'vggish-runner[tune]'"
+    if "hydra/launcher/submitit" in str(error):
+        return "this launcher needs Submitit: pip install 'vggish-runner[slurm]'"
     lines = [line.rstrip() for line in str(error).splitlines()]
     unhelpful = ("full_key:", "object_type=", "Config search path", "provider=", "reference_type=", "To append")
     kept = []

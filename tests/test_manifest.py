@@ -15,7 +15,7 @@ import pytest
 
 from runner.config import DatasetConfig, FolderDataset, ManifestDataset
 from runner.errors import DatasetError
-from runner.manifest import SCHEMA, Manifest, build_manifest, plan_shards
+from runner.manifest import SCHEMA, Manifest, build_manifest, digest_of, plan_shards
 
 
 @pytest.fixture
@@ -320,3 +320,49 @@ def test_paths_may_not_leave_the_root_unless_allowed(tmp_path: Path, path: str) 
         build_manifest(ManifestDataset(path=str(root / "clips.csv")), tmp_path)
     allowed = ManifestDataset(path=str(root / "clips.csv"), allow_outside=True)
     assert build_manifest(allowed, tmp_path).table.num_rows == 2
+
+
+def test_clips_come_in_the_order_of_their_paths_bytes_whatever_the_chunks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [
+        "a.wav",
+        "a/b.wav",
+        "a-b.wav",
+        "a/b/c.wav",
+        "a0.wav",
+        "ä.wav",
+        "z/ä/1.wav",
+        "z.d/x.wav",
+        "Z.wav",
+        "a/b-.wav",
+    ]
+    _put(tmp_path, *names)
+    (tmp_path / os.fsdecode(b"caf\xe9.wav")).write_bytes(b"sound")
+    whole = _folder(tmp_path)
+    paths = whole.table["path"].to_pylist()
+    assert paths == sorted(paths)
+    assert len(paths) == len(names) + 1
+    monkeypatch.setattr("runner.manifest.CHUNK_CLIPS", 3)
+    chunked = _folder(tmp_path)
+    assert chunked.table["clip"].num_chunks == 4
+    assert chunked.table.equals(whole.table)
+    assert chunked.digest == whole.digest
+
+
+def test_the_digest_tells_apart_what_runs_together() -> None:
+    def digest(clips: list[str], labels: list[str | None], ends: list[float | None]) -> str:
+        rows = len(clips)
+        columns = [clips, [b""] * rows, [None] * rows, ends, labels, [1] * rows, [0] * rows]
+        arrays = [pa.array(column, kind.type) for column, kind in zip(columns, SCHEMA, strict=True)]
+        return digest_of(pa.Table.from_arrays(arrays, schema=SCHEMA))
+
+    found = {
+        digest(["ab", "c"], [None, None], [None, None]),
+        digest(["a", "bc"], [None, None], [None, None]),
+        digest(["ab", "c"], ["", None], [None, None]),
+        digest(["ab", "c"], [None, None], [0.0, None]),
+        digest(["ab", "c"], [None, None], [None, 0.0]),
+        digest(["ab"], [None], [None]),
+    }
+    assert len(found) == 6

@@ -168,3 +168,12 @@ def test_unreadable_lines_are_told(run: Path, data: Path) -> None:
     assert "journal can't be read" in made.notes[0]
     finish(run, 1)
     assert set(read_journal(run / STATE / JOURNAL)[0]) == {0, 1}
+
+
+def test_where_nothing_changed_the_plan_is_compared_in_pieces(
+    run: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = plan(run, data)
+    monkeypatch.setattr("runner.resume.reconcile", lambda *tables: pytest.fail("the whole was read"))
+    again = plan(run, data)
+    assert (again.shards, again.manifest.digest, again.notes) == (before.shards, before.manifest.digest, [])
