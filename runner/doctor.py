@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -13,7 +14,7 @@ import platform
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,8 @@ def gather() -> Facts:
     from runner.tracking import store_uri
     from runner.weights import state_of_released_files
 
-    machine = gather_facts()
+    with _quiet():
+        machine = gather_facts()
     uses_cuda = machine.nvidia_driver and machine.system == "Linux"
     store = store_uri(TrackingConfig(), default_outputs())
     return Facts(
@@ -237,6 +239,20 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what TensorFlow's libraries print while they are loaded out of the table."""
+    sys.stderr.flush()
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
