@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import itertools
 import json
 import logging
@@ -155,6 +156,7 @@ def _carry_out(spec: dict[str, Any], run_dir: Path, events: Events, result: dict
         events.send("phase", name="embed", seconds=cold.parts)
         lanes = [Lane(each.device_name[1:], each.embed_windows, each.in_flight) for each in sessions]
         others, decode_cpu_s = OthersLoad(), sum(pool.cpu_s.values())
+        gc.freeze()  # TensorFlow's million objects are not looked through again while batches are in flight
         with _reporting(engine, events, spec["dataset"]["clips"] - left):
             engine.run(lanes)
         own_cpu_s = engine.cpu_s + sum(pool.cpu_s.values()) - decode_cpu_s

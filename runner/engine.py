@@ -104,12 +104,17 @@ class Progress:
     shards: int = 0
 
 
-@dataclass(slots=True)
 class _Pending:
-    clip: Clip
-    parts: list[tuple[int, Array]] = field(default_factory=list)
-    examples: int = 0
-    result: ClipResult | None = None
+    """A clip in the pool or in lanes.  There are ten thousand a second of them on a GPU: a class that costs little."""
+
+    __slots__ = ("clip", "examples", "finite", "parts", "result")
+
+    def __init__(self, clip: Clip) -> None:
+        self.clip = clip
+        self.parts: list[tuple[int, Array]] = []
+        self.examples = 0
+        self.finite = True
+        self.result: ClipResult | None = None
 
 
 class Engine:
@@ -376,11 +381,14 @@ class Engine:
     def _take_rows(self, segments: list[Segment], embeddings: Array) -> list[tuple[ClipRow, Clip]]:
         ended = []
         row = 0
+        all_finite = bool(np.isfinite(embeddings).all())
         for job, first, windows in segments:
             pending = self._pending.get(job)
             if pending is not None:  # None: its decode process died and the clip is a new job, or it was skipped
-                pending.parts.append((first, embeddings[row : row + windows]))
+                part = embeddings[row : row + windows]
+                pending.parts.append((first, part))
                 pending.examples += windows
+                pending.finite = pending.finite and (all_finite or bool(np.isfinite(part).all()))
                 if complete := self._end(job, pending):
                     ended.append(complete)
             row += windows
@@ -392,7 +400,7 @@ class Engine:
             return None
         del self._pending[job]
         embeddings = _in_order(pending.parts) if result.embedded else _NO_EMBEDDINGS
-        if not np.isfinite(embeddings).all():
+        if result.embedded and not pending.finite:
             detail = "the network gave NaN or infinity for it: use precision=bfloat16 or float32"
             result = ClipResult(job, False, "non_finite_embedding", detail, 0, 0.0, *result[6:8], False)
             embeddings = _NO_EMBEDDINGS

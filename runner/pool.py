@@ -26,6 +26,8 @@ from runner.decode import (
     Segment,
     UseSlot,
     decode_main,
+    packed,
+    unpacked,
 )
 from runner.slots import SlotMemory, Windows
 
@@ -173,10 +175,11 @@ class DecodePool:
                 continue
             process = by_connection[connection]
             try:
-                handover: Handover = process.connection.recv()
+                handover = unpacked(process.connection.recv_bytes())
             except (EOFError, OSError):
                 yield from self._bury(process)
                 continue
+            assert isinstance(handover, Handover)
             yield self._take(process, handover)
 
     def release(self, slot: int) -> None:
@@ -260,9 +263,9 @@ class DecodePool:
         self._give_slots()
 
     @staticmethod
-    def _send(process: _Process, message: object) -> None:
+    def _send(process: _Process, message: UseSlot | Decode | None) -> None:
         try:
-            process.connection.send(message)
+            process.connection.send_bytes(packed(message))
         except OSError:
             return
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.batching import BatchQueue, Merger
-from runner.decode import Segment, SlotWriter
+from runner.decode import ClipResult, ClipTask, Decode, Handover, Segment, SlotWriter, UseSlot, packed, unpacked
 from runner.pool import FilledSlot
 from runner.slots import SlotMemory, scaled
 
@@ -114,3 +114,20 @@ def test_starving_is_a_lane_that_waits_for_nothing() -> None:
     batches.abort()
     lane.join(5)
     assert not lane.is_alive()
+
+
+def test_messages_come_out_of_their_bytes_as_they_went_in() -> None:
+    result = ClipResult(4, True, None, None, 3, 2.9, 16_000, 1, False)
+    messages = [
+        Decode([ClipTask(4, b"/data/\xff.wav", None, 2.5, 1)], last=True),
+        Handover(None, "int16", [Segment(4, 0, 3)], [result], 1, 70.0, 1.5, 0.5),
+        UseSlot(0),
+        None,
+    ]
+    for message in messages:
+        again = unpacked(packed(message))
+        assert again == message
+        assert type(again) is type(message)
+    handover = unpacked(packed(messages[1]))
+    assert isinstance(handover, Handover)
+    assert (handover.segments[0].windows, handover.finished[0].seconds) == (3, 2.9)
