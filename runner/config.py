@@ -196,6 +196,22 @@ class EngineConfig:
 
 
 @dataclass
+class RayEngineConfig(EngineConfig):
+    """Ray Data over a cluster; ``address`` null starts Ray on this machine and stops it afterwards.
+
+    ``concurrency`` is the number of actors, or ``auto``: one for every GPU, or for every machine; what each takes is
+    decided by the cluster's resources where null.
+    """
+
+    kind: str = "ray"
+    address: str | None = None
+    concurrency: Any = AUTO
+    num_cpus_per_actor: float | None = None
+    num_gpus_per_actor: float | None = None
+    dashboard: bool = False
+
+
+@dataclass
 class ProfileConfig:
     """What is measured and drawn beside the run itself.
 
@@ -277,6 +293,7 @@ SCHEMAS: dict[str, type[Any]] = {
     "output": OutputConfig,
     "parity": ParityConfig,
     "engine": EngineConfig,
+    "engine_ray": RayEngineConfig,
     "profile": ProfileConfig,
     "tracking": TrackingConfig,
 }
@@ -286,6 +303,7 @@ _GROUPS = (
     *("output", "parity", "engine", "profile", "tracking", "paths"),
 )
 _WEIGHTS = {"random": RandomWeights, "file": FileWeights, "audioset": AudiosetWeights, "auto": AutoWeights}
+_ENGINES = {"local": EngineConfig, "ray": RayEngineConfig}
 _DATASETS = {"demo": DatasetConfig, "folder": FolderDataset, "manifest": ManifestDataset}
 
 
@@ -305,7 +323,7 @@ def from_dict(values: dict[str, Any]) -> RunConfig:
         frontend=FrontendConfig(**values["frontend"]),
         output=OutputConfig(**values["output"]),
         parity=ParityConfig(parity["action"], tolerances),
-        engine=EngineConfig(**values["engine"]),
+        engine=_ENGINES[one_of("engine.kind", values["engine"]["kind"], tuple(_ENGINES))](**values["engine"]),
         profile=ProfileConfig(**values["profile"]),
         tracking=TrackingConfig(**values["tracking"]),
         paths=PathsConfig(**values["paths"]),

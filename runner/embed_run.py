@@ -7,7 +7,6 @@ early end.  Everything else that is printed goes to standard error, which the pa
 from __future__ import annotations
 
 import contextlib
-import errno
 import gc
 import itertools
 import json
@@ -29,14 +28,6 @@ from runner.decode import DecodeOptions
 from runner.device_speed import matmul_peak, model_only, speed_metrics
 from runner.devices import DeviceType
 from runner.engine import Clip, Engine, Lane
-from runner.errors import (
-    DatasetError,
-    DeviceError,
-    ParityError,
-    RunnerError,
-    SkippedError,
-    WeightsError,
-)
 from runner.files import write_atomic
 from runner.hardware import host_facts, peak_rss_mib, usable_cores, versions
 from runner.limits import SkipLimit
@@ -60,7 +51,7 @@ from runner.pinning import pinned
 from runner.pool import DecodePool
 from runner.profiling import measure_beside
 from runner.sampling import OthersLoad, Sampler
-from runner.taking_up import check_identity, shards_done, sole_worker
+from runner.taking_up import agree, failure_kind, failure_message, identity_of, shards_done, sole_worker
 
 if TYPE_CHECKING:
     from runner.build import Placement
@@ -96,12 +87,16 @@ def main(spec_path: str) -> int:
     except Exception as error:
         log.exception("the run failed")
         result["status"] = "failed"
-        result["failure"] = {"kind": _failure_kind(error), "message": _failure_message(error), "signal": None}
+        result["failure"] = {"kind": failure_kind(error), "message": failure_message(error), "signal": None}
     try:
         write_atomic(run_dir / "result.json", json.dumps(result, indent=2))
     except OSError as error:  # the parent is told in another way
         log.error("result.json could not be written: %s", error)
     events.send("end", status=result["status"], failure=result.get("failure"))
+    if spec["config"]["engine"]["kind"] == "ray":
+        from runner import ray_engine
+
+        ray_engine.disconnect()
     return {"finished": 0, "killed": KILLED_STATUS}.get(result["status"], 1)
 
 
@@ -109,21 +104,26 @@ def _carry_out(spec: dict[str, Any], run_dir: Path, events: Events, result: dict
     config = from_dict(spec["config"])
     cold = ColdStart(spec["spawned_at"])
     stop = StopSignal()
+    if config.engine.kind == "ray":
+        from runner import ray_engine
+
+        ray_engine.carry_out(spec, run_dir, events, result, stop)
+        return
     sampler = Sampler(config.profile.sample_every_s)
     sampler.start()
     with contextlib.ExitStack() as stack:
         stack.callback(sampler.stop)
         events.send("phase", name="lock")
         stack.enter_context(sole_worker(run_dir, config.engine.stop_grace_s))
-        pool = DecodePool(_decode_options(config), _first_workers(config), config.dataset.clip_timeout_s)
+        pool = DecodePool(decode_options(config), _first_workers(config), config.dataset.clip_timeout_s)
         stack.callback(pool.close)
         checked = ThreadPoolExecutor(1).submit(shards_done, run_dir, config)  # while TensorFlow is imported
-        spec["dtypes"] = _window_types(Path(spec["manifest"]))
+        spec["dtypes"] = window_types(Path(spec["manifest"]))
         ready = make_ready(config, spec, cold, events, result)
         placement, sessions = ready.placement, ready.sessions
         if placement.device.effective is DeviceType.GPU:
             sampler.gpus = placement.device.indices
-        check_identity(run_dir, sessions[0])
+        agree(run_dir, identity_of(sessions[0]))
         done = checked.result()
         shards = [(int(first), int(end)) for first, end in spec["shards"]]
         left = sum(end - first for number, (first, end) in enumerate(shards) if number not in done)
@@ -136,15 +136,15 @@ def _carry_out(spec: dict[str, Any], run_dir: Path, events: Events, result: dict
             result["resolved"]["memory.pinned"] = unpinned is None
             if unpinned:
                 warn(f"batches are copied to the GPU from pageable memory, which is slow: {unpinned}", events, result)
-        metadata = _file_metadata(config, sessions[0], placement)
-        labels = (spec["dataset"]["part"] or {}).get("labels") or _labels(Path(spec["manifest"]))
+        metadata = file_metadata(config, sessions[0], placement)
+        labels = (spec["dataset"]["part"] or {}).get("labels") or labels_of(Path(spec["manifest"]))
         formats = make_formats(config.output, run_dir, metadata, config.frontend.hop_s, labels)
         writer = RunWriter(run_dir, metadata, formats, ready.postprocess, done)
         skipped_before = int(totals(done)[0]["clips_skipped"])
         spans = [span for n, span in enumerate(shards) if n not in done]
         engine = Engine(
             shards,
-            _read_manifest(Path(spec["manifest"]), spans),
+            read_clips(Path(spec["manifest"]), spans),
             pool,
             writer,
             stop_grace_s=config.engine.stop_grace_s,
@@ -167,7 +167,7 @@ def _carry_out(spec: dict[str, Any], run_dir: Path, events: Events, result: dict
         _take_figures(result, engine, writer, pool, workers, sessions[0].in_flight)
         result["metrics"] |= _memory_metrics(placement, pool)
         if result["status"] == "finished" and engine.timings:
-            clips = _read_manifest(Path(spec["manifest"]), spans)
+            clips = read_clips(Path(spec["manifest"]), spans)
             measure_beside(config, ready, pool, lanes, clips, run_dir, events, result, stop.is_set)
         halved = [halving for each in sessions for halving in each.halvings if halving not in result["warnings"]]
         for problem in (*engine.lane_failures, *halved):
@@ -225,7 +225,7 @@ class StopSignal:
             self._engine.stop()
 
 
-def _file_metadata(config: RunConfig, session: VGGishSession, placement: Placement) -> dict[str, str]:
+def file_metadata(config: RunConfig, session: VGGishSession, placement: Placement) -> dict[str, str]:
     weights = session.metadata.weights
     return {
         "model": "VGGish",
@@ -242,7 +242,7 @@ def _file_metadata(config: RunConfig, session: VGGishSession, placement: Placeme
     }
 
 
-def _window_types(manifest: Path) -> tuple[str, ...]:
+def window_types(manifest: Path) -> tuple[str, ...]:
     """The types of windows to expect, by a look at a few clips of the data set: the first clip's type first."""
     import pyarrow.parquet as pq
 
@@ -315,7 +315,7 @@ def _reporting(engine: Engine, events: Events, clips_before: int) -> Iterator[No
         send()
 
 
-def _read_manifest(path: Path, spans: Sequence[tuple[int, int]]) -> Iterator[Clip]:
+def read_clips(path: Path, spans: Sequence[tuple[int, int]]) -> Iterator[Clip]:
     """The clips of these spans (first, one past the last), in order."""
     import pyarrow.parquet as pq
 
@@ -336,7 +336,7 @@ def _read_manifest(path: Path, spans: Sequence[tuple[int, int]]) -> Iterator[Cli
             index += batch.num_rows
 
 
-def _labels(path: Path) -> list[str]:
+def labels_of(path: Path) -> list[str]:
     """The data set's distinct labels."""
     import pyarrow.parquet as pq
 
@@ -344,7 +344,7 @@ def _labels(path: Path) -> list[str]:
     return labels
 
 
-def _decode_options(config: RunConfig) -> DecodeOptions:
+def decode_options(config: RunConfig) -> DecodeOptions:
     frontend = config.frontend
     return DecodeOptions(
         frontend.hop_s,
@@ -359,25 +359,6 @@ def _decode_options(config: RunConfig) -> DecodeOptions:
 def _first_workers(config: RunConfig) -> int:
     """Decode processes to start before the device is known: they fill batches while TensorFlow is imported."""
     return min(config.memory.decode_workers or 1, max(1, usable_cores() // 2))
-
-
-def _failure_kind(error: Exception) -> str:
-    if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
-        return "out_of_memory"
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
-        return "disk_full"
-    for kind, name in ((WeightsError, "weights"), (SkippedError, "skipped"), (DatasetError, "dataset")):
-        if isinstance(error, kind):
-            return name
-    if isinstance(error, ParityError):
-        return "parity"
-    return "device" if isinstance(error, DeviceError) else "exception"
-
-
-def _failure_message(error: Exception) -> str:
-    if _failure_kind(error) == "disk_full":
-        return f"the disk of output.dir is full ({error}): make room, and run the same command again to go on"
-    return str(error) if isinstance(error, RunnerError) else f"{type(error).__name__}: {error}"
 
 
 def _take_standard_output() -> IO[str]:

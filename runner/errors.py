@@ -27,6 +27,10 @@ class SkippedError(RunnerError):
     """More clips could not be embedded than ``dataset.on_error`` and ``dataset.max_skipped`` allow."""
 
 
+class EngineError(RunnerError):
+    """The engine asked for can't work here, or an actor of it failed."""
+
+
 class ResumeError(RunnerError):
     """The run can't be taken up: what it was begun with is not what there is now."""
 

@@ -31,6 +31,7 @@ _PHASES = {
     "weights": "loading weights and compiling",
     "parity": "checking the device's numbers",
     "embed": "embedding",
+    "cluster": "connecting to Ray",
     "repeat": "embedding again, to measure",
     "curve": "measuring batch sizes",
     "trace": "tracing a few batches",

@@ -54,6 +54,20 @@ class SkipLimit:
             )
 
 
+def check_skipped(dataset: DatasetConfig, described: dict[str, Any], skipped: int) -> None:
+    """Whether a run may have skipped so many clips, by ``dataset.max_skipped``.
+
+    Raises:
+        SkippedError: it may not.
+    """
+    most = dataset.max_skipped
+    if most is not None and skipped > int(most if most >= 1 else most * described["clips"]):
+        raise SkippedError(
+            f"{skipped:,} clips can't be embedded, and dataset.max_skipped={most:g}: see the reasons in clips.parquet, "
+            "raise the limit, and run the same command again to go on"
+        )
+
+
 def _is_gone(root: Path) -> bool:
     try:
         with os.scandir(root) as entries:

@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -69,6 +69,18 @@ class ClipRow(NamedTuple):
     processed: NDArray[Any] | None = None
 
 
+class JournalLike(Protocol):
+    """What notes shards that are done."""
+
+    def append(self, entry: ShardEntry) -> None:
+        """Note one."""
+        ...
+
+    def close(self) -> None:
+        """Let go."""
+        ...
+
+
 class RunWriter:
     """Writes a run's shards as they become complete; each is on disk, whole, before the journal has its line.
 
@@ -78,6 +90,7 @@ class RunWriter:
         formats: the writers of embeddings.
         postprocess: embeddings to their post-processed form; None for none.
         done: the shards that the journal has already.
+        journal: where shards that are done are noted; the run's own when None.
     """
 
     def __init__(
@@ -87,6 +100,8 @@ class RunWriter:
         formats: Sequence[ShardFormat],
         postprocess: Callable[[NDArray[np.float32]], NDArray[Any]] | None = None,
         done: Mapping[int, ShardEntry] | None = None,
+        *,
+        journal: JournalLike | None = None,
     ) -> None:
         self._folder = folder
         self._formats = formats
@@ -94,7 +109,7 @@ class RunWriter:
         self._schema = CLIP_SCHEMA.with_metadata(parquet_metadata(metadata))
         self._parts = folder / STATE / CLIP_PARTS
         self._parts.mkdir(parents=True, exist_ok=True)
-        self._journal = Journal(folder / STATE / JOURNAL)
+        self._journal = journal or Journal(folder / STATE / JOURNAL)
         self.done = dict(done or {})
         """The shards that are on disk, by number."""
         self._lock = threading.Lock()
@@ -110,10 +125,17 @@ class RunWriter:
         files.append(part)
         described = {path.relative_to(self._folder).as_posix(): describe_file(path) for path in files}
         examples = sum(row.examples for row in rows)
-        entry = ShardEntry(shard, len(rows), examples, described, _counts(rows))
+        self.record(ShardEntry(shard, len(rows), examples, described, _counts(rows)))
+
+    def record(self, entry: ShardEntry) -> None:
+        """Note a shard whose files are on disk, whole."""
         with self._lock:
             self._journal.append(entry)
-            self.done[shard] = entry
+            self.done[entry.shard] = entry
+
+    def describe(self, metadata: Mapping[str, str]) -> None:
+        """What clips.parquet is to say of itself, where that was not known at the start."""
+        self._schema = CLIP_SCHEMA.with_metadata(parquet_metadata(metadata))
 
     def close(self) -> None:
         """Make clips.parquet of the shards that are done, in their order."""

@@ -6,16 +6,26 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
 from runner.config import RunConfig
-from runner.errors import ResumeError
+from runner.errors import (
+    DatasetError,
+    DeviceError,
+    EngineError,
+    ParityError,
+    ResumeError,
+    RunnerError,
+    SkippedError,
+    WeightsError,
+)
 from runner.files import write_atomic
 from runner.journal import (
     IDENTITY,
@@ -70,15 +80,49 @@ def shards_done(run_dir: Path, config: RunConfig) -> dict[int, ShardEntry]:
     return {number: entry for number, entry in done.items() if number not in damaged}
 
 
-def check_identity(run_dir: Path, session: VGGishSession) -> None:
-    """Weights and precision in effect must be those that the run was begun with."""
-    path = run_dir / STATE / IDENTITY
+def identity_of(session: VGGishSession) -> dict[str, str]:
+    """Weights and precision in effect."""
     metadata = session.metadata
-    now = {"weights.checksum": metadata.weights["checksum"], "precision": metadata.precision["effective"]}
+    return {
+        "weights.checksum": str(metadata.weights["checksum"]),
+        "precision": str(metadata.precision["effective"]),
+    }
+
+
+def agree(run_dir: Path, now: Mapping[str, str]) -> None:
+    """Weights and precision in effect must be those that the run was begun with.
+
+    Raises:
+        ResumeError: they are others.
+    """
+    path = run_dir / STATE / IDENTITY
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        write_atomic(path, json.dumps(now))
+        write_atomic(path, json.dumps(dict(now)))
         return
     if differing := [f"{key} ({before.get(key)} then, {now[key]} now)" for key in now if before.get(key) != now[key]]:
         raise ResumeError(f"the run was begun with other numbers: {', '.join(differing)}; name another output.dir")
+
+
+def failure_kind(error: Exception) -> str:
+    """The word for what ended a run, in result.json and the tag ``failure.kind``."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
+        return "out_of_memory"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
+        return "disk_full"
+    for kind, name in ((WeightsError, "weights"), (SkippedError, "skipped"), (DatasetError, "dataset")):
+        if isinstance(error, kind):
+            return name
+    if isinstance(error, ParityError):
+        return "parity"
+    if isinstance(error, EngineError):
+        return "engine"
+    return "device" if isinstance(error, DeviceError) else "exception"
+
+
+def failure_message(error: Exception) -> str:
+    """What a person is told of it."""
+    if failure_kind(error) == "disk_full":
+        return f"the disk of output.dir is full ({error}): make room, and run the same command again to go on"
+    return str(error) if isinstance(error, RunnerError) else f"{type(error).__name__}: {error}"

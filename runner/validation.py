@@ -19,6 +19,7 @@ from runner.config import (
     ManifestDataset,
     OutputConfig,
     RandomWeights,
+    RayEngineConfig,
     RunConfig,
     WeightsConfig,
     one_of,
@@ -41,7 +42,13 @@ def validate(config: RunConfig) -> None:
     one_of("frontend.resampler", config.frontend.resampler, ("reference", "soxr"))
     _validate_output(config.output)
     one_of("parity.action", config.parity.action, ("fail", "warn"))
-    one_of("engine.kind", config.engine.kind, ("local",))
+    one_of("engine.kind", config.engine.kind, ("local", "ray"))
+    if isinstance(config.engine, RayEngineConfig):
+        if config.engine.concurrency != AUTO:
+            _whole("engine.concurrency", config.engine.concurrency, 1, "or auto")
+        for key in ("num_cpus_per_actor", "num_gpus_per_actor"):
+            if getattr(config.engine, key) is not None:
+                _at_least(f"engine.{key}", getattr(config.engine, key), 0)
     one_of("tracking.kind", config.tracking.kind, ("local", "server", "none"))
     if config.device.index != ALL:
         _whole("device.index", config.device.index, 0, "or all")

@@ -1,0 +1,173 @@
+"""``engine=ray`` against the local engine: the same rows, files, counts and reasons; across a kill; across engines."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+
+from runner.config import RayEngineConfig
+from runner.errors import EngineError
+from runner.ray_engine import actors_for, groups
+from tests.conftest import PROJECT, environment, run_command
+
+SETTINGS = ("device=cpu", "weights=random", "tracking=none", "profile=off", "output.shard_clips=4")
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixty clips of one to fifteen seconds, one of them broken and one too short."""
+    if not os.environ.get("CI"):
+        pytest.importorskip("ray", reason="Ray has no build for this machine")
+    folder = tmp_path_factory.mktemp("ray") / "clips"
+    rng = np.random.default_rng(5)
+    for number in range(60):
+        path = folder / f"label{number % 6}" / f"{number:02d}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, rng.normal(0, 0.1, 16_000 * (1 + number % 15)), 16_000)
+    (folder / "label1" / "broken.wav").write_bytes(b"RIFF")
+    soundfile.write(folder / "label2" / "short.wav", rng.normal(0, 0.1, 4000), 16_000)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def local(clips: Path) -> Path:
+    run_dir = clips.parent / "local"
+    done = run_command(f"dataset.root={clips}", f"output.dir={run_dir}", *SETTINGS)
+    assert done.status == 0, done.err
+    return run_dir
+
+
+def assert_same(one: Path, other: Path) -> None:
+    assert {p.name for p in (one / "embeddings").iterdir()} == {p.name for p in (other / "embeddings").iterdir()}
+    for name in ("embeddings", "clips.parquet"):
+        first, second = (pq.read_table(each / name).replace_schema_metadata(None) for each in (one, other))
+        assert first.equals(second), name
+    for folder in (one, other):
+        assert not list(folder.rglob(".*.tmp"))
+
+
+def ray_processes() -> set[int]:
+    """Of this machine's Ray."""
+    found = set()
+    for process in psutil.process_iter(["name", "cmdline"]):
+        words = " ".join([process.info["name"] or "", *(process.info["cmdline"] or [])])
+        if "raylet" in words or "gcs_server" in words or words.startswith("ray::"):
+            found.add(process.pid)
+    return found
+
+
+@pytest.mark.slow
+def test_rows_files_counts_and_reasons_are_the_local_engines(clips: Path, local: Path, tmp_path: Path) -> None:
+    before = ray_processes()
+    done = run_command("engine=ray", f"dataset.root={clips}", f"output.dir={tmp_path}/run", *SETTINGS)
+    assert done.status == 0, done.err
+    assert_same(tmp_path / "run", local)
+    result = done.result
+    assert (result["metrics"]["clips_embedded"], result["metrics"]["clips_skipped"]) == (61, 1)
+    assert sum(result["skipped"].values()) == 1
+    assert result["actors"][0]["device"]["effective"] == "cpu"
+    assert result["actors"][0]["parity"]["passed"]
+    assert result["metrics"]["actors"] == result["metrics"]["nodes"] == 1
+    assert result["metrics"]["audio_x_realtime"] > 1
+    metadata = pq.read_schema(tmp_path / "run" / "clips.parquet").metadata
+    assert metadata[b"vggish_runner.precision"] == b"float32"
+    deadline = time.monotonic() + 15
+    while not ray_processes() <= before:  # it was stopped
+        assert time.monotonic() < deadline, [psutil.Process(pid) for pid in ray_processes() - before]
+        time.sleep(0.2)
+
+
+@pytest.mark.slow
+def test_an_actor_killed_and_another_engine_end_in_the_undisturbed_result(
+    clips: Path, local: Path, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    arguments = (f"dataset.root={clips}", f"output.dir={run_dir}", *SETTINGS)
+    known = ray_processes()
+    command = subprocess.Popen(
+        [sys.executable, "-m", "runner", "engine=ray", *arguments],
+        cwd=PROJECT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    journal = run_dir / ".runner" / "journal.jsonl"
+    deadline = time.monotonic() + 120
+    while not (journal.exists() and journal.read_text().count("\n") >= 1):
+        assert time.monotonic() < deadline
+        assert command.poll() is None, command.stdout.read()
+        time.sleep(0.05)
+    killed = []
+    for pid in ray_processes() - known:
+        process = psutil.Process(pid)
+        if "MapWorker" in " ".join([process.name(), *process.cmdline()]):
+            os.kill(pid, signal.SIGKILL)
+            killed.append(pid)
+    assert killed
+    out, _ = command.communicate(timeout=200)
+    if command.returncode:  # at most the command again, here with the other engine
+        again = run_command(*arguments)
+        assert again.status == 0, out + again.err
+    assert_same(run_dir, local)
+
+
+@pytest.mark.slow
+def test_what_the_local_engine_began_ray_finishes(clips: Path, local: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    arguments = (f"dataset.root={clips}", f"output.dir={run_dir}", *SETTINGS)
+    assert run_command(*arguments).status == 0
+    journal = run_dir / ".runner" / "journal.jsonl"
+    lines = journal.read_text().splitlines(True)
+    journal.write_text("".join(lines[::2]))
+    for name in ("result.json", "clips.parquet"):
+        (run_dir / name).unlink()
+    done = run_command("engine=ray", *arguments)
+    assert done.status == 0, done.err
+    assert_same(run_dir, local)
+    assert len(journal.read_text().splitlines()) == len(lines)
+
+
+@pytest.mark.slow
+def test_an_actors_failure_is_the_runs_in_the_same_words(clips: Path, tmp_path: Path) -> None:
+    done = run_command(
+        *("engine=ray", f"dataset.root={clips}", f"output.dir={tmp_path}/run", *SETTINGS),
+        *("parity.tolerances.float32.rel_err=1e-12", "dataset.max_skipped=5"),
+    )
+    assert done.status == 1
+    failure = done.result["failure"]
+    assert failure["kind"] == "parity", failure
+    assert "gives other embeddings than the CPU in float32" in done.out
+
+
+def node(cpus: float, gpus: float = 0.0, *, alive: bool = True) -> dict:
+    return {"Alive": alive, "Resources": {"CPU": cpus, **({"GPU": gpus} if gpus else {})}}
+
+
+def test_an_actor_for_every_gpu_or_for_every_machine() -> None:
+    auto = RayEngineConfig()
+    assert actors_for(auto, "cpu", [node(8), node(8), node(4, alive=False)]) == (2, {"num_cpus": 8.0, "num_gpus": 0.0})
+    assert actors_for(auto, "auto", [node(32, 4), node(16)]) == (4, {"num_cpus": 8.0, "num_gpus": 1.0})
+    assert actors_for(auto, "cpu", [node(32, 4)])[1]["num_gpus"] == 0.0
+    assert actors_for(RayEngineConfig(concurrency=3), "cpu", [node(8)])[0] == 3
+    assert actors_for(RayEngineConfig(num_cpus_per_actor=2), "cpu", [node(8), node(4)])[0] == 6
+    with pytest.raises(EngineError, match="no machine of the cluster"):
+        actors_for(RayEngineConfig(num_gpus_per_actor=1), "gpu", [node(8)])
+
+
+@pytest.mark.parametrize(("shards", "actors"), [(1, 4), (256, 1), (1221, 8), (7, 2)])
+def test_the_groups_are_all_shards_and_the_last_ones_small(shards: int, actors: int) -> None:
+    found = groups(range(shards), actors)
+    assert [number for group in found for number in group] == list(range(shards))
+    assert len(found[-1]) <= max(1, -(-shards // (50 * actors)))
+    assert len(found[0]) >= len(found[-1])
