@@ -99,6 +99,7 @@ def _validate_output(output: OutputConfig) -> None:
             f"output.formats has tfrecord, whose embeddings are AudioSet's 8-bit ones, but output.postprocess is "
             f"{output.postprocess}: add output.postprocess=audioset"
         )
+    _on_a_file_system("output.dir", output.dir)
     if output.shard_clips is not None:
         _at_least("output.shard_clips", output.shard_clips, 1)
 
@@ -113,6 +114,11 @@ def _validate_weights(weights: WeightsConfig) -> None:
             raise ConfigError("weights.timeout_s must be above 0 seconds: use for example 10")
         if not weights.base_url.startswith(("http://", "https://")):
             raise ConfigError(f"weights.base_url={weights.base_url} is not a web address: use http:// or https://")
+
+
+def _on_a_file_system(key: str, value: str | None) -> None:
+    if value is not None and "://" in value:
+        raise ConfigError(f"{key}={value} is in an object store, which is not supported yet: mount it, or copy it")
 
 
 def part_of(partition: str) -> tuple[int, int]:
@@ -140,6 +146,8 @@ def _validate_dataset(dataset: DatasetConfig) -> None:
             raise ConfigError(f"dataset.{key} must be above 0 seconds: use for example 120")
     if dataset.partition is not None:
         part_of(dataset.partition)
+    for key in ("root", "path"):
+        _on_a_file_system(f"dataset.{key}", getattr(dataset, key, None))
     if isinstance(dataset, FolderDataset):
         one_of("dataset.label_from", dataset.label_from, ("parent", "none"))
         if not dataset.extensions:
