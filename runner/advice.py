@@ -11,6 +11,7 @@ from runner.record import command_line
 _STARVED = 0.2
 _LITTLE_S = 2.0
 """A steady state shorter than this says little about a machine."""
+BUSY = "other programs took"
 OTHERS = 0.25
 """Other programs on so large a share of the processors make a figure unfit for comparison."""
 
@@ -93,7 +94,7 @@ def trouble(result: Result, reference: Result | None = None) -> list[str]:
         found.append("failed parity")
     load = result.get("metrics", {}).get("others_cpu_share", 0.0)
     if load > OTHERS:
-        found.append(f"other programs took {load:.0%} of the processors")
+        found.append(f"{BUSY} {load:.0%} of the processors")
     if (result.get("device") or {}).get("fallback_reason"):
         found.append(f"{result['config']['device']['name']} was absent: it ran on the CPU")
     if reference is not None:
@@ -104,9 +105,16 @@ def trouble(result: Result, reference: Result | None = None) -> list[str]:
     return found
 
 
+def rankable(results: Sequence[Result]) -> list[Result]:
+    """The runs that may be ranked; where all were made on a busy machine, those that have no other trouble."""
+    found = [(result, trouble(result)) for result in results]
+    fit = [result for result, why in found if not why]
+    return fit or [result for result, why in found if len(why) == 1 and why[0].startswith(BUSY)]
+
+
 def baseline(results: Sequence[Result]) -> Result | None:
     """What speed-ups are counted from: the fastest CPU run in float32, else the slowest run; None of none."""
-    fit = [result for result in results if not trouble(result)]
+    fit = rankable(results)
     if not fit:
         return None
     on_cpu = [result for result in fit if setting(result)[0] == "cpu" and setting(result)[2] == "float32"]
@@ -115,7 +123,7 @@ def baseline(results: Sequence[Result]) -> Result | None:
 
 def best(results: Sequence[Result]) -> Result | None:
     """The fastest run that may be ranked, or one within its spread that takes clearly less memory."""
-    fit = [result for result in results if not trouble(result)]
+    fit = rankable(results)
     if not fit:
         return None
     fastest = max(fit, key=_speed)
@@ -130,7 +138,7 @@ def verdict(results: Sequence[Result]) -> str:
     chosen = best(results)
     if chosen is None:
         return "No run can be recommended: none finished with a throughput and correct numbers."
-    fastest = max((result for result in results if not trouble(result)), key=_speed)
+    fastest = max(rankable(results), key=_speed)
     words = [f"{chosen['run_name']} is the fastest: {_speed(chosen):,.0f} × realtime{_plus_minus(chosen)}"]
     if chosen is not fastest:
         less = f"{fastest['run_name']} is no faster than its spread ({_speed(fastest):,.0f} ×) and takes more memory"
@@ -143,6 +151,8 @@ def verdict(results: Sequence[Result]) -> str:
     if parity := chosen.get("parity"):
         passed = "its numbers passed the parity gate" if parity["passed"] else "its numbers FAILED the parity gate"
         words.append(f"{passed} (error {chosen['metrics'].get('parity_rel_err', 0.0):.1e} of the largest value)")
+    if busy := trouble(chosen):
+        words.append(f"but {busy[0]}: measure again when the machine is idle")
     return f"{', '.join(words)}. Use it: {command(chosen)}"
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.advice import Result, baseline, setting, speed, spread, trouble
+from runner.advice import Result, baseline, rankable, setting, speed, spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -219,10 +219,6 @@ def _memory(result: Result) -> Figure | None:
 # A sweep
 
 
-def _fit(results: Sequence[Result]) -> list[Result]:
-    return [result for result in results if not trouble(result)]
-
-
 def _label(result: Result) -> str:
     """What tells a job from the others: its setting, and a swept batch size."""
     words = " ".join(setting(result))
@@ -243,7 +239,7 @@ def _by_setting(results: Sequence[Result]) -> tuple[list[str], list[str], dict[t
 
 
 def _sweep_throughput(results: Sequence[Result]) -> Figure | None:
-    fit = _fit(results)
+    fit = rankable(results)
     if not fit:
         return None
     groups, bars, cells = _by_setting(fit)
@@ -270,7 +266,7 @@ def _speedup(results: Sequence[Result]) -> Figure | None:
     base = baseline(results)
     if base is None:
         return None
-    fit = sorted(_fit(results), key=lambda each: speed(each) or 0.0)
+    fit = sorted(rankable(results), key=lambda each: speed(each) or 0.0)
     figure, axes = new_figure(height=1.0 + 0.34 * len(fit))
     factors = [(speed(each) or 0.0) / (speed(base) or 1.0) for each in fit]
     names = [f"{_label(each)}{' (baseline)' if each is base else ''}" for each in fit]
@@ -287,7 +283,7 @@ def _speedup(results: Sequence[Result]) -> Figure | None:
 
 
 def _pareto(results: Sequence[Result]) -> Figure | None:
-    fit = _fit(results)
+    fit = rankable(results)
     if len(fit) < 2:
         return None
     measured = all("joules_per_audio_hour" in each["metrics"] for each in fit)

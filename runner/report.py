@@ -15,11 +15,11 @@ import io
 import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.advice import OTHERS
+from runner.advice import BUSY, OTHERS
 from runner.config import TrackingConfig
 from runner.errors import RunnerError
 from runner.files import write_atomic
@@ -86,13 +86,11 @@ def lined_up(rows: Sequence[Row], metric: str, reference: Row | None = None) -> 
         if reference
         else _most_common(row.tags.get(weights) for row in rows if row.status == "FINISHED")
     )
-    fit, unfit = [], []
-    for row in rows:
-        problems = _problems(row, metric, digest, checksum)
-        if problems:
-            unfit.append(Row(**{**row.__dict__, "problems": tuple(problems)}))
-        else:
-            fit.append(row)
+    judged = [replace(row, problems=tuple(_problems(row, metric, digest, checksum))) for row in rows]
+    fit = [row for row in judged if not row.problems]
+    if not fit:  # on a machine that was busy all the time the runs are ranked among themselves, with that said
+        fit = [row for row in judged if len(row.problems) == 1 and row.problems[0].startswith(BUSY)]
+    unfit = [row for row in judged if row not in fit]
     fit.sort(key=lambda row: row.value(metric) or 0.0, reverse=not metric.endswith(_LOWER_IS_BETTER))
     return fit, unfit
 
@@ -110,7 +108,7 @@ def _problems(row: Row, metric: str, digest: str | None, checksum: str | None) -
     if row.tags.get("weights.checksum") != checksum:
         found.append("other weights")
     if (load := row.metrics.get("others_cpu_share", 0.0)) > OTHERS:
-        found.append(f"other programs took {load:.0%} of the processors")
+        found.append(f"{BUSY} {load:.0%} of the processors")
     if row.tags.get("device.fallback_reason"):
         found.append(f"{row.tags.get('device.requested')} was absent: it ran on the CPU")
     return found

@@ -118,3 +118,14 @@ def test_tuning_counts_a_run_beyond_its_memory_or_with_wrong_numbers_as_nothing(
     assert objective(result(speed=70)) == 70
     assert objective(result(speed=70, rss=5000)) == 0
     assert objective(result(speed=70, parity={"passed": False, "misses": []})) == 0
+
+
+def test_on_a_machine_that_was_always_busy_the_verdict_says_so() -> None:
+    busy = [result(speed=speed) for speed in (50.0, 60.0)]
+    for each in busy:
+        each["metrics"]["others_cpu_share"] = 0.5
+    assert best(busy) is busy[1]
+    assert "other programs took 50% of the processors: measure again when the machine is idle" in verdict(busy)
+    idle = result(speed=10.0)
+    assert best([*busy, idle]) is idle
+    assert "measure again" not in verdict([*busy, idle])

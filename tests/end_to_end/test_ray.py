@@ -171,3 +171,68 @@ def test_the_groups_are_all_shards_and_the_last_ones_small(shards: int, actors: 
     assert [number for group in found for number in group] == list(range(shards))
     assert len(found[-1]) <= max(1, -(-shards // (50 * actors)))
     assert len(found[0]) >= len(found[-1])
+
+
+@pytest.mark.slow
+def test_a_cluster_that_loses_a_node_ends_in_the_undisturbed_result(
+    clips: Path, local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    from ray.cluster_utils import Cluster
+
+    memory = {"num_cpus": 1, "object_store_memory": 100 << 20}
+    cluster = Cluster(initialize_head=True, head_node_args={**memory, "include_dashboard": False})
+    try:
+        second = cluster.add_node(**memory)
+        run_dir = tmp_path / "run"
+        arguments = (f"dataset.root={clips}", f"output.dir={run_dir}", *SETTINGS)
+        command = subprocess.Popen(
+            [sys.executable, "-m", "runner", "engine=ray", f"engine.address={cluster.address}", *arguments],
+            cwd=PROJECT,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        journal = run_dir / ".runner" / "journal.jsonl"
+        deadline = time.monotonic() + 180
+        while not (journal.exists() and journal.read_text().count("\n") >= 1):
+            assert time.monotonic() < deadline
+            assert command.poll() is None, command.stdout.read()
+            time.sleep(0.05)
+        cluster.remove_node(second, allow_graceful=False)
+        out, _ = command.communicate(timeout=240)
+        if command.returncode:
+            again = run_command(*arguments)
+            assert again.status == 0, out + again.err
+    finally:
+        cluster.shutdown()
+    assert_same(run_dir, local)
+
+
+@pytest.mark.slow
+def test_a_driver_killed_costs_the_command_again(clips: Path, local: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    arguments = (f"dataset.root={clips}", f"output.dir={run_dir}", *SETTINGS)
+    command = subprocess.Popen(
+        [sys.executable, "-m", "runner", "engine=ray", *arguments],
+        cwd=PROJECT,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    journal = run_dir / ".runner" / "journal.jsonl"
+    deadline = time.monotonic() + 120
+    while not (journal.exists() and journal.read_text().count("\n") >= 1):
+        assert time.monotonic() < deadline
+        assert command.poll() is None
+        time.sleep(0.05)
+    (driver,) = [
+        child for child in psutil.Process(command.pid).children() if "runner.worker" in " ".join(child.cmdline())
+    ]
+    driver.kill()
+    assert command.wait(timeout=60) == 1
+    again = run_command(*arguments)
+    assert again.status == 0, again.err
+    assert_same(run_dir, local)
