@@ -137,7 +137,7 @@ def _carry_out(spec: dict[str, Any], run_dir: Path, events: Events, result: dict
             if unpinned:
                 warn(f"batches are copied to the GPU from pageable memory, which is slow: {unpinned}", events, result)
         metadata = file_metadata(config, sessions[0], placement)
-        labels = (spec["dataset"]["part"] or {}).get("labels") or labels_of(Path(spec["manifest"]))
+        labels = (spec["dataset"].get("part") or {}).get("labels") or labels_of(Path(spec["manifest"]))
         formats = make_formats(config.output, run_dir, metadata, config.frontend.hop_s, labels)
         writer = RunWriter(run_dir, metadata, formats, ready.postprocess, done)
         skipped_before = int(totals(done)[0]["clips_skipped"])

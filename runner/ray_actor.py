@@ -92,7 +92,7 @@ class EmbedShards:
         self._shards = shards
         self._lanes = [Lane(each.device_name[1:], each.embed_windows, each.in_flight) for each in sessions]
         metadata = file_metadata(config, sessions[0], ready.placement)
-        labels = (spec["dataset"]["part"] or {}).get("labels") or labels_of(self._manifest)
+        labels = (spec["dataset"].get("part") or {}).get("labels") or labels_of(self._manifest)
         formats = make_formats(config.output, self._run_dir, metadata, config.frontend.hop_s, labels)
         self._entries = Entries()
         self._writer = _ShardWriter(self._run_dir, metadata, formats, ready.postprocess, journal=self._entries)
