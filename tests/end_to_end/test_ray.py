@@ -66,6 +66,25 @@ def ray_processes() -> set[int]:
     return found
 
 
+def until_the_first_shard(run_dir: Path, *arguments: str) -> subprocess.Popen:
+    """``python -m runner engine=ray`` with these arguments, at work: its journal has a line."""
+    command = subprocess.Popen(
+        [sys.executable, "-m", "runner", "engine=ray", *arguments],
+        cwd=PROJECT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    journal = run_dir / ".runner" / "journal.jsonl"
+    deadline = time.monotonic() + 180
+    while not (journal.exists() and journal.read_text().count("\n") >= 1):
+        assert time.monotonic() < deadline
+        assert command.poll() is None, command.stdout.read()
+        time.sleep(0.05)
+    return command
+
+
 @pytest.mark.slow
 def test_rows_files_counts_and_reasons_are_the_local_engines(clips: Path, local: Path, tmp_path: Path) -> None:
     before = ray_processes()
@@ -94,20 +113,7 @@ def test_an_actor_killed_and_another_engine_end_in_the_undisturbed_result(
     run_dir = tmp_path / "run"
     arguments = (f"dataset.root={clips}", f"output.dir={run_dir}", *SETTINGS)
     known = ray_processes()
-    command = subprocess.Popen(
-        [sys.executable, "-m", "runner", "engine=ray", *arguments],
-        cwd=PROJECT,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    journal = run_dir / ".runner" / "journal.jsonl"
-    deadline = time.monotonic() + 120
-    while not (journal.exists() and journal.read_text().count("\n") >= 1):
-        assert time.monotonic() < deadline
-        assert command.poll() is None, command.stdout.read()
-        time.sleep(0.05)
+    command = until_the_first_shard(run_dir, *arguments)
     killed = []
     for pid in ray_processes() - known:
         process = psutil.Process(pid)
@@ -187,20 +193,7 @@ def test_a_cluster_that_loses_a_node_ends_in_the_undisturbed_result(
         second = cluster.add_node(**memory)
         run_dir = tmp_path / "run"
         arguments = (f"dataset.root={clips}", f"output.dir={run_dir}", *SETTINGS)
-        command = subprocess.Popen(
-            [sys.executable, "-m", "runner", "engine=ray", f"engine.address={cluster.address}", *arguments],
-            cwd=PROJECT,
-            env=environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        journal = run_dir / ".runner" / "journal.jsonl"
-        deadline = time.monotonic() + 180
-        while not (journal.exists() and journal.read_text().count("\n") >= 1):
-            assert time.monotonic() < deadline
-            assert command.poll() is None, command.stdout.read()
-            time.sleep(0.05)
+        command = until_the_first_shard(run_dir, f"engine.address={cluster.address}", *arguments)
         cluster.remove_node(second, allow_graceful=False)
         out, _ = command.communicate(timeout=240)
         if command.returncode:
@@ -215,24 +208,13 @@ def test_a_cluster_that_loses_a_node_ends_in_the_undisturbed_result(
 def test_a_driver_killed_costs_the_command_again(clips: Path, local: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     arguments = (f"dataset.root={clips}", f"output.dir={run_dir}", *SETTINGS)
-    command = subprocess.Popen(
-        [sys.executable, "-m", "runner", "engine=ray", *arguments],
-        cwd=PROJECT,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    journal = run_dir / ".runner" / "journal.jsonl"
-    deadline = time.monotonic() + 120
-    while not (journal.exists() and journal.read_text().count("\n") >= 1):
-        assert time.monotonic() < deadline
-        assert command.poll() is None
-        time.sleep(0.05)
+    command = until_the_first_shard(run_dir, *arguments)
     (driver,) = [
         child for child in psutil.Process(command.pid).children() if "runner.worker" in " ".join(child.cmdline())
     ]
     driver.kill()
-    assert command.wait(timeout=60) == 1
+    command.communicate(timeout=60)
+    assert command.returncode == 1
     again = run_command(*arguments)
     assert again.status == 0, again.err
     assert_same(run_dir, local)
