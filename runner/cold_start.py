@@ -170,7 +170,7 @@ def _sessions_that_agree(
                 placement = _climb(config, placement, sessions, dtypes, kept, result)
         result["resolved"] = _resolved(placement, sessions)
         result["weights"] = dict(sessions[0].metadata.weights)
-        result["model"] = {**sessions[0].metadata.model, "compiler": sessions[0].compiler}
+        result["model"] = {**sessions[0].metadata.model, "compiler": sessions[0].compiler, "copies": sessions[0].copies}
         events.send("phase", name="parity")
         with cold.step("parity"):
             missed = take_through_gate(

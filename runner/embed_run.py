@@ -24,6 +24,7 @@ from typing import IO, TYPE_CHECKING, Any
 from runner.audio import is_int16
 from runner.cold_start import ColdStart, Events, Ready, make_ready, warn
 from runner.config import RunConfig, from_dict
+from runner.cuda import pinned
 from runner.decode import DecodeOptions
 from runner.device_speed import matmul_peak, model_only, speed_metrics
 from runner.devices import DeviceType
@@ -47,7 +48,6 @@ from runner.output import (
     make_formats,
     totals,
 )
-from runner.pinning import pinned
 from runner.pool import DecodePool
 from runner.profiling import measure_beside
 from runner.sampling import OthersLoad, Sampler

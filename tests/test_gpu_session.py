@@ -5,13 +5,17 @@ What only a GPU can show (speed, memory, bits) is measured by ``tests/benchmarks
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
+from runner import cuda
 from runner.devices import DeviceChoice, DeviceInfo, DeviceType
 from runner.parity import as_int16, fixed_signals
 from runner.precision import choose_precision
 from runner.vggish.session import SessionMetadata, VGGishSession
+from tests.test_cuda import HostRuntime, noise
 
 H100 = DeviceInfo(DeviceType.GPU, True, "H100", "simulated", {"compute_capability": [9, 0]})
 CHOICE = DeviceChoice(DeviceType.GPU, H100, 0, "", None, [H100])
@@ -74,6 +78,31 @@ def test_the_copy_is_told_of_once_a_batch(session: VGGishSession) -> None:
     told: list[int] = []
     session.embed_windows(fixed_signals(), lambda: told.append(1))
     assert len(told) == 1
+
+
+def test_batches_from_several_threads_are_copied_each_to_its_own_place(
+    weights: dict[str, np.ndarray], session: VGGishSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = HostRuntime()
+    monkeypatch.setattr(cuda, "_runtime", lambda: runtime)
+    own = gpu_session(weights)
+    batches = [noise(rows, dtype) for rows in (5, 8, 11, 16, 3, 8) for dtype in ("int16", "float32")]
+    batches = [batch / np.float32(32768) if batch.dtype == np.float32 else batch for batch in batches]
+    with ThreadPoolExecutor(3) as threads:
+        found = list(threads.map(own.embed_windows, batches))
+    assert own.copies["effective"] == "own_stream"
+    assert {size for _, size in runtime.copied} == {8 * 15600 * 2, 8 * 15600 * 4}
+    for batch, embeddings in zip(batches, found, strict=True):
+        assert np.array_equal(embeddings, session.embed_windows(batch))
+
+
+def test_without_a_stream_of_its_own_tensorflow_copies(
+    weights: dict[str, np.ndarray], session: VGGishSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda, "_runtime", lambda: HostRuntime("cudaStreamCreateWithFlags"))
+    refused = gpu_session(weights)
+    assert np.array_equal(refused.embed_windows(noise(9)), session.embed_windows(noise(9)))
+    assert refused.copies == {"effective": "tensorflow", "reason": "cudaStreamCreateWithFlags gave error 1"}
 
 
 def out_of_memory_above(session: VGGishSession, most: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from runner.cuda import CudaError, Upload
 from runner.devices import DeviceChoice, DeviceType
 from runner.memory import IN_FLIGHT_ON_CUDA
 from runner.precision import PrecisionChoice
@@ -115,6 +116,10 @@ class VGGishSession:
         self._compiled_by_xla = self._on_cuda
         self.compiler = {"effective": "xla", "reason": "one program on the GPU"} if self._on_cuda else _NO_XLA
         """What makes kernels of the program, and why."""
+        self.copies = {"effective": "own_stream", "reason": "copy and compute overlap"} if self._on_cuda else _NO_COPIES
+        """How batches get to the device, and why."""
+        self._own_stream = self._on_cuda
+        self._of_thread = threading.local()
         self._lock = threading.Lock()
         self._rows_at_once = batch_size
         tf.config.experimental.enable_tensor_float_32_execution(precision.effective == "tf32")
@@ -208,6 +213,7 @@ class VGGishSession:
             self.compiler = {"effective": "graph", "reason": reason}
             log.warning("%s; TensorFlow's own kernels are used, which are slower", reason)
             self.embed_windows(silence)
+        self._of_thread = threading.local()  # this thread's places on the device are for the lanes' threads
         return time.perf_counter() - start
 
     def embed_windows(self, windows: Windows, copied: Callable[[], None] | None = None) -> Array:
@@ -315,11 +321,31 @@ class VGGishSession:
         if not self._on_cuda:
             with self._lock, self._placed():
                 return np.asarray(program(_tensor(rows)).numpy()[:count])
-        windows = self.on_device(rows)
+        on_device = self._uploaded(rows) if self._own_stream and rows.ndim == 2 else self.on_device(rows)
         if copied is not None:
             copied()
         with self._placed():
-            return np.asarray(program(windows).numpy()[:count])
+            return np.asarray(program(on_device).numpy()[:count])
+
+    def _uploaded(self, windows: Windows) -> Any:
+        """The windows on the GPU, in this thread's place for batches of their size and type."""
+        import tensorflow as tf
+
+        places: dict[Any, Upload] = self._of_thread.__dict__.setdefault("places", {})
+        place = places.get(windows.dtype)
+        if place is None or place.tensor.shape[0] != len(windows):
+            places.pop(windows.dtype, None)
+            with self._placed():
+                tensor = tf.zeros(windows.shape, windows.dtype)
+                tensor[:1, :1].numpy()  # waits until they are written
+            try:
+                place = places[windows.dtype] = Upload(tensor)
+            except CudaError as error:
+                self._own_stream = False
+                self.copies = {"effective": "tensorflow", "reason": str(error)}
+                log.warning("%s: batches are copied by TensorFlow, between computations", error)
+                return self.on_device(windows)
+        return place.fill(windows)
 
     def _halve(self, limit: int) -> None:
         """Take half the rows at once, unless another thread has seen to it."""
@@ -344,6 +370,7 @@ _SIGNS_OF_FULL_MEMORY = (
     "failed to determine best cudnn convolution algorithm",
     "no algorithm worked",
 )
+_NO_COPIES = {"effective": "none", "reason": "a CPU computes where the batches are; TensorFlow sees to Metal's copies"}
 _NO_XLA = {"effective": "graph", "reason": "XLA is slower than TensorFlow's own kernels on a CPU, and absent on Metal"}
 
 
