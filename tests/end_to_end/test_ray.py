@@ -17,7 +17,8 @@ import soundfile
 
 from runner.config import RayEngineConfig
 from runner.errors import EngineError
-from runner.ray_engine import actors_for, groups
+from runner.ray_cluster import Layout, layout_for
+from runner.ray_engine import groups
 from tests.conftest import PROJECT, environment, run_command
 
 SETTINGS = ("device=cpu", "weights=random", "tracking=none", "profile=off", "output.shard_clips=4")
@@ -162,13 +163,28 @@ def node(cpus: float, gpus: float = 0.0, *, alive: bool = True) -> dict:
 
 def test_an_actor_for_every_gpu_or_for_every_machine() -> None:
     auto = RayEngineConfig()
-    assert actors_for(auto, "cpu", [node(8), node(8), node(4, alive=False)]) == (2, {"num_cpus": 8.0, "num_gpus": 0.0})
-    assert actors_for(auto, "auto", [node(32, 4), node(16)]) == (4, {"num_cpus": 8.0, "num_gpus": 1.0})
-    assert actors_for(auto, "cpu", [node(32, 4)])[1]["num_gpus"] == 0.0
-    assert actors_for(RayEngineConfig(concurrency=3), "cpu", [node(8)])[0] == 3
-    assert actors_for(RayEngineConfig(num_cpus_per_actor=2), "cpu", [node(8), node(4)])[0] == 6
+    assert layout_for(auto, "cpu", [node(8), node(8), node(4, alive=False)]) == Layout(2, 8, 0)
+    assert layout_for(auto, "auto", [node(32, 4)]) == Layout(4, 8, 1)
+    assert layout_for(auto, "cpu", [node(32, 4)]) == Layout(1, 32, 0)
+    assert layout_for(RayEngineConfig(concurrency=3), "cpu", [node(8)]).actors == 3
+    assert layout_for(RayEngineConfig(num_cpus_per_actor=2), "cpu", [node(8), node(4)]).actors == 6
+    assert layout_for(RayEngineConfig(num_cpus_per_actor=0), "gpu", [node(8, 2)]) == Layout(2, 0, 1)
     with pytest.raises(EngineError, match="no machine of the cluster"):
-        actors_for(RayEngineConfig(num_gpus_per_actor=1), "gpu", [node(8)])
+        layout_for(RayEngineConfig(num_gpus_per_actor=1), "gpu", [node(8)])
+
+
+def test_decoding_goes_to_cores_that_would_wait_for_the_gpus() -> None:
+    auto = RayEngineConfig()
+    assert layout_for(auto, "gpu", [node(16, 1), node(32)]) == Layout(1, 1, 1, 11, 4)
+    assert layout_for(auto, "gpu", [node(8, 8), node(64, 1)]) == Layout(9, 1, 1, 15, 4)
+    assert layout_for(auto, "gpu", [node(16, 1), node(16, 1)]).decoders == 0
+    assert layout_for(auto, "cpu", [node(16, 1), node(32)]).decoders == 0
+    assert layout_for(RayEngineConfig(decode="inside"), "gpu", [node(16, 1), node(32)]) == Layout(1, 16, 1)
+    assert layout_for(RayEngineConfig(decode="apart"), "cpu", [node(2)]) == Layout(1, 1, 0, 1, 1)
+    two = RayEngineConfig(decode_concurrency=2)
+    assert layout_for(two, "gpu", [node(16, 1), node(32)]) == Layout(1, 1, 1, 2, 16)
+    with pytest.raises(EngineError, match="too few to decode apart"):
+        layout_for(RayEngineConfig(decode="apart"), "cpu", [node(1)])
 
 
 @pytest.mark.parametrize(("shards", "actors"), [(1, 4), (256, 1), (1221, 8), (7, 2)])
