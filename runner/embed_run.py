@@ -7,7 +7,6 @@ early end.  Everything else that is printed goes to standard error, which the pa
 from __future__ import annotations
 
 import contextlib
-import gc
 import json
 import logging
 import os
@@ -39,7 +38,15 @@ from runner.measure import (
 )
 from runner.memory import ceiling_mib, gpu_memory_metrics
 from runner.output import RunWriter, totals
-from runner.parts import decode_options, decoders_for, file_metadata, make_writer, read_clips, window_types
+from runner.parts import (
+    decode_options,
+    decoders_for,
+    favour_lanes,
+    file_metadata,
+    make_writer,
+    read_clips,
+    window_types,
+)
 from runner.pinning import pinned
 from runner.pool import DecodePool
 from runner.profiling import measure_beside
@@ -52,8 +59,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("runner.worker")
 
 _PROGRESS_S = 0.25
-_SWITCH_S = 0.0005
-"""A thread that has the interpreter gives it up after so long: lanes must not wait long for collector and writers."""
 KILLED_STATUS = 3
 """Exit status of a worker that ended early because it was told to."""
 
@@ -61,7 +66,6 @@ KILLED_STATUS = 3
 def main(spec_path: str) -> int:
     """Carry out one spec; the exit status is 0 for a finished run, 3 for one told to stop, 1 for a failed one."""
     events = Events(_take_standard_output())
-    sys.setswitchinterval(_SWITCH_S)
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="[%(asctime)s][%(levelname)s] %(message)s", force=True
     )
@@ -140,7 +144,7 @@ def _carry_out(spec: dict[str, Any], run_dir: Path, events: Events, result: dict
         events.send("phase", name="embed", seconds=cold.parts)
         lanes = [Lane(each.device_name[1:], each.embed_windows, each.in_flight) for each in sessions]
         others, decode_cpu_s = OthersLoad(), sum(pool.cpu_s.values())
-        gc.freeze()  # TensorFlow's million objects are not looked through again while batches are in flight
+        favour_lanes()
         with _reporting(engine, events, spec["dataset"]["clips"] - left):
             engine.run(lanes)
         own_cpu_s = engine.cpu_s + sum(pool.cpu_s.values()) - decode_cpu_s

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -28,6 +30,8 @@ _MANIFEST_ROWS = 4096
 _MANIFEST_COLUMNS = ("clip", "path", "start", "end", "label", "bytes")
 """The manifest's columns in the order of ``Clip``'s fields behind ``number``."""
 _CLIPS_LOOKED_AT = 8
+_SWITCH_S = 0.0005
+"""A thread that has the interpreter gives it up after so long: lanes must not wait long for collector and writers."""
 _CLIPS_PER_DECODER = 16
 """A small data set gets fewer decode processes than planned: to start one takes as long as to decode several clips."""
 
@@ -113,6 +117,12 @@ def file_metadata(config: RunConfig, session: VGGishSession, placement: Placemen
         "device.name": placement.device.device.name,
         "versions": json.dumps(versions()),
     }
+
+
+def favour_lanes() -> None:
+    """Set this process's interpreter up for embedding, once all is made that it needs."""
+    sys.setswitchinterval(_SWITCH_S)
+    gc.freeze()  # TensorFlow's million objects are not looked through again while batches are in flight
 
 
 def make_writer(

@@ -28,7 +28,15 @@ from runner.journal import STATE, ShardEntry
 from runner.limits import SkipLimit
 from runner.measure import stage_seconds
 from runner.output import RunWriter
-from runner.parts import decode_options, decoders_for, file_metadata, make_writer, read_clips, window_types
+from runner.parts import (
+    decode_options,
+    decoders_for,
+    favour_lanes,
+    file_metadata,
+    make_writer,
+    read_clips,
+    window_types,
+)
 from runner.pool import DecodePool
 from runner.taking_up import failure_kind, failure_message, identity_of
 
@@ -141,6 +149,7 @@ class EmbedShards(Actor):
             self.spec, config, metadata, ready.postprocess, journal=self._entries, kind=_ShardWriter
         )
         self.about["metrics"] |= cold.metrics(time.time())
+        favour_lanes()
 
     def __call__(self, batch: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """Embed the shards of one row, and report now and then."""

@@ -42,8 +42,8 @@ class ActorFigures:
 
         Args:
             report: ``actor`` (who it is, as it describes itself); once there is work done, ``began`` and ``ended`` in
-                seconds since the epoch, ``stages`` (seconds that each was busy), ``starved_s``, and ``clips``,
-                ``examples`` and ``audio_s`` embedded.
+                seconds since the epoch, and what is known of that time: ``stages`` (seconds that each was busy),
+                ``starved_s``, and ``clips``, ``examples`` and ``audio_s`` embedded.
         """
         actor = report["actor"]
         for message in actor.get("warnings", []):
@@ -57,7 +57,7 @@ class ActorFigures:
         known["busy_s"] += report["ended"] - report["began"]
         for key in ("clips", "examples", "audio_s", "starved_s"):
             known[key] += report.get(key, 0.0)
-        for stage, seconds in report["stages"].items():
+        for stage, seconds in report.get("stages", {}).items():
             known["stages"][stage] = known["stages"].get(stage, 0.0) + seconds
 
     def fill(self) -> None:
@@ -107,7 +107,7 @@ class ActorFigures:
             metrics[f"node{number}_audio_x_realtime"] = audio_s / seconds
 
     def _fill_shares(self, every: list[dict[str, Any]], seconds: float) -> None:
-        """The share of the run in which each stage was busy, averaged over the actors that have it; each actor's own."""
+        """The share of the run in which each stage was busy, on average over the actors that have it."""
         shares = {stage: busy / seconds for stage, busy in self.driver_stages.items()}
         for stage in dict.fromkeys(stage for each in every for stage in each["stages"]):
             busy = [each["stages"][stage] for each in every if stage in each["stages"]]

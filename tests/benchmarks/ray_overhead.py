@@ -1,9 +1,9 @@
 """What ``engine=ray`` costs on one machine: ``python -m tests.benchmarks.ray_overhead``.
 
-The same files through ``engine=local`` and ``engine=ray`` (which it starts), a command each, one after the other, several
-rounds interleaved with the order turned round; both may use all cores.  A speed is seconds of audio over seconds of the
-steady state: from ready sessions to the last embedding (local) or to the last shard (Ray).  Printed are medians and what
-Ray takes more.
+The same files through ``engine=local`` and ``engine=ray`` (which it starts), a command each, one after the other,
+several rounds interleaved with the order turned round; both may use all cores.  A speed is seconds of audio over
+seconds of the steady state: from ready sessions to the last embedding (local) or to the last shard (Ray).  Printed are
+medians and what Ray takes more.
 """
 
 from __future__ import annotations
