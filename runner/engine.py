@@ -140,7 +140,7 @@ class Engine:
         """This process's processor time while the engine ran."""
         self.write_s = 0.0
         """Seconds in which a writer wrote a shard, of all writers together."""
-        self.writers = max(1, min(_WRITERS, usable_cores() // _CORES_A_WRITER))
+        self.writers = writer_threads()
         """Threads that write shards."""
         self._write_lock = threading.Lock()
         self.starved_s: dict[int, float] = {}
@@ -327,6 +327,11 @@ class Engine:
         progress.padded += row.padded
         if row.reason:
             progress.noted[row.reason] = progress.noted.get(row.reason, 0) + 1
+
+
+def writer_threads() -> int:
+    """Threads that write shards on this machine."""
+    return max(1, min(_WRITERS, usable_cores() // _CORES_A_WRITER))
 
 
 class _Stopwatch:

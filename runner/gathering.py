@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -47,13 +47,13 @@ class Gathering:
     """
 
     def __init__(self) -> None:
-        self._pending: dict[Hashable, _Pending] = {}
+        self._pending: dict[int, _Pending] = {}
 
-    def register(self, job: Hashable, clip: Clip) -> None:
+    def register(self, job: int, clip: Clip) -> None:
         """A clip is under way as this job."""
         self._pending[job] = _Pending(clip)
 
-    def forget(self, job: Hashable) -> Clip | None:
+    def forget(self, job: int) -> Clip | None:
         """A job will not be finished; its clip, None for one that is not under way."""
         pending = self._pending.pop(job, None)
         return None if pending is None else pending.clip
@@ -86,7 +86,7 @@ class Gathering:
             row += windows
         return ended
 
-    def _end(self, job: Hashable, pending: _Pending) -> tuple[ClipRow, Clip] | None:
+    def _end(self, job: int, pending: _Pending) -> tuple[ClipRow, Clip] | None:
         result, clip = pending.result, pending.clip
         if result is None or (result.embedded and pending.examples < result.examples):
             return None
@@ -94,9 +94,7 @@ class Gathering:
         embeddings = _in_order(pending.parts) if result.embedded else _NO_EMBEDDINGS
         if result.embedded and not pending.finite:
             detail = "the network gave NaN or infinity for it: use precision=bfloat16 or float32"
-            result = ClipResult(
-                result.job, False, "non_finite_embedding", detail, 0, 0.0, result.sample_rate, result.channels, False
-            )
+            result = ClipResult(job, False, "non_finite_embedding", detail, 0, 0.0, *result[6:8], False)
             embeddings = _NO_EMBEDDINGS
         row = ClipRow(
             clip=clip.name,

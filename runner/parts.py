@@ -18,6 +18,7 @@ from runner.gathering import Clip
 from runner.hardware import versions
 from runner.journal import ShardEntry
 from runner.output import JournalLike, RunWriter, make_formats
+from runner.vggish.postprocess import Postprocessor, load_pca, random_pca
 
 if TYPE_CHECKING:
     import numpy as np
@@ -123,6 +124,19 @@ def favour_lanes() -> None:
     """Set this process's interpreter up for embedding, once all is made that it needs."""
     sys.setswitchinterval(_SWITCH_S)
     gc.freeze()  # TensorFlow's million objects are not looked through again while batches are in flight
+
+
+def postprocessor_of(config: RunConfig, spec: Mapping[str, Any]) -> Postprocessor | None:
+    """What ``output.postprocess`` makes of embeddings, where there is no session to ask; None for none.
+
+    Raises:
+        WeightsError: the PCA parameters can't be read.
+    """
+    if config.output.postprocess == "none":
+        return None
+    weights = spec["weights"]
+    pca = random_pca(weights["seed"] or 0) if weights["source"] == "random" else load_pca(weights["pca_path"])
+    return Postprocessor(config.output.postprocess, pca)
 
 
 def make_writer(

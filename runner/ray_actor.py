@@ -13,6 +13,7 @@ import os
 import socket
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
@@ -50,17 +51,21 @@ class Entries:
     """In the place of a journal: keeps the lines for the report."""
 
     def __init__(self) -> None:
-        self.kept: list[ShardEntry] = []
+        self.kept: deque[ShardEntry] = deque()
 
     def append(self, entry: ShardEntry) -> None:
         """Keep a line."""
         self.kept.append(entry)
 
+    def take(self) -> list[ShardEntry]:
+        """What was kept since the last time; while others append."""
+        return [self.kept.popleft() for _ in range(len(self.kept))]
+
     def close(self) -> None:
         """Nothing is open."""
 
 
-class _ShardWriter(RunWriter):
+class ShardWriter(RunWriter):
     """Writes shards; clips.parquet is the driver's to make."""
 
     def close(self) -> None:
@@ -146,7 +151,7 @@ class EmbedShards(Actor):
         self._entries = Entries()
         metadata = self.about["file_metadata"]
         self._writer = make_writer(
-            self.spec, config, metadata, ready.postprocess, journal=self._entries, kind=_ShardWriter
+            self.spec, config, metadata, ready.postprocess, journal=self._entries, kind=ShardWriter
         )
         self.about["metrics"] |= cold.metrics(time.time())
         favour_lanes()
@@ -200,9 +205,8 @@ class _Since:
         progress, began, before = self._engine.progress, self._at, self._counts
         self._at = time.time()
         self._counts = {"clips": progress.embedded, "examples": progress.examples, "audio_s": progress.audio_s}
-        entries, self._entries.kept = self._entries.kept, []
         counts = {key: count - before[key] for key, count in self._counts.items()}
-        return {"began": began, "ended": self._at, **counts, "entries": [vars(entry) for entry in entries]}
+        return {"began": began, "ended": self._at, **counts, "entries": [vars(entry) for entry in self._entries.take()]}
 
 
 def described(error: BaseException) -> dict[str, Any]:

@@ -75,7 +75,14 @@ def _embed_all(ray: Any, spec_path: Path, layout: Layout, collected: Collected, 
     rounds = 0
     while collected.left and not stop.is_set():
         before = len(collected.left)
-        for report in _reports(ray, spec_path, groups(collected.left, layout.decoders or layout.actors), layout):
+        work = groups(collected.left, layout.decoders or layout.actors)
+        if layout.decoders:
+            from runner.ray_apart import reports
+
+            found = reports(ray, spec_path, work, layout, collected.figures.driver_stages)
+        else:
+            found = _reports(ray, spec_path, work, layout)
+        for report in found:
             collected.take(report)
             if stop.is_set():
                 return

@@ -9,7 +9,7 @@ from runner.cold_start import Events, warn
 from runner.measure import bottleneck
 
 _OF_THE_RUN = ("device", "precision", "weights", "model", "resolved")
-_OF_AN_ACTOR = ("role", "host", "node", "pid", "device", "precision", "parity", "clips", "audio_s")
+_OF_AN_ACTOR = ("role", "host", "node", "pid", "device", "precision", "parity", "clips", "examples", "audio_s")
 
 
 class ActorFigures:

@@ -22,11 +22,12 @@ from runner.ray_engine import groups
 from tests.conftest import PROJECT, environment, run_command
 
 SETTINGS = ("device=cpu", "weights=random", "tracking=none", "profile=off", "output.shard_clips=4")
+APART = ("engine.decode=apart",)
 
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sixty clips of one to fifteen seconds, one of them broken and one too short."""
+    """Sixty clips of one to fifteen seconds, and some that are broken, empty, cut off, short, or 44.1 kHz stereo."""
     if not os.environ.get("CI"):
         pytest.importorskip("ray", reason="Ray has no build for this machine")
     folder = tmp_path_factory.mktemp("ray") / "clips"
@@ -36,7 +37,10 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(path, rng.normal(0, 0.1, 16_000 * (1 + number % 15)), 16_000)
     (folder / "label1" / "broken.wav").write_bytes(b"RIFF")
+    (folder / "label4" / "empty.wav").touch()
+    (folder / "label3" / "cut.wav").write_bytes((folder / "label3" / "33.wav").read_bytes()[:50_000])
     soundfile.write(folder / "label2" / "short.wav", rng.normal(0, 0.1, 4000), 16_000)
+    soundfile.write(folder / "label5" / "stereo.flac", rng.normal(0, 0.1, (400_000, 2)), 44_100)
     return folder
 
 
@@ -93,8 +97,9 @@ def test_rows_files_counts_and_reasons_are_the_local_engines(clips: Path, local:
     assert done.status == 0, done.err
     assert_same(tmp_path / "run", local)
     result = done.result
-    assert (result["metrics"]["clips_embedded"], result["metrics"]["clips_skipped"]) == (61, 1)
-    assert sum(result["skipped"].values()) == 1
+    assert (result["metrics"]["clips_embedded"], result["metrics"]["clips_skipped"]) == (63, 2)
+    assert sum(result["skipped"].values()) == 2
+    assert result["noted"] == {"truncated": 1}
     assert result["actors"][0]["device"]["effective"] == "cpu"
     assert result["actors"][0]["parity"]["passed"]
     assert result["metrics"]["actors"] == result["metrics"]["nodes"] == 1
@@ -105,6 +110,22 @@ def test_rows_files_counts_and_reasons_are_the_local_engines(clips: Path, local:
     while not ray_processes() <= before:  # it was stopped
         assert time.monotonic() < deadline, [psutil.Process(pid) for pid in ray_processes() - before]
         time.sleep(0.2)
+
+
+@pytest.mark.slow
+def test_decoding_apart_changes_no_row_file_count_or_reason(clips: Path, local: Path, tmp_path: Path) -> None:
+    done = run_command("engine=ray", *APART, f"dataset.root={clips}", f"output.dir={tmp_path}/run", *SETTINGS)
+    assert done.status == 0, done.err
+    assert_same(tmp_path / "run", local)
+    result = done.result
+    assert (result["metrics"]["clips_embedded"], result["metrics"]["clips_skipped"]) == (63, 2)
+    assert result["noted"] == {"truncated": 1}
+    assert sorted(actor["role"] for actor in result["actors"]) == ["decode", "embed"]
+    assert result["resolved"]["engine.decode"] == "apart"
+    assert result["bottleneck"] in ("decode", "compute")
+    for stage in ("decode", "compute", "write"):
+        assert 0 < result["metrics"][f"{stage}_busy_share"] < 1.5, stage
+    assert sum(actor["examples"] for actor in result["actors"]) == result["metrics"]["examples"]
 
 
 @pytest.mark.slow
