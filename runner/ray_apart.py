@@ -70,7 +70,7 @@ def reports(
             num_gpus=layout.gpus,
         )
     )
-    assembly = _Assembly(spec, config, [number for group in work for number in group])
+    assembly = Assembly(spec, config, [number for group in work for number in group])
     for table in packets.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=1):
         for payload, note in from_table(table):
             yield from assembly.take(payload, note)
@@ -84,7 +84,7 @@ def _batch(config: RunConfig, layout: Layout) -> int:
     return asked if isinstance(asked, int) else config.memory.batch_size_by_device["gpu" if layout.gpus else "cpu"]
 
 
-class _Assembly:
+class Assembly:
     """Clips and shards under way.
 
     Args:
@@ -98,6 +98,7 @@ class _Assembly:
         self._left = set(left)
         self._open_shards = OpenShards([(int(first), int(end)) for first, end in spec["shards"]])
         self._gathering = Gathering()
+        self._taken: set[tuple[str, int]] = set()
         self._attempts: dict[str, int] = {}
         """What is added to the jobs of each attempt to tell them apart."""
         self._jobs: dict[int, set[int]] = {}
@@ -113,6 +114,9 @@ class _Assembly:
 
     def take(self, payload: memoryview, note: Note) -> Iterator[dict[str, Any]]:
         """Take a packet; give its reports."""
+        if (note.attempt, note.number) in self._taken:
+            return
+        self._taken.add((note.attempt, note.number))
         *before, last = note.reports
         yield from before
         if last["error"] or any(report["error"] for report in before):

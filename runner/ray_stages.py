@@ -44,11 +44,13 @@ _POLL_S = 0.1
 class Note(NamedTuple):
     """What goes with a packet's windows, and then with its embeddings.
 
-    ``attempt`` is unique to one decoding of a group of shards: jobs of different attempts have nothing to do with each
-    other.  ``clips`` gives the clip of every job that is mentioned, without its path.  ``reports`` are for the driver.
+    ``attempt`` is unique to one decoding of a group of shards, ``number`` counts its packets: jobs of different attempts
+    have nothing to do with each other.  ``clips`` gives the clip of every job that is mentioned, without its path.
+    ``reports`` are for the driver.
     """
 
     attempt: str
+    number: int
     dtype: str
     clips: dict[int, Clip]
     segments: list[Segment]
@@ -59,17 +61,20 @@ class Note(NamedTuple):
 def to_table(payload: NDArray[Any] | None, note: Note) -> pa.Table:
     """A packet as Ray Data takes it; the payload is not copied."""
     flat = b"" if payload is None else np.ascontiguousarray(payload).reshape(-1).view(np.uint8)
-    plain = (*note[:2], {job: tuple(clip) for job, clip in note.clips.items()}, *note[3:])
-    columns = {"payload": _binary(flat), "note": _binary(pickle.dumps(plain, pickle.HIGHEST_PROTOCOL))}
+    clips: Any = {job: tuple(clip) for job, clip in note.clips.items()}  # pickled far faster than named ones
+    columns = {
+        "payload": _binary(flat),
+        "note": _binary(pickle.dumps(tuple(note._replace(clips=clips)), pickle.HIGHEST_PROTOCOL)),
+    }
     return pa.table(columns)
 
 
 def from_table(table: pa.Table) -> Iterator[tuple[memoryview, Note]]:
     """The packets of a table: the payload's bytes, not copied, and the note.  They come from processes of our own."""
     for row in range(table.num_rows):
-        attempt, dtype, clips, *rest = pickle.loads(table["note"][row].as_buffer())
-        note = Note(attempt, dtype, {job: Clip._make(clip) for job, clip in clips.items()}, *rest)
-        yield memoryview(table["payload"][row].as_buffer()), note
+        note = Note._make(pickle.loads(table["note"][row].as_buffer()))
+        clips = {job: Clip._make(clip) for job, clip in note.clips.items()}
+        yield memoryview(table["payload"][row].as_buffer()), note._replace(clips=clips)
 
 
 def _binary(data: Any) -> pa.Array:
@@ -88,6 +93,7 @@ class Packing:
     def __init__(self, rows: int) -> None:
         self._rows = rows
         self._attempt = uuid.uuid4().hex
+        self._packets = 0
         self._clips: dict[int, Clip] = {}
         self._given: dict[int, int] = {}
         self._examples: dict[int, int] = {}
@@ -142,7 +148,8 @@ class Packing:
             if self._given.get(job, 0) >= self._examples.get(job, math.inf):  # nothing of it will come any more
                 for known in (self._clips, self._given, self._examples):
                     known.pop(job, None)
-        return windows, Note(self._attempt, str(windows.dtype), clips, segments, results, [])
+        self._packets += 1
+        return windows, Note(self._attempt, self._packets, str(windows.dtype), clips, segments, results, [])
 
 
 class DecodeShards(Actor):
@@ -183,7 +190,7 @@ class DecodeShards(Actor):
 
     def _packets(self, numbers: list[int]) -> Iterator[pa.Table]:
         if self.error is not None:
-            yield to_table(None, Note("", "int16", {}, [], [], [self.report()]))
+            yield to_table(None, Note("", 0, "int16", {}, [], [], [self.report()]))
             return
         began, decoded = time.time(), sum(self._pool.busy_s.values())
         try:
@@ -196,7 +203,7 @@ class DecodeShards(Actor):
         except Exception as error:
             log.exception("shards %s failed", numbers)
             self.error = described(error)
-            yield to_table(None, Note("", "int16", {}, [], [], [self.report()]))
+            yield to_table(None, Note("", 0, "int16", {}, [], [], [self.report()]))
 
     def _decode(self, spans: list[tuple[int, int]]) -> Iterator[tuple[Windows, Note]]:
         pool, packing = self._pool, Packing(self._rows)

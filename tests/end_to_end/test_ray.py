@@ -71,16 +71,17 @@ def ray_processes() -> set[int]:
     return found
 
 
+def words_of(pid: int) -> str:
+    """A process's command line; that of an actor says what it does."""
+    try:
+        return " ".join(psutil.Process(pid).cmdline())
+    except psutil.Error:
+        return ""
+
+
 def until_the_first_shard(run_dir: Path, *arguments: str) -> subprocess.Popen:
     """``python -m runner engine=ray`` with these arguments, at work: its journal has a line."""
-    command = subprocess.Popen(
-        [sys.executable, "-m", "runner", "engine=ray", *arguments],
-        cwd=PROJECT,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    command = start(*arguments)
     journal = run_dir / ".runner" / "journal.jsonl"
     deadline = time.monotonic() + 180
     while not (journal.exists() and journal.read_text().count("\n") >= 1):
@@ -88,6 +89,18 @@ def until_the_first_shard(run_dir: Path, *arguments: str) -> subprocess.Popen:
         assert command.poll() is None, command.stdout.read()
         time.sleep(0.05)
     return command
+
+
+def start(*arguments: str) -> subprocess.Popen:
+    """``python -m runner engine=ray`` with these arguments, begun."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "runner", "engine=ray", *arguments],
+        cwd=PROJECT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 @pytest.mark.slow
@@ -148,6 +161,23 @@ def test_an_actor_killed_and_another_engine_end_in_the_undisturbed_result(
         again = run_command(*arguments)
         assert again.status == 0, out + again.err
     assert_same(run_dir, local)
+
+
+@pytest.mark.slow
+def test_actors_of_both_stages_killed_at_work_change_nothing(clips: Path, local: Path, tmp_path: Path) -> None:
+    known = ray_processes()
+    command = start(*APART, f"dataset.root={clips}", f"output.dir={tmp_path}/run", *SETTINGS)
+    deadline = time.monotonic() + 120
+    for stage in ("DecodeShards", "EmbedWindows"):
+        at_work = None
+        while at_work is None:
+            assert time.monotonic() < deadline
+            assert command.poll() is None, command.stdout.read()
+            at_work = next((pid for pid in ray_processes() - known if f"{stage})).submit" in words_of(pid)), None)
+        os.kill(at_work, signal.SIGKILL)
+    out, _ = command.communicate(timeout=200)
+    assert command.returncode == 0, out
+    assert_same(tmp_path / "run", local)
 
 
 @pytest.mark.slow
