@@ -44,9 +44,9 @@ _POLL_S = 0.1
 class Note(NamedTuple):
     """What goes with a packet's windows, and then with its embeddings.
 
-    ``attempt`` is unique to one decoding of a group of shards, ``number`` counts its packets: jobs of different attempts
-    have nothing to do with each other.  ``clips`` gives the clip of every job that is mentioned, without its path.
-    ``reports`` are for the driver.
+    ``attempt`` is unique to one decoding of a group of shards, ``number`` counts its packets: jobs of different
+    attempts have nothing to do with each other.  ``clips`` gives the clip of every job that is mentioned, without its
+    path.  ``reports`` are for the driver.
     """
 
     attempt: str
@@ -62,11 +62,8 @@ def to_table(payload: NDArray[Any] | None, note: Note) -> pa.Table:
     """A packet as Ray Data takes it; the payload is not copied."""
     flat = b"" if payload is None else np.ascontiguousarray(payload).reshape(-1).view(np.uint8)
     clips: Any = {job: tuple(clip) for job, clip in note.clips.items()}  # pickled far faster than named ones
-    columns = {
-        "payload": _binary(flat),
-        "note": _binary(pickle.dumps(tuple(note._replace(clips=clips)), pickle.HIGHEST_PROTOCOL)),
-    }
-    return pa.table(columns)
+    told = pickle.dumps(tuple(note._replace(clips=clips)), pickle.HIGHEST_PROTOCOL)
+    return pa.table({"payload": _binary(flat), "note": _binary(told)})
 
 
 def from_table(table: pa.Table) -> Iterator[tuple[memoryview, Note]]:
