@@ -7,9 +7,13 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from runner.config import AUTO, RayEngineConfig
 from runner.errors import EngineError
@@ -23,8 +27,9 @@ _CPUS_A_DECODE_ACTOR = 4
 _UNEVEN = 2.0
 """Machines whose cores a GPU differ by more than this decode for one another."""
 _SETTINGS = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0"}
-_folders: list[str] = []
-"""Of the Ray that was started here."""
+_FOLDER, _LOCK, _YOUNG_S = "vggish-ray-", "driver.lock", 60.0
+_folders: list[tuple[str, FileLock]] = []
+"""Of the Ray that was started here, each held by its lock."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +53,7 @@ def connect(engine: RayEngineConfig) -> Any:
         EngineError: it is not installed, or can't be reached or started.
     """
     os.environ.update(_SETTINGS)
-    folder = None if engine.address else tempfile.mkdtemp(prefix="vggish-ray-")
-    if folder:
-        _folders.append(folder)
+    folder = None if engine.address else new_folder()
     try:
         import ray
         import ray.data
@@ -89,7 +92,23 @@ def disconnect() -> None:
 
         ray.shutdown()
     while _folders:
-        shutil.rmtree(_folders.pop(), ignore_errors=True)
+        folder, lock = _folders.pop()
+        lock.release()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def new_folder() -> str:
+    """A temporary folder for a Ray that is started here; those of drivers that were killed are removed."""
+    for old in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*"):
+        with contextlib.suppress(OSError, Timeout):  # OSError: another user's, or gone
+            if time.time() - old.stat().st_mtime > _YOUNG_S:
+                with FileLock(old / _LOCK, timeout=0):
+                    shutil.rmtree(old, ignore_errors=True)
+    folder = tempfile.mkdtemp(prefix=_FOLDER)
+    lock = FileLock(Path(folder) / _LOCK)
+    lock.acquire()
+    _folders.append((folder, lock))
+    return folder
 
 
 def layout_for(engine: RayEngineConfig, device: str, nodes: Sequence[dict[str, Any]]) -> Layout:

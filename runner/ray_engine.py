@@ -179,6 +179,9 @@ class Collected:
         self.figures.fill()
         result["shards"] = len(self.writer.done)
         resolved = {"engine.concurrency": layout.actors, "engine.decode": "apart" if layout.decoders else "inside"}
+        if layout.decoders:
+            resolved["engine.decode_concurrency"] = layout.decoders
+            resolved["memory.decode_workers"] = layout.decoders * layout.decode_cpus
         result["resolved"] = {**result.get("resolved", {}), **resolved}
 
     def _progress(self) -> None:

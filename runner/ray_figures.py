@@ -8,7 +8,7 @@ from typing import Any
 from runner.cold_start import Events, warn
 from runner.measure import bottleneck
 
-_OF_THE_RUN = ("device", "precision", "weights", "model", "resolved")
+_OF_THE_RUN = ("device", "precision", "weights", "model", "resolved", "batch_size_curve")
 _OF_AN_ACTOR = ("role", "host", "node", "pid", "device", "precision", "parity", "clips", "examples", "audio_s")
 
 
@@ -29,7 +29,7 @@ class ActorFigures:
 
     @property
     def elapsed_s(self) -> float:
-        """Seconds from the first shard's begin to the last report's."""
+        """Seconds from the first session's first work to the last report's."""
         return max(self._ended - self._began, 0.0)
 
     @property
@@ -53,7 +53,9 @@ class ActorFigures:
         known = self._actors.setdefault(f"{actor['host']}:{actor['pid']}", {**actor, **nothing})
         if "began" not in report:
             return
-        self._began, self._ended = min(self._began, report["began"]), max(self._ended, report["ended"])
+        self._ended = max(self._ended, report["ended"])
+        if known["role"] != "decode":  # as with the local engine: from a ready session
+            self._began = min(self._began, report["began"])
         known["busy_s"] += report["ended"] - report["began"]
         for key in ("clips", "examples", "audio_s", "starved_s"):
             known[key] += report.get(key, 0.0)
