@@ -6,7 +6,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -95,9 +95,22 @@ class Ready:
 
 
 def make_ready(
-    config: RunConfig, spec: dict[str, Any], cold: ColdStart, events: Events, result: dict[str, Any]
+    config: RunConfig,
+    spec: dict[str, Any],
+    cold: ColdStart,
+    events: Events,
+    result: dict[str, Any],
+    gate: Callable[..., str | None] | None = None,
 ) -> Ready:
     """Make the sessions of a spec and take them through the parity gate; what was decided goes into ``result``.
+
+    Args:
+        config: the run's configuration.
+        spec: the run's.
+        cold: told how long each step took.
+        events: told of steps and warnings.
+        result: filled.
+        gate: in the place of ``take_through_gate``.
 
     Raises:
         RunnerError: device, weights or parity; ``result`` then tells what was found up to there.
@@ -133,7 +146,9 @@ def make_ready(
     result["metrics"] |= {f"smoke_{name}": value for name, value in (loaded.smoke or {}).items()}
     with cold.step("parity"):
         answers = parity_answers(loaded, kept)
-    placement, sessions = _sessions_that_agree(config, placement, loaded, answers, kept, spec, cold, events, result)
+    placement, sessions = _sessions_that_agree(
+        config, placement, loaded, answers, kept, spec, cold, events, result, gate or take_through_gate
+    )
     if config.output.postprocess == "none":
         return Ready(placement, sessions, None, _dtypes(spec))
     assert loaded.pca is not None
@@ -150,6 +165,7 @@ def _sessions_that_agree(
     cold: ColdStart,
     events: Events,
     result: dict[str, Any],
+    gate: Callable[..., str | None],
 ) -> tuple[Placement, list[VGGishSession]]:
     """Sessions in the first of the precisions that may be taken in which they pass the parity gate."""
     from runner.build import build_sessions, load_weights
@@ -173,9 +189,7 @@ def _sessions_that_agree(
         result["model"] = {**sessions[0].metadata.model, "compiler": sessions[0].compiler, "copies": sessions[0].copies}
         events.send("phase", name="parity")
         with cold.step("parity"):
-            missed = take_through_gate(
-                sessions, answers[0], config.parity, cached=answers[1], result=result, dtype=dtypes[0]
-            )
+            missed = gate(sessions, answers[0], config.parity, cached=answers[1], result=result, dtype=dtypes[0])
         result["metrics"]["parity_s"] = cold.parts["parity"]
         if not missed:
             break

@@ -200,7 +200,9 @@ class RayEngineConfig(EngineConfig):
     """Ray Data over a cluster; ``address`` null starts Ray on this machine and stops it afterwards.
 
     ``concurrency`` is the number of actors, or ``auto``: one for every GPU, or for every machine; what each takes is
-    decided by the cluster's resources where null.
+    decided by the cluster's resources where null.  ``decode`` is inside (each actor decodes for itself), apart (actors
+    of their own decode, ``decode_concurrency`` of them or ``auto``: on all CPUs left) or auto (apart where cores would
+    else wait).
     """
 
     kind: str = "ray"
@@ -208,6 +210,8 @@ class RayEngineConfig(EngineConfig):
     concurrency: Any = AUTO
     num_cpus_per_actor: float | None = None
     num_gpus_per_actor: float | None = None
+    decode: str = AUTO
+    decode_concurrency: Any = AUTO
     dashboard: bool = False
 
 

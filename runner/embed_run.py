@@ -7,28 +7,23 @@ early end.  Everything else that is printed goes to standard error, which the pa
 from __future__ import annotations
 
 import contextlib
-import gc
-import itertools
 import json
 import logging
 import os
 import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from runner.audio import is_int16
 from runner.cold_start import ColdStart, Events, Ready, make_ready, warn
 from runner.config import RunConfig, from_dict
 from runner.cuda import pinned
-from runner.decode import DecodeOptions
 from runner.device_speed import matmul_peak, model_only, speed_metrics
 from runner.devices import DeviceType
-from runner.engine import Clip, Engine, Lane
+from runner.engine import Engine, Lane
 from runner.files import write_atomic
 from runner.hardware import host_facts, peak_rss_mib, usable_cores, versions
 from runner.limits import SkipLimit
@@ -43,10 +38,15 @@ from runner.measure import (
     write_batches,
 )
 from runner.memory import ceiling_mib, gpu_memory_metrics
-from runner.output import (
-    RunWriter,
-    make_formats,
-    totals,
+from runner.output import RunWriter, totals
+from runner.parts import (
+    decode_options,
+    decoders_for,
+    favour_lanes,
+    file_metadata,
+    make_writer,
+    read_clips,
+    window_types,
 )
 from runner.pool import DecodePool
 from runner.profiling import measure_beside
@@ -55,19 +55,10 @@ from runner.taking_up import agree, failure_kind, failure_message, identity_of, 
 
 if TYPE_CHECKING:
     from runner.build import Placement
-    from runner.vggish.session import VGGishSession
 
 log = logging.getLogger("runner.worker")
 
 _PROGRESS_S = 0.25
-_MANIFEST_ROWS = 4096
-_MANIFEST_COLUMNS = ("clip", "path", "start", "end", "label", "bytes")
-"""The manifest's columns in the order of ``Clip``'s fields behind ``number``."""
-_SWITCH_S = 0.0005
-"""A thread that has the interpreter gives it up after so long: lanes must not wait long for collector and writers."""
-_CLIPS_LOOKED_AT = 8
-_CLIPS_PER_DECODER = 16
-"""A small data set gets fewer decode processes than planned: to start one takes as long as to decode several clips."""
 KILLED_STATUS = 3
 """Exit status of a worker that ended early because it was told to."""
 
@@ -75,7 +66,6 @@ KILLED_STATUS = 3
 def main(spec_path: str) -> int:
     """Carry out one spec; the exit status is 0 for a finished run, 3 for one told to stop, 1 for a failed one."""
     events = Events(_take_standard_output())
-    sys.setswitchinterval(_SWITCH_S)
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="[%(asctime)s][%(levelname)s] %(message)s", force=True
     )
@@ -94,9 +84,9 @@ def main(spec_path: str) -> int:
         log.error("result.json could not be written: %s", error)
     events.send("end", status=result["status"], failure=result.get("failure"))
     if spec["config"]["engine"]["kind"] == "ray":
-        from runner import ray_engine
+        from runner.ray_cluster import disconnect
 
-        ray_engine.disconnect()
+        disconnect()
     return {"finished": 0, "killed": KILLED_STATUS}.get(result["status"], 1)
 
 
@@ -128,7 +118,7 @@ def _carry_out(spec: dict[str, Any], run_dir: Path, events: Events, result: dict
         shards = [(int(first), int(end)) for first, end in spec["shards"]]
         left = sum(end - first for number, (first, end) in enumerate(shards) if number not in done)
         plan = placement.memory
-        workers = max(1, min(plan.decode_workers, -(-left // _CLIPS_PER_DECODER)))
+        workers = decoders_for(plan.decode_workers, left)
         pool.open(workers, plan.spare_slots, sessions[0].rows_at_once)
         if placement.device.effective is DeviceType.GPU:
             with cold.step("pin"):
@@ -137,9 +127,7 @@ def _carry_out(spec: dict[str, Any], run_dir: Path, events: Events, result: dict
             if unpinned:
                 warn(f"batches are copied to the GPU from pageable memory, which is slow: {unpinned}", events, result)
         metadata = file_metadata(config, sessions[0], placement)
-        labels = (spec["dataset"].get("part") or {}).get("labels") or labels_of(Path(spec["manifest"]))
-        formats = make_formats(config.output, run_dir, metadata, config.frontend.hop_s, labels)
-        writer = RunWriter(run_dir, metadata, formats, ready.postprocess, done)
+        writer = make_writer(spec, config, metadata, ready.postprocess, done)
         skipped_before = int(totals(done)[0]["clips_skipped"])
         spans = [span for n, span in enumerate(shards) if n not in done]
         engine = Engine(
@@ -156,7 +144,7 @@ def _carry_out(spec: dict[str, Any], run_dir: Path, events: Events, result: dict
         events.send("phase", name="embed", seconds=cold.parts)
         lanes = [Lane(each.device_name[1:], each.embed_windows, each.in_flight) for each in sessions]
         others, decode_cpu_s = OthersLoad(), sum(pool.cpu_s.values())
-        gc.freeze()  # TensorFlow's million objects are not looked through again while batches are in flight
+        favour_lanes()
         with _reporting(engine, events, spec["dataset"]["clips"] - left):
             engine.run(lanes)
         own_cpu_s = engine.cpu_s + sum(pool.cpu_s.values()) - decode_cpu_s
@@ -225,35 +213,6 @@ class StopSignal:
             self._engine.stop()
 
 
-def file_metadata(config: RunConfig, session: VGGishSession, placement: Placement) -> dict[str, str]:
-    weights = session.metadata.weights
-    return {
-        "model": "VGGish",
-        "weights.source": str(weights["source"]),
-        "weights.checksum": str(weights["checksum"]),
-        "weights.meaningless": str(weights["meaningless"]).lower(),
-        "hop_s": str(config.frontend.hop_s),
-        "resampler": config.frontend.resampler,
-        "postprocess": config.output.postprocess,
-        "precision": placement.precision.effective,
-        "device": placement.device.effective.value,
-        "device.name": placement.device.device.name,
-        "versions": json.dumps(versions()),
-    }
-
-
-def window_types(manifest: Path) -> tuple[str, ...]:
-    """The types of windows to expect, by a look at a few clips of the data set: the first clip's type first."""
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(manifest) as file:
-        groups = range(0, file.num_row_groups, max(1, file.num_row_groups // _CLIPS_LOOKED_AT))
-        paths = file.read_row_groups(list(groups), columns=["path"])["path"]
-    every = max(1, len(paths) // _CLIPS_LOOKED_AT)
-    kinds = ["int16" if is_int16(paths[index].as_py()) else "float32" for index in range(0, len(paths), every)]
-    return tuple(dict.fromkeys(kinds))
-
-
 def _device_speed(config: RunConfig, ready: Ready, examples_per_s: float | None, seconds: float) -> dict[str, float]:
     """The figures of the device by itself; a device that is out of memory for them has none."""
     placement, sessions = ready.placement, ready.sessions
@@ -313,47 +272,6 @@ def _reporting(engine: Engine, events: Events, clips_before: int) -> Iterator[No
         over.set()
         thread.join()
         send()
-
-
-def read_clips(path: Path, spans: Sequence[tuple[int, int]]) -> Iterator[Clip]:
-    """The clips of these spans (first, one past the last), in order."""
-    import pyarrow.parquet as pq
-
-    waiting = deque(spans)
-    index = 0
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(_MANIFEST_ROWS, columns=list(_MANIFEST_COLUMNS)):
-            while waiting and waiting[0][0] < index + batch.num_rows:
-                first, end = waiting[0]
-                start, stop = max(first, index), min(end, index + batch.num_rows)
-                part = batch.slice(start - index, stop - start)
-                columns = (part.column(name).to_pylist() for name in _MANIFEST_COLUMNS)
-                rows = zip(range(start, stop), *columns, strict=True)
-                yield from itertools.starmap(Clip, rows)
-                if end > index + batch.num_rows:
-                    break
-                waiting.popleft()
-            index += batch.num_rows
-
-
-def labels_of(path: Path) -> list[str]:
-    """The data set's distinct labels."""
-    import pyarrow.parquet as pq
-
-    labels: list[str] = pq.read_table(path, columns=["label"])["label"].unique().drop_null().to_pylist()
-    return labels
-
-
-def decode_options(config: RunConfig) -> DecodeOptions:
-    frontend = config.frontend
-    return DecodeOptions(
-        frontend.hop_s,
-        frontend.short_clips,
-        frontend.tail,
-        frontend.resampler,
-        config.dataset.on_truncated,
-        config.dataset.max_clip_s,
-    )
 
 
 def _first_workers(config: RunConfig) -> int:

@@ -14,29 +14,24 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from runner.batching import BatchQueue, Merger
-from runner.decode import ClipResult, ClipTask, Segment
+from runner.decode import ClipResult, Segment
+from runner.feeding import Feeder
+from runner.gathering import Clip, Gathering
 from runner.hardware import usable_cores
 from runner.output import ClipRow, OpenShards, RunWriter
 from runner.pool import DecodePool, FilledSlot
 from runner.slots import Windows
-from runner.vggish.constants import EMBEDDING_SIZE
 
 log = logging.getLogger("runner.worker")
 
 Array = NDArray[np.float32]
 _POLL_S = 0.1
-_MESSAGE_CLIPS = 128
-_MESSAGE_BYTES = 16 << 20
-"""Clips go to decode processes in messages of at most so many, and of about so many bytes."""
-_UNKNOWN_BYTES = 1 << 20
-_MESSAGES_A_PROCESS = 4
-"""A small data set goes in smaller messages: every process gets so many."""
 _RESULTS_AHEAD = 64
 """Batches that may wait for the collector before lanes wait for it."""
 _SHARDS_AHEAD = 4
@@ -57,18 +52,6 @@ class Lane:
     name: str
     embed: Callable[[Windows, Callable[[], None]], Array]
     threads: int = 1
-
-
-class Clip(NamedTuple):
-    """A row of the manifest and its number; ``bytes`` is the file's size, -1 if unknown."""
-
-    number: int
-    name: str
-    path: bytes
-    start: float | None
-    end: float | None
-    label: str | None
-    bytes: int
 
 
 @dataclass(frozen=True)
@@ -104,19 +87,6 @@ class Progress:
     shards: int = 0
 
 
-class _Pending:
-    """A clip in the pool or in lanes.  There are ten thousand a second of them on a GPU: a class that costs little."""
-
-    __slots__ = ("clip", "examples", "finite", "parts", "result")
-
-    def __init__(self, clip: Clip) -> None:
-        self.clip = clip
-        self.parts: list[tuple[int, Array]] = []
-        self.examples = 0
-        self.finite = True
-        self.result: ClipResult | None = None
-
-
 class Engine:
     """Embeds the clips of the shards given.
 
@@ -143,13 +113,13 @@ class Engine:
     ) -> None:
         self._on_skip = on_skip
         self._open_shards = OpenShards(shards)
-        self._clips = clips
         self._pool = pool
         self._writer = writer
         self._stop_grace_s = stop_grace_s
         if clips_left is None:
             clips_left = shards[-1][1] if shards else 0
-        self._message_clips = _message_clips(clips_left, len(pool))
+        self._gathering = Gathering()
+        self._feeder = Feeder(clips, pool, clips_left, self._gathering.register, self._gathering.forget)
         self._batches = BatchQueue()
         self._merger = Merger(pool.memory.rows, pool.windows, pool.release)
         self._results: queue.Queue[tuple[list[Segment], Array] | Sequence[ClipResult] | None]
@@ -158,8 +128,6 @@ class Engine:
         self._stop_at: float | None = None
         self._failure: BaseException | None = None
         self._failed = threading.Event()
-        self._pending: dict[int, _Pending] = {}
-        self._next_job = 0
         self._lanes: Sequence[Lane] = ()
         self._lost_lanes: set[int] = set()
         self._lanes_lock = threading.Lock()
@@ -172,7 +140,7 @@ class Engine:
         """This process's processor time while the engine ran."""
         self.write_s = 0.0
         """Seconds in which a writer wrote a shard, of all writers together."""
-        self.writers = max(1, min(_WRITERS, usable_cores() // _CORES_A_WRITER))
+        self.writers = writer_threads()
         """Threads that write shards."""
         self._write_lock = threading.Lock()
         self.starved_s: dict[int, float] = {}
@@ -232,29 +200,10 @@ class Engine:
     # The feeder
 
     def _feed(self) -> None:
-        last_clip: int | None = None
-        waiting: Clip | None = next(self._clips, None)
         while not self._failed.is_set():
-            again = [(self._pending.pop(task.job).clip, size, task.attempt) for task, size in self._pool.retries()]
-            while again or (waiting is not None and self._pool.has_room and self._may_start(waiting, last_clip)):
-                message = again[: self._message_clips]
-                del again[: self._message_clips]
-                size = sum(size for _, size, _ in message)
-                while waiting is not None and self._may_start(waiting, last_clip):
-                    if len(message) == self._message_clips or (message and size >= _MESSAGE_BYTES):
-                        break
-                    own = waiting.bytes if waiting.bytes >= 0 else _UNKNOWN_BYTES
-                    message.append((waiting, own, 0))
-                    size += own
-                    last_clip, waiting = waiting.number, next(self._clips, None)
-                tasks = [(self._register(clip, attempt), own) for clip, own, attempt in message]
-                self._pool.submit(tasks, last=waiting is None or not self._may_start(waiting, last_clip))
-            if self._out_of_grace():
+            more = self._feeder.feed(self._may_start)
+            if self._out_of_grace() or not more:
                 break
-            if waiting is None or not self._may_start(waiting, last_clip):
-                self._pool.no_more()
-                if not self._pool.outstanding:
-                    break
             for decoded in self._pool.receive(_POLL_S):
                 if decoded.filled is not None:
                     for full in self._merger.add(decoded.filled):
@@ -278,11 +227,6 @@ class Engine:
 
     def _out_of_grace(self) -> bool:
         return self._stop_at is not None and time.monotonic() > self._stop_at
-
-    def _register(self, clip: Clip, attempt: int) -> ClipTask:
-        job, self._next_job = self._next_job, self._next_job + 1
-        self._pending[job] = _Pending(clip)
-        return ClipTask(job, clip.path, clip.start, clip.end, attempt)
 
     # The lanes
 
@@ -352,7 +296,8 @@ class Engine:
 
     def _collect(self) -> None:
         while (message := self._get(self._results)) is not None:
-            ended = self._take_rows(*message) if isinstance(message, tuple) else self._take_results(message)
+            gathering = self._gathering
+            ended = gathering.take_rows(*message) if isinstance(message, tuple) else gathering.take_results(message)
             for row, clip in ended:
                 self._count(row)
                 if complete := self._open_shards.add(clip.number, row):
@@ -367,58 +312,6 @@ class Engine:
             with self._write_lock:
                 self.progress.shards += 1
                 self.write_s += time.perf_counter() - start
-
-    def _take_results(self, results: Sequence[ClipResult]) -> list[tuple[ClipRow, Clip]]:
-        ended = []
-        for result in results:
-            pending = self._pending.get(result.job)
-            if pending is not None:
-                pending.result = result
-                if row := self._end(result.job, pending):
-                    ended.append(row)
-        return ended
-
-    def _take_rows(self, segments: list[Segment], embeddings: Array) -> list[tuple[ClipRow, Clip]]:
-        ended = []
-        row = 0
-        all_finite = bool(np.isfinite(embeddings).all())
-        for job, first, windows in segments:
-            pending = self._pending.get(job)
-            if pending is not None:  # None: its decode process died and the clip is a new job, or it was skipped
-                part = embeddings[row : row + windows]
-                pending.parts.append((first, part))
-                pending.examples += windows
-                pending.finite = pending.finite and (all_finite or bool(np.isfinite(part).all()))
-                if complete := self._end(job, pending):
-                    ended.append(complete)
-            row += windows
-        return ended
-
-    def _end(self, job: int, pending: _Pending) -> tuple[ClipRow, Clip] | None:
-        result, clip = pending.result, pending.clip
-        if result is None or (result.embedded and pending.examples < result.examples):
-            return None
-        del self._pending[job]
-        embeddings = _in_order(pending.parts) if result.embedded else _NO_EMBEDDINGS
-        if result.embedded and not pending.finite:
-            detail = "the network gave NaN or infinity for it: use precision=bfloat16 or float32"
-            result = ClipResult(job, False, "non_finite_embedding", detail, 0, 0.0, *result[6:8], False)
-            embeddings = _NO_EMBEDDINGS
-        row = ClipRow(
-            clip=clip.name,
-            status="embedded" if result.embedded else "skipped",
-            reason=result.reason,
-            detail=result.detail,
-            examples=result.examples,
-            seconds=result.seconds,
-            sample_rate=result.sample_rate,
-            channels=result.channels,
-            padded=result.padded,
-            label=clip.label,
-            start_s=clip.start or 0.0,
-            embeddings=embeddings,
-        )
-        return row, clip
 
     def _count(self, row: ClipRow) -> None:
         progress = self.progress
@@ -436,6 +329,11 @@ class Engine:
             progress.noted[row.reason] = progress.noted.get(row.reason, 0) + 1
 
 
+def writer_threads() -> int:
+    """Threads that write shards on this machine."""
+    return max(1, min(_WRITERS, usable_cores() // _CORES_A_WRITER))
+
+
 class _Stopwatch:
     """Called, it keeps the time."""
 
@@ -443,17 +341,3 @@ class _Stopwatch:
 
     def __call__(self) -> None:
         self.at = time.perf_counter()
-
-
-_NO_EMBEDDINGS: Array = np.empty((0, EMBEDDING_SIZE), np.float32)
-
-
-def _in_order(parts: list[tuple[int, Array]]) -> Array:
-    """The parts of a clip, each (its first example, embeddings), as one array."""
-    if len(parts) == 1:
-        return parts[0][1]
-    return np.concatenate([embeddings for _, embeddings in sorted(parts, key=lambda part: part[0])])
-
-
-def _message_clips(clips: int, processes: int) -> int:
-    return max(1, min(_MESSAGE_CLIPS, clips // (_MESSAGES_A_PROCESS * processes)))

@@ -72,31 +72,40 @@ def write_batches(path: Path, timings: Sequence[BatchTiming]) -> None:
 
 
 def stage_shares(engine: Engine, decode_s: float, workers: int) -> dict[str, float]:
-    """The share of the steady state in which each stage was busy: 1 is all of the time.
+    """The share of the steady state in which each stage was busy: 1 is all of the time; see ``stage_seconds``."""
+    steady = engine.results_at - engine.started_at
+    if steady <= 0 or not engine.timings:
+        return {}
+    return {stage: busy / steady for stage, busy in stage_seconds(engine, decode_s, workers).items()}
 
-    ``decode`` is of all decode processes together; ``copy`` (to a device of its own memory) and ``compute`` are of the
-    time in which at least one batch of a lane was there, ``lane`` that of either, all averaged over the lanes;
-    ``write`` is making files of complete shards, of all writers together.
+
+def stage_seconds(engine: Engine, decode_s: float, workers: int) -> dict[str, float]:
+    """The seconds that each stage was busy.
+
+    ``decode`` is of all decode processes, on average; ``copy`` (to a device of its own memory) and ``compute`` are of
+    the time in which at least one batch of a lane was there, ``lane`` that of either, all averaged over the lanes;
+    ``write`` is making files of complete shards, averaged over the writers.
 
     Args:
         engine: one that has run.
         decode_s: seconds that decode processes decoded, all together.
         workers: decode processes.
     """
-    steady = engine.results_at - engine.started_at
-    if steady <= 0 or not engine.timings:
-        return {}
-    lanes = {timing.lane for timing in engine.timings}
+    own = {"decode": decode_s / workers, "write": engine.write_s / engine.writers}
+    return {**own, **lane_seconds(engine.timings)}
+
+
+def lane_seconds(timings: Sequence[BatchTiming]) -> dict[str, float]:
+    """The seconds of ``copy``, ``compute`` and ``lane`` as ``stage_seconds`` has them; 0 without timings."""
+    lanes = {timing.lane for timing in timings}
 
     def mean(spans: Callable[[BatchTiming], tuple[float, float]]) -> float:
-        busy = sum(covered([spans(each) for each in engine.timings if each.lane == lane]) for lane in lanes)
-        return busy / len(lanes) / steady
+        busy = sum(covered([spans(each) for each in timings if each.lane == lane]) for lane in lanes)
+        return busy / max(len(lanes), 1)
 
     return {
-        "decode": decode_s / workers / steady,
         "copy": mean(lambda each: (each.started_s, each.started_s if each.copied_s is None else each.copied_s)),
         "compute": mean(lambda each: (each.started_s if each.copied_s is None else each.copied_s, each.at_s)),
-        "write": engine.write_s / engine.writers / steady,
         "lane": mean(lambda each: (each.started_s, each.at_s)),
     }
 

@@ -21,7 +21,8 @@ from runner.batch_size import Step, measure_on
 from runner.cold_start import Events, Ready, warn
 from runner.config import ProfileConfig, RunConfig
 from runner.devices import DeviceType
-from runner.engine import Clip, Engine, Lane
+from runner.engine import Engine, Lane
+from runner.gathering import Clip
 from runner.measure import TRACE
 from runner.output import ClipRow, RunWriter
 from runner.sampling import EnergyMeter, Sampler

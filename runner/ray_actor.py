@@ -1,7 +1,7 @@
-"""What an actor of ``engine=ray`` does: it owns one session and decode processes, and embeds shards with the engine.
+"""What actors of ``engine=ray`` do, and the one that does all: it embeds shards as the local engine does.
 
-Its files are the local engine's, written by the same code into the run's folder; what goes back to the driver is a
-report: a line a shard for the journal, and how long it took.
+That one owns a session and decode processes; its files are the local engine's, written by the same code into the run's
+folder.  What goes back to the driver is a report: a line a shard for the journal, and how long it took.
 """
 
 from __future__ import annotations
@@ -13,128 +13,206 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from runner.cold_start import ColdStart, Events, make_ready
+from runner.cold_start import ColdStart, Events, Ready, make_ready
 from runner.config import from_dict
-from runner.embed_run import decode_options, file_metadata, labels_of, read_clips, window_types
 from runner.engine import Engine, Lane
-from runner.journal import ShardEntry
+from runner.gate import PARITY, once_a_model
+from runner.journal import STATE, ShardEntry
 from runner.limits import SkipLimit
-from runner.measure import steady_metrics
-from runner.output import RunWriter, make_formats
+from runner.measure import stage_seconds
+from runner.output import RunWriter
+from runner.parts import (
+    decode_options,
+    decoders_for,
+    favour_lanes,
+    file_metadata,
+    make_writer,
+    read_clips,
+    window_types,
+)
 from runner.pool import DecodePool
 from runner.taking_up import failure_kind, failure_message, identity_of
 
 log = logging.getLogger("runner.worker")
 
-_CLIPS_PER_DECODER = 16
+_REPORT_S = 1.0
+"""So often an actor tells of shards that are done."""
 
 
 class Entries:
     """In the place of a journal: keeps the lines for the report."""
 
     def __init__(self) -> None:
-        self.kept: list[ShardEntry] = []
+        self.kept: deque[ShardEntry] = deque()
 
     def append(self, entry: ShardEntry) -> None:
         """Keep a line."""
         self.kept.append(entry)
 
+    def take(self) -> list[ShardEntry]:
+        """What was kept since the last time; while others append."""
+        return [self.kept.popleft() for _ in range(len(self.kept))]
+
     def close(self) -> None:
         """Nothing is open."""
 
 
-class _ShardWriter(RunWriter):
+class ShardWriter(RunWriter):
     """Writes shards; clips.parquet is the driver's to make."""
 
     def close(self) -> None:
         """The driver closes the run."""
 
 
-class EmbedShards:
-    """A stateful function for ``map_batches``: rows with ``shards`` (a JSON list of numbers) to rows with ``report``.
+class Actor:
+    """What all actors are: made from the run's spec, known by machine and process, their failures kept for reports.
 
     Args:
         spec_path: of the run's spec, a JSON file.
     """
+
+    role = "whole"
+    """Of ``whole``, ``decode`` and ``embed``."""
 
     def __init__(self, spec_path: str) -> None:
         # A decode process would import the main module anew, which here is Ray's own worker.
         sys.modules["__main__"].__file__ = None
         started_at = time.time()
         spec: dict[str, Any] = json.loads(Path(spec_path).read_text(encoding="utf-8"))
-        self._spec = spec = dict(spec, spawned_at=started_at)
-        self._error: dict[str, Any] | None = None
-        self._about: dict[str, Any] = {"metrics": {}, "host": socket.gethostname(), "node": _node(), "pid": os.getpid()}
+        self.spec = dict(spec, spawned_at=started_at)
+        self.error: dict[str, Any] | None = None
+        self.about: dict[str, Any] = {
+            "metrics": {},
+            "warnings": [],
+            "role": self.role,
+            "host": socket.gethostname(),
+            "node": _node(),
+            "pid": os.getpid(),
+        }
+        self.config = from_dict(spec["config"])
+        self.manifest, self.run_dir = Path(spec["manifest"]), Path(spec["run_dir"])
+        self.shards = [(int(first), int(end)) for first, end in spec["shards"]]
         try:
-            self._make(spec)
+            self.make()
         except Exception as error:
             log.exception("the actor can't work")
-            self._error = {"kind": failure_kind(error), "message": failure_message(error)}
+            self.error = described(error)
 
-    def _make(self, spec: dict[str, Any]) -> None:
-        self._config = config = from_dict(spec["config"])
-        self._manifest, self._run_dir = Path(spec["manifest"]), Path(spec["run_dir"])
-        spec["dtypes"] = window_types(self._manifest)
-        cold = ColdStart(spec["spawned_at"])
+    def make(self) -> None:
+        """Make what the work needs; what it raises is every report's error."""
+        raise NotImplementedError
+
+    def make_session(self, cold: ColdStart) -> Ready:
+        """Sessions that have passed the parity gate, measured here or on another actor's device of the same model."""
+        self.spec["dtypes"] = window_types(self.manifest)
+        gate = once_a_model(self.run_dir / STATE / PARITY, f"{self.about['host']}:{self.about['pid']}")
+        ready = make_ready(self.config, self.spec, cold, Events(io.StringIO()), self.about, gate)
+        self.about["identity"] = identity_of(ready.sessions[0])
+        self.about["file_metadata"] = file_metadata(self.config, ready.sessions[0], ready.placement)
+        return ready
+
+    def report(self, **values: Any) -> dict[str, Any]:
+        """What the driver is told: who, with which failure if any, and the values given."""
+        return {"actor": self.about, "error": self.error, "entries": [], **values}
+
+
+class EmbedShards(Actor):
+    """A stateful function for ``map_batches``: rows with ``shards`` (a JSON list of numbers) to rows with ``report``.
+
+    Shards are reported while the next ones are embedded, so that the driver can note them.
+
+    Args:
+        spec_path: of the run's spec, a JSON file.
+    """
+
+    def make(self) -> None:
+        """A decode pool, a session and a writer, as the local engine has them."""
+        # One thread for all of the actor's life: Linux ends decode processes with the thread that started them.
+        self._thread = ThreadPoolExecutor(1)
+        self._thread.submit(self._make).result()
+
+    def _make(self) -> None:
+        config = self.config
+        cold = ColdStart(self.spec["spawned_at"])
         self._pool = DecodePool(decode_options(config), 1, config.dataset.clip_timeout_s)
-        self._ready = ready = make_ready(config, spec, cold, Events(io.StringIO()), self._about)
+        ready = self.make_session(cold)
         plan, sessions = ready.placement.memory, ready.sessions
-        shards = [(int(first), int(end)) for first, end in spec["shards"]]
-        clips = max(end - first for first, end in shards)
-        self._pool.open(max(1, min(plan.decode_workers, -(-clips // _CLIPS_PER_DECODER))), plan.spare_slots,
-                        sessions[0].rows_at_once)  # fmt: skip
-        self._shards = shards
+        clips = max(end - first for first, end in self.shards)
+        self._pool.open(decoders_for(plan.decode_workers, clips), plan.spare_slots, sessions[0].rows_at_once)
         self._lanes = [Lane(each.device_name[1:], each.embed_windows, each.in_flight) for each in sessions]
-        metadata = file_metadata(config, sessions[0], ready.placement)
-        labels = (spec["dataset"].get("part") or {}).get("labels") or labels_of(self._manifest)
-        formats = make_formats(config.output, self._run_dir, metadata, config.frontend.hop_s, labels)
         self._entries = Entries()
-        self._writer = _ShardWriter(self._run_dir, metadata, formats, ready.postprocess, journal=self._entries)
-        self._about["metrics"] |= cold.metrics(time.time())
-        self._about["identity"] = identity_of(sessions[0])
-        self._about["file_metadata"] = metadata
+        metadata = self.about["file_metadata"]
+        self._writer = make_writer(
+            self.spec, config, metadata, ready.postprocess, journal=self._entries, kind=ShardWriter
+        )
+        self.about["metrics"] |= cold.metrics(time.time())
+        favour_lanes()
 
-    def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """Embed the shards of one row."""
-        reports = [self._embed(json.loads(numbers)) for numbers in batch["shards"]]
-        return {"report": np.array([json.dumps(report) for report in reports], object)}
+    def __call__(self, batch: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """Embed the shards of one row, and report now and then."""
+        for numbers in batch["shards"]:
+            for report in self._embed(json.loads(numbers)):
+                yield {"report": np.array([json.dumps(report)], object)}
 
-    def _embed(self, numbers: list[int]) -> dict[str, Any]:
-        about = {key: value for key, value in self._about.items() if key != "warnings"}
-        if self._error is not None:
-            return {"actor": about, "error": self._error, "entries": []}
-        config, spans = self._config, [self._shards[number] for number in numbers]
+    def _embed(self, numbers: list[int]) -> Iterator[dict[str, Any]]:
+        if self.error is not None:
+            yield self.report()
+            return
+        config, spans = self.config, [self.shards[number] for number in numbers]
         engine = Engine(
-            self._shards,
-            read_clips(self._manifest, spans),
+            self.shards,
+            read_clips(self.manifest, spans),
             self._pool,
             self._writer,
             stop_grace_s=config.engine.stop_grace_s,
             clips_left=sum(end - first for first, end in spans),
-            on_skip=SkipLimit(config.dataset, self._spec["dataset"], 0),
+            on_skip=SkipLimit(config.dataset, self.spec["dataset"], 0),
         )
-        began = time.time()
-        self._entries.kept.clear()
-        error = None
-        try:
-            engine.run(self._lanes)
-        except Exception as failure:
-            log.exception("shards %s failed", numbers)
-            error = {"kind": failure_kind(failure), "message": failure_message(failure)}
-        return {
-            "actor": about,
-            "error": error,
-            "entries": [vars(entry) for entry in self._entries.kept],
-            "began": began,
-            "ended": time.time(),
-            "figures": steady_metrics(engine),
-        }
+        since = _Since(engine, self._entries)
+        decoded_before = sum(self._pool.busy_s.values())
+        running = self._thread.submit(engine.run, self._lanes)
+        while not wait([running], _REPORT_S).done:
+            if self._entries.kept:
+                yield self.report(**since.last())
+        report = self.report(**since.last())
+        decoded = sum(self._pool.busy_s.values()) - decoded_before
+        report["stages"] = stage_seconds(engine, decoded, len(self._pool))
+        report["starved_s"] = sum(engine.starved_s.values()) / sum(lane.threads for lane in self._lanes)
+        if failure := running.exception():
+            log.error("shards %s failed", numbers, exc_info=failure)
+            report["error"] = described(failure)
+        yield report
+
+
+class _Since:
+    """What an engine has done since the last report."""
+
+    def __init__(self, engine: Engine, entries: Entries) -> None:
+        self._engine, self._entries = engine, entries
+        self._at = time.time()
+        self._counts = {"clips": 0.0, "examples": 0.0, "audio_s": 0.0}
+
+    def last(self) -> dict[str, Any]:
+        """The report's values; the next ones count from here."""
+        progress, began, before = self._engine.progress, self._at, self._counts
+        self._at = time.time()
+        self._counts = {"clips": progress.embedded, "examples": progress.examples, "audio_s": progress.audio_s}
+        counts = {key: count - before[key] for key, count in self._counts.items()}
+        return {"began": began, "ended": self._at, **counts, "entries": [vars(entry) for entry in self._entries.take()]}
+
+
+def described(error: BaseException) -> dict[str, Any]:
+    """A failure as a report has it."""
+    assert isinstance(error, Exception)
+    return {"kind": failure_kind(error), "message": failure_message(error)}
 
 
 def _node() -> str:

@@ -44,8 +44,10 @@ def validate(config: RunConfig) -> None:
     one_of("parity.action", config.parity.action, ("fail", "warn"))
     one_of("engine.kind", config.engine.kind, ("local", "ray"))
     if isinstance(config.engine, RayEngineConfig):
-        if config.engine.concurrency != AUTO:
-            _whole("engine.concurrency", config.engine.concurrency, 1, "or auto")
+        one_of("engine.decode", config.engine.decode, (AUTO, "inside", "apart"))
+        for key in ("concurrency", "decode_concurrency"):
+            if getattr(config.engine, key) != AUTO:
+                _whole(f"engine.{key}", getattr(config.engine, key), 1, "or auto")
         for key in ("num_cpus_per_actor", "num_gpus_per_actor"):
             if getattr(config.engine, key) is not None:
                 _at_least(f"engine.{key}", getattr(config.engine, key), 0)

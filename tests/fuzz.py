@@ -89,7 +89,8 @@ def fuzz_audio(rng: random.Random, until: float, keep: Path) -> Counter[str]:
     from runner.audio import REASONS
     from runner.config import OutputConfig
     from runner.decode import DecodeOptions
-    from runner.engine import Clip, Engine, Lane
+    from runner.engine import Engine, Lane
+    from runner.gathering import Clip
     from runner.manifest import plan_shards
     from runner.output import RunWriter, make_formats
     from runner.pool import DecodePool

@@ -15,7 +15,8 @@ import soundfile
 
 from runner.config import OutputConfig
 from runner.decode import DecodeOptions
-from runner.engine import Clip, Engine, Lane
+from runner.engine import Engine, Lane
+from runner.gathering import Clip
 from runner.manifest import plan_shards
 from runner.output import RunWriter, make_formats
 from runner.pool import DecodePool

@@ -17,7 +17,7 @@ import soundfile
 from runner.audio import REASONS
 from runner.config import FolderDataset
 from runner.decode import DecodeOptions
-from runner.engine import Clip
+from runner.gathering import Clip
 from runner.manifest import build_manifest
 from tests.conftest import PROJECT
 from tests.test_engine import run_engine

@@ -13,8 +13,8 @@ import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from runner.engine import Clip
 from runner.framing import count_examples
+from runner.gathering import Clip
 from runner.vggish.session import VGGishSession
 from tests.test_engine import fake_embed, run_engine
 

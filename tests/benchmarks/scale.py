@@ -77,8 +77,8 @@ def _journal(clips: int, folder: Path) -> dict[str, Any]:
 
 def _take_up(clips: int, folder: Path) -> dict[str, Any]:
     from runner.compose import compose_config
-    from runner.embed_run import _read_manifest
     from runner.output import totals
+    from runner.parts import read_clips
     from runner.resume import MANIFEST, STATE
     from runner.taking_up import shards_done
 
@@ -90,7 +90,7 @@ def _take_up(clips: int, folder: Path) -> dict[str, Any]:
     totals(done)
     shards = json.loads((folder / STATE / "plan.json").read_text())["shards"]
     spans = [tuple(span) for number, span in enumerate(shards) if number not in done]
-    first = next(_read_manifest(folder / STATE / MANIFEST, spans))
+    first = next(read_clips(folder / STATE / MANIFEST, spans))
     return {**found, "check_s": time.perf_counter() - planned, "total_s": time.perf_counter() - start,
             "done": len(done), "first_clip_left": first.name}  # fmt: skip
 

@@ -15,17 +15,20 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
+from runner import ray_cluster
 from runner.config import RayEngineConfig
 from runner.errors import EngineError
-from runner.ray_engine import actors_for, groups
+from runner.ray_cluster import Layout, layout_for
+from runner.ray_engine import groups
 from tests.conftest import PROJECT, environment, run_command
 
 SETTINGS = ("device=cpu", "weights=random", "tracking=none", "profile=off", "output.shard_clips=4")
+APART = ("engine.decode=apart",)
 
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sixty clips of one to fifteen seconds, one of them broken and one too short."""
+    """Sixty clips of one to fifteen seconds, and some that are broken, empty, cut off, short, or 44.1 kHz stereo."""
     if not os.environ.get("CI"):
         pytest.importorskip("ray", reason="Ray has no build for this machine")
     folder = tmp_path_factory.mktemp("ray") / "clips"
@@ -35,7 +38,10 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(path, rng.normal(0, 0.1, 16_000 * (1 + number % 15)), 16_000)
     (folder / "label1" / "broken.wav").write_bytes(b"RIFF")
+    (folder / "label4" / "empty.wav").touch()
+    (folder / "label3" / "cut.wav").write_bytes((folder / "label3" / "33.wav").read_bytes()[:50_000])
     soundfile.write(folder / "label2" / "short.wav", rng.normal(0, 0.1, 4000), 16_000)
+    soundfile.write(folder / "label5" / "stereo.flac", rng.normal(0, 0.1, (400_000, 2)), 44_100)
     return folder
 
 
@@ -66,16 +72,17 @@ def ray_processes() -> set[int]:
     return found
 
 
+def words_of(pid: int) -> str:
+    """A process's command line; that of an actor says what it does."""
+    try:
+        return " ".join(psutil.Process(pid).cmdline())
+    except psutil.Error:
+        return ""
+
+
 def until_the_first_shard(run_dir: Path, *arguments: str) -> subprocess.Popen:
     """``python -m runner engine=ray`` with these arguments, at work: its journal has a line."""
-    command = subprocess.Popen(
-        [sys.executable, "-m", "runner", "engine=ray", *arguments],
-        cwd=PROJECT,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    command = start(*arguments)
     journal = run_dir / ".runner" / "journal.jsonl"
     deadline = time.monotonic() + 180
     while not (journal.exists() and journal.read_text().count("\n") >= 1):
@@ -85,6 +92,18 @@ def until_the_first_shard(run_dir: Path, *arguments: str) -> subprocess.Popen:
     return command
 
 
+def start(*arguments: str) -> subprocess.Popen:
+    """``python -m runner engine=ray`` with these arguments, begun."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "runner", "engine=ray", *arguments],
+        cwd=PROJECT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
 @pytest.mark.slow
 def test_rows_files_counts_and_reasons_are_the_local_engines(clips: Path, local: Path, tmp_path: Path) -> None:
     before = ray_processes()
@@ -92,8 +111,9 @@ def test_rows_files_counts_and_reasons_are_the_local_engines(clips: Path, local:
     assert done.status == 0, done.err
     assert_same(tmp_path / "run", local)
     result = done.result
-    assert (result["metrics"]["clips_embedded"], result["metrics"]["clips_skipped"]) == (61, 1)
-    assert sum(result["skipped"].values()) == 1
+    assert (result["metrics"]["clips_embedded"], result["metrics"]["clips_skipped"]) == (63, 2)
+    assert sum(result["skipped"].values()) == 2
+    assert result["noted"] == {"truncated": 1}
     assert result["actors"][0]["device"]["effective"] == "cpu"
     assert result["actors"][0]["parity"]["passed"]
     assert result["metrics"]["actors"] == result["metrics"]["nodes"] == 1
@@ -104,6 +124,22 @@ def test_rows_files_counts_and_reasons_are_the_local_engines(clips: Path, local:
     while not ray_processes() <= before:  # it was stopped
         assert time.monotonic() < deadline, [psutil.Process(pid) for pid in ray_processes() - before]
         time.sleep(0.2)
+
+
+@pytest.mark.slow
+def test_decoding_apart_changes_no_row_file_count_or_reason(clips: Path, local: Path, tmp_path: Path) -> None:
+    done = run_command("engine=ray", *APART, f"dataset.root={clips}", f"output.dir={tmp_path}/run", *SETTINGS)
+    assert done.status == 0, done.err
+    assert_same(tmp_path / "run", local)
+    result = done.result
+    assert (result["metrics"]["clips_embedded"], result["metrics"]["clips_skipped"]) == (63, 2)
+    assert result["noted"] == {"truncated": 1}
+    assert sorted(actor["role"] for actor in result["actors"]) == ["decode", "embed"]
+    assert result["resolved"]["engine.decode"] == "apart"
+    assert result["bottleneck"] in ("decode", "compute")
+    for stage in ("decode", "compute", "write"):
+        assert 0 < result["metrics"][f"{stage}_busy_share"] < 1.5, stage
+    assert sum(actor["examples"] for actor in result["actors"]) == result["metrics"]["examples"]
 
 
 @pytest.mark.slow
@@ -129,6 +165,23 @@ def test_an_actor_killed_and_another_engine_end_in_the_undisturbed_result(
 
 
 @pytest.mark.slow
+def test_actors_of_both_stages_killed_at_work_change_nothing(clips: Path, local: Path, tmp_path: Path) -> None:
+    known = ray_processes()
+    command = start(*APART, f"dataset.root={clips}", f"output.dir={tmp_path}/run", *SETTINGS)
+    deadline = time.monotonic() + 120
+    for stage in ("DecodeShards", "EmbedWindows"):
+        at_work = None
+        while at_work is None:
+            assert time.monotonic() < deadline
+            assert command.poll() is None, command.stdout.read()
+            at_work = next((pid for pid in ray_processes() - known if f"{stage})).submit" in words_of(pid)), None)
+        os.kill(at_work, signal.SIGKILL)
+    out, _ = command.communicate(timeout=200)
+    assert command.returncode == 0, out
+    assert_same(tmp_path / "run", local)
+
+
+@pytest.mark.slow
 def test_what_the_local_engine_began_ray_finishes(clips: Path, local: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     arguments = (f"dataset.root={clips}", f"output.dir={run_dir}", *SETTINGS)
@@ -138,9 +191,13 @@ def test_what_the_local_engine_began_ray_finishes(clips: Path, local: Path, tmp_
     journal.write_text("".join(lines[::2]))
     for name in ("result.json", "clips.parquet"):
         (run_dir / name).unlink()
-    done = run_command("engine=ray", *arguments)
+    done = run_command("engine=ray", "engine.concurrency=2", "engine.num_cpus_per_actor=1", *arguments)
     assert done.status == 0, done.err
     assert_same(run_dir, local)
+    verdicts = [actor["parity"] for actor in done.result["actors"]]  # of the two, those that had anything to do
+    assert len({verdict["measured_by"] for verdict in verdicts}) == 1
+    assert sum(not verdict["taken_over"] for verdict in verdicts) <= 1
+    assert len(list((run_dir / ".runner" / "parity").glob("*.json"))) == 1
     assert len(journal.read_text().splitlines()) == len(lines)
 
 
@@ -162,13 +219,41 @@ def node(cpus: float, gpus: float = 0.0, *, alive: bool = True) -> dict:
 
 def test_an_actor_for_every_gpu_or_for_every_machine() -> None:
     auto = RayEngineConfig()
-    assert actors_for(auto, "cpu", [node(8), node(8), node(4, alive=False)]) == (2, {"num_cpus": 8.0, "num_gpus": 0.0})
-    assert actors_for(auto, "auto", [node(32, 4), node(16)]) == (4, {"num_cpus": 8.0, "num_gpus": 1.0})
-    assert actors_for(auto, "cpu", [node(32, 4)])[1]["num_gpus"] == 0.0
-    assert actors_for(RayEngineConfig(concurrency=3), "cpu", [node(8)])[0] == 3
-    assert actors_for(RayEngineConfig(num_cpus_per_actor=2), "cpu", [node(8), node(4)])[0] == 6
+    assert layout_for(auto, "cpu", [node(8), node(8), node(4, alive=False)]) == Layout(2, 8, 0)
+    assert layout_for(auto, "auto", [node(32, 4)]) == Layout(4, 8, 1)
+    assert layout_for(auto, "cpu", [node(32, 4)]) == Layout(1, 32, 0)
+    assert layout_for(RayEngineConfig(concurrency=3), "cpu", [node(8)]).actors == 3
+    assert layout_for(RayEngineConfig(num_cpus_per_actor=2), "cpu", [node(8), node(4)]).actors == 6
+    assert layout_for(RayEngineConfig(num_cpus_per_actor=0), "gpu", [node(8, 2)]) == Layout(2, 0, 1)
     with pytest.raises(EngineError, match="no machine of the cluster"):
-        actors_for(RayEngineConfig(num_gpus_per_actor=1), "gpu", [node(8)])
+        layout_for(RayEngineConfig(num_gpus_per_actor=1), "gpu", [node(8)])
+
+
+def test_decoding_goes_to_cores_that_would_wait_for_the_gpus() -> None:
+    auto = RayEngineConfig()
+    assert layout_for(auto, "gpu", [node(16, 1), node(32)]) == Layout(1, 1, 1, 11, 4)
+    assert layout_for(auto, "gpu", [node(8, 8), node(64, 1)]) == Layout(9, 1, 1, 15, 4)
+    assert layout_for(auto, "gpu", [node(16, 1), node(16, 1)]).decoders == 0
+    assert layout_for(auto, "cpu", [node(16, 1), node(32)]).decoders == 0
+    assert layout_for(RayEngineConfig(decode="inside"), "gpu", [node(16, 1), node(32)]) == Layout(1, 16, 1)
+    assert layout_for(RayEngineConfig(decode="apart"), "cpu", [node(2)]) == Layout(1, 1, 0, 1, 1)
+    two = RayEngineConfig(decode_concurrency=2)
+    assert layout_for(two, "gpu", [node(16, 1), node(32)]) == Layout(1, 1, 1, 2, 16)
+    with pytest.raises(EngineError, match="too few to decode apart"):
+        layout_for(RayEngineConfig(decode="apart"), "cpu", [node(1)])
+
+
+def test_folders_of_killed_drivers_go_and_those_in_use_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_cluster.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(ray_cluster, "_folders", [])
+    left, used = tmp_path / "vggish-ray-left", Path(ray_cluster.new_folder())
+    (left / "session").mkdir(parents=True)
+    for folder in (left, used):
+        os.utime(folder, (0, 0))
+    own = Path(ray_cluster.new_folder())
+    assert set(tmp_path.iterdir()) == {used, own}
+    ray_cluster.disconnect()
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("shards", "actors"), [(1, 4), (256, 1), (1221, 8), (7, 2)])

@@ -1,0 +1,82 @@
+"""Clips into the decode pool, in messages that it takes as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from runner.decode import ClipTask
+from runner.gathering import Clip
+from runner.pool import DecodePool
+
+_MESSAGE_CLIPS = 128
+_MESSAGE_BYTES = 16 << 20
+"""Clips go to decode processes in messages of at most so many, and of about so many bytes."""
+_UNKNOWN_BYTES = 1 << 20
+_MESSAGES_A_PROCESS = 4
+"""A small data set goes in smaller messages: every process gets so many."""
+
+
+class Feeder:
+    """Keeps a decode pool busy with clips; those of a process that died go in once more, as new jobs.
+
+    Args:
+        clips: in order.
+        pool: the decode pool, open.
+        clips_left: how many clips those are.
+        register: told of every job and its clip.
+        forget: told of a job that will not be finished; gives its clip.
+    """
+
+    def __init__(
+        self,
+        clips: Iterator[Clip],
+        pool: DecodePool,
+        clips_left: int,
+        register: Callable[[int, Clip], None],
+        forget: Callable[[int], Clip | None],
+    ) -> None:
+        self._clips = clips
+        self._pool = pool
+        self._message_clips = _message_size(clips_left, len(pool))
+        self._register_job, self._forget = register, forget
+        self._next_job = 0
+        self._last_clip: int | None = None
+        self._waiting: Clip | None = next(clips, None)
+
+    def feed(self, may_start: Callable[[Clip, int | None], bool] = lambda clip, last: True) -> bool:
+        """Hand out clips while the pool has room; whether anything is still to come from the pool.
+
+        Args:
+            may_start: whether a clip may be begun after the one with that number (None: after none).
+        """
+
+        def more() -> bool:
+            return self._waiting is not None and may_start(self._waiting, self._last_clip)
+
+        again = [(clip, size, task.attempt) for task, size in self._pool.retries() if (clip := self._forget(task.job))]
+        while again or (self._pool.has_room and more()):
+            message = again[: self._message_clips]
+            del again[: self._message_clips]
+            size = sum(size for _, size, _ in message)
+            while self._waiting is not None and more():
+                if len(message) == self._message_clips or (message and size >= _MESSAGE_BYTES):
+                    break
+                own = self._waiting.bytes if self._waiting.bytes >= 0 else _UNKNOWN_BYTES
+                message.append((self._waiting, own, 0))
+                size += own
+                self._last_clip, self._waiting = self._waiting.number, next(self._clips, None)
+            tasks = [(self._register(clip, attempt), own) for clip, own, attempt in message]
+            self._pool.submit(tasks, last=not more())
+        if more():
+            return True
+        self._pool.no_more()
+        return bool(self._pool.outstanding)
+
+    def _register(self, clip: Clip, attempt: int) -> ClipTask:
+        job, self._next_job = self._next_job, self._next_job + 1
+        self._register_job(job, clip)
+        return ClipTask(job, clip.path, clip.start, clip.end, attempt)
+
+
+def _message_size(clips: int, processes: int) -> int:
+    return max(1, min(_MESSAGE_CLIPS, clips // (_MESSAGES_A_PROCESS * processes)))

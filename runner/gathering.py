@@ -1,0 +1,123 @@
+"""Embeddings and ends of clips, which come in pieces and in any order, put back to their clips."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runner.decode import ClipResult, Segment
+from runner.output import ClipRow
+from runner.vggish.constants import EMBEDDING_SIZE
+
+Array = NDArray[np.float32]
+
+
+class Clip(NamedTuple):
+    """A row of the manifest and its number; ``bytes`` is the file's size, -1 if unknown."""
+
+    number: int
+    name: str
+    path: bytes
+    start: float | None
+    end: float | None
+    label: str | None
+    bytes: int
+
+
+class _Pending:
+    """A clip in the pool or in lanes.  There are ten thousand a second of them on a GPU: a class that costs little."""
+
+    __slots__ = ("clip", "examples", "finite", "parts", "result")
+
+    def __init__(self, clip: Clip) -> None:
+        self.clip = clip
+        self.parts: list[tuple[int, Array]] = []
+        self.examples = 0
+        self.finite = True
+        self.result: ClipResult | None = None
+
+
+class Gathering:
+    """The clips under way: takes rows of batches and the decoders' results, and gives clips that have ended.
+
+    A clip is known by its job; what comes for one that is not (any more) under way is dropped.
+    """
+
+    def __init__(self) -> None:
+        self._pending: dict[int, _Pending] = {}
+
+    def register(self, job: int, clip: Clip) -> None:
+        """A clip is under way as this job."""
+        self._pending[job] = _Pending(clip)
+
+    def forget(self, job: int) -> Clip | None:
+        """A job will not be finished; its clip, None for one that is not under way."""
+        pending = self._pending.pop(job, None)
+        return None if pending is None else pending.clip
+
+    def take_results(self, results: Iterable[ClipResult]) -> list[tuple[ClipRow, Clip]]:
+        """Take how the decoding of clips ended; give the clips that are complete with it."""
+        ended = []
+        for result in results:
+            pending = self._pending.get(result.job)
+            if pending is not None:
+                pending.result = result
+                if row := self._end(result.job, pending):
+                    ended.append(row)
+        return ended
+
+    def take_rows(self, segments: Iterable[Segment], embeddings: Array) -> list[tuple[ClipRow, Clip]]:
+        """Take a batch's embeddings, float32 [n, 128], the segments' in their order; give the clips then complete."""
+        ended = []
+        row = 0
+        all_finite = bool(np.isfinite(embeddings).all())
+        for job, first, windows in segments:
+            pending = self._pending.get(job)
+            if pending is not None:  # None: its decode process died and the clip is a new job, or it was skipped
+                part = embeddings[row : row + windows]
+                pending.parts.append((first, part))
+                pending.examples += windows
+                pending.finite = pending.finite and (all_finite or bool(np.isfinite(part).all()))
+                if complete := self._end(job, pending):
+                    ended.append(complete)
+            row += windows
+        return ended
+
+    def _end(self, job: int, pending: _Pending) -> tuple[ClipRow, Clip] | None:
+        result, clip = pending.result, pending.clip
+        if result is None or (result.embedded and pending.examples < result.examples):
+            return None
+        del self._pending[job]
+        embeddings = _in_order(pending.parts) if result.embedded else _NO_EMBEDDINGS
+        if result.embedded and not pending.finite:
+            detail = "the network gave NaN or infinity for it: use precision=bfloat16 or float32"
+            result = ClipResult(job, False, "non_finite_embedding", detail, 0, 0.0, *result[6:8], False)
+            embeddings = _NO_EMBEDDINGS
+        row = ClipRow(
+            clip=clip.name,
+            status="embedded" if result.embedded else "skipped",
+            reason=result.reason,
+            detail=result.detail,
+            examples=result.examples,
+            seconds=result.seconds,
+            sample_rate=result.sample_rate,
+            channels=result.channels,
+            padded=result.padded,
+            label=clip.label,
+            start_s=clip.start or 0.0,
+            embeddings=embeddings,
+        )
+        return row, clip
+
+
+_NO_EMBEDDINGS: Array = np.empty((0, EMBEDDING_SIZE), np.float32)
+
+
+def _in_order(parts: list[tuple[int, Array]]) -> Array:
+    """The parts of a clip, each (its first example, embeddings), as one array."""
+    if len(parts) == 1:
+        return parts[0][1]
+    return np.concatenate([embeddings for _, embeddings in sorted(parts, key=lambda part: part[0])])

@@ -1,0 +1,166 @@
+"""The parts of a run that every engine makes alike from its spec: clips, decode options, metadata, the writer."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import json
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runner.audio import is_int16
+from runner.config import RunConfig
+from runner.decode import DecodeOptions
+from runner.gathering import Clip
+from runner.hardware import versions
+from runner.journal import ShardEntry
+from runner.output import JournalLike, RunWriter, make_formats
+from runner.vggish.postprocess import Postprocessor, load_pca, random_pca
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from runner.build import Placement
+    from runner.vggish.session import VGGishSession
+
+_MANIFEST_ROWS = 4096
+_MANIFEST_COLUMNS = ("clip", "path", "start", "end", "label", "bytes")
+"""The manifest's columns in the order of ``Clip``'s fields behind ``number``."""
+_CLIPS_LOOKED_AT = 8
+_SWITCH_S = 0.0005
+"""A thread that has the interpreter gives it up after so long: lanes must not wait long for collector and writers."""
+_CLIPS_PER_DECODER = 16
+"""A small data set gets fewer decode processes than planned: to start one takes as long as to decode several clips."""
+
+
+def read_clips(path: Path, spans: Sequence[tuple[int, int]]) -> Iterator[Clip]:
+    """The clips of these spans (first, one past the last), in order."""
+    import pyarrow.parquet as pq
+
+    waiting = deque(spans)
+    index = 0
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(_MANIFEST_ROWS, columns=list(_MANIFEST_COLUMNS)):
+            while waiting and waiting[0][0] < index + batch.num_rows:
+                first, end = waiting[0]
+                start, stop = max(first, index), min(end, index + batch.num_rows)
+                part = batch.slice(start - index, stop - start)
+                columns = (part.column(name).to_pylist() for name in _MANIFEST_COLUMNS)
+                rows = zip(range(start, stop), *columns, strict=True)
+                yield from itertools.starmap(Clip, rows)
+                if end > index + batch.num_rows:
+                    break
+                waiting.popleft()
+            index += batch.num_rows
+
+
+def labels_of(path: Path) -> list[str]:
+    """The data set's distinct labels."""
+    import pyarrow.parquet as pq
+
+    labels: list[str] = pq.read_table(path, columns=["label"])["label"].unique().drop_null().to_pylist()
+    return labels
+
+
+def window_types(manifest: Path) -> tuple[str, ...]:
+    """The types of windows to expect, by a look at a few clips of the data set: the first clip's type first."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(manifest) as file:
+        groups = range(0, file.num_row_groups, max(1, file.num_row_groups // _CLIPS_LOOKED_AT))
+        paths = file.read_row_groups(list(groups), columns=["path"])["path"]
+    every = max(1, len(paths) // _CLIPS_LOOKED_AT)
+    kinds = ["int16" if is_int16(paths[index].as_py()) else "float32" for index in range(0, len(paths), every)]
+    return tuple(dict.fromkeys(kinds))
+
+
+def decode_options(config: RunConfig) -> DecodeOptions:
+    """What decode processes need to know of a run's configuration."""
+    frontend = config.frontend
+    return DecodeOptions(
+        frontend.hop_s,
+        frontend.short_clips,
+        frontend.tail,
+        frontend.resampler,
+        config.dataset.on_truncated,
+        config.dataset.max_clip_s,
+    )
+
+
+def decoders_for(planned: int, clips: int) -> int:
+    """Decode processes for so many clips: those planned, or fewer."""
+    return max(1, min(planned, -(-clips // _CLIPS_PER_DECODER)))
+
+
+def file_metadata(config: RunConfig, session: VGGishSession, placement: Placement) -> dict[str, str]:
+    """What every file of a run says of itself: model, weights, front end, precision, device, versions; all strings.
+
+    Args:
+        config: the run's configuration.
+        session: that embeds.
+        placement: where it does so.
+    """
+    weights = session.metadata.weights
+    return {
+        "model": "VGGish",
+        "weights.source": str(weights["source"]),
+        "weights.checksum": str(weights["checksum"]),
+        "weights.meaningless": str(weights["meaningless"]).lower(),
+        "hop_s": str(config.frontend.hop_s),
+        "resampler": config.frontend.resampler,
+        "postprocess": config.output.postprocess,
+        "precision": placement.precision.effective,
+        "device": placement.device.effective.value,
+        "device.name": placement.device.device.name,
+        "versions": json.dumps(versions()),
+    }
+
+
+def favour_lanes() -> None:
+    """Set this process's interpreter up for embedding, once all is made that it needs."""
+    sys.setswitchinterval(_SWITCH_S)
+    gc.freeze()  # TensorFlow's million objects are not looked through again while batches are in flight
+
+
+def postprocessor_of(config: RunConfig, spec: Mapping[str, Any]) -> Postprocessor | None:
+    """What ``output.postprocess`` makes of embeddings, where there is no session to ask; None for none.
+
+    Raises:
+        WeightsError: the PCA parameters can't be read.
+    """
+    if config.output.postprocess == "none":
+        return None
+    weights = spec["weights"]
+    pca = random_pca(weights["seed"] or 0) if weights["source"] == "random" else load_pca(weights["pca_path"])
+    return Postprocessor(config.output.postprocess, pca)
+
+
+def make_writer(
+    spec: Mapping[str, Any],
+    config: RunConfig,
+    metadata: Mapping[str, str],
+    postprocess: Callable[[NDArray[np.float32]], NDArray[Any]] | None,
+    done: Mapping[int, ShardEntry] | None = None,
+    *,
+    journal: JournalLike | None = None,
+    kind: type[RunWriter] = RunWriter,
+) -> RunWriter:
+    """The writer of a run's shards, in the formats asked for; see ``RunWriter``.
+
+    Args:
+        spec: the run's.
+        config: its configuration.
+        metadata: what its files say of themselves.
+        postprocess: embeddings to their post-processed form; None for none.
+        done: the shards that the journal has already.
+        journal: where shards are noted; the run's own when None.
+        kind: the writer's class.
+    """
+    run_dir = Path(spec["run_dir"])
+    labels = (spec["dataset"].get("part") or {}).get("labels") or labels_of(Path(spec["manifest"]))
+    formats = make_formats(config.output, run_dir, metadata, config.frontend.hop_s, labels)
+    return kind(run_dir, metadata, formats, postprocess, done, journal=journal)

@@ -1,0 +1,187 @@
+"""A Ray cluster: connecting to it or starting one, and what of a run goes where on it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from runner.config import AUTO, RayEngineConfig
+from runner.errors import EngineError
+from runner.hardware import usable_cores
+
+_OBJECT_STORE_BYTES = 128 << 20
+"""Nothing but lists of shards and reports goes through Ray's object store where actors decode for themselves."""
+_OBJECT_STORE_APART_BYTES = 1 << 30
+"""Where they don't, windows do."""
+_CPUS_A_DECODE_ACTOR = 4
+_UNEVEN = 2.0
+"""Machines whose cores a GPU differ by more than this decode for one another."""
+_SETTINGS = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0"}
+_FOLDER, _LOCK, _YOUNG_S = "vggish-ray-", "driver.lock", 60.0
+_folders: list[tuple[str, FileLock]] = []
+"""Of the Ray that was started here, each held by its lock."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What of a run goes where: how many actors with a session, and what each takes of the cluster.
+
+    With ``decoders`` above 0 decoding is apart: so many actors of ``decode_cpus`` each decode for the others.
+    """
+
+    actors: int
+    cpus: float
+    gpus: float
+    decoders: int = 0
+    decode_cpus: int = 0
+
+
+def connect(engine: RayEngineConfig) -> Any:
+    """Ray, connected to the address given, or started here; ``disconnect`` ends both.
+
+    Raises:
+        EngineError: it is not installed, or can't be reached or started.
+    """
+    os.environ.update(_SETTINGS)
+    folder = None if engine.address else new_folder()
+    try:
+        import ray
+        import ray.data
+
+        own = {
+            "num_cpus": usable_cores(),
+            "include_dashboard": engine.dashboard,
+            "object_store_memory": _OBJECT_STORE_APART_BYTES if engine.decode == "apart" else _OBJECT_STORE_BYTES,
+            "_temp_dir": folder,
+        }
+        ray.init(
+            address=engine.address or "local",
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            **({} if engine.address else own),
+        )
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
+        context.target_max_block_size = 1  # what an actor gives goes on at once
+        return ray
+    except ImportError as error:
+        raise EngineError(f"engine=ray needs Ray ({error}): pip install 'vggish-runner[ray]'") from error
+    except Exception as error:  # Ray has many, and its own are RuntimeErrors
+        where = f"engine.address={engine.address} can't be reached" if engine.address else "Ray did not start"
+        raise EngineError(f"{where} ({error}): see runner.log") from error
+
+
+def disconnect() -> None:
+    """Leave the cluster, and stop it if it was started here; the last thing a worker does.
+
+    A driver that loses its cluster is ended by Ray on the spot, so all is on disk before.
+    """
+    with contextlib.suppress(Exception):
+        import ray
+
+        ray.shutdown()
+    while _folders:
+        folder, lock = _folders.pop()
+        lock.release()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def new_folder() -> str:
+    """A temporary folder for a Ray that is started here; those of drivers that were killed are removed."""
+    for old in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*"):
+        with contextlib.suppress(OSError, Timeout):  # OSError: another user's, or gone
+            if time.time() - old.stat().st_mtime > _YOUNG_S:
+                with FileLock(old / _LOCK, timeout=0):
+                    shutil.rmtree(old, ignore_errors=True)
+    folder = tempfile.mkdtemp(prefix=_FOLDER)
+    lock = FileLock(Path(folder) / _LOCK)
+    lock.acquire()
+    _folders.append((folder, lock))
+    return folder
+
+
+def layout_for(engine: RayEngineConfig, device: str, nodes: Sequence[dict[str, Any]]) -> Layout:
+    """What of a run goes where on a cluster.
+
+    Args:
+        engine: the configuration; what it leaves open is decided here.
+        device: the device asked for.
+        nodes: as ``ray.nodes()`` gives them.
+
+    Raises:
+        EngineError: no machine of the cluster has what an actor takes, or none has a CPU left for decoding apart.
+    """
+    machines = [node["Resources"] for node in nodes if node.get("Alive")]
+    cores, cards = ([each.get(kind, 0.0) for each in machines] for kind in ("CPU", "GPU"))
+    gpus = engine.num_gpus_per_actor
+    if gpus is None:
+        gpus = 1.0 if device in ("gpu", AUTO) and any(cards) else 0.0
+    apart = engine.decode == "apart" or (engine.decode == AUTO and _pays(cores, cards, gpus))
+    cpus = engine.num_cpus_per_actor
+    if cpus is None:
+        cpus = _cpus_an_actor(cores, cards, gpus, apart)
+    seats = [_seats((has, cpus), (gpu, gpus)) for has, gpu in zip(cores, cards, strict=True)]
+    if sum(seats) < 1:
+        raise EngineError(
+            f"no machine of the cluster has {cpus:g} CPUs and {gpus:g} GPUs for an actor: "
+            "lower engine.num_cpus_per_actor or engine.num_gpus_per_actor"
+        )
+    if apart and not gpus and engine.num_cpus_per_actor is None:
+        seats = [min(seat, 1) for seat in seats]  # the other half of a machine decodes
+    actors = sum(seats) if engine.concurrency == AUTO else int(engine.concurrency)
+    if not apart:
+        return Layout(actors, cpus, gpus)
+    to_place, left = actors, []
+    for has, seat in zip(cores, seats, strict=True):
+        here = min(seat, to_place)
+        to_place -= here
+        left.append(int(has - here * cpus))
+    return Layout(actors, cpus, gpus, *_decoders(engine.decode_concurrency, left))
+
+
+def _seats(*each: tuple[float, float]) -> int:
+    """How many actors a machine holds that has so much of each resource, of which one takes so much."""
+    return int(min((has // takes for has, takes in each if takes), default=1.0))
+
+
+def _pays(cores: Sequence[float], cards: Sequence[float], gpus: float) -> bool:
+    """Whether decoding apart uses cores that would else wait: those without a GPU, or where there are more for one."""
+    if not gpus:
+        return False
+    each = [has / (gpu // gpus) for has, gpu in zip(cores, cards, strict=True) if gpu >= gpus]
+    idle = any(has >= 1 and gpu < gpus for has, gpu in zip(cores, cards, strict=True))
+    return bool(each) and (idle or max(each) > _UNEVEN * min(each))
+
+
+def _cpus_an_actor(cores: Sequence[float], cards: Sequence[float], gpus: float, apart: bool) -> float:
+    """A machine's cores shared by its GPUs; where decoding is apart, one beside a GPU and half of a machine without."""
+    if apart and gpus:
+        return 1.0
+    pairs = zip(cores, cards, strict=True)
+    shares = [has / max(gpu / gpus, 1.0) if gpus else has for has, gpu in pairs if not gpus or gpu >= gpus]
+    least = min(shares, default=1.0)
+    return max(1.0, float(int(least / 2 if apart else least)))
+
+
+def _decoders(asked: Any, left: Sequence[int]) -> tuple[int, int]:
+    """How many actors decode, and with how many CPUs each, where machines have so many left."""
+    most = max([*left, 0]) if asked != AUTO else min(_CPUS_A_DECODE_ACTOR, max([*left, 0]))
+    for cpus in range(most, 0, -1):
+        fits = sum(each // cpus for each in left)
+        if asked == AUTO or fits >= int(asked):
+            return (fits if asked == AUTO else int(asked)), cpus
+    raise EngineError(
+        f"the cluster has {sum(left)} CPUs left beside the actors that embed, too few to decode apart: "
+        "lower engine.num_cpus_per_actor or engine.decode_concurrency, or use engine.decode=inside"
+    )

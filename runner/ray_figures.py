@@ -1,0 +1,122 @@
+"""Figures of many actors as one run's: speed, where the time went, who was there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from runner.cold_start import Events, warn
+from runner.measure import bottleneck
+
+_OF_THE_RUN = ("device", "precision", "weights", "model", "resolved", "batch_size_curve")
+_OF_AN_ACTOR = ("role", "host", "node", "pid", "device", "precision", "parity", "clips", "examples", "audio_s")
+
+
+class ActorFigures:
+    """Takes the figures of reports; see ``take``.
+
+    Args:
+        events: told of what actors warn of.
+        result: the run's; its ``warnings`` are added to.
+    """
+
+    def __init__(self, events: Events, result: dict[str, Any]) -> None:
+        self._events, self._result = events, result
+        self._actors: dict[str, dict[str, Any]] = {}
+        self._began, self._ended = float("inf"), 0.0
+        self.driver_stages: dict[str, float] = {}
+        """Seconds of stages that are the driver's own, as in reports."""
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds from the first session's first work to the last report's."""
+        return max(self._ended - self._began, 0.0)
+
+    @property
+    def audio_s(self) -> float:
+        """Seconds of audio embedded."""
+        return float(sum(each["audio_s"] for each in self._actors.values()))
+
+    def take(self, report: Mapping[str, Any]) -> None:
+        """Take a report.
+
+        Args:
+            report: ``actor`` (who it is, as it describes itself); once there is work done, ``began`` and ``ended`` in
+                seconds since the epoch, and what is known of that time: ``stages`` (seconds that each was busy),
+                ``starved_s``, and ``clips``, ``examples`` and ``audio_s`` embedded.
+        """
+        actor = report["actor"]
+        for message in actor.get("warnings", []):
+            if message not in self._result["warnings"]:
+                warn(message, self._events, self._result)
+        nothing = {"clips": 0.0, "examples": 0.0, "audio_s": 0.0, "busy_s": 0.0, "starved_s": 0.0, "stages": {}}
+        known = self._actors.setdefault(f"{actor['host']}:{actor['pid']}", {**actor, **nothing})
+        if "began" not in report:
+            return
+        self._ended = max(self._ended, report["ended"])
+        if known["role"] != "decode":  # as with the local engine: from a ready session
+            self._began = min(self._began, report["began"])
+        known["busy_s"] += report["ended"] - report["began"]
+        for key in ("clips", "examples", "audio_s", "starved_s"):
+            known[key] += report.get(key, 0.0)
+        for stage, seconds in report.get("stages", {}).items():
+            known["stages"][stage] = known["stages"].get(stage, 0.0) + seconds
+
+    def fill(self) -> None:
+        """Fill the run's result."""
+        result, every = self._result, list(self._actors.values())
+        embedding = [each for each in every if each["role"] != "decode"]
+        result["metrics"] |= {"actors": float(len(embedding)), "nodes": float(len({each["node"] for each in every}))}
+        if decoding := [each for each in every if each["role"] == "decode"]:
+            result["metrics"]["decode_actors"] = float(len(decoding))
+        if embedding:
+            self._fill_from(embedding)
+        seconds = self.elapsed_s
+        if seconds > 0 and any(each["examples"] for each in embedding):
+            self._fill_speed(embedding, seconds)
+            self._fill_shares(every, seconds)
+        result["actors"] = [
+            {key: each.get(key) for key in (*_OF_AN_ACTOR, "busy_shares", "starved_share", "bottleneck")}
+            for each in every
+        ]
+        names = sorted({str((each.get("device") or {}).get("name")) for each in embedding})
+        if len(names) > 1:
+            warn(f"actors ran on different devices: {', '.join(names)}", self._events, result)
+
+    def _fill_from(self, embedding: list[dict[str, Any]]) -> None:
+        """What the run says of itself: the first actor's, the slowest one's start, the worst one's parity."""
+        result = self._result
+        result.update({key: embedding[0][key] for key in _OF_THE_RUN if key in embedding[0]})
+        slowest = max(embedding, key=lambda each: each["metrics"].get("cold_start_s", 0.0))
+        worst = max(embedding, key=lambda each: each["metrics"].get("parity_rel_err", 0.0))
+        if "parity" in worst:
+            result["parity"] = worst["parity"]
+        for of, start in ((slowest, "cold_start"), (worst, "parity_")):
+            result["metrics"] |= {key: value for key, value in of["metrics"].items() if key.startswith(start)}
+
+    def _fill_speed(self, embedding: list[dict[str, Any]], seconds: float) -> None:
+        metrics = self._result["metrics"]
+        metrics["steady_s"] = seconds
+        for name, key in (("audio_x_realtime", "audio_s"), ("examples_per_s", "examples"), ("clips_per_s", "clips")):
+            metrics[name] = sum(each[key] for each in embedding) / seconds
+        nodes: dict[str, float] = {}
+        for number, each in enumerate(embedding):
+            if each["busy_s"] > 0:
+                metrics[f"actor{number}_audio_x_realtime"] = each["audio_s"] / each["busy_s"]
+            metrics[f"lane{number}_starved_share"] = each["starved_s"] / seconds
+            nodes[each["node"]] = nodes.get(each["node"], 0.0) + each["audio_s"]
+        for number, audio_s in enumerate(nodes.values()):
+            metrics[f"node{number}_audio_x_realtime"] = audio_s / seconds
+
+    def _fill_shares(self, every: list[dict[str, Any]], seconds: float) -> None:
+        """The share of the run in which each stage was busy, on average over the actors that have it."""
+        shares = {stage: busy / seconds for stage, busy in self.driver_stages.items()}
+        for stage in dict.fromkeys(stage for each in every for stage in each["stages"]):
+            busy = [each["stages"][stage] for each in every if stage in each["stages"]]
+            shares[stage] = sum(busy) / len(busy) / seconds
+        for each in every:
+            each["busy_shares"] = {stage: busy / seconds for stage, busy in each["stages"].items()}
+            each["starved_share"] = each["starved_s"] / seconds
+            each["bottleneck"] = bottleneck(each["busy_shares"])
+        self._result["metrics"] |= {f"{stage}_busy_share": share for stage, share in shares.items()}
+        self._result["bottleneck"] = bottleneck(shares)
