@@ -1,0 +1,58 @@
+"""Object stores: URLs that an fsspec driver opens (s3://, gs://, hf://).  A file:// URL is a path like any other.
+
+Credentials, regions and endpoints are the drivers' own business, found where each looks by itself (AWS_*, ~/.aws,
+GOOGLE_APPLICATION_CREDENTIALS, HF_TOKEN): nothing of them is in a configuration, which is logged and stored.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from runner.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+
+EXTRAS = {"s3": "s3", "gs": "gs", "gcs": "gs", "hf": "hf"}
+"""The extra of this package that has a scheme's driver."""
+
+
+def is_url(value: str | None) -> bool:
+    """Whether a value of the configuration names an object store rather than a path."""
+    return value is not None and "://" in value and not value.startswith("file://")
+
+
+def as_path(value: str) -> str:
+    """A path as it is, or the one that a file:// URL means."""
+    return unquote(urlsplit(value).path) if value.startswith("file://") else value
+
+
+def open_store(key: str, url: str) -> tuple[AbstractFileSystem, str]:
+    """The file system of a URL, and what the URL is called there (``bucket/folder``).
+
+    Args:
+        key: of the configuration, for messages.
+        url: as the user gave it.
+
+    Raises:
+        ConfigError: the URL holds credentials or a query, no driver opens its scheme, or the driver is not installed.
+    """
+    parts = urlsplit(url)
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise ConfigError(
+            f"{key} has a user, a query or a fragment in its URL: leave it out (credentials come from the driver's "
+            "usual environment, as AWS_PROFILE or GOOGLE_APPLICATION_CREDENTIALS)"
+        )
+    import fsspec
+
+    options: dict[str, Any] = {"use_listings_cache": False}
+    try:
+        filesystem, path = fsspec.core.url_to_fs(url, **options)
+    except ImportError as error:
+        extra = EXTRAS.get(parts.scheme)
+        how = f"pip install 'vggish-runner[{extra}]'" if extra else f"install the fsspec driver of {parts.scheme}://"
+        raise ConfigError(f"{key}={url} needs a driver that is not installed ({error}): {how}") from error
+    except ValueError as error:
+        raise ConfigError(f"{key}={url} can't be opened ({error}): use a path, s3://, gs:// or hf://") from error
+    return filesystem, path
