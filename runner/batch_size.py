@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 log = logging.getLogger("runner.worker")
 
 BUDGET_S = 5.0
-"""For measuring; what XLA needs to compile each size for a GPU comes on top, and is in each step."""
-_COMPILE_S = 20.0
-"""No further size is compiled when it would take all of them beyond this."""
+"""For all of it: what XLA needs to compile each size for a GPU, and measuring."""
 _WORTH_IT = 1.03
 """A larger batch costs memory: it must be so much faster than the best smaller one."""
 _RUN_S = 0.15
-"""A batch size is measured for at least so long, and three runs."""
+"""A batch size is measured for at least so long, and three times."""
+_CALLS_AHEAD = 4
+"""Calls that are queued at a time on a device that computes while batches are copied, as lanes do."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class Climb:
 def climb(
     measure: Callable[[int], Step | None],
     sizes: Sequence[int],
+    compiled: Container[int] = (),
     budget_s: float = BUDGET_S,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Climb:
@@ -61,23 +62,26 @@ def climb(
     Args:
         measure: one batch size; None if the device has not the memory for it.
         sizes: to try, ascending.
-        budget_s: seconds for measuring; a size is not begun that would, by the last one, not be done in time, nor one
-            whose compilation, by the last one's, would take them all beyond 20 s.
+        compiled: sizes whose program there is already.
+        budget_s: seconds; a size is not begun that would not be done in time, by what measuring the last one took
+            twice, and by the longest compilation so far unless it is compiled.
         clock: gives seconds.
     """
     steps: list[Step] = []
     best: Step | None = None
     reason = "the largest that the policy allows"
-    spent = last_s = compiling = 0.0
+    start = clock()
+    last_s = compile_s = 0.0
     for size in sizes:
-        if steps and (spent + 2 * last_s > budget_s or compiling + steps[-1].compile_s > _COMPILE_S):
-            reason = f"measuring took {spent:.1f} s and compiling {compiling:.1f} s: the next size would take too long"
-            break
         began = clock()
+        ahead_s = 2 * last_s + (0.0 if size in compiled else compile_s)
+        if steps and began - start + ahead_s > budget_s:
+            reason = f"{began - start:.1f} s are over, and {size} would take too long ({ahead_s:.1f} s)"
+            break
         step = measure(size)
-        last_s = clock() - began - (step.compile_s if step else 0.0)
-        spent += last_s
-        compiling += step.compile_s if step else 0.0
+        if step is not None:
+            last_s = clock() - began - step.compile_s
+            compile_s = max(compile_s, step.compile_s)
         if step is None:
             reason = f"{size} does not fit into the memory that the policy allows"
             break
@@ -94,7 +98,10 @@ def climb(
 
 
 def measure_on(session: VGGishSession, dtype: str) -> Callable[[int], Step | None]:
-    """What ``climb`` needs to know of a session, whose batch size it changes."""
+    """What ``climb`` needs to know of a session, whose batch size it changes.
+
+    On a GPU that is the speed from windows that lie there: batches are copied while others are computed.
+    """
 
     def measure(size: int) -> Step | None:
         session.resize(size)
@@ -103,10 +110,19 @@ def measure_on(session: VGGishSession, dtype: str) -> Callable[[int], Step | Non
         rng = np.random.default_rng(0)
         samples = rng.integers(-9000, 9000, (size, EXAMPLE_SAMPLES)).astype(np.int16)
         windows = samples if dtype == "int16" else (samples / np.float32(32768)).astype(np.float32)
+        if len(session.halvings) > halved:
+            return None
+        calls = _CALLS_AHEAD if session.in_flight > 1 else 1
+        given = session.on_device(windows) if session.in_flight > 1 else None
         fastest, start = float("inf"), time.perf_counter()
         for run in range(1 << 30):
             began = time.perf_counter()
-            session.embed_windows(windows)
+            if given is None:
+                session.embed_windows(windows)
+            else:
+                for _ in range(calls):
+                    last = session.run_on_device(given)
+                last.numpy()
             ended = time.perf_counter()
             if run:  # the first one finds cold caches
                 fastest = min(fastest, ended - began)
@@ -114,7 +130,7 @@ def measure_on(session: VGGishSession, dtype: str) -> Callable[[int], Step | Non
                 break
         if len(session.halvings) > halved:
             return None
-        step = Step(size, size / fastest, session.memory_peak_mib(), compile_s)
+        step = Step(size, calls * size / fastest, session.memory_peak_mib(), compile_s)
         log.info("batch size %d: %.0f examples/s", size, step.examples_per_s)
         return step
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("runner.worker")
 
-_FIRST_BATCH = {"cpu": 32, "gpu": 256, "metal": 32}
+_FIRST_BATCH = {"cpu": 32, "gpu": 512, "metal": 32}
 """Where the climb for a batch size begins, by kind of device."""
 CACHE = ".cache"
 """Folder below ``paths.models`` for what was measured once: the parity reference's answers, the calibration."""
@@ -249,7 +249,10 @@ def _climb(
         )
     )
     found = remembered(
-        kept / "batch_size.json", key, lambda: climb(measure_on(session, dtypes[0]), sizes).to_dict(), is_climb
+        kept / "batch_size.json",
+        key,
+        lambda: climb(measure_on(session, dtypes[0]), sizes, compiled=(session.rows_at_once,)).to_dict(),
+        is_climb,
     )
     result["batch_size_curve"] = found
     chosen = int(found["batch_size"])

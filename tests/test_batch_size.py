@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 
 from runner.batch_size import Climb, Step, climb, is_climb, measure_on
 from tests.reference import make_session
 
 
-def on(speeds: dict[int, float], seconds: float = 0.1, compile_s: float = 0.0):
+def on(speeds: dict[int, float], seconds: float = 0.1, compile_s: float = 0.0, compiled: Collection[int] = ()):
     """A device with these speeds, out of memory above the largest, and its clock."""
     now = [0.0]
 
     def measure(size: int) -> Step | None:
-        now[0] += seconds
-        return Step(size, speeds[size], None, compile_s) if size in speeds else None
+        compiling = 0.0 if size in compiled else compile_s
+        now[0] += seconds + compiling
+        return Step(size, speeds[size], None, compiling) if size in speeds else None
 
     return measure, lambda: now[0]
 
 
-def climbed(speeds: dict[int, float], sizes: list[int], **device: float) -> Climb:
-    measure, clock = on(speeds, **device)
-    return climb(measure, sizes, 5.0, clock)
+def climbed(speeds: dict[int, float], sizes: list[int], compiled: Collection[int] = (), **device: float) -> Climb:
+    measure, clock = on(speeds, compiled=compiled, **device)
+    return climb(measure, sizes, compiled, 5.0, clock)
 
 
 def test_it_stops_where_throughput_no_longer_improves() -> None:
@@ -48,13 +51,20 @@ def test_no_memory_for_the_first_leaves_the_first() -> None:
 def test_time_ends_it() -> None:
     found = climbed({64: 100, 128: 180, 256: 300}, [64, 128, 256], seconds=1.5)
     assert found.batch_size == 128
-    assert "measuring took 3.0 s" in found.reason
+    assert found.reason == "3.0 s are over, and 256 would take too long (3.0 s)"
 
 
-def test_compiling_has_a_limit_of_its_own() -> None:
-    found = climbed({64: 100, 128: 180, 256: 300, 512: 400}, [64, 128, 256, 512], seconds=8.0, compile_s=7.9)
-    assert found.batch_size == 128
-    assert "compiling 15.8 s" in found.reason
+def test_compiling_counts() -> None:
+    found = climbed({512: 265, 1024: 275, 2048: 280}, [512, 1024, 2048], seconds=0.2, compile_s=3.1)
+    assert [step.batch_size for step in found.steps] == [512]
+    assert found.reason == "3.3 s are over, and 1024 would take too long (3.5 s)"
+
+
+def test_a_size_that_is_compiled_already_is_measured() -> None:
+    found = climbed({512: 265, 1024: 275, 2048: 280}, [512, 1024, 2048], (1024,), seconds=0.2, compile_s=3.1)
+    assert [step.batch_size for step in found.steps] == [512, 1024]
+    assert found.batch_size == 1024
+    assert "2048 would take too long" in found.reason
 
 
 def test_the_largest_allowed_ends_it() -> None:

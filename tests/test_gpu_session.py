@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from runner import cuda
+from runner.batch_size import measure_on
 from runner.devices import DeviceChoice, DeviceInfo, DeviceType
 from runner.parity import as_int16, fixed_signals
 from runner.precision import choose_precision
@@ -55,6 +56,20 @@ def test_int16_samples_give_the_bits_of_the_same_floats(session: VGGishSession, 
     signals = fixed_signals()
     for each in (session, vggish):
         assert np.array_equal(each.embed_windows(as_int16(signals)), each.embed_windows(signals))
+
+
+def test_the_climb_measures_batches_that_lie_on_the_device(
+    weights: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = gpu_session(weights)
+    copied, on_device = [], session.on_device
+    monkeypatch.setattr(session, "on_device", lambda windows: copied.append(len(windows)) or on_device(windows))
+    monkeypatch.setattr(session, "memory_peak_mib", lambda: None)  # a GPU that is simulated keeps no account
+    step = measure_on(session, "int16")(4)
+    assert step is not None
+    assert copied == [4, 4]  # to compile, and to measure: not once a call
+    assert (step.batch_size, session.rows_at_once) == (4, 4)
+    assert step.examples_per_s > 1
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("bfloat16", 3e-2), ("tf32", 1e-4)])
