@@ -35,6 +35,7 @@ REASONS = {
     "decode_error": "the decoder failed before anything came out",
     "decoder_died": "the decode process died on it, three times",
     "timeout": "its decoder gave nothing for dataset.clip_timeout_s",
+    "unreachable": "the object store did not give it within dataset.fetch_timeout_s; tried again on resuming",
     "too_long": "longer than dataset.max_clip_s",
     "non_finite_embedding": "the network gave NaN or infinity: its numbers overflow in this precision",
     "non_finite": "NaN or infinite samples",
@@ -56,7 +57,12 @@ _INEXACT_SEEK = frozenset({"MP3", "MPEG"})
 
 
 def read_clip(
-    path: str | bytes, start: float | None = None, end: float | None = None, *, resampler: str = "reference"
+    path: str | bytes,
+    start: float | None = None,
+    end: float | None = None,
+    *,
+    resampler: str = "reference",
+    suffix: str | None = None,
 ) -> ClipReader:
     """Open a clip; iterate the reader for its waveform.
 
@@ -65,11 +71,12 @@ def read_clip(
         start: where the clip starts in the file, in seconds; None: at its beginning.
         end: where it ends; None: at the file's end.
         resampler: ``reference`` or ``soxr``.
+        suffix: of the clip's name, where that is not the path's.
 
     Raises:
         ClipError: with a code of ``REASONS``.
     """
-    source = _open(path)
+    source = _open(path, suffix)
     try:
         return ClipReader(source, start, end, resampler)
     except BaseException:
@@ -87,14 +94,14 @@ def is_int16(path: str | bytes) -> bool:
     return source.dtype == "int16"
 
 
-def _open(path: str | bytes) -> _Source:
+def _open(path: str | bytes, suffix: str | None = None) -> _Source:
     if plain := PlainWav.open(path):
         return _PlainWavSource(plain)
     _check_file(path)
     try:
         return _SoundFile(path)
     except soundfile.LibsndfileError as error:
-        return _av_source(path, error.error_string)
+        return _av_source(path, suffix or Path(os.fsdecode(path)).suffix.lower(), error.error_string)
     except OSError as error:
         raise ClipError("unreadable", str(error)) from error
 
@@ -289,8 +296,7 @@ class _AvFile(_Source):
         self._container.close()
 
 
-def _av_source(path: str | bytes, refusal: str) -> _Source:
-    extension = Path(os.fsdecode(path)).suffix.lower()
+def _av_source(path: str | bytes, extension: str, refusal: str) -> _Source:
     if extension not in AV_EXTENSIONS:
         raise ClipError("unsupported_format", refusal)
     try:

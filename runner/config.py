@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from runner.errors import ConfigError
+from runner.stores import as_path
 
 DEVICES = ("auto", "cpu", "gpu", "metal")
 PRECISIONS = ("auto", "float32", "tf32", "bfloat16", "float16")
@@ -110,6 +111,8 @@ class DatasetConfig:
     ``on_error`` (skip or fail) is what a clip that can't be embedded does; ``max_skipped`` stops a run that skips more
     (a whole number of clips, or a share of them below 1); ``on_truncated`` (keep or skip) is for clips that break off;
     a decoder that gives nothing for ``clip_timeout_s`` seconds is given up, and a clip longer than ``max_clip_s`` too.
+    Of an object store each decode process fetches ``fetch_ahead`` clips ahead, and a clip that is not given within
+    ``fetch_timeout_s`` seconds, however often it is tried, is skipped.
     ``partition`` (``2/5``) takes the second fifth of the shards, for a machine of five; see ``runner.merge``.
     """
 
@@ -119,6 +122,8 @@ class DatasetConfig:
     on_truncated: str = "keep"
     clip_timeout_s: float = 120.0
     max_clip_s: float = 172800.0
+    fetch_ahead: int = 8
+    fetch_timeout_s: float = 60.0
     partition: str | None = None
 
 
@@ -315,7 +320,10 @@ def from_dict(values: dict[str, Any]) -> RunConfig:
     """Build the typed configuration from plain nested values (a composed config, or the ``config`` of a spec.json)."""
     if missing := [group for group in _GROUPS if not isinstance(values.get(group), dict)]:
         raise ConfigError(f"{', '.join(missing)} has no option: give one, as in {missing[0]}=NAME (see --help)")
-    weights, dataset, parity = values["weights"], values["dataset"], values["parity"]
+    weights, dataset, parity = values["weights"], dict(values["dataset"]), values["parity"]
+    for key in ("root", "path"):
+        if isinstance(dataset.get(key), str):
+            dataset[key] = as_path(dataset[key])
     tolerances = {name: ToleranceConfig(**tolerance) for name, tolerance in parity["tolerances"].items()}
     return RunConfig(
         device=DeviceConfig(**values["device"]),

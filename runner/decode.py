@@ -7,6 +7,7 @@ has no more clips to give.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import pickle
@@ -14,17 +15,18 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import NamedTuple
 
 import numpy as np
 
-from runner.audio import read_clip
+from runner.audio import ClipReader, read_clip
 from runner.errors import ClipError
 from runner.framing import WindowCutter, cut
 from runner.hardware import peak_own_mib
+from runner.remote import FetchAhead, Fetched, is_remote
 from runner.slots import SlotMemory, Windows, scaled
 from runner.vggish.constants import EXAMPLE_SAMPLES
 
@@ -134,6 +136,8 @@ class DecodeOptions:
     resampler: str
     on_truncated: str = "keep"
     max_clip_s: float = float("inf")
+    fetch_ahead: int = 1
+    fetch_timeout_s: float = 60.0
 
 
 class SlotWriter:
@@ -214,6 +218,7 @@ class _Decoder:
         self._finished: list[ClipResult] = []
         self._decoded = 0
         self._busy_s = 0.0
+        self._store = FetchAhead(options.fetch_ahead, options.fetch_timeout_s)
 
     def run(self) -> None:
         while True:
@@ -262,7 +267,7 @@ class _Decoder:
         rate: int | None = None
         channels: int | None = None
         try:
-            with read_clip(task.path, task.start, task.end, resampler=options.resampler) as clip:
+            with self._opened(task) as clip:
                 rate, channels = clip.sample_rate, clip.channels
                 sent = 0
                 if clip.seconds_to_come > options.max_clip_s:
@@ -288,6 +293,27 @@ class _Decoder:
         return ClipResult(
             task.job, True, reason, clip.note, cutter.examples, clip.seconds, rate, channels, cutter.padded
         )
+
+    @contextlib.contextmanager
+    def _opened(self, task: ClipTask) -> Iterator[ClipReader]:
+        """The clip's reader; an object is fetched first, and those behind it meanwhile."""
+        resampler = self._options.resampler
+        if not is_remote(task.path):
+            with read_clip(task.path, task.start, task.end, resampler=resampler) as clip:
+                yield clip
+            return
+        with (
+            self._fetched(task) as file,
+            read_clip(file.path, task.start, task.end, resampler=resampler, suffix=file.suffix) as clip,
+        ):
+            yield clip
+
+    def _fetched(self, task: ClipTask) -> Fetched:
+        self._store.begin(task.job, task.path)
+        for following, _ in self._tasks:
+            if is_remote(following.path) and not self._store.begin(following.job, following.path):
+                break
+        return self._store.take(task.job, task.path, lambda: self._memory.beat(self._process))
 
     def _put(self, job: int, first: int, windows: Windows) -> None:
         done = 0

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 from runner.config import DatasetConfig
 from runner.errors import DatasetError, SkippedError
+from runner.listing import walk_store
 from runner.output import ClipRow
+from runner.stores import is_url
 
 
 class SkipLimit:
@@ -25,7 +26,8 @@ class SkipLimit:
         most = dataset.max_skipped
         self._most = None if most is None else int(most if most >= 1 else most * described["clips"])
         self._given = most
-        self._root = Path(described["root"])
+        self._root = str(described["root"])
+        self._timeout_s = dataset.fetch_timeout_s
         self._skipped = skipped
 
     def __call__(self, row: ClipRow) -> None:
@@ -37,7 +39,12 @@ class SkipLimit:
         """
         self._skipped += 1
         again = "run the same command again to go on"
-        if row.reason in ("missing", "unreadable") and _is_gone(self._root):
+        if row.reason in ("missing", "unreadable", "unreachable") and self._is_gone():
+            if is_url(self._root):
+                raise DatasetError(
+                    f"dataset.root={self._root} can't be reached any more, or is empty ({row.clip}: {row.detail}): "
+                    f"see to network, endpoint and credentials, and {again}"
+                )
             raise DatasetError(
                 f"dataset.root={self._root} is gone, or empty (a drive or share that is no longer there?): "
                 f"bring it back, and {again}"
@@ -53,6 +60,16 @@ class SkipLimit:
                 f"{row.clip}: {row.reason}): see runner.log, raise the limit, and {again}"
             )
 
+    def _is_gone(self) -> bool:
+        """Whether nothing can be listed below the root."""
+        try:
+            if is_url(self._root):
+                return next(walk_store(self._root, self._timeout_s), None) is None
+            with os.scandir(self._root) as entries:
+                return next(entries, None) is None
+        except (OSError, DatasetError):
+            return True
+
 
 def check_skipped(dataset: DatasetConfig, described: dict[str, Any], skipped: int) -> None:
     """Whether a run may have skipped so many clips, by ``dataset.max_skipped``.
@@ -66,11 +83,3 @@ def check_skipped(dataset: DatasetConfig, described: dict[str, Any], skipped: in
             f"{skipped:,} clips can't be embedded, and dataset.max_skipped={most:g}: see the reasons in clips.parquet, "
             "raise the limit, and run the same command again to go on"
         )
-
-
-def _is_gone(root: Path) -> bool:
-    try:
-        with os.scandir(root) as entries:
-            return next(entries, None) is None
-    except OSError:
-        return True

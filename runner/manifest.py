@@ -6,10 +6,9 @@ import hashlib
 import itertools
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,10 @@ import pyarrow.compute as pc
 
 from runner.config import DatasetConfig, FolderDataset, ManifestDataset
 from runner.demo import demo_clips
-from runner.errors import DatasetError
+from runner.errors import ClipError, DatasetError
+from runner.listing import walk, walk_store
+from runner.remote import fetch
+from runner.stores import is_url
 
 SCHEMA = pa.schema(
     [
@@ -108,7 +110,7 @@ def build_manifest(dataset: DatasetConfig, outputs: Path) -> Manifest:
     if isinstance(dataset, ManifestDataset):
         return _from_file(dataset)
     if isinstance(dataset, FolderDataset) and dataset.root is not None:
-        root = Path(dataset.root).expanduser().resolve()
+        root = dataset.root.rstrip("/") if is_url(dataset.root) else Path(dataset.root).expanduser().resolve()
         return _from_folder(root, dataset, is_demo=False)
     return _from_folder(demo_clips(outputs), FolderDataset(extensions=["wav", "flac", "ogg", "mp3"]), is_demo=True)
 
@@ -119,12 +121,13 @@ def plan_shards(n_clips: int, shard_clips: int | None) -> list[tuple[int, int]]:
     return [(first, min(first + size, n_clips)) for first in range(0, n_clips, size)]
 
 
-def _from_folder(root: Path, dataset: FolderDataset, *, is_demo: bool) -> Manifest:
+def _from_folder(root: Path | str, dataset: FolderDataset, *, is_demo: bool) -> Manifest:
     wanted = {"." + extension.lower().lstrip(".") for extension in dataset.extensions}
     ignored: Counter[str] = Counter()
     chunks = _Chunks(os.path.join(os.fsencode(root), b""), labelled=dataset.label_from == "parent")
     everything = dataset.pattern == "*"
-    for relative, size, mtime_ns in _walk(root, ignored):
+    found = walk_store(root, dataset.fetch_timeout_s) if isinstance(root, str) else walk(root, ignored)
+    for relative, size, mtime_ns in found:
         extension = os.path.splitext(relative)[1].lower()
         if extension not in wanted:
             ignored[extension or "(no extension)"] += 1
@@ -194,64 +197,6 @@ class _Chunks:
         self._names, self._sizes, self._times = [], [], []
 
 
-def _walk(root: Path, ignored: Counter[str]) -> Iterator[tuple[str, int, int]]:
-    """(path relative to root with /, size in bytes, mtime in ns; −1: unknown) of all below root that is no folder.
-
-    In the order of the paths' bytes, whatever the file system's.  Links to folders are followed, but no folder is
-    entered twice on the way down.  Folders that can't be listed are counted in ``ignored``.
-    """
-    # A folder sorts as its name with a slash, so that going down in this order gives whole paths in order.
-    pending: list[Iterator[tuple[bytes, os.DirEntry[str]]]] = []
-    prefixes: list[tuple[str, frozenset[tuple[int, int]]]] = []
-
-    def enter(folder: str, prefix: str, above: frozenset[tuple[int, int]]) -> None:
-        try:
-            status = os.stat(folder)
-            entries = _sorted_entries(folder)
-        except OSError as error:
-            if not prefix:
-                raise DatasetError(f"dataset.root={root} can't be listed ({error}): check its permissions") from error
-            ignored["(folder that can't be listed)"] += 1
-            return
-        identity = (status.st_dev, status.st_ino)
-        if identity not in above:
-            pending.append(iter(entries))
-            prefixes.append((prefix, above | {identity}))
-
-    enter(str(root), "", frozenset())
-    while pending:
-        prefix, above = prefixes[-1]
-        for key, entry in pending[-1]:
-            relative = f"{prefix}{entry.name}"
-            if key.endswith(b"/"):
-                enter(entry.path, f"{relative}/", above)
-                break
-            try:
-                found = entry.stat()
-                size, mtime_ns = found.st_size, found.st_mtime_ns
-            except OSError:
-                size = mtime_ns = -1
-            yield relative, size, mtime_ns
-        else:
-            pending.pop()
-            prefixes.pop()
-
-
-def _sorted_entries(folder: str) -> list[tuple[bytes, os.DirEntry[str]]]:
-    """The entries of a folder with what they sort by; raises OSError if it can't be listed."""
-    found = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            try:
-                is_folder = entry.is_dir()
-            except OSError:
-                is_folder = False
-            name = os.fsencode(entry.name)
-            found.append((name + b"/" if is_folder else name, entry))
-    found.sort(key=itemgetter(0))
-    return found
-
-
 def _from_file(dataset: ManifestDataset) -> Manifest:
     try:
         return _from_rows(dataset)
@@ -260,26 +205,37 @@ def _from_file(dataset: ManifestDataset) -> Manifest:
 
 
 def _from_rows(dataset: ManifestDataset) -> Manifest:
-    file = Path(str(dataset.path)).expanduser().resolve()
-    root = Path(dataset.root).expanduser().resolve() if dataset.root else file.parent
-    columns = _read_columns(file)
+    given_file = str(dataset.path)
+    file = given_file if is_url(given_file) else Path(given_file).expanduser().resolve()
+    columns = _read_columns(file, dataset.fetch_timeout_s)
     paths = columns["path"].to_pylist()
     starts, ends = _seconds(file, columns, "start"), _seconds(file, columns, "end")
     _check_rows(file, paths, starts, ends)
-    given = Path(dataset.root or Path(str(dataset.path)).parent).expanduser().absolute()
-    spellings = [os.path.join(folder, "") for folder in (root, given) if folder.resolve() == root]
+    root: Path | str
+    if is_url(dataset.root or given_file):
+        root = (dataset.root or given_file.rpartition("/")[0]).rstrip("/")
+        spellings = [f"{root}/"]
+        if not dataset.allow_outside:
+            _check_below(file, root, paths)
+        places = [path if is_url(path) else f"{root}/{path.lstrip('/')}" for path in paths]
+        stamps = [(-1, -1)] * len(paths)  # to ask for each would be a request a clip
+    else:
+        root = Path(dataset.root).expanduser().resolve() if dataset.root else Path(file).parent
+        given = Path(dataset.root or Path(given_file).parent).expanduser().absolute()
+        spellings = [os.path.join(folder, "") for folder in (root, given) if folder.resolve() == root]
+        if not dataset.allow_outside:
+            _check_inside(file, root, given, paths)
+        places = [os.path.join(root, path) for path in paths]
+        stamps = _stamps(root, paths)
     clips = [
         _below(spellings, path) + (f"#t={_mark(start)},{_mark(end)}" if start is not None or end is not None else "")
         for path, start, end in zip(paths, starts, ends, strict=True)
     ]
     _check_unique(file, clips)
-    if not dataset.allow_outside:
-        _check_inside(file, root, given, paths)
-    stamps = _stamps(root, paths)
     table = pa.table(
         {
             "clip": pa.array(clips, pa.string()),
-            "path": pa.array([os.fsencode(os.path.join(root, path)) for path in paths], pa.binary()),
+            "path": pa.array(map(os.fsencode, places), pa.binary(), size=len(places)),
             "start": pa.array(starts, pa.float64()),
             "end": pa.array(ends, pa.float64()),
             "label": columns["label"] if "label" in columns else pa.nulls(len(clips), pa.string()),
@@ -291,13 +247,26 @@ def _from_rows(dataset: ManifestDataset) -> Manifest:
     return Manifest(str(root), table, digest_of(table), False, f"{len(clips):,} clips of {file}")
 
 
-def _read_columns(file: Path) -> dict[str, pa.Array]:
+def _read_columns(file: Path | str, timeout_s: float) -> dict[str, pa.Array]:
+    if isinstance(file, Path):
+        return _columns_of(file, file)
+    try:
+        with fetch(file, timeout_s) as fetched:
+            return _columns_of(file, fetched.path)
+    except ClipError as error:
+        raise DatasetError(f"dataset.path={file} can't be read ({error.reason}: {error.detail}): check it") from error
+    except ImportError as error:
+        raise DatasetError(f"dataset.path={file} needs a driver that is not installed: {error}") from error
+
+
+def _columns_of(file: Path | str, source: Path | str) -> dict[str, pa.Array]:
+    """The columns of a manifest file that are known, from where its bytes lie."""
     import pyarrow.csv
     import pyarrow.parquet
 
     try:
-        if file.suffix.lower() in (".parquet", ".pq"):
-            table = pyarrow.parquet.read_table(file)
+        if str(file).lower().endswith((".parquet", ".pq")):
+            table = pyarrow.parquet.read_table(source)
         else:
             convert = pyarrow.csv.ConvertOptions(
                 column_types={"path": pa.string(), "label": pa.string(), "start": pa.string(), "end": pa.string()},
@@ -305,7 +274,7 @@ def _read_columns(file: Path) -> dict[str, pa.Array]:
                 null_values=[""],
             )
             parse = pyarrow.csv.ParseOptions(newlines_in_values=True)
-            table = pyarrow.csv.read_csv(file, convert_options=convert, parse_options=parse)
+            table = pyarrow.csv.read_csv(source, convert_options=convert, parse_options=parse)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DatasetError(
             f"{file} can't be read as a manifest ({error}): give a CSV (UTF-8) or Parquet file"
@@ -318,7 +287,7 @@ def _read_columns(file: Path) -> dict[str, pa.Array]:
     return {name: _text(file, table, name) for name in ("path", "start", "end", "label") if name in names}
 
 
-def _text(file: Path, table: pa.Table, name: str) -> pa.Array:
+def _text(file: Path | str, table: pa.Table, name: str) -> pa.Array:
     """A column as text, whatever type a Parquet file gave it."""
     if table.column_names.count(name) > 1:
         raise DatasetError(f"{file} has several columns '{name}': leave one")
@@ -329,7 +298,7 @@ def _text(file: Path, table: pa.Table, name: str) -> pa.Array:
         raise DatasetError(f"{file}, column '{name}' is no text or number but {kind} ({error}): convert it") from error
 
 
-def _seconds(file: Path, columns: dict[str, pa.Array], name: str) -> list[float | None]:
+def _seconds(file: Path | str, columns: dict[str, pa.Array], name: str) -> list[float | None]:
     """A column of times; None where the column or the cell is empty."""
     if name not in columns:
         return [None] * len(columns["path"])
@@ -345,7 +314,9 @@ def _seconds(file: Path, columns: dict[str, pa.Array], name: str) -> list[float 
     return seconds
 
 
-def _check_rows(file: Path, paths: Sequence[Any], starts: Sequence[float | None], ends: Sequence[float | None]) -> None:
+def _check_rows(
+    file: Path | str, paths: Sequence[Any], starts: Sequence[float | None], ends: Sequence[float | None]
+) -> None:
     for row, (path, start, end) in enumerate(zip(paths, starts, ends, strict=True), start=1):
         if not path:
             raise DatasetError(f"{file}, row {row}: path is empty: give the clip's file")
@@ -353,7 +324,7 @@ def _check_rows(file: Path, paths: Sequence[Any], starts: Sequence[float | None]
             raise DatasetError(f"{file}, row {row}: end={end} is not after start={start or 0.0}: give end > start")
 
 
-def _check_inside(file: Path, root: Path, given: Path, paths: Sequence[str]) -> None:
+def _check_inside(file: Path | str, root: Path, given: Path, paths: Sequence[str]) -> None:
     """No path leads out of the root, by its spelling (links inside it are the owner's affair)."""
     inside = tuple(os.path.join(folder, "") for folder in {str(root), str(given)})
     for row, path in enumerate(paths, start=1):
@@ -364,7 +335,17 @@ def _check_inside(file: Path, root: Path, given: Path, paths: Sequence[str]) -> 
             )
 
 
-def _check_unique(file: Path, clips: Sequence[str]) -> None:
+def _check_below(file: Path | str, root: str, paths: Sequence[str]) -> None:
+    """No path leads out of the root's prefix."""
+    for row, path in enumerate(paths, start=1):
+        if (is_url(path) and not path.startswith(f"{root}/")) or ".." in path.split("/"):
+            raise DatasetError(
+                f"{file}, row {row}: {path} leads out of the data set's root {root}: name another dataset.root, "
+                "or set dataset.allow_outside=true"
+            )
+
+
+def _check_unique(file: Path | str, clips: Sequence[str]) -> None:
     if len(set(clips)) == len(clips):
         return
     first: dict[str, int] = {}

@@ -18,6 +18,7 @@ from runner.gathering import Clip
 from runner.hardware import versions
 from runner.journal import ShardEntry
 from runner.output import JournalLike, RunWriter, make_formats
+from runner.remote import is_remote
 from runner.vggish.postprocess import Postprocessor, load_pca, random_pca
 
 if TYPE_CHECKING:
@@ -67,15 +68,21 @@ def labels_of(path: Path) -> list[str]:
 
 
 def window_types(manifest: Path) -> tuple[str, ...]:
-    """The types of windows to expect, by a look at a few clips of the data set: the first clip's type first."""
+    """The types of windows to expect, by a look at a few clips of the data set: the first clip's type first.
+
+    Objects are looked at by their names only, since each is read once.
+    """
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(manifest) as file:
         groups = range(0, file.num_row_groups, max(1, file.num_row_groups // _CLIPS_LOOKED_AT))
         paths = file.read_row_groups(list(groups), columns=["path"])["path"]
     every = max(1, len(paths) // _CLIPS_LOOKED_AT)
-    kinds = ["int16" if is_int16(paths[index].as_py()) else "float32" for index in range(0, len(paths), every)]
-    return tuple(dict.fromkeys(kinds))
+    some = [paths[index].as_py() for index in range(0, len(paths), every)]
+    if is_remote(some[0]):
+        waves = any(path.lower().endswith((b".wav", b".wave")) for path in some)
+        return ("int16", "float32") if waves else ("float32",)
+    return tuple(dict.fromkeys("int16" if is_int16(path) else "float32" for path in some))
 
 
 def decode_options(config: RunConfig) -> DecodeOptions:
@@ -88,6 +95,8 @@ def decode_options(config: RunConfig) -> DecodeOptions:
         frontend.resampler,
         config.dataset.on_truncated,
         config.dataset.max_clip_s,
+        config.dataset.fetch_ahead,
+        config.dataset.fetch_timeout_s,
     )
 
 

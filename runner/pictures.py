@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.advice import Result, baseline, rankable, setting, speed, spread
+from runner.stores import is_url
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,9 +50,10 @@ def draw_run(result: Result, run_dir: Path) -> list[Path]:
     }
     written = _draw(drawings, result, folder)
     kind = result["config"]["profile"].get("map", "pca")
+    root = str((result.get("dataset") or {}).get("root", ""))
     if kind != "none":
         try:
-            written += draw_map(run_dir, folder, kind, str((result.get("dataset") or {}).get("root", "")))
+            written += draw_map(run_dir, folder, kind, "" if is_url(root) else root)
         except Exception as error:
             log.warning("the map of the embeddings was not drawn: %s", error)
     return written

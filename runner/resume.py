@@ -30,12 +30,13 @@ from runner.files import atomic, write_atomic
 from runner.formats import FOLDERS
 from runner.journal import IDENTITY, JOURNAL, STATE, Journal, ShardEntry, read_journal
 from runner.manifest import CHUNK_CLIPS, Manifest, digest_of, plan_shards
+from runner.stores import is_url
 
 PLAN, MANIFEST = "plan.json", "manifest.parquet"
 LOCK, HOLDER, SESSIONS = "command.lock", "holder.json", "sessions.jsonl"
 PLAN_SCHEMA = 1
 _FREE = {
-    "dataset": ("on_error", "max_skipped", "clip_timeout_s"),
+    "dataset": ("on_error", "max_skipped", "clip_timeout_s", "fetch_ahead", "fetch_timeout_s"),
     "weights": ("base_url", "timeout_s"),
     "output": ("dir",),
 }
@@ -127,7 +128,7 @@ def deciding(config: RunConfig) -> dict[str, Any]:
         for key, value in values[group].items():
             if key in _FREE.get(group, ()):
                 continue
-            if (group, key) in _PATHS and value is not None:
+            if (group, key) in _PATHS and value is not None and not is_url(value):
                 value = str(Path(value).expanduser().resolve())
             found[f"{group}.{key}"] = value
     return dict(json.loads(json.dumps(found)))
@@ -181,7 +182,10 @@ def make_plan(folder: Path, config: RunConfig, listed: Manifest) -> Plan:
     notes = changes.notes()
     if unreadable:
         notes.append(f"{unreadable} lines of the journal can't be read (a kill cut them off): their shards are redone")
-    stale = sorted({number for number in _shards_of(changes.changed, shards) if number in done})
+    unreachable = {number for number, entry in done.items() if "unreachable" in entry.counts.get("skipped", ())}
+    if unreachable:
+        notes.append(f"{len(unreachable):,} shards lack clips that the store did not give in time: they are done again")
+    stale = sorted(unreachable.union(_shards_of(changes.changed, shards)) & done.keys())
     if stale:
         journal = Journal(state / JOURNAL)
         for number in stale:

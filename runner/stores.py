@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 EXTRAS = {"s3": "s3", "gs": "gs", "gcs": "gs", "hf": "hf"}
 """The extra of this package that has a scheme's driver."""
+_SILENCE_S = 20.0
 
 
 def is_url(value: str | None) -> bool:
@@ -28,12 +29,13 @@ def as_path(value: str) -> str:
     return unquote(urlsplit(value).path) if value.startswith("file://") else value
 
 
-def open_store(key: str, url: str) -> tuple[AbstractFileSystem, str]:
+def open_store(key: str, url: str, timeout_s: float = 60.0) -> tuple[AbstractFileSystem, str]:
     """The file system of a URL, and what the URL is called there (``bucket/folder``).
 
     Args:
         key: of the configuration, for messages.
         url: as the user gave it.
+        timeout_s: as in ``store_of``.
 
     Raises:
         ConfigError: the URL holds credentials or a query, no driver opens its scheme, or the driver is not installed.
@@ -44,15 +46,37 @@ def open_store(key: str, url: str) -> tuple[AbstractFileSystem, str]:
             f"{key} has a user, a query or a fragment in its URL: leave it out (credentials come from the driver's "
             "usual environment, as AWS_PROFILE or GOOGLE_APPLICATION_CREDENTIALS)"
         )
-    import fsspec
-
-    options: dict[str, Any] = {"use_listings_cache": False}
     try:
-        filesystem, path = fsspec.core.url_to_fs(url, **options)
+        store = store_of(url, timeout_s)
     except ImportError as error:
         extra = EXTRAS.get(parts.scheme)
         how = f"pip install 'vggish-runner[{extra}]'" if extra else f"install the fsspec driver of {parts.scheme}://"
         raise ConfigError(f"{key}={url} needs a driver that is not installed ({error}): {how}") from error
     except ValueError as error:
         raise ConfigError(f"{key}={url} can't be opened ({error}): use a path, s3://, gs:// or hf://") from error
-    return filesystem, path
+    return store, str(store._strip_protocol(url))
+
+
+def store_of(url: str, timeout_s: float = 60.0) -> AbstractFileSystem:
+    """The file system of a URL, made once a process, without a cache of listings.
+
+    Args:
+        url: of a folder or an object.
+        timeout_s: how long a driver may wait for the next byte at most (20 s where that is less).
+
+    Raises:
+        ImportError: its driver is not installed.
+        ValueError: no driver has its scheme.
+    """
+    import fsspec
+
+    scheme = url.partition("://")[0]
+    return fsspec.filesystem(scheme, use_listings_cache=False, **_patience(scheme, min(timeout_s, _SILENCE_S)))
+
+
+def _patience(scheme: str, silence_s: float) -> dict[str, Any]:
+    """Options of a driver under which a request fails soon, so that tries and pauses are ours, and reads are whole."""
+    if scheme not in ("s3", "s3a"):
+        return {}
+    config = {"connect_timeout": silence_s, "read_timeout": silence_s, "retries": {"total_max_attempts": 1}}
+    return {"config_kwargs": config, "max_concurrency": 1}

@@ -26,6 +26,7 @@ from runner.config import (
 )
 from runner.devices import ALL
 from runner.errors import ConfigError
+from runner.stores import is_url, open_store
 
 
 def validate(config: RunConfig) -> None:
@@ -143,26 +144,28 @@ def _validate_dataset(dataset: DatasetConfig) -> None:
         raise ConfigError(
             f"dataset.max_skipped={most} is neither a number of clips nor a share of them: use for example 100 or 0.05"
         )
-    for key in ("clip_timeout_s", "max_clip_s"):
+    for key in ("clip_timeout_s", "max_clip_s", "fetch_timeout_s"):
         if not getattr(dataset, key) > 0:
             raise ConfigError(f"dataset.{key} must be above 0 seconds: use for example 120")
     if dataset.partition is not None:
         part_of(dataset.partition)
+    _at_least("dataset.fetch_ahead", dataset.fetch_ahead, 1)
     for key in ("root", "path"):
-        _on_a_file_system(f"dataset.{key}", getattr(dataset, key, None))
+        if is_url(url := getattr(dataset, key, None)):
+            open_store(f"dataset.{key}", str(url))
     if isinstance(dataset, FolderDataset):
         one_of("dataset.label_from", dataset.label_from, ("parent", "none"))
         if not dataset.extensions:
             raise ConfigError("dataset.extensions is empty: name at least one, as in dataset.extensions=[wav,flac]")
-        if dataset.root is not None and not Path(dataset.root).expanduser().is_dir():
+        if not (dataset.root is None or is_url(dataset.root) or Path(dataset.root).expanduser().is_dir()):
             what = "is a file, not a folder" if Path(dataset.root).expanduser().is_file() else "does not exist"
             raise ConfigError(f"dataset.root={dataset.root} {what}: give a folder of audio files")
     if isinstance(dataset, ManifestDataset):
         if not dataset.path:
             raise ConfigError("dataset=manifest needs dataset.path: give a CSV or Parquet file with a column 'path'")
-        if not Path(dataset.path).expanduser().is_file():
+        if not (is_url(dataset.path) or Path(dataset.path).expanduser().is_file()):
             raise ConfigError(f"dataset.path={dataset.path} does not exist: give a CSV or Parquet file")
-        if dataset.root is not None and not Path(dataset.root).expanduser().is_dir():
+        if not (dataset.root is None or is_url(dataset.root) or Path(dataset.root).expanduser().is_dir()):
             raise ConfigError(f"dataset.root={dataset.root} does not exist: give the folder that paths start from")
 
 

@@ -41,7 +41,7 @@ def _plan(clips: int, folder: Path) -> dict[str, Any]:
     from runner.compose import compose_config
     from runner.resume import make_plan
 
-    manifest._walk = listing(clips)
+    manifest.walk = listing(clips)
     config = compose_config(["dataset=folder", "weights=random"])
     dataset = manifest.FolderDataset(root=ROOT, extensions=["wav"])
     start = time.perf_counter()

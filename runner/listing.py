@@ -1,0 +1,168 @@
+"""What lies below a folder or an object store's prefix, in the order of the paths' bytes, one after the other."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from datetime import datetime
+from functools import partial
+from operator import itemgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runner.errors import DatasetError
+from runner.remote import patiently
+from runner.stores import open_store
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+
+_PAGE_KEYS = 1000
+_MODIFIED = ("LastModified", "mtime", "updated", "modified", "created")
+"""What drivers call the time of modification."""
+
+
+def walk(root: Path, ignored: Counter[str]) -> Iterator[tuple[str, int, int]]:
+    """(path relative to root with /, size in bytes, mtime in ns; −1: unknown) of all below root that is no folder.
+
+    In the order of the paths' bytes, whatever the file system's.  Links to folders are followed, but no folder is
+    entered twice on the way down.  Folders that can't be listed are counted in ``ignored``.
+    """
+    # A folder sorts as its name with a slash, so that going down in this order gives whole paths in order.
+    pending: list[Iterator[tuple[bytes, os.DirEntry[str]]]] = []
+    prefixes: list[tuple[str, frozenset[tuple[int, int]]]] = []
+
+    def enter(folder: str, prefix: str, above: frozenset[tuple[int, int]]) -> None:
+        try:
+            status = os.stat(folder)
+            entries = _sorted_entries(folder)
+        except OSError as error:
+            if not prefix:
+                raise DatasetError(f"dataset.root={root} can't be listed ({error}): check its permissions") from error
+            ignored["(folder that can't be listed)"] += 1
+            return
+        identity = (status.st_dev, status.st_ino)
+        if identity not in above:
+            pending.append(iter(entries))
+            prefixes.append((prefix, above | {identity}))
+
+    enter(str(root), "", frozenset())
+    while pending:
+        prefix, above = prefixes[-1]
+        for key, entry in pending[-1]:
+            relative = f"{prefix}{entry.name}"
+            if key.endswith(b"/"):
+                enter(entry.path, f"{relative}/", above)
+                break
+            try:
+                found = entry.stat()
+                size, mtime_ns = found.st_size, found.st_mtime_ns
+            except OSError:
+                size = mtime_ns = -1
+            yield relative, size, mtime_ns
+        else:
+            pending.pop()
+            prefixes.pop()
+
+
+def _sorted_entries(folder: str) -> list[tuple[bytes, os.DirEntry[str]]]:
+    """The entries of a folder with what they sort by; raises OSError if it can't be listed."""
+    found = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            try:
+                is_folder = entry.is_dir()
+            except OSError:
+                is_folder = False
+            name = os.fsencode(entry.name)
+            found.append((name + b"/" if is_folder else name, entry))
+    found.sort(key=itemgetter(0))
+    return found
+
+
+def walk_store(root: str, timeout_s: float) -> Iterator[tuple[str, int, int]]:
+    """(key relative to root, size in bytes, mtime in ns; −1: unknown) of all objects below a URL.
+
+    In the order of the keys' bytes, from the store's own listing: no request an object.  An S3 store is listed by pages
+    of a thousand keys, others folder by folder.  Objects that stand for folders (their key ends in /) are left out.
+
+    Args:
+        root: the URL, without a / at its end.
+        timeout_s: no try of a request is begun after so many seconds.
+
+    Raises:
+        DatasetError: it can't be listed.
+        ConfigError: its driver is not installed.
+    """
+    store, path = open_store("dataset.root", root, timeout_s)
+    protocols = (store.protocol,) if isinstance(store.protocol, str) else store.protocol
+    listing = _s3_pages if "s3" in protocols else _by_folder
+    try:
+        yield from listing(store, path, timeout_s)
+    except FileNotFoundError as error:
+        raise DatasetError(f"dataset.root={root} does not exist ({error}): give a bucket and prefix that do") from error
+    except PermissionError as error:
+        raise DatasetError(
+            f"dataset.root={root} may not be listed ({error}): check the permissions of the driver's credentials"
+        ) from error
+    except Exception as error:
+        raise DatasetError(
+            f"dataset.root={root} can't be listed ({type(error).__name__}: {error}): check network, endpoint and the "
+            "driver's credentials (for s3://: AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)"
+        ) from error
+
+
+def _s3_pages(store: AbstractFileSystem, path: str, timeout_s: float) -> Iterator[tuple[str, int, int]]:
+    bucket, _, prefix = path.partition("/")
+    prefix = f"{prefix}/" if prefix else ""
+    asked: dict[str, Any] = {"Bucket": bucket, "Prefix": prefix, "MaxKeys": _PAGE_KEYS}
+    while True:
+        page: dict[str, Any] = patiently(partial(store.call_s3, "list_objects_v2", **asked), timeout_s)
+        for item in page.get("Contents", ()):
+            if not item["Key"].endswith("/"):
+                yield item["Key"][len(prefix) :], item["Size"], _ns(item.get("LastModified"))
+        if not page.get("IsTruncated"):
+            return
+        asked["ContinuationToken"] = page["NextContinuationToken"]
+
+
+def _by_folder(store: AbstractFileSystem, path: str, timeout_s: float) -> Iterator[tuple[str, int, int]]:
+    def entries(folder: str) -> Iterator[tuple[bytes, dict[str, Any]]]:
+        found = patiently(lambda: store.ls(folder, detail=True), timeout_s)
+        keyed = []
+        for item in found:
+            name = item["name"].rstrip("/")
+            if name != folder.rstrip("/"):  # a store's own mark of the folder
+                key = os.fsencode(name)
+                keyed.append((key + b"/" if item["type"] == "directory" else key, item))
+        keyed.sort(key=itemgetter(0))
+        return iter(keyed)
+
+    below = len(path.rstrip("/")) + 1
+    pending = [entries(path)]
+    while pending:
+        for key, item in pending[-1]:
+            if key.endswith(b"/"):
+                pending.append(entries(item["name"].rstrip("/")))
+                break
+            size = item.get("size")
+            yield item["name"][below:], -1 if size is None else int(size), _modified(item)
+        else:
+            pending.pop()
+
+
+def _modified(item: dict[str, Any]) -> int:
+    return next((_ns(item[key]) for key in _MODIFIED if key in item), -1)
+
+
+def _ns(when: Any) -> int:
+    """A store's time of modification in ns since 1970; −1 where it gives none that is known here."""
+    if isinstance(when, str):
+        try:
+            when = datetime.fromisoformat(when.replace("Z", "+00:00"))
+        except ValueError:
+            return -1
+    if isinstance(when, datetime):
+        when = when.timestamp()
+    return int(when * 1e9) if isinstance(when, int | float) else -1

@@ -1,0 +1,171 @@
+"""A local S3 server for tests, and a proxy before it that misbehaves as it is told."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+Fault = str | None
+"""slow_down (503), broken (500), forbidden (403), gone (404), drop (half of the body), stall (silence), or None."""
+_ANSWERS = {
+    "slow_down": (503, "SlowDown"),
+    "broken": (500, "InternalError"),
+    "forbidden": (403, "AccessDenied"),
+    "gone": (404, "NoSuchKey"),
+}
+STALL_S = 4.0
+
+
+class ObjectStore:
+    """moto's S3 server in a process of its own, behind the proxy.
+
+    ``fault`` decides what becomes of a request by its method and key; ``requests`` are those that were made.
+    """
+
+    def __init__(self) -> None:
+        self.fault: Callable[[str, str], Fault] = lambda method, key: None
+        self.requests: list[tuple[str, str]] = []
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self._port = free.getsockname()[1]
+        self._server = subprocess.Popen(
+            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self._port)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        self._proxy = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self, self._port))
+        self._proxy.daemon_threads = True
+        threading.Thread(target=self._proxy.serve_forever, daemon=True).start()
+        self.environment = {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self._proxy.server_address[1]}",
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+        self._wait()
+
+    def _wait(self) -> None:
+        for _ in range(300):
+            try:
+                socket.create_connection(("127.0.0.1", self._port), 1).close()
+                return
+            except OSError:
+                time.sleep(0.1)
+        raise RuntimeError("moto's server did not start")
+
+    def client(self) -> Any:
+        """A boto3 client that goes past the proxy."""
+        import boto3
+
+        return boto3.client(
+            "s3",
+            endpoint_url=f"http://127.0.0.1:{self._port}",
+            aws_access_key_id="test",
+            aws_secret_access_key="test",
+            region_name="us-east-1",
+        )
+
+    def bucket(self, name: str, objects: dict[str, bytes]) -> None:
+        """Make a bucket that holds these objects."""
+        client = self.client()
+        client.create_bucket(Bucket=name)
+        for key, data in objects.items():
+            client.put_object(Bucket=name, Key=key, Body=data)
+
+    def behave(self) -> None:
+        """No faults from now on, and no requests so far."""
+        self.fault = lambda method, key: None
+        self.requests.clear()
+
+    def reads(self) -> list[str]:
+        """The keys of the objects that were asked for, in order."""
+        return [key for method, key in self.requests if method == "GET" and key.count("/") and not key.endswith("/")]
+
+    def close(self) -> None:
+        """End both."""
+        self._proxy.shutdown()
+        self._proxy.server_close()
+        self._server.kill()
+        self._server.wait()
+
+
+@contextmanager
+def object_store() -> Iterator[ObjectStore]:
+    """The server for the time of a ``with``, and the drivers' environment set to it."""
+    store = ObjectStore()
+    before = {key: os.environ.get(key) for key in store.environment}
+    os.environ.update(store.environment)
+    try:
+        yield store
+    finally:
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key, None)
+            else:
+                os.environ[key] = value
+        store.close()
+
+
+def _handler(store: ObjectStore, port: int) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+        def _pass_on(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            key = unquote(urlsplit(self.path).path).lstrip("/")
+            if "list-type" in urlsplit(self.path).query:
+                key = f"{key.rstrip('/')}/"
+            store.requests.append((self.command, key))
+            fault = store.fault(self.command, key)
+            if fault in _ANSWERS:
+                status, code = _ANSWERS[fault]
+                self._answer(status, [], f"<Error><Code>{code}</Code><Message>{fault}</Message></Error>".encode())
+                return
+            if fault == "stall":
+                time.sleep(STALL_S)
+                self.close_connection = True
+                return
+            upstream = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+            left_out = ("host", "connection", "expect")
+            headers = {name: value for name, value in self.headers.items() if name.lower() not in left_out}
+            upstream.request(self.command, self.path, body, headers | {"Host": self.headers["Host"]})
+            answer = upstream.getresponse()
+            data = answer.read()
+            headers_back = [(name, value) for name, value in answer.getheaders() if name.lower() != "connection"]
+            upstream.close()
+            if fault == "drop":
+                self._answer(answer.status, headers_back, data, len(data) // 2)
+            else:
+                self._answer(answer.status, headers_back, data)
+
+        def _answer(self, status: int, headers: list[tuple[str, str]], data: bytes, cut: int | None = None) -> None:
+            self.send_response_only(status)
+            for name, value in headers:
+                if name.lower() not in ("content-length", "transfer-encoding"):
+                    self.send_header(name, value)
+            length = {name.lower(): value for name, value in headers}.get("content-length")
+            self.send_header("Content-Length", length if self.command == "HEAD" and length else str(len(data)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(data[:cut])
+            if cut is not None:
+                self.wfile.flush()
+                self.close_connection = True
+
+        do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _pass_on
+
+    return Handler
