@@ -1,7 +1,7 @@
 """What reading from an object store costs: ``python -m tests.benchmarks.object_store``.
 
-The same files from a folder and from a local S3 server (moto's), each answer of which is held up by ``--delay-ms``, as a
-store's over a network is; with the default ``dataset.fetch_ahead`` and with 1, a command each, several rounds
+The same files from a folder and from a local S3 server (moto's), each answer of which is held up by ``--delay-ms``, as
+a store's over a network is; with the default ``dataset.fetch_ahead`` and with 1, a command each, several rounds
 interleaved.  Printed are medians; the server takes some of the same cores.
 """
 
