@@ -107,7 +107,7 @@ def _carry_out(spec: dict[str, Any], run_dir: Path, events: Events, result: dict
         stack.callback(sampler.stop)
         events.send("phase", name="lock")
         mirror = _mirror(spec, config)
-        stack.enter_context(sole_worker(run_dir, config.engine.stop_grace_s, mirror and mirror.lock))
+        stack.enter_context(sole_worker(run_dir, config.engine.stop_grace_s, mirror.lock if mirror else None))
         pool = DecodePool(decode_options(config), _first_workers(config), config.dataset.clip_timeout_s)
         stack.callback(pool.close)
         look = mirror.shards_done if mirror else functools.partial(shards_done, run_dir, config)

@@ -58,7 +58,14 @@ class Hold:
         found = read_holder(self._store, self._patience_s)
         if found is not None and self._is_alive(found):
             raise ConfigError(_in_use(self._store.url, found))
-        self._put()
+        try:
+            self._put()
+        except StoreError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                raise ConfigError(
+                    f"output.dir={self._store.url} is in a bucket that is not there: make it, or name another"
+                ) from error
+            raise
         self._taken_at = time.monotonic()
         self._thread.start()
 
@@ -178,6 +185,7 @@ def _runs(holder: Mapping[str, Any]) -> bool:
     """Whether a holder on this machine is alive: a process of its number that was started when it was."""
     try:
         process = psutil.Process(int(holder["pid"]))
-        return abs(process.create_time() - float(holder["started"])) < 1 and process.status() != psutil.STATUS_ZOMBIE
+        same = abs(float(process.create_time()) - float(holder["started"])) < 1
+        return same and str(process.status()) != psutil.STATUS_ZOMBIE
     except (psutil.Error, KeyError, ValueError, TypeError):
         return False

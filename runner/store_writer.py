@@ -82,7 +82,7 @@ class StoreMirror:
             raise StoreError(str(error)) from error
 
     def drop(self, entry: ShardEntry) -> None:
-        """Remove a committed shard's files from this machine, but for its part of clips.parquet and the map's sample."""
+        """Remove a committed shard's files from this machine: not its part of clips.parquet, nor the map's sample."""
         npz = npz_files(self._folder, entry.shard) if (self._folder / NPZ).is_dir() else []
         for name in entry.files:
             if name.startswith(f"{TFRECORD}/") or (name.startswith(f"{EMBEDDINGS}/") and entry.shard not in self._kept):
