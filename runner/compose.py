@@ -34,9 +34,9 @@ def _run_dir(given: str | None, outputs: str, kind: str, day: str, time_of_day: 
     """``output.dir`` if it is given (for an object store its working folder), else one of its own under the outputs."""
     if is_url(given):
         return str(working_folder(given, Path(outputs).expanduser()))
-    return (
-        str(Path(as_path(given)).expanduser()) if given else str(Path(outputs).expanduser() / kind / day / time_of_day)
-    )
+    if given:
+        return str(Path(as_path(given)).expanduser())
+    return str(Path(outputs).expanduser() / kind / day / time_of_day)
 
 
 def _devices() -> str:

@@ -169,8 +169,8 @@ def make_plan(folder: Path, config: RunConfig, listed: Manifest) -> Plan:
         return Plan(listed, shards, {}, resumed=False)
     if listed.part and found.get("part") != listed.part:
         raise ConfigError(
-            f"output.dir={place_of(config.output.dir, folder)} holds part {config.dataset.partition} of the data set as "
-            "it was; it has changed since, and parts must be of one listing: begin all of them anew in other folders"
+            f"output.dir={place_of(config.output.dir, folder)} holds part {config.dataset.partition} of the data set "
+            "as it was; it has changed since, and parts must be of one listing: begin all of them anew in other folders"
         )
     shards = [(int(first), int(end)) for first, end in found["shards"]]
     done, unreadable = read_journal(state / JOURNAL)
