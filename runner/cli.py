@@ -96,6 +96,10 @@ def _through_hydra(given: list[str]) -> int:
         sys.argv = before
         if not wants_traceback:
             del os.environ["HYDRA_FULL_ERROR"]
+        if "runner.store_output" in sys.modules:
+            from runner.store_output import release_all
+
+            release_all()
         if "runner.sweep" in sys.modules:
             from runner.sweep import finish_sweep
 

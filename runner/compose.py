@@ -15,6 +15,7 @@ from runner.config import DEVICES, SCHEMAS, RunConfig, from_dict
 from runner.devices import DeviceType, surely_absent
 from runner.errors import ConfigError
 from runner.paths import conf_dir, default_models, default_outputs
+from runner.stores import as_path, is_url, working_folder
 from runner.validation import validate
 
 
@@ -30,8 +31,12 @@ def register() -> None:
 
 
 def _run_dir(given: str | None, outputs: str, kind: str, day: str, time_of_day: str) -> str:
-    """``output.dir`` if it is given, else a folder of its own under the outputs."""
-    return str(Path(given).expanduser()) if given else str(Path(outputs).expanduser() / kind / day / time_of_day)
+    """``output.dir`` if it is given (for an object store its working folder), else one of its own under the outputs."""
+    if is_url(given):
+        return str(working_folder(given, Path(outputs).expanduser()))
+    if given:
+        return str(Path(as_path(given)).expanduser())
+    return str(Path(outputs).expanduser() / kind / day / time_of_day)
 
 
 def _devices() -> str:
@@ -53,6 +58,7 @@ def typed(config: DictConfig) -> RunConfig:
     assert isinstance(values, dict)
     try:
         run = from_dict({str(key): value for key, value in values.items()})
+        run.output.dir = run.output.dir and as_path(run.output.dir)
         validate(run)
     except (TypeError, AttributeError, ValueError, OverflowError) as error:
         # Types are checked while composing, but what an interpolation comes to is not.

@@ -163,9 +163,10 @@ class FrontendConfig:
 
 @dataclass
 class OutputConfig:
-    """The files a run leaves: ``dir`` null means a new folder under ``paths.outputs``.
+    """The files a run leaves: ``dir`` is a path or an object store's URL; null: a new folder under ``paths.outputs``.
 
     ``formats`` are any of parquet, npz, tfrecord; ``postprocess`` (none, pca, audioset) adds a form to the embedding.
+    ``put_timeout_s`` is how long an object store may fail before the run does.
     """
 
     formats: list[str] = field(default_factory=lambda: ["parquet"])
@@ -173,6 +174,7 @@ class OutputConfig:
     dir: str | None = None
     shard_clips: int | None = None
     compression: str = "zstd"
+    put_timeout_s: float = 300.0
 
 
 @dataclass

@@ -7,6 +7,7 @@ early end.  Everything else that is printed goes to standard error, which the pa
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -55,6 +56,7 @@ from runner.taking_up import agree, failure_kind, failure_message, identity_of, 
 
 if TYPE_CHECKING:
     from runner.build import Placement
+    from runner.store_writer import StoreMirror
 
 log = logging.getLogger("runner.worker")
 
@@ -104,10 +106,12 @@ def _carry_out(spec: dict[str, Any], run_dir: Path, events: Events, result: dict
     with contextlib.ExitStack() as stack:
         stack.callback(sampler.stop)
         events.send("phase", name="lock")
-        stack.enter_context(sole_worker(run_dir, config.engine.stop_grace_s))
+        mirror = _mirror(spec, config)
+        stack.enter_context(sole_worker(run_dir, config.engine.stop_grace_s, mirror.lock if mirror else None))
         pool = DecodePool(decode_options(config), _first_workers(config), config.dataset.clip_timeout_s)
         stack.callback(pool.close)
-        checked = ThreadPoolExecutor(1).submit(shards_done, run_dir, config)  # while TensorFlow is imported
+        look = mirror.shards_done if mirror else functools.partial(shards_done, run_dir, config)
+        checked = ThreadPoolExecutor(1).submit(look)  # while TensorFlow is imported
         spec["dtypes"] = window_types(Path(spec["manifest"]))
         ready = make_ready(config, spec, cold, events, result)
         placement, sessions = ready.placement, ready.sessions
@@ -127,7 +131,8 @@ def _carry_out(spec: dict[str, Any], run_dir: Path, events: Events, result: dict
             if unpinned:
                 warn(f"batches are copied to the GPU from pageable memory, which is slow: {unpinned}", events, result)
         metadata = file_metadata(config, sessions[0], placement)
-        writer = make_writer(spec, config, metadata, ready.postprocess, done)
+        kind = mirror.writer_kind() if mirror else RunWriter
+        writer = make_writer(spec, config, metadata, ready.postprocess, done, kind=kind)
         skipped_before = int(totals(done)[0]["clips_skipped"])
         spans = [span for n, span in enumerate(shards) if n not in done]
         engine = Engine(
@@ -167,6 +172,15 @@ def _carry_out(spec: dict[str, Any], run_dir: Path, events: Events, result: dict
         result["metrics"] |= _device_speed(config, ready, result["metrics"].get("examples_per_s"), seconds)
     write_batches(run_dir / BATCHES, engine.timings)
     _warn_of_ceiling(config, placement, result, events)
+
+
+def _mirror(spec: dict[str, Any], config: RunConfig) -> StoreMirror | None:
+    """What puts the run's files into an object store; None where they stay on a file system."""
+    if "store" not in spec:
+        return None
+    from runner.store_writer import StoreMirror
+
+    return StoreMirror(spec, config)
 
 
 def _take_figures(

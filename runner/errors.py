@@ -31,6 +31,10 @@ class EngineError(RunnerError):
     """The engine asked for can't work here, or an actor of it failed."""
 
 
+class StoreError(RunnerError):
+    """The object store of ``output.dir`` can't be read or written."""
+
+
 class ResumeError(RunnerError):
     """The run can't be taken up: what it was begun with is not what there is now."""
 

@@ -25,6 +25,7 @@ from typing import Any
 from runner.config import RunConfig
 from runner.errors import ConfigError, ParityError, RunnerError
 from runner.files import write_atomic
+from runner.stores import is_url
 
 METADATA = "metadata.json"
 _USAGE = """\
@@ -73,6 +74,8 @@ def export(config: RunConfig) -> Path:
     """
     if config.output.dir is None:
         raise ConfigError("output.dir is not set: say where the SavedModel is to go, as in output.dir=exported")
+    if is_url(config.output.dir):
+        raise ConfigError(f"output.dir={config.output.dir} is in an object store: export to a folder, and copy it")
     folder = Path(config.output.dir).expanduser().absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"output.dir={folder} is not an empty folder: name another")

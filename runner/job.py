@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runner.advice import advise
 from runner.config import RunConfig
@@ -33,10 +33,14 @@ from runner.resume import (
     precision_begun_with,
     release,
 )
+from runner.stores import place_of, take_output
 from runner.summary import random_weights_banner, summarise
-from runner.terminal import RunProgress, console
+from runner.terminal import DownloadProgress, RunProgress, console
 from runner.validation import part_of
 from runner.weights import WeightsChoice, resolve_weights
+
+if TYPE_CHECKING:
+    from runner.store_output import StoreOutput
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +60,11 @@ class Job:
     in_sweep: bool = False
     sweep_run_id: str | None = None
 
+    @property
+    def place(self) -> str:
+        """Where a person finds the run's files: its folder, or its URL in an object store."""
+        return place_of(self.config.output.dir, self.run_dir)
+
 
 def run_job(job: Job) -> dict[str, Any]:
     """Carry out one job and return its result.json; what it says is on the terminal and, if tracked, in MLflow.
@@ -66,7 +75,7 @@ def run_job(job: Job) -> dict[str, Any]:
     started_at = time.time()
     base = {
         "schema": RESULT_SCHEMA,
-        "run_dir": str(job.run_dir),
+        "run_dir": job.place,
         "config": public(job.config.to_dict()),
         "overrides": public(list(job.overrides)),
         "started_at": started_at,
@@ -74,8 +83,10 @@ def run_job(job: Job) -> dict[str, Any]:
         "versions": versions(),
     }
     hide_credentials(job.run_dir)
+    store = None
     try:
-        claim(job.run_dir)
+        claim(job.run_dir, job.config.output.dir)
+        store = take_output(job.run_dir, job.config)
         check_folder(job.run_dir, job.config)
         manifest, weights = _prepare(job)
         plan = make_plan(job.run_dir, job.config, manifest)
@@ -85,22 +96,24 @@ def run_job(job: Job) -> dict[str, Any]:
         log.error("%s", error)
         return _finish(job, {**base, **_unprepared(error), "run_name": _asked_name(job.config)}, _Tracking(job), 1)
     finished = _finished_result(job.run_dir) if plan.is_finished else None
-    if finished and not files_are_there(job.run_dir, plan.done):
+    if finished and not store and not files_are_there(job.run_dir, plan.done):
         finished = None
     if finished and "run_name" in finished:
-        console.print(f"{job.run_dir} is finished already: nothing is left to do", markup=False, soft_wrap=True)
-        print(summarise(finished, job.run_dir, None))
+        console.print(f"{job.place} is finished already: nothing is left to do", markup=False, soft_wrap=True)
+        print(summarise(finished, job.place, None))
         return finished
     job = _as_begun(job)
     for note in plan.notes:
         log.warning("%s", note)
     dataset = _describe(plan.manifest)
     base["session"] = begin_session(job.run_dir, {"started_at": started_at, "overrides": base["overrides"]})
+    if store:
+        store.begin_session(plan)
     base |= {"dataset": dataset, "weights": asdict(weights)}
     tracking = _Tracking(job)
     with InterruptGuard().installed() as guard:
         with RunProgress(dataset["clips"]) as progress:
-            spec = _spec(job, plan, weights, dataset)
+            spec = _spec(job, plan, weights, dataset) | ({"store": store.spec()} if store else {})
 
             def meanwhile() -> None:
                 base["git"] = git_state()
@@ -114,7 +127,7 @@ def run_job(job: Job) -> dict[str, Any]:
             tracking.wait_until_open()
             result = {**base, **found}
         result["run_name"] = run_name(result)
-        return _finish(job, result, tracking, guard.exit_status)
+        return _finish(job, result, tracking, guard.exit_status, store)
 
 
 def _finished_result(run_dir: Path) -> dict[str, Any] | None:
@@ -149,22 +162,32 @@ def _unprepared(error: RunnerError) -> dict[str, Any]:
     return {"status": "failed", "failure": {"kind": kind, "message": str(error), "signal": None, "log_tail": ""}}
 
 
-def _finish(job: Job, result: dict[str, Any], tracking: _Tracking, killed_status: int) -> dict[str, Any]:
-    """Write result.json, then tell MLflow and the person."""
+def _finish(
+    job: Job, result: dict[str, Any], tracking: _Tracking, killed_status: int, store: StoreOutput | None = None
+) -> dict[str, Any]:
+    """Write result.json, then tell MLflow and the person; with an object store, put what is not there yet."""
     result["ended_at"] = time.time()
     result["advice"] = advise(result)
     result["exit_status"] = {"finished": 0, "killed": killed_status}.get(result["status"], 1)
     try:
         write_atomic(job.run_dir / "result.json", json.dumps(result, indent=2))
+        if store and result.get("series"):
+            store.get_sample()
         if job.config.profile.pictures and result.get("series"):
             from runner.pictures import draw_run
 
             draw_run(result, job.run_dir)
+        if store:
+            store.put_rest(result)
         tracking.finish()
+        if store:
+            store.put_last(result)
     except OSError as error:
         log.error("%s could not be written (%s)", job.run_dir / "result.json", error)
+    if store:
+        store.release()
     release(job.run_dir)
-    print(summarise(result, job.run_dir, tracking.outcome, _resume_command(job, result), tracking.page))
+    print(summarise(result, job.place, tracking.outcome, _resume_command(job, result), tracking.page))
     return result
 
 
@@ -173,7 +196,7 @@ def _resume_command(job: Job, result: dict[str, Any]) -> str | None:
     if job.in_sweep or result["status"] == "finished" or "session" not in result:
         return None
     overrides = [each for each in result["overrides"] if not each.lstrip("+").startswith("output.dir=")]
-    return command_line([*overrides, f"output.dir={job.run_dir}"])
+    return command_line([*overrides, f"output.dir={job.place}"])
 
 
 def run_name(result: dict[str, Any]) -> str:
@@ -207,24 +230,11 @@ def _prepare(job: Job) -> tuple[Manifest, WeightsChoice]:
         Path(config.paths.models).expanduser().resolve(),
         is_demo=manifest.is_demo,
         needs_pca=config.output.postprocess != "none",
-        progress=_Download(),
+        progress=DownloadProgress(),
     )
     if weights.meaningless:
         console.print(random_weights_banner(weights), style="bold yellow", markup=False, soft_wrap=True)
     return manifest, weights
-
-
-class _Download:
-    """Shows a download's progress: a line for every tenth of the file."""
-
-    def __init__(self) -> None:
-        self._shown = -1
-
-    def __call__(self, name: str, done: int, total: int) -> None:
-        tenth = 10 * done // max(total, 1)
-        if tenth != self._shown:
-            self._shown = tenth
-            console.print(f"downloading {name}: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB", markup=False)
 
 
 def _describe(manifest: Manifest) -> dict[str, Any]:

@@ -59,7 +59,7 @@ class Journal:
 
     def append(self, entry: ShardEntry) -> None:
         """Add a line and have it on disk."""
-        line = (_with_checksum(asdict(entry)) + "\n").encode()
+        line = (line_of(entry) + "\n").encode()
         if os.write(self._file, line) != len(line):
             raise OSError(f"{JOURNAL}: the line was not written whole (is the disk full?)")
         os.fsync(self._file)
@@ -78,7 +78,7 @@ def read_journal(path: Path) -> tuple[dict[int, ShardEntry], int]:
     done: dict[int, ShardEntry] = {}
     unreadable = 0
     for line in filter(None, lines):
-        entry = _parse(line)
+        entry = entry_of(line)
         if entry is None:
             unreadable += 1
         elif entry.undone:
@@ -145,7 +145,13 @@ def _with_checksum(values: Mapping[str, Any]) -> str:
     return json.dumps({**values, "crc": f"{zlib.crc32(text.encode()):08x}"}, sort_keys=True)
 
 
-def _parse(line: bytes) -> ShardEntry | None:
+def line_of(entry: ShardEntry) -> str:
+    """A shard's line, without its end."""
+    return _with_checksum(asdict(entry))
+
+
+def entry_of(line: bytes) -> ShardEntry | None:
+    """What a line says; None for one that was cut off or changed."""
     try:
         values = json.loads(line)
         checksum = values.pop("crc")

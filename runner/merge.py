@@ -25,6 +25,7 @@ from runner.formats import FOLDERS, NPZ
 from runner.journal import CLIP_PARTS, IDENTITY, JOURNAL, STATE, ShardEntry, damaged_shards, read_journal
 from runner.output import CLIPS, totals
 from runner.resume import read_plan
+from runner.stores import as_path, is_url
 
 _OWN = ("dataset.partition",)
 
@@ -161,11 +162,17 @@ def _row(name: str, done: Mapping[int, ShardEntry], folder: str) -> tuple[str, .
     return (name, *(f"{int(figure):,}" for figure in figures), folder)
 
 
+def _folder(text: str) -> Path:
+    if is_url(text):
+        raise argparse.ArgumentTypeError(f"{text} is in an object store: copy it to a folder, and give that")
+    return Path(as_path(text))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Check the folders given; exit status 1 if they don't make the whole."""
     parser = argparse.ArgumentParser(prog="python -m runner.merge", description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="a partition's run (output.dir)")
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="put the whole together there")
+    parser.add_argument("folders", nargs="+", type=_folder, metavar="FOLDER", help="a partition's run (output.dir)")
+    parser.add_argument("--output", type=_folder, metavar="FOLDER", help="put the whole together there")
     options = parser.parse_args(arguments)
     try:
         parts = [read_part(folder) for folder in options.folders]

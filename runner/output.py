@@ -182,13 +182,14 @@ def totals(done: Mapping[int, ShardEntry]) -> tuple[dict[str, float], dict[str, 
 
 def shards_without_npz(folder: Path, done: Mapping[int, ShardEntry]) -> list[int]:
     """The shards of which a clip's npz is missing."""
-    found = []
-    for shard in done:
-        clips = pq.read_table(folder / STATE / CLIP_PARTS / f"part-{shard:05d}.parquet", columns=["clip", "examples"])
-        pairs = zip(clips["clip"].to_pylist(), clips["examples"].to_pylist(), strict=True)
-        if any(examples and not (folder / NPZ / npz_path(clip)).exists() for clip, examples in pairs):
-            found.append(shard)
-    return found
+    return [shard for shard in done if not all(path.exists() for path in npz_files(folder, shard))]
+
+
+def npz_files(folder: Path, shard: int) -> list[Path]:
+    """The npz files of a shard's clips, there or not, by its part of clips.parquet."""
+    clips = pq.read_table(folder / STATE / CLIP_PARTS / f"part-{shard:05d}.parquet", columns=["clip", "examples"])
+    pairs = zip(clips["clip"].to_pylist(), clips["examples"].to_pylist(), strict=True)
+    return [folder / NPZ / npz_path(clip) for clip, examples in pairs if examples]
 
 
 def remove_temporaries(folder: Path) -> None:

@@ -156,7 +156,7 @@ def make_writer(
     done: Mapping[int, ShardEntry] | None = None,
     *,
     journal: JournalLike | None = None,
-    kind: type[RunWriter] = RunWriter,
+    kind: Callable[..., RunWriter] = RunWriter,
 ) -> RunWriter:
     """The writer of a run's shards, in the formats asked for; see ``RunWriter``.
 
@@ -167,7 +167,7 @@ def make_writer(
         postprocess: embeddings to their post-processed form; None for none.
         done: the shards that the journal has already.
         journal: where shards are noted; the run's own when None.
-        kind: the writer's class.
+        kind: the writer's class, or what makes one.
     """
     run_dir = Path(spec["run_dir"])
     labels = (spec["dataset"].get("part") or {}).get("labels") or labels_of(Path(spec["manifest"]))

@@ -30,7 +30,7 @@ from runner.files import atomic, write_atomic
 from runner.formats import FOLDERS
 from runner.journal import IDENTITY, JOURNAL, STATE, Journal, ShardEntry, read_journal
 from runner.manifest import CHUNK_CLIPS, Manifest, digest_of, plan_shards
-from runner.stores import is_url
+from runner.stores import is_url, place_of
 
 PLAN, MANIFEST = "plan.json", "manifest.parquet"
 LOCK, HOLDER, SESSIONS = "command.lock", "holder.json", "sessions.jsonl"
@@ -38,7 +38,7 @@ PLAN_SCHEMA = 1
 _FREE = {
     "dataset": ("on_error", "max_skipped", "clip_timeout_s", "fetch_ahead", "fetch_timeout_s"),
     "weights": ("base_url", "timeout_s"),
-    "output": ("dir",),
+    "output": ("dir", "put_timeout_s"),
 }
 """Keys of the groups below that change no number, and so may differ."""
 _PATHS = {("dataset", "root"), ("dataset", "path"), ("weights", "path"), ("weights", "pca_path")}
@@ -46,8 +46,8 @@ _PATHS = {("dataset", "root"), ("dataset", "path"), ("weights", "path"), ("weigh
 _claims: dict[Path, FileLock] = {}
 
 
-def claim(folder: Path) -> None:
-    """Take a run's folder for this process, until it ends.
+def claim(folder: Path, output_dir: str | None = None) -> None:
+    """Take a run's folder for this process, until it ends; ``output_dir`` is that of its configuration.
 
     Raises:
         ConfigError: another command has it.
@@ -62,7 +62,8 @@ def claim(folder: Path) -> None:
         lock.acquire()
     except Timeout:
         raise ConfigError(
-            f"output.dir={folder} is in use by another command ({_holder(state)}): wait for it, or name another folder"
+            f"output.dir={place_of(output_dir, folder)} is in use by another command ({_holder(state)}): wait for it, "
+            "or name another folder"
         ) from None
     _claims[folder] = lock
     write_atomic(state / HOLDER, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
@@ -104,10 +105,10 @@ def check_folder(folder: Path, config: RunConfig) -> None:
     Raises:
         ConfigError: it holds another run, with the keys that differ, or something else of ours.
     """
-    plan = read_plan(folder)
+    plan, place = read_plan(folder), place_of(config.output.dir, folder)
     if plan is None:
         if any((folder / name).exists() for name in ("result.json", *FOLDERS, "sweep.json")):
-            raise ConfigError(f"output.dir={folder} already holds a run: name another folder, or move that run away")
+            raise ConfigError(f"output.dir={place} already holds a run: name another folder, or move that run away")
         return
     wanted = deciding(config)
     planned: dict[str, Any] = plan["deciding"]
@@ -115,7 +116,7 @@ def check_folder(folder: Path, config: RunConfig) -> None:
     if keys:
         differing = ", ".join(f"{key} ({planned.get(key)} there, {wanted.get(key)} now)" for key in keys)
         raise ConfigError(
-            f"output.dir={folder} already holds a run of another configuration: {differing}. "
+            f"output.dir={place} already holds a run of another configuration: {differing}. "
             "Give the same settings to resume it, or name another folder"
         )
 
@@ -168,8 +169,8 @@ def make_plan(folder: Path, config: RunConfig, listed: Manifest) -> Plan:
         return Plan(listed, shards, {}, resumed=False)
     if listed.part and found.get("part") != listed.part:
         raise ConfigError(
-            f"output.dir={folder} holds part {config.dataset.partition} of the data set as it was; it has changed "
-            "since, and parts must be of one listing: begin all of them anew in other folders"
+            f"output.dir={place_of(config.output.dir, folder)} holds part {config.dataset.partition} of the data set "
+            "as it was; it has changed since, and parts must be of one listing: begin all of them anew in other folders"
         )
     shards = [(int(first), int(end)) for first, end in found["shards"]]
     done, unreadable = read_journal(state / JOURNAL)

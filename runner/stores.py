@@ -6,7 +6,10 @@ GOOGLE_APPLICATION_CREDENTIALS, HF_TOKEN): nothing of them is in a configuration
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import hashlib
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeGuard
 from urllib.parse import unquote, urlsplit
 
 from runner.errors import ConfigError
@@ -14,12 +17,15 @@ from runner.errors import ConfigError
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
+    from runner.config import RunConfig
+    from runner.store_output import StoreOutput
+
 EXTRAS = {"s3": "s3", "gs": "gs", "gcs": "gs", "hf": "hf"}
 """The extra of this package that has a scheme's driver."""
 _SILENCE_S = 20.0
 
 
-def is_url(value: str | None) -> bool:
+def is_url(value: str | None) -> TypeGuard[str]:
     """Whether a value of the configuration names an object store rather than a path."""
     return value is not None and "://" in value and not value.startswith("file://")
 
@@ -80,3 +86,33 @@ def _patience(scheme: str, silence_s: float) -> dict[str, Any]:
         return {}
     config = {"connect_timeout": silence_s, "read_timeout": silence_s, "retries": {"total_max_attempts": 1}}
     return {"config_kwargs": config, "max_concurrency": 1}
+
+
+def place_of(output_dir: str | None, folder: object) -> str:
+    """What a person is told of where a run's files are: its URL, or its folder."""
+    return output_dir if output_dir is not None and is_url(output_dir) else str(folder)
+
+
+def working_folder(url: str, outputs: Path) -> Path:
+    """The folder of this machine in which a run works whose output is in an object store: always the same for a URL."""
+    url = url.rstrip("/")
+    name = re.sub(r"[^\w.-]+", "_", url.rsplit("/", 1)[-1])[:60]
+    return outputs / "stores" / f"{name}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
+
+
+def take_output(folder: Path, config: RunConfig) -> StoreOutput | None:
+    """The output of a run in an object store, taken for this command; None where it stays on a file system.
+
+    Args:
+        folder: the run's (working) folder, which the command has claimed.
+        config: the run's configuration.
+
+    Raises:
+        ConfigError: another command has it, it can't be used, or it holds something else.
+        StoreError: the store doesn't answer.
+    """
+    if not is_url(config.output.dir):
+        return None
+    from runner.store_output import take
+
+    return take(folder, config)

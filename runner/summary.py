@@ -19,7 +19,7 @@ def random_weights_banner(weights: WeightsChoice) -> str:
 
 def summarise(
     result: Mapping[str, Any],
-    run_dir: Path,
+    place: str,
     tracking: str | None,
     resume: str | None = None,
     page: str | None = None,
@@ -28,7 +28,7 @@ def summarise(
 
     Args:
         result: its result.json.
-        run_dir: where its files are.
+        place: where its files are, a folder or a URL.
         tracking: the line on MLflow; None if the run is not tracked.
         resume: the command that goes on with it; None if there is nothing to go on with.
         page: its page in the MLflow UI.
@@ -73,7 +73,7 @@ def summarise(
         lines.append(("time", _times(metrics)))
     if "rss_peak_mib" in metrics:
         lines.append(("memory", _memory(metrics)))
-    lines.append(("files", str(run_dir)))
+    lines.append(("files", place))
     if resume:
         lines.append(("to go on", resume))
     if tracking:

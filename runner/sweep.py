@@ -28,6 +28,7 @@ from runner.formats import FOLDERS
 from runner.journal import STATE
 from runner.record import hide_credentials, without_credentials
 from runner.resume import check_folder, claim
+from runner.stores import is_url, take_output
 from runner.summary import summarise_sweep
 
 log = logging.getLogger(__name__)
@@ -59,13 +60,21 @@ class RunnerCallback(Callback):
         with _fatal_errors():
             run = typed(config)
             folder = Path(str(config.hydra.run.dir)).absolute()
-            check_folder(folder, run)
-            claim(folder)
+            if not is_url(run.output.dir):
+                check_folder(folder, run)
+            claim(folder, run.output.dir)
+            if take_output(folder, run):
+                check_folder(folder, run)  # as the store has it
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Before a sweep's first job: is every job sound?  Then open the parent run."""
         with _fatal_errors():
             jobs = expand_sweep(config)
+            if is_url(jobs[0].output.dir):
+                raise ConfigError(
+                    f"output.dir={jobs[0].output.dir} is in an object store, where a sweep can't be: run its jobs one "
+                    "by one, each with an output.dir of its own, or name a folder"
+                )
             folder = Path(str(config.hydra.sweep.dir)).absolute()
             overrides = tuple(map(str, config.hydra.overrides.task))
             check_sweep_folder(folder, overrides)

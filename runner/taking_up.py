@@ -24,6 +24,7 @@ from runner.errors import (
     ResumeError,
     RunnerError,
     SkippedError,
+    StoreError,
     WeightsError,
 )
 from runner.files import write_atomic
@@ -49,9 +50,12 @@ _PATIENCE_S = 20.0
 
 
 @contextlib.contextmanager
-def sole_worker(run_dir: Path, grace_s: float) -> Iterator[None]:
-    """Wait for the worker of a killed command, which still finishes its shards, and keep the next one out."""
-    lock = FileLock(run_dir / STATE / WORKER_LOCK, timeout=grace_s + _PATIENCE_S)
+def sole_worker(run_dir: Path, grace_s: float, lock_file: Path | None = None) -> Iterator[None]:
+    """Wait for the worker of a killed command, which still finishes its shards, and keep the next one out.
+
+    ``lock_file`` is where the lock is, if not in the run's folder.
+    """
+    lock = FileLock(lock_file or run_dir / STATE / WORKER_LOCK, timeout=grace_s + _PATIENCE_S)
     try:
         lock.acquire()
     except Timeout:
@@ -118,6 +122,8 @@ def failure_kind(error: Exception) -> str:
         return "parity"
     if isinstance(error, EngineError):
         return "engine"
+    if isinstance(error, StoreError):
+        return "store"
     return "device" if isinstance(error, DeviceError) else "exception"
 
 

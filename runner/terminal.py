@@ -78,3 +78,17 @@ class RunProgress:
             left = elapsed_s / session_clips * (self._clips - clips) if session_clips else float("nan")
             remaining = f", about {left:,.0f} s left" if session_clips else ""
             console.print(f"{clips} of {self._clips} clips, {speed or 'no speed yet'}{remaining}", markup=False)
+
+
+class DownloadProgress:
+    """Shows a download's progress: a line for every tenth of the file."""
+
+    def __init__(self) -> None:
+        self._shown = -1
+
+    def __call__(self, name: str, done: int, total: int) -> None:
+        """Take note that ``done`` of ``total`` bytes are there."""
+        tenth = 10 * done // max(total, 1)
+        if tenth != self._shown:
+            self._shown = tenth
+            console.print(f"downloading {name}: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB", markup=False)

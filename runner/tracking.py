@@ -36,6 +36,7 @@ from runner.record import (
     record_from_result,
     without_credentials,
 )
+from runner.stores import place_of
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -125,7 +126,7 @@ def open_run(
     with _store(tracking, outputs) as (client, experiment_id):
         if _take_up(client, store_uri(tracking, outputs), run_dir, config, overrides):
             return
-        tags = early_tags(config, str(run_dir), overrides)
+        tags = early_tags(config, place_of(config["output"]["dir"], run_dir), overrides)
         if parent_run_id:
             tags["mlflow.parentRunId"] = parent_run_id
         run = client.create_run(experiment_id, run_name=run_name, tags=_cut(tags))

@@ -42,6 +42,7 @@ def validate(config: RunConfig) -> None:
     one_of("frontend.tail", config.frontend.tail, ("drop", "pad"))
     one_of("frontend.resampler", config.frontend.resampler, ("reference", "soxr"))
     _validate_output(config.output)
+    _validate_store(config)
     one_of("parity.action", config.parity.action, ("fail", "warn"))
     one_of("engine.kind", config.engine.kind, ("local", "ray"))
     if isinstance(config.engine, RayEngineConfig):
@@ -102,9 +103,27 @@ def _validate_output(output: OutputConfig) -> None:
             f"output.formats has tfrecord, whose embeddings are AudioSet's 8-bit ones, but output.postprocess is "
             f"{output.postprocess}: add output.postprocess=audioset"
         )
-    _on_a_file_system("output.dir", output.dir)
+    if not 0 < output.put_timeout_s < math.inf:
+        raise ConfigError(f"output.put_timeout_s={output.put_timeout_s} is not above 0 seconds: use for example 300")
     if output.shard_clips is not None:
         _at_least("output.shard_clips", output.shard_clips, 1)
+
+
+def _validate_store(config: RunConfig) -> None:
+    """What an output in an object store can't be asked for."""
+    url = config.output.dir
+    if not is_url(url):
+        return
+    if config.engine.kind == "ray":
+        raise ConfigError(
+            f"output.dir={url} is in an object store, which engine=ray can't write to: name a folder that all machines "
+            "see and copy it afterwards, or use engine=local with dataset.partition on each machine"
+        )
+    if config.tracking.log_embeddings:
+        raise ConfigError(
+            f"tracking.log_embeddings=true wants the embeddings on this machine, but output.dir={url} is in an object "
+            "store: leave one of them out"
+        )
 
 
 def _validate_weights(weights: WeightsConfig) -> None:

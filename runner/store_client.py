@@ -1,0 +1,189 @@
+"""An output's object store: puts, gets and listings that outlast throttling, 5xx answers and dropped connections.
+
+A put is atomic: other readers see an object whole or not at all.  Drivers try again a few times by themselves; what
+they give up on is tried again here, in growing pauses, until ``output.put_timeout_s`` is over.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import random
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from runner.errors import StoreError
+from runner.stores import open_store
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 20.0
+_AT_ONCE = 16
+_LASTING = (
+    *(FileNotFoundError, PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError),
+    NotImplementedError,
+)
+_LASTING_NAMES = {
+    *("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "ProfileNotFound"),
+    *("ParamValidationError", "NoRegionError", "InvalidRegionError", "TokenRetrievalError", "SSOTokenLoadError"),
+    *("UnauthorizedSSOTokenError", "DefaultCredentialsError", "RefreshError", "InvalidEndpointConfigurationError"),
+}
+"""What the drivers raise about credentials and settings: another try is no use."""
+_DRIVERS = ("botocore", "aiobotocore", "aiohttp", "gcsfs", "google", "requests", "urllib3", "httpx", "huggingface_hub")
+_PASSING_STATUS = (408, 409, 425, 429)
+
+
+class Store:
+    """The objects below an output's URL, by names relative to it.
+
+    Args:
+        url: as the user gave it.
+        timeout_s: how long one object may take, with all its attempts.
+
+    Raises:
+        ConfigError: the URL can't be opened; see ``open_store``.
+    """
+
+    def __init__(self, url: str, timeout_s: float) -> None:
+        self.url = url.rstrip("/")
+        self.timeout_s = timeout_s
+        self._filesystem, root = open_store("output.dir", self.url)
+        self._root = root.rstrip("/")
+        self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="store")
+
+    def put(self, path: Path, name: str, timeout_s: float | None = None) -> None:
+        """Put a local file.
+
+        Raises:
+            StoreError: it could not be put in the time there is.
+        """
+        if not path.is_file():
+            raise StoreError(f"{path} is gone, before it was put to {self.url}: run the same command again to go on")
+        self._patiently("written", timeout_s, "put_file", str(path), self._at(name))
+
+    def put_text(self, text: str, name: str, timeout_s: float | None = None) -> None:
+        """Put a small object; raises as ``put`` does."""
+        self._patiently("written", timeout_s, "pipe_file", self._at(name), text.encode())
+
+    def get(self, name: str, path: Path) -> None:
+        """Get an object into a local file; raises StoreError."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._patiently("read", None, "get_file", self._at(name), str(path))
+
+    def read(self, name: str, timeout_s: float | None = None) -> bytes | None:
+        """A small object; None where there is none."""
+        try:
+            found: bytes = self._patiently("read", timeout_s, "cat_file", self._at(name))
+        except StoreError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return None
+            raise
+        return found
+
+    def remove(self, name: str, timeout_s: float | None = None) -> None:
+        """Remove an object, if it is there."""
+        try:
+            self._patiently("written", timeout_s, "rm_file", self._at(name))
+        except StoreError as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
+                raise
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        """The bytes of every object below a folder, by name."""
+        return self._listed("find", folder, detail=True)
+
+    def top(self) -> dict[str, int | None]:
+        """What is right below the URL: objects with their bytes, folders with None."""
+        return dict(self._listed("ls", "", detail=True))
+
+    def each(self, call: Callable[..., T], *columns: Iterable[Any]) -> list[T]:
+        """``call`` for many objects, several at once, as ``map`` does; the first error is raised."""
+        return list(self._threads.map(call, *columns))
+
+    def _listed(self, method: str, folder: str, **options: Any) -> dict[str, Any]:
+        try:
+            found = self._patiently("listed", None, method, self._at(folder), **options)
+        except StoreError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return {}
+            raise
+        infos = found.values() if isinstance(found, dict) else found
+        names = ((str(info["name"]).rstrip("/").removeprefix(self._root).lstrip("/"), info) for info in infos)
+        return {name: None if info["type"] == "directory" else int(info["size"]) for name, info in names if name}
+
+    def _at(self, name: str) -> str:
+        return f"{self._root}/{name}".rstrip("/")
+
+    def _patiently(self, done: str, timeout_s: float | None, method: str, *arguments: Any, **options: Any) -> Any:
+        """Call the file system, again and again while what goes wrong may pass."""
+        limit = self.timeout_s if timeout_s is None else timeout_s
+        deadline = time.monotonic() + limit
+        pause = _FIRST_PAUSE_S
+        while True:
+            try:
+                return self._call(deadline, method, *arguments, **options)
+            except Exception as error:
+                if isinstance(error, OSError) and error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
+                    raise  # of this machine's disk
+                if not may_pass(error):
+                    raise StoreError(f"{self.url} can't be {done}: {_words(error)}") from error
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise StoreError(
+                        f"{self.url} could not be {done} for {limit:g} s ({_words(error)}): what was put stays; run "
+                        "the same command again to go on"
+                    ) from error
+                log.warning("%s: %s; it is tried again", self.url, _words(error))
+                time.sleep(min(left, pause * random.uniform(0.5, 1.0)))
+                pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+    def _call(self, deadline: float, method: str, *arguments: Any, **options: Any) -> Any:
+        """One attempt, given up at the deadline where the driver can be left waiting."""
+        if not getattr(self._filesystem, "async_impl", False):
+            return getattr(self._filesystem, method)(*arguments, **options)
+        from fsspec.asyn import sync
+
+        left = max(0.1, deadline - time.monotonic())
+        function = getattr(self._filesystem, f"_{method}")
+        return sync(self._filesystem.loop, function, *arguments, timeout=left, **options)
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether an error of a driver may be gone at the next attempt."""
+    if isinstance(error, _LASTING) or type(error).__name__ in _LASTING_NAMES:
+        return False
+    if isinstance(error, TimeoutError):
+        return True
+    if (status := _status(error)) is not None:
+        return status >= 500 or status in _PASSING_STATUS
+    return (
+        isinstance(error, OSError) or "Timeout" in type(error).__name__ or type(error).__module__.startswith(_DRIVERS)
+    )
+
+
+def _status(error: BaseException) -> int | None:
+    """The HTTP status that an error is about, by what the drivers' own errors say."""
+    for each in (error, error.__cause__):
+        response = getattr(each, "response", None)
+        if isinstance(response, dict):
+            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        else:
+            status = getattr(response, "status_code", None) or getattr(each, "status", getattr(each, "code", None))
+        if isinstance(status, int) and 400 <= status < 600:
+            return status
+    return None
+
+
+def _words(error: BaseException) -> str:
+    """An error in a few words, for a message."""
+    if isinstance(error, FileNotFoundError):
+        return f"the bucket or object is not there ({str(error) or type(error).__name__})"
+    if isinstance(error, PermissionError):
+        return f"no permission ({str(error) or type(error).__name__}): check the credentials in the environment"
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

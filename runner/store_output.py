@@ -1,0 +1,272 @@
+"""An output in an object store: the run works in a folder of this machine, and the store has all that is done.
+
+The folder is a cache that may be deleted at any time: a command begins by emptying it and getting the run's state from
+the store.  A shard is done when its commit object, ``.runner/commits/shard-NNNNN.json`` (its line of the journal), is
+there, which is put last, after the shard's files; the journal is made anew from those objects.  result.json is the last
+object of a run, and is taken away while the run goes on.
+
+``StoreOutput`` is the command's side, ``runner.store_writer`` the worker's.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from runner.config import RunConfig
+from runner.errors import ConfigError, RunnerError, StoreError
+from runner.files import write_atomic
+from runner.formats import EMBEDDINGS, FOLDERS, TFRECORD
+from runner.journal import (
+    CLIP_PARTS,
+    IDENTITY,
+    JOURNAL,
+    STATE,
+    WORKER_LOCK,
+    ShardEntry,
+    describe_file,
+    entry_of,
+    read_journal,
+)
+from runner.resume import HOLDER, LOCK, MANIFEST, PLAN, SESSIONS, Plan
+from runner.store_client import Store
+from runner.store_hold import Hold
+from runner.taking_up import failure_kind, failure_message
+
+log = logging.getLogger(__name__)
+
+COMMITS = f"{STATE}/commits"
+RESULT = "result.json"
+_LAST = ("tracking.json", RESULT)
+"""What is put after all else, in this order."""
+_STATE_FILES = (PLAN, MANIFEST, IDENTITY, SESSIONS)
+_DESCRIPTIONS = ("metadata.json", "labels.csv")
+"""Files beside the shards' own in their folders."""
+_FAILED_PUT_S = 20.0
+"""How long a run that failed may take to put each of its other files."""
+_ORPHAN_S = 60.0
+"""How long the worker of a killed command may take to end, past its grace."""
+SAMPLED_SHARDS = 40
+"""The shards that the map of embeddings is drawn from at most; they stay in the working folder."""
+
+_open: dict[Path, StoreOutput] = {}
+
+
+def take(folder: Path, config: RunConfig) -> StoreOutput:
+    """Take the output of a run for this command, and get its state into the working folder; see ``take_output``."""
+    folder = folder.absolute()
+    if folder not in _open:
+        _open[folder] = StoreOutput(folder, config)
+    return _open[folder]
+
+
+def release_all() -> None:
+    """Give up every output that this command still has."""
+    for output in list(_open.values()):
+        output.release()
+
+
+class StoreOutput:
+    """A run's output in an object store, for as long as this command has it.
+
+    Args:
+        folder: the working folder, which this command has claimed.
+        config: the run's.
+    """
+
+    def __init__(self, folder: Path, config: RunConfig) -> None:
+        assert config.output.dir is not None
+        self._folder = folder
+        self._store = Store(config.output.dir, config.output.put_timeout_s)
+        self._pictures = config.profile.pictures and config.profile.map != "none"
+        self.hold = Hold(self._store)
+        self._digests: dict[str, tuple[int, str]] = {}
+        self._committed: set[int] = set()
+        self._has_result = False
+        self._shards = 0
+        self.hold.take()
+        try:
+            wait_for_orphan(folder, config.engine.stop_grace_s + _ORPHAN_S)
+            _empty(folder)
+            self._pull()
+            self.hold.confirm()
+        except BaseException:
+            self.hold.release()
+            raise
+
+    def spec(self) -> dict[str, str]:
+        """What the worker needs to know of it."""
+        return {"url": self._store.url, "token": self.hold.token}
+
+    def begin_session(self, plan: Plan) -> None:
+        """Have the plan in the store, before anything of it is done.
+
+        Shards that are no longer done lose their commit objects first: a plan that is newer than they are would have
+        them believed.
+        """
+        self._shards = len(plan.shards)
+        self._uncommit(self._committed - plan.done.keys())
+        self._committed &= plan.done.keys()
+        if self._has_result:
+            self._store.remove(RESULT)
+        for name in (MANIFEST, SESSIONS, PLAN):
+            if self._digests.get(name) != describe_file(self._folder / STATE / name):
+                self._store.put(self._folder / STATE / name, f"{STATE}/{name}")
+
+    def get_sample(self) -> None:
+        """Get the shards that the map is drawn from, and that an earlier session put."""
+        if not self._pictures:
+            return
+        try:
+            done, _ = read_journal(self._folder / STATE / JOURNAL)
+            wanted = self._committed & sampled(self._shards) & done.keys()
+            files = [name for number in wanted for name in done[number].files if name.startswith(f"{EMBEDDINGS}/")]
+            missing = [name for name in files if not (self._folder / name).exists()]
+            self._store.each(self._store.get, missing, [self._folder / name for name in missing])
+        except (RunnerError, OSError) as error:
+            log.warning("the map of the embeddings is of this session's alone: %s", error)
+
+    def put_rest(self, result: dict[str, Any]) -> None:
+        """Put all files but the shards' own, and but those that ``put_last`` puts.
+
+        Args:
+            result: the run's, in the working folder as result.json; both become those of a failed run if that fails.
+        """
+        rest = [path for path in self._folder.rglob("*") if path.is_file() and self._is_rest(path)]
+        names = [path.relative_to(self._folder).as_posix() for path in rest]
+        self._put(rest, names, result)
+
+    def put_last(self, result: dict[str, Any]) -> None:
+        """Put tracking.json and then result.json; what fails is told as by ``put_rest``."""
+        for name in _LAST:
+            if (self._folder / name).exists():
+                self._put([self._folder / name], [name], result)
+
+    def release(self) -> None:
+        """Give the output up."""
+        self.hold.release()
+        _open.pop(self._folder, None)
+
+    def _put(self, paths: Sequence[Path], names: Sequence[str], result: dict[str, Any]) -> None:
+        finished = result["status"] == "finished"
+        limit = None if finished else min(_FAILED_PUT_S, self._store.timeout_s)
+        try:
+            if not self.hold.is_ours():
+                raise StoreError(f"{self._store.url} was taken by another command: nothing more is put there")
+            self._store.each(lambda path, name: self._store.put(path, name, limit), paths, names)
+        except (RunnerError, OSError) as error:
+            log.error("%s", error)
+            if finished:
+                failure = {"kind": failure_kind(error), "message": failure_message(error), "signal": None}
+                result |= {"status": "failed", "exit_status": 1, "failure": {**failure, "log_tail": ""}}
+                write_atomic(self._folder / RESULT, json.dumps(result, indent=2))
+
+    def _is_rest(self, path: Path) -> bool:
+        parts = path.relative_to(self._folder).parts
+        if path.name.startswith(".") and path.name.endswith(".tmp"):
+            return False
+        if parts[0] == STATE:
+            return len(parts) == 2 and parts[1] not in (LOCK, HOLDER, WORKER_LOCK)
+        if parts[0] in FOLDERS:
+            return len(parts) == 2 and parts[1] in _DESCRIPTIONS
+        return len(parts) > 1 or parts[0] not in _LAST
+
+    def _pull(self) -> None:
+        """Get the run's state; the journal is made of the commit objects."""
+        top = self._store.top()
+        state = self._store.sizes(STATE)
+        if f"{STATE}/{PLAN}" not in state:
+            if any(name in top for name in (RESULT, *FOLDERS, "sweep.json")):
+                raise ConfigError(f"output.dir={self._store.url} holds something else: name another folder")
+            self._uncommit(number for number, _ in _commits(state))
+            return
+        names = [name for name, size in top.items() if size is not None]
+        names += [f"{STATE}/{name}" for name in _STATE_FILES if f"{STATE}/{name}" in state]
+        present = dict(state)
+        for folder in (EMBEDDINGS, TFRECORD):
+            present |= self._store.sizes(folder) if folder in top else {}
+        names += [name for name in present if name == f"{TFRECORD}/labels.csv"]
+        self._store.each(self._store.get, names, [self._folder / name for name in names])
+        for name in _STATE_FILES:
+            if (path := self._folder / STATE / name).exists():
+                self._digests[name] = describe_file(path)
+        self._has_result = RESULT in top
+        self._make_journal(dict(_commits(state)), present)
+
+    def _make_journal(self, commits: Mapping[int, str], present: Mapping[str, int]) -> None:
+        lines = self._store.each(self._store.read, commits.values())
+        wrong, journal = [], []
+        for number, line in sorted(zip(commits, lines, strict=True)):
+            entry = entry_of(line.strip()) if line else None
+            if entry is None or entry.shard != number or not _is_whole(entry, present):
+                wrong.append(number)
+                continue
+            assert line is not None
+            journal.append(line.strip() + b"\n")
+            self._committed.add(number)
+        (self._folder / STATE / JOURNAL).write_bytes(b"".join(journal))
+        if wrong:
+            log.warning("%d shards in %s are damaged or incomplete, and are done again", len(wrong), self._store.url)
+            self._uncommit(wrong)
+
+    def _uncommit(self, shards: Iterable[int]) -> None:
+        self._store.each(self._store.remove, [commit_name(number) for number in shards])
+
+
+def commit_name(shard: int) -> str:
+    """The object that says that a shard is done."""
+    return f"{COMMITS}/shard-{shard:05d}.json"
+
+
+def sampled(shards: int) -> set[int]:
+    """The shards, of so many, that the map of embeddings is drawn from."""
+    return set(range(0, shards, max(1, -(-shards // SAMPLED_SHARDS))))
+
+
+def orphan_lock(folder: Path) -> Path:
+    """The lock of a working folder's worker: beside it, as the folder may be deleted while a worker lives."""
+    return folder.with_name(f"{folder.name}.lock")
+
+
+def wait_for_orphan(folder: Path, patience_s: float) -> None:
+    """Wait until the worker of a killed command on this machine, if there is one, has left the working folder.
+
+    Raises:
+        ConfigError: it does not end.
+    """
+    lock = FileLock(orphan_lock(folder), timeout=patience_s)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ConfigError(f"the worker of an earlier command is still at work on {folder}: end it") from None
+    lock.release()
+
+
+def _is_whole(entry: ShardEntry, present: Mapping[str, int]) -> bool:
+    """Whether a shard's files are in the store, in their sizes; npz files, too many to list, are taken for there."""
+    return all(present.get(name) == size for name, (size, _) in entry.files.items())
+
+
+def _commits(state: Iterable[str]) -> Iterable[tuple[int, str]]:
+    for name in state:
+        number = name.removeprefix(f"{COMMITS}/shard-").removesuffix(".json")
+        if name.startswith(f"{COMMITS}/") and number.isdecimal():
+            yield int(number), name
+
+
+def _empty(folder: Path) -> None:
+    """Remove what an earlier command left in the working folder, locks aside."""
+    for path in (*folder.iterdir(), *(folder / STATE).iterdir()):
+        if path.name == STATE or (path.parent.name == STATE and path.name in (LOCK, HOLDER)):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    (folder / STATE / CLIP_PARTS).mkdir()

@@ -1,0 +1,116 @@
+"""The worker's side of an output in an object store: each shard's files are put, then its commit object.
+
+``runner.store_output`` is the command's side.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from runner.config import RunConfig
+from runner.errors import ConfigError, StoreError
+from runner.formats import EMBEDDINGS, NPZ, TFRECORD
+from runner.journal import CLIP_PARTS, IDENTITY, JOURNAL, STATE, ShardEntry, line_of, read_journal
+from runner.output import RunWriter, npz_files
+from runner.store_client import Store
+from runner.store_hold import check_hold
+from runner.store_output import commit_name, orphan_lock, sampled
+
+_DESCRIPTIONS = (
+    *(f"{STATE}/{IDENTITY}", f"{STATE}/spec.json", f"{NPZ}/metadata.json"),
+    *(f"{TFRECORD}/metadata.json", f"{TFRECORD}/labels.csv"),
+)
+"""What must be in the store before the first shard is: later sessions go by it."""
+
+
+class StoreMirror:
+    """Puts what a worker writes into the store.
+
+    Args:
+        spec: the run's; its ``store`` says where, and by what token the command holds the output.
+        config: the run's.
+    """
+
+    def __init__(self, spec: Mapping[str, Any], config: RunConfig) -> None:
+        self._folder = Path(spec["run_dir"])
+        self._token: str = spec["store"]["token"]
+        self._store = Store(spec["store"]["url"], config.output.put_timeout_s)
+        wanted = config.profile.pictures and config.profile.map != "none"
+        self._kept = sampled(len(spec["shards"])) if wanted else set()
+
+    @property
+    def lock(self) -> Path:
+        """The lock of the one worker in the working folder."""
+        return orphan_lock(self._folder)
+
+    def shards_done(self) -> dict[int, ShardEntry]:
+        """The shards that the store has, by the journal that the command made of it; gets their parts of clips.parquet.
+
+        Their sizes were looked at by the command.
+        """
+        done, _ = read_journal(self._folder / STATE / JOURNAL)
+        names = [f"{STATE}/{CLIP_PARTS}/part-{number:05d}.parquet" for number in done]
+        names = [name for name in names if not (self._folder / name).exists()]
+        self._store.each(self._store.get, names, [self._folder / name for name in names])
+        return done
+
+    def describe(self) -> None:
+        """Put what says what the shards are."""
+        names = [name for name in _DESCRIPTIONS if (self._folder / name).exists()]
+        self._store.each(self._store.put, [self._folder / name for name in names], names)
+
+    def commit(self, entry: ShardEntry) -> None:
+        """Put a shard's files, and then its commit object; its files that are not read again leave this machine.
+
+        Raises:
+            StoreError: they could not be put in ``output.put_timeout_s``, or another command has the output now.
+        """
+        npz = npz_files(self._folder, entry.shard) if (self._folder / NPZ).is_dir() else []
+        names = [*entry.files, *(path.relative_to(self._folder).as_posix() for path in npz)]
+        self._check()
+        self._store.each(self._store.put, [self._folder / name for name in names], names)
+        self._check()
+        self._store.put_text(line_of(entry) + "\n", commit_name(entry.shard))
+
+    def _check(self) -> None:
+        try:
+            check_hold(self._store, self._token)
+        except ConfigError as error:
+            raise StoreError(str(error)) from error
+
+    def drop(self, entry: ShardEntry) -> None:
+        """Remove a committed shard's files from this machine: not its part of clips.parquet, nor the map's sample."""
+        npz = npz_files(self._folder, entry.shard) if (self._folder / NPZ).is_dir() else []
+        for name in entry.files:
+            if name.startswith(f"{TFRECORD}/") or (name.startswith(f"{EMBEDDINGS}/") and entry.shard not in self._kept):
+                (self._folder / name).unlink(missing_ok=True)
+        for path in npz:
+            path.unlink(missing_ok=True)
+
+    def writer_kind(self) -> Callable[..., RunWriter]:
+        """What makes the run's writer."""
+        return functools.partial(StoreWriter, self)
+
+
+class StoreWriter(RunWriter):
+    """Has each shard in the store before the journal has its line.
+
+    Args:
+        mirror: puts shards.
+        arguments: see ``RunWriter``.
+        options: likewise.
+    """
+
+    def __init__(self, mirror: StoreMirror, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._mirror = mirror
+        mirror.describe()
+
+    def record(self, entry: ShardEntry) -> None:
+        """Note a shard whose files are on disk, whole, once the store has it."""
+        self._mirror.commit(entry)
+        super().record(entry)
+        self._mirror.drop(entry)

@@ -1,0 +1,378 @@
+"""An output in an object store, against a local S3 server: the same bits, kills, throttling, two commands at once."""
+
+from __future__ import annotations
+
+import collections
+import json
+import random
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner import store_client, store_hold
+from runner.compose import _run_dir, compose_config
+from runner.errors import ConfigError, StoreError
+from runner.journal import ShardEntry
+from runner.merge import main as merge
+from runner.store_client import Store, may_pass
+from runner.store_hold import HOLDER_OBJECT, Hold, check_hold
+from runner.store_writer import StoreMirror
+from tests.chaos import make_clips, victims
+from tests.conftest import PROJECT, Done, environment, run_command
+from tests.s3_server import CREDENTIALS, DROP, failing_proxy, s3_server
+
+BUCKET = "bucket"
+CLIPS, A_SHARD = 64, 8
+SETTINGS = (
+    *("weights=random", "device=cpu", "model.conv=direct", "memory=conservative", "memory.decode_workers=1"),
+    *("output.formats=[parquet,npz]", f"output.shard_clips={A_SHARD}", "tracking=none", "profile=off"),
+)
+FOLDERS = ("embeddings", "npz")
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_clips(tmp_path_factory.mktemp("stores") / "data", CLIPS)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with (
+        s3_server(tmp_path_factory.mktemp("moto") / "server.log", BUCKET) as address,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        for key, value in {**CREDENTIALS, "AWS_ENDPOINT_URL": address}.items():
+            patch.setenv(key, value)
+        yield address
+
+
+@pytest.fixture(scope="module")
+def undisturbed(clips: Path, server: str) -> Path:
+    """A local run."""
+    out = clips.parent / "undisturbed"
+    done = embed(clips, str(out), clips.parent, server)
+    assert done.status == 0, done.err
+    return out
+
+
+def embed(clips: Path, out: str, outputs: Path, address: str, *arguments: str) -> Done:
+    given = (f"dataset.root={clips}", f"output.dir={out}", f"paths.outputs={outputs}", *SETTINGS, *arguments)
+    return run_command(*given, **{**CREDENTIALS, "AWS_ENDPOINT_URL": address}, timeout=120)
+
+
+def objects(prefix: str) -> dict[str, bytes]:
+    """All objects below s3://bucket/prefix."""
+    import s3fs
+
+    filesystem = s3fs.S3FileSystem(use_listings_cache=False)
+    names = filesystem.find(f"{BUCKET}/{prefix}")
+    with ThreadPoolExecutor(8) as threads:
+        contents = threads.map(filesystem.cat_file, names)
+        return {name.removeprefix(f"{BUCKET}/{prefix}/"): data for name, data in zip(names, contents, strict=True)}
+
+
+def numbers(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The files that hold a run's numbers."""
+    return {name: data for name, data in files.items() if name == "clips.parquet" or name.startswith(FOLDERS)}
+
+
+def numbers_of(folder: Path) -> dict[str, bytes]:
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    return numbers({path.relative_to(folder).as_posix(): path.read_bytes() for path in paths})
+
+
+def assert_same(prefix: str, undisturbed: Path) -> dict[str, Any]:
+    """The store has what a local run has, bit for bit, and nothing that is left over; its result.json."""
+    found, expected = objects(prefix), numbers_of(undisturbed)
+    assert sorted(numbers(found)) == sorted(expected)
+    assert [name for name, data in expected.items() if found[name] != data] == []
+    assert len([name for name in found if name.startswith(".runner/commits/")]) == CLIPS // A_SHARD
+    assert HOLDER_OBJECT not in found
+    result: dict[str, Any] = json.loads(found["result.json"])
+    assert (result["status"], result["run_dir"]) == ("finished", f"s3://{BUCKET}/{prefix}")
+    return result
+
+
+@pytest.mark.slow
+def test_the_store_has_what_a_folder_would_in_spite_of_503s_500s_and_drops(
+    clips: Path, server: str, undisturbed: Path, tmp_path: Path
+) -> None:
+    rng, lock = random.Random(4), threading.Lock()
+    failed: collections.Counter[int] = collections.Counter()
+    stubborn: collections.Counter[str] = collections.Counter()
+
+    def fails(method: str, path: str) -> int:
+        with lock:
+            if path.endswith("shard-00003.json") and method == "PUT":  # for longer than s3fs tries by itself
+                stubborn[path] += 1
+                if stubborn[path] <= 7:
+                    return 503
+            status = rng.choices((0, 503, 500, DROP), (80, 10, 5, 5))[0]
+            failed[status] += 1
+            return status
+
+    with failing_proxy(server, fails) as address:
+        done = embed(clips, f"s3://{BUCKET}/throttled", tmp_path, address)
+    assert done.status == 0, done.err
+    assert min(failed[status] for status in (503, 500, DROP)) > 0
+    assert sum(stubborn.values()) == 8
+    assert f"files  s3://{BUCKET}/throttled" in done.out
+    assert_same("throttled", undisturbed)
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_from_another_folder(clips: Path, server: str, undisturbed: Path, tmp_path: Path) -> None:
+    url = f"s3://{BUCKET}/killed"
+
+    def fails(method: str, path: str) -> int:
+        time.sleep(0.15 if method == "PUT" and "/embeddings/" in path else 0)
+        return 0
+
+    with failing_proxy(server, fails) as address:
+        command = [sys.executable, "-m", "runner", f"dataset.root={clips}", f"output.dir={url}", *SETTINGS]
+        given = environment(**CREDENTIALS, AWS_ENDPOINT_URL=address)
+        with (tmp_path / "log").open("wb") as log:
+            first = subprocess.Popen(
+                [*command, f"paths.outputs={tmp_path}/one"], cwd=PROJECT, env=given, stdout=log, stderr=log
+            )
+        store, deadline = Store(url, 20), time.monotonic() + 60
+        while len(store.sizes(".runner/commits")) < 2:
+            assert time.monotonic() < deadline and first.poll() is None, (tmp_path / "log").read_text()
+            time.sleep(0.02)
+        for process in [*victims(first, "worker"), first]:
+            process.kill()
+        first.wait()
+    shutil.rmtree(tmp_path / "one")
+    committed = store.sizes(".runner/commits")
+    assert 2 <= len(committed) < CLIPS // A_SHARD
+    done = embed(clips, url, tmp_path / "one", server)
+    assert done.status == 0, done.err
+    result = assert_same("killed", undisturbed)
+    assert result["session"] == 2
+    assert result["metrics"]["session_clips"] == CLIPS - A_SHARD * len(committed)
+    again = embed(clips, url, tmp_path / "another", server)
+    assert again.status == 0, again.err
+    assert f"{url} is finished already" in again.err
+
+
+@pytest.mark.slow
+def test_a_store_that_refuses_fails_the_run_and_shards_without_commit_are_done_again(
+    clips: Path, server: str, undisturbed: Path, tmp_path: Path
+) -> None:
+    url = f"s3://{BUCKET}/refused"
+    with failing_proxy(server, lambda method, path: 503 if path.endswith("shard-00002.json") else 0) as address:
+        done = embed(clips, url, tmp_path, address, "output.put_timeout_s=1")
+    assert done.status == 1
+    assert f"{url} could not be written for 1 s" in done.out
+    assert "run the same command again to go on" in done.out
+    assert f"output.dir={url}" in done.out.split("to go on")[-1]
+    assert "Traceback" not in done.out + done.err
+    found = objects("refused")
+    assert json.loads(found["result.json"])["failure"]["kind"] == "store"
+    assert "embeddings/part-00002.parquet" in found
+    assert ".runner/commits/shard-00002.json" not in found
+    import s3fs
+
+    filesystem = s3fs.S3FileSystem()
+    filesystem.pipe_file(f"{BUCKET}/refused/embeddings/part-00002.parquet", b"half a shard")
+    filesystem.rm_file(f"{BUCKET}/refused/embeddings/part-00000.parquet")  # committed, and lost since
+    committed = sum(name.startswith(".runner/commits/") for name in found)
+    again = embed(clips, url, tmp_path, server)
+    assert again.status == 0, again.err
+    assert "1 shards in s3://bucket/refused are damaged" in again.err
+    result = assert_same("refused", undisturbed)
+    assert result["metrics"]["session_clips"] == CLIPS - A_SHARD * (committed - 1)
+
+
+def test_a_second_command_is_refused(clips: Path, server: str, tmp_path: Path) -> None:
+    hold = Hold(Store(f"s3://{BUCKET}/held", 20))
+    hold.take()
+    done = embed(clips, f"s3://{BUCKET}/held", tmp_path, server)
+    assert done.status == 1
+    assert f"output.dir=s3://{BUCKET}/held is in use by another command (process " in done.err
+    assert list(objects("held")) == [HOLDER_OBJECT]
+    hold.release()
+    assert objects("held") == {}
+
+
+def test_a_bucket_that_is_not_there_is_one_message_before_any_work(clips: Path, server: str, tmp_path: Path) -> None:
+    done = embed(clips, "s3://nosuchbucket/run", tmp_path, server)
+    assert done.status == 1
+    assert done.err == "error: output.dir=s3://nosuchbucket/run is in a bucket that is not there: " + (
+        "make it, or name another\n"
+    )
+
+
+def test_a_folder_of_something_else_is_refused(clips: Path, server: str, tmp_path: Path) -> None:
+    Store(f"s3://{BUCKET}/other", 20).put_text("{}", "embeddings/part-00000.parquet")
+    done = embed(clips, f"s3://{BUCKET}/other", tmp_path, server)
+    assert done.status == 1
+    assert f"output.dir=s3://{BUCKET}/other holds something else" in done.err
+    assert list(objects("other")) == ["embeddings/part-00000.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["engine=ray"], "engine=ray can't write to"),
+        (["tracking.log_embeddings=true"], "tracking.log_embeddings"),
+        (["output.put_timeout_s=0"], "output.put_timeout_s=0"),
+    ],
+)
+def test_what_a_store_cannot_have_is_refused(overrides: list[str], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        compose_config(["output.dir=s3://bucket/run", *overrides])
+
+
+def test_sweeps_and_merges_in_a_store_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = run_command("-m", "memory=balanced,greedy", "output.dir=s3://bucket/sweep", f"paths.outputs={tmp_path}")
+    assert done.status == 1
+    assert "in an object store, where a sweep can't be" in done.err
+    with pytest.raises(SystemExit):
+        merge(["s3://bucket/part"])
+    assert "s3://bucket/part is in an object store" in capsys.readouterr().err
+
+
+def test_a_file_url_is_a_path() -> None:
+    assert compose_config(["output.dir=file:///a/b"]).output.dir == "/a/b"
+    assert _run_dir("file:///a/b%20c", "outputs", "runs", "day", "time") == "/a/b c"
+    assert _run_dir("s3://x/run", "outputs", "runs", "day", "time").startswith("outputs/stores/run-")
+
+
+def test_local_runs_import_no_store_drivers() -> None:
+    code = "import runner.cli, runner.sweep, runner.job, runner.embed_run, runner.output, sys; "
+    code += "print([name for name in sys.modules if name.split('.')[0] in ('fsspec', 's3fs') or '.store_' in name])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+class Flaky:
+    """A file system in which a method fails some times."""
+
+    def __init__(self, times: int, error: Exception) -> None:
+        self.left, self.error = times, error
+
+    def rm_file(self, path: str) -> None:
+        self.left -= 1
+        if self.left >= 0:
+            raise self.error
+
+
+def flaky_store(monkeypatch: pytest.MonkeyPatch, flaky: Flaky, timeout_s: float) -> Store:
+    monkeypatch.setattr(store_client, "open_store", lambda key, url: (flaky, "bucket/run"))
+    monkeypatch.setattr(store_client, "_FIRST_PAUSE_S", 0.001)
+    return Store("s3://bucket/run", timeout_s)
+
+
+def test_what_may_pass_is_tried_again_and_the_rest_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    flaky = Flaky(6, ConnectionResetError("gone"))
+    flaky_store(monkeypatch, flaky, 30).remove("name")
+    assert flaky.left == -1
+    lasting = Flaky(6, PermissionError("Forbidden"))
+    with pytest.raises(StoreError, match=r"s3://bucket/run can't be written: no permission \(Forbidden\)"):
+        flaky_store(monkeypatch, lasting, 30).remove("name")
+    assert lasting.left == 5
+    endless = Flaky(10**9, OSError(16, "Slow down"))
+    with pytest.raises(StoreError, match=r"s3://bucket/run could not be written for 0\.05 s"):
+        flaky_store(monkeypatch, endless, 0.05).remove("name")
+    assert endless.left < 10**9 - 2
+
+
+def test_errors_are_told_apart_by_their_status() -> None:
+    from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
+
+    def translated(status: int) -> OSError:
+        answer = {"Error": {"Code": str(status)}, "ResponseMetadata": {"HTTPStatusCode": status}}
+        error = OSError(5, "translated")
+        error.__cause__ = ClientError(answer, "PutObject")
+        return error
+
+    assert [may_pass(translated(status)) for status in (400, 429, 500, 503)] == [False, True, True, True]
+    assert may_pass(EndpointConnectionError(endpoint_url="http://nowhere"))
+    assert not may_pass(NoCredentialsError())
+    assert not may_pass(KeyError("a mistake of ours"))
+
+
+@pytest.fixture
+def memory_store(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Store:
+    monkeypatch.setattr(store_hold, "_SETTLE_S", 0.05)
+    monkeypatch.setattr(store_hold, "BEAT_S", 0.1)
+    return Store(f"memory://{request.node.name}/run", 5)
+
+
+def put_holder(store: Store, **about: Any) -> None:
+    known = {"host": "far", "machine": "far away", "pid": 1, "started": 0.0, "token": "theirs", "time": time.time()}
+    store.put_text(json.dumps(known | about), HOLDER_OBJECT)
+
+
+def test_a_dead_holder_is_taken_over_and_a_living_one_is_not(memory_store: Store) -> None:
+    put_holder(memory_store)
+    with pytest.raises(ConfigError, match="process 1 on far"):
+        Hold(memory_store).take()
+    put_holder(memory_store, time=time.time() - 1000)
+    beating = threading.Timer(0.05, put_holder, (memory_store,), {"time": time.time() - 999})
+    beating.start()
+    with pytest.raises(ConfigError, match="process 1 on far"):  # alive, by a clock that is behind
+        Hold(memory_store).take()
+    beating.join()
+    hold = Hold(memory_store)
+    hold.take()
+    hold.confirm()
+    here = store_hold.read_holder(memory_store)
+    assert here is not None
+    hold.release()
+    assert store_hold.read_holder(memory_store) is None
+    put_holder(memory_store, machine=here["machine"], pid=here["pid"], started=here["started"] - 100)
+    again = Hold(memory_store)
+    again.take()  # at once: the process of that number is another one
+    again.confirm()
+    again.release()
+
+
+def test_of_two_that_begin_at_once_one_stays(memory_store: Store) -> None:
+    one, other = Hold(memory_store), Hold(memory_store)
+    one.take()
+    memory_store.remove(HOLDER_OBJECT)  # as if it had not been there at the other's look
+    other.take()
+    with pytest.raises(ConfigError, match="in use by another command"):
+        one.confirm()
+    other.confirm()
+    one.release()
+    check_hold(memory_store, other.token)
+    other.release()
+
+
+def test_a_holder_is_written_anew_while_its_command_lives(memory_store: Store) -> None:
+    hold = Hold(memory_store)
+    hold.take()
+    first = store_hold.read_holder(memory_store)
+    deadline = time.monotonic() + 5
+    while store_hold.read_holder(memory_store) == first:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    hold.release()
+
+
+def test_a_worker_that_lost_the_output_commits_no_more(memory_store: Store, tmp_path: Path) -> None:
+    config = compose_config(["weights=random"])
+    spec = {"run_dir": str(tmp_path), "shards": [[0, 1]], "store": {"url": memory_store.url, "token": "ours"}}
+    mirror = StoreMirror(spec, config)
+    (tmp_path / "embeddings").mkdir()
+    (tmp_path / "embeddings/part-00000.parquet").write_bytes(b"rows")
+    entry = ShardEntry(0, 1, 1, {"embeddings/part-00000.parquet": (4, "")})
+    put_holder(memory_store, token="ours")
+    mirror.commit(entry)
+    assert ".runner/commits/shard-00000.json" in memory_store.sizes(".runner")
+    memory_store.remove(".runner/commits/shard-00000.json")
+    put_holder(memory_store)
+    with pytest.raises(StoreError, match="process 1 on far"):
+        mirror.commit(entry)
+    assert ".runner/commits/shard-00000.json" not in memory_store.sizes(".runner")
