@@ -16,13 +16,11 @@ from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
 from typing import IO, Any, TypeVar
 
 from runner.errors import ClipError
-from runner.stores import store_of
+from runner.stores import may_pass, store_of
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
 _LOOK_EVERY_S = 0.2
 _LONGEST_SCHEME = 16
-_HOPELESS = (FileNotFoundError, PermissionError, IsADirectoryError, ImportError, TypeError, ValueError)
-_NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "TokenRetrievalError")
 
 T = TypeVar("T")
 
@@ -47,10 +45,8 @@ def patiently(ask: Callable[[], T], timeout_s: float) -> T:
     while True:
         try:
             return ask()
-        except _HOPELESS:
-            raise
         except Exception as error:
-            if type(error).__name__ in _NO_CREDENTIALS or time.monotonic() + pause > end:
+            if not may_pass(error) or time.monotonic() + pause > end:
                 raise
         time.sleep(pause * random.uniform(0.5, 1.0))
         pause = min(2 * pause, _LONGEST_PAUSE_S)
@@ -104,7 +100,7 @@ def fetch(url: str, timeout_s: float) -> Fetched:
             raise
         if isinstance(error, FileNotFoundError | IsADirectoryError):
             raise ClipError("missing", f"no such object ({error})") from error
-        if isinstance(error, _HOPELESS):
+        if not may_pass(error):
             raise ClipError("unreadable", f"{type(error).__name__}: {error}") from error
         waited = time.monotonic() - began
         raise ClipError("unreachable", f"given up after {waited:.0f} s: {type(error).__name__}: {error}") from error

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from runner.errors import StoreError
-from runner.stores import open_store
+from runner.stores import may_pass, open_store
 
 log = logging.getLogger(__name__)
 
@@ -24,18 +24,6 @@ T = TypeVar("T")
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 20.0
 _AT_ONCE = 16
-_LASTING = (
-    *(FileNotFoundError, PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError),
-    NotImplementedError,
-)
-_LASTING_NAMES = {
-    *("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "ProfileNotFound"),
-    *("ParamValidationError", "NoRegionError", "InvalidRegionError", "TokenRetrievalError", "SSOTokenLoadError"),
-    *("UnauthorizedSSOTokenError", "DefaultCredentialsError", "RefreshError", "InvalidEndpointConfigurationError"),
-}
-"""What the drivers raise about credentials and settings: another try is no use."""
-_DRIVERS = ("botocore", "aiobotocore", "aiohttp", "gcsfs", "google", "requests", "urllib3", "httpx", "huggingface_hub")
-_PASSING_STATUS = (408, 409, 425, 429)
 
 
 class Store:
@@ -151,32 +139,6 @@ class Store:
         left = max(0.1, deadline - time.monotonic())
         function = getattr(self._filesystem, f"_{method}")
         return sync(self._filesystem.loop, function, *arguments, timeout=left, **options)
-
-
-def may_pass(error: BaseException) -> bool:
-    """Whether an error of a driver may be gone at the next attempt."""
-    if isinstance(error, _LASTING) or type(error).__name__ in _LASTING_NAMES:
-        return False
-    if isinstance(error, TimeoutError):
-        return True
-    if (status := _status(error)) is not None:
-        return status >= 500 or status in _PASSING_STATUS
-    return (
-        isinstance(error, OSError) or "Timeout" in type(error).__name__ or type(error).__module__.startswith(_DRIVERS)
-    )
-
-
-def _status(error: BaseException) -> int | None:
-    """The HTTP status that an error is about, by what the drivers' own errors say."""
-    for each in (error, error.__cause__):
-        response = getattr(each, "response", None)
-        if isinstance(response, dict):
-            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        else:
-            status = getattr(response, "status_code", None) or getattr(each, "status", getattr(each, "code", None))
-        if isinstance(status, int) and 400 <= status < 600:
-            return status
-    return None
 
 
 def _words(error: BaseException) -> str:

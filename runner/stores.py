@@ -23,6 +23,18 @@ if TYPE_CHECKING:
 EXTRAS = {"s3": "s3", "gs": "gs", "gcs": "gs", "hf": "hf"}
 """The extra of this package that has a scheme's driver."""
 _SILENCE_S = 20.0
+_LASTING = (
+    *(FileNotFoundError, PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError),
+    NotImplementedError,
+)
+_LASTING_NAMES = {
+    *("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "ProfileNotFound"),
+    *("ParamValidationError", "NoRegionError", "InvalidRegionError", "TokenRetrievalError", "SSOTokenLoadError"),
+    *("UnauthorizedSSOTokenError", "DefaultCredentialsError", "RefreshError", "InvalidEndpointConfigurationError"),
+}
+"""What the drivers raise about credentials and settings: another try is no use."""
+_DRIVERS = ("botocore", "aiobotocore", "aiohttp", "gcsfs", "google", "requests", "urllib3", "httpx", "huggingface_hub")
+_PASSING_STATUS = (408, 409, 425, 429)
 
 
 def is_url(value: str | None) -> TypeGuard[str]:
@@ -86,6 +98,32 @@ def _patience(scheme: str, silence_s: float) -> dict[str, Any]:
         return {}
     config = {"connect_timeout": silence_s, "read_timeout": silence_s, "retries": {"total_max_attempts": 1}}
     return {"config_kwargs": config, "max_concurrency": 1}
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether an error of a driver may be gone at the next attempt."""
+    if isinstance(error, _LASTING) or type(error).__name__ in _LASTING_NAMES:
+        return False
+    if isinstance(error, TimeoutError):
+        return True
+    if (status := _status(error)) is not None:
+        return status >= 500 or status in _PASSING_STATUS
+    return (
+        isinstance(error, OSError) or "Timeout" in type(error).__name__ or type(error).__module__.startswith(_DRIVERS)
+    )
+
+
+def _status(error: BaseException) -> int | None:
+    """The HTTP status that an error is about, by what the drivers' own errors say."""
+    for each in (error, error.__cause__):
+        response = getattr(each, "response", None)
+        if isinstance(response, dict):
+            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        else:
+            status = getattr(response, "status_code", None) or getattr(each, "status", getattr(each, "code", None))
+        if isinstance(status, int) and 400 <= status < 600:
+            return status
+    return None
 
 
 def place_of(output_dir: str | None, folder: object) -> str:

@@ -103,6 +103,9 @@ class ObjectStore:
 @contextmanager
 def object_store() -> Iterator[ObjectStore]:
     """The server for the time of a ``with``, and the drivers' environment set to it."""
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()  # of another server's
     store = ObjectStore()
     before = {key: os.environ.get(key) for key in store.environment}
     os.environ.update(store.environment)
@@ -114,6 +117,7 @@ def object_store() -> Iterator[ObjectStore]:
                 os.environ.pop(key, None)
             else:
                 os.environ[key] = value
+        s3fs.S3FileSystem.clear_instance_cache()
         store.close()
 
 
