@@ -21,9 +21,12 @@ from runner import store_client, store_hold
 from runner.compose import _run_dir, compose_config
 from runner.errors import ConfigError, StoreError
 from runner.journal import ShardEntry
+from runner.manifest import build_manifest
 from runner.merge import main as merge
+from runner.resume import Plan, begin_session, make_plan
 from runner.store_client import Store, may_pass
 from runner.store_hold import HOLDER_OBJECT, Hold, check_hold
+from runner.store_output import StoreOutput, take
 from runner.store_writer import StoreMirror
 from tests.chaos import make_clips, victims
 from tests.conftest import PROJECT, Done, environment, run_command
@@ -152,7 +155,7 @@ class Troubles:
 
     def __call__(self, method: str, path: str) -> int:
         with self._lock:
-            status = self._rng.choices((0, 503, 500, DROP), (80, 8, 6, 6))[0]
+            status = self._rng.choices((0, 503, 500, DROP), (85, 5, 5, 5))[0]
             if method == "PUT" and path.endswith(self._name):
                 self.stubborn += 1
                 status = 503 if self.stubborn <= STUBBORN else status
@@ -367,3 +370,40 @@ def test_a_worker_that_lost_the_output_commits_no_more(memory_store: Store, tmp_
     with pytest.raises(StoreError, match="process 1 on far"):
         mirror.commit(entry)
     assert ".runner/commits/shard-00000.json" not in memory_store.sizes(".runner")
+
+
+def test_shards_of_changed_sources_lose_their_commit_objects(memory_store: Store, tmp_path: Path, clips: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(clips, data)
+    config = compose_config([f"dataset.root={data}", f"output.dir={memory_store.url}", "output.shard_clips=4"])
+
+    def session(folder: Path) -> tuple[StoreOutput, Plan]:
+        (folder / ".runner").mkdir(parents=True)
+        (folder / "left_over").write_text("of an earlier command")
+        output = take(folder, config)
+        assert not (folder / "left_over").exists()
+        plan = make_plan(folder, config, build_manifest(config.dataset, tmp_path))
+        begin_session(folder, {})
+        output.begin_session(plan)
+        return output, plan
+
+    first, plan = session(tmp_path / "one")
+    assert plan.done == {}
+    mirror = StoreMirror({"run_dir": str(tmp_path / "one"), "shards": plan.shards, "store": first.spec()}, config)
+    for number in (0, 1):
+        name = f"embeddings/part-{number:05d}.parquet"
+        (tmp_path / "one" / "embeddings").mkdir(exist_ok=True)
+        (tmp_path / "one" / name).write_bytes(b"rows")
+        mirror.commit(ShardEntry(number, 4, 4, {name: (4, "")}))
+    memory_store.put_text("{}", "result.json")
+    first.release()
+    changed = sorted(path for path in data.rglob("*") if path.is_file())[0]
+    changed.write_bytes(changed.read_bytes() + b"more")
+    second, plan = session(tmp_path / "two")
+    gone = {0, 1} - plan.done.keys()
+    assert len(gone) == 1
+    left = [name for name in memory_store.sizes(".runner/commits")]
+    assert left == [f".runner/commits/shard-{number:05d}.json" for number in plan.done]
+    assert "result.json" not in memory_store.top()
+    assert len((tmp_path / "two/.runner/sessions.jsonl").read_text().splitlines()) == 2
+    second.release()
