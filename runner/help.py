@@ -32,8 +32,8 @@ usage: python -m runner [GROUP=OPTION ...] [key=value ...]
 
 _KEYS = """\
 Often set
-  dataset.root=DIR                 the folder of recordings (unset: the demo clips)
-  output.dir=DIR                   where the run's files go (unset: a new folder under outputs/)
+  dataset.root=DIR                 the folder of recordings, or s3://… (unset: the demo clips)
+  output.dir=DIR                   where the run's files go, a folder or s3://… (unset: a new folder under outputs/)
   memory.batch_size=N|auto         examples a batch (auto: measured); memory.decode_workers=N, memory.queue_depth=N
   device.index=N|all               which of several GPUs; device.strict=true makes an absent device an error
   weights.path=FILE                the checkpoint, with weights=file

@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 20.0
+_TELL_EVERY_S = 10.0
 _AT_ONCE = 16
 
 
@@ -42,6 +43,7 @@ class Store:
         self.timeout_s = timeout_s
         self._filesystem, root = open_store("output.dir", self.url)
         self._root = root.rstrip("/")
+        self._tell_after = 0.0
         self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="store")
 
     def put(self, path: Path, name: str, timeout_s: float | None = None) -> None:
@@ -112,6 +114,7 @@ class Store:
         limit = self.timeout_s if timeout_s is None else timeout_s
         deadline = time.monotonic() + limit
         pause = _FIRST_PAUSE_S
+        last: Exception | None = None
         while True:
             try:
                 return self._call(deadline, method, *arguments, **options)
@@ -123,12 +126,20 @@ class Store:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise StoreError(
-                        f"{self.url} could not be {done} for {limit:g} s ({_words(error)}): what was put stays; run "
-                        "the same command again to go on"
+                        f"{self.url} could not be {done} for {limit:g} s ({_words(last or error)}): what was put "
+                        "stays; run the same command again to go on"
                     ) from error
-                log.warning("%s: %s; it is tried again", self.url, _words(error))
+                last = error
+                self._tell(error)
                 time.sleep(min(left, pause * random.uniform(0.5, 1.0)))
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+    def _tell(self, error: Exception) -> None:
+        """Say that a store is slow, now and then."""
+        now = time.monotonic()
+        if now >= self._tell_after:
+            self._tell_after = now + _TELL_EVERY_S
+            log.warning("%s: %s; it is tried again", self.url, _words(error))
 
     def _call(self, deadline: float, method: str, *arguments: Any, **options: Any) -> Any:
         """One attempt, given up at the deadline where the driver can be left waiting."""
@@ -147,5 +158,7 @@ def _words(error: BaseException) -> str:
         return f"the bucket or object is not there ({str(error) or type(error).__name__})"
     if isinstance(error, PermissionError):
         return f"no permission ({str(error) or type(error).__name__}): check the credentials in the environment"
+    if type(error).__name__ == "FSTimeoutError":
+        return "no answer, or none but refusals"
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -52,7 +52,8 @@ def s3_server(log: Path, bucket: str) -> Iterator[str]:
                 urllib.request.urlopen(urllib.request.Request(f"{address}/{bucket}", method="PUT"), timeout=5).close()
                 break
             except OSError:
-                assert time.monotonic() < deadline and server.poll() is None, log.read_text()
+                assert time.monotonic() < deadline, log.read_text()
+                assert server.poll() is None, log.read_text()
                 time.sleep(0.1)
         yield address
     finally:

@@ -21,16 +21,19 @@ from runner import store_client, store_hold
 from runner.compose import _run_dir, compose_config
 from runner.errors import ConfigError, StoreError
 from runner.journal import ShardEntry
+from runner.manifest import build_manifest
 from runner.merge import main as merge
+from runner.resume import Plan, begin_session, make_plan
 from runner.store_client import Store, may_pass
 from runner.store_hold import HOLDER_OBJECT, Hold, check_hold
+from runner.store_output import StoreOutput, take
 from runner.store_writer import StoreMirror
 from tests.chaos import make_clips, victims
 from tests.conftest import PROJECT, Done, environment, run_command
 from tests.s3_server import CREDENTIALS, DROP, failing_proxy, s3_server
 
 BUCKET = "bucket"
-CLIPS, A_SHARD = 64, 8
+SHARDS, A_SHARD, STUBBORN = 8, 4, 7
 SETTINGS = (
     *("weights=random", "device=cpu", "model.conv=direct", "memory=conservative", "memory.decode_workers=1"),
     *("output.formats=[parquet,npz]", f"output.shard_clips={A_SHARD}", "tracking=none", "profile=off"),
@@ -40,7 +43,7 @@ FOLDERS = ("embeddings", "npz")
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_clips(tmp_path_factory.mktemp("stores") / "data", CLIPS)
+    return make_clips(tmp_path_factory.mktemp("stores") / "data", SHARDS * A_SHARD)
 
 
 @pytest.fixture(scope="module")
@@ -52,15 +55,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         for key, value in {**CREDENTIALS, "AWS_ENDPOINT_URL": address}.items():
             patch.setenv(key, value)
         yield address
-
-
-@pytest.fixture(scope="module")
-def undisturbed(clips: Path, server: str) -> Path:
-    """A local run."""
-    out = clips.parent / "undisturbed"
-    done = embed(clips, str(out), clips.parent, server)
-    assert done.status == 0, done.err
-    return out
 
 
 def embed(clips: Path, out: str, outputs: Path, address: str, *arguments: str) -> Done:
@@ -89,12 +83,12 @@ def numbers_of(folder: Path) -> dict[str, bytes]:
     return numbers({path.relative_to(folder).as_posix(): path.read_bytes() for path in paths})
 
 
-def assert_same(prefix: str, undisturbed: Path) -> dict[str, Any]:
+def assert_same(prefix: str, local: Path) -> dict[str, Any]:
     """The store has what a local run has, bit for bit, and nothing that is left over; its result.json."""
-    found, expected = objects(prefix), numbers_of(undisturbed)
+    found, expected = objects(prefix), numbers_of(local)
     assert sorted(numbers(found)) == sorted(expected)
     assert [name for name, data in expected.items() if found[name] != data] == []
-    assert len([name for name in found if name.startswith(".runner/commits/")]) == CLIPS // A_SHARD
+    assert len([name for name in found if name.startswith(".runner/commits/")]) == SHARDS
     assert HOLDER_OBJECT not in found
     result: dict[str, Any] = json.loads(found["result.json"])
     assert (result["status"], result["run_dir"]) == ("finished", f"s3://{BUCKET}/{prefix}")
@@ -102,94 +96,94 @@ def assert_same(prefix: str, undisturbed: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_the_store_has_what_a_folder_would_in_spite_of_503s_500s_and_drops(
-    clips: Path, server: str, undisturbed: Path, tmp_path: Path
+def test_a_run_that_was_killed_refused_and_throttled_ends_as_a_local_one(
+    clips: Path, server: str, tmp_path: Path
 ) -> None:
-    rng, lock = random.Random(4), threading.Lock()
-    failed: collections.Counter[int] = collections.Counter()
-    stubborn: collections.Counter[str] = collections.Counter()
-
-    def fails(method: str, path: str) -> int:
-        with lock:
-            if path.endswith("shard-00003.json") and method == "PUT":  # for longer than s3fs tries by itself
-                stubborn[path] += 1
-                if stubborn[path] <= 7:
-                    return 503
-            status = rng.choices((0, 503, 500, DROP), (80, 10, 5, 5))[0]
-            failed[status] += 1
-            return status
-
-    with failing_proxy(server, fails) as address:
-        done = embed(clips, f"s3://{BUCKET}/throttled", tmp_path, address)
-    assert done.status == 0, done.err
-    assert min(failed[status] for status in (503, 500, DROP)) > 0
-    assert sum(stubborn.values()) == 8
-    assert f"files  s3://{BUCKET}/throttled" in done.out
-    assert_same("throttled", undisturbed)
-
-
-@pytest.mark.slow
-def test_a_killed_run_goes_on_from_another_folder(clips: Path, server: str, undisturbed: Path, tmp_path: Path) -> None:
-    url = f"s3://{BUCKET}/killed"
-
-    def fails(method: str, path: str) -> int:
-        time.sleep(0.15 if method == "PUT" and "/embeddings/" in path else 0)
-        return 0
-
-    with failing_proxy(server, fails) as address:
-        command = [sys.executable, "-m", "runner", f"dataset.root={clips}", f"output.dir={url}", *SETTINGS]
-        given = environment(**CREDENTIALS, AWS_ENDPOINT_URL=address)
-        with (tmp_path / "log").open("wb") as log:
-            first = subprocess.Popen(
-                [*command, f"paths.outputs={tmp_path}/one"], cwd=PROJECT, env=given, stdout=log, stderr=log
-            )
-        store, deadline = Store(url, 20), time.monotonic() + 60
-        while len(store.sizes(".runner/commits")) < 2:
-            assert time.monotonic() < deadline and first.poll() is None, (tmp_path / "log").read_text()
-            time.sleep(0.02)
-        for process in [*victims(first, "worker"), first]:
-            process.kill()
-        first.wait()
+    """Killed and its folder deleted, failed as the store refused a commit object, then through 503s, 500s and drops."""
+    out = clips.parent / "local"
+    with ThreadPoolExecutor(1) as thread:
+        local = thread.submit(embed, clips, str(out), clips.parent, server)
+        url = f"s3://{BUCKET}/killed"
+        kill_after_two_shards(clips, url, server, tmp_path / "one")
+        assert local.result().status == 0, local.result().err
     shutil.rmtree(tmp_path / "one")
+    store = Store(url, 20)
     committed = store.sizes(".runner/commits")
-    assert 2 <= len(committed) < CLIPS // A_SHARD
-    done = embed(clips, url, tmp_path / "one", server)
-    assert done.status == 0, done.err
-    result = assert_same("killed", undisturbed)
-    assert result["session"] == 2
-    assert result["metrics"]["session_clips"] == CLIPS - A_SHARD * len(committed)
-    again = embed(clips, url, tmp_path / "another", server)
-    assert again.status == 0, again.err
-    assert f"{url} is finished already" in again.err
+    assert 2 <= len(committed) < SHARDS - 1
+    refused = next(n for n in range(SHARDS) if f".runner/commits/shard-{n:05d}.json" not in committed)
 
-
-@pytest.mark.slow
-def test_a_store_that_refuses_fails_the_run_and_shards_without_commit_are_done_again(
-    clips: Path, server: str, undisturbed: Path, tmp_path: Path
-) -> None:
-    url = f"s3://{BUCKET}/refused"
-    with failing_proxy(server, lambda method, path: 503 if path.endswith("shard-00002.json") else 0) as address:
-        done = embed(clips, url, tmp_path, address, "output.put_timeout_s=1")
+    with failing_proxy(server, lambda method, path: 503 if path.endswith(f"-{refused:05d}.json") else 0) as address:
+        done = embed(clips, url, tmp_path / "two", address, "output.put_timeout_s=1")
     assert done.status == 1
     assert f"{url} could not be written for 1 s" in done.out
     assert "run the same command again to go on" in done.out
     assert f"output.dir={url}" in done.out.split("to go on")[-1]
     assert "Traceback" not in done.out + done.err
-    found = objects("refused")
+    found = objects("killed")
     assert json.loads(found["result.json"])["failure"]["kind"] == "store"
-    assert "embeddings/part-00002.parquet" in found
-    assert ".runner/commits/shard-00002.json" not in found
-    import s3fs
+    part = f"embeddings/part-{refused:05d}.parquet"
+    assert part in found
+    assert f".runner/commits/shard-{refused:05d}.json" not in found
+    store.put_text("half a shard", part)  # nothing of a shard without commit object is to be believed
+    lost = int(next(iter(committed)).removesuffix(".json")[-5:])
+    store.remove(f"embeddings/part-{lost:05d}.parquet")  # of a shard that was done
+    left = SHARDS + 1 - sum(name.startswith(".runner/commits/") for name in found)
 
-    filesystem = s3fs.S3FileSystem()
-    filesystem.pipe_file(f"{BUCKET}/refused/embeddings/part-00002.parquet", b"half a shard")
-    filesystem.rm_file(f"{BUCKET}/refused/embeddings/part-00000.parquet")  # committed, and lost since
-    committed = sum(name.startswith(".runner/commits/") for name in found)
-    again = embed(clips, url, tmp_path, server)
+    fails = Troubles(f"-{refused:05d}.json")
+    with failing_proxy(server, fails) as address:
+        done = embed(clips, url, tmp_path / "one", address)
+    assert done.status == 0, done.err
+    assert min(fails.failed[status] for status in (503, 500, DROP)) > 0
+    assert fails.stubborn > STUBBORN
+    assert f"files  {url}" in done.out
+    assert f"1 shards in {url} are damaged" in done.err
+    result = assert_same("killed", out)
+    assert result["session"] == 3
+    assert result["metrics"]["session_clips"] == A_SHARD * left
+    again = embed(clips, url, tmp_path / "another", server)
     assert again.status == 0, again.err
-    assert "1 shards in s3://bucket/refused are damaged" in again.err
-    result = assert_same("refused", undisturbed)
-    assert result["metrics"]["session_clips"] == CLIPS - A_SHARD * (committed - 1)
+    assert f"{url} is finished already" in again.err
+
+
+class Troubles:
+    """Fails a share of all requests, and the puts of one object for longer than s3fs tries by itself."""
+
+    def __init__(self, stubborn: str) -> None:
+        self._rng, self._lock, self._name = random.Random(4), threading.Lock(), stubborn
+        self.failed: collections.Counter[int] = collections.Counter()
+        self.stubborn = 0
+
+    def __call__(self, method: str, path: str) -> int:
+        with self._lock:
+            status = self._rng.choices((0, 503, 500, DROP), (85, 5, 5, 5))[0]
+            if method == "PUT" and path.endswith(self._name):
+                self.stubborn += 1
+                status = 503 if self.stubborn <= STUBBORN else status
+            self.failed[status] += 1
+            return status
+
+
+def kill_after_two_shards(clips: Path, url: str, server: str, outputs: Path) -> None:
+    def fails(method: str, path: str) -> int:
+        time.sleep(0.3 if method == "PUT" and "/embeddings/" in path else 0)
+        return 0
+
+    outputs.mkdir()
+    log = outputs / "log"
+    given = (f"dataset.root={clips}", f"output.dir={url}", f"paths.outputs={outputs}", *SETTINGS)
+    with failing_proxy(server, fails) as address, log.open("wb") as file:
+        env = environment(**CREDENTIALS, AWS_ENDPOINT_URL=address)
+        command = subprocess.Popen(
+            [sys.executable, "-m", "runner", *given], cwd=PROJECT, env=env, stdout=file, stderr=file
+        )
+        store, deadline = Store(url, 20), time.monotonic() + 60
+        while len(store.sizes(".runner/commits")) < 2:
+            assert time.monotonic() < deadline, log.read_text()
+            assert command.poll() is None, log.read_text()
+            time.sleep(0.02)
+        for process in [*victims(command, "worker"), command]:
+            process.kill()
+        command.wait()
 
 
 def test_a_second_command_is_refused(clips: Path, server: str, tmp_path: Path) -> None:
@@ -376,3 +370,40 @@ def test_a_worker_that_lost_the_output_commits_no_more(memory_store: Store, tmp_
     with pytest.raises(StoreError, match="process 1 on far"):
         mirror.commit(entry)
     assert ".runner/commits/shard-00000.json" not in memory_store.sizes(".runner")
+
+
+def test_shards_of_changed_sources_lose_their_commit_objects(memory_store: Store, tmp_path: Path, clips: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(clips, data)
+    config = compose_config([f"dataset.root={data}", f"output.dir={memory_store.url}", "output.shard_clips=4"])
+
+    def session(folder: Path) -> tuple[StoreOutput, Plan]:
+        (folder / ".runner").mkdir(parents=True)
+        (folder / "left_over").write_text("of an earlier command")
+        output = take(folder, config)
+        assert not (folder / "left_over").exists()
+        plan = make_plan(folder, config, build_manifest(config.dataset, tmp_path))
+        begin_session(folder, {})
+        output.begin_session(plan)
+        return output, plan
+
+    first, plan = session(tmp_path / "one")
+    assert plan.done == {}
+    mirror = StoreMirror({"run_dir": str(tmp_path / "one"), "shards": plan.shards, "store": first.spec()}, config)
+    for number in (0, 1):
+        name = f"embeddings/part-{number:05d}.parquet"
+        (tmp_path / "one" / "embeddings").mkdir(exist_ok=True)
+        (tmp_path / "one" / name).write_bytes(b"rows")
+        mirror.commit(ShardEntry(number, 4, 4, {name: (4, "")}))
+    memory_store.put_text("{}", "result.json")
+    first.release()
+    changed = sorted(path for path in data.rglob("*") if path.is_file())[0]
+    changed.write_bytes(changed.read_bytes() + b"more")
+    second, plan = session(tmp_path / "two")
+    gone = {0, 1} - plan.done.keys()
+    assert len(gone) == 1
+    left = list(memory_store.sizes(".runner/commits"))
+    assert left == [f".runner/commits/shard-{number:05d}.json" for number in plan.done]
+    assert "result.json" not in memory_store.top()
+    assert len((tmp_path / "two/.runner/sessions.jsonl").read_text().splitlines()) == 2
+    second.release()
