@@ -38,7 +38,7 @@ def test_help_names_every_option_of_every_group() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["dataset.root=s3://bucket/clips"], ["dataset.root=s3://bucket/clips", "mount it, or copy it"]),
+        (["dataset.root=s3://me:word@bucket/clips"], ["dataset.root", "credentials come from the driver"]),
         (["device=quux"], ["device/quux", "auto cpu gpu metal"]),
         (["nosuch=1"], ["nosuch"]),
         (["memory.nosuch=1"], ["memory.nosuch", "not in"]),
