@@ -138,8 +138,8 @@ class Store:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise StoreError(
-                        f"{self.url} could not be {done} for {limit:g} s ({_words(last or error)}): what was put stays; run "
-                        "the same command again to go on"
+                        f"{self.url} could not be {done} for {limit:g} s ({_words(last or error)}): what was put "
+                        "stays; run the same command again to go on"
                     ) from error
                 last = error
                 self._tell(error)

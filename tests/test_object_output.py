@@ -402,8 +402,9 @@ def test_shards_of_changed_sources_lose_their_commit_objects(memory_store: Store
     second, plan = session(tmp_path / "two")
     gone = {0, 1} - plan.done.keys()
     assert len(gone) == 1
-    left = [name for name in memory_store.sizes(".runner/commits")]
-    assert left == [f".runner/commits/shard-{number:05d}.json" for number in plan.done]
+    assert list(memory_store.sizes(".runner/commits")) == [
+        f".runner/commits/shard-{number:05d}.json" for number in plan.done
+    ]
     assert "result.json" not in memory_store.top()
     assert len((tmp_path / "two/.runner/sessions.jsonl").read_text().splitlines()) == 2
     second.release()
