@@ -113,9 +113,9 @@ def test_a_run_that_was_killed_refused_and_throttled_ends_as_a_local_one(
     refused = next(n for n in range(SHARDS) if f".runner/commits/shard-{n:05d}.json" not in committed)
 
     with failing_proxy(server, lambda method, path: 503 if path.endswith(f"-{refused:05d}.json") else 0) as address:
-        done = embed(clips, url, tmp_path / "two", address, "output.put_timeout_s=1")
+        done = embed(clips, url, tmp_path / "two", address, "output.put_timeout_s=4")
     assert done.status == 1
-    assert f"{url} could not be written for 1 s" in done.out
+    assert f"{url} could not be written for 4 s" in done.out
     assert "run the same command again to go on" in done.out
     assert f"output.dir={url}" in done.out.split("to go on")[-1]
     assert "Traceback" not in done.out + done.err
