@@ -113,9 +113,9 @@ def test_a_run_that_was_killed_refused_and_throttled_ends_as_a_local_one(
     refused = next(n for n in range(SHARDS) if f".runner/commits/shard-{n:05d}.json" not in committed)
 
     with failing_proxy(server, lambda method, path: 503 if path.endswith(f"-{refused:05d}.json") else 0) as address:
-        done = embed(clips, url, tmp_path / "two", address, "output.put_timeout_s=1")
+        done = embed(clips, url, tmp_path / "two", address, "output.put_timeout_s=4")
     assert done.status == 1
-    assert f"{url} could not be written for 1 s" in done.out
+    assert f"{url} could not be written for 4 s" in done.out
     assert "run the same command again to go on" in done.out
     assert f"output.dir={url}" in done.out.split("to go on")[-1]
     assert "Traceback" not in done.out + done.err
@@ -402,8 +402,9 @@ def test_shards_of_changed_sources_lose_their_commit_objects(memory_store: Store
     second, plan = session(tmp_path / "two")
     gone = {0, 1} - plan.done.keys()
     assert len(gone) == 1
-    left = list(memory_store.sizes(".runner/commits"))
-    assert left == [f".runner/commits/shard-{number:05d}.json" for number in plan.done]
+    assert list(memory_store.sizes(".runner/commits")) == [
+        f".runner/commits/shard-{number:05d}.json" for number in plan.done
+    ]
     assert "result.json" not in memory_store.top()
     assert len((tmp_path / "two/.runner/sessions.jsonl").read_text().splitlines()) == 2
     second.release()
