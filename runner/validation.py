@@ -114,6 +114,7 @@ def _validate_store(config: RunConfig) -> None:
     url = config.output.dir
     if not is_url(url):
         return
+    open_store("output.dir", url)  # refuses a URL that holds credentials before any message repeats it
     if config.engine.kind == "ray":
         raise ConfigError(
             f"output.dir={url} is in an object store, which engine=ray can't write to: name a folder that all machines "

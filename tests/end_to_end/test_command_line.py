@@ -39,6 +39,7 @@ def test_help_names_every_option_of_every_group() -> None:
     ("arguments", "words"),
     [
         (["dataset.root=s3://me:word@bucket/clips"], ["dataset.root", "credentials come from the driver"]),
+        (["output.dir=s3://me:word@bucket/x", "engine=ray"], ["output.dir", "credentials come from the driver"]),
         (["device=quux"], ["device/quux", "auto cpu gpu metal"]),
         (["nosuch=1"], ["nosuch"]),
         (["memory.nosuch=1"], ["memory.nosuch", "not in"]),
