@@ -99,7 +99,7 @@ def _carry_out(spec: dict[str, Any], run_dir: Path, events: Events, result: dict
     if config.engine.kind == "ray":
         from runner import ray_engine
 
-        ray_engine.carry_out(spec, run_dir, events, result, stop)
+        ray_engine.carry_out(spec, run_dir, events, result, stop, _mirror(spec, config))
         return
     sampler = Sampler(config.profile.sample_every_s)
     sampler.start()

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import logging
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from filelock import FileLock, Timeout
+from typing import TYPE_CHECKING, Any, Protocol
 
 from runner.cold_start import take_through_gate
 from runner.config import ParityConfig
-from runner.files import write_atomic
 from runner.hardware import versions
 
 if TYPE_CHECKING:
@@ -22,15 +16,20 @@ if TYPE_CHECKING:
 
     from runner.vggish.session import VGGishSession
 
-log = logging.getLogger("runner.worker")
 
-PARITY = "parity"
-"""Folder in a run's state with a verdict a device model."""
-_PATIENCE_S = 300.0
-"""Who waits longer for another's verdict measures for itself."""
+class VerdictsLike(Protocol):
+    """Where verdicts are kept."""
+
+    def ask(self, key: str) -> dict[str, Any] | None:
+        """The verdict on a device model, once there is one; None for who is to measure, and then tell."""
+        ...
+
+    def tell(self, key: str, verdict: dict[str, Any] | None) -> None:
+        """Give a verdict; None for none."""
+        ...
 
 
-def once_a_model(folder: Path, who: str) -> Callable[..., str | None]:
+def once_a_model(verdicts: VerdictsLike, who: str) -> Callable[..., str | None]:
     """A gate in the place of ``take_through_gate`` that takes over what another has measured on the same device model.
 
     The same are: name and kind of device, precision, algorithm, compiler, weights, type of windows, rows at once and
@@ -38,7 +37,7 @@ def once_a_model(folder: Path, who: str) -> Callable[..., str | None]:
     verdict against the device is taken over too.
 
     Args:
-        folder: where verdicts lie, on storage that all see.
+        verdicts: that all share.
         who: this process, for others to read.
     """
 
@@ -51,25 +50,16 @@ def once_a_model(folder: Path, who: str) -> Callable[..., str | None]:
         result: dict[str, Any],
         dtype: str = "float32",
     ) -> str | None:
-        key = _key(sessions[0], dtype)
-        path = folder / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}.json"
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path.with_suffix(".lock"), timeout=_PATIENCE_S)
-        try:
-            lock.acquire()
-        except Timeout:
-            log.warning("%s is not released: the gate is measured once more", lock.lock_file)
-            return take_through_gate(sessions, expected, config, cached=cached, result=result, dtype=dtype)
-        try:
-            found = _read(path)
-            taken_over = found is not None
-            if found is None:
-                own: dict[str, Any] = {"metrics": {}}
+        key = json.dumps(_key(sessions[0], dtype), sort_keys=True)
+        found = verdicts.ask(key)
+        taken_over = found is not None
+        if found is None:
+            own: dict[str, Any] = {"metrics": {}}
+            try:
                 missed = take_through_gate(sessions, expected, config, cached=cached, result=own, dtype=dtype)
-                found = {"key": key, "by": who, "missed": missed, "parity": own["parity"], "metrics": own["metrics"]}
-                write_atomic(path, json.dumps(found))
-        finally:
-            lock.release()
+                found = {"by": who, "missed": missed, "parity": own["parity"], "metrics": own["metrics"]}
+            finally:
+                verdicts.tell(key, found)
         result["parity"] = {**found["parity"], "measured_by": found["by"], "taken_over": taken_over}
         result["metrics"] |= found["metrics"]
         verdict: str | None = found["missed"]
@@ -90,12 +80,3 @@ def _key(session: VGGishSession, dtype: str) -> dict[str, Any]:
         "rows": session.fewest,
         "versions": versions(),
     }
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    """A verdict; None where there is none, or none that can be read."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) and {"by", "missed", "parity", "metrics"} <= found.keys() else None

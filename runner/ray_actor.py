@@ -1,7 +1,8 @@
 """What actors of ``engine=ray`` do, and the one that does all: it embeds shards as the local engine does.
 
 That one owns a session and decode processes; its files are the local engine's, written by the same code into the run's
-folder.  What goes back to the driver is a report: a line a shard for the journal, and how long it took.
+folder or put into its object store.  What goes back to the driver is a report: a line a shard for the journal, and how
+long it took.
 """
 
 from __future__ import annotations
@@ -14,18 +15,17 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from runner.cold_start import ColdStart, Events, Ready, make_ready
-from runner.config import from_dict
 from runner.engine import Engine, Lane
-from runner.gate import PARITY, once_a_model
-from runner.journal import STATE, ShardEntry
+from runner.gate import once_a_model
+from runner.journal import ShardEntry
 from runner.limits import SkipLimit
 from runner.measure import stage_seconds
 from runner.output import RunWriter
@@ -39,7 +39,11 @@ from runner.parts import (
     window_types,
 )
 from runner.pool import DecodePool
-from runner.taking_up import failure_kind, failure_message, identity_of
+from runner.ray_registry import Brief, Verdicts, settle
+from runner.taking_up import agree, failure_kind, failure_message, identity_of
+
+if TYPE_CHECKING:
+    from runner.store_writer import StoreMirror
 
 log = logging.getLogger("runner.worker")
 
@@ -72,22 +76,25 @@ class ShardWriter(RunWriter):
         """The driver closes the run."""
 
 
+def shard_writer_kind(mirror: StoreMirror | None) -> Callable[..., RunWriter]:
+    """What makes a writer of shards, to a folder or, with a mirror, to the store."""
+    return mirror.writer_kind(closes=False) if mirror else ShardWriter
+
+
 class Actor:
     """What all actors are: made from the run's spec, known by machine and process, their failures kept for reports.
 
     Args:
-        spec_path: of the run's spec, a JSON file.
+        brief: what it is made from.
     """
 
     role = "whole"
     """Of ``whole``, ``decode`` and ``embed``."""
 
-    def __init__(self, spec_path: str) -> None:
+    def __init__(self, brief: Brief) -> None:
         # A decode process would import the main module anew, which here is Ray's own worker.
         sys.modules["__main__"].__file__ = None
         started_at = time.time()
-        spec: dict[str, Any] = json.loads(Path(spec_path).read_text(encoding="utf-8"))
-        self.spec = dict(spec, spawned_at=started_at)
         self.error: dict[str, Any] | None = None
         self.about: dict[str, Any] = {
             "metrics": {},
@@ -97,10 +104,16 @@ class Actor:
             "node": _node(),
             "pid": os.getpid(),
         }
-        self.config = from_dict(spec["config"])
-        self.manifest, self.run_dir = Path(spec["manifest"]), Path(spec["run_dir"])
-        self.shards = [(int(first), int(end)) for first, end in spec["shards"]]
+        self.registry = brief.registry
+        self.shards = [(int(first), int(end)) for first, end in brief.spec["shards"]]
         try:
+            settled = settle(brief)
+            self.spec, self.config, self.mirror = (
+                settled.spec | {"spawned_at": started_at},
+                settled.config,
+                settled.mirror,
+            )
+            self.manifest, self.run_dir = Path(self.spec["manifest"]), Path(self.spec["run_dir"])
             self.make()
         except Exception as error:
             log.exception("the actor can't work")
@@ -113,7 +126,7 @@ class Actor:
     def make_session(self, cold: ColdStart) -> Ready:
         """Sessions that have passed the parity gate, measured here or on another actor's device of the same model."""
         self.spec["dtypes"] = window_types(self.manifest)
-        gate = once_a_model(self.run_dir / STATE / PARITY, f"{self.about['host']}:{self.about['pid']}")
+        gate = once_a_model(Verdicts(self.registry), f"{self.about['host']}:{self.about['pid']}")
         ready = make_ready(self.config, self.spec, cold, Events(io.StringIO()), self.about, gate)
         self.about["identity"] = identity_of(ready.sessions[0])
         self.about["file_metadata"] = file_metadata(self.config, ready.sessions[0], ready.placement)
@@ -130,7 +143,7 @@ class EmbedShards(Actor):
     Shards are reported while the next ones are embedded, so that the driver can note them.
 
     Args:
-        spec_path: of the run's spec, a JSON file.
+        brief: what it is made from.
     """
 
     def make(self) -> None:
@@ -149,10 +162,10 @@ class EmbedShards(Actor):
         self._pool.open(decoders_for(plan.decode_workers, clips), plan.spare_slots, sessions[0].rows_at_once)
         self._lanes = [Lane(each.device_name[1:], each.embed_windows, each.in_flight) for each in sessions]
         self._entries = Entries()
-        metadata = self.about["file_metadata"]
-        self._writer = make_writer(
-            self.spec, config, metadata, ready.postprocess, journal=self._entries, kind=ShardWriter
-        )
+        if self.mirror:
+            agree(self.run_dir, self.about["identity"])
+        metadata, kind = self.about["file_metadata"], shard_writer_kind(self.mirror)
+        self._writer = make_writer(self.spec, config, metadata, ready.postprocess, journal=self._entries, kind=kind)
         self.about["metrics"] |= cold.metrics(time.time())
         favour_lanes()
 

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,10 +23,15 @@ from runner.gathering import Gathering
 from runner.limits import SkipLimit
 from runner.output import ClipRow, OpenShards, RunWriter
 from runner.parts import make_writer, postprocessor_of
-from runner.ray_actor import Entries, ShardWriter
+from runner.ray_actor import Entries, shard_writer_kind
 from runner.ray_cluster import Layout
+from runner.ray_registry import Brief
 from runner.ray_stages import DecodeShards, EmbedWindows, Note, from_table
+from runner.taking_up import agree
 from runner.vggish.constants import EMBEDDING_SIZE
+
+if TYPE_CHECKING:
+    from runner.store_writer import StoreMirror
 
 _SHARDS_AHEAD = 4
 """Complete shards that may wait for a writer before packets wait for one."""
@@ -35,33 +40,38 @@ _JOBS = 1 << 40
 
 
 def reports(
-    ray: Any, spec_path: Path, work: Sequence[Sequence[int]], layout: Layout, figures: dict[str, float]
+    ray: Any,
+    brief: Brief,
+    work: Sequence[Sequence[int]],
+    layout: Layout,
+    figures: dict[str, float],
+    mirror: StoreMirror | None = None,
 ) -> Iterator[dict[str, Any]]:
     """The reports of a run whose decoding is apart, with an entry for every shard that is on disk.
 
     Args:
         ray: connected.
-        spec_path: of the run's spec.
+        brief: what actors are made from.
         work: groups of shards.
         layout: what goes where.
         figures: ``write`` is added: seconds in which shards were written, a writer.
+        mirror: puts shards into the run's object store, if it has one.
     """
-    spec = json.loads(spec_path.read_text(encoding="utf-8"))
-    config = from_dict(spec["config"])
+    config = from_dict(brief.spec["config"])
     rows = [{"shards": json.dumps(list(group))} for group in work]
     pool = ray.data.ActorPoolStrategy
     packets = (
         ray.data.from_items(rows, override_num_blocks=len(rows))
         .map_batches(
             DecodeShards,
-            fn_constructor_args=(str(spec_path), layout.decode_cpus, _batch(config, layout)),
+            fn_constructor_args=(brief, layout.decode_cpus, _batch(config, layout)),
             batch_size=1,
             compute=pool(size=min(layout.decoders, len(rows))),
             num_cpus=layout.decode_cpus,
         )
         .map_batches(
             EmbedWindows,
-            fn_constructor_args=(str(spec_path),),
+            fn_constructor_args=(brief,),
             batch_size=1,
             batch_format="pyarrow",
             zero_copy_batch=True,
@@ -70,7 +80,7 @@ def reports(
             num_gpus=layout.gpus,
         )
     )
-    assembly = Assembly(spec, config, [number for group in work for number in group])
+    assembly = Assembly(brief.spec, config, [number for group in work for number in group], mirror)
     for table in packets.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=1):
         for payload, note in from_table(table):
             yield from assembly.take(payload, note)
@@ -91,10 +101,13 @@ class Assembly:
         spec: the run's.
         config: its configuration.
         left: the shards to be done.
+        mirror: see ``reports``.
     """
 
-    def __init__(self, spec: dict[str, Any], config: RunConfig, left: Sequence[int]) -> None:
-        self._spec, self._config = spec, config
+    def __init__(
+        self, spec: dict[str, Any], config: RunConfig, left: Sequence[int], mirror: StoreMirror | None = None
+    ) -> None:
+        self._spec, self._config, self._mirror = spec, config, mirror
         self._left = set(left)
         self._open_shards = OpenShards([(int(first), int(end)) for first, end in spec["shards"]])
         self._gathering = Gathering()
@@ -124,9 +137,16 @@ class Assembly:
             return
         self._actor = last["actor"]
         if self._writer is None:
+            if self._mirror:
+                agree(Path(self._spec["run_dir"]), self._actor["identity"])
             metadata, postprocess = last["actor"]["file_metadata"], postprocessor_of(self._config, self._spec)
             self._writer = make_writer(
-                self._spec, self._config, metadata, postprocess, journal=self._entries, kind=ShardWriter
+                self._spec,
+                self._config,
+                metadata,
+                postprocess,
+                journal=self._entries,
+                kind=shard_writer_kind(self._mirror),
             )
         embeddings = np.frombuffer(payload, np.float32).reshape(-1, EMBEDDING_SIZE).copy()  # frees Ray's memory
         ended = self._ended(embeddings, note)

@@ -5,19 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shutil
-import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from runner.config import AUTO, RayEngineConfig
 from runner.errors import EngineError
 from runner.hardware import usable_cores
+from runner.held_folder import HeldFolder
 
 _OBJECT_STORE_BYTES = 128 << 20
 """Nothing but lists of shards and reports goes through Ray's object store where actors decode for themselves."""
@@ -27,9 +22,9 @@ _CPUS_A_DECODE_ACTOR = 4
 _UNEVEN = 2.0
 """Machines whose cores a GPU differ by more than this decode for one another."""
 _SETTINGS = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0"}
-_FOLDER, _LOCK, _YOUNG_S = "vggish-ray-", "driver.lock", 60.0
-_folders: list[tuple[str, FileLock]] = []
-"""Of the Ray that was started here, each held by its lock."""
+_FOLDER = "vggish-ray-"
+_folders: list[HeldFolder] = []
+"""Of the Ray that was started here."""
 
 
 @dataclass(frozen=True)
@@ -53,22 +48,15 @@ def connect(engine: RayEngineConfig) -> Any:
         EngineError: it is not installed, or can't be reached or started.
     """
     os.environ.update(_SETTINGS)
-    folder = None if engine.address else new_folder()
     try:
         import ray
         import ray.data
 
-        own = {
-            "num_cpus": usable_cores(),
-            "include_dashboard": engine.dashboard,
-            "object_store_memory": _OBJECT_STORE_APART_BYTES if engine.decode == "apart" else _OBJECT_STORE_BYTES,
-            "_temp_dir": folder,
-        }
         ray.init(
             address=engine.address or "local",
             log_to_driver=False,
             logging_level=logging.ERROR,
-            **({} if engine.address else own),
+            **({} if engine.address else _own(engine)),
         )
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
@@ -82,6 +70,17 @@ def connect(engine: RayEngineConfig) -> Any:
         raise EngineError(f"{where} ({error}): see runner.log") from error
 
 
+def _own(engine: RayEngineConfig) -> dict[str, Any]:
+    """How Ray is started here."""
+    _folders.append(HeldFolder(_FOLDER))
+    return {
+        "num_cpus": usable_cores(),
+        "include_dashboard": engine.dashboard,
+        "object_store_memory": _OBJECT_STORE_APART_BYTES if engine.decode == "apart" else _OBJECT_STORE_BYTES,
+        "_temp_dir": str(_folders[-1].path),
+    }
+
+
 def disconnect() -> None:
     """Leave the cluster, and stop it if it was started here; the last thing a worker does.
 
@@ -92,23 +91,7 @@ def disconnect() -> None:
 
         ray.shutdown()
     while _folders:
-        folder, lock = _folders.pop()
-        lock.release()
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def new_folder() -> str:
-    """A temporary folder for a Ray that is started here; those of drivers that were killed are removed."""
-    for old in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*"):
-        with contextlib.suppress(OSError, Timeout):  # OSError: another user's, or gone
-            if time.time() - old.stat().st_mtime > _YOUNG_S:
-                with FileLock(old / _LOCK, timeout=0):
-                    shutil.rmtree(old, ignore_errors=True)
-    folder = tempfile.mkdtemp(prefix=_FOLDER)
-    lock = FileLock(Path(folder) / _LOCK)
-    lock.acquire()
-    _folders.append((folder, lock))
-    return folder
+        _folders.pop().remove()
 
 
 def layout_for(engine: RayEngineConfig, device: str, nodes: Sequence[dict[str, Any]]) -> Layout:

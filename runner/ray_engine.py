@@ -10,27 +10,26 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runner.cold_start import Events
 from runner.config import RayEngineConfig, from_dict
 from runner.errors import EngineError
-from runner.files import write_atomic
-from runner.gate import PARITY
-from runner.journal import STATE, ShardEntry
+from runner.journal import ShardEntry
 from runner.limits import check_skipped
 from runner.output import RunWriter, totals
 from runner.ray_cluster import Layout, connect, layout_for
 from runner.ray_figures import ActorFigures
+from runner.ray_registry import Brief, brief_for
 from runner.taking_up import agree, shards_done, sole_worker
+
+if TYPE_CHECKING:
+    from runner.store_writer import StoreMirror
 
 log = logging.getLogger("runner.worker")
 
-SPEC = "ray-spec.json"
-"""What actors read of the run, in its folder's state."""
 _GROUPS_AHEAD = 2
 _LAST_SHARE = 50
 """The last groups of shards are so small a share of an actor's part of the run: no actor works alone for longer."""
@@ -38,15 +37,23 @@ _ROUNDS = 3
 """So often in a row shards that got lost with an actor are begun anew without one of them done."""
 
 
-def carry_out(spec: dict[str, Any], run_dir: Path, events: Events, result: dict[str, Any], stop: Any) -> None:
+def carry_out(
+    spec: dict[str, Any],
+    run_dir: Path,
+    events: Events,
+    result: dict[str, Any],
+    stop: Any,
+    mirror: StoreMirror | None = None,
+) -> None:
     """Embed what is left of a run on a cluster; what it came to goes into ``result``.
 
     Args:
         spec: the run's.
-        run_dir: its folder, on storage that all machines see.
+        run_dir: its folder, on storage that all machines see, or the working folder of a run in an object store.
         events: told of progress.
         result: filled.
         stop: has ``is_set()``: whether to end early.
+        mirror: the run's object store, if it has one.
 
     Raises:
         EngineError: Ray is not installed, can't be reached, or has nothing to run on; shards are lost again and again.
@@ -56,21 +63,23 @@ def carry_out(spec: dict[str, Any], run_dir: Path, events: Events, result: dict[
     result["warnings"] = []
     with contextlib.ExitStack() as stack:
         events.send("phase", name="lock")
-        stack.enter_context(sole_worker(run_dir, config.engine.stop_grace_s))
-        done = shards_done(run_dir, config)
+        stack.enter_context(sole_worker(run_dir, config.engine.stop_grace_s, mirror.lock if mirror else None))
+        done = mirror.shards_done() if mirror else shards_done(run_dir, config)
         events.send("phase", name="cluster")
         assert isinstance(config.engine, RayEngineConfig)
         ray = connect(config.engine)
         layout = layout_for(config.engine, config.device.name, ray.nodes())
         events.send("phase", name="embed", seconds={})
-        write_atomic(run_dir / STATE / SPEC, json.dumps(spec))
-        shutil.rmtree(run_dir / STATE / PARITY, ignore_errors=True)  # verdicts are of one session of the run
         collected = Collected(spec, run_dir, events, result, done)
-        _embed_all(ray, run_dir / STATE / SPEC, layout, collected, stop)
+        _embed_all(ray, brief_for(ray, spec), layout, collected, stop, mirror)
+        if mirror:
+            mirror.get_parts(collected.writer.done)
         collected.finish(stop.is_set() and bool(collected.left), layout)
 
 
-def _embed_all(ray: Any, spec_path: Path, layout: Layout, collected: Collected, stop: Any) -> None:
+def _embed_all(
+    ray: Any, brief: Brief, layout: Layout, collected: Collected, stop: Any, mirror: StoreMirror | None
+) -> None:
     """Embed what is left, and anew what was lost with an actor on the way."""
     rounds = 0
     while collected.left and not stop.is_set():
@@ -79,9 +88,9 @@ def _embed_all(ray: Any, spec_path: Path, layout: Layout, collected: Collected, 
         if layout.decoders:
             from runner.ray_apart import reports
 
-            found = reports(ray, spec_path, work, layout, collected.figures.driver_stages)
+            found = reports(ray, brief, work, layout, collected.figures.driver_stages, mirror)
         else:
-            found = _reports(ray, spec_path, work, layout)
+            found = _reports(ray, brief, work, layout)
         for report in found:
             collected.take(report)
             if stop.is_set():
@@ -96,14 +105,14 @@ def _embed_all(ray: Any, spec_path: Path, layout: Layout, collected: Collected, 
             log.warning("%d shards were lost with an actor, and are done again", len(collected.left))
 
 
-def _reports(ray: Any, spec_path: Path, work: Sequence[Sequence[int]], layout: Layout) -> Iterator[dict[str, Any]]:
+def _reports(ray: Any, brief: Brief, work: Sequence[Sequence[int]], layout: Layout) -> Iterator[dict[str, Any]]:
     """The reports of actors that embed these groups of shards."""
     from runner.ray_actor import EmbedShards
 
     rows = [{"shards": json.dumps(list(group))} for group in work]
     reports = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
         EmbedShards,
-        fn_constructor_args=(str(spec_path),),
+        fn_constructor_args=(brief,),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=min(layout.actors, len(rows))),
         num_cpus=layout.cpus,
@@ -162,7 +171,8 @@ class Collected:
         self.figures.take(report)
         for entry in report["entries"]:
             entry["files"] = {name: tuple(described) for name, described in entry["files"].items()}
-            if entry["shard"] not in self.writer.done:
+            known = self.writer.done.get(entry["shard"])
+            if known is None or known.files != entry["files"]:  # of what was done twice the later files are there
                 self.writer.record(ShardEntry(**entry))
         self._progress()
         if report["error"]:

@@ -30,6 +30,7 @@ from runner.measure import lane_seconds
 from runner.parts import decode_options, decoders_for, favour_lanes, read_clips
 from runner.pool import DecodePool, FilledSlot
 from runner.ray_actor import Actor, described
+from runner.ray_registry import Brief
 from runner.slots import WINDOW_BYTES, Windows
 from runner.vggish.constants import EMBEDDING_SIZE, EXAMPLE_SAMPLES
 
@@ -155,19 +156,19 @@ class DecodeShards(Actor):
     It owns decode processes, and no session.
 
     Args:
-        spec_path: of the run's spec, a JSON file.
+        brief: what it is made from.
         processes: how many decode, at most.
         batch: windows that the embedding actors take at once.
     """
 
     role = "decode"
 
-    def __init__(self, spec_path: str, processes: int, batch: int) -> None:
+    def __init__(self, brief: Brief, processes: int, batch: int) -> None:
         self._processes, self._batch = processes, batch
         self._rows = batch * max(1, _PACKET_BYTES // (batch * WINDOW_BYTES))
         # One thread for all of the actor's life: Linux ends decode processes with the thread that started them.
         self._thread = ThreadPoolExecutor(1)
-        super().__init__(spec_path)
+        super().__init__(brief)
 
     def make(self) -> None:
         """The decode pool."""
@@ -227,7 +228,7 @@ class EmbedWindows(Actor):
     """For ``map_batches``: packets of windows to packets of embeddings.  It owns a session, and decodes nothing.
 
     Args:
-        spec_path: of the run's spec, a JSON file.
+        brief: what it is made from.
     """
 
     role = "embed"

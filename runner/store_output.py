@@ -125,7 +125,7 @@ class StoreOutput:
             return
         try:
             done, _ = read_journal(self._folder / STATE / JOURNAL)
-            wanted = self._committed & sampled(self._shards) & done.keys()
+            wanted = sampled(self._shards) & done.keys()
             files = [name for number in wanted for name in done[number].files if name.startswith(f"{EMBEDDINGS}/")]
             missing = [name for name in files if not (self._folder / name).exists()]
             self._store.each(self._store.get, missing, [self._folder / name for name in missing])

@@ -6,15 +6,17 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from runner.config import RunConfig
 from runner.errors import ConfigError, StoreError
+from runner.files import write_atomic
 from runner.formats import EMBEDDINGS, NPZ, TFRECORD
 from runner.journal import CLIP_PARTS, IDENTITY, JOURNAL, STATE, ShardEntry, line_of, read_journal
 from runner.output import RunWriter, npz_files
+from runner.resume import MANIFEST
 from runner.store_client import Store
 from runner.store_hold import check_hold
 from runner.store_output import commit_name, orphan_lock, sampled
@@ -32,13 +34,16 @@ class StoreMirror:
     Args:
         spec: the run's; its ``store`` says where, and by what token the command holds the output.
         config: the run's.
+        keeps: whether what the command reads of shards stays on this machine: parts of clips.parquet, and the shards
+            that the map is drawn from.
     """
 
-    def __init__(self, spec: Mapping[str, Any], config: RunConfig) -> None:
+    def __init__(self, spec: Mapping[str, Any], config: RunConfig, *, keeps: bool = True) -> None:
         self._folder = Path(spec["run_dir"])
         self._token: str = spec["store"]["token"]
         self._store = Store(spec["store"]["url"], config.output.put_timeout_s)
-        wanted = config.profile.pictures and config.profile.map != "none"
+        self._keeps = keeps
+        wanted = keeps and config.profile.pictures and config.profile.map != "none"
         self._kept = sampled(len(spec["shards"])) if wanted else set()
 
     @property
@@ -52,10 +57,20 @@ class StoreMirror:
         Their sizes were looked at by the command.
         """
         done, _ = read_journal(self._folder / STATE / JOURNAL)
-        names = [f"{STATE}/{CLIP_PARTS}/part-{number:05d}.parquet" for number in done]
+        self.get_parts(done)
+        return done
+
+    def get_parts(self, shards: Iterable[int]) -> None:
+        """Get the parts of clips.parquet that are not on this machine."""
+        names = [f"{STATE}/{CLIP_PARTS}/part-{number:05d}.parquet" for number in shards]
         names = [name for name in names if not (self._folder / name).exists()]
         self._store.each(self._store.get, names, [self._folder / name for name in names])
-        return done
+
+    def get_state(self) -> None:
+        """Get what an actor needs: the manifest, and what earlier sessions embedded with, if there were any."""
+        self._store.get(f"{STATE}/{MANIFEST}", self._folder / STATE / MANIFEST)
+        if (identity := self._store.read(f"{STATE}/{IDENTITY}")) is not None:
+            write_atomic(self._folder / STATE / IDENTITY, identity.decode())
 
     def describe(self) -> None:
         """Put what says what the shards are."""
@@ -82,17 +97,18 @@ class StoreMirror:
             raise StoreError(str(error)) from error
 
     def drop(self, entry: ShardEntry) -> None:
-        """Remove a committed shard's files from this machine: not its part of clips.parquet, nor the map's sample."""
+        """Remove a committed shard's files from this machine, but those that are kept."""
         npz = npz_files(self._folder, entry.shard) if (self._folder / NPZ).is_dir() else []
         for name in entry.files:
-            if name.startswith(f"{TFRECORD}/") or (name.startswith(f"{EMBEDDINGS}/") and entry.shard not in self._kept):
+            kept = entry.shard in self._kept if name.startswith(f"{EMBEDDINGS}/") else self._keeps
+            if name.startswith(f"{TFRECORD}/") or not kept:
                 (self._folder / name).unlink(missing_ok=True)
         for path in npz:
             path.unlink(missing_ok=True)
 
-    def writer_kind(self) -> Callable[..., RunWriter]:
-        """What makes the run's writer."""
-        return functools.partial(StoreWriter, self)
+    def writer_kind(self, *, closes: bool = True) -> Callable[..., RunWriter]:
+        """What makes the run's writer; ``closes`` is whether that makes clips.parquet at the end."""
+        return functools.partial(StoreWriter if closes else StoreShardWriter, self)
 
 
 class StoreWriter(RunWriter):
@@ -114,3 +130,10 @@ class StoreWriter(RunWriter):
         self._mirror.commit(entry)
         super().record(entry)
         self._mirror.drop(entry)
+
+
+class StoreShardWriter(StoreWriter):
+    """Puts shards; clips.parquet is another's to make."""
+
+    def close(self) -> None:
+        """Nothing is left to do."""

@@ -115,11 +115,6 @@ def _validate_store(config: RunConfig) -> None:
     if not is_url(url):
         return
     open_store("output.dir", url)  # refuses a URL that holds credentials before any message repeats it
-    if config.engine.kind == "ray":
-        raise ConfigError(
-            f"output.dir={url} is in an object store, which engine=ray can't write to: name a folder that all machines "
-            "see and copy it afterwards, or use engine=local with dataset.partition on each machine"
-        )
     if config.tracking.log_embeddings:
         raise ConfigError(
             f"tracking.log_embeddings=true wants the embeddings on this machine, but output.dir={url} is in an object "
@@ -137,11 +132,6 @@ def _validate_weights(weights: WeightsConfig) -> None:
             raise ConfigError("weights.timeout_s must be above 0 seconds: use for example 10")
         if not weights.base_url.startswith(("http://", "https://")):
             raise ConfigError(f"weights.base_url={weights.base_url} is not a web address: use http:// or https://")
-
-
-def _on_a_file_system(key: str, value: str | None) -> None:
-    if value is not None and "://" in value:
-        raise ConfigError(f"{key}={value} is in an object store, which is not supported yet: mount it, or copy it")
 
 
 def part_of(partition: str) -> tuple[int, int]:

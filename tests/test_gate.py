@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from pathlib import Path
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from runner.compose import compose_config
 from runner.gate import once_a_model
 from runner.parity import fixed_signals
+from runner.ray_registry import Registry
 
 CONFIG = compose_config([]).parity
 EXPECTED = fixed_signals()[:, :128]
@@ -39,18 +41,47 @@ class FakeSession:
         return windows[:, :128] * self.gain
 
 
-def take(folder: Path, who: str, session: FakeSession) -> tuple[str | None, dict[str, Any]]:
+class InThisProcess:
+    """The registry of a run without Ray: its coroutines in a loop of their own."""
+
+    def __init__(self, patience_s: float = 30.0) -> None:
+        self._registry, self._patience_s = Registry({}), patience_s
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+
+    def ask(self, key: str) -> dict[str, Any] | None:
+        asked = asyncio.run_coroutine_threadsafe(self._registry.verdict(key, self._patience_s), self._loop)
+        return asked.result(60)
+
+    def tell(self, key: str, verdict: dict[str, Any] | None) -> None:
+        asyncio.run_coroutine_threadsafe(self._registry.tell(key, verdict), self._loop).result(60)
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+@pytest.fixture
+def verdicts() -> Iterator[InThisProcess]:
+    registry = InThisProcess()
+    yield registry
+    registry.close()
+
+
+def take(verdicts: InThisProcess, who: str, session: FakeSession) -> tuple[str | None, dict[str, Any]]:
     result: dict[str, Any] = {"metrics": {}}
-    missed = once_a_model(folder, who)([session], EXPECTED, CONFIG, cached=True, result=result)
+    missed = once_a_model(verdicts, who)([session], EXPECTED, CONFIG, cached=True, result=result)
     return missed, result
 
 
-def test_the_first_measures_and_the_others_take_over(tmp_path: Path) -> None:
+def test_the_first_measures_and_the_others_take_over(verdicts: InThisProcess) -> None:
     sessions = [FakeSession() for _ in range(4)]
     found: dict[int, dict[str, Any]] = {}
 
     def work(number: int) -> None:
-        found[number] = take(tmp_path / "parity", f"host:{number}", sessions[number])[1]
+        found[number] = take(verdicts, f"host:{number}", sessions[number])[1]
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
     for thread in threads:
@@ -66,25 +97,33 @@ def test_the_first_measures_and_the_others_take_over(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("other", [FakeSession("another GPU"), FakeSession(precision="bfloat16")])
-def test_another_model_or_precision_is_measured_for_itself(tmp_path: Path, other: FakeSession) -> None:
-    take(tmp_path, "one", FakeSession())
-    _, result = take(tmp_path, "two", other)
+def test_another_model_or_precision_is_measured_for_itself(verdicts: InThisProcess, other: FakeSession) -> None:
+    take(verdicts, "one", FakeSession())
+    _, result = take(verdicts, "two", other)
     assert other.asked == 1
     assert result["parity"]["measured_by"] == "two"
 
 
-def test_a_miss_is_everyones(tmp_path: Path) -> None:
-    first, second = take(tmp_path, "one", FakeSession(gain=1.5)), take(tmp_path, "two", FakeSession())
+def test_a_miss_is_everyones(verdicts: InThisProcess) -> None:
+    first, second = take(verdicts, "one", FakeSession(gain=1.5)), take(verdicts, "two", FakeSession())
     assert first[0] is not None
     assert "gives other embeddings than the CPU in float32" in first[0]
     assert second[0] == first[0]
     assert not second[1]["parity"]["passed"]
 
 
-def test_a_verdict_that_cannot_be_read_is_measured_anew(tmp_path: Path) -> None:
-    take(tmp_path, "one", FakeSession())
-    (path,) = tmp_path.glob("*.json")
-    path.write_text(path.read_text()[:40])
-    session = FakeSession()
-    take(tmp_path, "two", session)
-    assert session.asked == 1
+def test_one_that_fails_to_measure_leaves_it_to_the_next(verdicts: InThisProcess) -> None:
+    broken = FakeSession()
+    broken.embed_windows = lambda windows: 1 / 0  # type: ignore[method-assign]
+    with pytest.raises(ZeroDivisionError):
+        take(verdicts, "one", broken)
+    assert take(verdicts, "two", FakeSession())[1]["parity"]["measured_by"] == "two"
+
+
+def test_nobody_waits_for_long_for_one_that_died() -> None:
+    verdicts = InThisProcess(patience_s=0.05)
+    assert verdicts.ask("model") is None  # and never tells
+    assert verdicts.ask("model") is None
+    verdicts.tell("model", {"by": "two"})
+    assert verdicts.ask("model") == {"by": "two"}
+    verdicts.close()

@@ -21,6 +21,7 @@ pytest.importorskip("ray", reason="Ray has no build for this machine")
 
 from runner import ray_engine
 from runner.ray_apart import Assembly
+from runner.ray_registry import Brief
 from runner.ray_stages import Note, Packing, from_table, to_table
 
 SHARDS = [(0, 3), (3, 6)]
@@ -137,8 +138,8 @@ def test_shards_lost_with_an_actor_are_done_again_and_not_for_ever(monkeypatch: 
         yield from shards[: max(1, len(shards) - 1)]
 
     monkeypatch.setattr(ray_engine, "_reports", lose_the_last)
-    ray_engine._embed_all(None, Path(), Layout(1, 1, 0), FakeCollected(), Going())
+    ray_engine._embed_all(None, Brief({}, None), Layout(1, 1, 0), FakeCollected(), Going(), None)
     assert rounds == [[0, 1, 2], [2]]
     monkeypatch.setattr(ray_engine, "_reports", lambda *arguments: iter(()))
     with pytest.raises(EngineError, match="3 shards were lost 3 times"):
-        ray_engine._embed_all(None, Path(), Layout(1, 1, 0), FakeCollected(), Going())
+        ray_engine._embed_all(None, Brief({}, None), Layout(1, 1, 0), FakeCollected(), Going(), None)
