@@ -27,6 +27,7 @@ _COLD = ("import", "device", "weights", "calibration", "compile", "batch_size", 
 _STAGES = ("decode", "copy", "compute", "write")
 _DPI = 110
 _LEADER = {"arrowstyle": "-", "color": "#c9ccd2", "lw": 0.6}
+_MOST_ACTORS = 40
 
 
 def draw_run(result: Result, run_dir: Path) -> list[Path]:
@@ -45,6 +46,7 @@ def draw_run(result: Result, run_dir: Path) -> list[Path]:
     drawings: dict[str, Callable[[Result], Figure | None]] = {
         "throughput": _throughput,
         "stages": _stages,
+        "actors": _actors,
         "batch_size": _batch_size,
         "memory": _memory,
     }
@@ -166,6 +168,26 @@ def _stages(result: Result) -> Figure | None:
     axes.set_xlim(0, max(105.0, 108 * max(shares.values())))
     axes.set_xlabel("% of the steady state")
     axes.set_title(f"Where the time went: {result.get('bottleneck')}-bound", fontsize=10, loc="left")
+    return figure
+
+
+def _actors(result: Result) -> Figure | None:
+    """Each actor's own speed while it was at work, machine by machine, the slowest ones where there are many."""
+    found = [each for each in result.get("actors") or [] if each.get("audio_x_realtime")]
+    if len(found) < 2:
+        return None
+    found = sorted(found, key=lambda each: float(each["audio_x_realtime"]))[:_MOST_ACTORS]
+    found.sort(key=lambda each: (str(each["host"]), str(each["node"]), -float(each["audio_x_realtime"])))
+    machines = list(dict.fromkeys(each["node"] for each in found))
+    figure, axes = new_figure(height=1.0 + 0.25 * len(found))
+    colors = [(_BLUE, _ORANGE)[machines.index(each["node"]) % 2] for each in found]
+    names = [f"{each['host']}:{each['pid']} on {each['device_name']}" for each in found]
+    bars = axes.barh(names, [each["audio_x_realtime"] for each in found], color=colors, height=0.62)
+    axes.bar_label(bars, fmt="%.0f", padding=3, fontsize=8)
+    axes.invert_yaxis()
+    axes.tick_params(axis="y", labelsize=7)
+    axes.set_xlabel("× realtime while at work")
+    axes.set_title(f"Actors: {result.get('cluster')}", fontsize=10, loc="left")
     return figure
 
 

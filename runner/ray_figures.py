@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from runner.cold_start import Events, warn
-from runner.measure import bottleneck
+from runner.engine import BatchTiming
+from runner.measure import bottleneck, windows_over_time
 
 _OF_THE_RUN = ("device", "precision", "weights", "model", "resolved", "batch_size_curve")
 _OF_AN_ACTOR = ("role", "host", "node", "pid", "device", "precision", "parity", "clips", "examples", "audio_s")
+_MEASURED = ("audio_x_realtime", "busy_shares", "starved_share", "bottleneck")
+
+
+def _device_name(actor: Mapping[str, Any]) -> str | None:
+    """What an actor embedded on; None for one that only decodes."""
+    device = actor.get("device")
+    return f"{device['effective']} ({device['name']})" if device else None
+
+
+def described_actors(actors: Sequence[Mapping[str, Any]]) -> str:
+    """A run's actors in a line: how many on what, and on how many machines."""
+    devices = Counter(each["device_name"] for each in actors if each["role"] != "decode")
+    parts = [f"{count} on {device}" for device, count in devices.most_common()]
+    if decoding := sum(each["role"] == "decode" for each in actors):
+        parts.append(f"{decoding} decoding")
+    machines = len({each["node"] for each in actors})
+    return f"{', '.join(parts)}; {machines} machine{'s' * (machines > 1)}"
 
 
 class ActorFigures:
@@ -24,6 +43,8 @@ class ActorFigures:
         self._events, self._result = events, result
         self._actors: dict[str, dict[str, Any]] = {}
         self._began, self._ended = float("inf"), 0.0
+        self._examples_at: Counter[int] = Counter()
+        """Examples by the second since the epoch in which they were reported."""
         self.driver_stages: dict[str, float] = {}
         """Seconds of stages that are the driver's own, as in reports."""
 
@@ -57,6 +78,7 @@ class ActorFigures:
         if known["role"] != "decode":  # as with the local engine: from a ready session
             self._began = min(self._began, report["began"])
         known["busy_s"] += report["ended"] - report["began"]
+        self._examples_at[int(report["ended"])] += int(report.get("examples", 0))
         for key in ("clips", "examples", "audio_s", "starved_s"):
             known[key] += report.get(key, 0.0)
         for stage, seconds in report.get("stages", {}).items():
@@ -75,13 +97,15 @@ class ActorFigures:
         if seconds > 0 and any(each["examples"] for each in embedding):
             self._fill_speed(embedding, seconds)
             self._fill_shares(every, seconds)
+            result["series"] = self._over_time()
+            result["steady_started_at"] = self._began
         result["actors"] = [
-            {key: each.get(key) for key in (*_OF_AN_ACTOR, "busy_shares", "starved_share", "bottleneck")}
+            {key: each.get(key) for key in (*_OF_AN_ACTOR, *_MEASURED)} | {"device_name": _device_name(each)}
             for each in every
         ]
-        names = sorted({str((each.get("device") or {}).get("name")) for each in embedding})
-        if len(names) > 1:
-            warn(f"actors ran on different devices: {', '.join(names)}", self._events, result)
+        result["cluster"] = described_actors(result["actors"])
+        if len(models := {each["device_name"] for each in result["actors"]} - {None}) > 1:
+            warn(f"actors ran on different devices: {', '.join(sorted(models))}", self._events, result)
 
     def _fill_from(self, embedding: list[dict[str, Any]]) -> None:
         """What the run says of itself: the first actor's, the slowest one's start, the worst one's parity."""
@@ -102,11 +126,21 @@ class ActorFigures:
         nodes: dict[str, float] = {}
         for number, each in enumerate(embedding):
             if each["busy_s"] > 0:
-                metrics[f"actor{number}_audio_x_realtime"] = each["audio_s"] / each["busy_s"]
+                each["audio_x_realtime"] = each["audio_s"] / each["busy_s"]
+                metrics[f"actor{number}_audio_x_realtime"] = each["audio_x_realtime"]
             metrics[f"lane{number}_starved_share"] = each["starved_s"] / seconds
             nodes[each["node"]] = nodes.get(each["node"], 0.0) + each["audio_s"]
         for number, audio_s in enumerate(nodes.values()):
             metrics[f"node{number}_audio_x_realtime"] = audio_s / seconds
+
+    def _over_time(self) -> list[dict[str, float]]:
+        """Throughput of all actors together, in windows of whole seconds with a report in them."""
+        timings = [
+            BatchTiming(0, 0.0, None, max(second + 1 - self._began, 0.0), examples)
+            for second, examples in sorted(self._examples_at.items())
+            if examples
+        ]
+        return windows_over_time(timings, self.audio_s)
 
     def _fill_shares(self, every: list[dict[str, Any]], seconds: float) -> None:
         """The share of the run in which each stage was busy, on average over the actors that have it."""

@@ -144,6 +144,7 @@ def _tags(result: Mapping[str, Any]) -> dict[str, str]:
         tags |= {f"model.conv.{key}": model["conv"][key] for key in ("effective", "reason")}
     if compiler := (result.get("model") or {}).get("compiler"):
         tags |= {f"model.compiler.{key}": compiler[key] for key in ("effective", "reason")}
+    tags["cluster"] = result.get("cluster")
     tags["sessions"] = result.get("session")
     tags["bottleneck"] = result.get("bottleneck")
     tags["advice"] = result.get("advice")

@@ -38,6 +38,8 @@ def summarise(
         lines.append(("failure", str(failure["message"])))
     if device := result.get("device"):
         lines.append(("device", f"{device['effective']} ({device['name']}): {device['reason']}"))
+    if cluster := result.get("cluster"):
+        lines.append(("actors", str(cluster)))
     if precision := result.get("precision"):
         lines.append(("precision", f"{precision['effective']}: {precision['reason']}"))
     if model := result.get("model"):

@@ -37,6 +37,10 @@ def test_a_run_is_drawn_as_far_as_its_figures_go(tmp_path: Path) -> None:
     assert names(draw_run(run(), tmp_path)) == {"throughput.png", "stages.png", "memory.png"}
     curve = {"steps": [{"batch_size": n, "examples_per_s": 9.0 * n, "memory_mib": n} for n in (1, 4)], "batch_size": 4}
     assert "batch_size.png" in names(draw_run({**run(), "batch_size_curve": curve}, tmp_path))
+    actors = [
+        {"host": "here", "node": n, "pid": n, "device_name": "cpu (a)", "audio_x_realtime": 9.0 + n} for n in (1, 2)
+    ]
+    assert "actors.png" in names(draw_run({**run(), "actors": actors, "cluster": "2 on cpu (a)"}, tmp_path))
     assert draw_run({**result(), "config": run()["config"]}, tmp_path / "none") == []
 
 
