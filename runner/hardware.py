@@ -14,6 +14,8 @@ import psutil
 
 MIB = 1 << 20
 _CGROUP_CPU = Path("/sys/fs/cgroup/cpu.max")
+CORES = "VGGISH_RUNNER_CORES"
+"""Environment variable: the share of this machine's cores that is a process's own, and its children's."""
 _CGROUP_MEMORY = Path("/sys/fs/cgroup/memory.max")
 _PACKAGES = ("tensorflow", "tensorflow-metal", "numpy", "soundfile", "soxr", "pyarrow", "hydra-core", "mlflow")
 
@@ -37,8 +39,10 @@ def cpu_flags() -> frozenset[str]:
 
 
 def usable_cores() -> int:
-    """Cores that this process may use: its affinity, and its cgroup's limit rounded up."""
+    """Cores that this process may use: its affinity, its cgroup's limit rounded up, and its share if it has one."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    share = os.environ.get(CORES, "")
+    affinity = min(affinity, int(share)) if share.isdecimal() and int(share) else affinity
     try:
         quota, period = _CGROUP_CPU.read_text().split()
     except (OSError, ValueError):

@@ -25,6 +25,7 @@ import numpy as np
 from runner.cold_start import ColdStart, Events, Ready, make_ready
 from runner.engine import Engine, Lane
 from runner.gate import once_a_model
+from runner.hardware import CORES
 from runner.journal import ShardEntry
 from runner.limits import SkipLimit
 from runner.measure import stage_seconds
@@ -95,6 +96,7 @@ class Actor:
         # A decode process would import the main module anew, which here is Ray's own worker.
         sys.modules["__main__"].__file__ = None
         started_at = time.time()
+        _take_share()
         self.error: dict[str, Any] | None = None
         self.about: dict[str, Any] = {
             "metrics": {},
@@ -226,6 +228,15 @@ def described(error: BaseException) -> dict[str, Any]:
     """A failure as a report has it."""
     assert isinstance(error, Exception)
     return {"kind": failure_kind(error), "message": failure_message(error)}
+
+
+def _take_share() -> None:
+    """Plan threads and processes for the CPUs that Ray gave this actor: others have the rest of the machine."""
+    import ray
+
+    cpus = ray.get_runtime_context().get_assigned_resources().get("CPU", 0.0)
+    if cpus >= 1:
+        os.environ[CORES] = str(int(cpus))
 
 
 def _node() -> str:

@@ -1,14 +1,15 @@
 """What ``engine=ray`` costs on one machine: ``python -m tests.benchmarks.ray_overhead``.
 
 The same files through ``engine=local`` and ``engine=ray`` (which it starts), a command each, one after the other,
-several rounds interleaved with the order turned round; both may use all cores.  A speed is seconds of audio over
-seconds of the steady state: from ready sessions to the last embedding (local) or to the last shard (Ray).  Printed are
-medians and what Ray takes more.
+several rounds interleaved with the order turned round; both may use all cores, and the GPU with ``--device gpu``.  A
+speed is seconds of audio over seconds of the steady state: from ready sessions to the last embedding (local) or to the
+last shard (Ray).  Printed are medians, what Ray takes more, and whether all gave the same bits.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import shutil
 import statistics
@@ -17,14 +18,21 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
 from runner.hardware import host_facts
 from tests.benchmarks.data import SECONDS, make_clips
+from tests.benchmarks.gpu import make_many
 
 PROJECT = Path(__file__).resolve().parents[2]
 ENGINES = {
     "engine=local": ("engine=local",),
     "engine=ray": ("engine=ray", "engine.decode=inside"),
     "engine=ray, decoding apart": ("engine=ray", "engine.decode=apart"),
+    "engine=ray, 2 actors a GPU": (
+        *("engine=ray", "engine.decode=inside", "engine.num_gpus_per_actor=0.5", "memory.gpu_memory_fraction=0.4"),
+    ),
 }
 
 
@@ -36,21 +44,31 @@ def main() -> None:
     parser.add_argument("--kind", default="wav16", choices=("wav16", "flac44", "ogg44"))
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--apart", action="store_true", help="also with decoding apart from the actors that embed")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "gpu"))
+    parser.add_argument("--two", action="store_true", help="also with two actors a GPU")
+    parser.add_argument("--distinct", type=int, help="recordings; other clips are hard links to them")
     parser.add_argument("--folder", type=Path, default=PROJECT / "outputs" / "benchmark")
     options = parser.parse_args()
     folder = options.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    clips = make_clips(folder, options.kind, options.clips)[0].parent
-    names = [name for name in ENGINES if options.apart or "apart" not in name]
+    if options.distinct:
+        clips = make_many(folder, options.kind, options.clips, options.distinct)
+    else:
+        clips = make_clips(folder, options.kind, options.clips)[0].parent
+    left_out = [word for word, asked in (("apart", options.apart), ("2 actors", options.two)) if not asked]
+    names = [name for name in ENGINES if not any(word in name for word in left_out)]
+    rows: dict[str, str] = {}
     found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     for number in range(options.rounds):
         for name in names if number % 2 == 0 else names[::-1]:
-            found[name].append(_run(ENGINES[name], options.precision, clips, folder))
+            settings = (*ENGINES[name], f"precision={options.precision}", f"device={options.device}")
+            found[name].append(_run(settings, clips, folder))
+            rows[name] = _digest(folder / "run")
             print(f"round {number + 1} {name}: {found[name][-1]}", file=sys.stderr, flush=True)
     facts = host_facts()
     print(
-        f"{facts['cpu']}, {facts['cores']} cores; {options.clips} clips of {SECONDS} s ({options.kind}), "
-        f"precision={options.precision}, medians of {options.rounds} rounds"
+        f"{facts['cpu']}, {facts['cores']} cores, device={options.device}; {options.clips} clips of {SECONDS} s "
+        f"({options.kind}), precision={options.precision}, medians of {options.rounds} rounds"
     )
     print(f"{'':28s} {'× realtime':>10s} {'spread':>7s} {'start s':>8s} {'whole s':>8s} {'takes more':>11s}")
     speeds = {name: [SECONDS * options.clips / each["steady_s"] for each in runs] for name, runs in found.items()}
@@ -60,19 +78,33 @@ def main() -> None:
         start, whole = (statistics.median(each[key] for each in runs) for key in ("start_s", "whole_s"))
         spread = (max(speeds[name]) - min(speeds[name])) / speed
         print(f"{name:28s} {speed:10.0f} {spread:7.0%} {start:8.1f} {whole:8.1f} {local / speed - 1:11.1%}")
+    print("the rows are the same" if len(set(rows.values())) == 1 else f"THE ROWS DIFFER: {rows}")
 
 
-def _run(engine: tuple[str, ...], precision: str, clips: Path, folder: Path) -> dict[str, float]:
+def _run(settings: tuple[str, ...], clips: Path, folder: Path) -> dict[str, float]:
     run_dir = folder / "run"
     shutil.rmtree(run_dir, ignore_errors=True)
-    command = [sys.executable, "-m", "runner", *engine, f"dataset.root={clips}", f"precision={precision}"]
-    command += ["device=cpu", "weights=random", "tracking=none", "profile=off", f"output.dir={run_dir}"]
+    command = [sys.executable, "-m", "runner", *settings, f"dataset.root={clips}", "device.strict=true"]
+    command += ["weights=random", "tracking=none", "profile=off", f"output.dir={run_dir}"]
     command += [f"paths.models={folder / 'models'}"]
     start = time.perf_counter()
-    subprocess.run(command, cwd=PROJECT, check=True, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
     whole = time.perf_counter() - start
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
     steady = json.loads((run_dir / "result.json").read_text())["metrics"]["steady_s"]
     return {"steady_s": steady, "whole_s": whole, "start_s": whole - steady}
+
+
+def _digest(run_dir: Path) -> str:
+    """Of a run's rows, in order."""
+    digest = hashlib.sha256()
+    for path in sorted((run_dir / "embeddings").glob("*.parquet")):
+        table = pq.read_table(path, columns=["clip", "example", "embedding"])
+        digest.update("\n".join(table["clip"].to_pylist()).encode())
+        digest.update(table["example"].to_numpy().tobytes())
+        digest.update(pc.list_flatten(table["embedding"]).to_numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 if __name__ == "__main__":
