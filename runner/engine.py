@@ -129,6 +129,7 @@ class Engine:
         self._failure: BaseException | None = None
         self._failed = threading.Event()
         self._lanes: Sequence[Lane] = ()
+        self._ends: list[threading.Thread] = []
         self._lost_lanes: set[int] = set()
         self._lanes_lock = threading.Lock()
         self.progress = Progress()
@@ -160,28 +161,36 @@ class Engine:
 
     def run(self, lanes: Sequence[Lane]) -> None:
         """Embed everything; returns when all results are on disk, raises what a thread raised."""
+        cpu_before = time.process_time()
+        self.embed(lanes)
+        self.finish()
+        self.cpu_s = time.process_time() - cpu_before
+
+    def embed(self, lanes: Sequence[Lane]) -> None:
+        """The first part of ``run``, after which pool and lanes are free: shards may still be on their way to disk."""
         self._lanes = lanes
         self.started_at = self.results_at = time.perf_counter()
-        cpu_before = time.process_time()
         workers = [
             threading.Thread(target=self._guard, args=(self._lane, number), name=lane.name, daemon=True)
             for number, lane in enumerate(lanes)
             for _ in range(lane.threads)
         ]
-        ends = [
+        self._ends = [
             threading.Thread(target=self._guard, args=(body,), name=name, daemon=True)
             for name, body in (("collector", self._collect), *[("writer", self._write)] * self.writers)
         ]
-        for thread in (*workers, *ends):
+        for thread in (*workers, *self._ends):
             thread.start()
         self._guard(self._feed)
         for thread in workers:
             thread.join()
+
+    def finish(self) -> None:
+        """The second part: returns when all results are on disk, raises what a thread raised."""
         self._put(self._results, None)
-        for thread in ends:
+        for thread in self._ends:
             thread.join()
         self._guard(self._writer.close)
-        self.cpu_s = time.process_time() - cpu_before
         if self._failure is not None:
             raise self._failure
 

@@ -23,6 +23,7 @@ from runner.vggish.postprocess import Postprocessor, load_pca, random_pca
 
 if TYPE_CHECKING:
     import numpy as np
+    import pyarrow as pa
     from numpy.typing import NDArray
 
     from runner.build import Placement
@@ -39,24 +40,34 @@ _CLIPS_PER_DECODER = 16
 
 
 def read_clips(path: Path, spans: Sequence[tuple[int, int]]) -> Iterator[Clip]:
-    """The clips of these spans (first, one past the last), in order."""
+    """The clips of these spans (first, one past the last), in order; of the manifest only what holds them is read."""
     import pyarrow.parquet as pq
 
     waiting = deque(spans)
-    index = 0
     with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(_MANIFEST_ROWS, columns=list(_MANIFEST_COLUMNS)):
-            while waiting and waiting[0][0] < index + batch.num_rows:
-                first, end = waiting[0]
-                start, stop = max(first, index), min(end, index + batch.num_rows)
-                part = batch.slice(start - index, stop - start)
-                columns = (part.column(name).to_pylist() for name in _MANIFEST_COLUMNS)
-                rows = zip(range(start, stop), *columns, strict=True)
-                yield from itertools.starmap(Clip, rows)
-                if end > index + batch.num_rows:
-                    break
-                waiting.popleft()
-            index += batch.num_rows
+        index = 0
+        for group in range(file.num_row_groups):
+            end = index + file.metadata.row_group(group).num_rows
+            if waiting and waiting[0][0] < end:
+                batches = file.iter_batches(_MANIFEST_ROWS, row_groups=[group], columns=list(_MANIFEST_COLUMNS))
+                yield from _clips_of(batches, index, waiting)
+            index = end
+
+
+def _clips_of(batches: Iterator[pa.RecordBatch], index: int, waiting: deque[tuple[int, int]]) -> Iterator[Clip]:
+    """The clips of a row group, which begins at ``index``, that spans ask for; those that are done are taken out."""
+    for batch in batches:
+        end_of_batch = index + batch.num_rows
+        while waiting and waiting[0][0] < end_of_batch:
+            first, end = waiting[0]
+            start, stop = max(first, index), min(end, end_of_batch)
+            part = batch.slice(start - index, stop - start)
+            columns = (part.column(name).to_pylist() for name in _MANIFEST_COLUMNS)
+            yield from itertools.starmap(Clip, zip(range(start, stop), *columns, strict=True))
+            if end > end_of_batch:
+                break
+            waiting.popleft()
+        index = end_of_batch
 
 
 def labels_of(path: Path) -> list[str]:

@@ -50,6 +50,8 @@ log = logging.getLogger("runner.worker")
 
 _REPORT_S = 1.0
 """So often an actor tells of shards that are done."""
+CALLS = 2
+"""How many rows an actor has at a time: one is embedded while the last shards of another are written."""
 
 
 class Entries:
@@ -151,7 +153,7 @@ class EmbedShards(Actor):
     def make(self) -> None:
         """A decode pool, a session and a writer, as the local engine has them."""
         # One thread for all of the actor's life: Linux ends decode processes with the thread that started them.
-        self._thread = ThreadPoolExecutor(1)
+        self._thread, self._calls = ThreadPoolExecutor(1), ThreadPoolExecutor(CALLS)
         self._thread.submit(self._make).result()
 
     def _make(self) -> None:
@@ -160,7 +162,7 @@ class EmbedShards(Actor):
         self._pool = DecodePool(decode_options(config), 1, config.dataset.clip_timeout_s)
         ready = self.make_session(cold)
         plan, sessions = ready.placement.memory, ready.sessions
-        clips = max(end - first for first, end in self.shards)
+        clips = self.shards[-1][1]
         self._pool.open(decoders_for(plan.decode_workers, clips), plan.spare_slots, sessions[0].rows_at_once)
         self._lanes = [Lane(each.device_name[1:], each.embed_windows, each.in_flight) for each in sessions]
         self._entries = Entries()
@@ -172,7 +174,7 @@ class EmbedShards(Actor):
         favour_lanes()
 
     def __call__(self, batch: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """Embed the shards of one row, and report now and then."""
+        """Embed the shards of one row, and report now and then; the next call begins while the last are written."""
         for numbers in batch["shards"]:
             for report in self._embed(json.loads(numbers)):
                 yield {"report": np.array([json.dumps(report)], object)}
@@ -192,19 +194,30 @@ class EmbedShards(Actor):
             on_skip=SkipLimit(config.dataset, self.spec["dataset"], 0),
         )
         since = _Since(engine, self._entries)
-        decoded_before = sum(self._pool.busy_s.values())
-        running = self._thread.submit(engine.run, self._lanes)
+        running = self._calls.submit(self._run, engine, since)
         while not wait([running], _REPORT_S).done:
             if self._entries.kept:
                 yield self.report(**since.last())
         report = self.report(**since.last())
-        decoded = sum(self._pool.busy_s.values()) - decoded_before
-        report["stages"] = stage_seconds(engine, decoded, len(self._pool))
-        report["starved_s"] = sum(engine.starved_s.values()) / sum(lane.threads for lane in self._lanes)
         if failure := running.exception():
             log.error("shards %s failed", numbers, exc_info=failure)
             report["error"] = described(failure)
+        else:
+            report["stages"] = stage_seconds(engine, running.result(), len(self._pool))
+            report["starved_s"] = sum(engine.starved_s.values()) / sum(lane.threads for lane in self._lanes)
         yield report
+
+    def _run(self, engine: Engine, since: _Since) -> float:
+        """Embed when it is this call's turn, and write; the seconds that decode processes decoded."""
+        decoded = self._thread.submit(self._take_turn, engine, since).result()
+        engine.finish()
+        return decoded
+
+    def _take_turn(self, engine: Engine, since: _Since) -> float:
+        before = sum(self._pool.busy_s.values())
+        since.begin()
+        engine.embed(self._lanes)
+        return sum(self._pool.busy_s.values()) - before
 
 
 class _Since:
@@ -212,16 +225,23 @@ class _Since:
 
     def __init__(self, engine: Engine, entries: Entries) -> None:
         self._engine, self._entries = engine, entries
-        self._at = time.time()
+        self._at: float | None = None
         self._counts = {"clips": 0.0, "examples": 0.0, "audio_s": 0.0}
+
+    def begin(self) -> None:
+        """The engine begins."""
+        self._at = time.time()
 
     def last(self) -> dict[str, Any]:
         """The report's values; the next ones count from here."""
-        progress, began, before = self._engine.progress, self._at, self._counts
-        self._at = time.time()
+        progress, began, before, now = self._engine.progress, self._at, self._counts, time.time()
         self._counts = {"clips": progress.embedded, "examples": progress.examples, "audio_s": progress.audio_s}
         counts = {key: count - before[key] for key, count in self._counts.items()}
-        return {"began": began, "ended": self._at, **counts, "entries": [vars(entry) for entry in self._entries.take()]}
+        times = {}
+        if began is not None:
+            self._at = now
+            times = {"began": began, "ended": now}
+        return {**times, **counts, "entries": [vars(entry) for entry in self._entries.take()]}
 
 
 def described(error: BaseException) -> dict[str, Any]:

@@ -24,9 +24,9 @@ from runner.limits import SkipLimit
 from runner.output import ClipRow, OpenShards, RunWriter
 from runner.parts import make_writer, postprocessor_of
 from runner.ray_actor import Entries, shard_writer_kind
-from runner.ray_cluster import Layout
+from runner.ray_cluster import Layout, actor_pool
 from runner.ray_registry import Brief
-from runner.ray_stages import DecodeShards, EmbedWindows, Note, from_table
+from runner.ray_stages import EMBED_CALLS, DecodeShards, EmbedWindows, Note, from_table
 from runner.taking_up import agree
 from runner.vggish.constants import EMBEDDING_SIZE
 
@@ -59,14 +59,13 @@ def reports(
     """
     config = from_dict(brief.spec["config"])
     rows = [{"shards": json.dumps(list(group))} for group in work]
-    pool = ray.data.ActorPoolStrategy
     packets = (
         ray.data.from_items(rows, override_num_blocks=len(rows))
         .map_batches(
             DecodeShards,
             fn_constructor_args=(brief, layout.decode_cpus, _batch(config, layout)),
             batch_size=1,
-            compute=pool(size=min(layout.decoders, len(rows))),
+            compute=actor_pool(ray, min(layout.decoders, len(rows)), 1),
             num_cpus=layout.decode_cpus,
         )
         .map_batches(
@@ -75,7 +74,7 @@ def reports(
             batch_size=1,
             batch_format="pyarrow",
             zero_copy_batch=True,
-            compute=pool(size=layout.actors),
+            compute=actor_pool(ray, layout.actors, EMBED_CALLS),
             num_cpus=layout.cpus,
             num_gpus=layout.gpus,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import os
 from collections.abc import Sequence
@@ -79,6 +80,18 @@ def _own(engine: RayEngineConfig) -> dict[str, Any]:
         "object_store_memory": _OBJECT_STORE_APART_BYTES if engine.decode == "apart" else _OBJECT_STORE_BYTES,
         "_temp_dir": str(_folders[-1].path),
     }
+
+
+def actor_pool(ray: Any, size: int, calls: int) -> Any:
+    """The strategy of so many actors, each of which has up to ``calls`` calls at a time.
+
+    An older Ray, which can't have several, has one after the other: the same results, more slowly.
+    """
+    strategy = ray.data.ActorPoolStrategy
+    several = {"max_concurrent_calls_per_actor": calls, "enable_true_multi_threading": True}
+    if calls == 1 or not several.keys() <= inspect.signature(strategy.__init__).parameters.keys():
+        return strategy(size=size)
+    return strategy(size=size, max_tasks_in_flight_per_actor=calls, **several)
 
 
 def disconnect() -> None:

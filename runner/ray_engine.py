@@ -20,7 +20,7 @@ from runner.errors import EngineError
 from runner.journal import ShardEntry
 from runner.limits import check_skipped
 from runner.output import RunWriter, totals
-from runner.ray_cluster import Layout, connect, layout_for
+from runner.ray_cluster import Layout, actor_pool, connect, layout_for
 from runner.ray_figures import ActorFigures
 from runner.ray_registry import Brief, brief_for
 from runner.taking_up import agree, shards_done, sole_worker
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("runner.worker")
 
 _GROUPS_AHEAD = 2
-_LAST_SHARE = 50
+_LAST_SHARE = 100
 """The last groups of shards are so small a share of an actor's part of the run: no actor works alone for longer."""
 _ROUNDS = 3
 """So often in a row shards that got lost with an actor are begun anew without one of them done."""
@@ -107,14 +107,14 @@ def _embed_all(
 
 def _reports(ray: Any, brief: Brief, work: Sequence[Sequence[int]], layout: Layout) -> Iterator[dict[str, Any]]:
     """The reports of actors that embed these groups of shards."""
-    from runner.ray_actor import EmbedShards
+    from runner.ray_actor import CALLS, EmbedShards
 
     rows = [{"shards": json.dumps(list(group))} for group in work]
     reports = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
         EmbedShards,
         fn_constructor_args=(brief,),
         batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=min(layout.actors, len(rows))),
+        compute=actor_pool(ray, min(layout.actors, len(rows)), CALLS),
         num_cpus=layout.cpus,
         num_gpus=layout.gpus,
     )

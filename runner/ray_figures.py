@@ -70,14 +70,15 @@ class ActorFigures:
         for message in actor.get("warnings", []):
             if message not in self._result["warnings"]:
                 warn(message, self._events, self._result)
-        nothing = {"clips": 0.0, "examples": 0.0, "audio_s": 0.0, "busy_s": 0.0, "starved_s": 0.0, "stages": {}}
-        known = self._actors.setdefault(f"{actor['host']}:{actor['pid']}", {**actor, **nothing})
+        nothing = {"clips": 0.0, "examples": 0.0, "audio_s": 0.0, "busy_s": 0.0, "until": 0.0, "starved_s": 0.0}
+        known = self._actors.setdefault(f"{actor['host']}:{actor['pid']}", {**actor, **nothing, "stages": {}})
         if "began" not in report:
             return
         self._ended = max(self._ended, report["ended"])
         if known["role"] != "decode":  # as with the local engine: from a ready session
             self._began = min(self._began, report["began"])
-        known["busy_s"] += report["ended"] - report["began"]
+        known["busy_s"] += max(0.0, report["ended"] - max(report["began"], known["until"]))  # calls overlap
+        known["until"] = max(known["until"], report["ended"])
         self._examples_at[int(report["ended"])] += int(report.get("examples", 0))
         for key in ("clips", "examples", "audio_s", "starved_s"):
             known[key] += report.get(key, 0.0)

@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import pickle
+import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,6 +40,8 @@ log = logging.getLogger("runner.worker")
 _PACKET_BYTES = 32 << 20
 """Windows of a packet, in bytes if they are float32; as many whole batches as that holds, and at least one."""
 _SPARE_SLOTS = 4
+EMBED_CALLS = 4
+"""Packets that an embedding actor has at a time: one is on its way to the device while another is computed."""
 _POLL_S = 0.1
 
 
@@ -175,7 +178,7 @@ class DecodeShards(Actor):
         self._thread.submit(self._make).result()
 
     def _make(self) -> None:
-        processes = decoders_for(self._processes, max(end - first for first, end in self.shards))
+        processes = decoders_for(self._processes, self.shards[-1][1])
         self._pool = DecodePool(decode_options(self.config), processes, self.config.dataset.clip_timeout_s)
         self._pool.open(processes, _SPARE_SLOTS, self._batch)
 
@@ -238,7 +241,7 @@ class EmbedWindows(Actor):
         cold = ColdStart(self.spec["spawned_at"])
         self._sessions = self.make_session(cold).sessions
         self._threads = ThreadPoolExecutor(sum(session.in_flight for session in self._sessions))
-        self._free_since: float | None = None
+        self._at_work, self._free_since, self._lock = 0, float("inf"), threading.Lock()
         self.about["metrics"] |= cold.metrics(time.time())
         favour_lanes()
 
@@ -257,7 +260,9 @@ class EmbedWindows(Actor):
 
     def _embed(self, windows: Windows) -> tuple[NDArray[np.float32], dict[str, Any]]:
         began, start = time.time(), time.perf_counter()
-        starved = 0.0 if self._free_since is None else start - self._free_since
+        with self._lock:
+            starved = max(0.0, start - self._free_since) if self._at_work == 0 else 0.0
+            self._at_work += 1
         timings: list[BatchTiming] = []
 
         def embed(number: int, batch: Windows) -> NDArray[np.float32]:
@@ -272,6 +277,8 @@ class EmbedWindows(Actor):
         rows = self._sessions[0].rows_at_once
         batches = [windows[first : first + rows] for first in range(0, len(windows), rows)]
         found = list(self._threads.map(embed, range(len(batches)), batches))
-        self._free_since = time.perf_counter()
+        with self._lock:
+            self._at_work -= 1
+            self._free_since = time.perf_counter()
         report = self.report(began=began, ended=time.time(), stages=lane_seconds(timings), starved_s=starved)
         return np.concatenate([np.empty((0, EMBEDDING_SIZE), np.float32), *found]), report
