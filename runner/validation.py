@@ -120,11 +120,6 @@ def _validate_store(config: RunConfig) -> None:
             f"output.dir={url} is in an object store, which engine=ray can't write to: name a folder that all machines "
             "see and copy it afterwards, or use engine=local with dataset.partition on each machine"
         )
-    if config.tracking.log_embeddings:
-        raise ConfigError(
-            f"tracking.log_embeddings=true wants the embeddings on this machine, but output.dir={url} is in an object "
-            "store: leave one of them out"
-        )
 
 
 def _validate_weights(weights: WeightsConfig) -> None:
