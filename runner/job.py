@@ -187,7 +187,8 @@ def _finish(
     if store:
         store.release()
     release(job.run_dir)
-    print(summarise(result, job.place, tracking.outcome, _resume_command(job, result), tracking.page))
+    place = job.place if store else str(job.run_dir)  # a run that could not be prepared puts nothing
+    print(summarise(result, place, tracking.outcome, _resume_command(job, result), tracking.page))
     return result
 
 

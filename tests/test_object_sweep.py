@@ -133,9 +133,10 @@ def test_a_sweep_that_was_stopped_killed_and_failed_at_its_end_ends_as_a_local_o
     clips: Path, store: ObjectStore, local: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     url, outputs, log = f"s3://{BUCKET}/stopped", tmp_path / "outputs", tmp_path / "log"
+    command = [*words(clips, url, outputs), "tracking=local"]
     store.fault = slow
     status = stop_when(
-        *(lambda: b"importing TensorFlow" in log.read_bytes(), words(clips, url, outputs), log),
+        *(lambda: b"importing TensorFlow" in log.read_bytes(), command, log),
         lambda process: process.send_signal(signal.SIGINT),
     )
     assert status == 130, log.read_text()
@@ -145,13 +146,13 @@ def test_a_sweep_that_was_stopped_killed_and_failed_at_its_end_ends_as_a_local_o
     assert json.loads(found["0/result.json"])["status"] == "killed"
 
     commits = "1/.runner/commits/shard-00000.json"
-    stop_when(lambda: commits in names(store, "stopped"), words(clips, url, outputs), log, kill)
+    stop_when(lambda: commits in names(store, "stopped"), command, log, kill)
     assert {HOLDER_OBJECT, f"1/{HOLDER_OBJECT}"} <= objects(store, "stopped").keys()
     assert json.loads(objects(store, "stopped")["sweep.json"])["interrupted"] is True  # of the session before
     shutil.rmtree(working_folder(url, outputs))
 
     store.fault = lambda method, key: "forbidden" if method == "PUT" and key.endswith("multirun.yaml") else None
-    done = sweep(clips, url, outputs)
+    done = run_command(*command)
     assert done.status == 1
     assert f"{url}/0 is finished already" in done.err.replace("\n", " ")
     assert "the sweep's own files are not all in the store" in done.err.replace("\n", " ")
@@ -161,13 +162,19 @@ def test_a_sweep_that_was_stopped_killed_and_failed_at_its_end_ends_as_a_local_o
     assert objects(store, "stopped")["1/result.json"]
 
     store.behave()
-    done = sweep(clips, url, outputs)
+    done = run_command(*command)
     assert done.status == 0, done.err
     assert f"{url}/1 is finished already" in done.err.replace("\n", " ")
     assert f"files   {url}\n" in done.out
     assert_same(store, "stopped", local)
-    print(objects(store, "stopped")["0/runner.log"].decode())
+    log_text = objects(store, "stopped")["0/runner.log"].decode()
+    assert log_text.index("asked to stop") < log_text.rindex("parity of /CPU:0")  # in two sessions, one after the other
     assert json.loads(objects(store, "stopped")["1/result.json"])["session"] == 2
+
+    parent, *_ = of_the_time = runs_of(f"sqlite:///{outputs}/mlflow.db")
+    assert [run.info.run_id for run in of_the_time if "sweep.overrides" in run.data.tags] == [parent.info.run_id]
+    assert (parent.info.status, parent.data.tags["run_dir"]) == ("FINISHED", url)
+    assert {run.data.tags["mlflow.parentRunId"] for run in of_the_time[1:]} == {parent.info.run_id}
 
     mlflow = f"sqlite:///{tmp_path}/later.db"
     assert track([url, "--uri", mlflow]) == 0
