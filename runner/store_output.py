@@ -272,8 +272,9 @@ def wait_for_orphan(folder: Path, patience_s: float) -> None:
 
 
 def wait_for_orphans(sweep_folder: Path, patience_s: float) -> None:
-    """Wait for those of a sweep's jobs; raises as ``wait_for_orphan`` does."""
-    for lock in sweep_folder.parent.glob(f"{sweep_folder.name}.*.lock"):
+    """Wait for those of a sweep's jobs, and for jobs that a launcher began; raises as ``wait_for_orphan`` does."""
+    workers = sweep_folder.parent.glob(f"{sweep_folder.name}.*.lock")
+    for lock in (*workers, *sweep_folder.glob(f"*/{STATE}/{LOCK}")):
         _wait_for(lock, sweep_folder, patience_s)
 
 
@@ -282,7 +283,7 @@ def _wait_for(path: Path, folder: Path, patience_s: float) -> None:
     try:
         lock.acquire()
     except Timeout:
-        raise ConfigError(f"the worker of an earlier command is still at work on {folder}: end it") from None
+        raise ConfigError(f"a process of an earlier command is still at work on {folder}: end it") from None
     lock.release()
 
 

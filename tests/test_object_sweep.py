@@ -17,7 +17,8 @@ import soundfile
 
 from runner import store_hold, store_sweep
 from runner.compose import compose_config
-from runner.errors import ConfigError
+from runner.errors import ConfigError, StoreError
+from runner.job import Job, _Tracking
 from runner.store_client import Store
 from runner.store_hold import HOLDER_OBJECT, Hold
 from runner.store_output import orphan_lock
@@ -233,6 +234,17 @@ def test_embeddings_that_left_the_folder_are_logged_and_a_run_is_logged_later_on
     hold.release()
 
 
+def test_a_store_that_does_not_give_the_embeddings_is_no_end_of_the_run(tmp_path: Path) -> None:
+    class Refusing:
+        def get_embeddings(self, finished: bool) -> None:
+            raise StoreError("s3://bucket/run can't be read")
+
+    config = compose_config(["output.dir=s3://bucket/run", "tracking.log_embeddings=true"])
+    tracking = _Tracking(Job(config, tmp_path))
+    tracking.finish(Refusing(), finished=True)  # type: ignore[arg-type]
+    assert tracking.outcome == "not logged: log it later with  python -m runner.track s3://bucket/run"
+
+
 def told(status: int, capsys: pytest.CaptureFixture[str]) -> str:
     captured = capsys.readouterr()
     assert status == 0, captured.err
@@ -314,8 +326,9 @@ def test_a_url_of_something_else_is_refused(
     assert not (tmp_path / "work").exists()
 
 
-def test_a_sweep_waits_for_the_worker_of_a_job_of_a_killed_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("at_work", ["the worker", "the job"])
+def test_a_sweep_waits_for_the_jobs_of_a_killed_command(
+    at_work: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from filelock import FileLock
 
@@ -324,9 +337,11 @@ def test_a_sweep_waits_for_the_worker_of_a_job_of_a_killed_command(
     url = f"memory://{tmp_path.name}/sweep"
     config = compose_config([f"output.dir={url}", "engine.stop_grace_s=0"])
     folder = working_folder(url, tmp_path)
-    folder.parent.mkdir()
-    with FileLock(orphan_lock(folder / "1")), pytest.raises(ConfigError, match="still at work"):
+    (folder / "1/.runner").mkdir(parents=True)
+    lock = orphan_lock(folder / "1") if at_work == "the worker" else folder / "1/.runner/command.lock"
+    with FileLock(lock), pytest.raises(ConfigError, match="still at work"):
         store_sweep.take(folder, config)
     store_sweep.take(folder, config)
+    assert list(folder.iterdir()) == []
     store_sweep.release_all()
     assert list(Store(url, 5).sizes("")) == []
