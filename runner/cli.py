@@ -96,15 +96,22 @@ def _through_hydra(given: list[str]) -> int:
         sys.argv = before
         if not wants_traceback:
             del os.environ["HYDRA_FULL_ERROR"]
-        if "runner.store_output" in sys.modules:
-            from runner.store_output import release_all
+        try:
+            if "runner.sweep" in sys.modules:
+                from runner.sweep import finish_sweep
 
-            release_all()
-        if "runner.sweep" in sys.modules:
-            from runner.sweep import finish_sweep
-
-            finish_sweep(interrupted)
+                if not finish_sweep(interrupted):
+                    status = status or 1
+        finally:
+            _release("runner.store_output")
+            _release("runner.store_sweep")
     return status
+
+
+def _release(module: str) -> None:
+    """Give up the outputs in object stores that a module has taken, if it was ever needed."""
+    if module in sys.modules:
+        sys.modules[module].release_all()
 
 
 class _Stopped(BaseException):
@@ -121,23 +128,27 @@ def _task(config: DictConfig) -> dict[str, Any] | float:
     from runner.compose import typed
     from runner.job import Job, run_job
     from runner.record import without_credentials
-    from runner.sweep import SWEEP_ENVIRONMENT, join_sweep
+    from runner.sweep import SWEEP_ENVIRONMENT, in_its_place, join_sweep
     from runner.terminal import console
 
     hydra_config = HydraConfig.get()
     run_dir = Path(hydra_config.runtime.output_dir)
+    run = typed(config)
     in_sweep = SWEEP_ENVIRONMENT in os.environ
     if in_sweep:
         overrides = without_credentials(" ".join(hydra_config.overrides.task))
         console.print(f"\njob {hydra_config.job.num}: {overrides}", style="bold", markup=False)
     job = Job(
-        config=typed(config),
+        config=in_its_place(run, run_dir, Path(hydra_config.sweep.dir)) if in_sweep else run,
         run_dir=run_dir,
         overrides=tuple(hydra_config.overrides.task),
         in_sweep=in_sweep,
         sweep_run_id=join_sweep(run_dir) if in_sweep else None,
     )
-    result = run_job(job)
+    try:
+        result = run_job(job)
+    finally:
+        _release("runner.store_output")
     if result["status"] == "killed":
         raise _Stopped(result["exit_status"])
     if result["status"] != "finished":

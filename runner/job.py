@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.advice import advise
 from runner.config import RunConfig
-from runner.errors import DatasetError, RunnerError
+from runner.errors import DatasetError, RunnerError, StoreError
 from runner.files import write_atomic
 from runner.hardware import host_facts, versions
 from runner.journal import STATE, files_are_there
@@ -86,7 +86,7 @@ def run_job(job: Job) -> dict[str, Any]:
     store = None
     try:
         claim(job.run_dir, job.config.output.dir)
-        store = take_output(job.run_dir, job.config)
+        store = take_output(job.run_dir, job.config, job.in_sweep)
         check_folder(job.run_dir, job.config)
         manifest, weights = _prepare(job)
         plan = make_plan(job.run_dir, job.config, manifest)
@@ -179,7 +179,7 @@ def _finish(
             draw_run(result, job.run_dir)
         if store:
             store.put_rest(result)
-        tracking.finish()
+        tracking.finish(store, result["status"] == "finished")
         if store:
             store.put_last(result)
     except OSError as error:
@@ -187,7 +187,8 @@ def _finish(
     if store:
         store.release()
     release(job.run_dir)
-    print(summarise(result, job.place, tracking.outcome, _resume_command(job, result), tracking.page))
+    place = job.place if store else str(job.run_dir)  # a run that could not be prepared puts nothing
+    print(summarise(result, place, tracking.outcome, _resume_command(job, result), tracking.page))
     return result
 
 
@@ -286,9 +287,9 @@ class _Tracking:
         if self._opening is not None:
             self._opening.join()
 
-    def finish(self) -> None:
-        """Log result.json and the files, and close the MLflow run."""
-        self._attempt(self._finish)
+    def finish(self, store: StoreOutput | None, finished: bool) -> None:
+        """Log result.json and the files, and close the MLflow run; embeddings are got from the store for that."""
+        self._attempt(lambda: self._finish(store, finished))
 
     def _attempt(self, step: Callable[[], None]) -> None:
         if not self._wanted:
@@ -297,8 +298,8 @@ class _Tracking:
 
         try:
             step()
-        except TrackingError as error:
-            self.outcome = f"not logged: log it later with  python -m runner.track {self._job.run_dir}"
+        except (TrackingError, StoreError) as error:
+            self.outcome = f"not logged: log it later with  python -m runner.track {self._job.place}"
             log.warning("%s", error)
 
     def _open(self, name: str) -> None:
@@ -315,10 +316,12 @@ class _Tracking:
             config=job.config.to_dict(),
         )
 
-    def _finish(self) -> None:
+    def _finish(self, store: StoreOutput | None, finished: bool) -> None:
         from runner.tracking import finish_run, store_uri, where_to_look
 
         job = self._job
+        if store and job.config.tracking.log_embeddings:
+            store.get_embeddings(finished)
         finish_run(job.config.tracking, self._outputs(), job.run_dir, parent_run_id=job.sweep_run_id)
         self.outcome, self.page = where_to_look(store_uri(job.config.tracking, self._outputs()), job.run_dir)
 

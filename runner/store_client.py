@@ -60,10 +60,19 @@ class Store:
         """Put a small object; raises as ``put`` does."""
         self._patiently("written", timeout_s, "pipe_file", self._at(name), text.encode())
 
-    def get(self, name: str, path: Path) -> None:
+    def get(self, name: str, path: Path, timeout_s: float | None = None) -> None:
         """Get an object into a local file; raises StoreError."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._patiently("read", None, "get_file", self._at(name), str(path))
+        self._patiently("read", timeout_s, "get_file", self._at(name), str(path))
+
+    def get_below(self, folder: str, into: Path, timeout_s: float | None = None) -> None:
+        """Get all objects below a folder that are not below the local folder ``into`` already; raises StoreError."""
+
+        def is_there(path: Path, size: int) -> bool:
+            return path.exists() and path.stat().st_size == size
+
+        names = [name for name, size in self.sizes(folder, timeout_s).items() if not is_there(into / name, size)]
+        self.each(lambda name: self.get(name, into / name, timeout_s), names)
 
     def read(self, name: str, timeout_s: float | None = None) -> bytes | None:
         """A small object; None where there is none."""
@@ -83,21 +92,21 @@ class Store:
             if not isinstance(error.__cause__, FileNotFoundError):
                 raise
 
-    def sizes(self, folder: str) -> dict[str, int]:
+    def sizes(self, folder: str, timeout_s: float | None = None) -> dict[str, int]:
         """The bytes of every object below a folder, by name."""
-        return self._listed("find", folder, detail=True)
+        return self._listed("find", folder, timeout_s)
 
-    def top(self) -> dict[str, int | None]:
-        """What is right below the URL: objects with their bytes, folders with None."""
-        return dict(self._listed("ls", "", detail=True))
+    def top(self, folder: str = "") -> dict[str, int | None]:
+        """What is right below the URL, or below a folder there: objects with their bytes, folders with None."""
+        return dict(self._listed("ls", folder))
 
     def each(self, call: Callable[..., T], *columns: Iterable[Any]) -> list[T]:
         """``call`` for many objects, several at once, as ``map`` does; the first error is raised."""
         return list(self._threads.map(call, *columns))
 
-    def _listed(self, method: str, folder: str, **options: Any) -> dict[str, Any]:
+    def _listed(self, method: str, folder: str, timeout_s: float | None = None) -> dict[str, Any]:
         try:
-            found = self._patiently("listed", None, method, self._at(folder), **options)
+            found = self._patiently("listed", timeout_s, method, self._at(folder), detail=True)
         except StoreError as error:
             if isinstance(error.__cause__, FileNotFoundError):
                 return {}

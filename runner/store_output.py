@@ -13,7 +13,8 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,20 +38,23 @@ from runner.journal import (
 from runner.resume import HOLDER, LOCK, MANIFEST, PLAN, SESSIONS, Plan
 from runner.store_client import Store
 from runner.store_hold import Hold
+from runner.stores import WORKING_FOLDERS
 from runner.taking_up import failure_kind, failure_message
 
 log = logging.getLogger(__name__)
 
 COMMITS = f"{STATE}/commits"
-RESULT = "result.json"
+RESULT, LOG = "result.json", "runner.log"
+_HYDRAS = (".hydra", LOG)
+"""What Hydra writes into the folder of a sweep's job before the job begins."""
 _LAST = ("tracking.json", RESULT)
 """What is put after all else, in this order."""
 _STATE_FILES = (PLAN, MANIFEST, IDENTITY, SESSIONS)
 _DESCRIPTIONS = ("metadata.json", "labels.csv")
 """Files beside the shards' own in their folders."""
-_FAILED_PUT_S = 20.0
+FAILED_PUT_S = 20.0
 """How long a run that failed may take to put each of its other files."""
-_ORPHAN_S = 60.0
+ORPHAN_S = 60.0
 """How long the worker of a killed command may take to end, past its grace."""
 SAMPLED_SHARDS = 40
 """The shards that the map of embeddings is drawn from at most; they stay in the working folder."""
@@ -58,11 +62,11 @@ SAMPLED_SHARDS = 40
 _open: dict[Path, StoreOutput] = {}
 
 
-def take(folder: Path, config: RunConfig) -> StoreOutput:
+def take(folder: Path, config: RunConfig, in_sweep: bool = False) -> StoreOutput:
     """Take the output of a run for this command, and get its state into the working folder; see ``take_output``."""
     folder = folder.absolute()
     if folder not in _open:
-        _open[folder] = StoreOutput(folder, config)
+        _open[folder] = StoreOutput(folder, config, in_sweep)
     return _open[folder]
 
 
@@ -78,9 +82,10 @@ class StoreOutput:
     Args:
         folder: the working folder, which this command has claimed.
         config: the run's.
+        in_sweep: whether it is a job of a sweep, in whose folder Hydra has written already.
     """
 
-    def __init__(self, folder: Path, config: RunConfig) -> None:
+    def __init__(self, folder: Path, config: RunConfig, in_sweep: bool = False) -> None:
         assert config.output.dir is not None
         self._folder = folder
         self._store = Store(config.output.dir, config.output.put_timeout_s)
@@ -92,9 +97,10 @@ class StoreOutput:
         self._shards = 0
         self.hold.take()
         try:
-            wait_for_orphan(folder, config.engine.stop_grace_s + _ORPHAN_S)
-            _empty(folder)
-            self._pull()
+            wait_for_orphan(folder, config.engine.stop_grace_s + ORPHAN_S)
+            _empty(folder, _HYDRAS if in_sweep else ())
+            with _appended(folder / LOG):
+                self._pull()
             self.hold.confirm()
         except BaseException:
             self.hold.release()
@@ -132,6 +138,24 @@ class StoreOutput:
         except (RunnerError, OSError) as error:
             log.warning("the map of the embeddings is of this session's alone: %s", error)
 
+    def get_embeddings(self, finished: bool) -> None:
+        """Get all files of embeddings that are no longer in the working folder.
+
+        Args:
+            finished: whether the run is; one that failed waits less for the store.
+
+        Raises:
+            StoreError: the store doesn't give them, or there is no room for them.
+        """
+        limit = None if finished else min(FAILED_PUT_S, self._store.timeout_s)
+        try:
+            for folder in FOLDERS:
+                self._store.get_below(folder, self._folder, limit)
+        except OSError as error:
+            raise StoreError(
+                f"{self._store.url}: its embeddings can't be brought to {self._folder} ({error})"
+            ) from error
+
     def put_rest(self, result: dict[str, Any]) -> None:
         """Put all files but the shards' own, and but those that ``put_last`` puts.
 
@@ -155,7 +179,7 @@ class StoreOutput:
 
     def _put(self, paths: Sequence[Path], names: Sequence[str], result: dict[str, Any]) -> None:
         finished = result["status"] == "finished"
-        limit = None if finished else min(_FAILED_PUT_S, self._store.timeout_s)
+        limit = None if finished else min(FAILED_PUT_S, self._store.timeout_s)
         try:
             if not self.hold.is_ours():
                 raise StoreError(f"{self._store.url} was taken by another command: nothing more is put there")
@@ -230,8 +254,12 @@ def sampled(shards: int) -> set[int]:
 
 
 def orphan_lock(folder: Path) -> Path:
-    """The lock of a working folder's worker: beside it, as the folder may be deleted while a worker lives."""
-    return folder.with_name(f"{folder.name}.lock")
+    """The lock of a working folder's worker: beside it, as the folder may be deleted while a worker lives.
+
+    Those of a sweep's jobs are beside the sweep's working folder.
+    """
+    outermost = next((each for each in (folder, *folder.parents) if each.parent.name == WORKING_FOLDERS), folder)
+    return outermost.with_name(f"{'.'.join((outermost.name, *folder.relative_to(outermost).parts))}.lock")
 
 
 def wait_for_orphan(folder: Path, patience_s: float) -> None:
@@ -240,12 +268,33 @@ def wait_for_orphan(folder: Path, patience_s: float) -> None:
     Raises:
         ConfigError: it does not end.
     """
-    lock = FileLock(orphan_lock(folder), timeout=patience_s)
+    _wait_for(orphan_lock(folder), folder, patience_s)
+
+
+def wait_for_orphans(sweep_folder: Path, patience_s: float) -> None:
+    """Wait for those of a sweep's jobs, and for jobs that a launcher began; raises as ``wait_for_orphan`` does."""
+    workers = sweep_folder.parent.glob(f"{sweep_folder.name}.*.lock")
+    for lock in (*workers, *sweep_folder.glob(f"*/{STATE}/{LOCK}")):
+        _wait_for(lock, sweep_folder, patience_s)
+
+
+def _wait_for(path: Path, folder: Path, patience_s: float) -> None:
+    lock = FileLock(path, timeout=patience_s)
     try:
         lock.acquire()
     except Timeout:
-        raise ConfigError(f"the worker of an earlier command is still at work on {folder}: end it") from None
+        raise ConfigError(f"a process of an earlier command is still at work on {folder}: end it") from None
     lock.release()
+
+
+@contextmanager
+def _appended(path: Path) -> Iterator[None]:
+    """What a log says already comes after what the store has of it, if that is got meanwhile."""
+    said = path.read_bytes() if path.exists() else b""
+    yield
+    if said and path.read_bytes() != said:
+        with path.open("ab") as file:
+            file.write(said)
 
 
 def _is_whole(entry: ShardEntry, present: Mapping[str, int]) -> bool:
@@ -260,10 +309,10 @@ def _commits(state: Iterable[str]) -> Iterable[tuple[int, str]]:
             yield int(number), name
 
 
-def _empty(folder: Path) -> None:
-    """Remove what an earlier command left in the working folder, locks aside."""
+def _empty(folder: Path, kept: Collection[str]) -> None:
+    """Remove what an earlier command left in the working folder, locks and what is to be kept aside."""
     for path in (*folder.iterdir(), *(folder / STATE).iterdir()):
-        if path.name == STATE or (path.parent.name == STATE and path.name in (LOCK, HOLDER)):
+        if path.name in (STATE, *kept) or (path.parent.name == STATE and path.name in (LOCK, HOLDER)):
             continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 EXTRAS = {"s3": "s3", "gs": "gs", "gcs": "gs", "hf": "hf"}
 """The extra of this package that has a scheme's driver."""
+WORKING_FOLDERS = "stores"
+"""Folder, below the outputs, of the folders in which runs and sweeps work whose output is in an object store."""
 _SILENCE_S = 20.0
 _LASTING = (
     *(FileNotFoundError, PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError),
@@ -135,15 +137,28 @@ def working_folder(url: str, outputs: Path) -> Path:
     """The folder of this machine in which a run works whose output is in an object store: always the same for a URL."""
     url = url.rstrip("/")
     name = re.sub(r"[^\w.-]+", "_", url.rsplit("/", 1)[-1])[:60]
-    return outputs / "stores" / f"{name}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
+    return outputs / WORKING_FOLDERS / f"{name}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
 
 
-def take_output(folder: Path, config: RunConfig) -> StoreOutput | None:
+def check_working_folder(key: str, folder: Path, config: RunConfig) -> None:
+    """Whether the folder that Hydra was given is the one of ``output.dir``, which is a URL: it is going to be emptied.
+
+    Raises:
+        ConfigError: it is another one.
+    """
+    url = config.output.dir
+    assert url is not None
+    if folder != working_folder(url, Path(config.paths.outputs).expanduser()).absolute():
+        raise ConfigError(f"{key}={folder} can't be had with output.dir={url}: leave {key} out, or give paths.outputs")
+
+
+def take_output(folder: Path, config: RunConfig, in_sweep: bool = False) -> StoreOutput | None:
     """The output of a run in an object store, taken for this command; None where it stays on a file system.
 
     Args:
         folder: the run's (working) folder, which the command has claimed.
         config: the run's configuration.
+        in_sweep: whether the run is a job of a sweep.
 
     Raises:
         ConfigError: another command has it, it can't be used, or it holds something else.
@@ -153,4 +168,4 @@ def take_output(folder: Path, config: RunConfig) -> StoreOutput | None:
         return None
     from runner.store_output import take
 
-    return take(folder, config)
+    return take(folder, config, in_sweep)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from runner.advice import advise, speed, spread, verdict
@@ -168,9 +167,9 @@ def _memory(metrics: Mapping[str, float]) -> str:
 
 
 def summarise_sweep(
-    results: Sequence[Mapping[str, Any]], sweep_dir: Path, tracking: str | None, page: str | None = None
+    results: Sequence[Mapping[str, Any]], place: str, tracking: str | None, page: str | None = None
 ) -> str:
-    """The table of a sweep's jobs, in their order."""
+    """The table of a sweep's jobs, in their order; for the arguments see ``summarise``."""
     header = (
         *("job", "run", "status", "× realtime", "±", "examples/s", "cold start s", "peak MiB", "max error"),
         *("min cosine", "bottleneck"),
@@ -205,7 +204,7 @@ def summarise_sweep(
         "",
         f"{len(results)} jobs, {failed} failed or stopped" if failed else f"{len(results)} jobs, all finished",
     ]
-    lines.append(f"files   {sweep_dir}")
+    lines.append(f"files   {place}")
     if tracking:
         lines.append(f"mlflow  {tracking}")
     if page:

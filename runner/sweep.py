@@ -12,9 +12,9 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
@@ -28,8 +28,11 @@ from runner.formats import FOLDERS
 from runner.journal import STATE
 from runner.record import hide_credentials, without_credentials
 from runner.resume import check_folder, claim
-from runner.stores import is_url, take_output
+from runner.stores import check_working_folder, is_url, place_of, take_output
 from runner.summary import summarise_sweep
+
+if TYPE_CHECKING:
+    from runner.store_sweep import SweepOutput
 
 log = logging.getLogger(__name__)
 
@@ -40,13 +43,18 @@ SWEEP_ENVIRONMENT = "VGGISH_RUNNER_SWEEP"
 
 @dataclass
 class Sweep:
-    """The sweep under way in this process."""
+    """The sweep under way in this process; ``output`` is what it has in an object store."""
 
     config: RunConfig
     folder: Path
     overrides: tuple[str, ...]
-    tracking: str | None = None
+    output: SweepOutput | None = None
     run_dirs: list[Path] = field(default_factory=list)
+
+    @property
+    def place(self) -> str:
+        """Where a person finds the sweep's files: its folder, or its URL."""
+        return place_of(self.config.output.dir, self.folder)
 
 
 _current: Sweep | None = None
@@ -60,7 +68,9 @@ class RunnerCallback(Callback):
         with _fatal_errors():
             run = typed(config)
             folder = Path(str(config.hydra.run.dir)).absolute()
-            if not is_url(run.output.dir):
+            if is_url(run.output.dir):
+                check_working_folder("hydra.run.dir", folder, run)
+            else:
                 check_folder(folder, run)
             claim(folder, run.output.dir)
             if take_output(folder, run):
@@ -70,16 +80,44 @@ class RunnerCallback(Callback):
         """Before a sweep's first job: is every job sound?  Then open the parent run."""
         with _fatal_errors():
             jobs = expand_sweep(config)
-            if is_url(jobs[0].output.dir):
-                raise ConfigError(
-                    f"output.dir={jobs[0].output.dir} is in an object store, where a sweep can't be: run its jobs one "
-                    "by one, each with an output.dir of its own, or name a folder"
-                )
             folder = Path(str(config.hydra.sweep.dir)).absolute()
             overrides = tuple(map(str, config.hydra.overrides.task))
-            check_sweep_folder(folder, overrides)
+            output = _take_output(folder, jobs)
+            check_sweep_folder(folder, overrides, place_of(jobs[0].output.dir, folder))
             _tell_what_is_left_out(config)
-        start_sweep(Sweep(jobs[0], folder, overrides))
+        start_sweep(Sweep(jobs[0], folder, overrides, output))
+        if output:
+            with _fatal_errors():
+                output.put_record()
+
+
+def _take_output(folder: Path, jobs: Sequence[RunConfig]) -> SweepOutput | None:
+    """What a sweep has in an object store, taken for this command; None where it stays on a file system.
+
+    Raises:
+        ConfigError: its jobs want several places, or as ``runner.store_sweep.take`` does.
+    """
+    places = {job.output.dir for job in jobs}
+    if not any(map(is_url, places)):
+        return None
+    if len(places) > 1:
+        raise ConfigError(
+            f"output.dir has {len(places)} values in one sweep, one of them a URL: give one, below which each job gets "
+            "a folder of its own"
+        )
+    check_working_folder("hydra.sweep.dir", folder, jobs[0])
+    from runner.store_sweep import take
+
+    return take(folder, jobs[0])
+
+
+def in_its_place(job: RunConfig, run_dir: Path, sweep_dir: Path) -> RunConfig:
+    """A sweep's job with an ``output.dir`` of its own, below that of the sweep, if that is a URL."""
+    url = job.output.dir
+    if url is None or not is_url(url):
+        return job
+    below = Path(os.path.relpath(run_dir, sweep_dir)).as_posix()
+    return replace(job, output=replace(job.output, dir=f"{url.rstrip('/')}/{below}"))
 
 
 def _tell_what_is_left_out(config: DictConfig) -> None:
@@ -103,19 +141,24 @@ class _fatal_errors:
             raise SystemExit(f"error: {one_message(error)}") from error
 
 
-def check_sweep_folder(folder: Path, overrides: Sequence[str]) -> None:
+def check_sweep_folder(folder: Path, overrides: Sequence[str], place: str) -> None:
     """Whether a sweep may have its files in ``folder``: it is free, or holds the same sweep, which is then resumed.
+
+    Args:
+        folder: the sweep's; for an object store its working folder, with the sweep.json of the store.
+        overrides: of the command line.
+        place: what messages call it.
 
     Raises:
         ConfigError: it holds a run, or another sweep.
     """
     if any((folder / name).exists() for name in ("result.json", *FOLDERS, STATE)):
-        raise ConfigError(f"output.dir={folder} already holds a run: name another folder, or move that run away")
+        raise ConfigError(f"output.dir={place} already holds a run: name another folder, or move that run away")
     if (folder / SWEEP_FILE).exists():
         before = json.loads((folder / SWEEP_FILE).read_text(encoding="utf-8"))["overrides"]
         if before != list(map(without_credentials, overrides)):
             raise ConfigError(
-                f"output.dir={folder} already holds another sweep ({' '.join(before)}): "
+                f"output.dir={place} already holds another sweep ({' '.join(before)}): "
                 "give the same settings to resume it, or name another folder"
             )
 
@@ -135,8 +178,7 @@ def start_sweep(sweep: Sweep) -> None:
     from runner.tracking import TrackingError, open_sweep
 
     try:
-        if json.loads(path.read_text(encoding="utf-8"))["run_id"] is None:
-            open_sweep(sweep.config.tracking, _outputs(sweep), sweep.folder, sweep.overrides)
+        open_sweep(sweep.config.tracking, _outputs(sweep), sweep.folder, sweep.overrides, sweep.place)
     except TrackingError as error:
         log.warning("%s", error)
 
@@ -150,12 +192,16 @@ def join_sweep(run_dir: Path) -> str | None:
     return run_id
 
 
-def finish_sweep(interrupted: bool) -> None:
-    """Close the parent run of the sweep under way, if there is one, and print the table of its jobs."""
+def finish_sweep(interrupted: bool) -> bool:
+    """Close the parent run of the sweep under way, if there is one, and print the table of its jobs.
+
+    Returns:
+        False if the sweep's own files could not be put into its object store.
+    """
     global _current
     sweep, _current = _current, None
     if sweep is None:
-        return
+        return True
     os.environ.pop(SWEEP_ENVIRONMENT, None)
     if not sweep.run_dirs:  # a launcher such as Submitit's ran the jobs elsewhere
         sweep.run_dirs = sorted(
@@ -182,13 +228,20 @@ def finish_sweep(interrupted: bool) -> None:
         from runner.tracking import finish_sweep as log_sweep
 
         try:
-            log_sweep(sweep.config.tracking, _outputs(sweep), sweep.folder, sweep.run_dirs, interrupted=interrupted)
+            log_sweep(
+                *(sweep.config.tracking, _outputs(sweep), sweep.folder, sweep.run_dirs),
+                interrupted=interrupted,
+                place=sweep.place,
+            )
             outcome, page = where_to_look(store_uri(sweep.config.tracking, _outputs(sweep)), sweep.folder)
         except TrackingError as error:
             log.warning("%s", error)
-            outcome = f"not logged: log it later with  python -m runner.track {sweep.folder}"
+            outcome = f"not logged: log it later with  python -m runner.track {sweep.place}"
+    is_put = sweep.output is None or sweep.output.put_files(finished=bool(results) and not interrupted)
+    place = sweep.place if is_put else f"{sweep.folder}, as they could not all be put to {sweep.place}"
     sys.stdout.flush()
-    print(summarise_sweep(results, sweep.folder, outcome, page))
+    print(summarise_sweep(results, place, outcome, page))
+    return is_put
 
 
 def _outputs(sweep: Sweep) -> Path:

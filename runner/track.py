@@ -1,4 +1,7 @@
-"""Logs runs to MLflow from their files, later: ``python -m runner.track RUN_DIR [RUN_DIR ...] [--uri URI]``."""
+"""Logs runs to MLflow from their files, later: ``python -m runner.track RUN_DIR [RUN_DIR ...] [--uri URI]``.
+
+A run's or a sweep's place is a folder, or a URL in an object store (see ``runner.store_track``).
+"""
 
 from __future__ import annotations
 
@@ -11,55 +14,85 @@ from pathlib import Path
 
 from runner.config import RunConfig, from_dict
 from runner.errors import RunnerError
+from runner.record import without_credentials
+from runner.stores import as_path, is_url
 from runner.tracking import finish_run, finish_sweep, open_sweep, store_uri, ui_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Log the folders given; exit status 1 if one could not be logged."""
+    """Log the runs given; exit status 1 if one could not be logged."""
     parser = argparse.ArgumentParser(
         prog="python -m runner.track", description="Log runs or sweeps to MLflow that could not be logged at the time."
     )
-    parser.add_argument("folders", nargs="+", type=Path, metavar="RUN_DIR", help="a run's or a sweep's folder")
+    parser.add_argument("places", nargs="+", metavar="RUN_DIR", help="a run's or a sweep's folder, or its URL")
     parser.add_argument("--uri", help="the MLflow store (default: the run's own tracking settings)")
     options = parser.parse_args(arguments)
     failed = False
-    for folder in options.folders:
+    for place in options.places:
         try:
-            print(f"{folder}: {track(folder.resolve(), options.uri)}")
+            print(f"{without_credentials(place)}: {_track(place, options.uri)}")
         except RunnerError as error:
             failed = True
-            print(f"{folder}: error: {error}", file=sys.stderr)
+            print(f"{without_credentials(place)}: error: {error}", file=sys.stderr)
     return int(failed)
 
 
-def track(folder: Path, uri: str | None = None) -> str:
+def _track(place: str, uri: str | None) -> str:
+    if not is_url(place):
+        return track(Path(as_path(place)).resolve(), uri)
+    from runner.store_track import track_url
+
+    return track_url(place.rstrip("/"), uri)
+
+
+def track(folder: Path, uri: str | None = None, place: str | None = None) -> str:
     """Log a run's or a sweep's folder to MLflow; what was done, in one line.
+
+    Args:
+        folder: it.
+        uri: of the MLflow store; None for the run's own.
+        place: where a person finds the sweep, if that is not the folder.
 
     Raises:
         RunnerError: the folder holds no run, or MLflow can't be told.
     """
     sweep = folder / "sweep.json"
     if not sweep.exists():
-        config = _config(folder, uri)
-        logged = finish_run(config.tracking, _outputs(config), folder)
-        where = ui_command(store_uri(config.tracking, _outputs(config)))
+        config = logged_with(folder, uri)
+        logged = finish_run(config.tracking, outputs_of(config), folder)
+        where = ui_command(store_uri(config.tracking, outputs_of(config)))
         return f"{'logged' if logged else 'was logged already'}; {where}"
     record = json.loads(sweep.read_text(encoding="utf-8"))
-    run_dirs = [folder / job for job in record["jobs"]]
+    run_dirs = [folder / job for job in record["jobs"] if (folder / job / "result.json").exists()]
     if not run_dirs:
-        raise RunnerError(f"{folder} holds no job: there is nothing to log")
-    config = _config(run_dirs[0], uri)
+        raise RunnerError(f"{place or folder} holds no job that came to a result: there is nothing to log")
+    config = logged_with(run_dirs[0], uri)
     if not record.get("run_id") or uri:
-        open_sweep(config.tracking, _outputs(config), folder, record["overrides"])
+        open_sweep(config.tracking, outputs_of(config), folder, record["overrides"], place)
         record = json.loads(sweep.read_text(encoding="utf-8"))
+    new = 0
     for run_dir in run_dirs:
-        own = _config(run_dir, uri)
-        finish_run(own.tracking, _outputs(own), run_dir, parent_run_id=record["run_id"])
-    finish_sweep(config.tracking, _outputs(config), folder, run_dirs, interrupted=bool(record.get("interrupted")))
-    return f"logged, {len(run_dirs)} jobs; {ui_command(store_uri(config.tracking, _outputs(config)))}"
+        own = logged_with(run_dir, uri)
+        new += finish_run(own.tracking, outputs_of(own), run_dir, parent_run_id=record["run_id"])
+    finish_sweep(
+        *(config.tracking, outputs_of(config), folder, run_dirs),
+        interrupted=bool(record.get("interrupted")),
+        place=place,
+    )
+    told = [f"logged, {len(run_dirs)} jobs"]
+    if before := len(run_dirs) - new:
+        told.append(f"{before} of them were logged already")
+    if missing := len(record["jobs"]) - len(run_dirs):
+        told.append(f"{missing} more came to no result")
+    return f"{', '.join(told)}; {ui_command(store_uri(config.tracking, outputs_of(config)))}"
 
 
-def _config(run_dir: Path, uri: str | None) -> RunConfig:
+def logged_with(run_dir: Path, uri: str | None) -> RunConfig:
+    """The configuration of a run by its result.json, with the tracking that it is to be logged with.
+
+    Raises:
+        RunnerError: there is no result.json that can be read.
+    """
     try:
         config = from_dict(json.loads((run_dir / "result.json").read_text(encoding="utf-8"))["config"])
     except (OSError, ValueError, KeyError) as error:
@@ -71,7 +104,8 @@ def _config(run_dir: Path, uri: str | None) -> RunConfig:
     return config
 
 
-def _outputs(config: RunConfig) -> Path:
+def outputs_of(config: RunConfig) -> Path:
+    """A run's ``paths.outputs``."""
     return Path(config.paths.outputs).expanduser().resolve()
 
 

@@ -174,10 +174,10 @@ def finish_run(tracking: TrackingConfig, outputs: Path, run_dir: Path, *, parent
     record = record_from_result(result)
     uri = without_credentials(store_uri(tracking, outputs))
     state = _read_state(run_dir)
+    if is_logged(tracking, outputs, run_dir):
+        return False
     if state.get("uri") != uri:
         state = {"parent_run_id": parent_run_id}
-    if state.get("state") == "logged":
-        return False
     if "run_id" not in state:
         open_run(
             tracking,
@@ -197,14 +197,27 @@ def finish_run(tracking: TrackingConfig, outputs: Path, run_dir: Path, *, parent
     return True
 
 
-def open_sweep(tracking: TrackingConfig, outputs: Path, sweep_dir: Path, overrides: Sequence[str]) -> None:
-    """Create the parent run of a sweep, and put its id into the folder's sweep.json."""
+def is_logged(tracking: TrackingConfig, outputs: Path, run_dir: Path) -> bool:
+    """Whether the folder's run was logged to this store to the end."""
+    state = _read_state(run_dir)
+    return state.get("uri") == without_credentials(store_uri(tracking, outputs)) and state.get("state") == "logged"
+
+
+def open_sweep(
+    tracking: TrackingConfig, outputs: Path, sweep_dir: Path, overrides: Sequence[str], place: str | None = None
+) -> None:
+    """Create the parent run of a sweep, and put its id into the folder's sweep.json, if this store has none of it yet.
+
+    ``place`` is where a person finds the sweep, if that is not its folder.
+    """
     path = sweep_dir / "sweep.json"
     record = json.loads(path.read_text(encoding="utf-8"))
     with _store(tracking, outputs) as (client, experiment_id):
+        if record.get("run_id") and _has_run(client, record["run_id"]):
+            return
         name = " ".join(["sweep", *map(without_credentials, _swept(overrides))])[:_SWEEP_NAME_CHARACTERS]
         tags = {
-            "run_dir": str(sweep_dir),
+            "run_dir": place or str(sweep_dir),
             "sweep.overrides": " ".join(map(without_credentials, overrides)),
             "command": command_line(overrides, multirun=True),
         }
@@ -214,6 +227,18 @@ def open_sweep(tracking: TrackingConfig, outputs: Path, sweep_dir: Path, overrid
         write_atomic(path, json.dumps(record, indent=2))
 
 
+def _has_run(client: MlflowClient, run_id: str) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return False
+        raise
+    return True
+
+
 def _swept(overrides: Sequence[str]) -> list[str]:
     """The overrides that make a sweep what it is: those with several values, and the experiment."""
     several = [each for each in overrides if "," in each or "(" in each or each.startswith("experiment=")]
@@ -221,12 +246,18 @@ def _swept(overrides: Sequence[str]) -> list[str]:
 
 
 def finish_sweep(
-    tracking: TrackingConfig, outputs: Path, sweep_dir: Path, run_dirs: Sequence[Path], *, interrupted: bool
+    tracking: TrackingConfig,
+    outputs: Path,
+    sweep_dir: Path,
+    run_dirs: Sequence[Path],
+    *,
+    interrupted: bool,
+    place: str | None = None,
 ) -> None:
-    """Say on the parent run how its jobs went, and close it; opens one if there is none yet."""
+    """Say on the parent run how its jobs went, and close it; opens one if there is none yet, as ``open_sweep``."""
     path = sweep_dir / "sweep.json"
     if not json.loads(path.read_text(encoding="utf-8")).get("run_id"):
-        open_sweep(tracking, outputs, sweep_dir, json.loads(path.read_text(encoding="utf-8"))["overrides"])
+        open_sweep(tracking, outputs, sweep_dir, json.loads(path.read_text(encoding="utf-8"))["overrides"], place)
     run_id = json.loads(path.read_text(encoding="utf-8"))["run_id"]
     files = [run_dir / "result.json" for run_dir in run_dirs]
     results = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]

@@ -42,7 +42,8 @@ def validate(config: RunConfig) -> None:
     one_of("frontend.tail", config.frontend.tail, ("drop", "pad"))
     one_of("frontend.resampler", config.frontend.resampler, ("reference", "soxr"))
     _validate_output(config.output)
-    _validate_store(config)
+    if is_url(config.output.dir):
+        open_store("output.dir", config.output.dir)  # refuses one with credentials before any message repeats it
     one_of("parity.action", config.parity.action, ("fail", "warn"))
     one_of("engine.kind", config.engine.kind, ("local", "ray"))
     if isinstance(config.engine, RayEngineConfig):
@@ -107,19 +108,6 @@ def _validate_output(output: OutputConfig) -> None:
         raise ConfigError(f"output.put_timeout_s={output.put_timeout_s} is not above 0 seconds: use for example 300")
     if output.shard_clips is not None:
         _at_least("output.shard_clips", output.shard_clips, 1)
-
-
-def _validate_store(config: RunConfig) -> None:
-    """What an output in an object store can't be asked for."""
-    url = config.output.dir
-    if not is_url(url):
-        return
-    open_store("output.dir", url)  # refuses a URL that holds credentials before any message repeats it
-    if config.tracking.log_embeddings:
-        raise ConfigError(
-            f"tracking.log_embeddings=true wants the embeddings on this machine, but output.dir={url} is in an object "
-            "store: leave one of them out"
-        )
 
 
 def _validate_weights(weights: WeightsConfig) -> None:

@@ -173,6 +173,18 @@ def test_the_parent_of_a_sweep_says_how_its_jobs_went(
     assert sum(run.data.tags.get("mlflow.parentRunId") == parent_id for run in runs) == 2
 
 
+def test_a_sweeps_parent_is_taken_up_where_the_store_has_it(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.json"
+    path.write_text(json.dumps({"run_id": None, "overrides": ["device=cpu,gpu"], "jobs": []}))
+    ids = []
+    for outputs in (tmp_path, tmp_path, tmp_path / "another"):
+        open_sweep(LOCAL, outputs, tmp_path, ["device=cpu,gpu"], "s3://bucket/sweep")
+        ids.append(json.loads(path.read_text())["run_id"])
+    assert ids[0] == ids[1] != ids[2]
+    (parent,) = read_back(MlflowClient(store_uri(LOCAL, tmp_path / "another")))
+    assert (parent.info.run_id, parent.data.tags["run_dir"]) == (ids[2], "s3://bucket/sweep")
+
+
 def test_four_first_runs_at_once_on_a_fresh_database(tmp_path: Path) -> None:
     code = """
 import sys
