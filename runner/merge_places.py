@@ -1,6 +1,6 @@
 """Where the parts that ``runner.merge`` takes lie, and where the whole is put: folders here, URLs in ``merge_store``.
 
-A whole that is not finished has ``merging.json``, which says of what it is made: only a merge of the same goes on there.
+A whole that is not finished has ``merging.json``, which says what it is made of: only a merge of the same goes on.
 """
 
 from __future__ import annotations

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from runner.errors import ConfigError, StoreError
+from runner.errors import StoreError
 from runner.files import atomic
-from runner.formats import EMBEDDINGS, NPZ, TFRECORD
+from runner.formats import EMBEDDINGS, TFRECORD
 from runner.journal import CLIP_PARTS, IDENTITY, STATE, ShardEntry, describe_file
 from runner.merge_places import MERGED, MERGING, Source, check_target
 from runner.output import npz_names

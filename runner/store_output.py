@@ -227,7 +227,7 @@ def read_commits(store: Store, state: Iterable[str]) -> dict[int, ShardEntry | N
 
 
 def sizes_of_shards(store: Store, state: Mapping[str, int]) -> dict[str, int]:
-    """The bytes of all files that shards are made of, by name, with those of the state: all but npz, too many to list."""
+    """The bytes of all files that shards are made of, with those of the state; npz files are too many to list."""
     return {**state, **store.sizes(EMBEDDINGS), **store.sizes(TFRECORD)}
 
 
