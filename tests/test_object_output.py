@@ -22,7 +22,6 @@ from runner.compose import _run_dir, compose_config
 from runner.errors import ConfigError, StoreError
 from runner.journal import ShardEntry
 from runner.manifest import build_manifest
-from runner.merge import main as merge
 from runner.resume import Plan, begin_session, make_plan
 from runner.store_client import Store, may_pass
 from runner.store_hold import HOLDER_OBJECT, Hold, check_hold
@@ -226,13 +225,10 @@ def test_what_a_store_cannot_have_is_refused(overrides: list[str], words: str) -
         compose_config(["output.dir=s3://bucket/run", *overrides])
 
 
-def test_sweeps_and_merges_in_a_store_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sweeps_in_a_store_are_refused(tmp_path: Path) -> None:
     done = run_command("-m", "memory=balanced,greedy", "output.dir=s3://bucket/sweep", f"paths.outputs={tmp_path}")
     assert done.status == 1
     assert "in an object store, where a sweep can't be" in done.err
-    with pytest.raises(SystemExit):
-        merge(["s3://bucket/part"])
-    assert "s3://bucket/part is in an object store" in capsys.readouterr().err
 
 
 def test_a_file_url_is_a_path() -> None:
