@@ -12,6 +12,7 @@ import argparse
 import json
 import sys
 import tempfile
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -39,6 +40,7 @@ _DESCRIPTIONS = (f"{NPZ}/metadata.json", f"{TFRECORD}/metadata.json", f"{TFRECOR
 """Files beside the shards' own."""
 _AT_ONCE, _AHEAD = 16, 32
 """Shards that are taken at once, and that may wait for an earlier one's rows in clips.parquet."""
+_TELL_EVERY_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ def put_together(parts: Sequence[Part], target: Target) -> None:
     placed = [Placed(part.about["shards"][local], part, entry) for part in parts for local, entry in part.done.items()]
     placed.sort(key=lambda shard: shard.number)
     names = [part.name for part in parts]
-    marker = make_marker(names, [f"{shard.number} {line_of(shard.entry)}" for shard in placed])
+    marker = make_marker(names, (f"{shard.number} {line_of(shard.entry)}" for shard in placed))
     with target.under_way(marker), tempfile.TemporaryDirectory(prefix="vggish-merge-") as scratch:
         first, there = parts[0].source, target.sizes()
         for name in _DESCRIPTIONS:
@@ -157,9 +159,13 @@ def put_together(parts: Sequence[Part], target: Target) -> None:
         schema = pq.read_schema(first.path(CLIPS, Path(scratch) / CLIPS))
         take = partial(_take_shard, target, there, Path(scratch))
         with target.writing(CLIPS) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as clips:
-            for shard, rows in zip(placed, _ahead(take, placed), strict=True):
+            tell_after = time.monotonic() + _TELL_EVERY_S
+            for count, (shard, rows) in enumerate(zip(placed, _ahead(take, placed), strict=True), 1):
                 clips.write_table(pq.read_table(rows).cast(schema))
                 _fetched(Path(scratch), shard).unlink(missing_ok=True)
+                if time.monotonic() > tell_after:
+                    tell_after += _TELL_EVERY_S
+                    print(f"{count:,} of {len(placed):,} shards are in {target.name}", file=sys.stderr)
         metrics, skipped, noted = totals({shard.number: shard.entry for shard in placed})
         about = {"parts": names, "metrics": metrics, "skipped": skipped, "noted": noted}
         target.finish(json.dumps(about | {"identity": dict(parts[0].identity)}, indent=2))

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -214,12 +214,12 @@ class FolderTarget:
         check_target(self.name, names - {_LOCK, f".{MERGING}.tmp"}, found, marker)
 
 
-def make_marker(names: list[str], content: list[str]) -> str:
+def make_marker(names: Sequence[str], content: Iterable[str]) -> str:
     """What merging.json says: the parts by name, for a person, and a digest of what they hold."""
     digest = hashlib.sha256()
     for line in content:
         digest.update(line.encode() + b"\n")
-    return json.dumps({"parts": names, "digest": digest.hexdigest()}, indent=2)
+    return json.dumps({"parts": list(names), "digest": digest.hexdigest()}, indent=2)
 
 
 def check_target(place: str, names: set[str], found: str | None, marker: str) -> None:
