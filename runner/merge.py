@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 import time
@@ -41,6 +42,8 @@ _DESCRIPTIONS = (f"{NPZ}/metadata.json", f"{TFRECORD}/metadata.json", f"{TFRECOR
 _AT_ONCE, _AHEAD = 16, 32
 """Shards that are taken at once, and that may wait for an earlier one's rows in clips.parquet."""
 _TELL_EVERY_S = 10.0
+INTERRUPTED = 130
+"""Exit status after Ctrl-C."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ def read_part(source: Source) -> Part:
     """
     plan = source.plan()
     if plan is None:
-        raise RunnerError(f"{source.name} holds no run: give the folders of runs with dataset.partition=i/n")
+        raise RunnerError(f"{source.name} holds no run: give the output.dir of runs with dataset.partition=i/n")
     if not plan.get("part"):
         raise RunnerError(
             f"{source.name} is a run of the whole data set: give those of runs with dataset.partition=i/n"
@@ -151,7 +154,8 @@ def put_together(parts: Sequence[Part], target: Target) -> None:
     placed.sort(key=lambda shard: shard.number)
     names = [part.name for part in parts]
     marker = make_marker(names, (f"{shard.number} {line_of(shard.entry)}" for shard in placed))
-    with target.under_way(marker), tempfile.TemporaryDirectory(prefix="vggish-merge-") as scratch:
+    scratch_folder = tempfile.TemporaryDirectory(prefix="vggish-merge-", ignore_cleanup_errors=True)
+    with target.under_way(marker), scratch_folder as scratch:
         first, there = parts[0].source, target.sizes()
         for name in _DESCRIPTIONS:
             if name.partition("/")[0] in parts[0].formats:
@@ -192,14 +196,18 @@ def _ahead(call: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
     """As ``map``, several at once; no more than ``_AHEAD`` are begun before the first of them is asked for."""
     left = iter(items)
     threads = ThreadPoolExecutor(_AT_ONCE)
+    wait = True
     try:
         begun: deque[Future[R]] = deque(threads.submit(call, item) for item in islice(left, _AHEAD))
         while begun:
             result = begun.popleft().result()
             begun.extend(threads.submit(call, item) for item in islice(left, 1))
             yield result
+    except KeyboardInterrupt:
+        wait = False  # a store that is away would be waited for
+        raise
     finally:
-        threads.shutdown(cancel_futures=True)
+        threads.shutdown(wait, cancel_futures=True)
 
 
 def table(parts: Sequence[Part]) -> str:
@@ -270,7 +278,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         print("stopped: the same command goes on", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     print(table(parts))
     for problem in found:
         print(f"FAILED: {problem}", file=sys.stderr)
@@ -280,4 +288,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    if status == INTERRUPTED:
+        sys.stderr.flush()
+        os._exit(status)  # threads may be waiting for a store
+    sys.exit(status)

@@ -6,6 +6,7 @@ import collections
 import json
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -112,9 +113,9 @@ def objects(server: ObjectStore, prefix: str) -> dict[str, bytes]:
     return {key.removeprefix(f"{prefix}/"): client.get_object(Bucket=BUCKET, Key=key)["Body"].read() for key in keys}
 
 
-def names_put(server: ObjectStore) -> int:
-    """How many TFRecords the whole has that a killed merge puts."""
-    return sum(name.endswith(".tfrecord") for name in objects(server, "killed"))
+def names_put(server: ObjectStore, prefix: str) -> int:
+    """How many TFRecords there are."""
+    return sum(name.endswith(".tfrecord") for name in objects(server, prefix))
 
 
 def kept(server: ObjectStore, prefix: str) -> dict[str, bytes]:
@@ -293,7 +294,10 @@ def test_places_that_hold_no_part_or_something_else(
 ) -> None:
     server.behave()
     assert merge([f"s3://{BUCKET}/nothing", parts.urls[1]]) == 1
-    assert f"s3://{BUCKET}/nothing holds no run: give " in capsys.readouterr().err
+    assert (
+        f"s3://{BUCKET}/nothing holds no run: give the output.dir of runs with dataset.partition=i/n"
+        in capsys.readouterr().err
+    )
     assert merge(["s3://nosuchbucket/part"]) == 1
     assert merge(["s3://me:secret@bucket/part"]) == 1
     err = capsys.readouterr().err
@@ -304,12 +308,20 @@ def test_places_that_hold_no_part_or_something_else(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("to", ["folder", "url"])
+@pytest.mark.parametrize(
+    ("to", "how"), [("folder", signal.SIGKILL), ("url", signal.SIGKILL), ("url", signal.SIGINT)], ids=str
+)
 def test_a_merge_that_was_killed_goes_on(
-    server: ObjectStore, parts: Parts, tmp_path: Path, to: str, capsys: pytest.CaptureFixture[str]
+    server: ObjectStore,
+    parts: Parts,
+    tmp_path: Path,
+    to: str,
+    how: signal.Signals,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     server.behave()
-    target = str(tmp_path / "whole") if to == "folder" else f"s3://{BUCKET}/killed"
+    prefix = f"killed by {how.name}"
+    target = str(tmp_path / "whole") if to == "folder" else f"s3://{BUCKET}/{prefix}"
     arguments = [*parts.urls, "--output", target]
     method = "GET" if to == "folder" else "PUT"
     given: list[str] = []
@@ -323,22 +335,26 @@ def test_a_merge_that_was_killed_goes_on(
         return None if key in given else "slow_down"
 
     def found() -> dict[str, bytes]:
-        return files_of(tmp_path / "whole", everything=True) if to == "folder" else objects(server, "killed")
+        return files_of(tmp_path / "whole", everything=True) if to == "folder" else objects(server, prefix)
 
     server.fault = only_two_shards
     command = subprocess.Popen(
         [sys.executable, "-m", "runner.merge", *arguments],
         cwd=PROJECT,
         env=environment(**server.environment),
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     deadline = time.monotonic() + 60
-    while (len(list(tmp_path.rglob("part-*.tfrecord"))) if to == "folder" else names_put(server)) < 2:
+    while (len(list(tmp_path.rglob("part-*.tfrecord"))) if to == "folder" else names_put(server, prefix)) < 2:
         assert time.monotonic() < deadline
         assert command.poll() is None
         time.sleep(0.05)
-    command.kill()
-    command.wait()
+    command.send_signal(how)
+    _, err = command.communicate(timeout=30)
+    if how == signal.SIGINT:
+        assert err.endswith("stopped: the same command goes on\n")
+        assert command.returncode == 130
     left = found()
     assert "merging.json" in left
     assert "merged.json" not in left
