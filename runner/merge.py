@@ -109,8 +109,11 @@ def problems(parts: Sequence[Part]) -> list[str]:
             found.append(f"{part.name} is not finished: {missing} of its {part.shards} shards are not done")
         elif reason := part.source.unfinished():
             found.append(f"{part.name} is not finished: {reason}; run its command again")
-        if damaged := part.source.damaged(part.done, NPZ in part.formats):
+        if damaged := part.source.damaged(part.done):
             found.append(f"{part.name} is damaged: shards {damaged} are not what was written; run it again")
+        whole = {number: entry for number, entry in part.done.items() if number not in damaged}
+        if lacking := part.source.without_npz(whole) if NPZ in part.formats else []:
+            found.append(f"{part.name} is damaged: shards {lacking} lack npz files; {part.source.redo}")
     numbers = [part.about["which"] for part in parts]
     if twice := sorted({number for number in numbers if numbers.count(number) > 1}):
         found.append(f"parts {twice} are given more than once")

@@ -32,6 +32,8 @@ class Source(Protocol):
 
     name: str
     """What a person is told of it."""
+    redo: str
+    """What to do that shards are done again whose npz files are missing."""
 
     def plan(self) -> Mapping[str, Any] | None:
         """Its plan.json; None where there is none.  Raises ConfigError if it can't be read."""
@@ -53,8 +55,12 @@ class Source(Protocol):
         """Why its run is not finished though its shards may be done; None if it is."""
         ...
 
-    def damaged(self, done: Mapping[int, ShardEntry], has_npz: bool) -> list[int]:
-        """The shards whose files are not there, or not what was written."""
+    def damaged(self, done: Mapping[int, ShardEntry]) -> list[int]:
+        """The shards of which a file is not there, or not what was written; npz files, which none lists, aside."""
+        ...
+
+    def without_npz(self, done: Mapping[int, ShardEntry]) -> list[int]:
+        """The shards of which a clip's npz is not there; their parts of clips.parquet must be."""
         ...
 
     def path(self, name: str, fetched: Path, described: tuple[int, str] | None = None) -> Path:
@@ -109,6 +115,8 @@ class FolderSource:
         folder: the run's.
     """
 
+    redo = "run it again"
+
     def __init__(self, folder: Path) -> None:
         self.name = str(folder)
         self.folder = folder
@@ -137,13 +145,13 @@ class FolderSource:
         """A run that ended has clips.parquet."""
         return None if (self.folder / CLIPS).is_file() else f"it has no {CLIPS}"
 
-    def damaged(self, done: Mapping[int, ShardEntry], has_npz: bool) -> list[int]:
-        """By size and SHA-256; npz files by their presence."""
-        damaged = set(damaged_shards(self.folder, done))
-        if has_npz:
-            whole = {number: entry for number, entry in done.items() if number not in damaged}
-            damaged |= set(shards_without_npz(self.folder, whole))
-        return sorted(damaged)
+    def damaged(self, done: Mapping[int, ShardEntry]) -> list[int]:
+        """By size and SHA-256."""
+        return damaged_shards(self.folder, done)
+
+    def without_npz(self, done: Mapping[int, ShardEntry]) -> list[int]:
+        """By looking for each."""
+        return shards_without_npz(self.folder, done)
 
     def path(self, name: str, fetched: Path, described: tuple[int, str] | None = None) -> Path:
         """Its own file, which was looked at by ``damaged``."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from runner.output import npz_names
 from runner.resume import PLAN, check_plan
 from runner.store_client import Store
 from runner.store_hold import HOLDER_OBJECT, Hold, check_hold, describe, is_alive, read_holder
-from runner.store_output import RESULT, is_whole, read_commits, sizes_of_shards
+from runner.store_output import COMMITS, RESULT, is_whole, read_commits, sizes_of_shards
 
 _SCRATCH = "vggish-merge-"
 
@@ -33,6 +33,8 @@ class StoreSource:
         url: the run's output.dir.
         timeout_s: how long one object may take, with all attempts.
     """
+
+    redo = f"remove their objects {COMMITS}/shard-NNNNN.json, and run it again"
 
     def __init__(self, url: str, timeout_s: float) -> None:
         self.store = Store(url, timeout_s, "PART")
@@ -65,32 +67,20 @@ class StoreSource:
             return None
         return f"its {RESULT} says {status}" if status else f"it has no {RESULT}"
 
-    def damaged(self, done: Mapping[int, ShardEntry], has_npz: bool) -> list[int]:
-        """By listing: sizes, and the presence of npz files."""
+    def damaged(self, done: Mapping[int, ShardEntry]) -> list[int]:
+        """By listing, by size."""
         present = sizes_of_shards(self.store, self._state)
-        whole = [entry for entry in done.values() if is_whole(entry, present)]
-        lacking = self._without_npz(whole) if has_npz else set()
-        return sorted(done.keys() - {entry.shard for entry in whole} | lacking)
+        return [number for number, entry in done.items() if not is_whole(entry, present)]
 
-    def path(self, name: str, fetched: Path, described: tuple[int, str] | None = None) -> Path:
-        """A copy, whose SHA-256 is looked at where it is known."""
-        fetched.parent.mkdir(parents=True, exist_ok=True)
-        with atomic(fetched) as temporary:
-            self.store.get(name, temporary)
-            if described is not None and describe_file(temporary) != described:
-                raise StoreError(f"{self.name}/{name} is not what was written: run that part's command again")
-        return fetched
+    def without_npz(self, done: Mapping[int, ShardEntry]) -> list[int]:
+        """By listing.
 
-    def _without_npz(self, done: Iterable[ShardEntry]) -> set[int]:
-        """The shards of which a clip's npz is missing.
-
-        Shards are runs of a sorted list, so that one after the other few folders are listed, and one shard's at a time
-        are kept.
+        Shards are runs of a sorted list, so that few folders are new from one to the next, and only its are kept.
         """
-        lacking: set[int] = set()
+        lacking = []
         listed: dict[str, set[str]] = {}
         with tempfile.TemporaryDirectory(prefix=_SCRATCH) as scratch:
-            for entry in done:
+            for entry in done.values():
                 part = f"{STATE}/{CLIP_PARTS}/part-{entry.shard:05d}.parquet"
                 names = npz_names(self.path(part, Path(scratch) / "part.parquet", entry.files[part]))
                 folders = {name.rpartition("/")[0] for name in names}
@@ -98,8 +88,19 @@ class StoreSource:
                 listed = {folder: known for folder, known in listed.items() if folder in folders}
                 listed |= zip(new, (set(found) for found in self.store.each(self.store.top, new)), strict=True)
                 if not all(name in listed[name.rpartition("/")[0]] for name in names):
-                    lacking.add(entry.shard)
+                    lacking.append(entry.shard)
         return lacking
+
+    def path(self, name: str, fetched: Path, described: tuple[int, str] | None = None) -> Path:
+        """A copy, whose SHA-256 is looked at where it is known."""
+        fetched.parent.mkdir(parents=True, exist_ok=True)
+        with atomic(fetched) as temporary:
+            self.store.get(name, temporary)
+            if described is not None and describe_file(temporary) != described:
+                raise StoreError(
+                    f"{self.name}/{name} is not what was written: remove it, and run that part's command again"
+                )
+        return fetched
 
     def _json(self, name: str) -> dict[str, Any]:
         try:

@@ -231,7 +231,7 @@ def test_a_store_that_stays_away_is_one_message_in_time(
 SPOILT = {
     "embeddings": ("embeddings/part-00001.parquet", None, "is damaged: shards [1] are not what was written"),
     "size": ("tfrecord/part-00000.tfrecord", b"short", "is damaged: shards [0] are not what was written"),
-    "npz": ("npz/label 1/in/04.wav.npz", None, "is damaged: shards [1] are not what was written"),
+    "npz": ("npz/label 1/in/04.wav.npz", None, "is damaged: shards [1] lack npz files; remove their objects .runner/"),
     "rows": (".runner/clips/part-00000.parquet", b"short", "is damaged: shards [0] are not what was written"),
     "commit": (".runner/commits/shard-00001.json", None, "is not finished: 1 of its 2 shards are not done"),
     "cut off": (".runner/commits/shard-00001.json", b'{"shard": 1', "is not finished: 1 of its 2 shards"),
@@ -273,7 +273,9 @@ def test_bytes_that_changed_are_seen_as_they_are_fetched(
     name = "tfrecord/part-00000.tfrecord"
     server.client().put_object(Bucket=BUCKET, Key=f"{prefix}/{name}", Body=objects(server, prefix)[name][:-1] + b"\xff")
     assert merge([parts.urls[0], url, "--output", str(tmp_path / "whole")]) == 1
-    assert f"{url}/{name} is not what was written: run that part's command again" in capsys.readouterr().err
+    assert (
+        f"{url}/{name} is not what was written: remove it, and run that part's command again" in capsys.readouterr().err
+    )
     assert not (tmp_path / "whole" / "merged.json").exists()
 
 
