@@ -187,9 +187,14 @@ def shards_without_npz(folder: Path, done: Mapping[int, ShardEntry]) -> list[int
 
 def npz_files(folder: Path, shard: int) -> list[Path]:
     """The npz files of a shard's clips, there or not, by its part of clips.parquet."""
-    clips = pq.read_table(folder / STATE / CLIP_PARTS / f"part-{shard:05d}.parquet", columns=["clip", "examples"])
+    return [folder / name for name in npz_names(folder / STATE / CLIP_PARTS / f"part-{shard:05d}.parquet")]
+
+
+def npz_names(part: Path) -> list[str]:
+    """The npz files of the clips in a part of clips.parquet, relative to the run's folder."""
+    clips = pq.read_table(part, columns=["clip", "examples"])
     pairs = zip(clips["clip"].to_pylist(), clips["examples"].to_pylist(), strict=True)
-    return [folder / NPZ / npz_path(clip) for clip, examples in pairs if examples]
+    return [f"{NPZ}/{npz_path(clip).as_posix()}" for clip, examples in pairs if examples]
 
 
 def remove_temporaries(folder: Path) -> None:

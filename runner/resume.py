@@ -282,13 +282,26 @@ def read_plan(folder: Path) -> Mapping[str, Any] | None:
     """
     path = folder / STATE / PLAN
     try:
-        plan = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_bytes()
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise ConfigError(f"{path} can't be read ({error}): name another folder, or move that run away") from error
+    return check_plan(str(path), text)
+
+
+def check_plan(place: str, text: bytes) -> Mapping[str, Any]:
+    """What a plan.json says that lies at ``place``.
+
+    Raises:
+        ConfigError: it can't be read, or is of another version.
+    """
+    try:
+        plan = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"{place} can't be read ({error}): name another folder, or move that run away") from error
     if not isinstance(plan, dict) or plan.get("schema") != PLAN_SCHEMA:
-        raise ConfigError(f"{path} is not of this version of the runner: name another folder")
+        raise ConfigError(f"{place} is not of this version of the runner: name another folder")
     return plan
 
 

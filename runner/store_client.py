@@ -33,15 +33,17 @@ class Store:
     Args:
         url: as the user gave it.
         timeout_s: how long one object may take, with all its attempts.
+        key: where the user gave it, for messages.
 
     Raises:
         ConfigError: the URL can't be opened; see ``open_store``.
     """
 
-    def __init__(self, url: str, timeout_s: float) -> None:
+    def __init__(self, url: str, timeout_s: float, key: str = "output.dir") -> None:
         self.url = url.rstrip("/")
         self.timeout_s = timeout_s
-        self._filesystem, root = open_store("output.dir", self.url)
+        self.key = key
+        self._filesystem, root = open_store(key, self.url)
         self._root = root.rstrip("/")
         self._tell_after = 0.0
         self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="store")
@@ -83,6 +85,14 @@ class Store:
                 return None
             raise
         return found
+
+    def is_kin(self, other: Store) -> bool:
+        """Whether objects can be copied between the two by the store itself."""
+        return type(self._filesystem) is type(other._filesystem)
+
+    def copy(self, source: Store, name: str, to: str) -> None:
+        """Have the store copy an object of its kin, of which nothing passes this machine; raises as ``put`` does."""
+        self._patiently("written", None, "cp_file", source._at(name), self._at(to))
 
     def remove(self, name: str, timeout_s: float | None = None) -> None:
         """Remove an object, if it is there."""

@@ -56,14 +56,14 @@ class Hold:
             StoreError: the store can't be read and written.
         """
         found = read_holder(self._store, self._patience_s)
-        if found is not None and self._is_alive(found):
-            raise ConfigError(_in_use(self._store.url, found))
+        if found is not None and is_alive(self._store, found, self._patience_s):
+            raise ConfigError(_in_use(self._store, found))
         try:
             self._put()
         except StoreError as error:
             if isinstance(error.__cause__, FileNotFoundError):
                 raise ConfigError(
-                    f"output.dir={self._store.url} is in a bucket that is not there: make it, or name another"
+                    f"{self._store.key}={self._store.url} is in a bucket that is not there: make it, or name another"
                 ) from error
             raise
         self._taken_at = time.monotonic()
@@ -116,16 +116,6 @@ class Hold:
             except StoreError as error:  # the worker will say more
                 log.warning("%s", error)
 
-    def _is_alive(self, found: Mapping[str, Any]) -> bool:
-        here = _self()
-        if found.get("machine") == here["machine"]:
-            return _runs(found)
-        if abs(time.time() - float(found.get("time", 0))) < STALE_S:
-            return True
-        log.warning("%s was held by %s: looking whether it lives", self._store.url, describe(found))
-        time.sleep(1.5 * BEAT_S)  # it may live by a clock of its own
-        return read_holder(self._store, self._patience_s) not in (found, None)
-
 
 def check_hold(store: Store, token: str, timeout_s: float | None = None) -> None:
     """Whether the output is still this command's.
@@ -138,7 +128,22 @@ def check_hold(store: Store, token: str, timeout_s: float | None = None) -> None
     if found is None:
         raise ConfigError(f"{store.url}: {HOLDER_OBJECT} was removed, so that others may write there: nothing more is")
     if found.get("token") != token:
-        raise ConfigError(_in_use(store.url, found))
+        raise ConfigError(_in_use(store, found))
+
+
+def is_alive(store: Store, holder: Mapping[str, Any], timeout_s: float | None = None) -> bool:
+    """Whether a holder lives; takes 15 s where it is another machine's and was not seen for long.
+
+    Raises:
+        StoreError: the store doesn't answer.
+    """
+    if holder.get("machine") == _self()["machine"]:
+        return _runs(holder)
+    if abs(time.time() - float(holder.get("time", 0))) < STALE_S:
+        return True
+    log.warning("%s was held by %s: looking whether it lives", store.url, describe(holder))
+    time.sleep(1.5 * BEAT_S)  # it may live by a clock of its own
+    return read_holder(store, timeout_s) not in (holder, None)
 
 
 def read_holder(store: Store, timeout_s: float | None = None) -> Mapping[str, Any] | None:
@@ -158,8 +163,9 @@ def describe(holder: Mapping[str, Any]) -> str:
     return f"process {holder.get('pid', '?')} on {holder.get('host', 'an unknown host')}"
 
 
-def _in_use(url: str, holder: Mapping[str, Any]) -> str:
-    return f"output.dir={url} is in use by another command ({describe(holder)}): wait for it, or name another folder"
+def _in_use(store: Store, holder: Mapping[str, Any]) -> str:
+    place = f"{store.key}={store.url}"
+    return f"{place} is in use by another command ({describe(holder)}): wait for it, or name another folder"
 
 
 def _self() -> dict[str, Any]:

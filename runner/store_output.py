@@ -33,6 +33,7 @@ from runner.journal import (
     ShardEntry,
     describe_file,
     entry_of,
+    line_of,
     read_journal,
 )
 from runner.resume import HOLDER, LOCK, MANIFEST, PLAN, SESSIONS, Plan
@@ -208,33 +209,24 @@ class StoreOutput:
         if f"{STATE}/{PLAN}" not in state:
             if any(name in top for name in (RESULT, *FOLDERS, "sweep.json")):
                 raise ConfigError(f"output.dir={self._store.url} holds something else: name another folder")
-            self._uncommit(number for number, _ in _commits(state))
+            self._uncommit(_commits(state))
             return
         names = [name for name, size in top.items() if size is not None]
         names += [f"{STATE}/{name}" for name in _STATE_FILES if f"{STATE}/{name}" in state]
-        present = dict(state)
-        for folder in (EMBEDDINGS, TFRECORD):
-            present |= self._store.sizes(folder) if folder in top else {}
+        present = sizes_of_shards(self._store, state)
         names += [name for name in present if name == f"{TFRECORD}/labels.csv"]
         self._store.each(self._store.get, names, [self._folder / name for name in names])
         for name in _STATE_FILES:
             if (path := self._folder / STATE / name).exists():
                 self._digests[name] = describe_file(path)
         self._has_result = RESULT in top
-        self._make_journal(dict(_commits(state)), present)
+        self._make_journal(read_commits(self._store, state), present)
 
-    def _make_journal(self, commits: Mapping[int, str], present: Mapping[str, int]) -> None:
-        lines = self._store.each(self._store.read, commits.values())
-        wrong, journal = [], []
-        for number, line in sorted(zip(commits, lines, strict=True)):
-            entry = entry_of(line.strip()) if line else None
-            if entry is None or entry.shard != number or not _is_whole(entry, present):
-                wrong.append(number)
-                continue
-            assert line is not None
-            journal.append(line.strip() + b"\n")
-            self._committed.add(number)
-        (self._folder / STATE / JOURNAL).write_bytes(b"".join(journal))
+    def _make_journal(self, commits: Mapping[int, ShardEntry | None], present: Mapping[str, int]) -> None:
+        whole = [entry for entry in commits.values() if entry is not None and is_whole(entry, present)]
+        self._committed = {entry.shard for entry in whole}
+        wrong = sorted(commits.keys() - self._committed)
+        (self._folder / STATE / JOURNAL).write_text("".join(f"{line_of(entry)}\n" for entry in whole), encoding="utf-8")
         if wrong:
             log.warning("%d shards in %s are damaged or incomplete, and are done again", len(wrong), self._store.url)
             self._uncommit(wrong)
@@ -246,6 +238,26 @@ class StoreOutput:
 def commit_name(shard: int) -> str:
     """The object that says that a shard is done."""
     return f"{COMMITS}/shard-{shard:05d}.json"
+
+
+def read_commits(store: Store, state: Iterable[str]) -> dict[int, ShardEntry | None]:
+    """The shards with a commit object among the names of a run's state, in order; None for one that can't be read."""
+    commits = dict(sorted(_commits(state).items()))
+    entries = (entry_of(line.strip()) if line else None for line in store.each(store.read, commits.values()))
+    return {
+        number: entry if entry is not None and entry.shard == number else None
+        for number, entry in zip(commits, entries, strict=True)
+    }
+
+
+def sizes_of_shards(store: Store, state: Mapping[str, int]) -> dict[str, int]:
+    """The bytes of all files that shards are made of, with those of the state; npz files are too many to list."""
+    return {**state, **store.sizes(EMBEDDINGS), **store.sizes(TFRECORD)}
+
+
+def is_whole(entry: ShardEntry, present: Mapping[str, int]) -> bool:
+    """Whether a shard's files are in the store, in their sizes; npz files, too many to list, are taken for there."""
+    return all(present.get(name) == size for name, (size, _) in entry.files.items())
 
 
 def sampled(shards: int) -> set[int]:
@@ -297,16 +309,9 @@ def _appended(path: Path) -> Iterator[None]:
             file.write(said)
 
 
-def _is_whole(entry: ShardEntry, present: Mapping[str, int]) -> bool:
-    """Whether a shard's files are in the store, in their sizes; npz files, too many to list, are taken for there."""
-    return all(present.get(name) == size for name, (size, _) in entry.files.items())
-
-
-def _commits(state: Iterable[str]) -> Iterable[tuple[int, str]]:
-    for name in state:
-        number = name.removeprefix(f"{COMMITS}/shard-").removesuffix(".json")
-        if name.startswith(f"{COMMITS}/") and number.isdecimal():
-            yield int(number), name
+def _commits(state: Iterable[str]) -> dict[int, str]:
+    names = ((name.removeprefix(f"{COMMITS}/shard-").removesuffix(".json"), name) for name in state)
+    return {int(number): name for number, name in names if number.isdecimal()}
 
 
 def _empty(folder: Path, kept: Collection[str]) -> None:

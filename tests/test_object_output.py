@@ -22,7 +22,6 @@ from runner.compose import _run_dir, compose_config
 from runner.errors import ConfigError, StoreError
 from runner.journal import ShardEntry
 from runner.manifest import build_manifest
-from runner.merge import main as merge
 from runner.resume import Plan, begin_session, make_plan
 from runner.store_client import Store, may_pass
 from runner.store_hold import HOLDER_OBJECT, Hold, check_hold
@@ -216,12 +215,6 @@ def test_a_folder_of_something_else_is_refused(clips: Path, server: str, tmp_pat
 def test_a_put_takes_some_time() -> None:
     with pytest.raises(ConfigError, match=r"output\.put_timeout_s=0"):
         compose_config(["output.dir=s3://bucket/run", "output.put_timeout_s=0"])
-
-
-def test_merges_in_a_store_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        merge(["s3://bucket/part"])
-    assert "s3://bucket/part is in an object store" in capsys.readouterr().err
 
 
 def test_a_file_url_is_a_path() -> None:
