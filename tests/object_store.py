@@ -30,21 +30,39 @@ _ANSWERS = {
 STALL_S = 4.0
 
 
-class ObjectStore:
-    """The proxy before moto's S3 server.
+class Proxy:
+    """Before a server on a port of this machine.
 
-    ``fault`` decides what becomes of a request by its method and key (``bucket/name``, with a / at its end for a
-    listing), and may take its time; ``requests`` are those that were made.
+    ``fault`` decides what becomes of a request by its method and key (S3's ``bucket/name``, with a / at its end for a
+    listing; else the path of the URL), and may take its time; ``requests`` are those that were made.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, port: int) -> None:
         self.fault: Callable[[str, str], Fault] = lambda method, key: None
         self.requests: list[tuple[str, str]] = []
-        self._port = _server_port()
-        self._proxy = _Proxy(("127.0.0.1", 0), _handler(self, self._port))
+        self._port = port
+        self._proxy = _Server(("127.0.0.1", 0), _handler(self, port))
         threading.Thread(target=self._proxy.serve_forever, daemon=True).start()
+        self.address = f"http://127.0.0.1:{self._proxy.server_address[1]}"
+
+    def behave(self) -> None:
+        """No faults from now on, and no requests so far."""
+        self.fault = lambda method, key: None
+        self.requests.clear()
+
+    def close(self) -> None:
+        """End it."""
+        self._proxy.shutdown()
+        self._proxy.server_close()
+
+
+class ObjectStore(Proxy):
+    """moto's S3 server, behind the proxy."""
+
+    def __init__(self) -> None:
+        super().__init__(_server_port())
         self.environment = {
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self._proxy.server_address[1]}",
+            "AWS_ENDPOINT_URL": self.address,
             "AWS_ACCESS_KEY_ID": "test",
             "AWS_SECRET_ACCESS_KEY": "test",
             "AWS_DEFAULT_REGION": "us-east-1",
@@ -70,19 +88,13 @@ class ObjectStore:
         for key, data in objects.items():
             client.put_object(Bucket=name, Key=key, Body=data)
 
-    def behave(self) -> None:
-        """No faults from now on, and no requests so far."""
-        self.fault = lambda method, key: None
-        self.requests.clear()
-
     def reads(self) -> list[str]:
         """The keys of the objects that were asked for, in order."""
         return [key for method, key in self.requests if method == "GET" and key.count("/") and not key.endswith("/")]
 
     def close(self) -> None:
         """End the proxy, and leave the server as empty as it was."""
-        self._proxy.shutdown()
-        self._proxy.server_close()
+        super().close()
         request = urllib.request.Request(f"http://127.0.0.1:{self._port}/moto-api/reset", method="POST")
         urllib.request.urlopen(request, timeout=30).close()
 
@@ -108,12 +120,18 @@ def object_store() -> Iterator[ObjectStore]:
         store.close()
 
 
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        return port
+
+
 @cache
 def _server_port() -> int:
     """Where moto's server listens: one process for all tests of this process, ended with it, since it starts slowly."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
+    port = free_port()
     server = subprocess.Popen(
         [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
         stdout=subprocess.DEVNULL,
@@ -129,7 +147,7 @@ def _server_port() -> int:
     raise RuntimeError("moto's server did not start")
 
 
-class _Proxy(ThreadingHTTPServer):
+class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -137,7 +155,7 @@ class _Proxy(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
-def _handler(store: ObjectStore, port: int) -> type[BaseHTTPRequestHandler]:
+def _handler(store: Proxy, port: int) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
