@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.errors import DatasetError
 from runner.remote import patiently
-from runner.stores import open_store
+from runner.stores import is_forbidden, open_store
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -102,11 +102,11 @@ def walk_store(root: str, timeout_s: float) -> Iterator[tuple[str, int, int]]:
         yield from listing(store, path, timeout_s)
     except FileNotFoundError as error:
         raise DatasetError(f"dataset.root={root} does not exist ({error}): give a bucket and prefix that do") from error
-    except PermissionError as error:
-        raise DatasetError(
-            f"dataset.root={root} may not be listed ({error}): check the permissions of the driver's credentials"
-        ) from error
     except Exception as error:
+        if is_forbidden(error):
+            raise DatasetError(
+                f"dataset.root={root} may not be listed ({error}): check the permissions of the driver's credentials"
+            ) from error
         raise DatasetError(
             f"dataset.root={root} can't be listed ({type(error).__name__}: {error}): check network, endpoint and the "
             "driver's credentials (for s3://: AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)"

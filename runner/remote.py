@@ -6,6 +6,7 @@ read like any other: memory does not grow with its length, and nothing is left o
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import sys
@@ -13,10 +14,13 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
-from typing import IO, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from runner.errors import ClipError
 from runner.stores import may_pass, store_of
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
 _LOOK_EVERY_S = 0.2
@@ -76,7 +80,8 @@ class Fetched:
 
     def close(self) -> None:
         """Let go of the bytes."""
-        self._file.close()
+        with contextlib.suppress(FileNotFoundError):  # gcsfs removes a file that it could not fill
+            self._file.close()
 
 
 def fetch(url: str, timeout_s: float) -> Fetched:
@@ -93,7 +98,7 @@ def fetch(url: str, timeout_s: float) -> Fetched:
     fetched = Fetched(os.path.splitext(url)[1].lower())
     try:
         store = store_of(url, timeout_s)
-        patiently(lambda: store.get_file(url, fetched.path), timeout_s)
+        patiently(lambda: _get(store, url, fetched.path), timeout_s)
     except BaseException as error:
         fetched.close()
         if not isinstance(error, Exception):
@@ -105,6 +110,15 @@ def fetch(url: str, timeout_s: float) -> Fetched:
         waited = time.monotonic() - began
         raise ClipError("unreachable", f"given up after {waited:.0f} s: {type(error).__name__}: {error}") from error
     return fetched
+
+
+def _get(store: AbstractFileSystem, url: str, path: str) -> None:
+    try:
+        store.get_file(url, path)
+    except OSError as error:
+        if error.filename == path and error.__context__ is not None:  # gcsfs can't remove a file that has no name
+            raise error.__context__ from None
+        raise
 
 
 class FetchAhead:

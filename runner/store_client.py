@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from runner.errors import StoreError
-from runner.stores import may_pass, open_store
+from runner.stores import is_forbidden, may_pass, open_store
 
 log = logging.getLogger(__name__)
 
@@ -175,8 +175,9 @@ def _words(error: BaseException) -> str:
     """An error in a few words, for a message."""
     if isinstance(error, FileNotFoundError):
         return f"the bucket or object is not there ({str(error) or type(error).__name__})"
-    if isinstance(error, PermissionError):
-        return f"no permission ({str(error) or type(error).__name__}): check the credentials in the environment"
+    if is_forbidden(error):
+        words = " ".join(str(error).split())
+        return f"no permission ({words or type(error).__name__}): check the credentials in the environment"
     if type(error).__name__ == "FSTimeoutError":
         return "no answer, or none but refusals"
     text = " ".join(str(error).split())

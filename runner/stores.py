@@ -7,6 +7,8 @@ GOOGLE_APPLICATION_CREDENTIALS, HF_TOKEN): nothing of them is in a configuration
 from __future__ import annotations
 
 import hashlib
+import logging
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -96,15 +98,22 @@ def store_of(url: str, timeout_s: float = 60.0) -> AbstractFileSystem:
 
 def _patience(scheme: str, silence_s: float) -> dict[str, Any]:
     """Options of a driver under which a request fails soon, so that tries and pauses are ours, and reads are whole."""
-    if scheme not in ("s3", "s3a"):
-        return {}
-    config = {"connect_timeout": silence_s, "read_timeout": silence_s, "retries": {"total_max_attempts": 1}}
-    return {"config_kwargs": config, "max_concurrency": 1}
+    if scheme in ("s3", "s3a"):
+        config = {"connect_timeout": silence_s, "read_timeout": silence_s, "retries": {"total_max_attempts": 1}}
+        return {"config_kwargs": config, "max_concurrency": 1}
+    if scheme in ("gs", "gcs"):
+        from aiohttp import ClientTimeout
+
+        os.environ.setdefault("DEFAULT_GCSFS_CONCURRENCY", "1")  # more would ask for an object's size before reading it
+        logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs a traceback of what it then raises
+        silence = ClientTimeout(total=None, sock_connect=silence_s, sock_read=silence_s)
+        return {"requests_timeout": silence, "retry_timeout": silence_s}  # its own six tries can't be turned off
+    return {}
 
 
 def may_pass(error: BaseException) -> bool:
     """Whether an error of a driver may be gone at the next attempt."""
-    if isinstance(error, _LASTING) or type(error).__name__ in _LASTING_NAMES:
+    if isinstance(error, _LASTING) or is_forbidden(error) or type(error).__name__ in _LASTING_NAMES:
         return False
     if isinstance(error, TimeoutError):
         return True
@@ -113,6 +122,11 @@ def may_pass(error: BaseException) -> bool:
     return (
         isinstance(error, OSError) or "Timeout" in type(error).__name__ or type(error).__module__.startswith(_DRIVERS)
     )
+
+
+def is_forbidden(error: BaseException) -> bool:
+    """Whether the store does not permit it; gcsfs says so by its message alone."""
+    return isinstance(error, PermissionError) or (type(error) is OSError and str(error).startswith("Forbidden: "))
 
 
 def _status(error: BaseException) -> int | None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 PROJECT = Path(__file__).resolve().parents[1]
 AUDIO = PROJECT.parent / "shared" / "audio"
+os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"  # read by gcsfs when imported; it needs gRPC of an emulator
 
 
 @pytest.fixture(scope="session")

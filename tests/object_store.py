@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import http.client
 import os
 import socket
@@ -9,14 +10,17 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 Fault = str | None
-"""slow_down (503), broken (500), forbidden (403), gone (404), drop (half of the body), stall (silence), or None."""
+"""slow_down (503), broken (500), forbidden (403), gone (404), stall (silence), None, or drop: half of the body, or no
+answer to what was done where that has no body."""
 _ANSWERS = {
     "slow_down": (503, "SlowDown"),
     "broken": (500, "InternalError"),
@@ -26,43 +30,44 @@ _ANSWERS = {
 STALL_S = 4.0
 
 
-class ObjectStore:
-    """moto's S3 server in a process of its own, behind the proxy.
+class Proxy:
+    """Before a server on a port of this machine.
 
-    ``fault`` decides what becomes of a request by its method and key; ``requests`` are those that were made.
+    ``fault`` decides what becomes of a request by its method and key (S3's ``bucket/name``, with a / at its end for a
+    listing; else the path of the URL), and may take its time; ``requests`` are those that were made.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, port: int) -> None:
         self.fault: Callable[[str, str], Fault] = lambda method, key: None
         self.requests: list[tuple[str, str]] = []
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self._port = free.getsockname()[1]
-        self._server = subprocess.Popen(
-            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self._port)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        self._proxy = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self, self._port))
-        self._proxy.daemon_threads = True
+        self._port = port
+        self._proxy = _Server(("127.0.0.1", 0), _handler(self, port))
         threading.Thread(target=self._proxy.serve_forever, daemon=True).start()
+        self.address = f"http://127.0.0.1:{self._proxy.server_address[1]}"
+
+    def behave(self) -> None:
+        """No faults from now on, and no requests so far."""
+        self.fault = lambda method, key: None
+        self.requests.clear()
+
+    def close(self) -> None:
+        """End it."""
+        self._proxy.shutdown()
+        self._proxy.server_close()
+
+
+class ObjectStore(Proxy):
+    """moto's S3 server, behind the proxy."""
+
+    def __init__(self) -> None:
+        super().__init__(_server_port())
         self.environment = {
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self._proxy.server_address[1]}",
+            "AWS_ENDPOINT_URL": self.address,
             "AWS_ACCESS_KEY_ID": "test",
             "AWS_SECRET_ACCESS_KEY": "test",
             "AWS_DEFAULT_REGION": "us-east-1",
             "AWS_EC2_METADATA_DISABLED": "true",
         }
-        self._wait()
-
-    def _wait(self) -> None:
-        for _ in range(300):
-            try:
-                socket.create_connection(("127.0.0.1", self._port), 1).close()
-                return
-            except OSError:
-                time.sleep(0.1)
-        raise RuntimeError("moto's server did not start")
 
     def client(self) -> Any:
         """A boto3 client that goes past the proxy."""
@@ -83,29 +88,23 @@ class ObjectStore:
         for key, data in objects.items():
             client.put_object(Bucket=name, Key=key, Body=data)
 
-    def behave(self) -> None:
-        """No faults from now on, and no requests so far."""
-        self.fault = lambda method, key: None
-        self.requests.clear()
-
     def reads(self) -> list[str]:
         """The keys of the objects that were asked for, in order."""
         return [key for method, key in self.requests if method == "GET" and key.count("/") and not key.endswith("/")]
 
     def close(self) -> None:
-        """End both."""
-        self._proxy.shutdown()
-        self._proxy.server_close()
-        self._server.kill()
-        self._server.wait()
+        """End the proxy, and leave the server as empty as it was."""
+        super().close()
+        request = urllib.request.Request(f"http://127.0.0.1:{self._port}/moto-api/reset", method="POST")
+        urllib.request.urlopen(request, timeout=30).close()
 
 
 @contextmanager
 def object_store() -> Iterator[ObjectStore]:
-    """The server for the time of a ``with``, and the drivers' environment set to it."""
+    """A store for the time of a ``with``, empty at first, and the drivers' environment set to it; one at a time."""
     import s3fs
 
-    s3fs.S3FileSystem.clear_instance_cache()  # of another server's
+    s3fs.S3FileSystem.clear_instance_cache()  # of another proxy's
     store = ObjectStore()
     before = {key: os.environ.get(key) for key in store.environment}
     os.environ.update(store.environment)
@@ -121,7 +120,42 @@ def object_store() -> Iterator[ObjectStore]:
         store.close()
 
 
-def _handler(store: ObjectStore, port: int) -> type[BaseHTTPRequestHandler]:
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        return port
+
+
+@cache
+def _server_port() -> int:
+    """Where moto's server listens: one process for all tests of this process, ended with it, since it starts slowly."""
+    port = free_port()
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    atexit.register(server.kill)
+    for _ in range(300):
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return port
+        except OSError:
+            time.sleep(0.1)
+    raise RuntimeError("moto's server did not start")
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exc_info()[1], ConnectionError):  # of a command that was killed
+            super().handle_error(request, client_address)
+
+
+def _handler(store: Proxy, port: int) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
@@ -151,7 +185,9 @@ def _handler(store: ObjectStore, port: int) -> type[BaseHTTPRequestHandler]:
             data = answer.read()
             headers_back = [(name, value) for name, value in answer.getheaders() if name.lower() != "connection"]
             upstream.close()
-            if fault == "drop":
+            if fault == "drop" and not data:
+                self.close_connection = True
+            elif fault == "drop":
                 self._answer(answer.status, headers_back, data, len(data) // 2)
             else:
                 self._answer(answer.status, headers_back, data)

@@ -29,7 +29,7 @@ from runner.store_output import StoreOutput, take
 from runner.store_writer import StoreMirror
 from tests.chaos import make_clips, victims
 from tests.conftest import PROJECT, Done, environment, run_command
-from tests.s3_server import CREDENTIALS, DROP, failing_proxy, s3_server
+from tests.object_store import Fault, ObjectStore, object_store
 
 BUCKET = "bucket"
 SHARDS, A_SHARD, STUBBORN = 8, 4, 7
@@ -46,19 +46,21 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with (
-        s3_server(tmp_path_factory.mktemp("moto") / "server.log", BUCKET) as address,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        for key, value in {**CREDENTIALS, "AWS_ENDPOINT_URL": address}.items():
-            patch.setenv(key, value)
-        yield address
+def server() -> Iterator[ObjectStore]:
+    with object_store() as store:
+        store.bucket(BUCKET, {})
+        yield store
 
 
-def embed(clips: Path, out: str, outputs: Path, address: str, *arguments: str) -> Done:
+@pytest.fixture
+def quiet(server: ObjectStore) -> Iterator[ObjectStore]:
+    yield server
+    server.behave()
+
+
+def embed(clips: Path, out: str, outputs: Path, *arguments: str) -> Done:
     given = (f"dataset.root={clips}", f"output.dir={out}", f"paths.outputs={outputs}", *SETTINGS, *arguments)
-    return run_command(*given, **{**CREDENTIALS, "AWS_ENDPOINT_URL": address}, timeout=120)
+    return run_command(*given, timeout=120)
 
 
 def objects(prefix: str) -> dict[str, bytes]:
@@ -96,14 +98,14 @@ def assert_same(prefix: str, local: Path) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_a_run_that_was_killed_refused_and_throttled_ends_as_a_local_one(
-    clips: Path, server: str, tmp_path: Path
+    clips: Path, quiet: ObjectStore, tmp_path: Path
 ) -> None:
     """Killed and its folder deleted, failed as the store refused a commit object, then through 503s, 500s and drops."""
     out = clips.parent / "local"
     with ThreadPoolExecutor(1) as thread:
-        local = thread.submit(embed, clips, str(out), clips.parent, server)
+        local = thread.submit(embed, clips, str(out), clips.parent)
         url = f"s3://{BUCKET}/killed"
-        kill_after_two_shards(clips, url, server, tmp_path / "one")
+        kill_after_two_shards(clips, url, quiet, tmp_path / "one")
         assert local.result().status == 0, local.result().err
     shutil.rmtree(tmp_path / "one")
     store = Store(url, 20)
@@ -111,8 +113,9 @@ def test_a_run_that_was_killed_refused_and_throttled_ends_as_a_local_one(
     assert 2 <= len(committed) < SHARDS - 1
     refused = next(n for n in range(SHARDS) if f".runner/commits/shard-{n:05d}.json" not in committed)
 
-    with failing_proxy(server, lambda method, path: 503 if path.endswith(f"-{refused:05d}.json") else 0) as address:
-        done = embed(clips, url, tmp_path / "two", address, "output.put_timeout_s=4")
+    quiet.fault = lambda method, key: "slow_down" if key.endswith(f"-{refused:05d}.json") else None
+    done = embed(clips, url, tmp_path / "two", "output.put_timeout_s=4")
+    quiet.behave()
     assert done.status == 1
     assert f"{url} could not be written for 4 s" in done.out
     assert "run the same command again to go on" in done.out
@@ -128,18 +131,18 @@ def test_a_run_that_was_killed_refused_and_throttled_ends_as_a_local_one(
     store.remove(f"embeddings/part-{lost:05d}.parquet")  # of a shard that was done
     left = SHARDS + 1 - sum(name.startswith(".runner/commits/") for name in found)
 
-    fails = Troubles(f"-{refused:05d}.json")
-    with failing_proxy(server, fails) as address:
-        done = embed(clips, url, tmp_path / "one", address)
+    quiet.fault = troubles = Troubles(f"-{refused:05d}.json")
+    done = embed(clips, url, tmp_path / "one")
+    quiet.behave()
     assert done.status == 0, done.err
-    assert min(fails.failed[status] for status in (503, 500, DROP)) > 0
-    assert fails.stubborn > STUBBORN
+    assert min(troubles.seen[fault] for fault in ("slow_down", "broken", "drop")) > 0
+    assert troubles.stubborn > STUBBORN
     assert f"files  {url}" in done.out
     assert f"1 shards in {url} are damaged" in done.err
     result = assert_same("killed", out)
     assert result["session"] == 3
     assert result["metrics"]["session_clips"] == A_SHARD * left
-    again = embed(clips, url, tmp_path / "another", server)
+    again = embed(clips, url, tmp_path / "another")
     assert again.status == 0, again.err
     assert f"{url} is finished already" in again.err
 
@@ -149,31 +152,27 @@ class Troubles:
 
     def __init__(self, stubborn: str) -> None:
         self._rng, self._lock, self._name = random.Random(4), threading.Lock(), stubborn
-        self.failed: collections.Counter[int] = collections.Counter()
+        self.seen: collections.Counter[Fault] = collections.Counter()
         self.stubborn = 0
 
-    def __call__(self, method: str, path: str) -> int:
+    def __call__(self, method: str, key: str) -> Fault:
         with self._lock:
-            status = self._rng.choices((0, 503, 500, DROP), (85, 5, 5, 5))[0]
-            if method == "PUT" and path.endswith(self._name):
+            fault = self._rng.choices((None, "slow_down", "broken", "drop"), (85, 5, 5, 5))[0]
+            if method == "PUT" and key.endswith(self._name):
                 self.stubborn += 1
-                status = 503 if self.stubborn <= STUBBORN else status
-            self.failed[status] += 1
-            return status
+                fault = "slow_down" if self.stubborn <= STUBBORN else fault
+            self.seen[fault] += 1
+            return fault
 
 
-def kill_after_two_shards(clips: Path, url: str, server: str, outputs: Path) -> None:
-    def fails(method: str, path: str) -> int:
-        time.sleep(0.3 if method == "PUT" and "/embeddings/" in path else 0)
-        return 0
-
+def kill_after_two_shards(clips: Path, url: str, server: ObjectStore, outputs: Path) -> None:
+    server.fault = lambda method, key: time.sleep(0.3) if method == "PUT" and "/embeddings/" in key else None
     outputs.mkdir()
     log = outputs / "log"
     given = (f"dataset.root={clips}", f"output.dir={url}", f"paths.outputs={outputs}", *SETTINGS)
-    with failing_proxy(server, fails) as address, log.open("wb") as file:
-        env = environment(**CREDENTIALS, AWS_ENDPOINT_URL=address)
+    with log.open("wb") as file:
         command = subprocess.Popen(
-            [sys.executable, "-m", "runner", *given], cwd=PROJECT, env=env, stdout=file, stderr=file
+            [sys.executable, "-m", "runner", *given], cwd=PROJECT, env=environment(), stdout=file, stderr=file
         )
         store, deadline = Store(url, 20), time.monotonic() + 60
         while len(store.sizes(".runner/commits")) < 2:
@@ -183,32 +182,40 @@ def kill_after_two_shards(clips: Path, url: str, server: str, outputs: Path) -> 
         for process in [*victims(command, "worker"), command]:
             process.kill()
         command.wait()
+    server.behave()
 
 
-def test_a_second_command_is_refused(clips: Path, server: str, tmp_path: Path) -> None:
+def refusal(url: str, folder: Path) -> str:
+    """What a command that would write there is told."""
+    (folder / ".runner").mkdir()
+    with pytest.raises(ConfigError) as caught:
+        take(folder, compose_config([f"output.dir={url}"]))
+    return str(caught.value)
+
+
+def test_a_second_command_is_refused(quiet: ObjectStore, tmp_path: Path) -> None:
     hold = Hold(Store(f"s3://{BUCKET}/held", 20))
     hold.take()
-    done = embed(clips, f"s3://{BUCKET}/held", tmp_path, server)
-    assert done.status == 1
-    assert f"output.dir=s3://{BUCKET}/held is in use by another command (process " in done.err
+    told = refusal(f"s3://{BUCKET}/held", tmp_path)
+    assert f"output.dir=s3://{BUCKET}/held is in use by another command (process " in told
     assert list(objects("held")) == [HOLDER_OBJECT]
     hold.release()
     assert objects("held") == {}
 
 
-def test_a_bucket_that_is_not_there_is_one_message_before_any_work(clips: Path, server: str, tmp_path: Path) -> None:
-    done = embed(clips, "s3://nosuchbucket/run", tmp_path, server)
+def test_a_bucket_that_is_not_there_is_one_message_before_any_work(
+    clips: Path, quiet: ObjectStore, tmp_path: Path
+) -> None:
+    done = embed(clips, "s3://nosuchbucket/run", tmp_path)
     assert done.status == 1
     assert done.err == "error: output.dir=s3://nosuchbucket/run is in a bucket that is not there: " + (
         "make it, or name another\n"
     )
 
 
-def test_a_folder_of_something_else_is_refused(clips: Path, server: str, tmp_path: Path) -> None:
+def test_a_folder_of_something_else_is_refused(quiet: ObjectStore, tmp_path: Path) -> None:
     Store(f"s3://{BUCKET}/other", 20).put_text("{}", "embeddings/part-00000.parquet")
-    done = embed(clips, f"s3://{BUCKET}/other", tmp_path, server)
-    assert done.status == 1
-    assert f"output.dir=s3://{BUCKET}/other holds something else" in done.err
+    assert f"output.dir=s3://{BUCKET}/other holds something else" in refusal(f"s3://{BUCKET}/other", tmp_path)
     assert list(objects("other")) == ["embeddings/part-00000.parquet"]
 
 

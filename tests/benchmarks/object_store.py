@@ -1,8 +1,11 @@
-"""What reading from an object store costs: ``python -m tests.benchmarks.object_store``.
+"""What an object store costs, to read from and to write to: ``python -m tests.benchmarks.object_store``.
 
-The same files from a folder and from a local S3 server (moto's), each answer of which is held up by ``--delay-ms``, as
-a store's over a network is; with the default ``dataset.fetch_ahead`` and with 1, a command each, several rounds
-interleaved.  Printed are medians; the server takes some of the same cores.
+The same clips from a folder and from a local S3 server (moto's), each answer of which is held up by ``--delay-ms``, as
+a store's over a network is; with the default ``dataset.fetch_ahead`` and with 1.  Then the output (Parquet, and npz: an
+object a clip) in a folder and in that store, of clips in a folder.  A command each, several rounds interleaved.
+
+Printed are medians.  × realtime is the run's own, up to the last embedding: the last shard's files are not in it.  They
+are in the seconds, which are the command's less its cold start.  The server takes some of the same cores.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from runner.hardware import host_facts
@@ -22,6 +26,32 @@ from tests.object_store import object_store
 
 PROJECT = Path(__file__).resolve().parents[2]
 BUCKET = "benchmark"
+FIXED = ("dataset=folder", "device=cpu", "weights=random", "tracking=none", "profile.pictures=false")
+
+
+@dataclass(frozen=True)
+class Way:
+    """A command to measure; ``base`` names the one that it is compared with."""
+
+    name: str
+    base: str
+    settings: tuple[str, ...]
+    stored: bool = False
+    """Whether its output is in the store."""
+
+
+def ways(clips: Path) -> list[Way]:
+    """What is measured: reading and writing with Parquet, and writing with npz."""
+    local, remote = f"dataset.root={clips}", f"dataset.root=s3://{BUCKET}/clips"
+    parquet, npz = "all in folders", "all in folders, npz"
+    return [
+        Way(parquet, parquet, (local,)),
+        Way("read from a store", parquet, (remote,)),
+        Way("read, fetch_ahead=1", parquet, (remote, "dataset.fetch_ahead=1")),
+        Way("written to a store", parquet, (local,), stored=True),
+        Way(npz, npz, (local, "output=npz")),
+        Way("written to a store, npz", npz, (local, "output=npz"), stored=True),
+    ]
 
 
 def main() -> None:
@@ -35,6 +65,8 @@ def main() -> None:
     folder = options.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     clips = make_clips(folder, "wav16", options.clips)[0].parent
+    measured = ways(clips)
+    found: dict[str, list[tuple[float, float]]] = {way.name: [] for way in measured}
     with object_store() as store:
         store.bucket(BUCKET, {f"clips/{path.name}": path.read_bytes() for path in sorted(clips.iterdir())})
 
@@ -42,35 +74,37 @@ def main() -> None:
             time.sleep(options.delay_ms / 1000)
 
         store.fault = held_up
-        ways = {
-            "a folder": (f"dataset.root={clips}",),
-            "a store": (f"dataset.root=s3://{BUCKET}/clips",),
-            "a store, fetch_ahead=1": (f"dataset.root=s3://{BUCKET}/clips", "dataset.fetch_ahead=1"),
-        }
-        found: dict[str, list[float]] = {name: [] for name in ways}
         for number in range(options.rounds):
-            for name in list(ways) if number % 2 == 0 else list(ways)[::-1]:
-                found[name].append(_run(ways[name], folder))
-                print(f"round {number + 1} {name}: {found[name][-1]:,.0f}", file=sys.stderr, flush=True)
+            for way in measured if number % 2 == 0 else measured[::-1]:
+                speed, seconds = _run(way, folder, f"run-{measured.index(way)}-{number}")
+                found[way.name].append((speed, seconds))
+                print(f"round {number + 1} {way.name}: {speed:,.0f}, {seconds:.1f} s", file=sys.stderr, flush=True)
     facts = host_facts()
     print(
         f"{facts['cpu']}, {facts['cores']} cores; {options.clips} clips of {SECONDS} s (wav16), "
         f"{options.delay_ms:g} ms a request, precision=float32, medians of {options.rounds} rounds"
     )
-    local = statistics.median(found["a folder"])
-    for name, speeds in found.items():
-        print(f"{name:26s} {statistics.median(speeds):8,.0f} × realtime {statistics.median(speeds) / local:6.2f} of it")
+    medians = {name: [statistics.median(column) for column in zip(*runs, strict=True)] for name, runs in found.items()}
+    for way in measured:
+        (speed, seconds), (base_speed, base_seconds) = medians[way.name], medians[way.base]
+        print(
+            f"{way.name:24s} {speed:8,.0f} × realtime {speed / base_speed:6.2f} of the folders'"
+            f" {seconds:8.1f} s {seconds / base_seconds:6.2f} of theirs"
+        )
 
 
-def _run(settings: tuple[str, ...], folder: Path) -> float:
-    """× realtime of one command."""
-    out = folder / "object_store_run"
-    shutil.rmtree(out, ignore_errors=True)
-    fixed = ("dataset=folder", "device=cpu", "weights=random", "tracking=none", "profile.pictures=false")
-    command = [sys.executable, "-m", "runner", *fixed, f"output.dir={out}", *settings]
+def _run(way: Way, folder: Path, prefix: str) -> tuple[float, float]:
+    """× realtime of one command, and the seconds that it took without the cold start."""
+    outputs = folder / "object_store_run"
+    shutil.rmtree(outputs, ignore_errors=True)
+    out = f"s3://{BUCKET}/{prefix}" if way.stored else str(outputs / "run")
+    command = [sys.executable, "-m", "runner", *FIXED, f"paths.outputs={outputs}", f"output.dir={out}", *way.settings]
+    began = time.perf_counter()
     subprocess.run(command, cwd=PROJECT, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    speed: float = json.loads((out / "result.json").read_text())["metrics"]["audio_x_realtime"]
-    return speed
+    seconds = time.perf_counter() - began
+    (result,) = outputs.glob("stores/*/result.json" if way.stored else "run/result.json")
+    metrics = json.loads(result.read_text())["metrics"]
+    return metrics["audio_x_realtime"], seconds - metrics["cold_start_s"]
 
 
 if __name__ == "__main__":

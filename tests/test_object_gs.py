@@ -1,0 +1,143 @@
+"""Google's store, as an emulator plays it: the bits of a local run, taken up; what gcsfs does otherwise than s3fs."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.request import Request, urlopen
+
+import pytest
+from gcp_storage_emulator.server import create_server
+
+from runner.config import FolderDataset
+from runner.errors import ClipError, DatasetError, StoreError
+from runner.manifest import build_manifest
+from runner.remote import fetch
+from runner.store_client import Store
+from tests.chaos import make_clips
+from tests.conftest import Done, run_command
+from tests.object_store import Fault, Proxy, free_port
+
+BUCKET = "bucket"
+SHARDS, A_SHARD = 4, 3
+SETTINGS = (
+    *("weights=random", "device=cpu", "model.conv=direct", "memory=conservative", "memory.decode_workers=1"),
+    *("output.formats=[parquet,npz]", f"output.shard_clips={A_SHARD}", "tracking=none", "profile=off"),
+)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Proxy]:
+    port = free_port()
+    server = create_server("127.0.0.1", port, in_memory=True)
+    with server, pytest.MonkeyPatch.context() as patch:
+        proxy = Proxy(port)
+        patch.setenv("STORAGE_EMULATOR_HOST", proxy.address)
+        patch.setenv("GOOGLE_CLOUD_PROJECT", "tests")
+        bucket = Request(f"{proxy.address}/storage/v1/b", b'{"name": "bucket"}', {"Content-Type": "application/json"})
+        urlopen(bucket, timeout=10).close()
+        yield proxy
+        proxy.close()
+
+
+@pytest.fixture
+def quiet(server: Proxy) -> Iterator[Proxy]:
+    server.behave()
+    yield server
+    server.behave()
+
+
+def embed(root: object, out: object, outputs: Path) -> Done:
+    done = run_command(f"dataset.root={root}", f"output.dir={out}", f"paths.outputs={outputs}", *SETTINGS, timeout=120)
+    assert done.status == 0, done.err
+    return done
+
+
+def numbers_in(store: Store) -> dict[str, bytes]:
+    names = ["clips.parquet", *store.sizes("embeddings"), *store.sizes("npz")]
+    return {name: store.read(name) or b"" for name in names}
+
+
+def numbers_of(folder: Path) -> dict[str, bytes]:
+    paths = [folder / "clips.parquet", *(folder / "embeddings").rglob("*.*"), *(folder / "npz").rglob("*.*")]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+@pytest.mark.slow
+def test_a_run_from_gs_to_gs_gives_the_bits_of_a_local_one_and_is_taken_up(quiet: Proxy, tmp_path: Path) -> None:
+    clips, data, out = tmp_path / "data", Store(f"gs://{BUCKET}/data", 30), Store(f"gs://{BUCKET}/run", 30)
+    make_clips(clips, SHARDS * A_SHARD)
+    for path in sorted(path for path in clips.rglob("*") if path.is_file()):
+        data.put(path, path.relative_to(clips).as_posix())
+    with ThreadPoolExecutor(1) as thread:
+        local = thread.submit(embed, clips, tmp_path / "local", tmp_path)
+        embed(data.url, out.url, tmp_path)
+        local.result()
+    expected = numbers_of(tmp_path / "local")
+    assert numbers_in(out) == expected
+    commits = sorted(out.sizes(".runner/commits"))
+    assert len(commits) == SHARDS
+    for name in (*commits[1:3], "result.json"):
+        out.remove(name)
+    out.put_text("half a shard", "embeddings/part-00001.parquet")
+    number, faults = itertools.count(), {11: "slow_down", 23: "broken", 35: "drop"}
+    quiet.fault = lambda method, key: faults.pop(next(number), None)
+    embed(data.url, out.url, tmp_path / "another machine")
+    quiet.behave()
+    assert faults == {}
+    assert numbers_in(out) == expected
+    assert sorted(out.sizes(".runner/commits")) == commits
+    again = embed(data.url, out.url, tmp_path)
+    assert f"{out.url} is finished already" in again.err
+
+
+def test_an_object_is_read_by_one_request_and_one_that_is_not_there_is_missing(quiet: Proxy) -> None:
+    Store(f"gs://{BUCKET}/one", 30).put_text("sound", "a b#%.wav")
+    quiet.behave()
+    with fetch(f"gs://{BUCKET}/one/a b#%.wav", 30) as fetched:
+        assert Path(fetched.path).read_bytes() == b"sound"
+    assert len(quiet.requests) == 1
+    with pytest.raises(ClipError) as caught:
+        fetch(f"gs://{BUCKET}/one/none.wav", 30)
+    assert caught.value.reason == "missing"
+    assert len(quiet.requests) == 2
+
+
+def test_what_may_not_be_read_or_written_is_told_at_once(quiet: Proxy, tmp_path: Path) -> None:
+    quiet.fault = lambda method, key: "forbidden"
+    with pytest.raises(ClipError) as caught:
+        fetch(f"gs://{BUCKET}/x.wav", 30)
+    assert caught.value.reason == "unreadable"
+    with pytest.raises(StoreError, match="no permission"):
+        Store(f"gs://{BUCKET}/run", 30).put_text("", "x")
+    with pytest.raises(DatasetError, match="may not be listed"):
+        build_manifest(FolderDataset(root=f"gs://{BUCKET}/data", extensions=["wav"]), tmp_path)
+    assert len(quiet.requests) == 3
+
+
+def test_a_bucket_that_is_not_there(quiet: Proxy, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"root=gs://nowhere/x does not exist"):
+        build_manifest(FolderDataset(root="gs://nowhere/x", extensions=["wav"]), tmp_path)
+
+
+def test_a_store_that_falls_silent_is_given_up_and_asked_again(quiet: Proxy) -> None:
+    Store(f"gs://{BUCKET}/silent", 30).put_text("sound", "x.wav")
+    first, second = threading.Event(), threading.Event()
+
+    def fault(method: str, key: str) -> Fault:
+        if first.is_set():
+            second.set()
+            return None
+        first.set()
+        return "drop" if second.wait(20) else None
+
+    quiet.fault = fault
+    with fetch(f"gs://{BUCKET}/silent/x.wav", 1) as fetched:
+        assert Path(fetched.path).read_bytes() == b"sound"
+    assert second.is_set(), "the first request was waited for"
+    quiet.fault = lambda method, key: "stall"
+    with pytest.raises(StoreError, match="could not be written for 1 s"):
+        Store(f"gs://{BUCKET}/silent", 1).put_text("", "y")
