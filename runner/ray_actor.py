@@ -17,12 +17,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from runner.cold_start import ColdStart, Events, Ready, make_ready
+from runner.cuda import pinned
+from runner.devices import DeviceType
 from runner.engine import Engine, Lane
 from runner.gate import once_a_model
 from runner.hardware import CORES
@@ -164,6 +167,12 @@ class EmbedShards(Actor):
         plan, sessions = ready.placement.memory, ready.sessions
         clips = self.shards[-1][1]
         self._pool.open(decoders_for(plan.decode_workers, clips), plan.spare_slots, sessions[0].rows_at_once)
+        if ready.placement.device.effective is DeviceType.GPU:
+            with cold.step("pin"):
+                unpinned = ExitStack().enter_context(pinned(self._pool.memory))  # for the life of this process
+            self.about["resolved"]["memory.pinned"] = unpinned is None
+            if unpinned:
+                self.about["warnings"].append(f"batches are copied to the GPU from pageable memory: {unpinned}")
         self._lanes = [Lane(each.device_name[1:], each.embed_windows, each.in_flight) for each in sessions]
         self._entries = Entries()
         if self.mirror:

@@ -12,13 +12,13 @@ from typing import Any
 
 from runner.config import AUTO, RayEngineConfig
 from runner.errors import EngineError
-from runner.hardware import usable_cores
+from runner.hardware import MIB, usable_cores, usable_memory_mib
 from runner.held_folder import HeldFolder
 
 _OBJECT_STORE_BYTES = 128 << 20
 """Nothing but lists of shards and reports goes through Ray's object store where actors decode for themselves."""
-_OBJECT_STORE_APART_BYTES = 1 << 30
-"""Where they don't, windows do."""
+_OBJECT_STORE_APART_BYTES = (1 << 30, 8 << 30)
+"""Where they don't, windows do: an eighth of the memory, within these bounds."""
 _CPUS_A_DECODE_ACTOR = 4
 _UNEVEN = 2.0
 """Machines whose cores a GPU differ by more than this decode for one another."""
@@ -77,9 +77,14 @@ def _own(engine: RayEngineConfig) -> dict[str, Any]:
     return {
         "num_cpus": usable_cores(),
         "include_dashboard": engine.dashboard,
-        "object_store_memory": _OBJECT_STORE_APART_BYTES if engine.decode == "apart" else _OBJECT_STORE_BYTES,
+        "object_store_memory": _object_store_bytes() if engine.decode == "apart" else _OBJECT_STORE_BYTES,
         "_temp_dir": str(_folders[-1].path),
     }
+
+
+def _object_store_bytes() -> int:
+    least, most = _OBJECT_STORE_APART_BYTES
+    return max(least, min(most, usable_memory_mib() * MIB // 8))
 
 
 def actor_pool(ray: Any, size: int, calls: int) -> Any:
@@ -107,13 +112,16 @@ def disconnect() -> None:
         _folders.pop().remove()
 
 
-def layout_for(engine: RayEngineConfig, device: str, nodes: Sequence[dict[str, Any]]) -> Layout:
+def layout_for(
+    engine: RayEngineConfig, device: str, nodes: Sequence[dict[str, Any]], *, decoding_is_light: bool = False
+) -> Layout:
     """What of a run goes where on a cluster.
 
     Args:
         engine: the configuration; what it leaves open is decided here.
         device: the device asked for.
         nodes: as ``ray.nodes()`` gives them.
+        decoding_is_light: whether clips are 16 kHz WAV, which a GPU's own cores read faster than a network carries.
 
     Raises:
         EngineError: no machine of the cluster has what an actor takes, or none has a CPU left for decoding apart.
@@ -123,7 +131,7 @@ def layout_for(engine: RayEngineConfig, device: str, nodes: Sequence[dict[str, A
     gpus = engine.num_gpus_per_actor
     if gpus is None:
         gpus = 1.0 if device in ("gpu", AUTO) and any(cards) else 0.0
-    apart = engine.decode == "apart" or (engine.decode == AUTO and _pays(cores, cards, gpus))
+    apart = engine.decode == "apart" or (engine.decode == AUTO and not decoding_is_light and _pays(cores, cards, gpus))
     cpus = engine.num_cpus_per_actor
     if cpus is None:
         cpus = _cpus_an_actor(cores, cards, gpus, apart)

@@ -20,6 +20,7 @@ from runner.errors import EngineError
 from runner.journal import ShardEntry
 from runner.limits import check_skipped
 from runner.output import RunWriter, totals
+from runner.parts import window_types
 from runner.ray_cluster import Layout, actor_pool, connect, layout_for
 from runner.ray_figures import ActorFigures
 from runner.ray_registry import Brief, brief_for
@@ -68,7 +69,8 @@ def carry_out(
         events.send("phase", name="cluster")
         assert isinstance(config.engine, RayEngineConfig)
         ray = connect(config.engine)
-        layout = layout_for(config.engine, config.device.name, ray.nodes())
+        is_wav = window_types(Path(spec["manifest"]))[0] == "int16"
+        layout = layout_for(config.engine, config.device.name, ray.nodes(), decoding_is_light=is_wav)
         events.send("phase", name="embed", seconds={})
         collected = Collected(spec, run_dir, events, result, done)
         _embed_all(ray, brief_for(ray, spec), layout, collected, stop, mirror)

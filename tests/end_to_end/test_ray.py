@@ -233,6 +233,7 @@ def test_decoding_goes_to_cores_that_would_wait_for_the_gpus() -> None:
     assert layout_for(auto, "gpu", [node(8, 8), node(64, 1)]) == Layout(9, 1, 1, 15, 4)
     assert layout_for(auto, "gpu", [node(16, 1), node(16, 1)]).decoders == 0
     assert layout_for(auto, "cpu", [node(16, 1), node(32)]).decoders == 0
+    assert layout_for(auto, "gpu", [node(16, 1), node(32)], decoding_is_light=True).decoders == 0
     assert layout_for(RayEngineConfig(decode="inside"), "gpu", [node(16, 1), node(32)]) == Layout(1, 16, 1)
     assert layout_for(RayEngineConfig(decode="apart"), "cpu", [node(2)]) == Layout(1, 1, 0, 1, 1)
     two = RayEngineConfig(decode_concurrency=2)
