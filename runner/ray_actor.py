@@ -18,12 +18,14 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from runner.cold_start import ColdStart, Events, Ready, make_ready
+from runner.config import RunConfig
 from runner.cuda import pinned
 from runner.devices import DeviceType
 from runner.engine import Engine, Lane
@@ -101,7 +103,6 @@ class Actor:
         # A decode process would import the main module anew, which here is Ray's own worker.
         sys.modules["__main__"].__file__ = None
         started_at = time.time()
-        _take_share()
         self.error: dict[str, Any] | None = None
         self.about: dict[str, Any] = {
             "metrics": {},
@@ -259,13 +260,17 @@ def described(error: BaseException) -> dict[str, Any]:
     return {"kind": failure_kind(error), "message": failure_message(error)}
 
 
-def _take_share() -> None:
-    """Plan threads and processes for the CPUs that Ray gave this actor: others have the rest of the machine."""
+def _take_share(config: RunConfig) -> RunConfig:
+    """Plan threads, processes and a GPU's memory for what Ray gave this actor: others have the rest."""
     import ray
 
-    cpus = ray.get_runtime_context().get_assigned_resources().get("CPU", 0.0)
-    if cpus >= 1:
+    given = ray.get_runtime_context().get_assigned_resources()
+    if (cpus := given.get("CPU", 0.0)) >= 1:
         os.environ[CORES] = str(int(cpus))
+    if 0 < (gpus := given.get("GPU", 0.0)) < 1:
+        memory = replace(config.memory, gpu_memory_fraction=gpus * config.memory.gpu_memory_fraction)
+        return replace(config, memory=memory)
+    return config
 
 
 def _node() -> str:

@@ -172,7 +172,7 @@ def _cpus_an_actor(cores: Sequence[float], cards: Sequence[float], gpus: float, 
     """A machine's cores shared by its GPUs; where decoding is apart, one beside a GPU and half of a machine without."""
     if apart and gpus:
         return 1.0
-    pairs = zip(cores, cards, strict=True)
+    pairs = [(has, gpu) for has, gpu in zip(cores, cards, strict=True) if has >= 1]  # a head may be left out with none
     shares = [has / max(gpu / gpus, 1.0) if gpus else has for has, gpu in pairs if not gpus or gpu >= gpus]
     least = min(shares, default=1.0)
     return max(1.0, float(int(least / 2 if apart else least)))

@@ -45,6 +45,8 @@ class ActorFigures:
         self._began, self._ended = float("inf"), 0.0
         self._examples_at: Counter[int] = Counter()
         """Examples by the second since the epoch in which they were reported."""
+        self._windows_at: Counter[int] = Counter()
+        """Windows that actors of their own decoded, likewise."""
         self.driver_stages: dict[str, float] = {}
         """Seconds of stages that are the driver's own, as in reports."""
 
@@ -64,7 +66,7 @@ class ActorFigures:
         Args:
             report: ``actor`` (who it is, as it describes itself); once there is work done, ``began`` and ``ended`` in
                 seconds since the epoch, and what is known of that time: ``stages`` (seconds that each was busy),
-                ``starved_s``, and ``clips``, ``examples`` and ``audio_s`` embedded.
+                ``starved_s``, ``windows`` decoded for others, and ``clips``, ``examples`` and ``audio_s`` embedded.
         """
         actor = report["actor"]
         for message in actor.get("warnings", []):
@@ -80,6 +82,7 @@ class ActorFigures:
         known["busy_s"] += max(0.0, report["ended"] - max(report["began"], known["until"]))  # calls overlap
         known["until"] = max(known["until"], report["ended"])
         self._examples_at[int(report["ended"])] += int(report.get("examples", 0))
+        self._windows_at[int(report["ended"])] += int(report.get("windows", 0))
         for key in ("clips", "examples", "audio_s", "starved_s"):
             known[key] += report.get(key, 0.0)
         for stage, seconds in report.get("stages", {}).items():
@@ -122,8 +125,9 @@ class ActorFigures:
     def _fill_speed(self, embedding: list[dict[str, Any]], seconds: float) -> None:
         metrics = self._result["metrics"]
         metrics["steady_s"] = seconds
+        counted = 1 - self._share_decoded_before()
         for name, key in (("audio_x_realtime", "audio_s"), ("examples_per_s", "examples"), ("clips_per_s", "clips")):
-            metrics[name] = sum(each[key] for each in embedding) / seconds
+            metrics[name] = counted * sum(each[key] for each in embedding) / seconds
         nodes: dict[str, float] = {}
         for number, each in enumerate(embedding):
             if each["busy_s"] > 0:
@@ -132,7 +136,12 @@ class ActorFigures:
             metrics[f"lane{number}_starved_share"] = each["starved_s"] / seconds
             nodes[each["node"]] = nodes.get(each["node"], 0.0) + each["audio_s"]
         for number, audio_s in enumerate(nodes.values()):
-            metrics[f"node{number}_audio_x_realtime"] = audio_s / seconds
+            metrics[f"node{number}_audio_x_realtime"] = counted * audio_s / seconds
+
+    def _share_decoded_before(self) -> float:
+        """The share of windows decoded while sessions were made, to which the steady state owes no speed."""
+        before = sum(windows for second, windows in self._windows_at.items() if second < self._began)
+        return before / max(self._windows_at.total(), 1)
 
     def _over_time(self) -> list[dict[str, float]]:
         """Throughput of all actors together, in windows of whole seconds with a report in them."""

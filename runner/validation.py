@@ -42,8 +42,13 @@ def validate(config: RunConfig) -> None:
     one_of("frontend.tail", config.frontend.tail, ("drop", "pad"))
     one_of("frontend.resampler", config.frontend.resampler, ("reference", "soxr"))
     _validate_output(config.output)
-    if is_url(config.output.dir):
-        open_store("output.dir", config.output.dir)  # refuses one with credentials before any message repeats it
+    if is_url(url := config.output.dir):
+        if url.startswith("hf://") and not url.startswith("hf://buckets/"):
+            raise ConfigError(
+                "output.dir is in a git repository of the Hub (hf://), where each put would be a commit, of which it "
+                "takes few an hour: use hf://buckets/..., or write to a folder and upload that"
+            )
+        open_store("output.dir", url)  # refuses one with credentials before any message repeats it
     one_of("parity.action", config.parity.action, ("fail", "warn"))
     one_of("engine.kind", config.engine.kind, ("local", "ray"))
     if isinstance(config.engine, RayEngineConfig):

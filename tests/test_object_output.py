@@ -224,6 +224,11 @@ def test_a_put_takes_some_time() -> None:
         compose_config(["output.dir=s3://bucket/run", "output.put_timeout_s=0"])
 
 
+def test_a_repository_of_commits_is_no_output() -> None:
+    with pytest.raises(ConfigError, match="each put would be a commit"):
+        compose_config(["output.dir=hf://datasets/somebody/clips"])
+
+
 def test_a_file_url_is_a_path() -> None:
     assert compose_config(["output.dir=file:///a/b"]).output.dir == "/a/b"
     assert _run_dir("file:///a/b%20c", "outputs", "runs", "day", "time") == "/a/b c"

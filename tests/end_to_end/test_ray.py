@@ -219,6 +219,8 @@ def test_an_actor_for_every_gpu_or_for_every_machine() -> None:
     auto = RayEngineConfig()
     assert layout_for(auto, "cpu", [node(8), node(8), node(4, alive=False)]) == Layout(2, 8, 0)
     assert layout_for(auto, "auto", [node(32, 4)]) == Layout(4, 8, 1)
+    assert layout_for(auto, "cpu", [node(0), node(16), node(16)]) == Layout(2, 16, 0)
+    assert layout_for(auto, "gpu", [node(0), node(16, 2)]) == Layout(2, 8, 1)
     assert layout_for(auto, "cpu", [node(32, 4)]) == Layout(1, 32, 0)
     assert layout_for(RayEngineConfig(concurrency=3), "cpu", [node(8)]).actors == 3
     assert layout_for(RayEngineConfig(num_cpus_per_actor=2), "cpu", [node(8), node(4)]).actors == 6

@@ -1,0 +1,182 @@
+"""``engine=ray`` with data and output in an object store: killed actors and drivers, machines that share nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from runner.store_client import Store
+from tests.chaos import make_clips
+from tests.conftest import environment, run_command
+from tests.end_to_end.test_ray import ray_processes, start, words_of
+from tests.object_store import ObjectStore, object_store
+from tests.test_checkpoint import save
+from tests.test_object_output import numbers, numbers_of
+
+pytestmark = pytest.mark.slow
+BUCKET, SHARDS, A_SHARD = "ray", 8, 3
+SETTINGS = (
+    *("dataset=folder", f"dataset.root=s3://{BUCKET}/data", "device=cpu", "model.conv=direct"),
+    *("memory.decode_workers=1", "output.formats=[parquet,npz]", f"output.shard_clips={A_SHARD}"),
+    *("tracking=none", "profile=off"),
+)
+RANDOM = ("weights=random",)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    if not os.environ.get("CI"):
+        pytest.importorskip("ray", reason="Ray has no build for this machine")
+    clips = make_clips(tmp_path_factory.mktemp("object-ray") / "data", SHARDS * A_SHARD)
+    files = [path for path in clips.rglob("*") if path.is_file()]
+    with object_store() as store:
+        store.bucket(BUCKET, {f"data/{path.relative_to(clips).as_posix()}": path.read_bytes() for path in files})
+        yield store
+
+
+@pytest.fixture(scope="module")
+def local(store: ObjectStore, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The numbers of an undisturbed run of the local engine."""
+    out = tmp_path_factory.mktemp("object-ray-local") / "run"
+    done = run_command(*SETTINGS, *RANDOM, f"output.dir={out}")
+    assert done.status == 0, done.err
+    return numbers_of(out)
+
+
+@pytest.fixture(autouse=True)
+def _behaving(store: ObjectStore) -> Iterator[None]:
+    store.behave()
+    yield
+    store.behave()
+
+
+def assert_same(store: ObjectStore, prefix: str, local: dict[str, bytes]) -> None:
+    """The store has the files of the local run, bit for bit, a commit object a shard, and no holder."""
+    client = store.client()
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=f"{prefix}/")
+    keys = [each["Key"] for page in pages for each in page["Contents"]]
+    found = {key.removeprefix(f"{prefix}/"): client.get_object(Bucket=BUCKET, Key=key)["Body"].read() for key in keys}
+    assert sorted(numbers(found)) == sorted(local)
+    assert [name for name, data in local.items() if found[name] != data] == []
+    assert sum(name.startswith(".runner/commits/") for name in found) == SHARDS
+    assert ".runner/holder.json" not in found
+
+
+def until_shards(url: str, many: int, command: subprocess.Popen[str]) -> None:
+    """Wait until so many are committed."""
+    store, deadline = Store(url, 20), time.monotonic() + 120
+    while len(store.sizes(".runner/commits")) < many:
+        assert time.monotonic() < deadline
+        assert command.poll() is None, command.stdout.read()
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("decode", ["inside", "apart"])
+def test_an_actor_and_then_the_driver_killed_and_their_folder_lost(
+    store: ObjectStore, local: dict[str, bytes], tmp_path: Path, decode: str
+) -> None:
+    """Begun on Ray, killed twice, finished by the local engine on what might be another machine."""
+
+    def slow(method: str, key: str) -> None:
+        time.sleep(0.4 if method == "PUT" and "/commits/" in key else 0)
+
+    store.fault = slow
+    url, known = f"s3://{BUCKET}/{decode}", ray_processes()
+    settings = (*SETTINGS, *RANDOM, f"output.dir={url}")
+    command = start(*settings, f"engine.decode={decode}", f"paths.outputs={tmp_path}/one")
+    until_shards(url, 1, command)
+    if decode == "inside":  # apart, the actors' work is done by now, and only the driver still puts
+        actors = [pid for pid in ray_processes() - known if "MapWorker" in words_of(pid)]
+        os.kill(actors[0], signal.SIGKILL)
+    until_shards(url, 3, command)
+    (driver,) = [
+        child for child in psutil.Process(command.pid).children() if "runner.worker" in " ".join(child.cmdline())
+    ]
+    for process in (driver, psutil.Process(command.pid)):
+        process.kill()
+    command.communicate(timeout=60)
+    shutil.rmtree(tmp_path / "one")
+    store.behave()
+    committed = len(Store(url, 20).sizes(".runner/commits"))
+    assert 3 <= committed <= SHARDS
+    again = run_command(*settings, f"paths.outputs={tmp_path}/two")
+    assert again.status == 0, again.err
+    assert again.out.count("files") == 1
+    assert f"files  {url}" in again.out
+    assert_same(store, decode, local)
+
+
+def test_actors_on_a_machine_that_sees_none_of_the_drivers_folders(store: ObjectStore, tmp_path: Path) -> None:
+    """Neither the working folder nor the weights: only Ray and the store connect the two; then the local engine."""
+    from runner.vggish.checkpoint import random_weights
+
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    path = save(random_weights(3), hidden / "model.ckpt", "V2")
+    weights = ("weights=file", f"weights.path={path}", "output.postprocess=pca")
+    pca = hidden / "pca.npz"
+    save_pca(pca)
+    settings = (*SETTINGS, *weights, f"weights.pca_path={pca}")
+    with blind_cluster(hidden) as address:
+        url = f"s3://{BUCKET}/blind"
+        done = run_command(
+            *(*settings, "engine=ray", f"engine.address={address}", f"output.dir={url}"),
+            *(f"paths.outputs={hidden}/outputs", f"paths.models={hidden}/models"),
+        )
+    assert done.status == 0, done.out + done.err
+    assert "1 on cpu" in done.out
+    same = run_command(*settings, f"output.dir={tmp_path}/local")
+    assert same.status == 0, same.err
+    assert_same(store, "blind", numbers_of(tmp_path / "local"))
+
+
+def save_pca(path: Path) -> None:
+    import numpy as np
+
+    rng = np.random.default_rng(2)
+    vectors, means = rng.normal(0, 0.1, (128, 128)), rng.normal(0, 0.1, (128, 1))
+    np.savez(path, pca_eigen_vectors=vectors.astype(np.float32), pca_means=means.astype(np.float32))
+
+
+@contextmanager
+def blind_cluster(hidden: Path) -> Iterator[str]:
+    """A head without CPUs, and a machine that has an empty folder in the place of ``hidden``; the head's address."""
+    hides = ["unshare", "--mount", "sh", "-c", f"mount -t tmpfs none {hidden} && test ! -e {hidden}/model.ckpt.index"]
+    if subprocess.run(hides, capture_output=True, check=False).returncode:
+        pytest.skip("this machine lets nobody hide a folder from a process (unshare, mount)")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        from ray.cluster_utils import Cluster
+
+        head = {"num_cpus": 0, "object_store_memory": 100 << 20, "include_dashboard": False}
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+        ray = f"{Path(sys.executable).parent}/ray"
+        joins = f"{ray} start --address={cluster.address} --num-cpus=1 --object-store-memory={100 << 20} --block"
+        command = [*hides[:-1], f"mount -t tmpfs none {hidden} && exec {joins}"]
+        known = ray_processes()
+        machine = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            deadline = time.monotonic() + 60
+            while not any("raylet" in words_of(pid) for pid in ray_processes() - known):
+                assert time.monotonic() < deadline
+                assert machine.poll() is None
+                time.sleep(0.2)
+            yield cluster.address
+        finally:
+            for pid in ray_processes() - known:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            machine.kill()
+            machine.wait()
+            cluster.shutdown()
