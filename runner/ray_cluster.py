@@ -22,7 +22,9 @@ _OBJECT_STORE_APART_BYTES = (1 << 30, 8 << 30)
 _CPUS_A_DECODE_ACTOR = 4
 _UNEVEN = 2.0
 """Machines whose cores a GPU differ by more than this decode for one another."""
-_SETTINGS = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0"}
+_SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0"}
+_OWN_SETTINGS = {"RAY_AUTH_MODE": "disabled"}
+"""Of a Ray that is started here; what the environment says of these goes before."""
 _FOLDER = "vggish-ray-"
 _folders: list[HeldFolder] = []
 """Of the Ray that was started here."""
@@ -48,7 +50,8 @@ def connect(engine: RayEngineConfig) -> Any:
     Raises:
         EngineError: it is not installed, or can't be reached or started.
     """
-    os.environ.update(_SETTINGS)
+    for name, value in {**_SETTINGS, **({} if engine.address else _OWN_SETTINGS)}.items():
+        os.environ.setdefault(name, value)
     try:
         import ray
         import ray.data
