@@ -159,6 +159,11 @@ class Engine:
         """Whether an early end was asked for."""
         return self._stop_at is not None
 
+    @property
+    def failure(self) -> BaseException | None:
+        """What a thread raised, which ``run`` and ``finish`` raise at their end."""
+        return self._failure
+
     def run(self, lanes: Sequence[Lane]) -> None:
         """Embed everything; returns when all results are on disk, raises what a thread raised."""
         cpu_before = time.process_time()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.advice import advise
 from runner.config import RunConfig
-from runner.errors import DatasetError, RunnerError, StoreError
+from runner.errors import RunnerError, StoreError
 from runner.files import write_atomic
 from runner.hardware import host_facts, versions
 from runner.journal import STATE, files_are_there
@@ -35,6 +35,7 @@ from runner.resume import (
 )
 from runner.stores import place_of, take_output
 from runner.summary import random_weights_banner, summarise
+from runner.taking_up import failure_kind
 from runner.terminal import DownloadProgress, RunProgress, console
 from runner.validation import part_of
 from runner.weights import WeightsChoice, resolve_weights
@@ -117,7 +118,7 @@ def run_job(job: Job) -> dict[str, Any]:
 
             def meanwhile() -> None:
                 base["git"] = git_state()
-                tracking.open_in_background()
+                tracking.open_in_background(store)
 
             if finished:  # by the worker alone, after its command was killed: what is left is to tell of it
                 meanwhile()
@@ -158,8 +159,8 @@ def public(value: Any) -> Any:
 
 
 def _unprepared(error: RunnerError) -> dict[str, Any]:
-    kind = "dataset" if isinstance(error, DatasetError) else "weights"
-    return {"status": "failed", "failure": {"kind": kind, "message": str(error), "signal": None, "log_tail": ""}}
+    failure = {"kind": failure_kind(error), "message": str(error), "signal": None, "log_tail": ""}
+    return {"status": "failed", "failure": failure}
 
 
 def _finish(
@@ -179,9 +180,10 @@ def _finish(
             draw_run(result, job.run_dir)
         if store:
             store.put_rest(result)
+            store.put_result(result)
         tracking.finish(store, result["status"] == "finished")
         if store:
-            store.put_last(result)
+            store.put_tracking()
     except OSError as error:
         log.error("%s could not be written (%s)", job.run_dir / "result.json", error)
     if store:
@@ -276,10 +278,15 @@ class _Tracking:
     def open(self, name: str) -> None:
         self._attempt(lambda: self._open(name))
 
-    def open_in_background(self) -> None:
-        """Open the MLflow run while the worker imports TensorFlow."""
-        name = _asked_name(self._job.config)
-        self._opening = threading.Thread(target=self.open, args=(name,), name="tracking", daemon=True)
+    def open_in_background(self, store: StoreOutput | None) -> None:
+        """Open the MLflow run while the worker imports TensorFlow; a store is told, should this command be killed."""
+
+        def work() -> None:
+            self.open(_asked_name(self._job.config))
+            if store:
+                store.put_tracking()
+
+        self._opening = threading.Thread(target=work, name="tracking", daemon=True)
         self._opening.start()
 
     def wait_until_open(self) -> None:

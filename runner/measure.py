@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,9 @@ from runner.files import atomic
 
 if TYPE_CHECKING:
     from runner.engine import BatchTiming, Engine
+
+Span = tuple[float, float]
+"""From and to, in seconds."""
 
 MAX_WINDOWS = 200
 _SPREAD_WINDOWS = 10
@@ -95,19 +99,44 @@ def stage_seconds(engine: Engine, decode_s: float, workers: int) -> dict[str, fl
     return {**own, **lane_seconds(engine.timings)}
 
 
-def lane_seconds(timings: Sequence[BatchTiming]) -> dict[str, float]:
-    """The seconds of ``copy``, ``compute`` and ``lane`` as ``stage_seconds`` has them; 0 without timings."""
+_LANE_SPANS: dict[str, Callable[[BatchTiming], Span]] = {
+    "copy": lambda each: (each.started_s, each.started_s if each.copied_s is None else each.copied_s),
+    "compute": lambda each: (each.started_s if each.copied_s is None else each.copied_s, each.at_s),
+    "lane": lambda each: (each.started_s, each.at_s),
+}
+"""When a batch kept a stage of its lane busy."""
+
+
+def lane_seconds(timings: Sequence[BatchTiming], busy: LaneClock | None = None) -> dict[str, float]:
+    """The seconds of ``copy``, ``compute`` and ``lane`` as ``stage_seconds`` has them; 0 without timings.
+
+    Args:
+        timings: of batches.
+        busy: what earlier timings covered, which are not counted again; the timings' times are then by one clock.
+    """
     lanes = {timing.lane for timing in timings}
+    clock = busy or LaneClock()
 
-    def mean(spans: Callable[[BatchTiming], tuple[float, float]]) -> float:
-        busy = sum(covered([spans(each) for each in timings if each.lane == lane]) for lane in lanes)
-        return busy / max(len(lanes), 1)
+    def mean(stage: str) -> float:
+        span = _LANE_SPANS[stage]
+        spans = {lane: [span(each) for each in timings if each.lane == lane] for lane in lanes}
+        return sum(clock.newly(stage, lane, own) for lane, own in spans.items()) / max(len(lanes), 1)
 
-    return {
-        "copy": mean(lambda each: (each.started_s, each.started_s if each.copied_s is None else each.copied_s)),
-        "compute": mean(lambda each: (each.started_s if each.copied_s is None else each.copied_s, each.at_s)),
-        "lane": mean(lambda each: (each.started_s, each.at_s)),
-    }
+    return {stage: mean(stage) for stage in _LANE_SPANS}
+
+
+class LaneClock:
+    """What of each lane's time is counted already, where batches are told of in several parts that overlap."""
+
+    def __init__(self) -> None:
+        self._until: dict[tuple[str, int], float] = {}
+
+    def newly(self, stage: str, lane: int, spans: Sequence[Span]) -> float:
+        """The seconds that these spans cover, past what was covered before."""
+        until = self._until.get((stage, lane), -math.inf)
+        found = covered([(max(start, until), max(end, until)) for start, end in spans])
+        self._until[stage, lane] = max([until, *(end for _, end in spans)])
+        return found
 
 
 def starved_shares(engine: Engine, threads: int) -> dict[str, float]:

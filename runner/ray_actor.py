@@ -17,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,8 +45,8 @@ from runner.parts import (
     window_types,
 )
 from runner.pool import DecodePool
-from runner.ray_registry import Brief, Verdicts, settle
-from runner.taking_up import agree, failure_kind, failure_message, identity_of
+from runner.ray_registry import Brief, Verdicts, agreed_identity, settle
+from runner.taking_up import agree, failure_kind, failure_message, identity_of, same_identity
 
 if TYPE_CHECKING:
     from runner.store_writer import StoreMirror
@@ -70,8 +70,12 @@ class Entries:
         self.kept.append(entry)
 
     def take(self) -> list[ShardEntry]:
-        """What was kept since the last time; while others append."""
-        return [self.kept.popleft() for _ in range(len(self.kept))]
+        """What was kept since the last time; while others append, and take."""
+        taken = []
+        with suppress(IndexError):
+            while True:
+                taken.append(self.kept.popleft())
+        return taken
 
     def close(self) -> None:
         """Nothing is open."""
@@ -116,11 +120,8 @@ class Actor:
         self.shards = [(int(first), int(end)) for first, end in brief.spec["shards"]]
         try:
             settled = settle(brief)
-            self.spec, self.config, self.mirror = (
-                settled.spec | {"spawned_at": started_at},
-                settled.config,
-                settled.mirror,
-            )
+            self.spec = settled.spec | {"spawned_at": started_at}
+            self.config, self.mirror = _take_share(settled.config), settled.mirror
             self.manifest, self.run_dir = Path(self.spec["manifest"]), Path(self.spec["run_dir"])
             self.make()
         except Exception as error:
@@ -137,6 +138,7 @@ class Actor:
         gate = once_a_model(Verdicts(self.registry), f"{self.about['host']}:{self.about['pid']}")
         ready = make_ready(self.config, self.spec, cold, Events(io.StringIO()), self.about, gate)
         self.about["identity"] = identity_of(ready.sessions[0])
+        same_identity(agreed_identity(self.registry, self.about["identity"]), self.about["identity"])
         self.about["file_metadata"] = file_metadata(self.config, ready.sessions[0], ready.placement)
         return ready
 
@@ -158,6 +160,7 @@ class EmbedShards(Actor):
         """A decode pool, a session and a writer, as the local engine has them."""
         # One thread for all of the actor's life: Linux ends decode processes with the thread that started them.
         self._thread, self._calls = ThreadPoolExecutor(1), ThreadPoolExecutor(CALLS)
+        self._pins = ExitStack()  # held for the life of this process
         self._thread.submit(self._make).result()
 
     def _make(self) -> None:
@@ -169,11 +172,7 @@ class EmbedShards(Actor):
         clips = self.shards[-1][1]
         self._pool.open(decoders_for(plan.decode_workers, clips), plan.spare_slots, sessions[0].rows_at_once)
         if ready.placement.device.effective is DeviceType.GPU:
-            with cold.step("pin"):
-                unpinned = ExitStack().enter_context(pinned(self._pool.memory))  # for the life of this process
-            self.about["resolved"]["memory.pinned"] = unpinned is None
-            if unpinned:
-                self.about["warnings"].append(f"batches are copied to the GPU from pageable memory: {unpinned}")
+            self._lock_pages(cold)
         self._lanes = [Lane(each.device_name[1:], each.embed_windows, each.in_flight) for each in sessions]
         self._entries = Entries()
         if self.mirror:
@@ -182,6 +181,14 @@ class EmbedShards(Actor):
         self._writer = make_writer(self.spec, config, metadata, ready.postprocess, journal=self._entries, kind=kind)
         self.about["metrics"] |= cold.metrics(time.time())
         favour_lanes()
+
+    def _lock_pages(self, cold: ColdStart) -> None:
+        """Lock the slots' pages for the GPU, for as long as this actor lives."""
+        with cold.step("pin"):
+            unpinned = self._pins.enter_context(pinned(self._pool.memory))
+        self.about["resolved"]["memory.pinned"] = unpinned is None
+        if unpinned:
+            self.about["warnings"].append(f"batches are copied to the GPU from pageable memory: {unpinned}")
 
     def __call__(self, batch: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """Embed the shards of one row, and report now and then; the next call begins while the last are written."""
@@ -211,22 +218,36 @@ class EmbedShards(Actor):
         report = self.report(**since.last())
         if failure := running.exception():
             log.error("shards %s failed", numbers, exc_info=failure)
-            report["error"] = described(failure)
-        else:
-            report["stages"] = stage_seconds(engine, running.result(), len(self._pool))
+            report["error"] = self.error
+        elif (decoded := running.result()) is not None:
+            report["stages"] = stage_seconds(engine, decoded, len(self._pool))
             report["starved_s"] = sum(engine.starved_s.values()) / sum(lane.threads for lane in self._lanes)
         yield report
 
-    def _run(self, engine: Engine, since: _Since) -> float:
-        """Embed when it is this call's turn, and write; the seconds that decode processes decoded."""
+    def _run(self, engine: Engine, since: _Since) -> float | None:
+        """Embed when it is this call's turn, and write; the seconds that decode processes decoded.
+
+        None where an earlier call has failed: it may have left clips in the decode pool, which would be taken for
+        this one's.
+        """
         decoded = self._thread.submit(self._take_turn, engine, since).result()
-        engine.finish()
+        if decoded is None:
+            return None
+        try:
+            engine.finish()
+        except Exception as failure:
+            self.error = self.error or described(failure)
+            raise
         return decoded
 
-    def _take_turn(self, engine: Engine, since: _Since) -> float:
+    def _take_turn(self, engine: Engine, since: _Since) -> float | None:
+        if self.error is not None:
+            return None
         before = sum(self._pool.busy_s.values())
         since.begin()
         engine.embed(self._lanes)
+        if engine.failure is not None:
+            self.error = described(engine.failure)
         return sum(self._pool.busy_s.values()) - before
 
 

@@ -80,10 +80,13 @@ def reports(
         )
     )
     assembly = Assembly(brief.spec, config, [number for group in work for number in group], mirror)
-    for table in packets.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=1):
-        for payload, note in from_table(table):
-            yield from assembly.take(payload, note)
-    yield from assembly.finish()
+    try:
+        for table in packets.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=1):
+            for payload, note in from_table(table):
+                yield from assembly.take(payload, note)
+        yield from assembly.finish()
+    finally:
+        assembly.close()
     figures["write"] = figures.get("write", 0.0) + assembly.write_s / assembly.writers
 
 
@@ -162,7 +165,10 @@ class Assembly:
             entries = self._written(0)
             now = time.time()
             yield {"actor": self._actor, "error": None, "entries": entries, "began": now, "ended": now}
-        self._threads.shutdown()
+
+    def close(self) -> None:
+        """Begin no other file."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _ended(self, embeddings: Any, note: Note) -> list[ClipRow]:
         gathering, shards = self._gathering, self._open_shards

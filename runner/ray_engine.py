@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +36,7 @@ log = logging.getLogger("runner.worker")
 _GROUPS_AHEAD = 2
 _LAST_SHARE = 100
 """The last groups of shards are so small a share of an actor's part of the run: no actor works alone for longer."""
+_PROGRESS_S = 0.25
 _ROUNDS = 3
 """So often in a row shards that got lost with an actor are begun anew without one of them done."""
 
@@ -152,8 +155,12 @@ class Collected:
     ) -> None:
         self._spec, self._run_dir, self._events, self._result = spec, run_dir, events, result
         self._config = from_dict(spec["config"])
-        self._before = sum(entry.clips for entry in done.values())
-        self._described = False
+        self._clips, self._examples, self._skipped = 0, 0, Counter[str]()
+        for entry in done.values():
+            self._count(entry)
+        self._before = self._clips
+        self._known: set[tuple[str, int]] = set()
+        self._told_at = 0.0
         self.writer = RunWriter(run_dir, {}, [], None, done)
         self.figures = ActorFigures(events, result)
 
@@ -164,25 +171,42 @@ class Collected:
 
     def take(self, report: dict[str, Any]) -> None:
         """Take a report; raise what the actor failed with."""
-        actor = report["actor"]
-        if "identity" in actor:
-            agree(self._run_dir, actor["identity"])
-        if "file_metadata" in actor and not self._described:
-            self._described = True
-            self.writer.describe(actor["file_metadata"])
+        self._meet(report["actor"])
         self.figures.take(report)
         for entry in report["entries"]:
             entry["files"] = {name: tuple(described) for name, described in entry["files"].items()}
             known = self.writer.done.get(entry["shard"])
             if known is None or known.files != entry["files"]:  # of what was done twice the later files are there
                 self.writer.record(ShardEntry(**entry))
-        self._progress()
+                self._count(self.writer.done[entry["shard"]])
+                if known is not None:
+                    self._count(known, -1)
+        if time.monotonic() > self._told_at + _PROGRESS_S:
+            self._told_at = time.monotonic()
+            self._progress()
         if report["error"]:
             raise _as_raised(report["error"])
-        check_skipped(self._config.dataset, self._spec["dataset"], int(totals(self.writer.done)[0]["clips_skipped"]))
+        check_skipped(self._config.dataset, self._spec["dataset"], self._skipped.total())
+
+    def _meet(self, actor: dict[str, Any]) -> None:
+        """An actor must embed with what the run was begun with; the first one's words are in clips.parquet."""
+        who = (actor["host"], actor["pid"])
+        if who in self._known or "identity" not in actor:
+            return
+        agree(self._run_dir, actor["identity"])
+        if not self._known:
+            self.writer.describe(actor["file_metadata"])
+        self._known.add(who)
+
+    def _count(self, entry: ShardEntry, sign: int = 1) -> None:
+        self._clips += sign * entry.clips
+        self._examples += sign * entry.examples
+        for reason, clips in entry.counts["skipped"].items():
+            self._skipped[reason] += sign * clips
 
     def finish(self, killed: bool, layout: Layout) -> None:
         """Make clips.parquet, and fill the result."""
+        self._progress()
         self.writer.close()
         result = self._result
         result["status"] = "killed" if killed else "finished"
@@ -197,14 +221,12 @@ class Collected:
         result["resolved"] = {**result.get("resolved", {}), **resolved}
 
     def _progress(self) -> None:
-        overall, skipped, _ = totals(self.writer.done)
-        clips = sum(entry.clips for entry in self.writer.done.values())
         self._events.send(
             "progress",
-            clips=clips,
-            session_clips=clips - self._before,
-            skipped=sum(skipped.values()),
-            examples=overall["examples"],
+            clips=self._clips,
+            session_clips=self._clips - self._before,
+            skipped=self._skipped.total(),
+            examples=self._examples,
             audio_s=self.figures.audio_s,
             elapsed_s=self.figures.elapsed_s,
         )
@@ -220,6 +242,7 @@ def _as_raised(error: dict[str, Any]) -> Exception:
         "dataset": errors.DatasetError,
         "parity": errors.ParityError,
         "device": errors.DeviceError,
+        "store": errors.StoreError,
         "out_of_memory": MemoryError,
     }
     return kinds.get(error["kind"], EngineError)(error["message"])

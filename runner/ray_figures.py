@@ -47,6 +47,8 @@ class ActorFigures:
         """Examples by the second since the epoch in which they were reported."""
         self._windows_at: Counter[int] = Counter()
         """Windows that actors of their own decoded, likewise."""
+        self._decoded_at: dict[str, Counter[int]] = {}
+        """Seconds that each of them decoded, likewise."""
         self.driver_stages: dict[str, float] = {}
         """Seconds of stages that are the driver's own, as in reports."""
 
@@ -73,7 +75,8 @@ class ActorFigures:
             if message not in self._result["warnings"]:
                 warn(message, self._events, self._result)
         nothing = {"clips": 0.0, "examples": 0.0, "audio_s": 0.0, "busy_s": 0.0, "until": 0.0, "starved_s": 0.0}
-        known = self._actors.setdefault(f"{actor['host']}:{actor['pid']}", {**actor, **nothing, "stages": {}})
+        who = f"{actor['host']}:{actor['pid']}"
+        known = self._actors.setdefault(who, {**actor, **nothing, "stages": {}})
         if "began" not in report:
             return
         self._ended = max(self._ended, report["ended"])
@@ -87,6 +90,10 @@ class ActorFigures:
             known[key] += report.get(key, 0.0)
         for stage, seconds in report.get("stages", {}).items():
             known["stages"][stage] = known["stages"].get(stage, 0.0) + seconds
+        if known["role"] == "decode":
+            self._decoded_at.setdefault(who, Counter())[int(report["ended"])] += report.get("stages", {}).get(
+                "decode", 0.0
+            )
 
     def fill(self) -> None:
         """Fill the run's result."""
@@ -154,6 +161,10 @@ class ActorFigures:
 
     def _fill_shares(self, every: list[dict[str, Any]], seconds: float) -> None:
         """The share of the run in which each stage was busy, on average over the actors that have it."""
+        for who, decoded_at in self._decoded_at.items():  # of the steady state alone
+            self._actors[who]["stages"]["decode"] = sum(
+                decoded for second, decoded in decoded_at.items() if second >= self._began
+            )
         shares = {stage: busy / seconds for stage, busy in self.driver_stages.items()}
         for stage in dict.fromkeys(stage for each in every for stage in each["stages"]):
             busy = [each["stages"][stage] for each in every if stage in each["stages"]]

@@ -20,6 +20,7 @@ from runner.held_folder import HeldFolder
 from runner.journal import STATE
 from runner.paths import default_models
 from runner.resume import MANIFEST
+from runner.taking_up import identity_begun_with
 
 if TYPE_CHECKING:
     from runner.store_writer import StoreMirror
@@ -32,6 +33,8 @@ _PIECE = 16 << 20
 _PATIENCE_S = 60.0
 """Who waits longer for another's verdict measures for itself: the gate takes a few seconds."""
 _WEIGHTS = ("path", "pca_path")
+_CALLS = 100_000
+"""Calls that the registry takes at a time: all actors may wait for one verdict."""
 
 
 class Brief(NamedTuple):
@@ -46,10 +49,12 @@ class Registry:
 
     Args:
         files: by the names under which they may be read.
+        identity: the weights and precision that the run was begun with; None for a new one.
     """
 
-    def __init__(self, files: Mapping[str, str]) -> None:
+    def __init__(self, files: Mapping[str, str], identity: Mapping[str, str] | None = None) -> None:
         self._files = files
+        self._identity = identity
         self._verdicts: dict[str, dict[str, Any]] = {}
         self._measuring: dict[str, asyncio.Event] = {}
 
@@ -73,15 +78,24 @@ class Registry:
         if under_way := self._measuring.pop(key, None):
             under_way.set()
 
+    async def agree(self, identity: Mapping[str, str]) -> Mapping[str, str]:
+        """What the run embeds with: what it was begun with, or else what the first actor asks with."""
+        self._identity = self._identity or identity
+        return self._identity
+
     async def names(self) -> list[str]:
         """The files that may be read."""
         return list(self._files)
 
     async def read(self, name: str, offset: int) -> bytes:
         """A piece of a file from ``offset`` on; nothing at its end."""
-        with Path(self._files[name]).open("rb") as file:
-            file.seek(offset)
-            return file.read(_PIECE)
+        return await asyncio.to_thread(_piece, Path(self._files[name]), offset)
+
+
+def _piece(path: Path, offset: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(offset)
+        return file.read(_PIECE)
 
 
 def brief_for(ray: Any, spec: dict[str, Any]) -> Brief:
@@ -90,8 +104,16 @@ def brief_for(ray: Any, spec: dict[str, Any]) -> Brief:
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     files = {name: str(path) for key in _WEIGHTS if spec["weights"][key] for name, path in _parts(spec["weights"][key])}
-    kind = ray.remote(Registry).options(num_cpus=0, scheduling_strategy=here)
-    return Brief(spec, kind.remote(files))
+    kind = ray.remote(Registry).options(num_cpus=0, scheduling_strategy=here, max_concurrency=_CALLS)
+    return Brief(spec, kind.remote(files, identity_begun_with(Path(spec["run_dir"]))))
+
+
+def agreed_identity(registry: Any, identity: dict[str, str]) -> Mapping[str, str]:
+    """See ``Registry.agree``."""
+    import ray
+
+    found: Mapping[str, str] = ray.get(registry.agree.remote(identity))
+    return found
 
 
 class Verdicts:
@@ -157,7 +179,7 @@ def settle(brief: Brief) -> Settled:
     run_dir = folder.path / "run"
     spec |= {"run_dir": str(run_dir), "manifest": str(run_dir / STATE / MANIFEST)}
     mirror = StoreMirror(spec, config, keeps=False)
-    mirror.get_state()
+    mirror.get_manifest()
     return Settled(spec, config, mirror)
 
 

@@ -6,6 +6,7 @@ A packet is a row of a table of two columns, ``payload`` (windows, then embeddin
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import math
@@ -27,7 +28,7 @@ from runner.decode import ClipResult, Segment
 from runner.engine import BatchTiming
 from runner.feeding import Feeder
 from runner.gathering import Clip
-from runner.measure import lane_seconds
+from runner.measure import LaneClock, lane_seconds
 from runner.parts import decode_options, decoders_for, favour_lanes, read_clips
 from runner.pool import DecodePool, FilledSlot
 from runner.ray_actor import Actor, described
@@ -242,6 +243,7 @@ class EmbedWindows(Actor):
         self._sessions = self.make_session(cold).sessions
         self._threads = ThreadPoolExecutor(sum(session.in_flight for session in self._sessions))
         self._at_work, self._free_since, self._lock = 0, float("inf"), threading.Lock()
+        self._busy, self._turns = LaneClock(), itertools.count()
         self.about["metrics"] |= cold.metrics(time.time())
         favour_lanes()
 
@@ -265,20 +267,21 @@ class EmbedWindows(Actor):
             self._at_work += 1
         timings: list[BatchTiming] = []
 
-        def embed(number: int, batch: Windows) -> NDArray[np.float32]:
-            lane = number % len(self._sessions)
+        def embed(batch: Windows) -> NDArray[np.float32]:
+            lane = next(self._turns) % len(self._sessions)
             copied: list[float] = []
             since = time.perf_counter()
             found = self._sessions[lane].embed_windows(batch, lambda: copied.append(time.perf_counter()))
-            on_device = copied[0] - start if copied else None
-            timings.append(BatchTiming(lane, since - start, on_device, time.perf_counter() - start, len(batch)))
+            timings.append(BatchTiming(lane, since, copied[0] if copied else None, time.perf_counter(), len(batch)))
             return found
 
         rows = self._sessions[0].rows_at_once
-        batches = [windows[first : first + rows] for first in range(0, len(windows), rows)]
-        found = list(self._threads.map(embed, range(len(batches)), batches))
-        with self._lock:
-            self._at_work -= 1
-            self._free_since = time.perf_counter()
-        report = self.report(began=began, ended=time.time(), stages=lane_seconds(timings), starved_s=starved)
+        try:
+            found = list(self._threads.map(embed, [windows[at : at + rows] for at in range(0, len(windows), rows)]))
+        finally:
+            with self._lock:
+                self._at_work -= 1
+                self._free_since = time.perf_counter()
+                stages = lane_seconds(timings, self._busy)
+        report = self.report(began=began, ended=time.time(), stages=stages, starved_s=starved)
         return np.concatenate([np.empty((0, EMBEDDING_SIZE), np.float32), *found]), report

@@ -3,7 +3,7 @@
 The folder is a cache that may be deleted at any time: a command begins by emptying it and getting the run's state from
 the store.  A shard is done when its commit object, ``.runner/commits/shard-NNNNN.json`` (its line of the journal), is
 there, which is put last, after the shard's files; the journal is made anew from those objects.  result.json is the last
-object of a run, and is taken away while the run goes on.
+object of a run, but for the note of its MLflow run, and is taken away while the run goes on.
 
 ``StoreOutput`` is the command's side, ``runner.store_writer`` the worker's.
 """
@@ -48,8 +48,7 @@ COMMITS = f"{STATE}/commits"
 RESULT, LOG = "result.json", "runner.log"
 _HYDRAS = (".hydra", LOG)
 """What Hydra writes into the folder of a sweep's job before the job begins."""
-_LAST = ("tracking.json", RESULT)
-"""What is put after all else, in this order."""
+TRACKING = "tracking.json"
 _STATE_FILES = (PLAN, MANIFEST, IDENTITY, SESSIONS)
 _DESCRIPTIONS = ("metadata.json", "labels.csv")
 """Files beside the shards' own in their folders."""
@@ -158,7 +157,7 @@ class StoreOutput:
             ) from error
 
     def put_rest(self, result: dict[str, Any]) -> None:
-        """Put all files but the shards' own, and but those that ``put_last`` puts.
+        """Put all files but the shards' own, result.json and tracking.json.
 
         Args:
             result: the run's, in the working folder as result.json; both become those of a failed run if that fails.
@@ -167,11 +166,17 @@ class StoreOutput:
         names = [path.relative_to(self._folder).as_posix() for path in rest]
         self._put(rest, names, result)
 
-    def put_last(self, result: dict[str, Any]) -> None:
-        """Put tracking.json and then result.json; what fails is told as by ``put_rest``."""
-        for name in _LAST:
-            if (self._folder / name).exists():
-                self._put([self._folder / name], [name], result)
+    def put_result(self, result: dict[str, Any]) -> None:
+        """Put result.json, the last of a run's own; what fails is told as by ``put_rest``."""
+        self._put([self._folder / RESULT], [RESULT], result)
+
+    def put_tracking(self) -> None:
+        """Put the note of the MLflow run, if there is one: any machine goes on with it then.  Trouble is a warning."""
+        try:
+            if (path := self._folder / TRACKING).exists() and self.hold.is_ours():
+                self._store.put(path, TRACKING, min(FAILED_PUT_S, self._store.timeout_s))
+        except (RunnerError, OSError) as error:
+            log.warning("that the MLflow run is this output's is not noted in the store: %s", error)
 
     def release(self) -> None:
         """Give the output up."""
@@ -200,7 +205,7 @@ class StoreOutput:
             return len(parts) == 2 and parts[1] not in (LOCK, HOLDER, WORKER_LOCK)
         if parts[0] in FOLDERS:
             return len(parts) == 2 and parts[1] in _DESCRIPTIONS
-        return len(parts) > 1 or parts[0] not in _LAST
+        return len(parts) > 1 or parts[0] not in (RESULT, TRACKING)
 
     def _pull(self) -> None:
         """Get the run's state; the journal is made of the commit objects."""

@@ -12,7 +12,6 @@ from typing import Any
 
 from runner.config import RunConfig
 from runner.errors import ConfigError, StoreError
-from runner.files import write_atomic
 from runner.formats import EMBEDDINGS, NPZ, TFRECORD
 from runner.journal import CLIP_PARTS, IDENTITY, JOURNAL, STATE, ShardEntry, line_of, read_journal
 from runner.output import RunWriter, npz_files
@@ -66,11 +65,9 @@ class StoreMirror:
         names = [name for name in names if not (self._folder / name).exists()]
         self._store.each(self._store.get, names, [self._folder / name for name in names])
 
-    def get_state(self) -> None:
-        """Get what an actor needs: the manifest, and what earlier sessions embedded with, if there were any."""
+    def get_manifest(self) -> None:
+        """Get the manifest, which an actor reads."""
         self._store.get(f"{STATE}/{MANIFEST}", self._folder / STATE / MANIFEST)
-        if (identity := self._store.read(f"{STATE}/{IDENTITY}")) is not None:
-            write_atomic(self._folder / STATE / IDENTITY, identity.decode())
 
     def describe(self) -> None:
         """Put what says what the shards are."""

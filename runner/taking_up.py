@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from runner.config import RunConfig
 from runner.errors import (
+    ConfigError,
     DatasetError,
     DeviceError,
     EngineError,
@@ -99,12 +100,24 @@ def agree(run_dir: Path, now: Mapping[str, str]) -> None:
     Raises:
         ResumeError: they are others.
     """
-    path = run_dir / STATE / IDENTITY
+    before = identity_begun_with(run_dir)
+    if before is None:
+        write_atomic(run_dir / STATE / IDENTITY, json.dumps(dict(now)))
+    else:
+        same_identity(before, now)
+
+
+def identity_begun_with(run_dir: Path) -> dict[str, str] | None:
+    """The weights and precision that the run was begun with; None for a new one."""
     try:
-        before = json.loads(path.read_text(encoding="utf-8"))
+        found: dict[str, str] = json.loads((run_dir / STATE / IDENTITY).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        write_atomic(path, json.dumps(dict(now)))
-        return
+        return None
+    return found
+
+
+def same_identity(before: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Two identities must be the same; raises ResumeError as ``agree`` does."""
     if differing := [f"{key} ({before.get(key)} then, {now[key]} now)" for key in now if before.get(key) != now[key]]:
         raise ResumeError(f"the run was begun with other numbers: {', '.join(differing)}; name another output.dir")
 
@@ -124,6 +137,8 @@ def failure_kind(error: Exception) -> str:
         return "engine"
     if isinstance(error, StoreError):
         return "store"
+    if isinstance(error, ConfigError):
+        return "config"
     return "device" if isinstance(error, DeviceError) else "exception"
 
 

@@ -468,6 +468,8 @@ def _log_batch(client: MlflowClient, run_id: str, *, metrics: Sequence[Any], tag
 
     entries = [RunTag(key, value) for key, value in tags.items()]
     client.log_batch(run_id, metrics=metrics[:_METRICS_A_CALL], tags=entries)
+    for start in range(_METRICS_A_CALL, len(metrics), _METRICS_A_CALL):
+        client.log_batch(run_id, metrics=metrics[start : start + _METRICS_A_CALL])
 
 
 def _metrics(values: Mapping[str, float], at_ms: int) -> list[Any]:

@@ -146,8 +146,8 @@ def test_a_sweep_that_was_stopped_killed_and_failed_at_its_end_ends_as_a_local_o
     assert json.loads(found["sweep.json"]) == json.loads((working_folder(url, outputs) / "sweep.json").read_text())
     assert json.loads(found["0/result.json"])["status"] == "killed"
 
-    commits = "1/.runner/commits/shard-00000.json"
-    stop_when(lambda: commits in names(store, "stopped"), command, log, kill)
+    begun = {"1/.runner/commits/shard-00000.json", "1/tracking.json"}
+    stop_when(lambda: begun <= set(names(store, "stopped")), command, log, kill)
     assert {HOLDER_OBJECT, f"1/{HOLDER_OBJECT}"} <= objects(store, "stopped").keys()
     assert json.loads(objects(store, "stopped")["sweep.json"])["interrupted"] is True  # of the session before
     shutil.rmtree(working_folder(url, outputs))
@@ -176,6 +176,7 @@ def test_a_sweep_that_was_stopped_killed_and_failed_at_its_end_ends_as_a_local_o
     assert [run.info.run_id for run in of_the_time if "sweep.overrides" in run.data.tags] == [parent.info.run_id]
     assert (parent.info.status, parent.data.tags["run_dir"]) == ("FINISHED", url)
     assert {run.data.tags["mlflow.parentRunId"] for run in of_the_time[1:]} == {parent.info.run_id}
+    assert [run.info.status for run in of_the_time] == ["FINISHED"] * 3  # a run a job, also of the one that was killed
 
     mlflow = f"sqlite:///{tmp_path}/later.db"
     assert track([url, "--uri", mlflow]) == 0

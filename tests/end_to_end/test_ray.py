@@ -193,6 +193,7 @@ def test_what_the_local_engine_began_ray_finishes(clips: Path, local: Path, tmp_
     done = run_command("engine=ray", "engine.concurrency=2", "engine.num_cpus_per_actor=1", *arguments)
     assert done.status == 0, done.err
     assert_same(run_dir, local)
+    assert done.result["resolved"]["threads.intra_op"] == 1  # each plans for its share of the cores
     verdicts = [actor["parity"] for actor in done.result["actors"]]  # of the two, those that had anything to do
     assert len({verdict["measured_by"] for verdict in verdicts}) == 1
     assert sum(not verdict["taken_over"] for verdict in verdicts) <= 1
