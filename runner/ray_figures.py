@@ -13,6 +13,10 @@ from runner.measure import bottleneck, windows_over_time
 _OF_THE_RUN = ("device", "precision", "weights", "model", "resolved", "batch_size_curve")
 _OF_AN_ACTOR = ("role", "host", "node", "pid", "device", "precision", "parity", "clips", "examples", "audio_s")
 _MEASURED = ("audio_x_realtime", "busy_shares", "starved_share", "bottleneck")
+_LEAST_COUNTED = 0.5
+_TOO_SHORT = (
+    "no speed is given, as more than half of it was decoded while sessions were made: embed more clips to learn it"
+)
 
 
 def _device_name(actor: Mapping[str, Any]) -> str | None:
@@ -106,10 +110,15 @@ class ActorFigures:
             self._fill_from(embedding)
         seconds = self.elapsed_s
         if seconds > 0 and any(each["examples"] for each in embedding):
-            self._fill_speed(embedding, seconds)
+            result["metrics"]["steady_s"] = seconds
             self._fill_shares(every, seconds)
-            result["series"] = self._over_time()
-            result["steady_started_at"] = self._began
+            counted = 1 - self._share_decoded_before()
+            if counted >= _LEAST_COUNTED:
+                self._fill_speed(embedding, seconds, counted)
+                result["series"] = self._over_time()
+                result["steady_started_at"] = self._began
+            else:
+                warn(_TOO_SHORT, self._events, result)
         result["actors"] = [
             {key: each.get(key) for key in (*_OF_AN_ACTOR, *_MEASURED)} | {"device_name": _device_name(each)}
             for each in every
@@ -129,10 +138,9 @@ class ActorFigures:
         for of, start in ((slowest, "cold_start"), (worst, "parity_")):
             result["metrics"] |= {key: value for key, value in of["metrics"].items() if key.startswith(start)}
 
-    def _fill_speed(self, embedding: list[dict[str, Any]], seconds: float) -> None:
+    def _fill_speed(self, embedding: list[dict[str, Any]], seconds: float, counted: float) -> None:
+        """Speeds over the steady state, of the share of the work that is counted for it."""
         metrics = self._result["metrics"]
-        metrics["steady_s"] = seconds
-        counted = 1 - self._share_decoded_before()
         for name, key in (("audio_x_realtime", "audio_s"), ("examples_per_s", "examples"), ("clips_per_s", "clips")):
             metrics[name] = counted * sum(each[key] for each in embedding) / seconds
         nodes: dict[str, float] = {}

@@ -270,9 +270,9 @@ def test_credentials_have_no_place_in_a_url(url: str) -> None:
 
 
 def test_a_driver_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "gcsfs", None)
-    with pytest.raises(ConfigError, match=r"pip install 'vggish-runner\[gs\]'"):
-        open_store("dataset.root", "gs://bucket/x")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ConfigError, match=r"pip install 'vggish-runner\[hf\]'"):
+        open_store("dataset.root", "hf://datasets/somebody/clips")
 
 
 def test_a_scheme_that_nobody_knows() -> None:

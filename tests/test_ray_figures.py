@@ -58,13 +58,17 @@ def test_calls_that_overlap_are_not_counted_twice() -> None:
 
 def test_what_was_decoded_while_sessions_were_made_is_no_speed() -> None:
     decoding, embedding = actor(1, "decode"), actor(2, "embed")
-    decoded = ((90, 300), (95, 300), (104, 200), (108, 200))
+    decoded = ((90, 200), (95, 200), (104, 300), (108, 300))
     reports = [
         {"actor": decoding, "began": at - 1, "ended": at, "windows": windows, "stages": {"decode": 0.5}}
         for at, windows in decoded
     ]
     reports.append(work(embedding, 100, 110, 1000))
     result = filled(reports)
-    assert result["metrics"]["audio_x_realtime"] == pytest.approx(0.4 * 1000 / 10)
+    assert result["metrics"]["audio_x_realtime"] == pytest.approx(0.6 * 1000 / 10)
     assert result["metrics"]["decode_busy_share"] == pytest.approx(2 * 0.5 / 10)
     assert result["cluster"] == "1 on gpu (a GPU), 1 decoding; 1 machine"
+    before = [{**report, "ended": 95.0} for report in reports[:-1]]
+    short = filled([*before, reports[-1]])
+    assert "audio_x_realtime" not in short["metrics"]
+    assert "no speed is given" in short["warnings"][0]

@@ -135,9 +135,10 @@ def test_decoding_apart_changes_no_row_file_count_or_reason(clips: Path, local: 
     assert result["noted"] == {"truncated": 1}
     assert sorted(actor["role"] for actor in result["actors"]) == ["decode", "embed"]
     assert result["resolved"]["engine.decode"] == "apart"
-    assert result["bottleneck"] in ("decode", "compute")
-    for stage in ("decode", "compute", "write"):
+    for stage in ("compute", "write"):
         assert 0 < result["metrics"][f"{stage}_busy_share"] < 1.5, stage
+    if "audio_x_realtime" not in result["metrics"]:  # nearly all was decoded before the session was ready
+        assert [warning for warning in result["warnings"] if "no speed is given" in warning]
     assert sum(actor["examples"] for actor in result["actors"]) == result["metrics"]["examples"]
 
 
