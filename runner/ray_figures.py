@@ -13,10 +13,6 @@ from runner.measure import bottleneck, windows_over_time
 _OF_THE_RUN = ("device", "precision", "weights", "model", "resolved", "batch_size_curve")
 _OF_AN_ACTOR = ("role", "host", "node", "pid", "device", "precision", "parity", "clips", "examples", "audio_s")
 _MEASURED = ("audio_x_realtime", "busy_shares", "starved_share", "bottleneck")
-_LEAST_COUNTED = 0.5
-_TOO_SHORT = (
-    "no speed is given, as more than half of it was decoded while sessions were made: embed more clips to learn it"
-)
 
 
 def _device_name(actor: Mapping[str, Any]) -> str | None:
@@ -49,10 +45,8 @@ class ActorFigures:
         self._began, self._ended = float("inf"), 0.0
         self._examples_at: Counter[int] = Counter()
         """Examples by the second since the epoch in which they were reported."""
-        self._windows_at: Counter[int] = Counter()
-        """Windows that actors of their own decoded, likewise."""
-        self._decoded_at: dict[str, Counter[int]] = {}
-        """Seconds that each of them decoded, likewise."""
+        self._decoded_at: dict[str, Counter[float]] = {}
+        """Seconds that each actor of those that only decode did so, likewise."""
         self.driver_stages: dict[str, float] = {}
         """Seconds of stages that are the driver's own, as in reports."""
 
@@ -72,7 +66,7 @@ class ActorFigures:
         Args:
             report: ``actor`` (who it is, as it describes itself); once there is work done, ``began`` and ``ended`` in
                 seconds since the epoch, and what is known of that time: ``stages`` (seconds that each was busy),
-                ``starved_s``, ``windows`` decoded for others, and ``clips``, ``examples`` and ``audio_s`` embedded.
+                ``starved_s``, and ``clips``, ``examples`` and ``audio_s`` embedded.
         """
         actor = report["actor"]
         for message in actor.get("warnings", []):
@@ -89,7 +83,6 @@ class ActorFigures:
         known["busy_s"] += max(0.0, report["ended"] - max(report["began"], known["until"]))  # calls overlap
         known["until"] = max(known["until"], report["ended"])
         self._examples_at[int(report["ended"])] += int(report.get("examples", 0))
-        self._windows_at[int(report["ended"])] += int(report.get("windows", 0))
         for key in ("clips", "examples", "audio_s", "starved_s"):
             known[key] += report.get(key, 0.0)
         for stage, seconds in report.get("stages", {}).items():
@@ -112,13 +105,9 @@ class ActorFigures:
         if seconds > 0 and any(each["examples"] for each in embedding):
             result["metrics"]["steady_s"] = seconds
             self._fill_shares(every, seconds)
-            counted = 1 - self._share_decoded_before()
-            if counted >= _LEAST_COUNTED:
-                self._fill_speed(embedding, seconds, counted)
-                result["series"] = self._over_time()
-                result["steady_started_at"] = self._began
-            else:
-                warn(_TOO_SHORT, self._events, result)
+            self._fill_speed(embedding, max(seconds, self._decoding_s()))
+            result["series"] = self._over_time()
+            result["steady_started_at"] = self._began
         result["actors"] = [
             {key: each.get(key) for key in (*_OF_AN_ACTOR, *_MEASURED)} | {"device_name": _device_name(each)}
             for each in every
@@ -138,11 +127,10 @@ class ActorFigures:
         for of, start in ((slowest, "cold_start"), (worst, "parity_")):
             result["metrics"] |= {key: value for key, value in of["metrics"].items() if key.startswith(start)}
 
-    def _fill_speed(self, embedding: list[dict[str, Any]], seconds: float, counted: float) -> None:
-        """Speeds over the steady state, of the share of the work that is counted for it."""
+    def _fill_speed(self, embedding: list[dict[str, Any]], seconds: float) -> None:
         metrics = self._result["metrics"]
         for name, key in (("audio_x_realtime", "audio_s"), ("examples_per_s", "examples"), ("clips_per_s", "clips")):
-            metrics[name] = counted * sum(each[key] for each in embedding) / seconds
+            metrics[name] = sum(each[key] for each in embedding) / seconds
         nodes: dict[str, float] = {}
         for number, each in enumerate(embedding):
             if each["busy_s"] > 0:
@@ -151,12 +139,11 @@ class ActorFigures:
             metrics[f"lane{number}_starved_share"] = each["starved_s"] / seconds
             nodes[each["node"]] = nodes.get(each["node"], 0.0) + each["audio_s"]
         for number, audio_s in enumerate(nodes.values()):
-            metrics[f"node{number}_audio_x_realtime"] = counted * audio_s / seconds
+            metrics[f"node{number}_audio_x_realtime"] = audio_s / seconds
 
-    def _share_decoded_before(self) -> float:
-        """The share of windows decoded while sessions were made, to which the steady state owes no speed."""
-        before = sum(windows for second, windows in self._windows_at.items() if second < self._began)
-        return before / max(self._windows_at.total(), 1)
+    def _decoding_s(self) -> float:
+        """Seconds that actors of their own decoded, on average: no run is faster, though some of it was done earlier."""
+        return sum(each.total() for each in self._decoded_at.values()) / max(len(self._decoded_at), 1)
 
     def _over_time(self) -> list[dict[str, float]]:
         """Throughput of all actors together, in windows of whole seconds with a report in them."""

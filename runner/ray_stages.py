@@ -200,7 +200,7 @@ class DecodeShards(Actor):
                 before, decoded = decoded, sum(self._pool.busy_s.values())
                 began, since = time.time(), began
                 stages = {"decode": (decoded - before) / len(self._pool)}
-                report = self.report(began=since, ended=began, stages=stages, windows=len(windows))
+                report = self.report(began=since, ended=began, stages=stages)
                 yield to_table(windows, note._replace(reports=[report]))
         except Exception as error:
             log.exception("shards %s failed", numbers)

@@ -3,7 +3,7 @@
 The same files through ``engine=local`` and ``engine=ray`` (which it starts), a command each, one after the other,
 several rounds interleaved with the order turned round; both may use all cores, and the GPU with ``--device gpu``.  A
 speed is the run's own: seconds of audio over seconds of the steady state, from ready sessions to the last embedding
-(local) or to the last shard (Ray), less what was decoded before.  Printed are medians, what Ray takes more, and how far
+(local) or to the last shard (Ray).  Printed are medians, what Ray takes more, and how far
 rows lie from those of the first run.
 """
 
