@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from runner.cold_start import ColdStart, Events, Ready, make_ready
-from runner.config import RunConfig
+from runner.config import RayEngineConfig, RunConfig
 from runner.cuda import pinned
 from runner.devices import DeviceType
 from runner.engine import Engine, Lane
@@ -121,7 +121,7 @@ class Actor:
         try:
             settled = settle(brief)
             self.spec = settled.spec | {"spawned_at": started_at}
-            self.config, self.mirror = _take_share(settled.config), settled.mirror
+            self.config, self.mirror = _take_share(settled.config, self.role), settled.mirror
             self.manifest, self.run_dir = Path(self.spec["manifest"]), Path(self.spec["run_dir"])
             self.make()
         except Exception as error:
@@ -281,14 +281,19 @@ def described(error: BaseException) -> dict[str, Any]:
     return {"kind": failure_kind(error), "message": failure_message(error)}
 
 
-def _take_share(config: RunConfig) -> RunConfig:
-    """Plan threads, processes and a GPU's memory for what Ray gave this actor: others have the rest."""
+def _take_share(config: RunConfig, role: str) -> RunConfig:
+    """Plan threads, processes and a GPU's memory for what Ray gave this actor: others have the rest.
+
+    Who embeds what others decode uses all cores, unless the configuration says how many: decoding seldom needs its own.
+    """
     import ray
 
+    assert isinstance(config.engine, RayEngineConfig)
     given = ray.get_runtime_context().get_assigned_resources()
-    if (cpus := given.get("CPU", 0.0)) >= 1:
+    cpus, gpus = given.get("CPU", 0.0), given.get("GPU", 0.0)
+    if cpus >= 1 and (role == "whole" or config.engine.num_cpus_per_actor is not None):
         os.environ[CORES] = str(int(cpus))
-    if 0 < (gpus := given.get("GPU", 0.0)) < 1:
+    if 0 < gpus < 1:
         memory = replace(config.memory, gpu_memory_fraction=gpus * config.memory.gpu_memory_fraction)
         return replace(config, memory=memory)
     return config

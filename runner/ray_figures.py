@@ -142,7 +142,7 @@ class ActorFigures:
             metrics[f"node{number}_audio_x_realtime"] = audio_s / seconds
 
     def _decoding_s(self) -> float:
-        """Seconds that actors of their own decoded, on average: no run is faster, though some of it was done earlier."""
+        """Seconds that actors of their own decoded, on average: no run is faster, though some was done earlier."""
         return sum(each.total() for each in self._decoded_at.values()) / max(len(self._decoded_at), 1)
 
     def _over_time(self) -> list[dict[str, float]]:
