@@ -34,8 +34,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("runner.worker")
 
 _GROUPS_AHEAD = 2
-_LAST_SHARE = 100
-"""The last groups of shards are so small a share of an actor's part of the run: no actor works alone for longer."""
+_LAST_SHARE, _LAST_SHARE_ALONE = 100, 8
+"""The last groups of shards are so small a share of an actor's part of the run: no actor works alone for longer.  One
+that is alone anyway has fewer groups, at the end of each of which a batch is not full."""
 _PROGRESS_S = 0.25
 _ROUNDS = 3
 """So often in a row shards that got lost with an actor are begun anew without one of them done."""
@@ -131,7 +132,8 @@ def groups(shards: Sequence[int], actors: int) -> list[list[int]]:
     """The shards in groups, the first ones large and the last ones small, so that no actor works long alone."""
     found = []
     at = 0
-    least = -(-len(shards) // (_LAST_SHARE * actors))
+    share = _LAST_SHARE if actors > 1 else _LAST_SHARE_ALONE
+    least = -(-len(shards) // (share * actors))
     while at < len(shards):
         size = max(least, (len(shards) - at) // (_GROUPS_AHEAD * actors))
         found.append(list(shards[at : at + size]))
