@@ -249,7 +249,7 @@ def test_decoding_goes_to_cores_that_would_wait_for_the_gpus() -> None:
 def test_the_groups_are_all_shards_and_the_last_ones_small(shards: int, actors: int) -> None:
     found = groups(range(shards), actors)
     assert [number for group in found for number in group] == list(range(shards))
-    assert len(found[-1]) <= max(1, -(-shards // (50 * actors) if actors > 1 else shards // 8))
+    assert len(found[-1]) <= -(-shards // (100 * actors if actors > 1 else 8))
     assert len(found[0]) >= len(found[-1])
 
 
