@@ -29,6 +29,7 @@ from runner.config import RayEngineConfig, RunConfig
 from runner.cuda import pinned
 from runner.devices import DeviceType
 from runner.engine import Engine, Lane
+from runner.errors import EngineError
 from runner.gate import once_a_model
 from runner.hardware import CORES
 from runner.journal import ShardEntry
@@ -46,7 +47,7 @@ from runner.parts import (
 )
 from runner.pool import DecodePool
 from runner.ray_registry import Brief, Verdicts, agreed_identity, settle
-from runner.taking_up import agree, failure_kind, failure_message, identity_of, same_identity
+from runner.taking_up import agree, differing, failure_kind, failure_message, identity_of
 
 if TYPE_CHECKING:
     from runner.store_writer import StoreMirror
@@ -138,7 +139,11 @@ class Actor:
         gate = once_a_model(Verdicts(self.registry), f"{self.about['host']}:{self.about['pid']}")
         ready = make_ready(self.config, self.spec, cold, Events(io.StringIO()), self.about, gate)
         self.about["identity"] = identity_of(ready.sessions[0])
-        same_identity(agreed_identity(self.registry, self.about["identity"]), self.about["identity"])
+        if others := differing(agreed_identity(self.registry, self.about["identity"]), self.about["identity"]):
+            raise EngineError(
+                f"{self.about['host']} embeds with other numbers than those before it: {others}; give a precision that all "
+                "machines have, as precision=float32, and the same weights on all of them"
+            )
         self.about["file_metadata"] = file_metadata(self.config, ready.sessions[0], ready.placement)
         return ready
 

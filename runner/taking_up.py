@@ -103,8 +103,8 @@ def agree(run_dir: Path, now: Mapping[str, str]) -> None:
     before = identity_begun_with(run_dir)
     if before is None:
         write_atomic(run_dir / STATE / IDENTITY, json.dumps(dict(now)))
-    else:
-        same_identity(before, now)
+    elif others := differing(before, now):
+        raise ResumeError(f"the run was begun with other numbers: {others}; name another output.dir")
 
 
 def identity_begun_with(run_dir: Path) -> dict[str, str] | None:
@@ -116,10 +116,10 @@ def identity_begun_with(run_dir: Path) -> dict[str, str] | None:
     return found
 
 
-def same_identity(before: Mapping[str, str], now: Mapping[str, str]) -> None:
-    """Two identities must be the same; raises ResumeError as ``agree`` does."""
-    if differing := [f"{key} ({before.get(key)} then, {now[key]} now)" for key in now if before.get(key) != now[key]]:
-        raise ResumeError(f"the run was begun with other numbers: {', '.join(differing)}; name another output.dir")
+def differing(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """In what two identities differ, for a message; nothing where they don't."""
+    keys = [key for key in now if before.get(key) != now[key]]
+    return ", ".join(f"{key} ({before.get(key)} then, {now[key]} now)" for key in keys)
 
 
 def failure_kind(error: Exception) -> str:

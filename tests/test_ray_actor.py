@@ -26,12 +26,11 @@ from runner.cold_start import ColdStart
 from runner.compose import compose_config
 from runner.decode import DecodeOptions
 from runner.engine import Lane
-from runner.errors import ResumeError
 from runner.output import make_formats
 from runner.pool import DecodePool
 from runner.ray_actor import CALLS, EmbedShards, Entries, ShardWriter
 from runner.ray_registry import Registry
-from runner.taking_up import same_identity
+from runner.taking_up import differing
 from tests.test_engine import fake_embed
 
 CLIPS, A_SHARD = 96, 8
@@ -162,5 +161,5 @@ def test_all_actors_embed_with_what_the_first_one_has() -> None:
 
     assert asyncio.run(asked(Registry({}))) == [fast, fast]
     assert asyncio.run(asked(Registry({}, exact))) == [exact, exact]
-    with pytest.raises(ResumeError, match=r"precision \(bfloat16 then, float32 now\)"):
-        same_identity(fast, exact)
+    assert differing(fast, exact) == "precision (bfloat16 then, float32 now)"
+    assert not differing(fast, dict(fast))
