@@ -141,8 +141,8 @@ class Actor:
         self.about["identity"] = identity_of(ready.sessions[0])
         if others := differing(agreed_identity(self.registry, self.about["identity"]), self.about["identity"]):
             raise EngineError(
-                f"{self.about['host']} embeds with other numbers than those before it: {others}; give a precision that all "
-                "machines have, as precision=float32, and the same weights on all of them"
+                f"{self.about['host']} embeds with other numbers than those before it: {others}; give a precision that "
+                "all machines have, as precision=float32, and the same weights on all of them"
             )
         self.about["file_metadata"] = file_metadata(self.config, ready.sessions[0], ready.placement)
         return ready
