@@ -148,7 +148,7 @@ class ActorFigures:
     def _over_time(self) -> list[dict[str, float]]:
         """Throughput of all actors together, in windows of whole seconds with a report in them."""
         timings = [
-            BatchTiming(0, 0.0, None, max(second + 1 - self._began, 0.0), examples)
+            BatchTiming(0, 0.0, None, min(max(second + 1 - self._began, 0.0), self.elapsed_s), examples)
             for second, examples in sorted(self._examples_at.items())
             if examples
         ]
