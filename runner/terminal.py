@@ -69,7 +69,7 @@ class RunProgress:
     ) -> None:
         """Show the counts so far; ``audio_s`` and ``elapsed_s`` in seconds, for ``session_clips`` of the clips."""
         session_clips = clips if session_clips is None else session_clips
-        speed = f"{audio_s / elapsed_s:,.0f} × realtime" if elapsed_s > 0 and audio_s > 0 else ""
+        speed = f"{audio_s / elapsed_s:,.0f} × realtime" if elapsed_s > 0 and audio_s > 0 else "no speed yet"
         if skipped:
             speed += f" · {skipped} skipped"
         self._progress.update(self._task, completed=clips, speed=speed)
@@ -77,7 +77,7 @@ class RunProgress:
             self._last_line = time.monotonic()
             left = elapsed_s / session_clips * (self._clips - clips) if session_clips else float("nan")
             remaining = f", about {left:,.0f} s left" if session_clips else ""
-            console.print(f"{clips} of {self._clips} clips, {speed or 'no speed yet'}{remaining}", markup=False)
+            console.print(f"{clips} of {self._clips} clips, {speed}{remaining}", markup=False)
 
 
 class DownloadProgress:
