@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -105,8 +106,16 @@ def trouble(result: Result, reference: Result | None = None) -> list[str]:
     return found
 
 
+def are_parts(results: Sequence[Result]) -> bool:
+    """Whether a sweep's jobs are parts of one data set, which are no alternatives to choose from."""
+    partitions = {result["config"].get("dataset", {}).get("partition") for result in results}
+    return len(partitions) == len(results) > 1
+
+
 def rankable(results: Sequence[Result]) -> list[Result]:
     """The runs that may be ranked; where all were made on a busy machine, those that have no other trouble."""
+    if are_parts(results):
+        return []
     found = [(result, trouble(result)) for result in results]
     fit = [result for result, why in found if not why]
     return fit or [result for result, why in found if len(why) == 1 and why[0].startswith(BUSY)]
@@ -134,7 +143,12 @@ def best(results: Sequence[Result]) -> Result | None:
 
 
 def verdict(results: Sequence[Result]) -> str:
-    """A sweep in one sentence, with the command that uses its best setting."""
+    """A sweep in one sentence, with the command that uses its best setting, or puts its parts together."""
+    if are_parts(results):
+        if any(result["status"] != "finished" for result in results):
+            return "Its jobs are parts of one data set, and not all are finished: give the same command again."
+        places = shlex.join([str(result["run_dir"]) for result in results])
+        return f"Its jobs are parts of one data set. Put them together: python -m runner.merge {places} --output FOLDER"
     chosen = best(results)
     if chosen is None:
         return "No run can be recommended: none finished with a throughput and correct numbers."

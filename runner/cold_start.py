@@ -36,6 +36,8 @@ log = logging.getLogger("runner.worker")
 
 _FIRST_BATCH = {"cpu": 32, "gpu": 512, "metal": 32}
 """Where the climb for a batch size begins, by kind of device."""
+LOG_FORMAT = "[%(asctime)s][%(levelname)s] %(message)s"
+"""Of runner.log."""
 CACHE = ".cache"
 """Folder below ``paths.models`` for what was measured once: the parity reference's answers, the calibration."""
 

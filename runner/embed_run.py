@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from runner.cold_start import ColdStart, Events, Ready, make_ready, warn
+from runner.cold_start import LOG_FORMAT, ColdStart, Events, Ready, make_ready, warn
 from runner.config import RunConfig, from_dict
 from runner.cuda import pinned
 from runner.device_speed import matmul_peak, model_only, speed_metrics
@@ -68,9 +68,7 @@ KILLED_STATUS = 3
 def main(spec_path: str) -> int:
     """Carry out one spec; the exit status is 0 for a finished run, 3 for one told to stop, 1 for a failed one."""
     events = Events(_take_standard_output())
-    logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format="[%(asctime)s][%(levelname)s] %(message)s", force=True
-    )
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format=LOG_FORMAT, force=True)
     spec = json.loads(Path(spec_path).read_text(encoding="utf-8"))
     run_dir = Path(spec["run_dir"])
     result: dict[str, Any] = {"host": host_facts(), "versions": versions(), "metrics": {}}

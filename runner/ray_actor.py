@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from runner.cold_start import ColdStart, Events, Ready, make_ready
+from runner.cold_start import LOG_FORMAT, ColdStart, Events, Ready, make_ready
 from runner.config import RayEngineConfig, RunConfig
 from runner.cuda import pinned
 from runner.devices import DeviceType
@@ -108,6 +108,7 @@ class Actor:
         # A decode process would import the main module anew, which here is Ray's own worker.
         sys.modules["__main__"].__file__ = None
         started_at = time.time()
+        _log_here()
         self.error: dict[str, Any] | None = None
         self.about: dict[str, Any] = {
             "metrics": {},
@@ -284,6 +285,17 @@ def described(error: BaseException) -> dict[str, Any]:
     """A failure as a report has it."""
     assert isinstance(error, Exception)
     return {"kind": failure_kind(error), "message": failure_message(error)}
+
+
+def _log_here() -> None:
+    """Have this process's log, as the local worker has it, on standard error, which Ray brings to the driver's."""
+    own = logging.getLogger("runner")
+    if not own.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter(LOG_FORMAT))
+        own.addHandler(handler)
+        own.setLevel(logging.INFO)
+        own.propagate = False
 
 
 def _take_share(config: RunConfig, role: str) -> RunConfig:

@@ -22,7 +22,7 @@ _OBJECT_STORE_APART_BYTES = (1 << 30, 8 << 30)
 _CPUS_A_DECODE_ACTOR = 4
 _UNEVEN = 2.0
 """Machines whose cores a GPU differ by more than this decode for one another."""
-_SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0"}
+_SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0", "RAY_COLOR_PREFIX": "0"}
 _OWN_SETTINGS = {"RAY_AUTH_MODE": "disabled"}
 """Of a Ray that is started here; what the environment says of these goes before."""
 _FOLDER = "vggish-ray-"
@@ -58,7 +58,7 @@ def connect(engine: RayEngineConfig) -> Any:
 
         ray.init(
             address=engine.address or "local",
-            log_to_driver=False,
+            log_to_driver=True,  # into runner.log: what actors say would else be gone with Ray's own folder
             logging_level=logging.ERROR,
             **({} if engine.address else _own(engine)),
         )

@@ -129,3 +129,13 @@ def test_on_a_machine_that_was_always_busy_the_verdict_says_so() -> None:
     idle = result(speed=10.0)
     assert best([*busy, idle]) is idle
     assert "measure again" not in verdict([*busy, idle])
+
+
+def test_parts_of_a_data_set_are_put_together_and_not_ranked() -> None:
+    parts = [result(run_dir=f"s3://bucket/sweep/{number}") for number in (0, 1)]
+    for number, part in enumerate(parts, 1):
+        part["config"]["dataset"] = {"partition": f"{number}/2"}
+    assert verdict(parts).endswith("python -m runner.merge s3://bucket/sweep/0 s3://bucket/sweep/1 --output FOLDER")
+    assert best(parts) is None
+    parts[1]["status"] = "killed"
+    assert "give the same command again" in verdict(parts)

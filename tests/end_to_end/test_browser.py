@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
+from PIL import Image
 
 from runner.tracking import VIEW
 from tests.conftest import AUDIO, PROJECT, environment, run_command
@@ -30,6 +31,7 @@ UNFOLD = """
 SCROLL = "document.querySelector('.ag-center-cols-viewport').scrollLeft = arguments[0]"
 HEADERS = "return [...document.querySelectorAll('[role=columnheader]')].map((each) => each.innerText.trim())"
 AXES_OF_THE_PLOT = "return [...document.querySelectorAll('.axis-title')].map((each) => each.textContent)"
+SIZES = "return [...document.images].map((each) => [each.naturalWidth, each.naturalHeight])"
 PICTURE = "return [...document.images].some((each) => each.complete && each.naturalWidth > 300)"
 SHOW_LAST_TABLE = "[...document.querySelectorAll('table')].at(-1).scrollIntoView()"
 
@@ -161,11 +163,13 @@ def test_the_parent_page_says_how_its_jobs_went(browser, sweep) -> None:
 def test_the_parents_pictures_are_shown(browser, sweep) -> None:
     address, (parent, *_) = sweep
     page = f"{address}/#/experiments/{parent.info.experiment_id}/runs/{parent.info.run_id}/artifacts/pictures"
+    pictures = Path(parent.data.tags["run_dir"]) / "pictures"
     for name in ("throughput", "parity"):
         browser.get("about:blank")  # or only the address behind its # would change
         browser.get(f"{page}/{name}.png")
         page_text(browser, [f"pictures/{name}.png", "speedup.png"])
         wait_for_a_picture(browser)
+        assert list(Image.open(pictures / f"{name}.png").size) in browser.execute_script(SIZES)
         keep_screenshot(browser, f"picture-{name}")
 
 

@@ -48,6 +48,9 @@ def runs(clips: Path) -> dict[str, Path]:
     )
     assert parts.status == 0, parts.err + parts.out
     assert "3 jobs, all finished" in parts.out
+    together = " ".join(str(home / "parts" / str(number)) for number in range(3))
+    assert f"Put them together: python -m runner.merge {together} --output FOLDER" in parts.out
+    assert "is the fastest" not in parts.out
     return {"whole": home / "whole", **{str(n + 1): home / "parts" / str(n) for n in range(3)}}
 
 

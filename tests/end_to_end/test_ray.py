@@ -117,6 +117,9 @@ def test_rows_files_counts_and_reasons_are_the_local_engines(clips: Path, local:
     assert result["actors"][0]["parity"]["passed"]
     assert result["metrics"]["actors"] == result["metrics"]["nodes"] == 1
     assert result["metrics"]["audio_x_realtime"] > 1
+    log = (tmp_path / "run" / "runner.log").read_text()
+    assert "parity of /CPU:0" in log  # as the actor says it
+    assert "\x1b[" not in log
     metadata = pq.read_schema(tmp_path / "run" / "clips.parquet").metadata
     assert metadata[b"vggish_runner.precision"] == b"float32"
     deadline = time.monotonic() + 15
@@ -209,6 +212,7 @@ def test_an_actors_failure_is_the_runs_in_the_same_words(clips: Path, tmp_path: 
     assert done.status == 1
     failure = done.result["failure"]
     assert failure["kind"] == "parity", failure
+    assert "the actor can't work" in (tmp_path / "run" / "runner.log").read_text()
     assert "gives other embeddings than the CPU in float32" in done.out
 
 
