@@ -30,6 +30,8 @@ NPZ = "npz"
 TFRECORD = "tfrecord"
 FOLDERS = (EMBEDDINGS, NPZ, TFRECORD)
 """The folders of a run that hold embeddings, one a format."""
+DESCRIPTIONS = (f"{NPZ}/metadata.json", f"{TFRECORD}/metadata.json", f"{TFRECORD}/labels.csv")
+"""Files in them beside the shards' own."""
 
 _NAME_BYTES = 240
 """Longest file name written: 255 is the limit, and temporary names are longer."""

@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 from runner.config import OutputConfig
 from runner.errors import RunnerError
-from runner.formats import FOLDERS, NPZ, TFRECORD
+from runner.formats import DESCRIPTIONS, FOLDERS, NPZ
 from runner.journal import CLIP_PARTS, STATE, ShardEntry, line_of
 from runner.merge_places import FolderSource, FolderTarget, Source, Target, make_marker
 from runner.output import CLIPS, npz_names, totals
@@ -37,8 +37,6 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _OWN = ("dataset.partition",)
-_DESCRIPTIONS = (f"{NPZ}/metadata.json", f"{TFRECORD}/metadata.json", f"{TFRECORD}/labels.csv")
-"""Files beside the shards' own."""
 _AT_ONCE, _AHEAD = 16, 32
 """Shards that are taken at once, and that may wait for an earlier one's rows in clips.parquet."""
 _TELL_EVERY_S = 10.0
@@ -160,7 +158,7 @@ def put_together(parts: Sequence[Part], target: Target) -> None:
     scratch_folder = tempfile.TemporaryDirectory(prefix="vggish-merge-", ignore_cleanup_errors=True)
     with target.under_way(marker), scratch_folder as scratch:
         first, there = parts[0].source, target.sizes()
-        for name in _DESCRIPTIONS:
+        for name in DESCRIPTIONS:
             if name.partition("/")[0] in parts[0].formats:
                 target.take(first, name, name)
         schema = pq.read_schema(first.path(CLIPS, Path(scratch) / CLIPS))

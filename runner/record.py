@@ -15,6 +15,8 @@ from typing import Any
 from runner.files import write_atomic
 from runner.paths import conf_dir
 
+TRACKING, SWEEP_FILE = "tracking.json", "sweep.json"
+"""Files that note the MLflow run of a run's folder, and of a sweep's."""
 MAX_PARAM = 6000
 MAX_TAG = 5000
 _MAX_SERIES = 200

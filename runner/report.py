@@ -24,8 +24,8 @@ from runner.config import TrackingConfig
 from runner.errors import RunnerError
 from runner.files import write_atomic
 from runner.paths import default_outputs
-from runner.record import without_credentials
-from runner.tracking import STATE_FILE, connected, store_uri
+from runner.record import SWEEP_FILE, TRACKING, without_credentials
+from runner.tracking import connected, store_uri
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -169,7 +169,7 @@ class Store:
     def _meant(self, word: str) -> list[Any]:
         from mlflow.exceptions import MlflowException
 
-        for name in (STATE_FILE, "sweep.json"):
+        for name in (TRACKING, SWEEP_FILE):
             if (state := Path(word) / name).is_file():
                 import json
 

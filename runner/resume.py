@@ -30,6 +30,7 @@ from runner.files import atomic, write_atomic
 from runner.formats import FOLDERS
 from runner.journal import IDENTITY, JOURNAL, STATE, Journal, ShardEntry, read_journal
 from runner.manifest import CHUNK_CLIPS, Manifest, digest_of, plan_shards
+from runner.record import SWEEP_FILE
 from runner.stores import is_url, place_of
 
 PLAN, MANIFEST = "plan.json", "manifest.parquet"
@@ -107,7 +108,7 @@ def check_folder(folder: Path, config: RunConfig) -> None:
     """
     plan, place = read_plan(folder), place_of(config.output.dir, folder)
     if plan is None:
-        if any((folder / name).exists() for name in ("result.json", *FOLDERS, "sweep.json")):
+        if any((folder / name).exists() for name in ("result.json", *FOLDERS, SWEEP_FILE)):
             raise ConfigError(f"output.dir={place} already holds a run: name another folder, or move that run away")
         return
     wanted = deciding(config)

@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from runner.config import RunConfig
 from runner.errors import ConfigError, RunnerError, StoreError
 from runner.files import write_atomic
-from runner.formats import EMBEDDINGS, FOLDERS, TFRECORD
+from runner.formats import DESCRIPTIONS, EMBEDDINGS, FOLDERS, TFRECORD
 from runner.journal import (
     CLIP_PARTS,
     IDENTITY,
@@ -36,6 +36,7 @@ from runner.journal import (
     line_of,
     read_journal,
 )
+from runner.record import SWEEP_FILE, TRACKING
 from runner.resume import HOLDER, LOCK, MANIFEST, PLAN, SESSIONS, Plan
 from runner.store_client import Store
 from runner.store_hold import Hold
@@ -48,10 +49,7 @@ COMMITS = f"{STATE}/commits"
 RESULT, LOG = "result.json", "runner.log"
 _HYDRAS = (".hydra", LOG)
 """What Hydra writes into the folder of a sweep's job before the job begins."""
-TRACKING = "tracking.json"
 _STATE_FILES = (PLAN, MANIFEST, IDENTITY, SESSIONS)
-_DESCRIPTIONS = ("metadata.json", "labels.csv")
-"""Files beside the shards' own in their folders."""
 FAILED_PUT_S = 20.0
 """How long a run that failed may take to put each of its other files."""
 ORPHAN_S = 60.0
@@ -204,7 +202,7 @@ class StoreOutput:
         if parts[0] == STATE:
             return len(parts) == 2 and parts[1] not in (LOCK, HOLDER, WORKER_LOCK)
         if parts[0] in FOLDERS:
-            return len(parts) == 2 and parts[1] in _DESCRIPTIONS
+            return "/".join(parts) in DESCRIPTIONS
         return len(parts) > 1 or parts[0] not in (RESULT, TRACKING)
 
     def _pull(self) -> None:
@@ -212,7 +210,7 @@ class StoreOutput:
         top = self._store.top()
         state = self._store.sizes(STATE)
         if f"{STATE}/{PLAN}" not in state:
-            if any(name in top for name in (RESULT, *FOLDERS, "sweep.json")):
+            if any(name in top for name in (RESULT, *FOLDERS, SWEEP_FILE)):
                 raise ConfigError(f"output.dir={self._store.url} holds something else: name another folder")
             self._uncommit(_commits(state))
             return

@@ -17,13 +17,12 @@ from runner.errors import ConfigError, RunnerError, StoreError
 from runner.formats import FOLDERS
 from runner.journal import STATE
 from runner.pictures import PICTURES
+from runner.record import SWEEP_FILE
 from runner.store_client import Store
 from runner.store_hold import HOLDER_OBJECT, Hold
 from runner.store_output import FAILED_PUT_S, ORPHAN_S, RESULT, wait_for_orphans
 
 log = logging.getLogger(__name__)
-
-SWEEP_FILE = "sweep.json"
 
 _open: list[SweepOutput] = []
 

@@ -11,12 +11,12 @@ from runner.errors import RunnerError, StoreError
 from runner.formats import FOLDERS
 from runner.measure import TRACE
 from runner.pictures import PICTURES
+from runner.record import SWEEP_FILE, TRACKING
 from runner.store_client import Store
 from runner.store_hold import Hold
 from runner.store_output import RESULT
-from runner.store_sweep import SWEEP_FILE
 from runner.track import logged_with, outputs_of, track
-from runner.tracking import STATE_FILE, is_logged
+from runner.tracking import is_logged
 
 _PATIENCE_S = 120.0
 """How long an object may take."""
@@ -83,9 +83,9 @@ class _Files:
         if f"{below}{RESULT}" not in there:
             return  # never got so far
         self._store.get(f"{below}{RESULT}", self._folder / below / RESULT)
-        self._notes[f"{below}{STATE_FILE}"] = b""
-        if f"{below}{STATE_FILE}" in there:
-            self.get(f"{below}{STATE_FILE}")
+        self._notes[f"{below}{TRACKING}"] = b""
+        if f"{below}{TRACKING}" in there:
+            self.get(f"{below}{TRACKING}")
         config = logged_with(self._folder / below, uri)
         if is_logged(config.tracking, outputs_of(config), self._folder / below):
             return

@@ -12,7 +12,7 @@ from typing import Any
 
 from runner.config import RunConfig
 from runner.errors import ConfigError, StoreError
-from runner.formats import EMBEDDINGS, NPZ, TFRECORD
+from runner.formats import DESCRIPTIONS, EMBEDDINGS, NPZ, TFRECORD
 from runner.journal import CLIP_PARTS, IDENTITY, JOURNAL, STATE, ShardEntry, line_of, read_journal
 from runner.output import RunWriter, npz_files
 from runner.resume import MANIFEST
@@ -20,10 +20,7 @@ from runner.store_client import Store
 from runner.store_hold import check_hold
 from runner.store_output import commit_name, orphan_lock, sampled
 
-_DESCRIPTIONS = (
-    *(f"{STATE}/{IDENTITY}", f"{STATE}/spec.json", f"{NPZ}/metadata.json"),
-    *(f"{TFRECORD}/metadata.json", f"{TFRECORD}/labels.csv"),
-)
+_FIRST = (f"{STATE}/{IDENTITY}", f"{STATE}/spec.json", *DESCRIPTIONS)
 """What must be in the store before the first shard is: later sessions go by it."""
 
 
@@ -71,7 +68,7 @@ class StoreMirror:
 
     def describe(self) -> None:
         """Put what says what the shards are."""
-        names = [name for name in _DESCRIPTIONS if (self._folder / name).exists()]
+        names = [name for name in _FIRST if (self._folder / name).exists()]
         self._store.each(self._store.put, [self._folder / name for name in names], names)
 
     def commit(self, entry: ShardEntry) -> None:

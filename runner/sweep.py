@@ -26,7 +26,7 @@ from runner.errors import ConfigError
 from runner.files import write_atomic
 from runner.formats import FOLDERS
 from runner.journal import STATE
-from runner.record import hide_credentials, without_credentials
+from runner.record import SWEEP_FILE, hide_credentials, without_credentials
 from runner.resume import check_folder, claim
 from runner.stores import check_working_folder, is_url, place_of, take_output
 from runner.summary import summarise_sweep
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SWEEP_FILE = "sweep.json"
 SWEEP_ENVIRONMENT = "VGGISH_RUNNER_SWEEP"
 """Path of sweep.json for the jobs, whatever process a launcher runs them in."""
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from runner.config import RunConfig, from_dict
 from runner.errors import RunnerError
-from runner.record import without_credentials
+from runner.record import SWEEP_FILE, without_credentials
 from runner.stores import as_path, is_url
 from runner.tracking import finish_run, finish_sweep, open_sweep, store_uri, ui_command
 
@@ -56,7 +56,7 @@ def track(folder: Path, uri: str | None = None, place: str | None = None) -> str
     Raises:
         RunnerError: the folder holds no run, or MLflow can't be told.
     """
-    sweep = folder / "sweep.json"
+    sweep = folder / SWEEP_FILE
     if not sweep.exists():
         config = logged_with(folder, uri)
         logged = finish_run(config.tracking, outputs_of(config), folder)

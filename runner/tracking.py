@@ -29,6 +29,8 @@ from runner.output import CLIPS
 from runner.pictures import PICTURES
 from runner.record import (
     MAX_TAG,
+    SWEEP_FILE,
+    TRACKING,
     RunRecord,
     command_line,
     config_params,
@@ -41,7 +43,6 @@ from runner.stores import place_of
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-STATE_FILE = "tracking.json"
 _METRICS_A_CALL = 1000
 _DATASET_ATTEMPTS = 4
 _PARAMS_A_CALL = 100
@@ -98,7 +99,7 @@ def where_to_look(uri: str, folder: Path) -> tuple[str, str | None]:
     state = _read_state(folder)
     if "experiment_id" not in state:
         try:
-            state = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
+            state = json.loads((folder / SWEEP_FILE).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return ui_command(uri), None
     if "experiment_id" not in state:
@@ -137,7 +138,7 @@ def open_run(
             "parent_run_id": parent_run_id,
             "state": "open",
         }
-        write_atomic(run_dir / STATE_FILE, json.dumps(state, indent=2))
+        write_atomic(run_dir / TRACKING, json.dumps(state, indent=2))
         _log_params(client, run.info.run_id, config_params(config))
 
 
@@ -160,7 +161,7 @@ def _take_up(
     _log_params(client, run_id, {key: value for key, value in params.items() if key not in known})
     changed = {f"resumed.{key}": value for key, value in params.items() if known.get(key, value) != value}
     _log_batch(client, run_id, metrics=[], tags=_cut({**changed, "command": command_line(overrides)}))
-    write_atomic(run_dir / STATE_FILE, json.dumps({**state, "state": "open"}, indent=2))
+    write_atomic(run_dir / TRACKING, json.dumps({**state, "state": "open"}, indent=2))
     return True
 
 
@@ -193,7 +194,7 @@ def finish_run(tracking: TrackingConfig, outputs: Path, run_dir: Path, *, parent
         _log_record(client, state["run_id"], record)
         _log_files(client, state["run_id"], run_dir, embeddings=tracking.log_embeddings)
         client.set_terminated(state["run_id"], record.status, end_time=int(1000 * record.ended_at))
-    write_atomic(run_dir / STATE_FILE, json.dumps({**state, "state": "logged"}, indent=2))
+    write_atomic(run_dir / TRACKING, json.dumps({**state, "state": "logged"}, indent=2))
     return True
 
 
@@ -210,7 +211,7 @@ def open_sweep(
 
     ``place`` is where a person finds the sweep, if that is not its folder.
     """
-    path = sweep_dir / "sweep.json"
+    path = sweep_dir / SWEEP_FILE
     record = json.loads(path.read_text(encoding="utf-8"))
     with _store(tracking, outputs) as (client, experiment_id):
         if record.get("run_id") and _has_run(client, record["run_id"]):
@@ -255,7 +256,7 @@ def finish_sweep(
     place: str | None = None,
 ) -> None:
     """Say on the parent run how its jobs went, and close it; opens one if there is none yet, as ``open_sweep``."""
-    path = sweep_dir / "sweep.json"
+    path = sweep_dir / SWEEP_FILE
     if not json.loads(path.read_text(encoding="utf-8")).get("run_id"):
         open_sweep(tracking, outputs, sweep_dir, json.loads(path.read_text(encoding="utf-8"))["overrides"], place)
     run_id = json.loads(path.read_text(encoding="utf-8"))["run_id"]
@@ -484,7 +485,7 @@ def _cut(tags: Mapping[str, str]) -> dict[str, str]:
 
 def _read_state(run_dir: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads((run_dir / STATE_FILE).read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads((run_dir / TRACKING).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return found
