@@ -36,6 +36,7 @@ class MemoryConfig:
 
     ``batch_size`` (examples) and ``decode_workers`` (processes) are chosen by device when null; a batch size ``auto``
     is measured on the device; ``queue_depth`` is the number of batches that wait ahead of the device;
+    ``embeddings_mib`` is what of the embeddings of unfinished shards is kept in memory, and not in a temporary file;
     ``host_memory_mib`` null means no ceiling.
     """
 
@@ -45,6 +46,7 @@ class MemoryConfig:
     batch_size: Any = None
     batch_size_by_device: dict[str, int] = field(default_factory=dict)
     queue_depth: int = 4
+    embeddings_mib: int = 512
     decode_workers: int | None = None
     host_memory_mib: int | None = None
 

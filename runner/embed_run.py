@@ -39,12 +39,13 @@ from runner.measure import (
     write_batches,
 )
 from runner.memory import ceiling_mib, gpu_memory_metrics
-from runner.output import RunWriter, totals
+from runner.output import RunWriter, check_complete, totals
 from runner.parts import (
     decode_options,
     decoders_for,
     favour_lanes,
     file_metadata,
+    make_spill,
     make_writer,
     read_clips,
     window_types,
@@ -141,6 +142,7 @@ def _carry_out(spec: dict[str, Any], run_dir: Path, events: Events, result: dict
             stop_grace_s=config.engine.stop_grace_s,
             clips_left=left,
             on_skip=SkipLimit(config.dataset, spec["dataset"], skipped_before),
+            spill=make_spill(run_dir, config),
         )
         stop.forward_to(engine)
         result["metrics"] |= cold.metrics(time.time())
@@ -154,7 +156,9 @@ def _carry_out(spec: dict[str, Any], run_dir: Path, events: Events, result: dict
         result["metrics"]["others_cpu_share"] = others.share(own_cpu_s)
         sampler.stop()
         result["memory_series"] = sampler.series(engine.started_at)
-        result["status"] = "killed" if engine.stopped and len(writer.done) < len(shards) else "finished"
+        if not engine.stopped:
+            check_complete(shards, writer.done)
+        result["status"] = "killed" if len(writer.done) < len(shards) else "finished"
         _take_figures(result, engine, writer, pool, workers, sessions[0].in_flight)
         result["metrics"] |= _memory_metrics(placement, pool)
         if result["status"] == "finished" and engine.timings:

@@ -73,10 +73,17 @@ def sample(folder: Path, most: int = MOST_POINTS) -> pa.Table | None:
     columns = ["clip", "start_s", "label", "embedding"]
     tables = []
     for shard in shards:
-        table = pq.read_table(shard, columns=columns)
-        every = max(1, table.num_rows * len(shards) // most)
-        tables.append(table.take(np.arange(0, table.num_rows, every)[: max(1, most // len(shards))]))
-    return pa.concat_tables(table.replace_schema_metadata(None) for table in tables)
+        with pq.ParquetFile(shard) as file:
+            rows = file.metadata.num_rows
+            every = max(1, rows * len(shards) // most)
+            wanted, before = np.arange(0, rows, every)[: max(1, most // len(shards))], 0
+            for number in range(file.num_row_groups):  # a shard is not read whole: there may be gigabytes of it
+                end = before + file.metadata.row_group(number).num_rows
+                own = wanted[(wanted >= before) & (wanted < end)] - before
+                if len(own):
+                    tables.append(file.read_row_group(number, columns=columns).take(own))
+                before = end
+    return pa.concat_tables(table.replace_schema_metadata(None) for table in tables) if tables else None
 
 
 def pca(vectors: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -21,12 +21,14 @@ from numpy.typing import NDArray
 
 from runner.batching import BatchQueue, Merger
 from runner.decode import ClipResult, Segment
+from runner.errors import EngineError
 from runner.feeding import Feeder
 from runner.gathering import Clip, Gathering
 from runner.hardware import usable_cores
 from runner.output import ClipRow, OpenShards, RunWriter
 from runner.pool import DecodePool, FilledSlot
 from runner.slots import Windows
+from runner.spill import Spill
 
 log = logging.getLogger("runner.worker")
 
@@ -98,6 +100,7 @@ class Engine:
         stop_grace_s: how long after ``stop`` the shards under way may still take.
         clips_left: how many clips those are; all of the shards' when None.
         on_skip: told of every clip that is skipped; what it raises ends the run.
+        spill: keeps embeddings until their shard is written; they are all kept in memory when None.
     """
 
     def __init__(
@@ -110,6 +113,7 @@ class Engine:
         stop_grace_s: float,
         clips_left: int | None = None,
         on_skip: Callable[[ClipRow], None] = lambda row: None,
+        spill: Spill | None = None,
     ) -> None:
         self._on_skip = on_skip
         self._open_shards = OpenShards(shards)
@@ -118,7 +122,7 @@ class Engine:
         self._stop_grace_s = stop_grace_s
         if clips_left is None:
             clips_left = shards[-1][1] if shards else 0
-        self._gathering = Gathering()
+        self._gathering = Gathering(spill)
         self._feeder = Feeder(clips, pool, clips_left, self._gathering.register, self._gathering.forget)
         self._batches = BatchQueue()
         self._merger = Merger(pool.memory.rows, pool.windows, pool.release)
@@ -191,13 +195,23 @@ class Engine:
             thread.join()
 
     def finish(self) -> None:
-        """The second part: returns when all results are on disk, raises what a thread raised."""
+        """The second part: returns when all results are on disk, raises what a thread raised.
+
+        Raises:
+            EngineError: something was lost on the way, and not all clips ended.
+        """
         self._put(self._results, None)
         for thread in self._ends:
             thread.join()
         self._guard(self._writer.close)
         if self._failure is not None:
             raise self._failure
+        clips, shards = len(self._gathering), len(self._open_shards)
+        if (clips or shards) and not self.stopped:
+            raise EngineError(
+                f"{clips:,} clips and {shards:,} shards had no end when all else had: "
+                "run the same command again, and please report it with runner.log"
+            )
 
     def _guard(self, body: Callable[..., None], *arguments: object) -> None:
         try:

@@ -1,6 +1,8 @@
 """The forms in which embeddings are written: Parquet, npz files, AudioSet's TFRecords.  One writer each.
 
-Each takes a complete shard and has it on disk, whole, when ``write`` returns.
+Each takes a complete shard and has it on disk, whole, when ``write`` returns.  A clip's embeddings are read in blocks,
+so that what a writer holds does not grow with the length of a clip (but for TFRecords, whose record is a whole clip:
+130 bytes an example).
 """
 
 from __future__ import annotations
@@ -10,19 +12,24 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Mapping, Sequence
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from runner.files import atomic, write_atomic
+from runner.journal import NPZ_FILES, STATE, describe_file
+from runner.spill import blocks
 from runner.vggish.constants import EMBEDDING_SIZE
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from runner.output import ClipRow
 
 EMBEDDINGS = "embeddings"
@@ -36,6 +43,8 @@ DESCRIPTIONS = (f"{NPZ}/metadata.json", f"{TFRECORD}/metadata.json", f"{TFRECORD
 _NAME_BYTES = 240
 """Longest file name written: 255 is the limit, and temporary names are longer."""
 _WRITERS = 8
+_GROUP_ROWS = 65_536
+"""Examples of a Parquet row group, and what is held of a shard while it is written (32 MiB)."""
 _EXTRA_TYPES = {"embedding_pca": pa.float32(), "embedding_u8": pa.uint8()}
 
 
@@ -62,6 +71,38 @@ def embedding_schema(extra: str | None = None) -> pa.Schema:
     return pa.schema(fields)
 
 
+class Extra(NamedTuple):
+    """The post-processed form beside the embeddings: its column, and what makes [n, 128] of float32 [n, 128]."""
+
+    column: str
+    process: Callable[[NDArray[np.float32]], NDArray[Any]]
+
+
+class Piece(NamedTuple):
+    """Some of a clip's embeddings, float32 [n, 128], from its example ``first`` on."""
+
+    row: ClipRow
+    first: int
+    embeddings: NDArray[np.float32]
+
+
+def row_groups(rows: Iterable[ClipRow], examples: int = _GROUP_ROWS) -> Iterator[list[Piece]]:
+    """The embeddings of clips in groups of about so many examples, cut alike however they came in parts."""
+    group: list[Piece] = []
+    count = 0
+    for row in rows:
+        first = 0
+        for block in blocks(row.embeddings):
+            group.append(Piece(row, first, block))
+            first += len(block)
+            count += len(block)
+            if count >= examples:
+                yield group
+                group, count = [], 0
+    if group:
+        yield group
+
+
 class ParquetShards:
     """``embeddings/part-NNNNN.parquet``: a row an example.
 
@@ -70,25 +111,30 @@ class ParquetShards:
         metadata: what each file says of itself.
         hop_s: seconds between examples.
         compression: Parquet codec, or ``none``.
-        extra: name of the post-processed column; None for none.
+        extra: the post-processed column; None for none.
     """
 
     def __init__(
-        self, folder: Path, metadata: Mapping[str, str], hop_s: float, compression: str, extra: str | None
+        self, folder: Path, metadata: Mapping[str, str], hop_s: float, compression: str, extra: Extra | None = None
     ) -> None:
         self._folder = folder / EMBEDDINGS
         self._folder.mkdir(exist_ok=True)
-        self._metadata = parquet_metadata(metadata)
+        self._schema = embedding_schema(extra and extra.column).with_metadata(parquet_metadata(metadata))
         self._hop_s = hop_s
         self._compression = compression
         self._extra = extra
 
     def write(self, shard: int, rows: Sequence[ClipRow]) -> list[Path]:
         """Write the shard's file, and give it."""
-        table = embedding_table(rows, self._hop_s, self._extra).replace_schema_metadata(self._metadata)
         path = self._folder / f"part-{shard:05d}.parquet"
-        with atomic(path) as temporary:
-            pq.write_table(table, temporary, compression=self._compression, use_dictionary=["clip", "label"])
+        with (
+            atomic(path) as temporary,
+            pq.ParquetWriter(
+                temporary, self._schema, compression=self._compression, use_dictionary=["clip", "label"]
+            ) as file,
+        ):
+            for group in row_groups(rows):
+                file.write_table(embedding_table(group, self._hop_s, self._extra))
         return [path]
 
 
@@ -96,37 +142,62 @@ class NpzFiles:
     """``npz/PATH.npz``, a file an embedded clip: ``embedding``, ``start_s``, ``padded``, ``clip``, ``label``.
 
     ``start_s`` is float64 [n]; ``label`` is an empty string where there is none; the post-processed form, if asked
-    for, has its own array. ``npz/metadata.json`` says what the embeddings are.
+    for, has its own array. ``npz/metadata.json`` says what the embeddings are.  The journal, for which they are too
+    many, has a list of a shard's files instead, with their sizes and SHA-256.
     """
 
-    def __init__(self, folder: Path, metadata: Mapping[str, str], hop_s: float, extra: str | None) -> None:
+    def __init__(self, folder: Path, metadata: Mapping[str, str], hop_s: float, extra: Extra | None = None) -> None:
         self._folder = folder / NPZ
         self._folder.mkdir(exist_ok=True)
+        self._lists = folder / STATE / NPZ_FILES
+        self._lists.mkdir(parents=True, exist_ok=True)
         self._hop_s = hop_s
         self._extra = extra
         write_atomic(self._folder / "metadata.json", json.dumps(metadata, indent=2))
 
     def write(self, shard: int, rows: Sequence[ClipRow]) -> list[Path]:
-        """Write the files of the shard's clips, several at once: each is flushed to disk. They are too many to list."""
+        """Write the files of the shard's clips, several at once: each is flushed to disk. The list of them."""
         with ThreadPoolExecutor(_WRITERS) as threads:
-            for _ in threads.map(self._write_clip, (row for row in rows if row.examples)):
-                pass
-        return []
+            described = dict(threads.map(self._write_clip, (row for row in rows if row.examples)))
+        path = self._lists / f"part-{shard:05d}.json"
+        write_atomic(path, json.dumps(described))
+        return [path]
 
-    def _write_clip(self, row: ClipRow) -> None:
-        path = self._folder / npz_path(row.clip)
+    def _write_clip(self, row: ClipRow) -> tuple[str, tuple[int, str]]:
+        name = npz_path(row.clip)
+        path = self._folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        arrays: dict[str, Any] = {
-            "embedding": row.embeddings,
-            "start_s": row.start_s + self._hop_s * np.arange(row.examples),
-            "padded": np.array(row.padded),
-            "clip": np.array(row.clip),
-            "label": np.array(row.label or ""),
-        }
-        if self._extra:
-            arrays[self._extra] = row.processed
-        with atomic(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, **arrays)
+        with atomic(path) as temporary, zipfile.ZipFile(temporary, "w") as file:
+            self._add(file, "embedding", np.dtype(np.float32), blocks(row.embeddings), row.examples)
+            if self._extra:
+                processed = map(self._extra.process, blocks(row.embeddings))
+                kind = np.dtype(_EXTRA_TYPES[self._extra.column].to_pandas_dtype())
+                self._add(file, self._extra.column, kind, processed, row.examples)
+            small = {
+                "start_s": row.start_s + self._hop_s * np.arange(row.examples),
+                "padded": np.array(row.padded),
+                "clip": np.array(row.clip),
+                "label": np.array(row.label or ""),
+            }
+            for key, array in small.items():
+                with _member(file, key) as member:
+                    np.lib.format.write_array(member, array, allow_pickle=False)
+        return name.as_posix(), describe_file(path)
+
+    @staticmethod
+    def _add(
+        file: zipfile.ZipFile, name: str, kind: np.dtype[Any], arrays: Iterable[NDArray[Any]], examples: int
+    ) -> None:
+        """An array [examples, 128] that comes in blocks, as ``numpy.savez`` would write it whole."""
+        with _member(file, name) as member:
+            header = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False}
+            np.lib.format.write_array_header_1_0(member, header | {"shape": (examples, EMBEDDING_SIZE)})
+            for array in arrays:
+                member.write(np.ascontiguousarray(array, kind).data)
+
+
+def _member(file: zipfile.ZipFile, name: str) -> IO[bytes]:
+    return file.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True)  # without the time: the same bytes again
 
 
 class TfrecordShards:
@@ -136,11 +207,24 @@ class TfrecordShards:
     ``audio_embedding``, a 128-byte string an example.  ``tfrecord/labels.csv`` gives each label its number: the
     label itself where all are whole numbers, else their alphabetical order.
     Source of the format: the AudioSet download page (research.google.com/audioset/download.html).
+
+    Args:
+        folder: the run's folder.
+        metadata: what ``tfrecord/metadata.json`` says.
+        labels: the data set's distinct ones.
+        quantize: makes uint8 [n, 128] of embeddings.
     """
 
-    def __init__(self, folder: Path, metadata: Mapping[str, str], labels: Sequence[str]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        metadata: Mapping[str, str],
+        labels: Sequence[str],
+        quantize: Callable[[NDArray[np.float32]], NDArray[Any]],
+    ) -> None:
         self._folder = folder / TFRECORD
         self._folder.mkdir(exist_ok=True)
+        self._quantize = quantize
         self._numbers = _with_known(self._folder / "labels.csv", label_numbers(labels))
         write_atomic(self._folder / "metadata.json", json.dumps(metadata, indent=2))
         table = io.StringIO()
@@ -163,7 +247,6 @@ class TfrecordShards:
     def _record(self, row: ClipRow) -> bytes:
         import tensorflow as tf
 
-        assert row.processed is not None
         train = tf.train
         numbers = [] if row.label is None else [self._numbers[row.label]]
         context = {
@@ -173,7 +256,9 @@ class TfrecordShards:
             "labels": train.Feature(int64_list=train.Int64List(value=numbers)),
         }
         features = [
-            train.Feature(bytes_list=train.BytesList(value=[embedding.tobytes()])) for embedding in row.processed
+            train.Feature(bytes_list=train.BytesList(value=[embedding.tobytes()]))
+            for block in blocks(row.embeddings)
+            for embedding in self._quantize(block)
         ]
         sequence = train.SequenceExample(
             context=train.Features(feature=context),
@@ -183,27 +268,30 @@ class TfrecordShards:
         return serialized
 
 
-def embedding_table(rows: Sequence[ClipRow], hop_s: float, extra: str | None = None) -> pa.Table:
-    """The embeddings of clips as a table of ``embedding_schema(extra)``, a row an example."""
-    embedded = [row for row in rows if row.examples]
-    counts = np.array([row.examples for row in embedded], np.int64)
-    total = int(counts.sum())
-    which = np.repeat(np.arange(len(embedded)), counts)
-    example = np.arange(total) - np.repeat(np.cumsum(counts) - counts, counts)
-    starts = np.repeat(np.array([row.start_s for row in embedded]), counts) + example * hop_s
+def embedding_table(pieces: Sequence[Piece], hop_s: float, extra: Extra | None = None) -> pa.Table:
+    """Embeddings of clips as a table of ``embedding_schema``, a row an example."""
+    counts = np.array([len(piece.embeddings) for piece in pieces], np.int64)
+    firsts = np.array([piece.first for piece in pieces], np.int64)
+    total, ends = int(counts.sum()), np.cumsum(counts)
+    which = np.repeat(np.arange(len(pieces)), counts)
+    example = np.arange(total) - np.repeat(ends - counts - firsts, counts)
+    starts = np.repeat(np.array([piece.row.start_s for piece in pieces]), counts) + example * hop_s
     padded = np.zeros(total, bool)
-    padded[np.cumsum(counts) - 1] = [row.padded for row in embedded]
+    padded[ends - 1] = [
+        piece.row.padded and piece.first + len(piece.embeddings) == piece.row.examples for piece in pieces
+    ]
     columns = [
-        pa.array([row.clip for row in embedded], pa.string()).take(pa.array(which)),
+        pa.array([piece.row.clip for piece in pieces], pa.string()).take(pa.array(which)),
         pa.array(example.astype(np.int32)),
         pa.array(starts.astype(np.float64)),
         pa.array(padded),
-        pa.array([row.label for row in embedded], pa.string()).take(pa.array(which)),
-        _vectors([row.embeddings for row in embedded], pa.float32()),
+        pa.array([piece.row.label for piece in pieces], pa.string()).take(pa.array(which)),
+        _vectors([piece.embeddings for piece in pieces], pa.float32()),
     ]
     if extra:
-        columns.append(_vectors([row.processed for row in embedded], _EXTRA_TYPES[extra]))
-    return pa.Table.from_arrays(columns, schema=embedding_schema(extra))
+        processed = [extra.process(piece.embeddings) for piece in pieces]
+        columns.append(_vectors(processed, _EXTRA_TYPES[extra.column]))
+    return pa.Table.from_arrays(columns, schema=embedding_schema(extra and extra.column))
 
 
 def _vectors(arrays: Sequence[Any], kind: pa.DataType) -> pa.Array:

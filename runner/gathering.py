@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runner.decode import ClipResult, Segment
+from runner.errors import EngineError
 from runner.output import ClipRow
-from runner.vggish.constants import EMBEDDING_SIZE
+from runner.spill import Part, Spill
 
 Array = NDArray[np.float32]
 
@@ -34,7 +35,7 @@ class _Pending:
 
     def __init__(self, clip: Clip) -> None:
         self.clip = clip
-        self.parts: list[tuple[int, Array]] = []
+        self.parts: list[tuple[int, Part]] = []
         self.examples = 0
         self.finite = True
         self.result: ClipResult | None = None
@@ -44,10 +45,17 @@ class Gathering:
     """The clips under way: takes rows of batches and the decoders' results, and gives clips that have ended.
 
     A clip is known by its job; what comes for one that is not (any more) under way is dropped.
+
+    Args:
+        spill: keeps embeddings; they are all kept in memory when None.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, spill: Spill | None = None) -> None:
         self._pending: dict[int, _Pending] = {}
+        self._spill = spill
+
+    def __len__(self) -> int:
+        return len(self._pending)
 
     def register(self, job: int, clip: Clip) -> None:
         """A clip is under way as this job."""
@@ -74,13 +82,14 @@ class Gathering:
         ended = []
         row = 0
         all_finite = bool(np.isfinite(embeddings).all())
+        kept: Part = embeddings if self._spill is None else self._spill.keep(embeddings)
         for job, first, windows in segments:
             pending = self._pending.get(job)
             if pending is not None:  # None: its decode process died and the clip is a new job, or it was skipped
-                part = embeddings[row : row + windows]
-                pending.parts.append((first, part))
+                pending.parts.append((first, kept[row : row + windows]))
                 pending.examples += windows
-                pending.finite = pending.finite and (all_finite or bool(np.isfinite(part).all()))
+                if not all_finite and not np.isfinite(embeddings[row : row + windows]).all():
+                    pending.finite = False
                 if complete := self._end(job, pending):
                     ended.append(complete)
             row += windows
@@ -90,12 +99,16 @@ class Gathering:
         result, clip = pending.result, pending.clip
         if result is None or (result.embedded and pending.examples < result.examples):
             return None
+        if result.embedded and pending.examples > result.examples:
+            raise EngineError(
+                f"{clip.name} has {result.examples} examples, and {pending.examples} came: please report it"
+            )
         del self._pending[job]
-        embeddings = _in_order(pending.parts) if result.embedded else _NO_EMBEDDINGS
+        embeddings = _in_order(pending.parts) if result.embedded else []
         if result.embedded and not pending.finite:
             detail = "the network gave NaN or infinity for it: use precision=bfloat16 or float32"
             result = ClipResult(job, False, "non_finite_embedding", detail, 0, 0.0, *result[6:8], False)
-            embeddings = _NO_EMBEDDINGS
+            embeddings = []
         row = ClipRow(
             clip=clip.name,
             status="embedded" if result.embedded else "skipped",
@@ -113,11 +126,8 @@ class Gathering:
         return row, clip
 
 
-_NO_EMBEDDINGS: Array = np.empty((0, EMBEDDING_SIZE), np.float32)
-
-
-def _in_order(parts: list[tuple[int, Array]]) -> Array:
-    """The parts of a clip, each (its first example, embeddings), as one array."""
-    if len(parts) == 1:
-        return parts[0][1]
-    return np.concatenate([embeddings for _, embeddings in sorted(parts, key=lambda part: part[0])])
+def _in_order(parts: list[tuple[int, Part]]) -> list[Part]:
+    """The parts of a clip, each (its first example, embeddings), in the order of their examples."""
+    if len(parts) > 1:
+        parts.sort(key=lambda part: part[0])
+    return [embeddings for _, embeddings in parts]

@@ -226,7 +226,8 @@ def _prepare(job: Job) -> tuple[Manifest, WeightsChoice]:
     if config.dataset.partition is not None:
         which, of = part_of(config.dataset.partition)
         numbered = "tfrecord" in config.output.formats
-        manifest = take_part(manifest, which, of, config.output.shard_clips, labels=numbered)
+        shard_clips, hop_s = config.output.shard_clips, config.frontend.hop_s
+        manifest = take_part(manifest, which, of, shard_clips, hop_s, labels=numbered)
     console.print(manifest.description, markup=False, soft_wrap=True)
     weights = resolve_weights(
         config.weights,

@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import Any
 
 STATE = ".runner"
 """Folder of a run's state, below its own; see ``runner.resume``."""
-JOURNAL, CLIP_PARTS = "journal.jsonl", "clips"
+JOURNAL, CLIP_PARTS, NPZ_FILES = "journal.jsonl", "clips", "npz"
 IDENTITY, WORKER_LOCK = "identity.json", "worker.lock"
 """Files and folders in it."""
 _READ = 1 << 20
@@ -111,18 +111,19 @@ def files_are_there(run_dir: Path, done: Mapping[int, ShardEntry]) -> bool:
         return False
 
 
+def is_changed(path: Path, described: Sequence[Any]) -> bool:
+    """Whether a file is missing, or has other than these (bytes, sha256)."""
+    try:
+        return path.stat().st_size != described[0] or describe_file(path) != tuple(described)
+    except OSError:
+        return True
+
+
 def damaged_shards(run_dir: Path, done: Mapping[int, ShardEntry]) -> list[int]:
     """The shards of which a file is missing, or is not what the journal says."""
 
     def is_damaged(entry: ShardEntry) -> bool:
-        for name, expected in entry.files.items():
-            path = run_dir / name
-            try:
-                if path.stat().st_size != expected[0] or describe_file(path) != tuple(expected):
-                    return True
-            except OSError:
-                return True
-        return False
+        return any(is_changed(run_dir / name, expected) for name, expected in entry.files.items())
 
     with ThreadPoolExecutor(_THREADS) as threads:
         found = threads.map(is_damaged, done.values())

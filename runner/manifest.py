@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from runner.config import DatasetConfig, FolderDataset, ManifestDataset
 from runner.demo import demo_clips
@@ -22,6 +24,7 @@ from runner.errors import ClipError, DatasetError
 from runner.listing import walk, walk_store
 from runner.remote import fetch
 from runner.stores import is_url
+from runner.vggish.constants import EXAMPLE_HOP_S
 
 SCHEMA = pa.schema(
     [
@@ -37,6 +40,11 @@ SCHEMA = pa.schema(
 CHUNK_CLIPS = 65_536
 """Clips that are Python objects at a time while a folder is listed, and rows of a row group of manifest.parquet."""
 _FEWEST_CLIPS, _MOST_CLIPS, _SHARDS = 64, 8192, 256
+_MOST_EXAMPLES = 1 << 18
+"""Examples of a shard by ``longest_seconds``: 128 MiB of embeddings, and what a kill costs at most."""
+_LEAST_BYTES_A_S = (16_000, 4_000)
+"""What a second takes at least in formats of samples (16 bits at 8 kHz), and in others (speech at 32 kbit/s)."""
+_PCM = (".wav", ".wave", ".w64", ".rf64", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".flac")
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,8 @@ class Manifest:
     of a file), ``path`` the absolute path in the file system's bytes, ``bytes`` the file's size and ``mtime_ns`` its
     time of modification (−1: unknown).
     ``digest`` is the same for the same data on another machine.  ``ignored`` counts files that are no clips.
-    ``part`` tells of a partition: which, of how many, and the whole's digest, clips, and numbers of the shards in it.
+    ``part`` tells of a partition: which, of how many, and the whole's digest, clips, and the numbers and sizes of
+    the shards in it.
     """
 
     root: str
@@ -59,7 +68,9 @@ class Manifest:
     part: dict[str, Any] | None = None
 
 
-def take_part(whole: Manifest, which: int, of: int, shard_clips: int | None, *, labels: bool = False) -> Manifest:
+def take_part(
+    whole: Manifest, which: int, of: int, shard_clips: int | None, hop_s: float = EXAMPLE_HOP_S, *, labels: bool = False
+) -> Manifest:
     """The clips of every ``of``-th shard of the whole, from shard ``which`` (1 is the first) on.
 
     The same on every machine that lists the same data; the parts together are the whole.
@@ -69,12 +80,13 @@ def take_part(whole: Manifest, which: int, of: int, shard_clips: int | None, *, 
         which: the part, from 1.
         of: how many parts there are.
         shard_clips: as in ``plan_shards``.
+        hop_s: seconds between examples.
         labels: whether to tell the whole's labels, for a format that numbers them.
 
     Raises:
         DatasetError: there are fewer shards than parts.
     """
-    shards = plan_shards(whole.table.num_rows, shard_clips)
+    shards = shards_of(whole.table, shard_clips, hop_s)
     numbers = list(range(which - 1, len(shards), of))
     if not numbers:
         raise DatasetError(
@@ -89,7 +101,7 @@ def take_part(whole: Manifest, which: int, of: int, shard_clips: int | None, *, 
         "digest": whole.digest,
         "clips": whole.table.num_rows,
         "shards": numbers,
-        "shard_clips": shards[0][1] - shards[0][0],
+        "sizes": [piece.num_rows for piece in pieces],
     }
     if labels:
         part["labels"] = whole.table["label"].unique().drop_null().to_pylist()
@@ -115,10 +127,58 @@ def build_manifest(dataset: DatasetConfig, outputs: Path) -> Manifest:
     return _from_folder(demo_clips(outputs), FolderDataset(extensions=["wav", "flac", "ogg", "mp3"]), is_demo=True)
 
 
-def plan_shards(n_clips: int, shard_clips: int | None) -> list[tuple[int, int]]:
-    """(first clip, one past the last) of each shard; about 256 shards of 64 to 8,192 clips unless a size is given."""
+def shards_of(table: pa.Table, shard_clips: int | None, hop_s: float) -> list[tuple[int, int]]:
+    """The shards of a table of clips; see ``plan_shards``."""
+    return plan_shards(table.num_rows, shard_clips, longest_seconds(table), hop_s)
+
+
+def plan_shards(
+    n_clips: int,
+    shard_clips: int | None,
+    seconds: NDArray[np.float64] | None = None,
+    hop_s: float = EXAMPLE_HOP_S,
+) -> list[tuple[int, int]]:
+    """(first clip, one past the last) of each shard: about 256 shards of 64 to 8,192 clips, fewer of long ones.
+
+    Args:
+        n_clips: how many there are.
+        shard_clips: the clips of a shard, however long they are; None: as above.
+        seconds: how long each may be, [n_clips]; see ``longest_seconds``.
+        hop_s: seconds between examples.
+    """
     size = shard_clips or min(_MOST_CLIPS, max(_FEWEST_CLIPS, -(-n_clips // _SHARDS)))
-    return [(first, min(first + size, n_clips)) for first in range(0, n_clips, size)]
+    if shard_clips or seconds is None:
+        return [(first, min(first + size, n_clips)) for first in range(0, n_clips, size)]
+    ends = np.cumsum(seconds)
+    shards = []
+    first = 0
+    while first < n_clips:
+        before = ends[first - 1] if first else 0.0
+        end = int(np.searchsorted(ends, before + _MOST_EXAMPLES * hop_s, side="right"))
+        shards.append((first, first := max(first + 1, min(end, first + size, n_clips))))
+    return shards
+
+
+def longest_seconds(table: pa.Table) -> NDArray[np.float64]:
+    """How long each clip may be, by its range, or by its file's size and what a second of its format takes at least.
+
+    Args:
+        table: clips as in ``Manifest``.
+
+    Returns:
+        Seconds, float64 [clips]; 0 where nothing is known.
+    """
+    suffix = rf"({'|'.join(map(re.escape, _PCM))})$"
+    found = np.zeros(table.num_rows)
+    first = 0
+    for batch in table.select(["path", "start", "end", "bytes"]).to_batches(CHUNK_CLIPS):
+        is_pcm = pc.match_substring_regex(batch["path"], suffix, ignore_case=True).to_numpy(zero_copy_only=False)
+        size, start = batch["bytes"].to_numpy(), pc.fill_null(batch["start"], 0.0).to_numpy()
+        of_file = np.where(size < 0, np.inf, size / np.where(is_pcm, *_LEAST_BYTES_A_S))
+        end = np.minimum(pc.fill_null(batch["end"], np.inf).to_numpy(), of_file)
+        found[first : first + len(end)] = np.where(np.isfinite(end), np.maximum(end - start, 0.0), 0.0)
+        first += len(end)
+    return found
 
 
 def _from_folder(root: Path | str, dataset: FolderDataset, *, is_demo: bool) -> Manifest:

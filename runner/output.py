@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -15,10 +17,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from runner.config import OutputConfig
+from runner.errors import EngineError
 from runner.files import atomic
 from runner.formats import (
     FOLDERS,
     NPZ,
+    Extra,
     NpzFiles,
     ParquetShards,
     ShardFormat,
@@ -26,10 +30,12 @@ from runner.formats import (
     npz_path,
     parquet_metadata,
 )
-from runner.journal import CLIP_PARTS, JOURNAL, STATE, Journal, ShardEntry, describe_file
+from runner.journal import CLIP_PARTS, JOURNAL, NPZ_FILES, STATE, Journal, ShardEntry, describe_file, is_changed
+from runner.spill import Part
 from runner.vggish.postprocess import COLUMNS
 
 CLIPS = "clips.parquet"
+_THREADS = 4
 
 CLIP_SCHEMA = pa.schema(
     [
@@ -50,8 +56,8 @@ CLIP_SCHEMA = pa.schema(
 class ClipRow(NamedTuple):
     """A clip's end: embedded (``examples`` rows) or skipped (a ``reason``), with what was seen of its file.
 
-    ``start_s`` is where in its file the clip starts; ``embeddings`` is float32 [examples, 128], ``processed`` their
-    post-processed form if one is asked for.
+    ``start_s`` is where in its file the clip starts; ``embeddings`` are float32 [n, 128] in order, ``examples`` in all:
+    see ``runner.spill``.
     """
 
     clip: str
@@ -65,8 +71,7 @@ class ClipRow(NamedTuple):
     padded: bool
     label: str | None
     start_s: float
-    embeddings: NDArray[np.float32]
-    processed: NDArray[Any] | None = None
+    embeddings: Sequence[Part]
 
 
 class JournalLike(Protocol):
@@ -88,7 +93,6 @@ class RunWriter:
         folder: the run's folder.
         metadata: what every file says of itself (model, weights, precision, device, versions).
         formats: the writers of embeddings.
-        postprocess: embeddings to their post-processed form; None for none.
         done: the shards that the journal has already.
         journal: where shards that are done are noted; the run's own when None.
     """
@@ -98,14 +102,12 @@ class RunWriter:
         folder: Path,
         metadata: Mapping[str, str],
         formats: Sequence[ShardFormat],
-        postprocess: Callable[[NDArray[np.float32]], NDArray[Any]] | None = None,
         done: Mapping[int, ShardEntry] | None = None,
         *,
         journal: JournalLike | None = None,
     ) -> None:
         self._folder = folder
         self._formats = formats
-        self._postprocess = postprocess
         self._schema = CLIP_SCHEMA.with_metadata(parquet_metadata(metadata))
         self._parts = folder / STATE / CLIP_PARTS
         self._parts.mkdir(parents=True, exist_ok=True)
@@ -115,9 +117,14 @@ class RunWriter:
         self._lock = threading.Lock()
 
     def write_shard(self, shard: int, rows: Sequence[ClipRow]) -> None:
-        """Write a complete shard, its clips in manifest order; from any thread."""
-        if self._postprocess:
-            rows = [row._replace(processed=self._postprocess(row.embeddings)) for row in rows]
+        """Write a complete shard, its clips in manifest order; from any thread.
+
+        Raises:
+            EngineError: a clip has other than its examples.
+        """
+        for row in rows:
+            if (found := sum(map(len, row.embeddings))) != row.examples:
+                raise EngineError(f"{row.clip} has {row.examples} examples and {found} embeddings: nothing is written")
         files = [path for form in self._formats for path in form.write(shard, rows)]
         part = self._part(shard)
         with atomic(part) as temporary:
@@ -180,9 +187,39 @@ def totals(done: Mapping[int, ShardEntry]) -> tuple[dict[str, float], dict[str, 
     return metrics, dict(skipped), dict(noted)
 
 
+def check_complete(shards: Sequence[tuple[int, int]], done: Mapping[int, ShardEntry]) -> None:
+    """Whether every clip of the shards, each (first clip, one past the last), has ended in exactly one way.
+
+    Raises:
+        EngineError: it has not; the run must not be told to be finished.
+    """
+    wrong = [
+        number
+        for number, (first, end) in enumerate(shards)
+        if (entry := done.get(number)) is None
+        or entry.clips != end - first
+        or entry.counts["embedded"] + sum(entry.counts["skipped"].values()) != entry.clips
+    ]
+    if wrong:
+        clips = sum(shards[number][1] - shards[number][0] for number in wrong)
+        raise EngineError(
+            f"{len(wrong):,} shards with {clips:,} clips have no end, or counts that don't add up (the first is shard "
+            f"{wrong[0]}): the run is not finished; run the same command again, and please report it with runner.log"
+        )
+
+
 def shards_without_npz(folder: Path, done: Mapping[int, ShardEntry]) -> list[int]:
-    """The shards of which a clip's npz is missing."""
-    return [shard for shard in done if not all(path.exists() for path in npz_files(folder, shard))]
+    """The shards of which a clip's npz is missing, or is not what was written."""
+
+    def is_damaged(shard: int) -> bool:
+        try:
+            described = json.loads((folder / STATE / NPZ_FILES / f"part-{shard:05d}.json").read_bytes())
+            return any(is_changed(folder / NPZ / name, expected) for name, expected in described.items())
+        except (OSError, ValueError, AttributeError):
+            return True
+
+    with ThreadPoolExecutor(_THREADS) as threads:
+        return [shard for shard, damaged in zip(done, threads.map(is_damaged, done), strict=True) if damaged]
 
 
 def npz_files(folder: Path, shard: int) -> list[Path]:
@@ -199,7 +236,7 @@ def npz_names(part: Path) -> list[str]:
 
 def remove_temporaries(folder: Path) -> None:
     """Remove what a killed writer left unfinished."""
-    for name in (STATE, f"{STATE}/{CLIP_PARTS}", *FOLDERS):
+    for name in (STATE, f"{STATE}/{CLIP_PARTS}", f"{STATE}/{NPZ_FILES}", *FOLDERS):
         below = (folder / name).rglob if name == NPZ else (folder / name).glob
         for path in below(".*.tmp"):
             path.unlink(missing_ok=True)
@@ -207,16 +244,34 @@ def remove_temporaries(folder: Path) -> None:
 
 
 def make_formats(
-    output: OutputConfig, folder: Path, metadata: Mapping[str, str], hop_s: float, labels: Sequence[str]
+    output: OutputConfig,
+    folder: Path,
+    metadata: Mapping[str, str],
+    hop_s: float,
+    labels: Sequence[str],
+    postprocess: Callable[[NDArray[np.float32]], NDArray[Any]] | None = None,
 ) -> list[ShardFormat]:
-    """The writers that ``output`` asks for; ``labels`` are the data set's distinct ones."""
-    extra = COLUMNS.get(output.postprocess)
-    make: dict[str, Callable[[], ShardFormat]] = {
-        "parquet": lambda: ParquetShards(folder, metadata, hop_s, output.compression, extra),
-        "npz": lambda: NpzFiles(folder, metadata, hop_s, extra),
-        "tfrecord": lambda: TfrecordShards(folder, metadata, labels),
-    }
-    return [make[name]() for name in dict.fromkeys(output.formats)]
+    """The writers that ``output`` asks for.
+
+    Args:
+        output: what is asked for.
+        folder: the run's.
+        metadata: what the files say of themselves.
+        hop_s: seconds between examples.
+        labels: the data set's distinct ones.
+        postprocess: embeddings to their post-processed form; None for none.
+    """
+    extra = Extra(COLUMNS[output.postprocess], postprocess) if postprocess else None
+    made: list[ShardFormat] = []
+    for name in dict.fromkeys(output.formats):
+        if name == "npz":
+            made.append(NpzFiles(folder, metadata, hop_s, extra))
+        elif name == "tfrecord":
+            assert postprocess is not None  # see validation: AudioSet's format has 8-bit embeddings
+            made.append(TfrecordShards(folder, metadata, labels, postprocess))
+        else:
+            made.append(ParquetShards(folder, metadata, hop_s, output.compression, extra))
+    return made
 
 
 class OpenShards:
@@ -226,6 +281,9 @@ class OpenShards:
         self._starts = [first for first, _ in shards]
         self._shards = shards
         self._rows: dict[int, dict[int, ClipRow]] = {}
+
+    def __len__(self) -> int:
+        return len(self._rows)
 
     def of(self, index: int) -> int:
         """The shard that a clip belongs to."""

@@ -16,9 +16,10 @@ from runner.config import RunConfig
 from runner.decode import DecodeOptions
 from runner.gathering import Clip
 from runner.hardware import versions
-from runner.journal import ShardEntry
+from runner.journal import STATE, ShardEntry
 from runner.output import JournalLike, RunWriter, make_formats
 from runner.remote import is_remote
+from runner.spill import Spill
 from runner.vggish.postprocess import Postprocessor, load_pca, random_pca
 
 if TYPE_CHECKING:
@@ -182,5 +183,10 @@ def make_writer(
     """
     run_dir = Path(spec["run_dir"])
     labels = (spec["dataset"].get("part") or {}).get("labels") or labels_of(Path(spec["manifest"]))
-    formats = make_formats(config.output, run_dir, metadata, config.frontend.hop_s, labels)
-    return kind(run_dir, metadata, formats, postprocess, done, journal=journal)
+    formats = make_formats(config.output, run_dir, metadata, config.frontend.hop_s, labels, postprocess)
+    return kind(run_dir, metadata, formats, done, journal=journal)
+
+
+def make_spill(run_dir: Path, config: RunConfig) -> Spill:
+    """What keeps a run's embeddings until their shard is written."""
+    return Spill(run_dir / STATE, config.memory.embeddings_mib)

@@ -41,6 +41,7 @@ from runner.parts import (
     decoders_for,
     favour_lanes,
     file_metadata,
+    make_spill,
     make_writer,
     read_clips,
     window_types,
@@ -215,6 +216,7 @@ class EmbedShards(Actor):
             stop_grace_s=config.engine.stop_grace_s,
             clips_left=sum(end - first for first, end in spans),
             on_skip=SkipLimit(config.dataset, self.spec["dataset"], 0),
+            spill=make_spill(self.run_dir, config),
         )
         since = _Since(engine, self._entries)
         running = self._calls.submit(self._run, engine, since)

@@ -22,7 +22,7 @@ from runner.engine import writer_threads
 from runner.gathering import Gathering
 from runner.limits import SkipLimit
 from runner.output import ClipRow, OpenShards, RunWriter
-from runner.parts import make_writer, postprocessor_of
+from runner.parts import make_spill, make_writer, postprocessor_of
 from runner.ray_actor import Entries, shard_writer_kind
 from runner.ray_cluster import Layout, actor_pool
 from runner.ray_registry import Brief
@@ -112,7 +112,7 @@ class Assembly:
         self._spec, self._config, self._mirror = spec, config, mirror
         self._left = set(left)
         self._open_shards = OpenShards([(int(first), int(end)) for first, end in spec["shards"]])
-        self._gathering = Gathering()
+        self._gathering = Gathering(make_spill(Path(spec["run_dir"]), config))
         self._taken: set[tuple[str, int]] = set()
         self._attempts: dict[str, int] = {}
         """What is added to the jobs of each attempt to tell them apart."""

@@ -21,7 +21,7 @@ from runner.config import RayEngineConfig, from_dict
 from runner.errors import EngineError
 from runner.journal import ShardEntry
 from runner.limits import check_skipped
-from runner.output import RunWriter, totals
+from runner.output import RunWriter, check_complete, totals
 from runner.parts import window_types
 from runner.ray_cluster import Layout, actor_pool, connect, layout_for
 from runner.ray_figures import ActorFigures
@@ -163,7 +163,7 @@ class Collected:
         self._before = self._clips
         self._known: set[tuple[str, int]] = set()
         self._told_at = 0.0
-        self.writer = RunWriter(run_dir, {}, [], None, done)
+        self.writer = RunWriter(run_dir, {}, [], done)
         self.figures = ActorFigures(events, result)
 
     @property
@@ -210,6 +210,8 @@ class Collected:
         """Make clips.parquet, and fill the result."""
         self._progress()
         self.writer.close()
+        if not killed:
+            check_complete(self._spec["shards"], self.writer.done)
         result = self._result
         result["status"] = "killed" if killed else "finished"
         overall, result["skipped"], result["noted"] = totals(self.writer.done)

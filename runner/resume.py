@@ -11,6 +11,7 @@ of their own at the end.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import socket
@@ -29,7 +30,7 @@ from runner.errors import ConfigError
 from runner.files import atomic, write_atomic
 from runner.formats import FOLDERS
 from runner.journal import IDENTITY, JOURNAL, STATE, Journal, ShardEntry, read_journal
-from runner.manifest import CHUNK_CLIPS, Manifest, digest_of, plan_shards
+from runner.manifest import CHUNK_CLIPS, Manifest, digest_of, shards_of
 from runner.record import SWEEP_FILE
 from runner.stores import is_url, place_of
 
@@ -163,9 +164,13 @@ def make_plan(folder: Path, config: RunConfig, listed: Manifest) -> Plan:
     state = folder / STATE
     state.mkdir(parents=True, exist_ok=True)
     found = read_plan(folder)
-    shard_clips = listed.part["shard_clips"] if listed.part else config.output.shard_clips
+    shard_clips, hop_s = config.output.shard_clips, config.frontend.hop_s
     if found is None:
-        shards = plan_shards(listed.table.num_rows, shard_clips)
+        if listed.part:
+            ends = list(itertools.accumulate(listed.part["sizes"], initial=0))
+            shards = list(itertools.pairwise(ends))
+        else:
+            shards = shards_of(listed.table, shard_clips, hop_s)
         _write(state, listed.table, shards, config, listed.part)
         return Plan(listed, shards, {}, resumed=False)
     if listed.part and found.get("part") != listed.part:
@@ -196,7 +201,7 @@ def make_plan(folder: Path, config: RunConfig, listed: Manifest) -> Plan:
         journal.close()
     if changes.added:
         first = shards[-1][1] if shards else 0
-        more = plan_shards(changes.added, shard_clips)
+        more = shards_of(table.slice(first), shard_clips, hop_s)
         shards += [(first + start, first + end) for start, end in more]
     if changes.any:
         _write(state, table, shards, config, listed.part)

@@ -68,6 +68,7 @@ def validate(config: RunConfig) -> None:
             f"memory.gpu_memory_fraction={memory.gpu_memory_fraction} is not a share of the memory: use 0 < x <= 1"
         )
     _at_least("memory.queue_depth", memory.queue_depth, 1)
+    _at_least("memory.embeddings_mib", memory.embeddings_mib, 0)
     if memory.batch_size not in (None, AUTO):
         _whole("memory.batch_size", memory.batch_size, 1, "auto, or null for the device's own")
     if memory.decode_workers is not None:

@@ -16,11 +16,14 @@ import soundfile
 from runner.config import OutputConfig
 from runner.decode import DecodeOptions
 from runner.engine import Engine, Lane
-from runner.gathering import Clip
+from runner.errors import EngineError
+from runner.gathering import Clip, Gathering
+from runner.journal import read_journal
 from runner.manifest import plan_shards
 from runner.output import RunWriter, make_formats
 from runner.pool import DecodePool
 from runner.slots import scaled
+from runner.spill import Spill
 
 OPTIONS = DecodeOptions(hop_s=0.96, short_clips="pad", tail="drop", resampler="reference")
 LENGTHS = [100, 15_600, 160_000, 15_599, 31_000, 1_100_000, 0, 48_000, 30_960, 7] * 3
@@ -61,11 +64,12 @@ def run_engine(
     embed=fake_embed,
     lanes: int = 1,
     threads: int = 1,
+    spill: Spill | None = None,
 ) -> Engine:
     pool = DecodePool(options, workers)
     pool.open(workers, 2 + threads * lanes, batch)
     writer = make_writer(folder, options.hop_s)
-    engine = Engine(plan_shards(len(clips), shard), iter(clips), pool, writer, stop_grace_s=10)
+    engine = Engine(plan_shards(len(clips), shard), iter(clips), pool, writer, stop_grace_s=10, spill=spill)
     try:
         engine.run([Lane(f"lane {n}", lambda windows, copied: embed(windows), threads) for n in range(lanes)])
     finally:
@@ -227,6 +231,50 @@ def test_a_decoder_that_gives_nothing_is_given_up(clips: list[Clip], tmp_path: P
     assert {end["reason"] for end in ends} <= {"timeout", "empty", None}
     assert sum(end["reason"] == "timeout" for end in ends) <= 1
     assert pool.deaths == 1
+
+
+def test_embeddings_that_wait_on_disk_are_the_same(clips: list[Clip], tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    run_engine(clips, tmp_path / "one", shard=1000)
+    spill = Spill(tmp_path, 0.05)
+    run_engine(clips, tmp_path / "two", shard=1000, workers=2, batch=5, spill=spill)
+    assert spill.spilled > 50_000
+    for name in ("clips.parquet", "embeddings"):
+        assert pq.read_table(tmp_path / "two" / name).equals(pq.read_table(tmp_path / "one" / name))
+    assert spill.in_memory == 0
+
+
+@pytest.mark.parametrize("lost", ["a result", "a row", "a batch twice"])
+def test_a_run_that_lost_something_on_the_way_does_not_end_well(
+    clips: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    """A fault of our own between decoding and writing, of whatever kind, is told and not written."""
+    done = threading.Event()
+    take_results, take_rows = Gathering.take_results, Gathering.take_rows
+
+    def without_one(self: Gathering, results: list) -> list:
+        if lost == "a result" and not done.is_set():
+            done.set()
+            results = results[1:]
+        return take_results(self, results)
+
+    def with_other_rows(self: Gathering, segments: list, embeddings: np.ndarray) -> list:
+        if lost != "a result" and not done.is_set():
+            done.set()
+            if lost == "a row":
+                return take_rows(self, segments[:-1], embeddings[: -segments[-1].windows])
+            return take_rows(self, segments * 2, np.concatenate([embeddings] * 2))
+        return take_rows(self, segments, embeddings)
+
+    monkeypatch.setattr(Gathering, "take_results", without_one)
+    monkeypatch.setattr(Gathering, "take_rows", with_other_rows)
+    with pytest.raises(EngineError, match="please report it"):
+        run_engine(clips, tmp_path)
+    assert done.is_set()
+    journal, _ = read_journal(tmp_path / ".runner" / "journal.jsonl")
+    assert all(entry.examples == pq.read_metadata(tmp_path / name).num_rows
+               for entry in journal.values() for name in entry.files if name.startswith("embeddings"))  # fmt: skip
 
 
 def test_embeddings_that_overflow_are_no_embeddings(clips: list[Clip], tmp_path: Path) -> None:

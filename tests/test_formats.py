@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runner.formats import NpzFiles, TfrecordShards, label_numbers, npz_path
+from runner.formats import Extra, NpzFiles, TfrecordShards, label_numbers, npz_path
 from runner.output import ClipRow
 from tests.conftest import PROJECT
 
@@ -29,16 +29,19 @@ def row(clip: str, examples: int, label: str | None = "dog", start_s: float = 0.
         padded=False,
         label=label,
         start_s=start_s,
-        embeddings=rng.normal(0, 1, (examples, 128)).astype(np.float32),
-        processed=rng.integers(0, 256, (examples, 128)).astype(np.uint8),
+        embeddings=[rng.normal(0, 1, (examples, 128)).astype(np.float32)],
     )
+
+
+def quantize(embeddings: np.ndarray) -> np.ndarray:
+    return (embeddings * 50 + 128).clip(0, 255).astype(np.uint8)
 
 
 def test_a_plain_reader_of_audiosets_format_parses_the_tfrecords(tmp_path: Path) -> None:
     import tensorflow as tf
 
     rows = [row("dogs/a.wav", 3, "dog", 1.5), row("broken.wav", 0), row("b.wav", 1, None), row("c.wav", 2, "cat")]
-    TfrecordShards(tmp_path, {"model": "VGGish"}, ["dog", "cat"]).write(4, rows)
+    TfrecordShards(tmp_path, {"model": "VGGish"}, ["dog", "cat"], quantize).write(4, rows)
 
     def parse(record):
         context, features = tf.io.parse_single_sequence_example(
@@ -57,7 +60,7 @@ def test_a_plain_reader_of_audiosets_format_parses_the_tfrecords(tmp_path: Path)
     assert [context["video_id"].numpy().decode() for context, _ in found] == ["dogs/a.wav", "b.wav", "c.wav"]
     assert [tf.sparse.to_dense(context["labels"]).numpy().tolist() for context, _ in found] == [[1], [], [0]]
     for (context, values), expected in zip(found, [rows[0], rows[2], rows[3]], strict=True):
-        assert np.array_equal(values.numpy(), expected.processed)
+        assert np.array_equal(values.numpy(), quantize(expected.embeddings[0]))
         assert context["start_time_seconds"].numpy() == pytest.approx(expected.start_s)
         assert context["end_time_seconds"].numpy() == pytest.approx(expected.start_s + expected.seconds)
     assert (tmp_path / "tfrecord" / "labels.csv").read_text() == "index,label\n0,cat\n1,dog\n"
@@ -72,12 +75,12 @@ def test_labels_that_are_numbers_keep_them() -> None:
 
 def test_an_npz_lies_at_its_clips_path(tmp_path: Path) -> None:
     rows = [row("dogs/é a.wav", 3, None, 1.5), row("dogs/é a.flac", 1), row("broken.wav", 0)]
-    NpzFiles(tmp_path, {"model": "VGGish"}, 0.96, "embedding_u8").write(0, rows)
+    NpzFiles(tmp_path, {"model": "VGGish"}, 0.96, Extra("embedding_u8", quantize)).write(0, rows)
     names = sorted(str(path.relative_to(tmp_path / "npz")) for path in tmp_path.rglob("*.npz"))
     assert names == ["dogs/é a.flac.npz", "dogs/é a.wav.npz"]
     with np.load(tmp_path / "npz" / "dogs/é a.wav.npz", allow_pickle=False) as found:
-        assert np.array_equal(found["embedding"], rows[0].embeddings)
-        assert np.array_equal(found["embedding_u8"], rows[0].processed)
+        assert np.array_equal(found["embedding"], rows[0].embeddings[0])
+        assert np.array_equal(found["embedding_u8"], quantize(rows[0].embeddings[0]))
         assert found["start_s"] == pytest.approx([1.5, 2.46, 3.42])
         assert (str(found["clip"]), str(found["label"]), bool(found["padded"])) == ("dogs/é a.wav", "", False)
     assert not list(tmp_path.rglob("*.tmp"))
@@ -86,7 +89,7 @@ def test_an_npz_lies_at_its_clips_path(tmp_path: Path) -> None:
 def test_no_name_leaves_the_folder_or_is_too_long_for_it(tmp_path: Path) -> None:
     outside, long = ["/etc/passwd", "../../x.wav", "a/../b.wav"], ["ü" * 127 + ".wav", "x" * 251 + ".wav", "y" * 250]
     names = [*outside, *long, "new\nline"]
-    NpzFiles(tmp_path, {}, 0.96, None).write(0, [row(name, 1) for name in names])
+    NpzFiles(tmp_path, {}, 0.96).write(0, [row(name, 1) for name in names])
     paths = list((tmp_path / "npz").rglob("*.npz"))
     assert len(paths) == len(names) == len({npz_path(name) for name in names})
     assert sorted(str(np.load(path)["clip"]) for path in paths) == sorted(names)
@@ -94,8 +97,8 @@ def test_no_name_leaves_the_folder_or_is_too_long_for_it(tmp_path: Path) -> None
 
 
 def test_a_later_session_keeps_the_numbers_that_labels_have(tmp_path: Path) -> None:
-    TfrecordShards(tmp_path, {}, ["dog", "owl"])
-    TfrecordShards(tmp_path, {}, ["cat", "dog", "owl", "ant"])
+    TfrecordShards(tmp_path, {}, ["dog", "owl"], quantize)
+    TfrecordShards(tmp_path, {}, ["cat", "dog", "owl", "ant"], quantize)
     with (tmp_path / "tfrecord/labels.csv").open() as file:
         assert {row["label"]: row["index"] for row in csv.DictReader(file)} == {
             "dog": "0", "owl": "1", "ant": "2", "cat": "3"
@@ -106,14 +109,14 @@ def test_a_later_session_keeps_the_numbers_that_labels_have(tmp_path: Path) -> N
 def test_tfrecords_are_the_same_bytes_in_every_process(tmp_path: Path) -> None:
     """A protobuf map has another order in each process: a run that is resumed must not differ for that."""
     code = """
-import hashlib, sys, numpy as np
+import hashlib, sys
 from pathlib import Path
 from runner.formats import TfrecordShards
-from tests.test_formats import row
+from tests.test_formats import quantize, row
 folder = Path(sys.argv[1])
 folder.mkdir()
-rows = [row(f"{n}.wav", 2)._replace(processed=np.full((2, 128), n, np.uint8)) for n in range(20)]
-print(hashlib.sha256(TfrecordShards(folder, {}, ["dog"]).write(0, rows)[0].read_bytes()).hexdigest())
+rows = [row(f"{n}.wav", 2) for n in range(20)]
+print(hashlib.sha256(TfrecordShards(folder, {}, ["dog"], quantize).write(0, rows)[0].read_bytes()).hexdigest())
 """
     digests = [
         subprocess.run(

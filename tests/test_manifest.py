@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from runner.config import DatasetConfig, FolderDataset, ManifestDataset
 from runner.errors import DatasetError
-from runner.manifest import SCHEMA, Manifest, build_manifest, digest_of, plan_shards
+from runner.manifest import SCHEMA, Manifest, build_manifest, digest_of, longest_seconds, plan_shards
 
 
 @pytest.fixture
@@ -302,6 +303,39 @@ def test_shards_cover_every_clip_once_and_in_order(n_clips: int, shard_clips: in
     assert all(last == first for (_, last), (first, _) in itertools.pairwise(shards))
     assert all(last - first == size for first, last in shards[:-1])
     assert 0 < shards[-1][1] - shards[-1][0] <= size
+
+
+@pytest.mark.parametrize(
+    ("hours", "hop_s", "size"), [(1.0, 0.96, 69), (1.0, 0.48, 34), (48.0, 0.96, 1), (1000, 0.1, 1)]
+)
+def test_shards_of_long_clips_are_of_few(hours: float, hop_s: float, size: int) -> None:
+    shards = plan_shards(1000, None, np.full(1000, 3600 * hours), hop_s)
+
+    assert [clip for first, end in shards for clip in range(first, end)] == list(range(1000))
+    assert {end - first for first, end in shards[:-1]} == {min(size, 64)}
+    assert plan_shards(1000, 10, np.full(1000, 3600 * hours), hop_s)[0] == (0, 10), "as asked for"
+
+
+def test_a_long_clip_among_short_ones_makes_its_own_shard_smaller() -> None:
+    seconds = np.full(200, 10.0)
+    seconds[70] = 300_000.0
+    assert plan_shards(200, None, seconds) == [(0, 64), (64, 70), (70, 71), (71, 135), (135, 199), (199, 200)]
+
+
+def test_how_long_a_clip_may_be(root: Path) -> None:
+    table = pa.table(
+        {
+            "clip": ["a", "b", "c", "d", "e"],
+            "path": [b"/x/\xff.WAV", b"/x/b.mp3", b"s3://x/c", b"s3://x/d", b"/x/e.flac"],
+            "start": [1.0, None, 5.0, None, 99.0],
+            "end": [3.0, None, 9.0, None, None],
+            "label": pa.nulls(5, pa.string()),
+            "bytes": [10_000_000, 40_000, -1, -1, 16_000],
+            "mtime_ns": [0] * 5,
+        },
+        schema=SCHEMA,
+    )
+    assert longest_seconds(table).tolist() == [2.0, 10.0, 4.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize("data", [b"\xff\xfe,path\nx,a.wav\n", b"path,\xff\na.wav,x\n", b"path\n\xff.wav\n"])

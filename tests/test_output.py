@@ -8,9 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from runner.config import OutputConfig
+from runner.errors import EngineError
 from runner.files import write_atomic
-from runner.formats import embedding_schema, embedding_table
-from runner.output import CLIP_SCHEMA, ClipRow, RunWriter, make_formats
+from runner.formats import ParquetShards, embedding_schema, embedding_table, row_groups
+from runner.journal import ShardEntry
+from runner.output import CLIP_SCHEMA, ClipRow, RunWriter, check_complete, make_formats, shards_without_npz
 
 
 def row(clip: str, examples: int, **changes: object) -> ClipRow:
@@ -26,7 +28,9 @@ def row(clip: str, examples: int, **changes: object) -> ClipRow:
         "padded": False,
         "label": "a",
         "start_s": 0.0,
-        "embeddings": np.full((examples, 128), len(clip), np.float32) + np.arange(examples, dtype=np.float32)[:, None],
+        "embeddings": [
+            np.full((examples, 128), len(clip), np.float32) + np.arange(examples, dtype=np.float32)[:, None]
+        ],
     }
     return ClipRow(**{**values, **changes})
 
@@ -36,7 +40,9 @@ def make_writer(folder: Path, metadata: dict[str, str]) -> RunWriter:
 
 
 def test_a_row_an_example_in_order() -> None:
-    table = embedding_table([row("x", 2), row("skipped", 0), row("yy", 1, padded=True, start_s=5.0, label=None)], 0.48)
+    rows = [row("x", 2), row("skipped", 0), row("yy", 1, padded=True, start_s=5.0, label=None)]
+    (group,) = row_groups(rows)
+    table = embedding_table(group, 0.48)
     assert table.schema.equals(embedding_schema())
     assert table.column("clip").to_pylist() == ["x", "x", "yy"]
     assert table.column("example").to_pylist() == [0, 1, 0]
@@ -47,11 +53,13 @@ def test_a_row_an_example_in_order() -> None:
 
 
 def test_only_the_last_example_of_a_padded_clip_is_padded() -> None:
-    assert embedding_table([row("x", 3, padded=True)], 0.96).column("padded").to_pylist() == [False, False, True]
+    groups = list(row_groups([row("x", 3, padded=True)]))
+    assert embedding_table(groups[0], 0.96).column("padded").to_pylist() == [False, False, True]
 
 
-def test_no_examples_is_an_empty_table_of_the_same_schema() -> None:
-    table = embedding_table([row("x", 0)], 0.96)
+def test_no_examples_is_an_empty_file_of_the_same_schema(tmp_path: Path) -> None:
+    (path,) = ParquetShards(tmp_path, {}, 0.96, "zstd").write(0, [row("x", 0)])
+    table = pq.read_table(path)
     assert table.num_rows == 0
     assert table.schema.equals(embedding_schema())
 
@@ -78,14 +86,50 @@ def test_shards_and_clips_whatever_order_they_come_in(tmp_path: Path) -> None:
 def test_a_write_that_fails_leaves_no_file_of_the_right_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     writer = make_writer(tmp_path, {})
 
-    def full_disk(table: pa.Table, path: Path, **options: object) -> None:
-        path.write_bytes(b"half")
+    def full_disk(file: pq.ParquetWriter, table: pa.Table) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("runner.formats.pq.write_table", full_disk)
+    monkeypatch.setattr("runner.formats.pq.ParquetWriter.write_table", full_disk)
     with pytest.raises(OSError, match="No space"):
         writer.write_shard(0, [row("a", 1)])
     assert not (tmp_path / "embeddings" / "part-00000.parquet").exists()
+
+
+def test_a_clip_with_other_than_its_examples_is_not_written(tmp_path: Path) -> None:
+    writer = make_writer(tmp_path, {})
+    with pytest.raises(EngineError, match="b has 3 examples and 2 embeddings"):
+        writer.write_shard(0, [row("a", 1), row("b", 3, embeddings=[np.zeros((2, 128), np.float32)])])
+    assert not list((tmp_path / "embeddings").iterdir())
+
+
+def test_a_run_is_complete_when_every_clip_of_every_shard_has_one_end(tmp_path: Path) -> None:
+    writer = make_writer(tmp_path, {})
+    writer.write_shard(0, [row("a", 2), row("b", 0)])
+    writer.write_shard(1, [row("c", 1)])
+    check_complete([(0, 2), (2, 3)], writer.done)
+    for shards in ([(0, 2), (2, 3), (3, 5)], [(0, 3), (3, 4)], [(0, 2), (2, 4)]):
+        with pytest.raises(EngineError, match="the run is not finished"):
+            check_complete(shards, writer.done)
+    entry = writer.done[0]
+    doubled = ShardEntry(0, entry.clips, entry.examples, entry.files, {**entry.counts, "embedded": 2})
+    with pytest.raises(EngineError, match="1 shards with 2 clips"):
+        check_complete([(0, 2), (2, 3)], writer.done | {0: doubled})
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut", "changed", "list gone", "list cut"])
+def test_npz_files_are_looked_at_as_all_others_are(tmp_path: Path, damage: str) -> None:
+    writer = RunWriter(tmp_path, {}, make_formats(OutputConfig(formats=["npz"]), tmp_path, {}, 0.96, []))
+    for shard in range(3):
+        writer.write_shard(shard, [row(f"{shard}/a", 2), row(f"{shard}/b", 0)])
+    assert shards_without_npz(tmp_path, writer.done) == []
+    npz, listed = tmp_path / "npz" / "1" / "a.npz", tmp_path / ".runner" / "npz" / "part-00001.json"
+    path = listed if damage.startswith("list") else npz
+    data = path.read_bytes()
+    if damage.endswith("gone"):
+        path.unlink()
+    else:
+        path.write_bytes(data[:-1] if damage.endswith("cut") else data[:-40] + bytes(40))
+    assert shards_without_npz(tmp_path, writer.done) == [1]
 
 
 def test_a_text_file_is_replaced_whole(tmp_path: Path) -> None:

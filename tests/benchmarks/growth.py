@@ -2,17 +2,23 @@
 
 Runs the command on 10 minutes, 1 hour and 10 hours of ten-second clips, on 1,000 to 100,000 clips of half a second, and
 on one file of four hours; prints times, the processor time a clip costs beside its examples, and peak memory, and plots
-memory against clips.  Takes about ten minutes.
+memory against clips.  Then all but the network (decoding, slots, shards) on 1 to 64 clips of ten hours in one shard,
+which the network would take hours for (``--engine``: that alone).  Takes about fifteen minutes.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
+import resource
 import shutil
+import struct
 import subprocess
 import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +36,12 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=PROJECT / "outputs" / "benchmark" / "growth")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--memory", default="conservative")
+    parser.add_argument("--engine", action="store_true", help="only the long clips without the network")
     options = parser.parse_args()
     folder: Path = options.folder.resolve()
+    if options.engine:
+        _without_network(folder / "engine", options.memory)
+        return
     settings = (f"precision={options.precision}", f"memory={options.memory}")
     print(f"{'':28s} {'audio s':>9s} {'steady s':>9s} {'× realtime':>10s} {'core-s':>8s} {'peak MiB':>9s}", flush=True)
     long = {}
@@ -58,6 +68,54 @@ def main() -> None:
         _run(f"one file of 4 hours, {rate} Hz", whole, settings)
     _plot(folder / "memory.png", {clips: found["peak_mib"] for clips, found in short.items()})
     shutil.rmtree(whole)
+    _without_network(folder / "engine", options.memory)
+
+
+def _without_network(folder: Path, memory: str) -> None:
+    """Peak memory of everything but the network on clips of ten hours: zeros, in a file that takes no room."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    samples = 16_000 * 36_000
+    header = struct.pack("<4sI4s4sIHHIIHH4sI", b"RIFF", 36 + 2 * samples, b"WAVE", b"fmt ", 16, 1, 1, 16_000, 32_000, 2,
+                         16, b"data", 2 * samples)  # fmt: skip
+    (folder / "0.wav").write_bytes(header)
+    os.truncate(folder / "0.wav", len(header) + 2 * samples)
+    for number in range(1, 64):
+        os.link(folder / "0.wav", folder / f"{number}.wav")
+    print(
+        f"{'without the network':28s} {'audio s':>9s} {'seconds':>9s} {'on disk MiB':>12s} {'peak MiB':>9s}", flush=True
+    )
+    for clips in (1, 8, 64):
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+            found = process.submit(_engine, folder, clips, memory).result()
+        name = f"{clips} clips of 10 hours"
+        print(f"{name:28s} {36_000 * clips:9,.0f} {found[0]:9.1f} {found[1]:12.0f} {found[2]:9.0f}", flush=True)
+    shutil.rmtree(folder)
+
+
+def _engine(folder: Path, clips: int, memory: str) -> tuple[float, float, float]:
+    """Seconds, MiB of embeddings that waited on disk, and peak MiB of this process."""
+    from runner.compose import compose_config
+    from runner.engine import Engine, Lane
+    from runner.gathering import Clip
+    from runner.output import RunWriter, make_formats
+    from runner.parts import decode_options, make_spill
+    from runner.pool import DecodePool
+
+    config = compose_config(["weights=random", f"memory={memory}"])
+    listed = [Clip(n, f"{n}.wav", os.fsencode(folder / f"{n}.wav"), None, None, None, -1) for n in range(clips)]
+    run_dir = folder / f"run{clips}"
+    run_dir.mkdir()
+    pool = DecodePool(decode_options(config), 2)
+    pool.open(2, 3, 128)
+    writer = RunWriter(run_dir, {}, make_formats(config.output, run_dir, {}, 0.96, []))
+    spill = make_spill(run_dir, config)
+    engine = Engine([(0, clips)], iter(listed), pool, writer, stop_grace_s=10, spill=spill)
+    start = time.perf_counter()
+    engine.run([Lane("none", lambda windows, copied: np.ones((len(windows), 128), np.float32))])
+    seconds = time.perf_counter() - start
+    pool.close()
+    return seconds, spill.spilled / 2**20, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _links(folder: Path, clips: int, seconds: float) -> Path:
