@@ -25,6 +25,7 @@ from runner.cuda import pinned
 from runner.device_speed import matmul_peak, model_only, speed_metrics
 from runner.devices import DeviceType
 from runner.engine import Engine, Lane
+from runner.failures import failure_of
 from runner.files import write_atomic
 from runner.hardware import host_facts, peak_rss_mib, usable_cores, versions
 from runner.limits import SkipLimit
@@ -52,7 +53,7 @@ from runner.parts import (
 from runner.pool import DecodePool
 from runner.profiling import measure_beside
 from runner.sampling import OthersLoad, Sampler
-from runner.taking_up import agree, failure_kind, failure_message, identity_of, shards_done, sole_worker
+from runner.taking_up import agree, identity_of, shards_done, sole_worker
 
 if TYPE_CHECKING:
     from runner.build import Placement
@@ -77,7 +78,7 @@ def main(spec_path: str) -> int:
     except Exception as error:
         log.exception("the run failed")
         result["status"] = "failed"
-        result["failure"] = {"kind": failure_kind(error), "message": failure_message(error), "signal": None}
+        result["failure"] = {**failure_of(error)._asdict(), "signal": None}
     try:
         write_atomic(run_dir / "result.json", json.dumps(result, indent=2))
     except OSError as error:  # the parent is told in another way

@@ -30,6 +30,7 @@ from runner.cuda import pinned
 from runner.devices import DeviceType
 from runner.engine import Engine, Lane
 from runner.errors import EngineError
+from runner.failures import failure_of
 from runner.gate import once_a_model
 from runner.hardware import CORES
 from runner.journal import ShardEntry
@@ -47,7 +48,7 @@ from runner.parts import (
 )
 from runner.pool import DecodePool
 from runner.ray_registry import Brief, Verdicts, agreed_identity, settle
-from runner.taking_up import agree, differing, failure_kind, failure_message, identity_of
+from runner.taking_up import agree, differing, identity_of
 
 if TYPE_CHECKING:
     from runner.store_writer import StoreMirror
@@ -283,8 +284,7 @@ class _Since:
 
 def described(error: BaseException) -> dict[str, Any]:
     """A failure as a report has it."""
-    assert isinstance(error, Exception)
-    return {"kind": failure_kind(error), "message": failure_message(error)}
+    return failure_of(error)._asdict()
 
 
 def _log_here() -> None:

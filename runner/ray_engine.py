@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from runner.cold_start import Events
 from runner.config import RayEngineConfig, from_dict
 from runner.errors import EngineError
+from runner.failures import Failure, error_of
 from runner.journal import ShardEntry
 from runner.limits import check_skipped
 from runner.output import RunWriter, totals
@@ -187,7 +188,7 @@ class Collected:
             self._told_at = time.monotonic()
             self._progress()
         if report["error"]:
-            raise _as_raised(report["error"])
+            raise error_of(Failure(**report["error"]))
         check_skipped(self._config.dataset, self._spec["dataset"], self._skipped.total())
 
     def _meet(self, actor: dict[str, Any]) -> None:
@@ -232,19 +233,3 @@ class Collected:
             audio_s=self.figures.audio_s,
             elapsed_s=self.figures.elapsed_s,
         )
-
-
-def _as_raised(error: dict[str, Any]) -> Exception:
-    """An actor's failure as the local engine would have raised it."""
-    from runner import errors
-
-    kinds = {
-        "weights": errors.WeightsError,
-        "skipped": errors.SkippedError,
-        "dataset": errors.DatasetError,
-        "parity": errors.ParityError,
-        "device": errors.DeviceError,
-        "store": errors.StoreError,
-        "out_of_memory": MemoryError,
-    }
-    return kinds.get(error["kind"], EngineError)(error["message"])
