@@ -48,12 +48,12 @@ from runner.parts import (
     file_metadata,
     make_writer,
     read_clips,
-    window_types,
 )
 from runner.pool import DecodePool
 from runner.profiling import measure_beside
 from runner.sampling import OthersLoad, Sampler
 from runner.taking_up import agree, identity_of, shards_done, sole_worker
+from runner.window_types import window_types
 
 if TYPE_CHECKING:
     from runner.build import Placement

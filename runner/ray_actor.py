@@ -44,11 +44,11 @@ from runner.parts import (
     file_metadata,
     make_writer,
     read_clips,
-    window_types,
 )
 from runner.pool import DecodePool
 from runner.ray_registry import Brief, Verdicts, agreed_identity, settle
 from runner.taking_up import agree, differing, identity_of
+from runner.window_types import window_types
 
 if TYPE_CHECKING:
     from runner.store_writer import StoreMirror

@@ -23,11 +23,11 @@ from runner.failures import Failure, error_of
 from runner.journal import ShardEntry
 from runner.limits import check_skipped
 from runner.output import RunWriter, totals
-from runner.parts import window_types
 from runner.ray_cluster import Layout, actor_pool, connect, layout_for
 from runner.ray_figures import ActorFigures
 from runner.ray_registry import Brief, brief_for
 from runner.taking_up import agree, shards_done, sole_worker
+from runner.window_types import window_types
 
 if TYPE_CHECKING:
     from runner.store_writer import StoreMirror
