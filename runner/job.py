@@ -128,7 +128,10 @@ def run_job(job: Job) -> dict[str, Any]:
             tracking.wait_until_open()
             result = {**base, **found}
         result["run_name"] = run_name(result)
-        return _finish(job, result, tracking, guard.exit_status, store)
+        result = _finish(job, result, tracking, guard.exit_status, store)
+    if guard.count and job.in_sweep and result["status"] != "killed":
+        guard.pass_on()  # the signal came too late for this job, and ends the sweep
+    return result
 
 
 def _finished_result(run_dir: Path) -> dict[str, Any] | None:
