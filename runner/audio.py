@@ -84,16 +84,6 @@ def read_clip(
         raise
 
 
-def is_int16(path: str | bytes) -> bool:
-    """Whether a file's blocks are int16; False for one that can't be opened."""
-    try:
-        source = _open(path)
-    except ClipError:
-        return False
-    source.close()
-    return source.dtype == "int16"
-
-
 def _open(path: str | bytes, suffix: str | None = None) -> _Source:
     if plain := PlainWav.open(path):
         return _PlainWavSource(plain)

@@ -5,13 +5,20 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
+
+from runner.stop_signals import Requests, leave_terminal, take
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+_INTERRUPTED = 130
 
 
 class JobFailed(Exception):
@@ -25,8 +32,41 @@ class JobFailed(Exception):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Carry out the command line and return its exit status.
 
-    0 all finished; 1 an error or a failed run; 130 stopped by Ctrl-C, 143 by SIGTERM.
+    0 all finished; 1 an error or a failed run; 130 stopped by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.
     """
+    with _ending_on_signals():
+        try:
+            return _main(arguments)
+        except (KeyboardInterrupt, _Stopped) as stopped:
+            return stopped.exit_status if isinstance(stopped, _Stopped) else _INTERRUPTED
+
+
+@contextlib.contextmanager
+def _ending_on_signals() -> Iterator[None]:
+    """Raise ``_Stopped`` on SIGTERM and SIGHUP, wherever nothing else handles them; Ctrl-C is an exception already."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    requests = Requests()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        if number == getattr(signal, "SIGHUP", None):
+            leave_terminal()
+        if not requests.add(number):
+            return
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise _Stopped(128 + number)
+
+    before = take(end)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if {"-h", "--help"} & set(given):
         from runner.help import help_text
@@ -81,6 +121,11 @@ def _through_hydra(given: list[str]) -> int:
             raise
         print(f"error: {one_message(error)}", file=sys.stderr)
         status = 1
+    except MemoryError:
+        if wants_traceback:
+            raise
+        print("error: the command got no more memory: see which other programs have it", file=sys.stderr)
+        status = 1
     except OSError as error:  # a folder that can't be written, a full disk
         if wants_traceback:
             raise
@@ -91,7 +136,7 @@ def _through_hydra(given: list[str]) -> int:
     except _Stopped as stopped:
         status, interrupted = stopped.exit_status, True
     except KeyboardInterrupt:
-        status, interrupted = 130, True
+        status, interrupted = _INTERRUPTED, True
     finally:
         sys.argv = before
         if not wants_traceback:

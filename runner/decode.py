@@ -28,12 +28,15 @@ from runner.framing import WindowCutter, cut
 from runner.hardware import peak_own_mib
 from runner.remote import FetchAhead, Fetched, is_remote
 from runner.slots import SlotMemory, Windows, scaled
+from runner.stop_signals import ignore
 from runner.vggish.constants import EXAMPLE_SAMPLES
 
 _OPEN_S = 0.5
 """A slot that has been open so long is handed over as it is: slow decoding must not keep a device waiting."""
 _CONVERT_ROWS = 64
 _PR_SET_PDEATHSIG = 1
+READY = b"ready"
+"""What a decode process sends once, when it has started well."""
 
 
 class ClipTask(NamedTuple):
@@ -357,10 +360,11 @@ class _Decoder:
 
 def decode_main(connection: Connection, process: int, parent: int, options: DecodeOptions) -> None:
     """Entry point of a decode process; ends when told to, or when the worker is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ignore()
     _die_with(parent)
     try:
         memory = SlotMemory.receive(connection)
+        connection.send_bytes(READY)
         _Decoder(connection, memory, process, options).run()
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return

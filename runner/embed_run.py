@@ -25,6 +25,8 @@ from runner.cuda import pinned
 from runner.device_speed import matmul_peak, model_only, speed_metrics
 from runner.devices import DeviceType
 from runner.engine import Engine, Lane
+from runner.errors import ResumeError
+from runner.failures import failure_of
 from runner.files import write_atomic
 from runner.hardware import host_facts, peak_rss_mib, usable_cores, versions
 from runner.limits import SkipLimit
@@ -48,12 +50,13 @@ from runner.parts import (
     make_spill,
     make_writer,
     read_clips,
-    window_types,
 )
 from runner.pool import DecodePool
 from runner.profiling import measure_beside
 from runner.sampling import OthersLoad, Sampler
-from runner.taking_up import agree, failure_kind, failure_message, identity_of, shards_done, sole_worker
+from runner.stop_signals import StopSignal
+from runner.taking_up import agree, identity_of, shards_done, sole_worker
+from runner.window_types import window_types
 
 if TYPE_CHECKING:
     from runner.build import Placement
@@ -70,31 +73,54 @@ def main(spec_path: str) -> int:
     """Carry out one spec; the exit status is 0 for a finished run, 3 for one told to stop, 1 for a failed one."""
     events = Events(_take_standard_output())
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format=LOG_FORMAT, force=True)
-    spec = json.loads(Path(spec_path).read_text(encoding="utf-8"))
-    run_dir = Path(spec["run_dir"])
+    run_dir = Path(spec_path).parent.parent
     result: dict[str, Any] = {"host": host_facts(), "versions": versions(), "metrics": {}}
+    stop = StopSignal(lambda: _end_at_once(run_dir, events))
+    spec: dict[str, Any] = {}
     try:
-        _carry_out(spec, run_dir, events, result)
+        spec |= _read_spec(Path(spec_path))
+        _carry_out(spec, run_dir, events, result, stop)
     except Exception as error:
         log.exception("the run failed")
         result["status"] = "failed"
-        result["failure"] = {"kind": failure_kind(error), "message": failure_message(error), "signal": None}
-    try:
-        write_atomic(run_dir / "result.json", json.dumps(result, indent=2))
-    except OSError as error:  # the parent is told in another way
-        log.error("result.json could not be written: %s", error)
-    events.send("end", status=result["status"], failure=result.get("failure"))
-    if spec["config"]["engine"]["kind"] == "ray":
+        result["failure"] = {**failure_of(error)._asdict(), "signal": None}
+    except SystemExit:  # what Ray makes of SIGTERM while it starts
+        result["status"] = "killed"
+    stop.begin(lambda: None)  # from here on nothing ends this process at once
+    _tell(run_dir, events, result)
+    if spec and spec["config"]["engine"]["kind"] == "ray":
         from runner.ray_cluster import disconnect
 
         disconnect()
     return {"finished": 0, "killed": KILLED_STATUS}.get(result["status"], 1)
 
 
-def _carry_out(spec: dict[str, Any], run_dir: Path, events: Events, result: dict[str, Any]) -> None:
+def _read_spec(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ResumeError(f"{path} can't be read ({error}): run the same command again, which writes it anew") from None
+    return found
+
+
+def _tell(run_dir: Path, events: Events, result: dict[str, Any]) -> None:
+    """Leave the result to the parent."""
+    try:
+        write_atomic(run_dir / "result.json", json.dumps(result, indent=2))
+    except OSError as error:  # the parent is told in another way
+        log.error("result.json could not be written: %s", error)
+    events.send("end", status=result["status"], failure=result.get("failure"))
+
+
+def _end_at_once(run_dir: Path, events: Events) -> None:
+    """End this process, which has nothing under way; the system gives up its locks, and ends its decode processes."""
+    _tell(run_dir, events, {"status": "killed", "metrics": {}})
+    os._exit(KILLED_STATUS)
+
+
+def _carry_out(spec: dict[str, Any], run_dir: Path, events: Events, result: dict[str, Any], stop: StopSignal) -> None:
     config = from_dict(spec["config"])
     cold = ColdStart(spec["spawned_at"])
-    stop = StopSignal()
     if config.engine.kind == "ray":
         from runner import ray_engine
 
@@ -144,7 +170,7 @@ def _carry_out(spec: dict[str, Any], run_dir: Path, events: Events, result: dict
             on_skip=SkipLimit(config.dataset, spec["dataset"], skipped_before),
             spill=make_spill(run_dir, config),
         )
-        stop.forward_to(engine)
+        stop.begin(engine.stop)
         result["metrics"] |= cold.metrics(time.time())
         events.send("phase", name="embed", seconds=cold.parts)
         lanes = [Lane(each.device_name[1:], each.embed_windows, each.in_flight) for each in sessions]
@@ -201,32 +227,6 @@ def _take_figures(
     result["bottleneck"] = bottleneck(shares)
     result["series"] = windows_over_time(engine.timings, progress.audio_s)
     result["shards"] = len(writer.done)
-
-
-class StopSignal:
-    """Listens on standard input for ``stop`` or for the parent's end."""
-
-    def __init__(self) -> None:
-        self._engine: Engine | None = None
-        self._asked = threading.Event()
-        threading.Thread(target=self._listen, name="stop", daemon=True).start()
-
-    def forward_to(self, engine: Engine) -> None:
-        """Stop this engine when asked, now if that was already so."""
-        self._engine = engine
-        if self._asked.is_set():
-            engine.stop()
-
-    def is_set(self) -> bool:
-        """Whether it was asked for."""
-        return self._asked.is_set()
-
-    def _listen(self) -> None:
-        sys.stdin.readline()
-        log.info("asked to stop")
-        self._asked.set()
-        if self._engine is not None:
-            self._engine.stop()
 
 
 def _device_speed(config: RunConfig, ready: Ready, examples_per_s: float | None, seconds: float) -> dict[str, float]:

@@ -1,46 +1,84 @@
-"""The errors a user may see: each message names the thing, what is wrong with it and what to do."""
+"""The errors a user may see: each message names the thing, what is wrong with it and what to do.
+
+``kind`` is the word for such an error in result.json and in the tag ``failure.kind``; ``runner.failures`` finds it for
+any exception, and makes an error of it again on the other side of a process.
+"""
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 
 class RunnerError(Exception):
     """Base of every error that is told in one message, without a traceback."""
 
+    kind: ClassVar[str] = "exception"
+
 
 class ConfigError(RunnerError):
     """The configuration cannot be carried out as given."""
+
+    kind = "config"
 
 
 class DatasetError(RunnerError):
     """The data set as a whole cannot be read (a single bad clip is skipped, not raised)."""
 
+    kind = "dataset"
+
 
 class WeightsError(RunnerError):
     """The weights cannot be had, or are not VGGish's."""
+
+    kind = "weights"
 
 
 class DeviceError(RunnerError):
     """The device asked for is absent and ``device.strict`` forbids the fallback."""
 
+    kind = "device"
+
 
 class SkippedError(RunnerError):
     """More clips could not be embedded than ``dataset.on_error`` and ``dataset.max_skipped`` allow."""
+
+    kind = "skipped"
 
 
 class EngineError(RunnerError):
     """The engine asked for can't work here, or an actor of it failed."""
 
+    kind = "engine"
+
 
 class StoreError(RunnerError):
     """The object store of ``output.dir`` can't be read or written."""
 
+    kind = "store"
+
 
 class ResumeError(RunnerError):
-    """The run can't be taken up: what it was begun with is not what there is now."""
+    """The run can't be taken up: its state can't be read, or what it was begun with is not what there is now."""
+
+    kind = "resume"
 
 
 class ParityError(RunnerError):
     """The device's embeddings are too far from the CPU's float32 ones on the fixed signals."""
+
+    kind = "parity"
+
+
+class DiskFullError(RunnerError):
+    """Another process of the run could not write: the disk is full."""
+
+    kind = "disk_full"
+
+
+class OutOfMemoryError(RunnerError):
+    """Another process of the run got no more memory."""
+
+    kind = "out_of_memory"
 
 
 class ClipError(Exception):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from runner.advice import advise
 from runner.config import RunConfig
 from runner.errors import RunnerError, StoreError
+from runner.failures import failure_of
 from runner.files import write_atomic
 from runner.hardware import host_facts, versions
 from runner.journal import STATE, files_are_there
@@ -35,7 +36,6 @@ from runner.resume import (
 )
 from runner.stores import place_of, take_output
 from runner.summary import random_weights_banner, summarise
-from runner.taking_up import failure_kind
 from runner.terminal import DownloadProgress, RunProgress, console
 from runner.validation import part_of
 from runner.weights import WeightsChoice, resolve_weights
@@ -128,7 +128,10 @@ def run_job(job: Job) -> dict[str, Any]:
             tracking.wait_until_open()
             result = {**base, **found}
         result["run_name"] = run_name(result)
-        return _finish(job, result, tracking, guard.exit_status, store)
+        result = _finish(job, result, tracking, guard.exit_status, store)
+    if guard.count and job.in_sweep and result["status"] != "killed":
+        guard.pass_on()  # the signal came too late for this job, and ends the sweep
+    return result
 
 
 def _finished_result(run_dir: Path) -> dict[str, Any] | None:
@@ -159,7 +162,7 @@ def public(value: Any) -> Any:
 
 
 def _unprepared(error: RunnerError) -> dict[str, Any]:
-    failure = {"kind": failure_kind(error), "message": str(error), "signal": None, "log_tail": ""}
+    failure = {**failure_of(error)._asdict(), "signal": None, "log_tail": ""}
     return {"status": "failed", "failure": failure}
 
 

@@ -11,16 +11,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from runner.files import write_atomic
+from runner.stop_signals import STOP_SIGNALS, Requests, held_back, leave_terminal, take
 from runner.terminal import RunProgress
 
 log = logging.getLogger(__name__)
 
+WORKER = (sys.executable, "-m", "runner.worker")
 _LOG_TAIL_LINES = 40
 _ABANDON_GRACE_S = 10.0
 """How long past its own grace a worker that was told to stop may take before it is killed."""
@@ -39,11 +41,10 @@ _PHASES = {
 
 
 class InterruptGuard:
-    """Counts Ctrl-C and SIGTERM instead of raising, and passes each on to ``on_signal``."""
+    """Counts Ctrl-C, SIGTERM and SIGHUP instead of raising, and passes each on to ``on_signal``."""
 
     def __init__(self) -> None:
-        self.count = 0
-        self.signal = signal.SIGINT
+        self._requests = Requests()
         self.on_signal: Callable[[int], None] = lambda count: None
 
     @contextmanager
@@ -52,7 +53,7 @@ class InterruptGuard:
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
-        before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = take(self._handle)
         try:
             yield self
         finally:
@@ -60,14 +61,50 @@ class InterruptGuard:
                 signal.signal(number, handler)
 
     @property
+    def count(self) -> int:
+        """How often an end was asked for."""
+        return self._requests.count
+
+    @property
     def exit_status(self) -> int:
         """What the shell expects of a process that ended by this signal."""
-        return 128 + int(self.signal)
+        return 128 + int(self._requests.signal)
+
+    def pass_on(self) -> None:
+        """Have the signal handled by who handles it now, after the context."""
+        signal.raise_signal(self._requests.signal)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.count += 1
-        self.signal = signal.Signals(number)
-        self.on_signal(self.count)
+        if number == getattr(signal, "SIGHUP", None):
+            leave_terminal()
+        if self._requests.add(number):
+            self.on_signal(self.count)
+
+
+class _Ending:
+    """Ends a worker: it is asked to at first, and killed if it takes too long or is to end at once."""
+
+    def __init__(self, process: subprocess.Popen[str], grace_s: float) -> None:
+        self._process, self._grace_s = process, grace_s
+        self.killed: str | None = None
+        """Why the worker was killed, if it was."""
+
+    def __call__(self, count: int) -> None:
+        """An end was asked for, for the ``count``-th time."""
+        if count > 1:
+            self._kill("stopped at once by the user")
+            return
+        log.warning("stopping: the shards under way are finished first (Ctrl-C again to stop at once)")
+        _ask(self._process)
+        late = f"stopped by the user; the shards under way were not done in engine.stop_grace_s={self._grace_s:g} s"
+        timer = threading.Timer(self._grace_s + _ABANDON_GRACE_S, self._kill, (late,))
+        timer.daemon = True
+        timer.start()
+
+    def _kill(self, why: str) -> None:
+        if self._process.poll() is None:
+            self.killed = self.killed or why
+            self._process.kill()
 
 
 def run_worker(
@@ -82,33 +119,23 @@ def run_worker(
     ``started_worker`` is called once the process runs: it takes seconds to be ready, which others can use.
 
     A worker that dies without a result gives one with ``status`` failed and a ``failure`` that names the signal or
-    exit status, and holds its log's tail.
+    exit status, and holds its log's tail; one that was killed because an end was asked for has the status killed.
     """
     started = time.monotonic()
     last: dict[str, Any] = {}
     process = start_worker(spec, run_dir)
-    started_worker()
-
-    def ask_to_stop(count: int) -> None:
-        if count == 1:
-            log.warning("stopping: the shards under way are finished first (Ctrl-C again to stop at once)")
-            _ask(process)
-            grace = spec["config"]["engine"]["stop_grace_s"] + _ABANDON_GRACE_S
-            timer = threading.Timer(grace, process.kill)
-            timer.daemon = True
-            timer.start()
-        else:
-            process.kill()
-
-    guard.on_signal = ask_to_stop
-    if guard.count:
-        ask_to_stop(guard.count)
+    ending = _Ending(process, spec["config"]["engine"]["stop_grace_s"])
+    guard.on_signal = ending
     try:
+        if guard.count:
+            ending(guard.count)
+        started_worker()
         assert process.stdout is not None
         for line in process.stdout:
-            event = json.loads(line)
-            last = event if event["event"] == "end" else last
-            _show(event, progress)
+            if event := _event(line):
+                last = event if event["event"] == "end" else last
+                with suppress(OSError):  # a terminal that is gone ends no run
+                    _show(event, progress)
         status = process.wait()
     finally:
         guard.on_signal = lambda count: None
@@ -117,18 +144,33 @@ def run_worker(
             process.wait()
         if process.stdin:
             process.stdin.close()
+    return {**_outcome(status, last, run_dir, ending.killed), "worker_s": time.monotonic() - started}
+
+
+def _outcome(status: int, last: dict[str, Any], run_dir: Path, killed: str | None) -> dict[str, Any]:
+    """The result that a worker left, or one that says how it ended.
+
+    Args:
+        status: its exit status, negative for a signal.
+        last: its event ``end``, if there was one.
+        run_dir: the run's folder.
+        killed: why it was killed by us, if it was.
+    """
     result = _read_result(run_dir)
-    if result is None or (status not in (0, 3) and result.get("status") != "failed"):
-        failure = last.get("failure") or describe_death(status, run_dir)
-        result = {**(result or {}), "status": "failed", "failure": failure}
-    if result["status"] == "failed":
-        failure = result.setdefault("failure", {})
-        failure.setdefault("log_tail", log_tail(run_dir))
-        if guard.count:
-            result["status"] = "killed"
-            result["failure"] = {"kind": "interrupted", "message": "stopped at once by the user", "signal": None}
-    result["worker_s"] = time.monotonic() - started
-    return result
+    if result is not None and (status in (0, 3) or result["status"] == "failed"):
+        if result["status"] == "failed":
+            result.setdefault("failure", {}).setdefault("log_tail", log_tail(run_dir))
+        return result
+    result = result or {}
+    if killed is None and -status in STOP_SIGNALS:
+        killed = f"the worker was stopped at once by {_signal_name(-status)}"
+    elif status != -signal.SIGKILL:
+        killed = None
+    if killed is not None:
+        failure = {"kind": "interrupted", "message": killed, "signal": None, "log_tail": log_tail(run_dir)}
+        return {**result, "status": "killed", "failure": failure}
+    failure = {"log_tail": log_tail(run_dir), **(last.get("failure") or describe_death(status, run_dir))}
+    return {**result, "status": "failed", "failure": failure}
 
 
 def start_worker(spec: dict[str, Any], run_dir: Path) -> subprocess.Popen[str]:
@@ -145,14 +187,15 @@ def start_worker(spec: dict[str, Any], run_dir: Path) -> subprocess.Popen[str]:
     # NumPy's products in the decode processes: each is one of several, and waiting threads of OpenBLAS spin.
     # TensorFlow's own threads know nothing of these.
     environment |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    with (run_dir / "runner.log").open("ab") as worker_log:
+    with (run_dir / "runner.log").open("ab") as worker_log, held_back():  # until the worker can handle them
         return subprocess.Popen(
-            [sys.executable, "-m", "runner.worker", str(path)],
+            [*WORKER, str(path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=worker_log,
             text=True,
             encoding="utf-8",
+            errors="replace",
             env=environment,
             start_new_session=True,
         )
@@ -162,9 +205,9 @@ def describe_death(status: int, run_dir: Path) -> dict[str, Any]:
     """The ``failure`` of a worker that ended with ``status`` and left no result."""
     tail = log_tail(run_dir)
     if status >= 0:
-        message = f"the worker ended with exit status {status} and left no result; see runner.log"
+        message = f"the worker ended with exit status {status} and left no result that can be read; see runner.log"
         return {"kind": "exit", "message": message, "signal": None, "log_tail": tail}
-    name = signal.Signals(-status).name
+    name = _signal_name(-status)
     kind = "signal"
     message = f"the worker was killed by {name}"
     if name == "SIGKILL":
@@ -178,14 +221,35 @@ def describe_death(status: int, run_dir: Path) -> dict[str, Any]:
 
 
 def log_tail(run_dir: Path) -> str:
-    """The last lines of runner.log."""
+    """The last lines of runner.log, as text: what is no character of a line is shown as ``\ufffd``."""
     try:
         with (run_dir / "runner.log").open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 16_384))
             lines = file.read().decode("utf-8", "replace").splitlines()
     except OSError:
         return ""
-    return "\n".join(lines[-_LOG_TAIL_LINES:])
+    return "\n".join(map(_printable, lines[-_LOG_TAIL_LINES:]))
+
+
+def _printable(line: str) -> str:
+    return "".join(each if each.isprintable() or each == "\t" else "\ufffd" for each in line)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # the real-time signals have no names
+        return f"signal {number}"
+
+
+def _event(line: str) -> dict[str, Any] | None:
+    """An event of the worker; None for what else was printed, and for a line that its death cut off."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        log.debug("the worker printed %r", line)
+        return None
+    return event if isinstance(event, dict) and "event" in event else None
 
 
 def _ask(process: subprocess.Popen[str]) -> None:
@@ -209,7 +273,10 @@ def _show(event: dict[str, Any], progress: RunProgress) -> None:
 
 def _read_result(run_dir: Path) -> dict[str, Any] | None:
     try:
-        found: dict[str, Any] = json.loads((run_dir / "result.json").read_text(encoding="utf-8"))
+        found = json.loads((run_dir / "result.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    return found
+    except (OSError, ValueError) as error:
+        log.warning("%s can't be read (%s)", run_dir / "result.json", error)
+        return None
+    return found if isinstance(found, dict) and "status" in found else None

@@ -11,14 +11,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.audio import is_int16
 from runner.config import RunConfig
 from runner.decode import DecodeOptions
 from runner.gathering import Clip
 from runner.hardware import versions
 from runner.journal import STATE, ShardEntry
 from runner.output import JournalLike, RunWriter, make_formats
-from runner.remote import is_remote
 from runner.spill import Spill
 from runner.vggish.postprocess import Postprocessor, load_pca, random_pca
 
@@ -33,7 +31,6 @@ if TYPE_CHECKING:
 _MANIFEST_ROWS = 4096
 _MANIFEST_COLUMNS = ("clip", "path", "start", "end", "label", "bytes")
 """The manifest's columns in the order of ``Clip``'s fields behind ``number``."""
-_CLIPS_LOOKED_AT = 8
 _SWITCH_S = 0.0005
 """A thread that has the interpreter gives it up after so long: lanes must not wait long for collector and writers."""
 _CLIPS_PER_DECODER = 16
@@ -77,24 +74,6 @@ def labels_of(path: Path) -> list[str]:
 
     labels: list[str] = pq.read_table(path, columns=["label"])["label"].unique().drop_null().to_pylist()
     return labels
-
-
-def window_types(manifest: Path) -> tuple[str, ...]:
-    """The types of windows to expect, by a look at a few clips of the data set: the first clip's type first.
-
-    Objects are looked at by their names only, since each is read once.
-    """
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(manifest) as file:
-        groups = range(0, file.num_row_groups, max(1, file.num_row_groups // _CLIPS_LOOKED_AT))
-        paths = file.read_row_groups(list(groups), columns=["path"])["path"]
-    every = max(1, len(paths) // _CLIPS_LOOKED_AT)
-    some = [paths[index].as_py() for index in range(0, len(paths), every)]
-    if is_remote(some[0]):
-        waves = any(path.lower().endswith((b".wav", b".wave")) for path in some)
-        return ("int16", "float32") if waves else ("float32",)
-    return tuple(dict.fromkeys("int16" if is_int16(path) else "float32" for path in some))
 
 
 def decode_options(config: RunConfig) -> DecodeOptions:

@@ -8,16 +8,19 @@ across clips, and a dead process is replaced.  tf.data and grain were weighed: `
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple
 
 from runner.decode import (
+    READY,
     ClipResult,
     ClipTask,
     Decode,
@@ -29,13 +32,18 @@ from runner.decode import (
     packed,
     unpacked,
 )
+from runner.errors import EngineError
 from runner.slots import SlotMemory, Windows
+from runner.stop_signals import held_back
 
 _CONTEXT = multiprocessing.get_context("spawn")
 _START_ATTEMPTS = 3
 _ATTEMPTS = 3
 """A clip on which so many decode processes died is given up: one that was killed for another reason costs nothing."""
 _LOOK_EVERY_S = 0.2
+_LOOK_COUNTS_S = 1.0
+"""Silence that one look can add at most: what passes while this process does not look, because a person or a scheduler
+stopped all of them (SIGSTOP), is nobody's silence."""
 _MESSAGES_AHEAD = 2
 """Messages of clips that a process has on its hands at most: late clips can still go to whoever is free."""
 
@@ -52,8 +60,9 @@ class _Process:
     slot: int | None = None
     waits_for_slot: bool = False
     pulse: tuple[int, int] | None = None
-    pulse_at: float = 0.0
+    silent_s: float = 0.0
     timed_out: bool = False
+    ready: bool = False
     told_last: bool = True
 
 
@@ -101,6 +110,7 @@ class DecodePool:
         """The processor time of each, its start included."""
         self.busy_s: dict[int, float] = {}
         """The time that each decoded."""
+        atexit.register(self._kill_all)  # multiprocessing's own way is SIGTERM, which decode processes ignore
         for place in range(workers):
             self._processes.append(self._start(place))
 
@@ -115,6 +125,7 @@ class DecodePool:
             spare_slots: slots beside those being filled: waiting for a lane, or in one.
             rows: windows a slot holds.
         """
+        self._processes = [self._start_anew(each) if not each.process.is_alive() else each for each in self._processes]
         workers = max(workers, len(self._processes))
         for place in range(len(self._processes), workers):
             self._processes.append(self._start(place))
@@ -175,10 +186,14 @@ class DecodePool:
                 continue
             process = by_connection[connection]
             try:
-                handover = unpacked(process.connection.recv_bytes())
+                data = process.connection.recv_bytes()
             except (EOFError, OSError):
                 yield from self._bury(process)
                 continue
+            if data == READY:
+                process.ready, self._failed_starts = True, 0
+                continue
+            handover = unpacked(data)
             assert isinstance(handover, Handover)
             yield self._take(process, handover)
 
@@ -200,6 +215,7 @@ class DecodePool:
             process.process.join(timeout=1.0)
             self._release(process)
         self._processes.clear()
+        atexit.unregister(self._kill_all)
         self._wake_reader.close()
         self._wake_writer.close()
         if self._memory is not None:
@@ -232,14 +248,17 @@ class DecodePool:
     def _kill_stuck(self) -> None:
         """Kill processes whose decoder gives nothing: ``receive`` then finds them dead."""
         now = time.monotonic()
-        if now - self._looked_at < _LOOK_EVERY_S:
+        since = now - self._looked_at
+        if since < _LOOK_EVERY_S:
             return
         self._looked_at = now
         for process in self._processes:
             pulse = self.memory.pulse(process.place)
             if pulse != process.pulse or pulse is None:
-                process.pulse, process.pulse_at = pulse, now
-            elif now - process.pulse_at > self._clip_timeout_s and not process.timed_out:
+                process.pulse, process.silent_s = pulse, 0.0
+                continue
+            process.silent_s += min(since, _LOOK_COUNTS_S)
+            if process.silent_s > self._clip_timeout_s and not process.timed_out:
                 process.timed_out = True
                 process.process.kill()
 
@@ -248,9 +267,17 @@ class DecodePool:
         process = _CONTEXT.Process(
             target=decode_main, args=(theirs, place, os.getpid(), self._options), name="decode", daemon=True
         )
-        process.start()
+        if os.name == "posix":
+            resource_tracker.ensure_running()  # which lets signals in again
+        with held_back():  # one that comes while the process is starting is ignored as well
+            process.start()
         theirs.close()
         return _Process(place, process, ours)
+
+    def _start_anew(self, dead: _Process) -> _Process:
+        self.deaths += 1
+        self._release(dead)
+        return self._start(dead.place)
 
     def _equip(self, process: _Process) -> None:
         """Give a process its memory and its first slot."""
@@ -277,16 +304,14 @@ class DecodePool:
         dead.process.join(timeout=5.0)
         exitcode = dead.process.exitcode
         fatal = self.memory.current_job(dead.place)
-        self.deaths += 1
-        if fatal < 0:
+        if not dead.ready:
             self._failed_starts += 1
             if self._failed_starts >= _START_ATTEMPTS:
-                raise RuntimeError(f"decode processes die at their start (exit status {exitcode}): see runner.log")
+                raise EngineError(f"decode processes die at their start (exit status {exitcode}): see runner.log")
         self._processes.remove(dead)
         if dead.slot is not None:
             self._free.append(dead.slot)
-        self._release(dead)
-        replacement = self._start(dead.place)
+        replacement = self._start_anew(dead)
         self._processes.append(replacement)
         self._equip(replacement)
         lost = dead.tasks.pop(fatal, None)
@@ -301,6 +326,10 @@ class DecodePool:
         if dead.timed_out:
             reason, detail = "timeout", f"its decoder gave nothing for {self._clip_timeout_s:g} s"
         yield Decoded(None, [ClipResult(task.job, False, reason, detail, 0, 0.0, None, None, False)])
+
+    def _kill_all(self) -> None:
+        for process in self._processes:
+            process.process.kill()
 
     @staticmethod
     def _release(process: _Process) -> None:

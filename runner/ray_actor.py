@@ -30,6 +30,7 @@ from runner.cuda import pinned
 from runner.devices import DeviceType
 from runner.engine import Engine, Lane
 from runner.errors import EngineError
+from runner.failures import failure_of
 from runner.gate import once_a_model
 from runner.hardware import CORES
 from runner.journal import ShardEntry
@@ -44,11 +45,11 @@ from runner.parts import (
     make_spill,
     make_writer,
     read_clips,
-    window_types,
 )
 from runner.pool import DecodePool
 from runner.ray_registry import Brief, Verdicts, agreed_identity, settle
-from runner.taking_up import agree, differing, failure_kind, failure_message, identity_of
+from runner.taking_up import agree, differing, identity_of
+from runner.window_types import window_types
 
 if TYPE_CHECKING:
     from runner.store_writer import StoreMirror
@@ -285,8 +286,7 @@ class _Since:
 
 def described(error: BaseException) -> dict[str, Any]:
     """A failure as a report has it."""
-    assert isinstance(error, Exception)
-    return {"kind": failure_kind(error), "message": failure_message(error)}
+    return failure_of(error)._asdict()
 
 
 def _log_here() -> None:

@@ -19,14 +19,16 @@ from typing import TYPE_CHECKING, Any
 from runner.cold_start import Events
 from runner.config import RayEngineConfig, from_dict
 from runner.errors import EngineError
+from runner.failures import Failure, error_of
 from runner.journal import ShardEntry
 from runner.limits import check_skipped
 from runner.output import RunWriter, check_complete, totals
-from runner.parts import window_types
 from runner.ray_cluster import Layout, actor_pool, connect, layout_for
 from runner.ray_figures import ActorFigures
 from runner.ray_registry import Brief, brief_for
+from runner.stop_signals import StopSignal
 from runner.taking_up import agree, shards_done, sole_worker
+from runner.window_types import window_types
 
 if TYPE_CHECKING:
     from runner.store_writer import StoreMirror
@@ -47,7 +49,7 @@ def carry_out(
     run_dir: Path,
     events: Events,
     result: dict[str, Any],
-    stop: Any,
+    stop: StopSignal,
     mirror: StoreMirror | None = None,
 ) -> None:
     """Embed what is left of a run on a cluster; what it came to goes into ``result``.
@@ -57,7 +59,7 @@ def carry_out(
         run_dir: its folder, on storage that all machines see, or the working folder of a run in an object store.
         events: told of progress.
         result: filled.
-        stop: has ``is_set()``: whether to end early.
+        stop: whether to end early.
         mirror: the run's object store, if it has one.
 
     Raises:
@@ -70,9 +72,11 @@ def carry_out(
         events.send("phase", name="lock")
         stack.enter_context(sole_worker(run_dir, config.engine.stop_grace_s, mirror.lock if mirror else None))
         done = mirror.shards_done() if mirror else shards_done(run_dir, config)
+        stop.begin(lambda: None)  # from here on it is looked at
         events.send("phase", name="cluster")
         assert isinstance(config.engine, RayEngineConfig)
         ray = connect(config.engine)
+        stop.take_signals()  # Ray takes SIGTERM for itself
         is_wav = window_types(Path(spec["manifest"]))[0] == "int16"
         layout = layout_for(config.engine, config.device.name, ray.nodes(), decoding_is_light=is_wav)
         events.send("phase", name="embed", seconds={})
@@ -84,7 +88,7 @@ def carry_out(
 
 
 def _embed_all(
-    ray: Any, brief: Brief, layout: Layout, collected: Collected, stop: Any, mirror: StoreMirror | None
+    ray: Any, brief: Brief, layout: Layout, collected: Collected, stop: StopSignal, mirror: StoreMirror | None
 ) -> None:
     """Embed what is left, and anew what was lost with an actor on the way."""
     rounds = 0
@@ -187,7 +191,7 @@ class Collected:
             self._told_at = time.monotonic()
             self._progress()
         if report["error"]:
-            raise _as_raised(report["error"])
+            raise error_of(Failure(**report["error"]))
         check_skipped(self._config.dataset, self._spec["dataset"], self._skipped.total())
 
     def _meet(self, actor: dict[str, Any]) -> None:
@@ -234,19 +238,3 @@ class Collected:
             audio_s=self.figures.audio_s,
             elapsed_s=self.figures.elapsed_s,
         )
-
-
-def _as_raised(error: dict[str, Any]) -> Exception:
-    """An actor's failure as the local engine would have raised it."""
-    from runner import errors
-
-    kinds = {
-        "weights": errors.WeightsError,
-        "skipped": errors.SkippedError,
-        "dataset": errors.DatasetError,
-        "parity": errors.ParityError,
-        "device": errors.DeviceError,
-        "store": errors.StoreError,
-        "out_of_memory": MemoryError,
-    }
-    return kinds.get(error["kind"], EngineError)(error["message"])

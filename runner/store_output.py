@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 
 from runner.config import RunConfig
 from runner.errors import ConfigError, RunnerError, StoreError
+from runner.failures import failure_of
 from runner.files import write_atomic
 from runner.formats import DESCRIPTIONS, EMBEDDINGS, FOLDERS, TFRECORD
 from runner.journal import (
@@ -41,7 +42,6 @@ from runner.resume import HOLDER, LOCK, MANIFEST, PLAN, SESSIONS, Plan
 from runner.store_client import Store
 from runner.store_hold import Hold
 from runner.stores import WORKING_FOLDERS
-from runner.taking_up import failure_kind, failure_message
 
 log = logging.getLogger(__name__)
 
@@ -191,7 +191,7 @@ class StoreOutput:
         except (RunnerError, OSError) as error:
             log.error("%s", error)
             if finished:
-                failure = {"kind": failure_kind(error), "message": failure_message(error), "signal": None}
+                failure = {**failure_of(error)._asdict(), "signal": None}
                 result |= {"status": "failed", "exit_status": 1, "failure": {**failure, "log_tail": ""}}
                 write_atomic(self._folder / RESULT, json.dumps(result, indent=2))
 

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import logging
 from collections.abc import Iterator, Mapping
@@ -16,18 +15,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from runner.config import RunConfig
-from runner.errors import (
-    ConfigError,
-    DatasetError,
-    DeviceError,
-    EngineError,
-    ParityError,
-    ResumeError,
-    RunnerError,
-    SkippedError,
-    StoreError,
-    WeightsError,
-)
+from runner.errors import ResumeError
 from runner.files import write_atomic
 from runner.journal import (
     IDENTITY,
@@ -120,30 +108,3 @@ def differing(before: Mapping[str, str], now: Mapping[str, str]) -> str:
     """In what two identities differ, for a message; nothing where they don't."""
     keys = [key for key in now if before.get(key) != now[key]]
     return ", ".join(f"{key} ({before.get(key)} then, {now[key]} now)" for key in keys)
-
-
-def failure_kind(error: Exception) -> str:
-    """The word for what ended a run, in result.json and the tag ``failure.kind``."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
-        return "out_of_memory"
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
-        return "disk_full"
-    for kind, name in ((WeightsError, "weights"), (SkippedError, "skipped"), (DatasetError, "dataset")):
-        if isinstance(error, kind):
-            return name
-    if isinstance(error, ParityError):
-        return "parity"
-    if isinstance(error, EngineError):
-        return "engine"
-    if isinstance(error, StoreError):
-        return "store"
-    if isinstance(error, ConfigError):
-        return "config"
-    return "device" if isinstance(error, DeviceError) else "exception"
-
-
-def failure_message(error: Exception) -> str:
-    """What a person is told of it."""
-    if failure_kind(error) == "disk_full":
-        return f"the disk of output.dir is full ({error}): make room, and run the same command again to go on"
-    return str(error) if isinstance(error, RunnerError) else f"{type(error).__name__}: {error}"

@@ -70,6 +70,8 @@ _OTHERS_FIRST_RUN_S = 60
 class TrackingError(RunnerError):
     """MLflow can't be told now; ``python -m runner.track`` can later."""
 
+    kind = "tracking"
+
 
 def store_uri(tracking: TrackingConfig, outputs: Path) -> str:
     """Where runs are logged: ``tracking.uri``, else MLFLOW_TRACKING_URI, else a sqlite database under the outputs.
