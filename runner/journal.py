@@ -9,6 +9,7 @@ Hadoop's and Spark's manifest committer records each task's files in the same wa
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -18,6 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from runner.files import flush_folder
 
 STATE = ".runner"
 """Folder of a run's state, below its own; see ``runner.resume``."""
@@ -52,17 +55,19 @@ class Journal:
     """
 
     def __init__(self, path: Path) -> None:
-        cut_off = _last_byte(path) not in (b"", b"\n")
+        self._cut_off = _last_byte(path) not in (b"", b"\n")
+        """Whether the last line was cut off, by a kill or a write that failed: the next one ends it first."""
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        if cut_off:  # a line that a kill cut off: end it
-            os.write(self._file, b"\n")
+        flush_folder(path.parent)
 
     def append(self, entry: ShardEntry) -> None:
         """Add a line and have it on disk."""
-        line = (line_of(entry) + "\n").encode()
-        if os.write(self._file, line) != len(line):
-            raise OSError(f"{JOURNAL}: the line was not written whole (is the disk full?)")
+        line = ("\n" * self._cut_off + line_of(entry) + "\n").encode()
+        self._cut_off = True
+        if (written := os.write(self._file, line)) != len(line):
+            raise OSError(errno.ENOSPC, f"{written} of {len(line)} bytes of a line were written", JOURNAL)
         os.fsync(self._file)
+        self._cut_off = False
 
     def close(self) -> None:
         """Let go of the file."""

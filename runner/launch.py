@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from runner.files import write_atomic
+from runner.files import make_folder, remove, write_atomic
 from runner.stop_signals import STOP_SIGNALS, Requests, held_back, leave_terminal, take
 from runner.terminal import RunProgress
 
@@ -176,10 +176,10 @@ def _outcome(status: int, last: dict[str, Any], run_dir: Path, killed: str | Non
 def start_worker(spec: dict[str, Any], run_dir: Path) -> subprocess.Popen[str]:
     """Write spec.json and start the worker on it, in a process group of its own, its log going to runner.log."""
     folder = run_dir / ".runner"
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     path = folder / "spec.json"
     write_atomic(path, json.dumps({**spec, "spawned_at": time.time()}, indent=2))
-    (run_dir / "result.json").unlink(missing_ok=True)
+    remove(run_dir / "result.json")  # for good: an old one must not tell of what is done from now on
     environment = {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"}
     environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent.parent), environment.get("PYTHONPATH", "")])

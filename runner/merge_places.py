@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from filelock import FileLock, Timeout
 
 from runner.errors import ConfigError
-from runner.files import atomic, write_atomic
+from runner.files import atomic, flush_folder, make_folder, write_atomic
 from runner.formats import EMBEDDINGS, TFRECORD
 from runner.journal import IDENTITY, JOURNAL, STATE, ShardEntry, damaged_shards, read_journal
 from runner.output import CLIPS, shards_without_npz
@@ -168,12 +168,14 @@ class FolderTarget:
     def __init__(self, folder: Path) -> None:
         self.name = str(folder)
         self._folder = folder
+        self._linked: set[Path] = set()
+        """Folders with links that may not be on disk yet."""
 
     @contextmanager
     def under_way(self, marker: str) -> Iterator[None]:
         """Locked, by the system's lock: that of a dead command is free."""
         self._check(marker)
-        self._folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self._folder)
         lock = FileLock(self._folder / _LOCK, timeout=0)
         try:
             lock.acquire()
@@ -196,11 +198,12 @@ class FolderTarget:
     def take(self, source: Source, name: str, to: str, described: tuple[int, str] | None = None) -> None:
         """A hard link, or a copy where the file is on another file system or in a store."""
         target = self._folder / to
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         own = source.path(name, target, described)
         if own == target:
             return
         target.unlink(missing_ok=True)
+        self._linked.add(target.parent)
         try:
             os.link(own, target)
         except OSError:
@@ -212,7 +215,9 @@ class FolderTarget:
         return atomic(self._folder / name)
 
     def finish(self, merged: str) -> None:
-        """merged.json comes, merging.json goes."""
+        """merged.json comes, once all links are on disk, and merging.json goes."""
+        for folder in self._linked:
+            flush_folder(folder)
         write_atomic(self._folder / MERGED, merged)
         (self._folder / MERGING).unlink()
 

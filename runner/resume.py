@@ -27,7 +27,7 @@ from filelock import FileLock, Timeout
 
 from runner.config import RunConfig
 from runner.errors import ConfigError
-from runner.files import atomic, write_atomic
+from runner.files import atomic, make_folder, write_atomic
 from runner.formats import FOLDERS
 from runner.journal import IDENTITY, JOURNAL, STATE, Journal, ShardEntry, read_journal
 from runner.manifest import CHUNK_CLIPS, Manifest, digest_of, shards_of
@@ -58,7 +58,7 @@ def claim(folder: Path, output_dir: str | None = None) -> None:
     if folder in _claims:
         return
     state = folder / STATE
-    state.mkdir(parents=True, exist_ok=True)
+    make_folder(state)
     lock = FileLock(state / LOCK, timeout=0)
     try:
         lock.acquire()
@@ -162,7 +162,7 @@ def make_plan(folder: Path, config: RunConfig, listed: Manifest) -> Plan:
     The plan is on disk when this returns.
     """
     state = folder / STATE
-    state.mkdir(parents=True, exist_ok=True)
+    make_folder(state)
     found = read_plan(folder)
     shard_clips, hop_s = config.output.shard_clips, config.frontend.hop_s
     if found is None:

@@ -23,7 +23,7 @@ from runner.compose import expand_sweep, typed
 from runner.config import RunConfig
 from runner.devices import surely_absent
 from runner.errors import ConfigError
-from runner.files import write_atomic
+from runner.files import make_folder, write_atomic
 from runner.formats import FOLDERS
 from runner.journal import STATE
 from runner.record import SWEEP_FILE, hide_credentials, without_credentials
@@ -166,7 +166,7 @@ def start_sweep(sweep: Sweep) -> None:
     """Open the parent run, and leave sweep.json for the jobs."""
     global _current
     _current = sweep
-    sweep.folder.mkdir(parents=True, exist_ok=True)
+    make_folder(sweep.folder)
     path = sweep.folder / SWEEP_FILE
     if not path.exists():
         overrides = list(map(without_credentials, sweep.overrides))
