@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from runner.vggish.constants import EXAMPLE_HOP_S, EXAMPLE_SAMPLES, STFT_HOP, STFT_WINDOW
+from runner.vggish.constants import EXAMPLE_FRAMES, EXAMPLE_HOP_S, EXAMPLE_SAMPLES, STFT_HOP, STFT_WINDOW
 
 FRAMES_PER_SECOND = 100
+LONGEST_HOP_S = 60.0
 
 Waveform = NDArray[Any]
 """float32, or int16 samples; what is cut keeps its type."""
 
 
 def hop_samples(hop_s: float = EXAMPLE_HOP_S) -> int:
-    """Samples between the starts of neighbouring examples: a whole number of 10 ms frames."""
-    return round(hop_s * FRAMES_PER_SECOND) * STFT_HOP
+    """Samples between the starts of neighbouring examples: a whole number of 10 ms frames.
+
+    Raises:
+        ValueError: ``hop_s`` is not such a number, or not between 10 ms and a minute.
+    """
+    frames = hop_s * FRAMES_PER_SECOND
+    if not 1 <= frames <= LONGEST_HOP_S * FRAMES_PER_SECOND or not math.isclose(frames, round(frames), abs_tol=1e-6):
+        raise ValueError(
+            f"hop_s={hop_s} is not a whole number of 10 ms frames, of a minute at most: use for example 0.96 or 0.48"
+        )
+    return round(frames) * STFT_HOP
+
+
+def count_frames(samples: int) -> int:
+    """Whole frames of a clip of ``samples`` at 16 kHz, as the reference counts them."""
+    return 0 if samples < STFT_WINDOW else 1 + (samples - STFT_WINDOW) // STFT_HOP
 
 
 def count_examples(samples: int, hop_s: float = EXAMPLE_HOP_S) -> int:
@@ -37,8 +53,8 @@ class WindowCutter:
     Args:
         hop_s: seconds between examples.
         pad_short: give a clip too short for one example a single zero-padded one.
-        pad_tail: give what is left after the last whole example one more, zero-padded, if it holds a whole frame that
-            no earlier example has.
+        pad_tail: give what is left after the last whole example one more, zero-padded, if that has a whole frame of the
+            clip which no earlier example has.
     """
 
     def __init__(self, hop_s: float = EXAMPLE_HOP_S, *, pad_short: bool = True, pad_tail: bool = False) -> None:
@@ -74,16 +90,20 @@ class WindowCutter:
 
     def finish(self) -> Waveform:
         """The last window [0 or 1, 15600], zero-padded, if the clip's end asks for one."""
-        fresh = self.samples - (0 if self.examples == 0 else (self.examples - 1) * self._hop + EXAMPLE_SAMPLES)
         short = self.examples == 0 and self.samples > 0
-        wanted = self._pad_short if short else self._pad_tail and fresh >= STFT_WINDOW and len(self._rest) > 0
-        if not wanted:
+        if not (self._pad_short if short else self._pad_tail and self._leaves_a_frame()):
             return np.empty((0, EXAMPLE_SAMPLES), self._rest.dtype)
         window = np.zeros((1, EXAMPLE_SAMPLES), self._rest.dtype)
         window[0, : len(self._rest)] = self._rest
         self.examples += 1
         self.padded = True
         return window
+
+    def _leaves_a_frame(self) -> bool:
+        """Whether the next example would have a whole frame of the clip that no example has."""
+        hop = self._hop // STFT_HOP
+        covered = (self.examples - 1) * hop + EXAMPLE_FRAMES if self.examples else 0
+        return count_frames(self.samples) > max(covered, self.examples * hop)
 
 
 def cut(blocks: Iterator[Waveform], cutter: WindowCutter) -> Iterator[Waveform]:

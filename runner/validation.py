@@ -26,6 +26,7 @@ from runner.config import (
 )
 from runner.devices import ALL
 from runner.errors import ConfigError
+from runner.framing import hop_samples
 from runner.stores import is_url, open_store
 
 
@@ -77,9 +78,10 @@ def validate(config: RunConfig) -> None:
         _at_least(f"memory.batch_size_by_device.{device}", memory.batch_size_by_device.get(device, 0), 1)
     if memory.host_memory_mib is not None:
         _at_least("memory.host_memory_mib", memory.host_memory_mib, 1024)
-    hop = config.frontend.hop_s
-    if not math.isfinite(hop) or not 0.01 <= hop <= 60 or abs(hop * 100 - round(hop * 100)) > 1e-6:
-        raise ConfigError(f"frontend.hop_s={hop} is not a whole number of 10 ms frames: use for example 0.96 or 0.48")
+    try:
+        hop_samples(config.frontend.hop_s)
+    except ValueError as error:
+        raise ConfigError(f"frontend.{error}") from None
     if missing := [name for name in PRECISIONS[1:] if name not in config.parity.tolerances]:
         raise ConfigError(f"parity.tolerances has none for {', '.join(missing)}: give rel_err, min_cosine, scale_err")
     for device in ("cpu", "gpu", "metal"):
