@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from runner.files import atomic, write_atomic
+from runner.files import atomic, make_folder, write_atomic
 from runner.journal import NPZ_FILES, STATE, describe_file
 from runner.spill import blocks
 from runner.vggish.constants import EMBEDDING_SIZE
@@ -118,7 +118,7 @@ class ParquetShards:
         self, folder: Path, metadata: Mapping[str, str], hop_s: float, compression: str, extra: Extra | None = None
     ) -> None:
         self._folder = folder / EMBEDDINGS
-        self._folder.mkdir(exist_ok=True)
+        make_folder(self._folder)
         self._schema = embedding_schema(extra and extra.column).with_metadata(parquet_metadata(metadata))
         self._hop_s = hop_s
         self._compression = compression
@@ -148,9 +148,9 @@ class NpzFiles:
 
     def __init__(self, folder: Path, metadata: Mapping[str, str], hop_s: float, extra: Extra | None = None) -> None:
         self._folder = folder / NPZ
-        self._folder.mkdir(exist_ok=True)
+        make_folder(self._folder)
         self._lists = folder / STATE / NPZ_FILES
-        self._lists.mkdir(parents=True, exist_ok=True)
+        make_folder(self._lists)
         self._hop_s = hop_s
         self._extra = extra
         write_atomic(self._folder / "metadata.json", json.dumps(metadata, indent=2))
@@ -166,7 +166,7 @@ class NpzFiles:
     def _write_clip(self, row: ClipRow) -> tuple[str, tuple[int, str]]:
         name = npz_path(row.clip)
         path = self._folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         with atomic(path) as temporary, zipfile.ZipFile(temporary, "w") as file:
             self._add(file, "embedding", np.dtype(np.float32), blocks(row.embeddings), row.examples)
             if self._extra:
@@ -223,7 +223,7 @@ class TfrecordShards:
         quantize: Callable[[NDArray[np.float32]], NDArray[Any]],
     ) -> None:
         self._folder = folder / TFRECORD
-        self._folder.mkdir(exist_ok=True)
+        make_folder(self._folder)
         self._quantize = quantize
         self._numbers = _with_known(self._folder / "labels.csv", label_numbers(labels))
         write_atomic(self._folder / "metadata.json", json.dumps(metadata, indent=2))

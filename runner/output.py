@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from runner.config import OutputConfig
 from runner.errors import EngineError
-from runner.files import atomic
+from runner.files import atomic, make_folder
 from runner.formats import (
     FOLDERS,
     NPZ,
@@ -110,7 +110,7 @@ class RunWriter:
         self._formats = formats
         self._schema = CLIP_SCHEMA.with_metadata(parquet_metadata(metadata))
         self._parts = folder / STATE / CLIP_PARTS
-        self._parts.mkdir(parents=True, exist_ok=True)
+        make_folder(self._parts)
         self._journal = journal or Journal(folder / STATE / JOURNAL)
         self.done = dict(done or {})
         """The shards that are on disk, by number."""
