@@ -208,7 +208,7 @@ class Collected:
 
     def finish(self, killed: bool, layout: Layout) -> None:
         """Make clips.parquet, and fill the result."""
-        self._progress()
+        self._progress(over=True)
         self.writer.close()
         result = self._result
         result["status"] = "killed" if killed else "finished"
@@ -222,14 +222,15 @@ class Collected:
             resolved["memory.decode_workers"] = layout.decoders * layout.decode_cpus
         result["resolved"] = {**result.get("resolved", {}), **resolved}
 
-    def _progress(self) -> None:
+    def _progress(self, *, over: bool = False) -> None:
+        under_way = 0.0 if over else self.figures.examples_under_way * self._config.frontend.hop_s
         self._events.send(
             "progress",
             clips=self._clips,
             session_clips=self._clips - self._before,
             skipped=self._skipped.total(),
             examples=self._examples,
-            audio_s=self.figures.audio_s,
+            audio_s=self.figures.audio_s + under_way,
             elapsed_s=self.figures.elapsed_s,
         )
 
