@@ -39,6 +39,7 @@ REASONS = {
     "too_long": "longer than dataset.max_clip_s",
     "non_finite_embedding": "the network gave NaN or infinity: its numbers overflow in this precision",
     "non_finite": "NaN or infinite samples",
+    "out_of_range": "samples more than 60 dB above full scale: floats that were never scaled to -1..1",
     "too_short": "shorter than one example, with frontend.short_clips=skip",
     "truncated": "the file ends, or breaks, before its header says; what decodes is kept (dataset.on_truncated)",
 }

@@ -176,7 +176,7 @@ def _carry_out(spec: dict[str, Any], run_dir: Path, events: Events, result: dict
         lanes = [Lane(each.device_name[1:], each.embed_windows, each.in_flight) for each in sessions]
         others, decode_cpu_s = OthersLoad(), sum(pool.cpu_s.values())
         favour_lanes()
-        with _reporting(engine, events, spec["dataset"]["clips"] - left):
+        with _reporting(engine, events, spec["dataset"]["clips"] - left, config.frontend.hop_s, len(pool)):
             engine.run(lanes)
         own_cpu_s = engine.cpu_s + sum(pool.cpu_s.values()) - decode_cpu_s
         result["metrics"]["others_cpu_share"] = others.share(own_cpu_s)
@@ -185,7 +185,7 @@ def _carry_out(spec: dict[str, Any], run_dir: Path, events: Events, result: dict
         if not engine.stopped:
             check_complete(shards, writer.done)
         result["status"] = "killed" if len(writer.done) < len(shards) else "finished"
-        _take_figures(result, engine, writer, pool, workers, sessions[0].in_flight)
+        _take_figures(result, engine, writer, pool, sessions[0].in_flight)
         result["metrics"] |= _memory_metrics(placement, pool)
         if result["status"] == "finished" and engine.timings:
             clips = read_clips(Path(spec["manifest"]), spans)
@@ -211,16 +211,14 @@ def _mirror(spec: dict[str, Any], config: RunConfig) -> StoreMirror | None:
     return StoreMirror(spec, config)
 
 
-def _take_figures(
-    result: dict[str, Any], engine: Engine, writer: RunWriter, pool: DecodePool, workers: int, in_flight: int
-) -> None:
+def _take_figures(result: dict[str, Any], engine: Engine, writer: RunWriter, pool: DecodePool, in_flight: int) -> None:
     """What a run came to: its counts, speed, spread, and where the time went."""
     progress = engine.progress
     result["metrics"] |= steady_metrics(engine)
     result["metrics"]["session_clips"] = float(progress.clips)
     overall, result["skipped"], result["noted"] = totals(writer.done)
     result["metrics"] |= overall
-    shares = stage_shares(engine, sum(pool.busy_s.values()), workers)
+    shares = stage_shares(engine, sum(pool.busy_s.values()), len(pool))
     result["metrics"] |= {f"{stage}_busy_share": share for stage, share in shares.items()}
     result["metrics"] |= starved_shares(engine, in_flight)
     result["metrics"] |= window_spread(engine.timings, progress.audio_s)
@@ -257,26 +255,30 @@ def _warn_of_ceiling(config: RunConfig, placement: Placement, result: dict[str, 
 
 
 @contextlib.contextmanager
-def _reporting(engine: Engine, events: Events, clips_before: int) -> Iterator[None]:
+def _reporting(engine: Engine, events: Events, clips_before: int, hop_s: float, decoders: int) -> Iterator[None]:
     """Send the counts to the parent from a thread of its own, a few times a second, and once at the end.
 
-    ``clips_before`` were done before this session.
+    The examples of clips under way count as audio, one for every ``hop_s``, so that an hour-long clip shows at once how
+    fast it is; what is sent at the end is of finished clips alone.  ``clips_before`` were done before this session,
+    and ``decoders`` are that many at most which are under way in part.
     """
     over = threading.Event()
 
     def report() -> None:
         while not over.wait(_PROGRESS_S):
-            send()
+            send(max(0, engine.examples_done - engine.progress.examples))
 
-    def send() -> None:
+    def send(examples_under_way: int) -> None:
         progress = engine.progress
+        clip_examples = progress.examples / max(progress.embedded, 1)
         events.send(
             "progress",
             clips=clips_before + progress.clips,
             session_clips=progress.clips,
+            clips_under_way=min(decoders, examples_under_way / clip_examples) if clip_examples else 0.0,
             skipped=sum(progress.skipped.values()),
-            examples=progress.examples,
-            audio_s=progress.audio_s,
+            examples=progress.examples + examples_under_way,
+            audio_s=progress.audio_s + examples_under_way * hop_s,
             elapsed_s=time.perf_counter() - engine.started_at,
         )
 
@@ -287,7 +289,7 @@ def _reporting(engine: Engine, events: Events, clips_before: int) -> Iterator[No
     finally:
         over.set()
         thread.join()
-        send()
+        send(0)
 
 
 def _first_workers(config: RunConfig) -> int:

@@ -222,9 +222,9 @@ class EmbedShards(Actor):
         since = _Since(engine, self._entries)
         running = self._calls.submit(self._run, engine, since)
         while not wait([running], _REPORT_S).done:
-            if self._entries.kept:
+            if self._entries.kept or since.moved:
                 yield self.report(**since.last())
-        report = self.report(**since.last())
+        report = self.report(**since.last(over=True))
         if failure := running.exception():
             log.error("shards %s failed", numbers, exc_info=failure)
             report["error"] = self.error
@@ -266,16 +266,29 @@ class _Since:
     def __init__(self, engine: Engine, entries: Entries) -> None:
         self._engine, self._entries = engine, entries
         self._at: float | None = None
-        self._counts = {"clips": 0.0, "examples": 0.0, "audio_s": 0.0}
+        self._counts = {"clips": 0.0, "examples": 0.0, "audio_s": 0.0, "under_way": 0.0}
+        self._examples_done = 0
 
     def begin(self) -> None:
         """The engine begins."""
         self._at = time.time()
 
-    def last(self) -> dict[str, Any]:
-        """The report's values; the next ones count from here."""
+    @property
+    def moved(self) -> bool:
+        """Whether examples were embedded since."""
+        return self._engine.examples_done > self._examples_done
+
+    def last(self, *, over: bool = False) -> dict[str, Any]:
+        """The report's values; the next ones count from here.  ``over``: nothing is under way any more."""
         progress, began, before, now = self._engine.progress, self._at, self._counts, time.time()
-        self._counts = {"clips": progress.embedded, "examples": progress.examples, "audio_s": progress.audio_s}
+        self._examples_done = self._engine.examples_done
+        under_way = 0 if over else max(0, self._examples_done - progress.examples)
+        self._counts = {
+            "clips": progress.embedded,
+            "examples": progress.examples,
+            "audio_s": progress.audio_s,
+            "under_way": under_way,
+        }
         counts = {key: count - before[key] for key, count in self._counts.items()}
         times = {}
         if began is not None:

@@ -157,6 +157,7 @@ class Assembly:
             "clips": sum(row.status == "embedded" for row in ended),
             "examples": len(embeddings),
             "audio_s": sum(row.seconds for row in ended if row.status == "embedded"),
+            "under_way": len(embeddings) - sum(row.examples for row in ended),
         }
 
     def finish(self) -> Iterator[dict[str, Any]]:

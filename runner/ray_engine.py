@@ -212,7 +212,7 @@ class Collected:
 
     def finish(self, killed: bool, layout: Layout) -> None:
         """Make clips.parquet, and fill the result."""
-        self._progress()
+        self._progress(over=True)
         self.writer.close()
         if not killed:
             check_complete(self._spec["shards"], self.writer.done)
@@ -228,13 +228,14 @@ class Collected:
             resolved["memory.decode_workers"] = layout.decoders * layout.decode_cpus
         result["resolved"] = {**result.get("resolved", {}), **resolved}
 
-    def _progress(self) -> None:
+    def _progress(self, *, over: bool = False) -> None:
+        under_way = 0.0 if over else self.figures.examples_under_way * self._config.frontend.hop_s
         self._events.send(
             "progress",
             clips=self._clips,
             session_clips=self._clips - self._before,
             skipped=self._skipped.total(),
             examples=self._examples,
-            audio_s=self.figures.audio_s,
+            audio_s=self.figures.audio_s + under_way,
             elapsed_s=self.figures.elapsed_s,
         )
