@@ -108,14 +108,14 @@ def _carry_out(spec: dict[str, Any], run_dir: Path, events: Events, result: dict
         stack.enter_context(sole_worker(run_dir, config.engine.stop_grace_s, mirror.lock if mirror else None))
         pool = DecodePool(decode_options(config), _first_workers(config), config.dataset.clip_timeout_s)
         stack.callback(pool.close)
-        look = mirror.shards_done if mirror else functools.partial(shards_done, run_dir, config)
+        look = mirror.shards_done if mirror else functools.partial(shards_done, run_dir, config, spec["rows"])
         checked = ThreadPoolExecutor(1).submit(look)  # while TensorFlow is imported
         spec["dtypes"] = window_types(Path(spec["manifest"]))
         ready = make_ready(config, spec, cold, events, result)
         placement, sessions = ready.placement, ready.sessions
         if placement.device.effective is DeviceType.GPU:
             sampler.gpus = placement.device.indices
-        agree(run_dir, identity_of(sessions[0]))
+        agree(run_dir, identity_of(sessions[0], ready.postprocess))
         done = checked.result()
         shards = [(int(first), int(end)) for first, end in spec["shards"]]
         left = sum(end - first for number, (first, end) in enumerate(shards) if number not in done)

@@ -90,7 +90,8 @@ def run_job(job: Job) -> dict[str, Any]:
         store = take_output(job.run_dir, job.config, job.in_sweep)
         check_folder(job.run_dir, job.config)
         manifest, weights = _prepare(job)
-        plan = make_plan(job.run_dir, job.config, manifest)
+        get_parts = {"get_parts": store.get_parts} if store else {}
+        plan = make_plan(job.run_dir, job.config, manifest, **get_parts)
     except RunnerError as error:
         if not job.in_sweep:
             raise
@@ -259,6 +260,7 @@ def _spec(job: Job, plan: Plan, weights: WeightsChoice, dataset: dict[str, Any])
         "manifest": str(job.run_dir / STATE / MANIFEST),
         "dataset": dataset,
         "shards": plan.shards,
+        "rows": plan.rows,
         "weights": asdict(weights),
     }
 

@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from runner.config import OutputConfig
 from runner.errors import RunnerError
 from runner.formats import DESCRIPTIONS, FOLDERS, NPZ
-from runner.journal import CLIP_PARTS, STATE, ShardEntry, line_of
+from runner.journal import CLIP_PARTS, STATE, ShardEntry, believed, line_of
 from runner.merge_places import FolderSource, FolderTarget, Source, Target, make_marker
 from runner.output import CLIPS, npz_names, totals
 from runner.stores import as_path, is_url
@@ -81,7 +81,7 @@ def read_part(source: Source) -> Part:
         )
     deciding = {key: value for key, value in plan["deciding"].items() if key not in _OWN}
     shards = len(plan["shards"])
-    done = {number: entry for number, entry in source.done().items() if number < shards}
+    done = believed(source.done(), plan["rows"])
     return Part(source, plan["part"], deciding, source.identity(), shards, done)
 
 
@@ -100,7 +100,9 @@ def problems(parts: Sequence[Part]) -> list[str]:
         if differing:
             found.append(f"{part.name} has other settings than {first.name}: {', '.join(differing)}")
         if part.identity != first.identity:
-            found.append(f"{part.name} has other weights or another precision than {first.name}")
+            keys = {*part.identity, *first.identity}
+            others = sorted(key for key in keys if part.identity.get(key) != first.identity.get(key))
+            found.append(f"{part.name} was made with other numbers than {first.name}: {', '.join(others)}")
         if holder := part.source.holder():
             found.append(f"{part.name} is in use by another command ({holder}): wait for it")
         if missing := part.shards - len(part.done):

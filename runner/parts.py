@@ -183,4 +183,4 @@ def make_writer(
     run_dir = Path(spec["run_dir"])
     labels = (spec["dataset"].get("part") or {}).get("labels") or labels_of(Path(spec["manifest"]))
     formats = make_formats(config.output, run_dir, metadata, config.frontend.hop_s, labels)
-    return kind(run_dir, metadata, formats, postprocess, done, journal=journal)
+    return kind(run_dir, metadata, formats, postprocess, done, journal=journal, rows=spec["rows"])

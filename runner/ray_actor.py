@@ -139,7 +139,7 @@ class Actor:
         self.spec["dtypes"] = window_types(self.manifest)
         gate = once_a_model(Verdicts(self.registry), f"{self.about['host']}:{self.about['pid']}")
         ready = make_ready(self.config, self.spec, cold, Events(io.StringIO()), self.about, gate)
-        self.about["identity"] = identity_of(ready.sessions[0])
+        self.about["identity"] = identity_of(ready.sessions[0], ready.postprocess)
         if others := differing(agreed_identity(self.registry, self.about["identity"]), self.about["identity"]):
             raise EngineError(
                 f"{self.about['host']} embeds with other numbers than those before it: {others}; give a precision that "
