@@ -50,6 +50,7 @@ from runner.parts import (
     window_types,
 )
 from runner.pool import DecodePool
+from runner.printable import PrintableFormatter
 from runner.profiling import measure_beside
 from runner.sampling import OthersLoad, Sampler
 from runner.taking_up import agree, failure_kind, failure_message, identity_of, shards_done, sole_worker
@@ -68,7 +69,9 @@ KILLED_STATUS = 3
 def main(spec_path: str) -> int:
     """Carry out one spec; the exit status is 0 for a finished run, 3 for one told to stop, 1 for a failed one."""
     events = Events(_take_standard_output())
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format=LOG_FORMAT, force=True)
+    handler = logging.StreamHandler()
+    handler.setFormatter(PrintableFormatter(LOG_FORMAT))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     spec = json.loads(Path(spec_path).read_text(encoding="utf-8"))
     run_dir = Path(spec["run_dir"])
     result: dict[str, Any] = {"host": host_facts(), "versions": versions(), "metrics": {}}

@@ -36,7 +36,7 @@ from runner.resume import (
 from runner.stores import place_of, take_output
 from runner.summary import random_weights_banner, summarise
 from runner.taking_up import failure_kind
-from runner.terminal import DownloadProgress, RunProgress, console
+from runner.terminal import DownloadProgress, RunProgress, say
 from runner.validation import part_of
 from runner.weights import WeightsChoice, resolve_weights
 
@@ -101,7 +101,7 @@ def run_job(job: Job) -> dict[str, Any]:
     if finished and not store and not files_are_there(job.run_dir, plan.done):
         finished = None
     if finished and "run_name" in finished:
-        console.print(f"{job.place} is finished already: nothing is left to do", markup=False, soft_wrap=True)
+        say(f"{job.place} is finished already: nothing is left to do")
         print(summarise(finished, job.place, None))
         return finished
     job = _as_begun(job)
@@ -228,7 +228,7 @@ def _prepare(job: Job) -> tuple[Manifest, WeightsChoice]:
         which, of = part_of(config.dataset.partition)
         numbered = "tfrecord" in config.output.formats
         manifest = take_part(manifest, which, of, config.output.shard_clips, labels=numbered)
-    console.print(manifest.description, markup=False, soft_wrap=True)
+    say(manifest.description)
     weights = resolve_weights(
         config.weights,
         Path(config.paths.models).expanduser().resolve(),
@@ -237,7 +237,7 @@ def _prepare(job: Job) -> tuple[Manifest, WeightsChoice]:
         progress=DownloadProgress(),
     )
     if weights.meaningless:
-        console.print(random_weights_banner(weights), style="bold yellow", markup=False, soft_wrap=True)
+        say(random_weights_banner(weights), style="bold yellow")
     return manifest, weights
 
 

@@ -31,6 +31,7 @@ from runner.formats import DESCRIPTIONS, FOLDERS, NPZ
 from runner.journal import CLIP_PARTS, STATE, ShardEntry, believed, line_of
 from runner.merge_places import FolderSource, FolderTarget, Source, Target, make_marker
 from runner.output import CLIPS, npz_names, totals
+from runner.printable import printable
 from runner.stores import as_path, is_url
 
 T = TypeVar("T")
@@ -277,14 +278,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not found and target is not None:
             put_together(parts, target)
     except (RunnerError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped: the same command goes on", file=sys.stderr)
         return INTERRUPTED
-    print(table(parts))
+    print(printable(table(parts)))
     for problem in found:
-        print(f"FAILED: {problem}", file=sys.stderr)
+        print(f"FAILED: {printable(problem)}", file=sys.stderr)
     if not found:
         print(f"the {len(parts)} parts make the whole" + (f": {target.name}" if target else ""))
     return int(bool(found))

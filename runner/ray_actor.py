@@ -46,6 +46,7 @@ from runner.parts import (
     window_types,
 )
 from runner.pool import DecodePool
+from runner.printable import PrintableFormatter
 from runner.ray_registry import Brief, Verdicts, agreed_identity, settle
 from runner.taking_up import agree, differing, failure_kind, failure_message, identity_of
 
@@ -292,7 +293,7 @@ def _log_here() -> None:
     own = logging.getLogger("runner")
     if not own.handlers:
         handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter(LOG_FORMAT))
+        handler.setFormatter(PrintableFormatter(LOG_FORMAT))
         own.addHandler(handler)
         own.setLevel(logging.INFO)
         own.propagate = False
