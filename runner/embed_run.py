@@ -11,7 +11,6 @@ import functools
 import json
 import logging
 import os
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -52,6 +51,7 @@ from runner.parts import (
     read_clips,
 )
 from runner.pool import DecodePool
+from runner.printable import PrintableFormatter
 from runner.profiling import measure_beside
 from runner.sampling import OthersLoad, Sampler
 from runner.stop_signals import StopSignal
@@ -72,7 +72,9 @@ KILLED_STATUS = 3
 def main(spec_path: str) -> int:
     """Carry out one spec; the exit status is 0 for a finished run, 3 for one told to stop, 1 for a failed one."""
     events = Events(_take_standard_output())
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format=LOG_FORMAT, force=True)
+    handler = logging.StreamHandler()
+    handler.setFormatter(PrintableFormatter(LOG_FORMAT))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     run_dir = Path(spec_path).parent.parent
     result: dict[str, Any] = {"host": host_facts(), "versions": versions(), "metrics": {}}
     stop = StopSignal(lambda: _end_at_once(run_dir, events))
@@ -135,14 +137,14 @@ def _carry_out(spec: dict[str, Any], run_dir: Path, events: Events, result: dict
         stack.enter_context(sole_worker(run_dir, config.engine.stop_grace_s, mirror.lock if mirror else None))
         pool = DecodePool(decode_options(config), _first_workers(config), config.dataset.clip_timeout_s)
         stack.callback(pool.close)
-        look = mirror.shards_done if mirror else functools.partial(shards_done, run_dir, config)
+        look = mirror.shards_done if mirror else functools.partial(shards_done, run_dir, config, spec["rows"])
         checked = ThreadPoolExecutor(1).submit(look)  # while TensorFlow is imported
         spec["dtypes"] = window_types(Path(spec["manifest"]))
         ready = make_ready(config, spec, cold, events, result)
         placement, sessions = ready.placement, ready.sessions
         if placement.device.effective is DeviceType.GPU:
             sampler.gpus = placement.device.indices
-        agree(run_dir, identity_of(sessions[0]))
+        agree(run_dir, identity_of(sessions[0], ready.postprocess))
         done = checked.result()
         shards = [(int(first), int(end)) for first, end in spec["shards"]]
         left = sum(end - first for number, (first, end) in enumerate(shards) if number not in done)

@@ -26,6 +26,7 @@ from typing import Any
 from runner.config import RunConfig
 from runner.errors import ConfigError, ParityError, RunnerError
 from runner.files import write_atomic
+from runner.printable import printable
 from runner.stores import is_url
 
 METADATA = "metadata.json"
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         folder = export(compose_config(given))
     except (RunnerError, HydraException, OmegaConfBaseException) as error:
-        print(f"error: {one_message(error)}", file=sys.stderr)
+        print(f"error: {printable(one_message(error))}", file=sys.stderr)
         return 1
     print(f"SavedModel in {folder}")
     print(f'  model = tf.saved_model.load("{folder}")')

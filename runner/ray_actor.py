@@ -47,6 +47,7 @@ from runner.parts import (
     read_clips,
 )
 from runner.pool import DecodePool
+from runner.printable import PrintableFormatter
 from runner.ray_registry import Brief, Verdicts, agreed_identity, settle
 from runner.taking_up import agree, differing, identity_of
 from runner.window_types import window_types
@@ -141,7 +142,7 @@ class Actor:
         self.spec["dtypes"] = window_types(self.manifest)
         gate = once_a_model(Verdicts(self.registry), f"{self.about['host']}:{self.about['pid']}")
         ready = make_ready(self.config, self.spec, cold, Events(io.StringIO()), self.about, gate)
-        self.about["identity"] = identity_of(ready.sessions[0])
+        self.about["identity"] = identity_of(ready.sessions[0], ready.postprocess)
         if others := differing(agreed_identity(self.registry, self.about["identity"]), self.about["identity"]):
             raise EngineError(
                 f"{self.about['host']} embeds with other numbers than those before it: {others}; give a precision that "
@@ -307,7 +308,7 @@ def _log_here() -> None:
     own = logging.getLogger("runner")
     if not own.handlers:
         handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter(LOG_FORMAT))
+        handler.setFormatter(PrintableFormatter(LOG_FORMAT))
         own.addHandler(handler)
         own.setLevel(logging.INFO)
         own.propagate = False

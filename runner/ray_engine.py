@@ -71,7 +71,7 @@ def carry_out(
     with contextlib.ExitStack() as stack:
         events.send("phase", name="lock")
         stack.enter_context(sole_worker(run_dir, config.engine.stop_grace_s, mirror.lock if mirror else None))
-        done = mirror.shards_done() if mirror else shards_done(run_dir, config)
+        done = mirror.shards_done() if mirror else shards_done(run_dir, config, spec["rows"])
         stop.begin(lambda: None)  # from here on it is looked at
         events.send("phase", name="cluster")
         assert isinstance(config.engine, RayEngineConfig)

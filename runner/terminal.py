@@ -10,10 +10,17 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
+from runner.printable import printable
+
 console = Console(stderr=True, highlight=False)
 """Standard error: standard output is for the summary alone."""
 
 _PLAIN_EVERY_S = 10.0
+
+
+def say(text: str, style: str | None = None) -> None:
+    """Show a text on standard error as it is, but for what a terminal would act on."""
+    console.print(printable(text), style=style, markup=False, soft_wrap=True)
 
 
 class TerminalHandler(logging.Handler):
@@ -22,7 +29,7 @@ class TerminalHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         colour = "red" if record.levelno >= logging.ERROR else "yellow"
         console.print(f"[{colour}]{record.levelname.lower()}:[/{colour}] ", end="")
-        console.print(record.getMessage(), markup=False, soft_wrap=True)
+        say(record.getMessage())
 
 
 class RunProgress:
