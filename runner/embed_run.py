@@ -122,7 +122,6 @@ def _carry_out(spec: dict[str, Any], run_dir: Path, events: Events, result: dict
         plan = placement.memory
         workers = decoders_for(plan.decode_workers, left)
         pool.open(workers, plan.spare_slots, sessions[0].rows_at_once)
-        workers = len(pool)  # of those that were started before the device was known, too
         if placement.device.effective is DeviceType.GPU:
             with cold.step("pin"):
                 unpinned = stack.enter_context(pinned(pool.memory))
@@ -156,7 +155,7 @@ def _carry_out(spec: dict[str, Any], run_dir: Path, events: Events, result: dict
         sampler.stop()
         result["memory_series"] = sampler.series(engine.started_at)
         result["status"] = "killed" if engine.stopped and len(writer.done) < len(shards) else "finished"
-        _take_figures(result, engine, writer, pool, workers, sessions[0].in_flight)
+        _take_figures(result, engine, writer, pool, sessions[0].in_flight)
         result["metrics"] |= _memory_metrics(placement, pool)
         if result["status"] == "finished" and engine.timings:
             clips = read_clips(Path(spec["manifest"]), spans)
@@ -182,16 +181,14 @@ def _mirror(spec: dict[str, Any], config: RunConfig) -> StoreMirror | None:
     return StoreMirror(spec, config)
 
 
-def _take_figures(
-    result: dict[str, Any], engine: Engine, writer: RunWriter, pool: DecodePool, workers: int, in_flight: int
-) -> None:
+def _take_figures(result: dict[str, Any], engine: Engine, writer: RunWriter, pool: DecodePool, in_flight: int) -> None:
     """What a run came to: its counts, speed, spread, and where the time went."""
     progress = engine.progress
     result["metrics"] |= steady_metrics(engine)
     result["metrics"]["session_clips"] = float(progress.clips)
     overall, result["skipped"], result["noted"] = totals(writer.done)
     result["metrics"] |= overall
-    shares = stage_shares(engine, sum(pool.busy_s.values()), workers)
+    shares = stage_shares(engine, sum(pool.busy_s.values()), len(pool))
     result["metrics"] |= {f"{stage}_busy_share": share for stage, share in shares.items()}
     result["metrics"] |= starved_shares(engine, in_flight)
     result["metrics"] |= window_spread(engine.timings, progress.audio_s)
