@@ -178,7 +178,7 @@ def _carry_out(spec: dict[str, Any], run_dir: Path, events: Events, result: dict
         lanes = [Lane(each.device_name[1:], each.embed_windows, each.in_flight) for each in sessions]
         others, decode_cpu_s = OthersLoad(), sum(pool.cpu_s.values())
         favour_lanes()
-        with _reporting(engine, events, spec["dataset"]["clips"] - left, config.frontend.hop_s, len(pool)):
+        with _reporting(engine, events, spec["dataset"]["clips"] - left, config.frontend.hop_s, pool):
             engine.run(lanes)
         own_cpu_s = engine.cpu_s + sum(pool.cpu_s.values()) - decode_cpu_s
         result["metrics"]["others_cpu_share"] = others.share(own_cpu_s)
@@ -257,27 +257,26 @@ def _warn_of_ceiling(config: RunConfig, placement: Placement, result: dict[str, 
 
 
 @contextlib.contextmanager
-def _reporting(engine: Engine, events: Events, clips_before: int, hop_s: float, decoders: int) -> Iterator[None]:
+def _reporting(engine: Engine, events: Events, clips_before: int, hop_s: float, pool: DecodePool) -> Iterator[None]:
     """Send the counts to the parent from a thread of its own, a few times a second, and once at the end.
 
     The examples of clips under way count as audio, one for every ``hop_s``, so that an hour-long clip shows at once how
-    fast it is; what is sent at the end is of finished clips alone.  ``clips_before`` were done before this session,
-    and ``decoders`` are that many at most which are under way in part.
+    fast it is; what is sent at the end is of finished clips alone.  ``clips_before`` were done before this session.
     """
     over = threading.Event()
 
     def report() -> None:
         while not over.wait(_PROGRESS_S):
-            send(max(0, engine.examples_done - engine.progress.examples))
+            examples = max(0, engine.examples_done - engine.progress.examples)
+            send(examples, _clips_in(examples, engine, pool))
 
-    def send(examples_under_way: int) -> None:
+    def send(examples_under_way: int, clips_under_way: float) -> None:
         progress = engine.progress
-        clip_examples = progress.examples / max(progress.embedded, 1)
         events.send(
             "progress",
             clips=clips_before + progress.clips,
             session_clips=progress.clips,
-            clips_under_way=min(decoders, examples_under_way / clip_examples) if clip_examples else 0.0,
+            clips_under_way=clips_under_way,
             skipped=sum(progress.skipped.values()),
             examples=progress.examples + examples_under_way,
             audio_s=progress.audio_s + examples_under_way * hop_s,
@@ -291,7 +290,17 @@ def _reporting(engine: Engine, events: Events, clips_before: int, hop_s: float, 
     finally:
         over.set()
         thread.join()
-        send(0)
+        send(0, 0.0)
+
+
+def _clips_in(examples: int, engine: Engine, pool: DecodePool) -> float:
+    """How many clips these examples of clips under way come to: by the parts that are decoded, or by the average clip.
+
+    Each decode process has at most one clip under way in part.
+    """
+    progress = engine.progress
+    average = progress.examples / max(progress.embedded, 1)
+    return min(len(pool), max(pool.memory.parts_done(), examples / average if average else 0.0))
 
 
 def _first_workers(config: RunConfig) -> int:

@@ -8,8 +8,8 @@ Writes a TensorFlow SavedModel that needs nothing of this package: ``tf.saved_mo
 
 Samples are mono 16 kHz in -1..1; what is too short for one example is zero-padded to one, and the tail after the last
 whole example is dropped.  An example with NaN, infinity or samples of another scale (beyond 1000) has an embedding of
-NaN, not an error: a batch may be of many callers, none of whom another one's samples should fail.  ``metadata.json`` in
-the folder, and the function ``metadata()`` of the loaded model, say which weights these are.
+NaN, as an empty clip has, not an error: a batch may be of many callers, none of whom another one's samples should fail.
+``metadata.json`` in the folder, and the function ``metadata()`` of the loaded model, say which weights these are.
 """
 
 from __future__ import annotations
@@ -159,7 +159,8 @@ def _module(weights: Any, compute_dtype: str, hop_s: float, about: str) -> tuple
         framed = tf.signal.frame(tf.pad(samples, [[0, 0], [0, short]]), EXAMPLE_SAMPLES, hop)
         count, windows = tf.shape(framed)[1], tf.reshape(framed, [-1, EXAMPLE_SAMPLES])
         log_mel = frontend.log_mel(windows)
-        embeddings = embed(log_mel, frontend.are_samples(windows) & frontend.are_log_mel(log_mel))
+        sane = frontend.are_samples(windows) & frontend.are_log_mel(log_mel) & (tf.shape(samples)[1] > 0)
+        embeddings = embed(log_mel, sane)
         return {"embeddings": tf.reshape(embeddings, [-1, count, EMBEDDING_SIZE])}
 
     def clip(samples: Any) -> dict[str, Any]:

@@ -60,6 +60,16 @@ def test_embeddings_by_winograd_equal_a_float64_forward_pass(
 
 
 @pytest.mark.slow
+def test_winograd_keeps_a_row_of_nan_to_itself(fast: VGGishSession) -> None:
+    windows = fixed_signals().copy()
+    expected = fast.embed_windows(windows)
+    windows[3, 7000] = np.nan
+    found = fast.embed_windows(windows)
+    assert np.isnan(found[3]).all()
+    assert np.array_equal(np.delete(found, 3, axis=0), np.delete(expected, 3, axis=0))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("conv", ["direct", "winograd"])
 def test_chunks_do_not_show(vggish: VGGishSession, fast: VGGishSession, conv: str) -> None:
     session = vggish if conv == "direct" else fast

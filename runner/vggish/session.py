@@ -152,25 +152,27 @@ class VGGishSession:
             found = to_features(rows)
             return network.only_finite(network.fully_connected(self._weights, found), found)
 
+        def waveform(windows: Any) -> Any:
+            return tf.cast(windows, tf.float32) * INT16_SCALE if windows.dtype == tf.int16 else windows
+
         def of_examples(examples: Any) -> Any:
             return network.marked(features(examples), frontend.are_log_mel(examples))
 
-        def of_floats(windows: Any) -> Any:
-            examples = log_mel(windows)
-            sane = frontend.are_samples(windows) & frontend.are_log_mel(examples)
-            return network.marked(features(examples), sane)
-
-        def of_integers(windows: Any) -> Any:
-            return features(log_mel(tf.cast(windows, tf.float32) * INT16_SCALE))
+        def of_windows(windows: Any) -> Any:
+            found = of_examples(log_mel(waveform(windows)))
+            return found if windows.dtype == tf.int16 else network.marked(found, frontend.are_samples(windows))
 
         self._functions: dict[str, tuple[Callable[[Any], Any], Any]] = {
-            "float32": (lambda rows: embed(rows, of_floats), tf.TensorSpec([None, EXAMPLE_SAMPLES], tf.float32)),
-            "int16": (lambda rows: embed(rows, of_integers), tf.TensorSpec([None, EXAMPLE_SAMPLES], tf.int16)),
-            "examples": (
-                lambda rows: embed(rows, of_examples),
-                tf.TensorSpec([None, EXAMPLE_FRAMES, MEL_BANDS], tf.float32),
-            ),
+            name: (
+                lambda windows: embed(windows, of_windows),
+                tf.TensorSpec([None, EXAMPLE_SAMPLES], kind),
+            )
+            for name, kind in (("float32", tf.float32), ("int16", tf.int16))
         }
+        self._functions["examples"] = (
+            lambda examples: embed(examples, of_examples),
+            tf.TensorSpec([None, EXAMPLE_FRAMES, MEL_BANDS], tf.float32),
+        )
         self._programs: dict[str, Any] = {}
 
     @property
