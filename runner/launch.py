@@ -48,7 +48,7 @@ class InterruptGuard:
 
     def __init__(self) -> None:
         self._requests = Requests()
-        self.on_signal: Callable[[int], None] = lambda count: None
+        self.on_signal: Callable[[int], None] = give_up
 
     @contextmanager
     def installed(self) -> Iterator[InterruptGuard]:
@@ -82,6 +82,12 @@ class InterruptGuard:
             leave_terminal()
         if self._requests.add(number):
             self.on_signal(self.count)
+
+
+def give_up(count: int) -> None:
+    """Without a worker: what is under way takes seconds and is finished, unless an end is asked for again."""
+    if count > 1:
+        raise KeyboardInterrupt
 
 
 class _Ending:
@@ -141,7 +147,7 @@ def run_worker(
                     _show(event, progress)
         status = process.wait()
     finally:
-        guard.on_signal = lambda count: None
+        guard.on_signal = give_up
         if process.poll() is None:
             process.kill()
             process.wait()

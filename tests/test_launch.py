@@ -145,6 +145,16 @@ def start(folder: Path, code: str) -> subprocess.Popen[str]:
     return process
 
 
+def test_a_second_request_ends_what_follows_the_worker() -> None:
+    def finish() -> None:
+        signal.raise_signal(signal.SIGINT)
+        time.sleep(0.3)
+        signal.raise_signal(signal.SIGINT)
+
+    with InterruptGuard().installed(), pytest.raises(KeyboardInterrupt):
+        finish()
+
+
 STOPPABLE = """
 import os, time
 from runner.stop_signals import StopSignal
