@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from runner import launch
+from runner import launch, stop_signals
 from runner.launch import InterruptGuard, describe_death, log_tail, run_worker
 from runner.terminal import RunProgress
 from tests.conftest import PROJECT, environment
@@ -119,14 +119,15 @@ def test_a_log_of_bytes_has_a_tail_of_text(tmp_path: Path) -> None:
     assert tail.endswith(" one\nthe \u00e4nd\t")
 
 
-def test_one_request_is_counted_once_however_many_signals_it_sends() -> None:
+def test_one_request_is_counted_once_however_many_signals_it_sends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stop_signals, "_ONE_REQUEST_S", 60)
     guard = InterruptGuard()
     counts: list[int] = []
     guard.on_signal = counts.append
     with guard.installed():
         for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGHUP):  # as `timeout` and systemd do
             signal.raise_signal(number)
-        time.sleep(0.3)
+        monkeypatch.setattr(stop_signals, "_ONE_REQUEST_S", 0)
         signal.raise_signal(signal.SIGHUP)
         assert counts == [1]
         signal.raise_signal(signal.SIGTERM)
@@ -145,10 +146,11 @@ def start(folder: Path, code: str) -> subprocess.Popen[str]:
     return process
 
 
-def test_a_second_request_ends_what_follows_the_worker() -> None:
+def test_a_second_request_ends_what_follows_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stop_signals, "_ONE_REQUEST_S", 0)
+
     def finish() -> None:
         signal.raise_signal(signal.SIGINT)
-        time.sleep(0.3)
         signal.raise_signal(signal.SIGINT)
 
     with InterruptGuard().installed(), pytest.raises(KeyboardInterrupt):
@@ -163,7 +165,7 @@ stop = StopSignal(lambda: (print("at once", flush=True), os._exit(3)))
 print("ready", flush=True)
 while not stop.is_set():
     time.sleep(0.01)
-time.sleep(0.5)
+time.sleep({work})
 print("finished", flush=True)
 os._exit(0)
 """
@@ -172,7 +174,7 @@ os._exit(0)
 @pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, None])
 @pytest.mark.parametrize("begun", [False, True])
 def test_a_worker_finishes_what_it_has_begun(tmp_path: Path, by: int | None, begun: bool) -> None:
-    process = start(tmp_path, STOPPABLE.format(begin="stop.begin(lambda: None)" if begun else ""))
+    process = start(tmp_path, STOPPABLE.format(begin="stop.begin(lambda: None)" if begun else "", work=0.5))
     if by is not None:
         os.kill(process.pid, by)
     out, err = process.communicate("stop\n", timeout=20)  # a signal to all, and what the command then says
@@ -180,9 +182,9 @@ def test_a_worker_finishes_what_it_has_begun(tmp_path: Path, by: int | None, beg
 
 
 def test_a_second_signal_ends_a_worker_on_the_spot(tmp_path: Path) -> None:
-    process = start(tmp_path, STOPPABLE.format(begin="stop.begin(lambda: time.sleep(60))"))
+    process = start(tmp_path, STOPPABLE.format(begin="stop.begin(lambda: None)", work=60))
     os.kill(process.pid, signal.SIGTERM)
-    time.sleep(0.4)
+    time.sleep(1)
     os.kill(process.pid, signal.SIGTERM)
     assert process.wait(timeout=20) == -signal.SIGTERM
 
