@@ -110,16 +110,16 @@ def test_a_later_session_keeps_the_numbers_that_labels_have(tmp_path: Path) -> N
 
 def test_labels_of_any_text_have_their_numbers_again_in_a_later_session(tmp_path: Path) -> None:
     labels = ["a\rb", "a\nb", "a\r\nb", 'say "so", twice', "\r", "", " ", "ä\u2028", "0"]
-    first = TfrecordShards(tmp_path, {}, labels)._numbers
-    assert TfrecordShards(tmp_path, {}, labels)._numbers == first == label_numbers(labels)
+    first = TfrecordShards(tmp_path, {}, labels, quantize)._numbers
+    assert TfrecordShards(tmp_path, {}, labels, quantize)._numbers == first == label_numbers(labels)
     with (tmp_path / "tfrecord/labels.csv").open(encoding="utf-8", newline="") as file:
         assert {row["label"]: int(row["index"]) for row in csv.DictReader(file)} == first
 
 
 def test_a_label_that_is_gone_gives_its_number_to_no_other(tmp_path: Path) -> None:
     """Rows with it may stay: their file is gone, and so is the label from the listing."""
-    TfrecordShards(tmp_path, {}, ["ant", "bee"])
-    assert TfrecordShards(tmp_path, {}, ["ant", "cat"])._numbers == {"ant": 0, "bee": 1, "cat": 2}
+    TfrecordShards(tmp_path, {}, ["ant", "bee"], quantize)
+    assert TfrecordShards(tmp_path, {}, ["ant", "cat"], quantize)._numbers == {"ant": 0, "bee": 1, "cat": 2}
 
 
 PARTS = ["", ".", "..", "a", "A", "a.npz", "a.wav", "a.wav.npz", "metadata.json", ".a.wav.npz.tmp", "~", "_up", "_root",
