@@ -24,7 +24,6 @@ from runner.cuda import pinned
 from runner.device_speed import matmul_peak, model_only, speed_metrics
 from runner.devices import DeviceType
 from runner.engine import Engine, Lane
-from runner.errors import ResumeError
 from runner.failures import failure_of
 from runner.files import write_atomic
 from runner.hardware import host_facts, peak_rss_mib, usable_cores, versions
@@ -53,6 +52,7 @@ from runner.parts import (
 from runner.pool import DecodePool
 from runner.printable import PrintableFormatter
 from runner.profiling import measure_beside
+from runner.readable import read_json
 from runner.sampling import OthersLoad, Sampler
 from runner.stop_signals import StopSignal
 from runner.taking_up import agree, identity_of, shards_done, sole_worker
@@ -80,7 +80,7 @@ def main(spec_path: str) -> int:
     stop = StopSignal(lambda: _end_at_once(run_dir, events))
     spec: dict[str, Any] = {}
     try:
-        spec |= _read_spec(Path(spec_path))
+        spec |= read_json(Path(spec_path))
         _carry_out(spec, run_dir, events, result, stop)
     except Exception as error:
         log.exception("the run failed")
@@ -95,14 +95,6 @@ def main(spec_path: str) -> int:
 
         disconnect()
     return {"finished": 0, "killed": KILLED_STATUS}.get(result["status"], 1)
-
-
-def _read_spec(path: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ResumeError(f"{path} can't be read ({error}): run the same command again, which writes it anew") from None
-    return found
 
 
 def _tell(run_dir: Path, events: Events, result: dict[str, Any]) -> None:

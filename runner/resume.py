@@ -38,6 +38,7 @@ from runner.files import atomic, make_folder, write_atomic
 from runner.formats import FOLDERS
 from runner.journal import IDENTITY, JOURNAL, STATE, ShardEntry, believed, read_journal, take_back
 from runner.manifest import CHUNK_CLIPS, Manifest, shards_of
+from runner.readable import readable
 from runner.record import SWEEP_FILE
 from runner.retrying import shards_to_retry
 from runner.stores import is_url, place_of
@@ -210,7 +211,8 @@ def make_plan(
         planned = table = listed.table
         changes = Changes(there=_has_file(table))
     else:
-        planned = pq.read_table(state / MANIFEST).slice(0, clips)
+        with readable(state / MANIFEST):
+            planned = pq.read_table(state / MANIFEST).slice(0, clips)
         table, changes = reconcile(planned, listed.table)
     if changes.removed and isinstance(config.dataset, ManifestDataset):
         raise ResumeError(
@@ -332,7 +334,7 @@ def _flags(values: pa.Array | pa.ChunkedArray) -> NDArray[np.bool_]:
 
 def _is_as_planned(path: Path, listed: pa.Table) -> bool:
     """Whether a manifest.parquet holds exactly the clips listed, file sizes and times too; read piece by piece."""
-    with pq.ParquetFile(path) as file:
+    with readable(path), pq.ParquetFile(path) as file:
         if file.metadata.num_rows != listed.num_rows:
             return False
         at = 0
