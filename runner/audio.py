@@ -12,8 +12,9 @@ from types import TracebackType
 import numpy as np
 
 from runner.errors import ClipError
+from runner.open_source import open_source
 from runner.resample import StreamResampler
-from runner.sources import Array, Source, SourceFault, open_source
+from runner.sources import Array, Source, SourceFault
 from runner.vggish.constants import SAMPLE_RATE
 
 REASONS = {
