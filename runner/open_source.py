@@ -53,13 +53,7 @@ class _PlainWavSource(Source):
         self.exact_frames = file.frames
 
     def blocks(self, first: int) -> Iterator[Array]:
-        while True:
-            try:
-                block = self._file.read(first, BLOCK_S * SAMPLE_RATE)
-            except OSError as error:
-                raise ClipError("unreadable", str(error)) from error
-            if not len(block):
-                return
+        while len(block := self._file.read(first, BLOCK_S * SAMPLE_RATE)):
             yield block[:, None]
             first += len(block)
 
