@@ -17,7 +17,7 @@ _TAIL = 1024
 
 
 class FileView:
-    """A file-like object for ``soundfile.SoundFile``.
+    """A file-like object for ``soundfile.SoundFile`` and ``av.open``.
 
     Args:
         path: of the file.
@@ -38,8 +38,10 @@ class FileView:
         self._end = _ENDLESS if endless else self._size
         self._place = 0
         self._chunk, self._chunk_at = b"", 0
+        self.name = ""
+        """Of the file, where its extension is to tell a decoder anything."""
         self.fault: OSError | None = None
-        """Why a read failed; libsndfile would take it for the file's end."""
+        """Why a read failed; a decoder would take it for the file's end."""
 
     def again(self) -> FileView:
         """The same view, opened anew."""
@@ -53,6 +55,11 @@ class FileView:
     def tell(self) -> int:
         """The place that is read next."""
         return self._place
+
+    def read(self, count: int) -> bytes:
+        """Up to so many bytes."""
+        buffer = bytearray(count)
+        return bytes(buffer[: self.readinto(memoryview(buffer))])
 
     def readinto(self, buffer: memoryview) -> int:
         """Fill a buffer as far as the file goes; returns the bytes put into it."""
