@@ -21,7 +21,7 @@ from runner.errors import ClipError, ConfigError, ResumeError
 from runner.journal import CLIP_PARTS, JOURNAL, STATE, Journal, ShardEntry, read_journal
 from runner.manifest import build_manifest
 from runner.resume import Plan, check_folder, claim, deciding, make_plan, release
-from runner.retrying import MAY_PASS, _Lost
+from runner.retrying import MAY_PASS, Lost, Stores
 from runner.taking_up import agree, identity_of, shards_done
 from runner.vggish.postprocess import Postprocessor, random_pca
 from tests.conftest import PROJECT
@@ -246,10 +246,11 @@ def test_a_clip_whose_decoder_was_not_installed_is_tried_once_it_is(
     (data / "noise.m4a").write_bytes(b"noise")
     with pytest.raises(ClipError) as caught:
         read_clip(data / "noise.m4a")
-    assert not MAY_PASS[caught.value.reason](_Lost(b"", caught.value.detail, True))
+    lost = Lost(b"", caught.value.detail, True, Stores())
+    assert not MAY_PASS[caught.value.reason](lost)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
-    assert MAY_PASS[caught.value.reason](_Lost(b"", caught.value.detail, True))
-    assert not MAY_PASS[caught.value.reason](_Lost(b"", "Format not recognised.", True))
+    assert MAY_PASS[caught.value.reason](lost)
+    assert not MAY_PASS[caught.value.reason](lost._replace(detail="Format not recognised."))
 
 
 def test_every_reason_that_may_pass_is_one_of_a_clip() -> None:
