@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -316,3 +316,19 @@ def test_a_run_goes_on_only_with_the_pca_parameters_that_it_began_with(run: Path
     with pytest.raises(ResumeError, match=r"pca\.checksum \(.* then, .* now\)"):
         agree(run, identity(2))
     assert "pca.checksum" not in identity(None)
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:-9])])
+def test_a_damaged_manifest_is_written_anew_where_the_data_set_is_what_it_was(
+    run: Path, data: Path, damage: Callable[[Path], object]
+) -> None:
+    before = plan(run, data)
+    finish(run, 0, 1)
+    damage(run / STATE / "manifest.parquet")
+    again = plan(run, data)
+    assert (set(again.done), again.rows) == ({0, 1}, before.rows)
+    assert pq.read_table(run / STATE / "manifest.parquet").equals(before.manifest.table)
+    damage(run / STATE / "manifest.parquet")
+    os.utime(data / "4.wav", ns=(1, 1))
+    with pytest.raises(ConfigError, match=r"manifest\.parquet can't be read .*name another output\.dir"):
+        plan(run, data)
