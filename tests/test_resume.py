@@ -19,7 +19,9 @@ from runner.compose import compose_config
 from runner.config import FolderDataset, RunConfig
 from runner.errors import ClipError, ConfigError, ResumeError
 from runner.journal import CLIP_PARTS, JOURNAL, STATE, Journal, ShardEntry, read_journal
-from runner.manifest import build_manifest
+from runner.manifest import build_manifest, take_part
+from runner.merge import read_part
+from runner.merge_places import FolderSource
 from runner.resume import Plan, check_folder, claim, deciding, make_plan, release
 from runner.retrying import MAY_PASS, Lost, Stores
 from runner.taking_up import agree, identity_of, shards_done
@@ -332,3 +334,13 @@ def test_a_damaged_manifest_is_written_anew_where_the_data_set_is_what_it_was(
     os.utime(data / "4.wav", ns=(1, 1))
     with pytest.raises(ConfigError, match=r"manifest\.parquet can't be read .*name another output\.dir"):
         plan(run, data)
+
+
+def test_a_merge_believes_no_line_of_rows_as_they_were(run: Path, data: Path) -> None:
+    settings = config(data, "dataset.partition=1/2")
+    whole = build_manifest(FolderDataset(root=str(data), extensions=["wav"]), run)
+    made = make_plan(run, settings, take_part(whole, 1, 2, 3))
+    finish(run, 0, 1)
+    assert set(read_part(FolderSource(run)).done) == {0, 1}
+    finish(run, 1, rows=["older"] * len(made.rows))
+    assert set(read_part(FolderSource(run)).done) == {0}
