@@ -11,7 +11,6 @@ import functools
 import json
 import logging
 import os
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -52,6 +51,7 @@ from runner.parts import (
     read_clips,
 )
 from runner.pool import DecodePool
+from runner.printable import PrintableFormatter
 from runner.profiling import measure_beside
 from runner.sampling import OthersLoad, Sampler
 from runner.stop_signals import StopSignal
@@ -72,7 +72,9 @@ KILLED_STATUS = 3
 def main(spec_path: str) -> int:
     """Carry out one spec; the exit status is 0 for a finished run, 3 for one told to stop, 1 for a failed one."""
     events = Events(_take_standard_output())
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format=LOG_FORMAT, force=True)
+    handler = logging.StreamHandler()
+    handler.setFormatter(PrintableFormatter(LOG_FORMAT))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     run_dir = Path(spec_path).parent.parent
     result: dict[str, Any] = {"host": host_facts(), "versions": versions(), "metrics": {}}
     stop = StopSignal(lambda: _end_at_once(run_dir, events))
@@ -137,14 +139,14 @@ def _carry_out(spec: dict[str, Any], run_dir: Path, events: Events, result: dict
         stack.enter_context(sole_worker(run_dir, config.engine.stop_grace_s, mirror.lock if mirror else None))
         pool = DecodePool(decode_options(config), _first_workers(config), config.dataset.clip_timeout_s)
         stack.callback(pool.close)
-        look = mirror.shards_done if mirror else functools.partial(shards_done, run_dir, config)
+        look = mirror.shards_done if mirror else functools.partial(shards_done, run_dir, config, spec["rows"])
         checked = ThreadPoolExecutor(1).submit(look)  # while TensorFlow is imported
         spec["dtypes"] = window_types(Path(spec["manifest"]))
         ready = make_ready(config, spec, cold, events, result)
         placement, sessions = ready.placement, ready.sessions
         if placement.device.effective is DeviceType.GPU:
             sampler.gpus = placement.device.indices
-        agree(run_dir, identity_of(sessions[0]))
+        agree(run_dir, identity_of(sessions[0], ready.postprocess))
         done = checked.result()
         shards = [(int(first), int(end)) for first, end in spec["shards"]]
         left = sum(end - first for number, (first, end) in enumerate(shards) if number not in done)
@@ -178,7 +180,7 @@ def _carry_out(spec: dict[str, Any], run_dir: Path, events: Events, result: dict
         lanes = [Lane(each.device_name[1:], each.embed_windows, each.in_flight) for each in sessions]
         others, decode_cpu_s = OthersLoad(), sum(pool.cpu_s.values())
         favour_lanes()
-        with _reporting(engine, events, spec["dataset"]["clips"] - left):
+        with _reporting(engine, events, spec["dataset"]["clips"] - left, config.frontend.hop_s, len(pool)):
             engine.run(lanes)
         own_cpu_s = engine.cpu_s + sum(pool.cpu_s.values()) - decode_cpu_s
         result["metrics"]["others_cpu_share"] = others.share(own_cpu_s)
@@ -187,7 +189,7 @@ def _carry_out(spec: dict[str, Any], run_dir: Path, events: Events, result: dict
         if not engine.stopped:
             check_complete(shards, writer.done)
         result["status"] = "killed" if len(writer.done) < len(shards) else "finished"
-        _take_figures(result, engine, writer, pool, workers, sessions[0].in_flight)
+        _take_figures(result, engine, writer, pool, sessions[0].in_flight)
         result["metrics"] |= _memory_metrics(placement, pool)
         if result["status"] == "finished" and engine.timings:
             clips = read_clips(Path(spec["manifest"]), spans)
@@ -213,16 +215,14 @@ def _mirror(spec: dict[str, Any], config: RunConfig) -> StoreMirror | None:
     return StoreMirror(spec, config)
 
 
-def _take_figures(
-    result: dict[str, Any], engine: Engine, writer: RunWriter, pool: DecodePool, workers: int, in_flight: int
-) -> None:
+def _take_figures(result: dict[str, Any], engine: Engine, writer: RunWriter, pool: DecodePool, in_flight: int) -> None:
     """What a run came to: its counts, speed, spread, and where the time went."""
     progress = engine.progress
     result["metrics"] |= steady_metrics(engine)
     result["metrics"]["session_clips"] = float(progress.clips)
     overall, result["skipped"], result["noted"] = totals(writer.done)
     result["metrics"] |= overall
-    shares = stage_shares(engine, sum(pool.busy_s.values()), workers)
+    shares = stage_shares(engine, sum(pool.busy_s.values()), len(pool))
     result["metrics"] |= {f"{stage}_busy_share": share for stage, share in shares.items()}
     result["metrics"] |= starved_shares(engine, in_flight)
     result["metrics"] |= window_spread(engine.timings, progress.audio_s)
@@ -259,26 +259,30 @@ def _warn_of_ceiling(config: RunConfig, placement: Placement, result: dict[str, 
 
 
 @contextlib.contextmanager
-def _reporting(engine: Engine, events: Events, clips_before: int) -> Iterator[None]:
+def _reporting(engine: Engine, events: Events, clips_before: int, hop_s: float, decoders: int) -> Iterator[None]:
     """Send the counts to the parent from a thread of its own, a few times a second, and once at the end.
 
-    ``clips_before`` were done before this session.
+    The examples of clips under way count as audio, one for every ``hop_s``, so that an hour-long clip shows at once how
+    fast it is; what is sent at the end is of finished clips alone.  ``clips_before`` were done before this session,
+    and ``decoders`` are that many at most which are under way in part.
     """
     over = threading.Event()
 
     def report() -> None:
         while not over.wait(_PROGRESS_S):
-            send()
+            send(max(0, engine.examples_done - engine.progress.examples))
 
-    def send() -> None:
+    def send(examples_under_way: int) -> None:
         progress = engine.progress
+        clip_examples = progress.examples / max(progress.embedded, 1)
         events.send(
             "progress",
             clips=clips_before + progress.clips,
             session_clips=progress.clips,
+            clips_under_way=min(decoders, examples_under_way / clip_examples) if clip_examples else 0.0,
             skipped=sum(progress.skipped.values()),
-            examples=progress.examples,
-            audio_s=progress.audio_s,
+            examples=progress.examples + examples_under_way,
+            audio_s=progress.audio_s + examples_under_way * hop_s,
             elapsed_s=time.perf_counter() - engine.started_at,
         )
 
@@ -289,7 +293,7 @@ def _reporting(engine: Engine, events: Events, clips_before: int) -> Iterator[No
     finally:
         over.set()
         thread.join()
-        send()
+        send(0)
 
 
 def _first_workers(config: RunConfig) -> int:

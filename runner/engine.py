@@ -152,6 +152,8 @@ class Engine:
         """Seconds that the threads of each lane waited for a batch, of all of them together."""
         self.lane_failures: list[str] = []
         """What became of lanes that were given up."""
+        self.examples_done = 0
+        """Examples that lanes have embedded, of clips that are under way or were given up too."""
 
     def stop(self) -> None:
         """Ask for an early end: the shards under way are finished within the grace, no new one is begun."""
@@ -280,6 +282,8 @@ class Engine:
             self.timings.append(BatchTiming(number, start - since, on_device, end - since, batch.rows))
             self._pool.release(batch.slot)
             self._put(self._results, (batch.segments, embeddings))
+            with self._lanes_lock:
+                self.examples_done += batch.rows
             self._batches.done()
 
     def _next_batch(self, number: int) -> FilledSlot | None:

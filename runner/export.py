@@ -7,8 +7,9 @@ Writes a TensorFlow SavedModel that needs nothing of this package: ``tf.saved_mo
     examples                          log_mel float32 [n, 96, 64] → embeddings float32 [n, 128]
 
 Samples are mono 16 kHz in -1..1; what is too short for one example is zero-padded to one, and the tail after the last
-whole example is dropped.  ``metadata.json`` in the folder, and the function ``metadata()`` of the loaded model, say
-which weights these are.
+whole example is dropped.  An example with NaN, infinity or samples of another scale (beyond 1000) has an embedding of
+NaN, not an error: a batch may be of many callers, none of whom another one's samples should fail.  ``metadata.json`` in
+the folder, and the function ``metadata()`` of the loaded model, say which weights these are.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Any
 from runner.config import RunConfig
 from runner.errors import ConfigError, ParityError, RunnerError
 from runner.files import write_atomic
+from runner.printable import printable
 from runner.stores import is_url
 
 METADATA = "metadata.json"
@@ -53,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         folder = export(compose_config(given))
     except (RunnerError, HydraException, OmegaConfBaseException) as error:
-        print(f"error: {one_message(error)}", file=sys.stderr)
+        print(f"error: {printable(one_message(error))}", file=sys.stderr)
         return 1
     print(f"SavedModel in {folder}")
     print(f'  model = tf.saved_model.load("{folder}")')
@@ -146,23 +148,25 @@ def _module(weights: Any, compute_dtype: str, hop_s: float, about: str) -> tuple
     module = tf.Module()
     module.weights = dict(weights)
 
-    def embed(log_mel: Any) -> Any:
+    def embed(log_mel: Any, sane: Any) -> Any:
         count = tf.shape(log_mel)[0]
-        enough = tf.pad(log_mel, [[0, tf.maximum(FEWEST_ON_CPU - count, 0)], [0, 0], [0, 0]])
-        return network.embed(module.weights, enough, dtype)[:count]
+        fill = tf.maximum(FEWEST_ON_CPU - count, 0)
+        enough, sane = tf.pad(log_mel, [[0, fill], [0, 0], [0, 0]]), tf.pad(sane, [[0, fill]])
+        return network.embed(module.weights, enough, dtype, sane)[:count]
 
     def waveform(samples: Any) -> dict[str, Any]:
         short = tf.maximum(EXAMPLE_SAMPLES - tf.shape(samples)[1], 0)
-        windows = tf.signal.frame(tf.pad(samples, [[0, 0], [0, short]]), EXAMPLE_SAMPLES, hop)
-        count = tf.shape(windows)[1]
-        embeddings = embed(frontend.log_mel(tf.reshape(windows, [-1, EXAMPLE_SAMPLES])))
+        framed = tf.signal.frame(tf.pad(samples, [[0, 0], [0, short]]), EXAMPLE_SAMPLES, hop)
+        count, windows = tf.shape(framed)[1], tf.reshape(framed, [-1, EXAMPLE_SAMPLES])
+        log_mel = frontend.log_mel(windows)
+        embeddings = embed(log_mel, frontend.are_samples(windows) & frontend.are_log_mel(log_mel))
         return {"embeddings": tf.reshape(embeddings, [-1, count, EMBEDDING_SIZE])}
 
     def clip(samples: Any) -> dict[str, Any]:
         return {"embeddings": waveform(samples[tf.newaxis])["embeddings"][0]}
 
     def examples(log_mel: Any) -> dict[str, Any]:
-        return {"embeddings": embed(log_mel)}
+        return {"embeddings": embed(log_mel, frontend.are_log_mel(log_mel))}
 
     def program(function: Callable[..., Any], shape: list[int | None], name: str) -> Any:
         return tf.function(function, input_signature=[tf.TensorSpec(shape, tf.float32, name=name)], autograph=False)

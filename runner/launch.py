@@ -267,7 +267,9 @@ def _show(event: dict[str, Any], progress: RunProgress) -> None:
     if kind == "phase":
         progress.phase(_PHASES[event["name"]])
     elif kind == "progress":
-        progress.counts(event["clips"], event["audio_s"], event["elapsed_s"], event["skipped"], event["session_clips"])
+        under_way = event.get("clips_under_way", 0.0)
+        counts = event["clips"], event["audio_s"], event["elapsed_s"], event["skipped"], event["session_clips"]
+        progress.counts(*counts, under_way=under_way)
     elif kind == "warning":
         log.warning("%s", event["message"])
 

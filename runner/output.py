@@ -95,6 +95,7 @@ class RunWriter:
         formats: the writers of embeddings.
         done: the shards that the journal has already.
         journal: where shards that are done are noted; the run's own when None.
+        rows: the digest of each shard's rows, for their lines; empty where nothing is resumed.
     """
 
     def __init__(
@@ -105,8 +106,10 @@ class RunWriter:
         done: Mapping[int, ShardEntry] | None = None,
         *,
         journal: JournalLike | None = None,
+        rows: Sequence[str] = (),
     ) -> None:
         self._folder = folder
+        self._rows = rows
         self._formats = formats
         self._schema = CLIP_SCHEMA.with_metadata(parquet_metadata(metadata))
         self._parts = folder / STATE / CLIP_PARTS
@@ -132,7 +135,8 @@ class RunWriter:
         files.append(part)
         described = {path.relative_to(self._folder).as_posix(): describe_file(path) for path in files}
         examples = sum(row.examples for row in rows)
-        self.record(ShardEntry(shard, len(rows), examples, described, _counts(rows)))
+        of_rows = self._rows[shard] if self._rows else ""
+        self.record(ShardEntry(shard, len(rows), examples, described, _counts(rows), rows=of_rows))
 
     def record(self, entry: ShardEntry) -> None:
         """Note a shard whose files are on disk, whole."""

@@ -47,6 +47,7 @@ from runner.parts import (
     read_clips,
 )
 from runner.pool import DecodePool
+from runner.printable import PrintableFormatter
 from runner.ray_registry import Brief, Verdicts, agreed_identity, settle
 from runner.taking_up import agree, differing, identity_of
 from runner.window_types import window_types
@@ -141,7 +142,7 @@ class Actor:
         self.spec["dtypes"] = window_types(self.manifest)
         gate = once_a_model(Verdicts(self.registry), f"{self.about['host']}:{self.about['pid']}")
         ready = make_ready(self.config, self.spec, cold, Events(io.StringIO()), self.about, gate)
-        self.about["identity"] = identity_of(ready.sessions[0])
+        self.about["identity"] = identity_of(ready.sessions[0], ready.postprocess)
         if others := differing(agreed_identity(self.registry, self.about["identity"]), self.about["identity"]):
             raise EngineError(
                 f"{self.about['host']} embeds with other numbers than those before it: {others}; give a precision that "
@@ -222,9 +223,9 @@ class EmbedShards(Actor):
         since = _Since(engine, self._entries)
         running = self._calls.submit(self._run, engine, since)
         while not wait([running], _REPORT_S).done:
-            if self._entries.kept:
+            if self._entries.kept or since.moved:
                 yield self.report(**since.last())
-        report = self.report(**since.last())
+        report = self.report(**since.last(over=True))
         if failure := running.exception():
             log.error("shards %s failed", numbers, exc_info=failure)
             report["error"] = self.error
@@ -266,16 +267,29 @@ class _Since:
     def __init__(self, engine: Engine, entries: Entries) -> None:
         self._engine, self._entries = engine, entries
         self._at: float | None = None
-        self._counts = {"clips": 0.0, "examples": 0.0, "audio_s": 0.0}
+        self._counts = {"clips": 0.0, "examples": 0.0, "audio_s": 0.0, "under_way": 0.0}
+        self._examples_done = 0
 
     def begin(self) -> None:
         """The engine begins."""
         self._at = time.time()
 
-    def last(self) -> dict[str, Any]:
-        """The report's values; the next ones count from here."""
+    @property
+    def moved(self) -> bool:
+        """Whether examples were embedded since."""
+        return self._engine.examples_done > self._examples_done
+
+    def last(self, *, over: bool = False) -> dict[str, Any]:
+        """The report's values; the next ones count from here.  ``over``: nothing is under way any more."""
         progress, began, before, now = self._engine.progress, self._at, self._counts, time.time()
-        self._counts = {"clips": progress.embedded, "examples": progress.examples, "audio_s": progress.audio_s}
+        self._examples_done = self._engine.examples_done
+        under_way = 0 if over else max(0, self._examples_done - progress.examples)
+        self._counts = {
+            "clips": progress.embedded,
+            "examples": progress.examples,
+            "audio_s": progress.audio_s,
+            "under_way": under_way,
+        }
         counts = {key: count - before[key] for key, count in self._counts.items()}
         times = {}
         if began is not None:
@@ -294,7 +308,7 @@ def _log_here() -> None:
     own = logging.getLogger("runner")
     if not own.handlers:
         handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter(LOG_FORMAT))
+        handler.setFormatter(PrintableFormatter(LOG_FORMAT))
         own.addHandler(handler)
         own.setLevel(logging.INFO)
         own.propagate = False

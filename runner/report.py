@@ -24,6 +24,7 @@ from runner.config import TrackingConfig
 from runner.errors import RunnerError
 from runner.files import write_atomic
 from runner.paths import default_outputs
+from runner.printable import printable
 from runner.record import SWEEP_FILE, TRACKING, without_credentials
 from runner.tracking import connected, store_uri
 
@@ -413,10 +414,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _print(options, fit, unfit, metrics, store)
             broken = [line for rule in options.fail_below for line in check(rows, store, rule, options.experiment)]
     except RunnerError as error:
-        print(f"error: {without_credentials(str(error))}", file=sys.stderr)
+        print(f"error: {printable(without_credentials(str(error)))}", file=sys.stderr)
         return 1
     for line in broken:
-        print(f"FAILED: {line}", file=sys.stderr)
+        print(f"FAILED: {printable(line)}", file=sys.stderr)
     return int(bool(broken))
 
 
@@ -431,7 +432,7 @@ def _print(
     else:
         text = forms[options.format](fit, unfit, metrics)
     if options.output is None:
-        print(text)
+        print(printable(text))
         return
     options.output.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(options.output, text)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from runner.advice import advise, speed, spread, verdict
+from runner.printable import printable
 from runner.weights import WeightsChoice
 
 _COLD_START = ("import", "device", "weights", "calibration", "compile", "batch_size", "parity", "pin")
@@ -81,7 +82,7 @@ def summarise(
         lines.append(("mlflow", tracking))
     if page:
         lines.append(("", f"then {page}"))
-    return "\n" + "\n".join(f"{name:>11}  {text}" for name, text in lines)
+    return "\n" + "\n".join(f"{name:>11}  {printable(text)}" for name, text in lines)
 
 
 def _parity(parity: Mapping[str, Any], metrics: Mapping[str, float]) -> str:
@@ -211,4 +212,4 @@ def summarise_sweep(
         lines.append(f"        then {page}")
     if len(results) > 1:
         lines += ["", verdict(results)]
-    return "\n".join(["", *lines])
+    return printable("\n".join(["", *lines]))

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from runner.config import RunConfig, from_dict
 from runner.errors import RunnerError
+from runner.printable import printable
 from runner.record import SWEEP_FILE, without_credentials
 from runner.stores import as_path, is_url
 from runner.tracking import finish_run, finish_sweep, open_sweep, store_uri, ui_command
@@ -30,10 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failed = False
     for place in options.places:
         try:
-            print(f"{without_credentials(place)}: {_track(place, options.uri)}")
+            print(printable(f"{without_credentials(place)}: {_track(place, options.uri)}"))
         except RunnerError as error:
             failed = True
-            print(f"{without_credentials(place)}: error: {error}", file=sys.stderr)
+            print(printable(f"{without_credentials(place)}: error: {error}"), file=sys.stderr)
     return int(failed)
 
 

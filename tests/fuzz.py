@@ -178,7 +178,7 @@ def fuzz_state(rng: random.Random, until: float, keep: Path) -> Counter[str]:
             journal.append(ShardEntry(shard, 2, 20, {"embeddings/part-00000.parquet": (5, "ab")}, {"embedded": 2}))
         journal.close()
         data = (Path(folder) / "journal").read_bytes()
-    plan = b'{"schema": 1, "deciding": {"precision.name": "float32"}, "shards": [[0, 3], [3, 6]]}'
+    plan = b'{"schema": 2, "deciding": {"precision.name": "float32"}, "shards": [[0, 3], [3, 6]], "rows": ["a", "b"]}'
     return _fuzz_reader("state", read, ConfigError, [(data, "jsonl"), (plan, "json")], rng, until, keep)
 
 

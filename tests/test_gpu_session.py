@@ -52,6 +52,16 @@ def test_the_xla_program_agrees_with_the_cpus(session: VGGishSession, expected: 
     assert worst(session.embed_windows(fixed_signals()), expected) < 5e-6
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e18, 1e38])
+def test_a_window_that_is_no_waveform_gives_a_row_of_nan(session: VGGishSession, value: float) -> None:
+    windows = fixed_signals().copy()
+    expected = session.embed_windows(windows)
+    windows[2, 5000] = value
+    found = session.embed_windows(windows)
+    assert np.isnan(found[2]).all()
+    assert np.array_equal(np.delete(found, 2, axis=0), np.delete(expected, 2, axis=0))
+
+
 def test_int16_samples_give_the_bits_of_the_same_floats(session: VGGishSession, vggish: VGGishSession) -> None:
     signals = fixed_signals()
     for each in (session, vggish):

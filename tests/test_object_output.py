@@ -351,7 +351,8 @@ def test_a_holder_is_written_anew_while_its_command_lives(memory_store: Store) -
 
 def test_a_worker_that_lost_the_output_commits_no_more(memory_store: Store, tmp_path: Path) -> None:
     config = compose_config(["weights=random"])
-    spec = {"run_dir": str(tmp_path), "shards": [[0, 1]], "store": {"url": memory_store.url, "token": "ours"}}
+    spec: dict[str, Any] = {"run_dir": str(tmp_path), "shards": [[0, 1]], "rows": ["of shard 0"]}
+    spec["store"] = {"url": memory_store.url, "token": "ours"}
     mirror = StoreMirror(spec, config)
     (tmp_path / "embeddings").mkdir()
     (tmp_path / "embeddings/part-00000.parquet").write_bytes(b"rows")
@@ -383,12 +384,13 @@ def test_shards_of_changed_sources_lose_their_commit_objects(memory_store: Store
 
     first, plan = session(tmp_path / "one")
     assert plan.done == {}
-    mirror = StoreMirror({"run_dir": str(tmp_path / "one"), "shards": plan.shards, "store": first.spec()}, config)
+    spec = {"run_dir": str(tmp_path / "one"), "shards": plan.shards, "rows": plan.rows, "store": first.spec()}
+    mirror = StoreMirror(spec, config)
     for number in (0, 1):
         name = f"embeddings/part-{number:05d}.parquet"
         (tmp_path / "one" / "embeddings").mkdir(exist_ok=True)
         (tmp_path / "one" / name).write_bytes(b"rows")
-        mirror.commit(ShardEntry(number, 4, 4, {name: (4, "")}))
+        mirror.commit(ShardEntry(number, 4, 4, {name: (4, "")}, rows=plan.rows[number]))
     memory_store.put_text("{}", "result.json")
     first.release()
     changed = sorted(path for path in data.rglob("*") if path.is_file())[0]

@@ -5,6 +5,7 @@ Formulas and constants: the AudioSet VGGish release (``vggish_postprocess.py``, 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,12 @@ class PcaParameters:
 
     eigen_vectors: NDArray[np.float64]
     means: NDArray[np.float64]
+
+    @property
+    def checksum(self) -> str:
+        """SHA-256 of the values, whatever file they came in."""
+        values = np.concatenate([self.eigen_vectors.ravel(), self.means])
+        return hashlib.sha256(values.astype("<f8").tobytes()).hexdigest()
 
 
 def load_pca(path: str | Path) -> PcaParameters:

@@ -139,7 +139,7 @@ def test_decoding_apart_changes_no_row_file_count_or_reason(clips: Path, local: 
     assert sorted(actor["role"] for actor in result["actors"]) == ["decode", "embed"]
     assert result["resolved"]["engine.decode"] == "apart"
     for stage in ("compute", "write"):
-        assert 0 < result["metrics"][f"{stage}_busy_share"] < 1.5, stage
+        assert 0 < result["metrics"][f"{stage}_busy_share"] <= 1, stage
     assert result["metrics"]["audio_x_realtime"] > 1
     assert sum(actor["examples"] for actor in result["actors"]) == result["metrics"]["examples"]
 
