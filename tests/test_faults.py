@@ -54,6 +54,18 @@ def test_a_loss_of_power_at_any_moment_leaves_a_run_that_the_same_command_comple
     assert run_faults("--quick", "--only", "power-loss") == []
 
 
+def test_a_finished_run_that_is_given_again_changes_no_byte(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.whole_run", str(tmp_path)],
+        cwd=PROJECT,
+        env=environment(PYTHONPATH=str(PROJECT)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
+
+
 @needs_shim
 @pytest.mark.slow
 def test_calls_that_fail_in_the_real_command_and_its_worker_are_told_and_cost_nothing() -> None:

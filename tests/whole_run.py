@@ -14,6 +14,7 @@ import logging
 import multiprocessing
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -90,7 +91,7 @@ def tree(run: Path) -> dict[str, bytes]:
     found = {}
     for path in sorted(run.rglob("*")):
         name = path.relative_to(run).as_posix()
-        if path.is_file() and name not in VOLATILE and not name.startswith(".runner/"):
+        if path.is_file() and name not in VOLATILE and not name.startswith((".runner/", ".hydra/")):
             found[name] = path.read_bytes()
     return found
 
@@ -211,3 +212,21 @@ def _patched() -> Iterator[None]:
         ):
             stack.enter_context(mock.patch.object(target, name, value))
         yield
+
+
+def changed_by_a_second_session(folder: Path) -> list[str]:
+    """The files of a finished run that are others, or there no more, once the command was given again."""
+    run = folder / "disk" / "run"
+    config = make_config(make_data(folder / "data"), run)
+    results = []
+    trees = []
+    for _ in range(2):
+        results.append(session(config, run))
+        trees.append({path.relative_to(run).as_posix(): path.read_bytes() for path in run.rglob("*") if path.is_file()})
+    assert all(not isinstance(result, str) and result["status"] == "finished" for result in results), results
+    return sorted(name for name in trees[0].keys() | trees[1] if trees[0].get(name) != trees[1].get(name))
+
+
+if __name__ == "__main__":  # a process of its own: decode processes are forked, which is safe without TensorFlow
+    for changed in changed_by_a_second_session(Path(sys.argv[1])):
+        print(changed)
