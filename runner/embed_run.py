@@ -103,6 +103,8 @@ def _tell(run_dir: Path, events: Events, result: dict[str, Any]) -> None:
         write_atomic(run_dir / "result.json", json.dumps(result, indent=2))
     except OSError as error:  # the parent is told in another way
         log.error("result.json could not be written: %s", error)
+        if result["status"] == "finished":
+            result |= {"status": "failed", "failure": {**failure_of(error)._asdict(), "signal": None}}
     events.send("end", status=result["status"], failure=result.get("failure"))
 
 

@@ -217,7 +217,8 @@ def describe_death(status: int, run_dir: Path) -> dict[str, Any]:
     """The ``failure`` of a worker that ended with ``status`` and left no result."""
     tail = log_tail(run_dir)
     if status >= 0:
-        message = f"the worker ended with exit status {status} and left no result that can be read; see runner.log"
+        message = f"the worker ended with exit status {status} and left no result that can be read: "
+        message += "see runner.log, and run the same command again to go on"
         return {"kind": "exit", "message": message, "signal": None, "log_tail": tail}
     name = _signal_name(-status)
     kind = "signal"
