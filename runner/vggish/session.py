@@ -150,9 +150,10 @@ class VGGishSession:
         def waveform(windows: Any) -> Any:
             return tf.cast(windows, tf.float32) * INT16_SCALE if windows.dtype == tf.int16 else windows
 
+        self._log_mel: Callable[[Any], Any] = lambda windows: log_mel(waveform(windows))
         self._functions: dict[str, tuple[Callable[[Any], Any], Any]] = {
             name: (
-                lambda windows: embed(windows, lambda rows: features(log_mel(waveform(rows)))),
+                lambda windows: embed(windows, lambda rows: features(self._log_mel(rows))),
                 tf.TensorSpec([None, EXAMPLE_SAMPLES], kind),
             )
             for name, kind in (("float32", tf.float32), ("int16", tf.int16))
@@ -162,6 +163,11 @@ class VGGishSession:
             tf.TensorSpec([None, EXAMPLE_FRAMES, MEL_BANDS], tf.float32),
         )
         self._programs: dict[str, Any] = {}
+
+    @property
+    def fills_batches(self) -> bool:
+        """Whether every call of the program is as long as a full batch: shorter input is filled up to it."""
+        return self._on_cuda
 
     @property
     def fewest(self) -> int:
@@ -228,6 +234,11 @@ class VGGishSession:
     def embed_examples(self, examples: Array) -> Array:
         """Embed log-mel examples, float32 [n, 96, 64], to float32 [n, 128] on the host."""
         return self._run("examples", examples)
+
+    def log_mel(self, windows: Windows) -> Array:
+        """The log-mel that windows [n, 15600] are embedded by, computed alone: float32 [n, 96, 64] on the host."""
+        with self._placed():
+            return np.asarray(self._log_mel(self.on_device(windows)).numpy())
 
     def embed_waveform(self, waveform: NDArray[Any], sample_rate: int, *, hop_s: float = EXAMPLE_HOP_S) -> Array:
         """Embed one clip's waveform.
