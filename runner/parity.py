@@ -66,7 +66,8 @@ def fixed_signals() -> Array:
         0.7 * np.sin(turn * 1760.0) * np.exp(-12.0 * t),
         1e-6 * noises[4],
     ]
-    return np.concatenate([exact, np.stack(finer)]).astype(np.float32) + np.float32(0)  # no -0
+    signals: Array = np.concatenate([exact, np.stack(finer)]).astype(np.float32) + np.float32(0)  # no -0
+    return signals
 
 
 def as_int16(signals: Array) -> NDArray[np.int16]:
