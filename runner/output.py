@@ -31,7 +31,7 @@ from runner.formats import (
     parquet_metadata,
 )
 from runner.journal import CLIP_PARTS, JOURNAL, NPZ_FILES, STATE, Journal, ShardEntry, describe_file, is_changed
-from runner.spill import Part
+from runner.spill import Embeddings
 from runner.vggish.postprocess import COLUMNS
 
 CLIPS = "clips.parquet"
@@ -56,8 +56,7 @@ CLIP_SCHEMA = pa.schema(
 class ClipRow(NamedTuple):
     """A clip's end: embedded (``examples`` rows) or skipped (a ``reason``), with what was seen of its file.
 
-    ``start_s`` is where in its file the clip starts; ``embeddings`` are float32 [n, 128] in order, ``examples`` in all:
-    see ``runner.spill``.
+    ``start_s`` is where in its file the clip starts; ``embeddings`` are float32 [examples, 128].
     """
 
     clip: str
@@ -71,7 +70,7 @@ class ClipRow(NamedTuple):
     padded: bool
     label: str | None
     start_s: float
-    embeddings: Sequence[Part]
+    embeddings: Embeddings
 
 
 class JournalLike(Protocol):
@@ -120,14 +119,7 @@ class RunWriter:
         self._lock = threading.Lock()
 
     def write_shard(self, shard: int, rows: Sequence[ClipRow]) -> None:
-        """Write a complete shard, its clips in manifest order; from any thread.
-
-        Raises:
-            EngineError: a clip has other than its examples.
-        """
-        for row in rows:
-            if (found := sum(map(len, row.embeddings))) != row.examples:
-                raise EngineError(f"{row.clip} has {row.examples} examples and {found} embeddings: nothing is written")
+        """Write a complete shard, its clips in manifest order; from any thread."""
         files = [path for form in self._formats for path in form.write(shard, rows)]
         part = self._part(shard)
         with atomic(part) as temporary:

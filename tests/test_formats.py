@@ -31,7 +31,7 @@ def row(clip: str, examples: int, label: str | None = "dog", start_s: float = 0.
         padded=False,
         label=label,
         start_s=start_s,
-        embeddings=[rng.normal(0, 1, (examples, 128)).astype(np.float32)],
+        embeddings=rng.normal(0, 1, (examples, 128)).astype(np.float32),
     )
 
 
@@ -62,7 +62,7 @@ def test_a_plain_reader_of_audiosets_format_parses_the_tfrecords(tmp_path: Path)
     assert [context["video_id"].numpy().decode() for context, _ in found] == ["dogs/a.wav", "b.wav", "c.wav"]
     assert [tf.sparse.to_dense(context["labels"]).numpy().tolist() for context, _ in found] == [[1], [], [0]]
     for (context, values), expected in zip(found, [rows[0], rows[2], rows[3]], strict=True):
-        assert np.array_equal(values.numpy(), quantize(expected.embeddings[0]))
+        assert np.array_equal(values.numpy(), quantize(expected.embeddings))
         assert context["start_time_seconds"].numpy() == pytest.approx(expected.start_s)
         assert context["end_time_seconds"].numpy() == pytest.approx(expected.start_s + expected.seconds)
     assert (tmp_path / "tfrecord" / "labels.csv").read_text() == "index,label\n0,cat\n1,dog\n"
@@ -82,8 +82,8 @@ def test_an_npz_lies_at_its_clips_path(tmp_path: Path) -> None:
     names = sorted(str(path.relative_to(tmp_path / "npz")) for path in tmp_path.rglob("*.npz"))
     assert names == ["dogs/é a.flac.npz", "dogs/é a.wav.npz"]
     with np.load(tmp_path / "npz" / "dogs/é a.wav.npz", allow_pickle=False) as found:
-        assert np.array_equal(found["embedding"], rows[0].embeddings[0])
-        assert np.array_equal(found["embedding_u8"], quantize(rows[0].embeddings[0]))
+        assert np.array_equal(found["embedding"], rows[0].embeddings)
+        assert np.array_equal(found["embedding_u8"], quantize(rows[0].embeddings))
         assert found["start_s"] == pytest.approx([1.5, 2.46, 3.42])
         assert (str(found["clip"]), str(found["label"]), bool(found["padded"])) == ("dogs/é a.wav", "", False)
     assert not list(tmp_path.rglob("*.tmp"))

@@ -62,7 +62,7 @@ def actor(tmp_path: Path) -> Iterator[EmbedShards]:
     made.config = compose_config(["weights=random"])
     made.spec = {"dataset": {"root": str(tmp_path), "clips": CLIPS}}
     made.error, made.about, made.shards = None, {"resolved": {}, "warnings": []}, SHARDS
-    made.manifest = tmp_path / "manifest.parquet"
+    made.manifest, made.run_dir = tmp_path / "manifest.parquet", tmp_path
     made._thread, made._calls, made._entries = ThreadPoolExecutor(1), ThreadPoolExecutor(CALLS), Entries()
     made._pool = made._thread.submit(DecodePool, DecodeOptions(0.96, "pad", "drop", "reference"), 1).result()
     made._pool.open(1, 2, 5)
