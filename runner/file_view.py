@@ -32,6 +32,7 @@ class FileView:
     def __init__(
         self, path: str | bytes, begin: int = 0, replaced: tuple[int, bytes] | None = None, *, endless: bool = False
     ) -> None:
+        self._descriptor = -1
         self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
         self._path, self._begin, self._replaced, self._is_endless = path, begin, replaced, endless
         self._size = os.fstat(self._descriptor).st_size - begin
@@ -108,6 +109,8 @@ class FileView:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+    __del__ = close
 
 
 def _overwritten(chunk: bytes, at: int, new: bytes) -> bytes:

@@ -14,7 +14,7 @@ import soundfile
 
 from runner.errors import ClipError
 from runner.file_view import FileView
-from runner.lengths import stated_bytes
+from runner.lengths import mended_header, stated_bytes
 from runner.sources import BLOCK_S, Array, Forward, SourceFault, Stamp
 from runner.stream_ends import flac_end, mpeg_header, next_mpeg_frame, ogg_link
 from runner.vggish.constants import SAMPLE_RATE
@@ -50,12 +50,28 @@ class SoundFileSource(Forward):
         super().__init__(stamp)
         self._path = path
         self._view: FileView | None = None
-        self._file = _Unclipped(path)
+        self._mended: tuple[int, bytes] | None = None
+        """Bytes of the header that libsndfile needs to see."""
+        try:
+            self._file = _Unclipped(path)
+            if self._file.frames == 0:
+                self._mend()
+        except soundfile.LibsndfileError:
+            self._mend()
+            if self._mended is None:
+                raise
         try:
             self._begin()
         except BaseException:
             self._shut()
             raise
+
+    def _mend(self) -> None:
+        """Open the file with another header, if that is all that it lacks."""
+        self._mended = mended_header(self._path)
+        if self._mended is not None:
+            self._view = FileView(self._path, replaced=self._mended)
+            self._file = _Unclipped(self._view)
 
     def _begin(self) -> None:
         """Take what the header says, and make sure that it is no estimate that cuts the file off."""
@@ -103,6 +119,8 @@ class SoundFileSource(Forward):
     def _reopen(self, view: FileView | None) -> None:
         """Open the file, or a view of it, of which nothing is known to have an end."""
         self._shut()
+        if view is None and self._mended is not None:
+            view = FileView(self._path, replaced=self._mended)
         self._view = view
         self._file = _Unclipped(self._path if view is None else view)
         self._at, self._limit = 0, None

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from runner.audio import ClipReader, read_clip
 from runner.errors import ClipError
-from runner.lengths import StatedBytes, stated_bytes
+from runner.lengths import StatedBytes, mended_header, stated_bytes
 from runner.sources import Array
 from runner.stream_ends import flac_end, mpeg_header, next_mpeg_frame, ogg_link
 from runner.wav import PlainWav
@@ -242,6 +242,57 @@ def test_a_cut_file_is_truncated_where_its_container_states_more(tmp_path: Path,
         assert cut.present < cut.states == found.states == found.present
 
 
+@pytest.mark.parametrize("subtype", ["PCM_16", "ALAC_16"])
+def test_a_caf_file_whose_size_is_not_true_is_read(tmp_path: Path, subtype: str) -> None:
+    soundfile.write(tmp_path / "x.caf", signal(2), RATE, subtype=subtype)
+    data = (tmp_path / "x.caf").read_bytes()
+    expected, note = read(tmp_path, "caf", data)
+    assert note is None
+    place = data.index(b"data") + 4
+    found, note = read(tmp_path, "caf", data[:place] + bytes(b"\xff" * 8) + data[place + 8 :])
+    assert note is None
+    assert np.array_equal(found, expected)
+    found, note = read(tmp_path, "caf", data[: len(data) * 7 // 10])
+    assert note is not None
+    assert note.startswith("truncated: ")
+    assert len(found) > 0.5 * len(expected)
+    assert np.array_equal(found, expected[: len(found)])
+    part, _ = read(tmp_path, "caf", data[: len(data) * 7 // 10], 0.5, 0.7)
+    assert np.array_equal(part, expected[RATE // 2 : round(0.7 * RATE)])
+
+
+@pytest.mark.parametrize("rate", [16_000, 44_100])
+def test_a_wav_file_that_its_recorder_did_not_finish_is_read(tmp_path: Path, rate: int) -> None:
+    path = tmp_path / "x.wav"
+    soundfile.write(path, signal(2, rate), rate)
+    data = path.read_bytes()
+    expected, _ = read(tmp_path, "wav", data)
+    for riff, size in ((0, 0), (36, 0), (0xFFFFFFFF, 0xFFFFFFFF), (len(data) - 8, 0)):
+        found, note = read(
+            tmp_path, "wav", data[:4] + struct.pack("<I", riff) + data[8:40] + struct.pack("<I", size) + data[44:]
+        )
+        assert note is None
+        assert np.array_equal(found, expected)
+    listed = b"LIST" + struct.pack("<I", 26) + b"INFOISFT" + struct.pack("<I", 14) + b"a programme   "
+    path.write_bytes(data[:40] + bytes(4) + listed)
+    with read_clip(str(path)) as clip, pytest.raises(ClipError, match="empty"):
+        list(clip)
+
+
+def test_rf64_and_bw64_streams_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.rf64"
+    soundfile.write(path, signal(2), RATE, format="RF64", subtype="PCM_16")
+    data = path.read_bytes()
+    expected, _ = read(tmp_path, "wav", data)
+    place = data.index(b"ds64") + 16
+    for changed in (b"BW64" + data[4:], data[:place] + bytes(8) + data[place + 8 :]):
+        found, note = read(tmp_path, "wav", changed)
+        assert note is None
+        assert np.array_equal(found, expected)
+    found, note = read(tmp_path, "wav", (b"BW64" + data[4:])[: len(data) // 2])
+    assert note is not None
+
+
 @pytest.mark.parametrize("odd", [0, 1])
 def test_chunks_of_any_size_may_lie_before_the_samples(tmp_path: Path, odd: int) -> None:
     path = tmp_path / "x.wav"
@@ -294,6 +345,7 @@ def test_no_header_breaks_the_parsers(tmp_path_factory: pytest.TempPathFactory, 
     )
     body = data.draw(st.binary(max_size=200)) + data.draw(st.sampled_from([b"", b"data", b"SSND", b"ds64"]))
     path.write_bytes(start + body + data.draw(st.binary(max_size=60)))
+    mended_header(str(path))
     found = stated_bytes(str(path), container)
     assert found is None or 0 <= found.present <= path.stat().st_size
 
