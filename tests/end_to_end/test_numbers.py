@@ -142,6 +142,7 @@ def test_a_run_that_passes_logs_by_how_much_and_its_reference_is_kept(tmp_path: 
 def worker_result(tmp_path: Path, **change: float) -> dict:
     """What a worker makes of stand-ins for the released weights, whose checksums no command would let pass."""
     from runner.compose import compose_config
+    from runner.digests import row_digests
     from runner.launch import InterruptGuard, run_worker
     from runner.manifest import build_manifest, plan_shards
     from runner.terminal import RunProgress
@@ -151,12 +152,14 @@ def worker_result(tmp_path: Path, **change: float) -> dict:
     folder = tmp_path / "run"
     (folder / ".runner").mkdir(parents=True)
     pq.write_table(manifest.table, folder / ".runner" / "manifest.parquet")
+    shards = plan_shards(manifest.table.num_rows, None)
     spec = {
         "config": config.to_dict(),
         "run_dir": str(folder),
         "manifest": str(folder / ".runner" / "manifest.parquet"),
         "dataset": {"clips": manifest.table.num_rows, "root": manifest.root},
-        "shards": plan_shards(manifest.table.num_rows, None),
+        "shards": shards,
+        "rows": row_digests(manifest.table, shards),
         "weights": asdict(stand_in(tmp_path, **change)),
     }
     with RunProgress(manifest.table.num_rows) as progress:
