@@ -63,9 +63,9 @@ def command_arguments(data: Path, folder: Path) -> list[str]:
     ]
 
 
-def make_config(data: Path, run: Path) -> RunConfig:
-    """The configuration of such a run."""
-    return compose_config([*command_arguments(data, run.parent.parent), f"output.dir={run}"])
+def make_config(data: Path, run: Path, *more: str, folder: Path | None = None) -> RunConfig:
+    """The configuration of such a run; see ``command_arguments``."""
+    return compose_config([*command_arguments(data, folder or run.parent.parent), f"output.dir={run}", *more])
 
 
 def session(config: RunConfig, run: Path) -> dict[str, Any] | str:
