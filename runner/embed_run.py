@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from runner.canary import Canary
 from runner.cold_start import LOG_FORMAT, ColdStart, Events, Ready, make_ready, warn
 from runner.config import RunConfig, from_dict
 from runner.cuda import pinned
@@ -169,12 +170,16 @@ def _carry_out(spec: dict[str, Any], run_dir: Path, events: Events, result: dict
         stop.begin(engine.stop)
         result["metrics"] |= cold.metrics(time.time())
         events.send("phase", name="embed", seconds=cold.parts)
-        lanes = [Lane(each.device_name[1:], each.embed_windows, each.in_flight) for each in sessions]
+        canaries = [
+            Canary(each, ready.answers, config.parity, ready.dtypes, lambda: len(writer.done)) for each in sessions
+        ]
+        lanes = [Lane.watched(*both) for both in zip(sessions, canaries, strict=True)]
         others, decode_cpu_s = OthersLoad(), sum(pool.cpu_s.values())
         favour_lanes()
         with _reporting(engine, events, spec["dataset"]["clips"] - left, config.frontend.hop_s, pool):
             engine.run(lanes)
         own_cpu_s = engine.cpu_s + sum(pool.cpu_s.values()) - decode_cpu_s
+        result["metrics"]["parity_canaries"] = float(sum(canary.count for canary in canaries))
         result["metrics"]["others_cpu_share"] = others.share(own_cpu_s)
         sampler.stop()
         result["memory_series"] = sampler.series(engine.started_at)
@@ -187,7 +192,8 @@ def _carry_out(spec: dict[str, Any], run_dir: Path, events: Events, result: dict
             clips = read_clips(Path(spec["manifest"]), spans)
             measure_beside(config, ready, pool, lanes, clips, run_dir, events, result, stop.is_set)
         halved = [halving for each in sessions for halving in each.halvings if halving not in result["warnings"]]
-        for problem in (*engine.lane_failures, *halved):
+        missed = [miss for canary in canaries for miss in canary.misses[:1]]
+        for problem in (*engine.lane_failures, *halved, *missed):
             warn(problem, events, result)
         result["resolved"]["memory.batch_size"] = sessions[0].rows_at_once
     result["metrics"]["decoders_replaced"] = float(pool.deaths)

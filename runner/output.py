@@ -139,10 +139,18 @@ class RunWriter:
         self.record(ShardEntry(shard, len(rows), examples, described, _counts(rows), rows=of_rows))
 
     def record(self, entry: ShardEntry) -> None:
-        """Note a shard whose files are on disk, whole."""
+        """Note a shard whose files are on disk, whole, or one that is to be done again."""
         with self._lock:
             self._journal.append(entry)
-            self.done[entry.shard] = entry
+            if entry.undone:
+                self.done.pop(entry.shard, None)
+            else:
+                self.done[entry.shard] = entry
+
+    def take_back(self, first: int) -> None:
+        """Have the journal say that all shards but the ``first`` so many of ``done`` are to be done again."""
+        for shard in list(self.done)[first:]:
+            RunWriter.record(self, ShardEntry(shard, undone=True))
 
     def describe(self, metadata: Mapping[str, str]) -> None:
         """What clips.parquet is to say of itself, where that was not known at the start."""

@@ -101,6 +101,10 @@ class StoreMirror:
         for path in npz:
             path.unlink(missing_ok=True)
 
+    def uncommit(self, shards: Iterable[int]) -> None:
+        """Have the store say that these shards are to be done again."""
+        self._store.each(self._store.remove, [commit_name(shard) for shard in shards])
+
     def writer_kind(self, *, closes: bool = True) -> Callable[..., RunWriter]:
         """What makes the run's writer; ``closes`` is whether that makes clips.parquet at the end."""
         return functools.partial(StoreWriter if closes else StoreShardWriter, self)
@@ -125,6 +129,11 @@ class StoreWriter(RunWriter):
         self._mirror.commit(entry)
         super().record(entry)
         self._mirror.drop(entry)
+
+    def take_back(self, first: int) -> None:
+        """See ``RunWriter``; the store's commit objects go first."""
+        self._mirror.uncommit(list(self.done)[first:])
+        super().take_back(first)
 
 
 class StoreShardWriter(StoreWriter):

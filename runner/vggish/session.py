@@ -158,8 +158,10 @@ class VGGishSession:
         def of_examples(examples: Any) -> Any:
             return network.marked(features(examples), frontend.are_log_mel(examples))
 
+        self._log_mel: Callable[[Any], Any] = lambda windows: log_mel(waveform(windows))
+
         def of_windows(windows: Any) -> Any:
-            found = of_examples(log_mel(waveform(windows)))
+            found = of_examples(self._log_mel(windows))
             return found if windows.dtype == tf.int16 else network.marked(found, frontend.are_samples(windows))
 
         self._functions: dict[str, tuple[Callable[[Any], Any], Any]] = {
@@ -174,6 +176,11 @@ class VGGishSession:
             tf.TensorSpec([None, EXAMPLE_FRAMES, MEL_BANDS], tf.float32),
         )
         self._programs: dict[str, Any] = {}
+
+    @property
+    def fills_batches(self) -> bool:
+        """Whether every call of the program is as long as a full batch: shorter input is filled up to it."""
+        return self._on_cuda
 
     @property
     def fewest(self) -> int:
@@ -260,6 +267,11 @@ class VGGishSession:
             raise ValueError(f"examples have type {examples.dtype}: give log-mel as float32")
         with np.errstate(over="ignore"):
             return self._run("examples", examples.astype(np.float32, copy=False))
+
+    def log_mel(self, windows: Windows) -> Array:
+        """The log-mel that windows [n, 15600] are embedded by, computed alone: float32 [n, 96, 64] on the host."""
+        with self._placed():
+            return np.asarray(self._log_mel(self.on_device(windows)).numpy())
 
     def embed_waveform(self, waveform: NDArray[Any], sample_rate: int, *, hop_s: float = EXAMPLE_HOP_S) -> Array:
         """Embed one clip's waveform.
