@@ -25,7 +25,7 @@ from typing import Any
 
 from runner.config import RunConfig
 from runner.errors import ConfigError, ParityError, RunnerError
-from runner.files import write_atomic
+from runner.files import commit_folder, write_atomic
 from runner.printable import printable
 from runner.stores import is_url
 
@@ -112,7 +112,7 @@ def export(config: RunConfig) -> Path:
     write_atomic(unfinished / METADATA, about)
     if folder.exists():
         folder.rmdir()
-    unfinished.replace(folder)
+    commit_folder(unfinished, folder)
     return folder
 
 

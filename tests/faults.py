@@ -78,7 +78,7 @@ class Workbench:
         self._data = whole_run.make_data(folder / "data")
         self._config = whole_run.make_config(self._data, self.run)
         self._watch = Watch(self.disk, folder / "calls")
-        self._session()  # what is imported late is there now
+        self._first_session()
         self._clear()
 
     def scenarios(self) -> Iterator[Scenario]:
@@ -104,7 +104,7 @@ class Workbench:
         result = self._session()
         calls = self._watch.end()
         undisturbed = self._runs.tree(self.run)
-        if wrong := self._runs.wrong_with(self.run, undisturbed, result):
+        if wrong := self._wrong(undisturbed, result):
             raise SystemExit(f"{name}, undisturbed: {wrong}")
         self._begin(state)
         self._watch.begin()
@@ -128,7 +128,7 @@ class Workbench:
             self._watch.end()
         wrong += self._lies(scenario)
         if not isinstance(result, str) and result["status"] == "finished":
-            wrong += self._runs.wrong_with(self.run, scenario.undisturbed, result)
+            wrong += self._wrong(scenario.undisturbed, result)
         return wrong + [f"then: {each}" for each in self._again(scenario)]
 
     def with_power_loss(self, scenario: Scenario, contents: Contents) -> list[str]:
@@ -139,16 +139,28 @@ class Workbench:
 
     def _again(self, scenario: Scenario) -> list[str]:
         try:
-            return self._runs.wrong_with(self.run, scenario.undisturbed, self._session())
+            return self._wrong(scenario.undisturbed, self._session())
         except Exception as error:
             return [f"raises {type(error).__name__}: {error}"]
 
     def _session(self) -> dict[str, Any] | str:
         faulthandler.dump_traceback_later(HANGS_AFTER_S, exit=True)
         try:
-            return self._runs.session(self._config, self.run)
+            return self._carry_out()
         finally:
             faulthandler.cancel_dump_traceback_later()
+
+    def _first_session(self) -> None:
+        """What is imported late is there from then on."""
+        self._session()
+
+    def _carry_out(self) -> dict[str, Any] | str:
+        """The command; see ``whole_run.session``."""
+        return self._runs.session(self._config, self.run)
+
+    def _wrong(self, undisturbed: dict[str, bytes], result: dict[str, Any] | str) -> list[str]:
+        """What is wrong with a run that should be as the undisturbed one."""
+        return self._runs.wrong_with(self.run, undisturbed, result)
 
     def _begin(self, state: Path) -> None:
         self._clear()
@@ -310,6 +322,8 @@ def main() -> int:
     parser.add_argument("--commands", type=int, default=0, help="so many times with the real command instead")
     parser.add_argument("--seed", type=int, default=0, help="of --commands")
     options = parser.parse_args()
+    from tests.merges import MergeBench  # it takes the workbench from here
+
     if reason := why_not():
         raise SystemExit(reason)
     with tempfile.TemporaryDirectory() as folder:
@@ -320,7 +334,10 @@ def main() -> int:
             environment = {**os.environ, "LD_PRELOAD": str(library), PRELOADED: "yes"}
             return subprocess.run([sys.executable, "-m", "tests.faults", *sys.argv[1:]], env=environment).returncode
         first, of = map(int, options.share.split("/"))
-        bad = check(Workbench(Path(folder)), options.only, (first, of), options.quick)
+        bad = 0
+        for name, bench in (("runs", Workbench), ("merges", MergeBench)):
+            (Path(folder) / name).mkdir()
+            bad += check(bench(Path(folder) / name), options.only, (first, of), options.quick)
     print(f"{bad} came out otherwise")
     return int(bad > 0)
 

@@ -48,7 +48,7 @@ class Folder:
 
 
 class Disk:
-    """A folder's files as calls change them.
+    """A folder's files as calls change them; links are to files elsewhere, which are certain.
 
     Args:
         root: the folder of the calls' paths.
@@ -79,6 +79,9 @@ class Disk:
             case "mkdir":
                 folder, name = self._place(call.path)
                 folder.change({name: Folder()})
+            case "link":
+                folder, name = self._place(call.second)
+                folder.change({name: File(Path(call.path).read_bytes())})
             case "unlink" | "rmdir":
                 folder, name = self._place(call.path)
                 folder.change({name: None})

@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import soundfile
 
-from runner import cold_start, embed_run, engine, files, formats, hardware, job, journal, launch, output, pool, resume
+from runner import embed_run, engine, files, formats, hardware, job, journal, launch, output, pool, resume
 from runner.compose import compose_config
 from runner.config import RunConfig
 from runner.devices import DeviceChoice, DeviceInfo, DeviceType
@@ -63,9 +63,9 @@ def command_arguments(data: Path, folder: Path) -> list[str]:
     ]
 
 
-def make_config(data: Path, run: Path) -> RunConfig:
-    """The configuration of such a run."""
-    return compose_config([*command_arguments(data, run.parent.parent), f"output.dir={run}"])
+def make_config(data: Path, run: Path, *more: str, folder: Path | None = None) -> RunConfig:
+    """The configuration of such a run; see ``command_arguments``."""
+    return compose_config([*command_arguments(data, folder or run.parent.parent), f"output.dir={run}", *more])
 
 
 def session(config: RunConfig, run: Path) -> dict[str, Any] | str:
@@ -126,8 +126,9 @@ def _embed(windows: np.ndarray, copied: object = None) -> np.ndarray:
     return np.stack([windows[:, place * 100] for place in range(128)], axis=1).astype(np.float32)
 
 
-def _make_ready(config: RunConfig, spec: dict[str, Any], cold: object, events: object, result: dict[str, Any],
-                gate: object = None) -> cold_start.Ready:  # fmt: skip
+def _make_ready(
+    config: RunConfig, spec: dict[str, Any], cold: object, events: object, result: dict[str, Any]
+) -> SimpleNamespace:
     info = DeviceInfo(DeviceType.CPU, True, "arithmetic", "for tests")
     device = DeviceChoice(DeviceType.CPU, info, 0, "for tests", None, [info])
     precision = PrecisionChoice("float32", "float32", "for tests")
@@ -142,7 +143,13 @@ def _make_ready(config: RunConfig, spec: dict[str, Any], cold: object, events: o
         metadata=metadata, rows_at_once=4, in_flight=1, device_name="/CPU:0", halvings=[], embed_windows=_embed
     )
     result |= {"device": device.to_dict(), "precision": precision.to_dict(), "warnings": [], "resolved": {}}
-    return cold_start.Ready(placement, [vggish], None, ("int16", "float32"))  # type: ignore[arg-type, list-item]
+    return SimpleNamespace(
+        placement=placement, sessions=[vggish], postprocess=None, dtypes=("int16", "float32"), answers=None
+    )
+
+
+def _no_canary(session: Any, *about: object) -> SimpleNamespace:
+    return SimpleNamespace(embed=session.embed_windows, count=0, misses=[], trusted=0, finish=lambda: None)
 
 
 class _Inline:
@@ -199,6 +206,7 @@ def _patched() -> Iterator[None]:
             (embed_run, "host_facts", lambda: facts),
             (embed_run, "versions", lambda: found),
             (embed_run, "make_ready", _make_ready),
+            (embed_run, "Canary", _no_canary),
             (embed_run, "StopSignal", lambda end_at_once: stop),
             (embed_run, "gpu_memory_metrics", lambda device: {}),
             (embed_run, "ThreadPoolExecutor", _Inline),
