@@ -19,7 +19,7 @@ import numpy as np
 
 from runner.config import ParityConfig
 from runner.parity import INT16_SIGNALS, Answers, Parity, as_int16, compare, fixed_signals, worst_of
-from runner.vggish.reference import reference_log_mel
+from runner.vggish import reference
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -74,7 +74,7 @@ def _shuffled(rows: int, signals: int, seed: int) -> NDArray[np.int64]:
 
 @functools.cache
 def _expected_log_mel() -> NDArray[np.float64]:
-    return reference_log_mel(fixed_signals())
+    return reference.reference_log_mel(fixed_signals())
 
 
 def _with_log_mel(found: Parity, log_mel: NDArray[np.float32], signals: Windows) -> Parity:

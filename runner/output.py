@@ -117,6 +117,7 @@ class RunWriter:
         self.done = dict(done or {})
         """The shards that are on disk, by number."""
         self._lock = threading.Lock()
+        self._distrusted = False
 
     def write_shard(self, shard: int, rows: Sequence[ClipRow]) -> None:
         """Write a complete shard, its clips in manifest order; from any thread."""
@@ -133,6 +134,8 @@ class RunWriter:
     def record(self, entry: ShardEntry) -> None:
         """Note a shard whose files are on disk, whole, or one that is to be done again."""
         with self._lock:
+            if self._distrusted and not entry.undone:
+                return  # it was under way when others were taken back
             self._journal.append(entry)
             if entry.undone:
                 self.done.pop(entry.shard, None)
@@ -140,9 +143,11 @@ class RunWriter:
                 self.done[entry.shard] = entry
 
     def take_back(self, first: int) -> None:
-        """Have the journal say that all shards but the ``first`` so many of ``done`` are to be done again."""
+        """Have all shards but the ``first`` so many of ``done`` done again, as the journal says; no more are noted."""
+        with self._lock:
+            self._distrusted = True
         for shard in list(self.done)[first:]:
-            RunWriter.record(self, ShardEntry(shard, undone=True))
+            self.record(ShardEntry(shard, undone=True))
 
     def describe(self, metadata: Mapping[str, str]) -> None:
         """What clips.parquet is to say of itself, where that was not known at the start."""

@@ -126,14 +126,13 @@ class StoreWriter(RunWriter):
 
     def record(self, entry: ShardEntry) -> None:
         """Note a shard whose files are on disk, whole, once the store has it."""
-        self._mirror.commit(entry)
+        if not entry.undone:
+            self._mirror.commit(entry)
         super().record(entry)
-        self._mirror.drop(entry)
-
-    def take_back(self, first: int) -> None:
-        """See ``RunWriter``; the store's commit objects go first."""
-        self._mirror.uncommit(list(self.done)[first:])
-        super().take_back(first)
+        if entry.shard in self.done:
+            self._mirror.drop(entry)
+        else:
+            self._mirror.uncommit([entry.shard])
 
 
 class StoreShardWriter(StoreWriter):

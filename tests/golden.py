@@ -1,6 +1,6 @@
 """Golden values: what the fixed signals come to by the published formulas alone, committed as golden.npz.
 
-``python -m tests.golden`` makes them anew with ``tests/reference.py``, float64 NumPy that shares no code with runner/.
+``python -m tests.golden`` makes them anew with ``tests/reference.py``, float64 NumPy without the runner's code.
 They change with the signals or the random weights, and for no other reason: ``tests/test_golden.py`` holds front ends,
 network and reference to them, so that a fault in what those have in common is seen too.
 """
@@ -39,6 +39,13 @@ def load() -> dict[str, np.ndarray]:
     """The values: ``signals`` and ``weights`` (checksums), ``log_mel`` [16, 12, 64], ``embeddings`` [16, 128]."""
     with np.load(PATH, allow_pickle=False) as found:
         return dict(found)
+
+
+def moved(signals: np.ndarray, weights: dict[str, np.ndarray]) -> str:
+    """Which of the two are no more what the values were made of, in words; nothing if both are."""
+    kept = load()
+    found = {"signals": hashlib.sha256(signals.tobytes()).hexdigest(), "weights": weights_checksum(weights)}
+    return " and ".join(f"the {name} are others" for name, digest in found.items() if digest != str(kept[name]))
 
 
 def log_mel_error(log_mel: np.ndarray) -> float:

@@ -75,14 +75,15 @@ def test_chunks_do_not_show(vggish: VGGishSession, fast: VGGishSession, conv: st
     session = vggish if conv == "direct" else fast
     rng = np.random.default_rng(1)
     windows = rng.uniform(-1, 1, (2 * CPU_CHUNK + 1, 15_600)).astype(np.float32)
-    before, session.batch_size = session.batch_size, len(windows)
+    before = session.rows_at_once
+    session.resize(len(windows))
     try:
         together = session.embed_windows(windows)
         for size in (1, 2, 3, CPU_CHUNK, CPU_CHUNK + 1):
             found = session.embed_windows(windows[-size:])
             assert np.abs(found - together[-size:]).max() <= 1e-6 * np.abs(together).max()
     finally:
-        session.batch_size = before
+        session.resize(before)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 7, 8, 9, 15, 16, 17, 100])

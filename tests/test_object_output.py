@@ -23,7 +23,7 @@ import pytest
 from runner import store_client, store_hold
 from runner.compose import _run_dir, compose_config
 from runner.errors import ConfigError, StoreError
-from runner.journal import ShardEntry, describe_file
+from runner.journal import JOURNAL, STATE, ShardEntry, describe_file, read_journal
 from runner.manifest import build_manifest
 from runner.resume import Plan, begin_session, make_plan
 from runner.retrying import Stores
@@ -369,6 +369,20 @@ def test_a_worker_that_lost_the_output_commits_no_more(memory_store: Store, tmp_
     with pytest.raises(StoreError, match="process 1 on far"):
         mirror.commit(entry)
     assert ".runner/commits/shard-00000.json" not in memory_store.sizes(".runner")
+
+
+def test_shards_that_are_taken_back_lose_their_commit_objects(memory_store: Store, tmp_path: Path) -> None:
+    spec = {"run_dir": str(tmp_path), "shards": [[0, 1]] * 3, "store": {"url": memory_store.url, "token": "ours"}}
+    (tmp_path / STATE).mkdir()
+    put_holder(memory_store, token="ours")
+    writer = StoreMirror(spec, compose_config(["weights=random"])).writer_kind()(tmp_path, {}, [])
+    for shard in range(2):
+        writer.record(ShardEntry(shard))
+    writer.take_back(1)
+    writer.record(ShardEntry(2))  # it was under way
+    assert list(writer.done) == [0]
+    assert list(memory_store.sizes(".runner/commits")) == [".runner/commits/shard-00000.json"]
+    assert list(read_journal(tmp_path / STATE / JOURNAL)[0]) == [0]
 
 
 def test_shards_of_changed_sources_lose_their_commit_objects(memory_store: Store, tmp_path: Path, clips: Path) -> None:

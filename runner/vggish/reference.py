@@ -96,9 +96,13 @@ def _convolved(image: Exact, matrix: Exact, biases: Exact, pool: bool) -> Exact:
     padded = np.pad(image, ((1, 1), (1, 1), (0, 0)))
     near = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (0, 1)).reshape(height * width, 9 * inputs)
     found = np.maximum(near @ matrix + biases, 0.0).reshape(height, width, -1)
-    if not pool:
-        return found
-    return np.maximum(np.maximum(found[::2, ::2], found[1::2, ::2]), np.maximum(found[::2, 1::2], found[1::2, 1::2]))
+    return _pooled(found) if pool else found
+
+
+def _pooled(image: Exact) -> Exact:
+    """The largest of each 2×2 pixels."""
+    rows = np.maximum(image[::2], image[1::2])
+    return np.maximum(rows[:, ::2], rows[:, 1::2])
 
 
 def _dense(x: Exact, arrays: Mapping[str, Array], layer: str, rounded: Callable[[Exact], Exact]) -> Exact:

@@ -111,7 +111,6 @@ class VGGishSession:
         import tensorflow as tf
 
         self.metadata = metadata
-        self.batch_size = batch_size
         self.halvings: list[str] = []
         """What was done about memory that ran out."""
         on_cpu = device.effective is DeviceType.CPU
@@ -194,7 +193,7 @@ class VGGishSession:
 
     @property
     def rows_at_once(self) -> int:
-        """The batch size in effect: ``batch_size``, less where memory ran out."""
+        """The batch size in effect: what was asked for, less where memory ran out."""
         return self._rows_at_once
 
     @property
@@ -212,7 +211,7 @@ class VGGishSession:
 
     def resize(self, batch_size: int) -> None:
         """Take batches of another size from now on."""
-        self.batch_size = self._rows_at_once = batch_size
+        self._rows_at_once = batch_size
 
     def warm_up(self, dtype: str = "float32") -> float:
         """Trace and compile the program for windows of ``dtype``, run it once, and return the seconds that took.
