@@ -334,7 +334,7 @@ def test_a_wav_file_that_outgrew_its_32_bits(tmp_path: Path) -> None:
     assert clip.note == f"truncated: {1 << 20} of the {samples} bytes of samples that its header states are read"
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_no_header_breaks_the_parsers(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     folder = tmp_path_factory.mktemp("hostile")
@@ -350,7 +350,7 @@ def test_no_header_breaks_the_parsers(tmp_path_factory: pytest.TempPathFactory, 
     assert found is None or 0 <= found.present <= path.stat().st_size
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(place=st.floats(0, 1), new=st.binary(max_size=12), kind=st.sampled_from(["mp3", "flac", "ogg", "opus"]))
 def test_no_stream_breaks_the_walks(
     files: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory, place: float, new: bytes, kind: str
