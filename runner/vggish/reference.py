@@ -44,12 +44,13 @@ def reference_log_mel(windows: Array) -> Exact:
     """Log-mel of windows of waveform, [n, 15600] in -1..1 to float64 [n, 96, 64]; the transform by its definition."""
     offset = np.arange(400)
     window = 0.5 * (1.0 - np.cos(2.0 * np.pi * offset / 400.0))
-    turns = np.exp(-2j * np.pi * np.outer(offset, np.arange(257)) / 512.0)
+    angles = 2.0 * np.pi * np.outer(offset, np.arange(257)) / 512.0
+    cosines, sines = np.cos(angles), np.sin(angles)
     found = np.empty((len(windows), 96, 64))
     filters = _mel_filters()
     for row, samples in zip(found, windows.astype(np.float64), strict=True):
-        frames = np.stack([samples[160 * frame : 160 * frame + 400] for frame in range(96)])
-        row[...] = np.log(np.abs((frames * window) @ turns) @ filters + 0.01)
+        frames = np.stack([samples[160 * frame : 160 * frame + 400] for frame in range(96)]) * window
+        row[...] = np.log(np.hypot(frames @ cosines, frames @ sines) @ filters + 0.01)
     return found
 
 
@@ -82,7 +83,7 @@ def reference_embeddings(arrays: Mapping[str, Array], windows: Array, precision:
     images = reference_log_mel(windows)[..., None]
     for layer, pool in _CONVOLUTIONS:
         kernel, biases = arrays[f"vggish/{layer}/weights"], arrays[f"vggish/{layer}/biases"].astype(np.float64)
-        matrix = rounded(kernel.astype(np.float64)).transpose(2, 0, 1, 3).reshape(-1, kernel.shape[3])
+        matrix = rounded(kernel.astype(np.float64)).reshape(-1, kernel.shape[3])
         images = np.stack([_convolved(rounded(image), matrix, biases, pool) for image in images])
     x = images.reshape(len(images), -1)
     for layer in ("fc1/fc1_1", "fc1/fc1_2"):
@@ -94,7 +95,8 @@ def _convolved(image: Exact, matrix: Exact, biases: Exact, pool: bool) -> Exact:
     """A 3×3 convolution with ReLU, of [height, width, inputs], as one product with every pixel's neighbourhood."""
     height, width, inputs = image.shape
     padded = np.pad(image, ((1, 1), (1, 1), (0, 0)))
-    near = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (0, 1)).reshape(height * width, 9 * inputs)
+    shifted = [padded[down : down + height, right : right + width] for down in range(3) for right in range(3)]
+    near = np.concatenate(shifted, axis=2).reshape(height * width, 9 * inputs)
     found = np.maximum(near @ matrix + biases, 0.0).reshape(height, width, -1)
     return _pooled(found) if pool else found
 
