@@ -113,6 +113,7 @@ class Bench:
 
     def __init__(self, device: str = "cpu") -> None:
         self.device = device
+        self._device: Any = None
         self.config = compose_config(["weights=random", "memory=conservative", "dataset=demo"])
         self.weights = random_weights(golden.SEED)
         self._checksum = weights_checksum(self.weights)
@@ -129,13 +130,15 @@ class Bench:
     def build(self, precision: str, conv: str) -> Any:
         """A session by the code as it is now."""
         from runner.build import DeviceRequest, place
+        from runner.precision import choose_precision
         from runner.vggish.session import SessionMetadata
 
         gc.collect()
-        placement = place(DeviceRequest(self.device, strict=True, precision=precision), self.config.memory)
-        metadata = SessionMetadata(placement.device.to_dict(), placement.precision.to_dict(), {}, {})
-        kind = session.VGGishSession
-        return kind(dict(self.weights), placement.device, placement.precision, BATCH, metadata, conv)
+        if self._device is None:  # once a process: TensorFlow fixes devices then
+            self._device = place(DeviceRequest(self.device, strict=True), self.config.memory).device
+        chosen = choose_precision(precision, self._device.device)
+        metadata = SessionMetadata(self._device.to_dict(), chosen.to_dict(), {}, {})
+        return session.VGGishSession(dict(self.weights), self._device, chosen, BATCH, metadata, conv)
 
     def shared(self, precision: str, conv: str) -> Any:
         """A session that nothing was done to."""

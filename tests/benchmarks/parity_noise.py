@@ -14,6 +14,7 @@ from runner.build import DeviceRequest, place
 from runner.compose import compose_config
 from runner.gate import measure_session
 from runner.parity import Answers, fixed_signals, worst_of
+from runner.precision import choose_precision
 from runner.vggish.checkpoint import random_weights
 from runner.vggish.reference import reference_embeddings
 from runner.vggish.session import SessionMetadata, VGGishSession
@@ -28,19 +29,18 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=96)
     options = parser.parse_args()
     config, signals = compose_config(["weights=random", "dataset=demo"]), fixed_signals()
+    device = place(DeviceRequest(options.device, strict=True), config.memory).device
     found: dict[str, list] = {}
     for seed in range(options.seeds):
         weights = random_weights(seed)
         exact = reference_embeddings(weights, signals)
         for precision in options.precisions.split(","):
             rounded = exact if precision == "float32" else reference_embeddings(weights, signals, precision)
-            placement = place(DeviceRequest(options.device, strict=True, precision=precision), config.memory)
-            metadata = SessionMetadata(placement.device.to_dict(), placement.precision.to_dict(), {}, {})
+            chosen = choose_precision(precision, device.device)
+            metadata = SessionMetadata(device.to_dict(), chosen.to_dict(), {}, {})
             winograd = options.device == "cpu" and precision == "float32"
             for conv in ("direct", "winograd")[: 1 + winograd]:
-                session = VGGishSession(
-                    dict(weights), placement.device, placement.precision, options.rows, metadata, conv
-                )
+                session = VGGishSession(dict(weights), device, chosen, options.rows, metadata, conv)
                 for dtype in ("int16", "float32"):
                     parity = measure_session(session, Answers(exact, rounded), dtype)
                     found.setdefault(f"{precision} {conv}", []).append(parity)
