@@ -12,8 +12,9 @@ from types import TracebackType
 import numpy as np
 
 from runner.errors import ClipError
+from runner.open_source import open_source
 from runner.resample import StreamResampler
-from runner.sources import Array, Source, SourceFault, open_source
+from runner.sources import Array, Source, SourceFault
 from runner.vggish.constants import SAMPLE_RATE
 
 REASONS = {
@@ -89,7 +90,7 @@ class ClipReader:
         if source.channels < 1:
             raise ClipError("decode_error", f"the file claims {source.channels} channels")
         self._resampler = StreamResampler(source.sample_rate, resampler)
-        self._first = _frame("start", start or 0.0, source.sample_rate)
+        self._first = 0 if start is None else _frame("start", start, source.sample_rate)
         self._wanted = None if end is None else _frame("end", end, source.sample_rate) - self._first
         if self._wanted is not None and self._wanted <= 0:
             raise ClipError("bad_range", f"start {start} s and end {end} s hold no audio")

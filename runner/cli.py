@@ -13,6 +13,9 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from runner.errors import RunnerError
+from runner.printable import printable
+from runner.record import without_credentials
 from runner.stop_signals import Requests, leave_terminal, take
 
 if TYPE_CHECKING:
@@ -39,6 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _main(arguments)
         except (KeyboardInterrupt, _Stopped) as stopped:
             return stopped.exit_status if isinstance(stopped, _Stopped) else _INTERRUPTED
+        except RunnerError as error:  # of what is tidied up at the end
+            print(f"error: {printable(without_credentials(str(error)))}", file=sys.stderr)
+            return 1
 
 
 @contextlib.contextmanager
@@ -104,10 +110,7 @@ def _through_hydra(given: list[str]) -> int:
 
     from runner.arguments import check_arguments
     from runner.compose import CONFIG_NAME, composing, one_message, register
-    from runner.errors import RunnerError
     from runner.paths import conf_dir
-    from runner.printable import printable
-    from runner.record import without_credentials
 
     register()
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -175,7 +178,6 @@ def _task(config: DictConfig) -> dict[str, Any] | float:
 
     from runner.compose import typed, typed_words
     from runner.job import Job, run_job
-    from runner.record import without_credentials
     from runner.sweep import SWEEP_ENVIRONMENT, in_its_place, join_sweep
     from runner.terminal import say
 

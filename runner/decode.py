@@ -303,6 +303,8 @@ class _Decoder:
                     self._memory.beat(self._process)
                     self._put(task.job, sent, windows)
                     sent += len(windows)
+                    if whole := clip.seconds_to_come:
+                        self._memory.set_part(self._process, min(1.0, clip.seconds / whole))
             if clip.note and clip.note.startswith("truncated") and options.on_truncated == "skip":
                 raise ClipError("truncated", clip.note.partition(": ")[2])
             if cutter.examples == 0:

@@ -18,13 +18,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from runner.canary import Canary
 from runner.cold_start import LOG_FORMAT, ColdStart, Events, Ready, make_ready, warn
 from runner.config import RunConfig, from_dict
 from runner.cuda import pinned
 from runner.device_speed import matmul_peak, model_only, speed_metrics
 from runner.devices import DeviceType
 from runner.engine import Engine, Lane
-from runner.errors import ResumeError
 from runner.failures import failure_of
 from runner.files import write_atomic
 from runner.hardware import host_facts, peak_rss_mib, usable_cores, versions
@@ -53,6 +53,7 @@ from runner.parts import (
 from runner.pool import DecodePool
 from runner.printable import PrintableFormatter
 from runner.profiling import measure_beside
+from runner.readable import read_json
 from runner.sampling import OthersLoad, Sampler
 from runner.stop_signals import StopSignal
 from runner.taking_up import agree, identity_of, shards_done, sole_worker
@@ -80,7 +81,7 @@ def main(spec_path: str) -> int:
     stop = StopSignal(lambda: _end_at_once(run_dir, events))
     spec: dict[str, Any] = {}
     try:
-        spec |= _read_spec(Path(spec_path))
+        spec |= read_json(Path(spec_path))
         _carry_out(spec, run_dir, events, result, stop)
     except Exception as error:
         log.exception("the run failed")
@@ -97,20 +98,14 @@ def main(spec_path: str) -> int:
     return {"finished": 0, "killed": KILLED_STATUS}.get(result["status"], 1)
 
 
-def _read_spec(path: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ResumeError(f"{path} can't be read ({error}): run the same command again, which writes it anew") from None
-    return found
-
-
 def _tell(run_dir: Path, events: Events, result: dict[str, Any]) -> None:
     """Leave the result to the parent."""
     try:
         write_atomic(run_dir / "result.json", json.dumps(result, indent=2))
     except OSError as error:  # the parent is told in another way
         log.error("result.json could not be written: %s", error)
+        if result["status"] == "finished":
+            result |= {"status": "failed", "failure": {**failure_of(error)._asdict(), "signal": None}}
     events.send("end", status=result["status"], failure=result.get("failure"))
 
 
@@ -175,12 +170,16 @@ def _carry_out(spec: dict[str, Any], run_dir: Path, events: Events, result: dict
         stop.begin(engine.stop)
         result["metrics"] |= cold.metrics(time.time())
         events.send("phase", name="embed", seconds=cold.parts)
-        lanes = [Lane(each.device_name[1:], each.embed_windows, each.in_flight) for each in sessions]
+        canaries = [
+            Canary(each, ready.answers, config.parity, ready.dtypes, lambda: len(writer.done)) for each in sessions
+        ]
+        lanes = [Lane.watched(*both) for both in zip(sessions, canaries, strict=True)]
         others, decode_cpu_s = OthersLoad(), sum(pool.cpu_s.values())
         favour_lanes()
-        with _reporting(engine, events, spec["dataset"]["clips"] - left, config.frontend.hop_s, len(pool)):
+        with _reporting(engine, events, spec["dataset"]["clips"] - left, config.frontend.hop_s, pool):
             engine.run(lanes)
         own_cpu_s = engine.cpu_s + sum(pool.cpu_s.values()) - decode_cpu_s
+        result["metrics"]["parity_canaries"] = float(sum(canary.count for canary in canaries))
         result["metrics"]["others_cpu_share"] = others.share(own_cpu_s)
         sampler.stop()
         result["memory_series"] = sampler.series(engine.started_at)
@@ -193,7 +192,8 @@ def _carry_out(spec: dict[str, Any], run_dir: Path, events: Events, result: dict
             clips = read_clips(Path(spec["manifest"]), spans)
             measure_beside(config, ready, pool, lanes, clips, run_dir, events, result, stop.is_set)
         halved = [halving for each in sessions for halving in each.halvings if halving not in result["warnings"]]
-        for problem in (*engine.lane_failures, *halved):
+        missed = [miss for canary in canaries for miss in canary.misses[:1]]
+        for problem in (*engine.lane_failures, *halved, *missed):
             warn(problem, events, result)
         result["resolved"]["memory.batch_size"] = sessions[0].rows_at_once
     result["metrics"]["decoders_replaced"] = float(pool.deaths)
@@ -257,27 +257,26 @@ def _warn_of_ceiling(config: RunConfig, placement: Placement, result: dict[str, 
 
 
 @contextlib.contextmanager
-def _reporting(engine: Engine, events: Events, clips_before: int, hop_s: float, decoders: int) -> Iterator[None]:
+def _reporting(engine: Engine, events: Events, clips_before: int, hop_s: float, pool: DecodePool) -> Iterator[None]:
     """Send the counts to the parent from a thread of its own, a few times a second, and once at the end.
 
     The examples of clips under way count as audio, one for every ``hop_s``, so that an hour-long clip shows at once how
-    fast it is; what is sent at the end is of finished clips alone.  ``clips_before`` were done before this session,
-    and ``decoders`` are that many at most which are under way in part.
+    fast it is; what is sent at the end is of finished clips alone.  ``clips_before`` were done before this session.
     """
     over = threading.Event()
 
     def report() -> None:
         while not over.wait(_PROGRESS_S):
-            send(max(0, engine.examples_done - engine.progress.examples))
+            examples = max(0, engine.examples_done - engine.progress.examples)
+            send(examples, _clips_in(examples, engine, pool))
 
-    def send(examples_under_way: int) -> None:
+    def send(examples_under_way: int, clips_under_way: float) -> None:
         progress = engine.progress
-        clip_examples = progress.examples / max(progress.embedded, 1)
         events.send(
             "progress",
             clips=clips_before + progress.clips,
             session_clips=progress.clips,
-            clips_under_way=min(decoders, examples_under_way / clip_examples) if clip_examples else 0.0,
+            clips_under_way=clips_under_way,
             skipped=sum(progress.skipped.values()),
             examples=progress.examples + examples_under_way,
             audio_s=progress.audio_s + examples_under_way * hop_s,
@@ -291,7 +290,17 @@ def _reporting(engine: Engine, events: Events, clips_before: int, hop_s: float, 
     finally:
         over.set()
         thread.join()
-        send(0)
+        send(0, 0.0)
+
+
+def _clips_in(examples: int, engine: Engine, pool: DecodePool) -> float:
+    """How many clips these examples of clips under way come to: by the parts that are decoded, or by the average clip.
+
+    Each decode process has at most one clip under way in part.
+    """
+    progress = engine.progress
+    average = progress.examples / max(progress.embedded, 1)
+    return min(len(pool), max(pool.memory.parts_done(), examples / average if average else 0.0))
 
 
 def _first_workers(config: RunConfig) -> int:

@@ -17,7 +17,7 @@ _TAIL = 1024
 
 
 class FileView:
-    """A file-like object for ``soundfile.SoundFile``.
+    """A file-like object for ``soundfile.SoundFile`` and ``av.open``.
 
     Args:
         path: of the file.
@@ -32,14 +32,17 @@ class FileView:
     def __init__(
         self, path: str | bytes, begin: int = 0, replaced: tuple[int, bytes] | None = None, *, endless: bool = False
     ) -> None:
+        self._descriptor = -1
         self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
         self._path, self._begin, self._replaced, self._is_endless = path, begin, replaced, endless
         self._size = os.fstat(self._descriptor).st_size - begin
         self._end = _ENDLESS if endless else self._size
         self._place = 0
         self._chunk, self._chunk_at = b"", 0
+        self.name = ""
+        """Of the file, where its extension is to tell a decoder anything."""
         self.fault: OSError | None = None
-        """Why a read failed; libsndfile would take it for the file's end."""
+        """Why a read failed; a decoder would take it for the file's end."""
 
     def again(self) -> FileView:
         """The same view, opened anew."""
@@ -53,6 +56,11 @@ class FileView:
     def tell(self) -> int:
         """The place that is read next."""
         return self._place
+
+    def read(self, count: int) -> bytes:
+        """Up to so many bytes."""
+        buffer = bytearray(count)
+        return bytes(buffer[: self.readinto(memoryview(buffer))])
 
     def readinto(self, buffer: memoryview) -> int:
         """Fill a buffer as far as the file goes; returns the bytes put into it."""
@@ -101,6 +109,8 @@ class FileView:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+    __del__ = close
 
 
 def _overwritten(chunk: bytes, at: int, new: bytes) -> bytes:

@@ -87,28 +87,30 @@ class Extra(NamedTuple):
     process: Callable[[NDArray[np.float32]], NDArray[Any]]
 
 
-class Piece(NamedTuple):
-    """Some of a clip's embeddings, float32 [n, 128], from its example ``first`` on."""
+class Group(NamedTuple):
+    """Blocks of clips' embeddings: whose each is, which example it begins with, and float32 [n, 128]."""
 
-    row: ClipRow
-    first: int
-    embeddings: NDArray[np.float32]
+    rows: list[ClipRow]
+    firsts: list[int]
+    embeddings: list[NDArray[np.float32]]
 
 
-def row_groups(rows: Iterable[ClipRow], examples: int = _GROUP_ROWS) -> Iterator[list[Piece]]:
+def row_groups(rows: Iterable[ClipRow], examples: int = _GROUP_ROWS) -> Iterator[Group]:
     """The embeddings of clips in groups of about so many examples, cut alike however they came in parts."""
-    group: list[Piece] = []
+    group = Group([], [], [])
     count = 0
     for row in rows:
         first = 0
         for block in blocks(row.embeddings):
-            group.append(Piece(row, first, block))
+            group.rows.append(row)
+            group.firsts.append(first)
+            group.embeddings.append(block)
             first += len(block)
-            count += len(block)
-            if count >= examples:
+            if count + first >= examples:
                 yield group
-                group, count = [], 0
-    if group:
+                group, count = Group([], [], []), -first
+        count += first
+    if group.rows:
         yield group
 
 
@@ -280,29 +282,27 @@ class TfrecordShards:
         return serialized
 
 
-def embedding_table(pieces: Sequence[Piece], hop_s: float, extra: Extra | None = None) -> pa.Table:
+def embedding_table(group: Group, hop_s: float, extra: Extra | None = None) -> pa.Table:
     """Embeddings of clips as a table of ``embedding_schema``, a row an example."""
-    counts = np.array([len(piece.embeddings) for piece in pieces], np.int64)
-    firsts = np.array([piece.first for piece in pieces], np.int64)
+    rows, firsts, embeddings = group.rows, np.array(group.firsts, np.int64), group.embeddings
+    counts = np.fromiter(map(len, embeddings), np.int64, len(rows))
     total, ends = int(counts.sum()), np.cumsum(counts)
-    which = np.repeat(np.arange(len(pieces)), counts)
+    which = np.repeat(np.arange(len(rows)), counts)
     example = np.arange(total) - np.repeat(ends - counts - firsts, counts)
-    starts = np.repeat(np.array([piece.row.start_s for piece in pieces]), counts) + example * hop_s
+    starts = np.repeat(np.array([row.start_s for row in rows]), counts) + example * hop_s
     padded = np.zeros(total, bool)
-    padded[ends - 1] = [
-        piece.row.padded and piece.first + len(piece.embeddings) == piece.row.examples for piece in pieces
-    ]
+    is_last = firsts + counts == [row.examples for row in rows]
+    padded[ends - 1] = is_last & [row.padded for row in rows]
     columns = [
-        pa.array([piece.row.clip for piece in pieces], pa.string()).take(pa.array(which)),
+        pa.array([row.clip for row in rows], pa.string()).take(pa.array(which)),
         pa.array(example.astype(np.int32)),
         pa.array(starts.astype(np.float64)),
         pa.array(padded),
-        pa.array([piece.row.label for piece in pieces], pa.string()).take(pa.array(which)),
-        _vectors([piece.embeddings for piece in pieces], pa.float32()),
+        pa.array([row.label for row in rows], pa.string()).take(pa.array(which)),
+        _vectors(embeddings, pa.float32()),
     ]
     if extra:
-        processed = [extra.process(piece.embeddings) for piece in pieces]
-        columns.append(_vectors(processed, _EXTRA_TYPES[extra.column]))
+        columns.append(_vectors([extra.process(block) for block in embeddings], _EXTRA_TYPES[extra.column]))
     return pa.Table.from_arrays(columns, schema=embedding_schema(extra and extra.column))
 
 

@@ -187,6 +187,62 @@ def _mpc(file: _File) -> StatedBytes | None:
     return file.stated(frames * 2 * (2 if stereo else 1), 42) if 0 < frames < _UNKNOWN_FROM else None
 
 
+def mended_header(path: str | bytes) -> tuple[int, bytes] | None:
+    """A place in a file and the bytes without which libsndfile refuses its header, or finds no samples behind it.
+
+    Those are sizes that a recorder left open (CAF, RF64, and 0 in WAV), that of a CAF file which was cut, and the name
+    of BW64, which is RF64.
+    """
+    try:
+        with open(path, "rb", buffering=0) as raw:
+            file = _File(raw, os.fstat(raw.fileno()).st_size, raw.read(_HEAD))
+            mend = _MENDERS.get(file.head[:4])
+            return None if mend is None else mend(file)
+    except (OSError, ValueError, OverflowError, struct.error):
+        return None
+
+
+def _mended_caf(file: _File) -> tuple[int, bytes] | None:
+    for name, place, length in _chunks(file, 8, ">4sq", align=1):
+        if name == b"data" and not 0 <= length <= file.size - place:
+            return place - 8, struct.pack(">q", file.size - place)
+    return None
+
+
+def _mended_wav(file: _File) -> tuple[int, bytes] | None:
+    for name, place, length in _chunks(file, 12, "<4sI"):
+        if name == b"data":
+            return (place - 4, b"\xff" * 4) if length == 0 and not _are_chunks(file, place) else None
+    return None
+
+
+def _are_chunks(file: _File, place: int) -> bool:
+    """Whether nothing but chunks lies behind a place."""
+    for name, start, length in _chunks(file, place, "<4sI"):
+        if not name.isalnum():
+            return False
+        place = start + length
+    return file.size - 1 <= place <= file.size
+
+
+def _mended_rf64(file: _File) -> tuple[int, bytes] | None:
+    size_place = None
+    for name, place, length in _chunks(file, 12, "<4sI"):
+        if name == b"ds64":
+            size_place = place + 8
+        if name == b"data" and size_place is not None and length == 0xFFFFFFFF:
+            (stated,) = file.unpack("<q", size_place)
+            return (size_place, struct.pack("<q", file.size - place)) if stated <= 0 else None
+    return None
+
+
+_MENDERS: dict[bytes, Callable[[_File], tuple[int, bytes] | None]] = {
+    b"caff": _mended_caf,
+    b"RIFF": _mended_wav,
+    b"RF64": _mended_rf64,
+    b"BW64": lambda _: (0, b"RF64"),
+}
+
 _PARSERS: dict[str, Callable[[_File], StatedBytes | None]] = {
     "WAV": _wav,
     "WAVEX": _wav,

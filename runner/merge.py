@@ -185,8 +185,10 @@ def _take_shard(target: Target, there: Mapping[str, int], scratch: Path, shard: 
     rows = source.path(shard.clips, _fetched(scratch, shard), described[shard.clips])
     files = shard.files
     if not files or any(there.get(to) != described[name][0] for name, to in files.items()):
-        for name in npz_names(rows) if NPZ in shard.part.formats else ():
+        names = npz_names(rows) if NPZ in shard.part.formats else []
+        for name in names:
             target.take(source, name, name)
+        target.settle(names)
         for name, to in files.items():
             target.take(source, name, to, described[name])
     return rows

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from runner.canary import Canary
 from runner.cold_start import LOG_FORMAT, ColdStart, Events, Ready, make_ready
 from runner.config import RayEngineConfig, RunConfig
 from runner.cuda import pinned
@@ -31,7 +32,6 @@ from runner.devices import DeviceType
 from runner.engine import Engine, Lane
 from runner.errors import EngineError
 from runner.failures import failure_of
-from runner.gate import once_a_model
 from runner.hardware import CORES
 from runner.journal import ShardEntry
 from runner.limits import SkipLimit
@@ -48,17 +48,20 @@ from runner.parts import (
 )
 from runner.pool import DecodePool
 from runner.printable import PrintableFormatter
-from runner.ray_registry import Brief, Verdicts, agreed_identity, settle
+from runner.ray_registry import Brief, agreed_identity, settle
 from runner.taking_up import agree, differing, identity_of
 from runner.window_types import window_types
 
 if TYPE_CHECKING:
     from runner.store_writer import StoreMirror
+    from runner.vggish.session import VGGishSession
 
 log = logging.getLogger("runner.worker")
 
 _REPORT_S = 1.0
 """So often an actor tells of shards that are done."""
+_BATCHES_AT_END = 100
+"""A call of fewer batches since the last canary ends without one."""
 CALLS = 2
 """How many rows an actor has at a time: one is embedded while the last shards of another are written."""
 
@@ -138,10 +141,9 @@ class Actor:
         raise NotImplementedError
 
     def make_session(self, cold: ColdStart) -> Ready:
-        """Sessions that have passed the parity gate, measured here or on another actor's device of the same model."""
+        """Sessions that have passed the parity gate, each measured on its own device."""
         self.spec["dtypes"] = window_types(self.manifest)
-        gate = once_a_model(Verdicts(self.registry), f"{self.about['host']}:{self.about['pid']}")
-        ready = make_ready(self.config, self.spec, cold, Events(io.StringIO()), self.about, gate)
+        ready = make_ready(self.config, self.spec, cold, Events(io.StringIO()), self.about)
         self.about["identity"] = identity_of(ready.sessions[0], ready.postprocess)
         if others := differing(agreed_identity(self.registry, self.about["identity"]), self.about["identity"]):
             raise EngineError(
@@ -150,6 +152,10 @@ class Actor:
             )
         self.about["file_metadata"] = file_metadata(self.config, ready.sessions[0], ready.placement)
         return ready
+
+    def canary_of(self, session: VGGishSession, ready: Ready, shards: Callable[[], int] = lambda: 0) -> Canary:
+        """What watches a session; see ``Canary``.  Calls are short: not each of them ends with a canary."""
+        return Canary(session, ready.answers, self.config.parity, ready.dtypes, shards, at_end=_BATCHES_AT_END)
 
     def report(self, **values: Any) -> dict[str, Any]:
         """What the driver is told: who, with which failure if any, and the values given."""
@@ -182,12 +188,14 @@ class EmbedShards(Actor):
         self._pool.open(decoders_for(plan.decode_workers, clips), plan.spare_slots, sessions[0].rows_at_once)
         if ready.placement.device.effective is DeviceType.GPU:
             self._lock_pages(cold)
-        self._lanes = [Lane(each.device_name[1:], each.embed_windows, each.in_flight) for each in sessions]
         self._entries = Entries()
         if self.mirror:
             agree(self.run_dir, self.about["identity"])
         metadata, kind = self.about["file_metadata"], shard_writer_kind(self.mirror)
         self._writer = make_writer(self.spec, config, metadata, ready.postprocess, journal=self._entries, kind=kind)
+        self._lanes = [
+            Lane.watched(each, self.canary_of(each, ready, lambda: len(self._writer.done))) for each in sessions
+        ]
         self.about["metrics"] |= cold.metrics(time.time())
         favour_lanes()
 

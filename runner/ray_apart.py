@@ -135,7 +135,7 @@ class Assembly:
         *before, last = note.reports
         yield from before
         if last["error"] or any(report["error"] for report in before):
-            yield last
+            yield last | {"entries": self._taken_back()} if (last["error"] or {}).get("kind") == "parity" else last
             return
         self._actor = last["actor"]
         if self._writer is None:
@@ -165,6 +165,13 @@ class Assembly:
             entries = self._written(0)
             now = time.time()
             yield {"actor": self._actor, "error": None, "entries": entries, "began": now, "ended": now}
+
+    def _taken_back(self) -> list[dict[str, Any]]:
+        """Entries by which all that was written is to be done again: nobody knows which actor embedded what."""
+        self._written(0)
+        if self._writer is not None:
+            self._writer.take_back(0)
+        return [vars(entry) for entry in self._entries.take()]
 
     def close(self) -> None:
         """Begin no other file."""

@@ -180,6 +180,11 @@ class Collected:
         self._meet(report["actor"])
         self.figures.take(report)
         for entry in report["entries"]:
+            if entry["undone"]:
+                if entry["shard"] in self.writer.done:
+                    self._count(self.writer.done[entry["shard"]], -1)
+                    self.writer.record(ShardEntry(entry["shard"], undone=True))
+                continue
             entry["files"] = {name: tuple(described) for name, described in entry["files"].items()}
             known = self.writer.done.get(entry["shard"])
             if known is None or known.files != entry["files"]:  # of what was done twice the later files are there

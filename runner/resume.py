@@ -24,13 +24,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
-from numpy.typing import NDArray
 
+from runner.changes import Changes, has_file, reconcile
 from runner.config import ManifestDataset, RunConfig
 from runner.digests import digest_of, row_digests
 from runner.errors import ConfigError, ResumeError
@@ -38,6 +36,7 @@ from runner.files import atomic, make_folder, write_atomic
 from runner.formats import FOLDERS
 from runner.journal import IDENTITY, JOURNAL, STATE, ShardEntry, believed, read_journal, take_back
 from runner.manifest import CHUNK_CLIPS, Manifest, shards_of
+from runner.readable import readable
 from runner.record import SWEEP_FILE
 from runner.retrying import shards_to_retry
 from runner.stores import is_url, place_of
@@ -206,11 +205,10 @@ def make_plan(
         )
     shards = [(int(first), int(end)) for first, end in found["shards"]]
     clips = shards[-1][1] if shards else 0
-    if listed.table.num_rows == clips and _is_as_planned(state / MANIFEST, listed.table):
-        planned = table = listed.table
-        changes = Changes(there=_has_file(table))
+    planned = _planned(state / MANIFEST, listed.table, shards, found["rows"])
+    if planned is listed.table:
+        table, changes = planned, Changes(there=has_file(planned))
     else:
-        planned = pq.read_table(state / MANIFEST).slice(0, clips)
         table, changes = reconcile(planned, listed.table)
     if changes.removed and isinstance(config.dataset, ManifestDataset):
         raise ResumeError(
@@ -255,84 +253,28 @@ def _done(
     return {number: entry for number, entry in done.items() if number not in set(again)}, notes
 
 
-@dataclass(frozen=True)
-class Changes:
-    """What became of the rows since the plan.
+def _planned(path: Path, listed: pa.Table, shards: Sequence[tuple[int, int]], rows: Sequence[str]) -> pa.Table:
+    """The clips of the plan, given the digests of its shards' rows; those listed themselves, where they are the same.
 
-    ``there`` (bool [rows]) is whether each one's file is in the data set as it is listed now; ``changed`` are rows
-    whose files changed, ``relabelled`` those with another label, ``removed`` those that are listed no more;
-    ``vanished`` and ``added`` count files that are gone and rows that are new.
+    Raises:
+        ConfigError: manifest.parquet can't be read, and the clips listed are not those that it held.
     """
-
-    there: NDArray[np.bool_]
-    changed: Sequence[int] = ()
-    relabelled: Sequence[int] = ()
-    removed: Sequence[int] = ()
-    vanished: int = 0
-    added: int = 0
-
-    def notes(self) -> list[str]:
-        """A line for each kind of change."""
-        lines = []
-        if self.changed:
-            lines.append(f"{len(self.changed):,} source files changed since the run began: they are embedded anew")
-        if self.relabelled:
-            lines.append(f"{len(self.relabelled):,} labels changed since the run began: their shards are done again")
-        if self.vanished:
-            lines.append(f"{self.vanished:,} source files are gone: those embedded stay, others are skipped as missing")
-        if self.added:
-            lines.append(f"{self.added:,} clips are new: they are embedded after the others")
-        return lines
-
-
-def reconcile(planned: pa.Table, listed: pa.Table) -> tuple[pa.Table, Changes]:
-    """The planned rows with labels, sizes and times of their files as they are now, and new ones at the end.
-
-    What is not known any more of a file that is gone stays as it was.
-    """
-    keys, listed_keys = (
-        zip(each["path"].to_pylist(), each["clip"].to_pylist(), strict=True) for each in (planned, listed)
-    )
-    places = {key: row for row, key in enumerate(listed_keys)}
-    at = np.array([places.pop(key, -1) for key in keys], np.int64)
-    is_listed = at >= 0
-    now = listed.select(["label", "bytes", "mtime_ns"]).take(pa.array(at, mask=~is_listed))
-    there = is_listed & _has_file(now)
-    table, differs = planned, {}
-    for name, known in (("label", is_listed), ("bytes", there), ("mtime_ns", there)):
-        before, after = planned[name].combine_chunks(), now[name].combine_chunks()
-        same = pc.fill_null(pc.equal(before, after), pa.scalar(False))
-        both_missing = pc.and_(pc.is_null(before), pc.is_null(after))
-        differs[name] = known & ~_flags(pc.or_(same, both_missing))
-        values = pc.if_else(pa.array(known), after, before)
-        table = table.set_column(table.schema.get_field_index(name), table.schema.field(name), values)
-    is_new = np.zeros(listed.num_rows, bool)
-    is_new[list(places.values())] = True
-    added = listed.filter(pa.array(is_new))  # `take` would join the names, of which there may be more than 2 GiB
-    changes = Changes(
-        there=np.concatenate([there, _has_file(added)]),
-        changed=np.flatnonzero(differs["bytes"] | differs["mtime_ns"]).tolist(),
-        relabelled=np.flatnonzero(differs["label"]).tolist(),
-        removed=np.flatnonzero(~is_listed).tolist(),
-        vanished=int(np.count_nonzero(~there & _has_file(planned))),
-        added=added.num_rows,
-    )
-    return pa.concat_tables([table, added]).combine_chunks(), changes
-
-
-def _has_file(table: pa.Table) -> NDArray[np.bool_]:
-    """Whether a file was found for each row."""
-    return _flags(pc.fill_null(pc.greater_equal(table["bytes"], 0), pa.scalar(False)))
-
-
-def _flags(values: pa.Array | pa.ChunkedArray) -> NDArray[np.bool_]:
-    flags: NDArray[np.bool_] = np.asarray(values, bool)
-    return flags
+    clips = shards[-1][1] if shards else 0
+    try:
+        is_same = listed.num_rows == clips and _is_as_planned(path, listed)
+        return listed if is_same else pq.read_table(path).slice(0, clips)
+    except (OSError, pa.ArrowException) as error:
+        if listed.num_rows != clips or row_digests(listed, shards) != rows:
+            raise ConfigError(
+                f"{path} can't be read ({error}), and the data set is not what it was: name another output.dir"
+            ) from error
+        _write_manifest(path, listed)
+        return listed
 
 
 def _is_as_planned(path: Path, listed: pa.Table) -> bool:
     """Whether a manifest.parquet holds exactly the clips listed, file sizes and times too; read piece by piece."""
-    with pq.ParquetFile(path) as file:
+    with readable(path), pq.ParquetFile(path) as file:
         if file.metadata.num_rows != listed.num_rows:
             return False
         at = 0
@@ -382,7 +324,11 @@ def _write(
     config: RunConfig,
     part: Mapping[str, Any] | None,
 ) -> None:
-    with atomic(state / MANIFEST) as temporary:
-        pq.write_table(table, temporary, row_group_size=CHUNK_CLIPS, use_dictionary=["label"], compression="zstd")
+    _write_manifest(state / MANIFEST, table)
     plan = {"schema": PLAN_SCHEMA, "deciding": deciding(config), "shards": shards, "rows": rows, "part": part}
     write_atomic(state / PLAN, json.dumps(plan))
+
+
+def _write_manifest(path: Path, table: pa.Table) -> None:
+    with atomic(path) as temporary:
+        pq.write_table(table, temporary, row_group_size=CHUNK_CLIPS, use_dictionary=["label"], compression="zstd")

@@ -20,34 +20,50 @@ from numpy.typing import NDArray
 
 from runner.journal import CLIP_PARTS, STATE, ShardEntry
 from runner.remote import is_remote
-from runner.stores import store_of
+from runner.stores import may_pass, store_of
 
 _THREADS = 16
 _ASKED = 16
 """Objects of a shard that are asked for at most: what keeps a store's objects away seldom does so for one alone."""
 
 
-class _Lost(NamedTuple):
+class Stores:
+    """Asks object stores for single objects, until one does not answer."""
+
+    def __init__(self) -> None:
+        self._silent = False
+
+    def give(self, path: bytes) -> bool:
+        """Whether an object can be had."""
+        url = os.fsdecode(path)
+        try:
+            if not self._silent:
+                store_of(url).cat_file(url, start=0, end=1)
+                return True
+        except Exception as error:
+            self._silent = self._silent or may_pass(error)
+        return False
+
+
+class Lost(NamedTuple):
     """A clip that was skipped; ``there`` is whether its file is in the data set as it is listed now."""
 
     path: bytes
     detail: str | None
     there: bool
+    stores: Stores
 
 
-def _is_there(lost: _Lost) -> bool:
-    return lost.there or (is_remote(lost.path) and _opens(lost))
+def _is_there(lost: Lost) -> bool:
+    return lost.there or (is_remote(lost.path) and lost.stores.give(lost.path))
 
 
-def _opens(lost: _Lost) -> bool:
+def _opens(lost: Lost) -> bool:
+    if is_remote(lost.path):
+        return lost.stores.give(lost.path)
     try:
-        if is_remote(lost.path):
-            url = os.fsdecode(lost.path)
-            store_of(url).cat_file(url, start=0, end=1)
-            return True
-        # A pipe would wait for its writer.
-        descriptor = os.open(lost.path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-    except Exception:  # the drivers' own errors too: whatever it is, the clip can't be had
+        descriptor = os.open(lost.path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # a pipe's writer is not waited for
+    except (OSError, ValueError):
         return False
     try:
         os.read(descriptor, 1)
@@ -58,15 +74,15 @@ def _opens(lost: _Lost) -> bool:
     return True
 
 
-def _has_its_decoder(lost: _Lost) -> bool:
+def _has_its_decoder(lost: Lost) -> bool:
     return "the extra av" in (lost.detail or "") and importlib.util.find_spec("av") is not None
 
 
-def _is_tried(lost: _Lost) -> bool:
+def _is_tried(lost: Lost) -> bool:
     return True
 
 
-MAY_PASS: Mapping[str, Callable[[_Lost], bool]] = {
+MAY_PASS: Mapping[str, Callable[[Lost], bool]] = {
     "missing": _is_there,
     "unreadable": _opens,
     "unsupported_format": _has_its_decoder,
@@ -106,6 +122,7 @@ def shards_to_retry(
         elif reasons:
             unsure.append(number)
     get_parts(unsure)
+    stores = Stores()
 
     def may_have_passed(number: int) -> bool:
         first, end = shards[number]
@@ -117,12 +134,10 @@ def shards_to_retry(
             return True  # it is damaged, and done again anyway
         asked = 0
         columns = (part["reason"].to_pylist(), part["detail"].to_pylist(), paths[first:end].to_pylist())
-        for reason, *lost in zip(*columns, there[first:end].tolist(), strict=False):
+        for reason, detail, path, is_listed in zip(*columns, there[first:end].tolist(), strict=False):
             if reason in MAY_PASS:
-                asked += is_remote(lost[1])
-                if asked > _ASKED:
-                    break
-                if MAY_PASS[reason](_Lost(lost[1], lost[0], lost[2])):
+                asked += is_remote(path) and not is_listed
+                if asked <= _ASKED and MAY_PASS[reason](Lost(path, detail, is_listed, stores)):
                     return True
         return False
 

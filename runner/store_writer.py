@@ -101,6 +101,10 @@ class StoreMirror:
         for path in npz:
             path.unlink(missing_ok=True)
 
+    def uncommit(self, shards: Iterable[int]) -> None:
+        """Have the store say that these shards are to be done again."""
+        self._store.each(self._store.remove, [commit_name(shard) for shard in shards])
+
     def writer_kind(self, *, closes: bool = True) -> Callable[..., RunWriter]:
         """What makes the run's writer; ``closes`` is whether that makes clips.parquet at the end."""
         return functools.partial(StoreWriter if closes else StoreShardWriter, self)
@@ -122,9 +126,13 @@ class StoreWriter(RunWriter):
 
     def record(self, entry: ShardEntry) -> None:
         """Note a shard whose files are on disk, whole, once the store has it."""
-        self._mirror.commit(entry)
+        if not entry.undone:
+            self._mirror.commit(entry)
         super().record(entry)
-        self._mirror.drop(entry)
+        if entry.shard in self.done:
+            self._mirror.drop(entry)
+        else:
+            self._mirror.uncommit([entry.shard])
 
 
 class StoreShardWriter(StoreWriter):

@@ -47,8 +47,8 @@ def mpeg_header(path: str | bytes, begin: int = 0) -> MpegHeader | None:
                 return None
             frames_at, stated = found
             end = start + place + stated
-            more = end + 4 < size and _first_frame(_read(file.fileno(), end, 4096)) is not None
-            return MpegHeader(start + frames_at, is_complete=not more)
+            more = b"" if end + 4 >= size else _read(file.fileno(), _behind_id3(file.fileno(), end), _MPEG_HEAD)
+            return MpegHeader(start + frames_at, is_complete=_first_frame(more) is None)
     except (OSError, ValueError, OverflowError):
         return None
 
@@ -62,8 +62,7 @@ def next_mpeg_frame(path: str | bytes, place: int) -> int | None:
     with open(path, "rb", buffering=0) as file:
         for start in range(place, place + _MOST_JUNK, _MPEG_HEAD - 4096):
             data = _read(file.fileno(), start, _MPEG_HEAD)
-            found = _first_frame(data)
-            if found is not None and found + 4 < len(data):
+            if (found := _first_frame(data)) is not None:
                 return start + found
             if len(data) < _MPEG_HEAD:
                 break
@@ -81,14 +80,17 @@ def _behind_id3(descriptor: int, place: int = 0) -> int:
 
 
 def _first_frame(data: bytes) -> int | None:
-    """Where the first of two MPEG frames in a row lies (of one alone, if the data end with it)."""
+    """Where the first of two like MPEG frames in a row lies (or one alone that ends with the data, or just before)."""
     place = -1
     while (place := data.find(b"\xff", place + 1)) >= 0:
         length = _mpeg_frame_bytes(data[place : place + 4])
         if length is None:
             continue
         following = data[place + length : place + length + 4]
-        if len(following) < 4 or _mpeg_frame_bytes(following) is not None:
+        alike = len(following) == 4 and not (
+            (data[place + 1] ^ following[1]) & 0xFE or (data[place + 2] ^ following[2]) & 12
+        )
+        if (alike and _mpeg_frame_bytes(following) is not None) or len(data) - 4 < place + length <= len(data):
             return place
     return None
 

@@ -90,7 +90,7 @@ def _parity(parity: Mapping[str, Any], metrics: Mapping[str, float]) -> str:
         return f"FAILED: {', '.join(parity['misses'])}"
     text = (
         f"max error {metrics['parity_rel_err']:.1e} of the largest value, min cosine "
-        f"{metrics['parity_min_cosine']:.7f}, against the CPU in float32"
+        f"{metrics['parity_min_cosine']:.7f}, against the reference in float64"
     )
     return text if parity["passed"] else f"FAILED: {text} ({', '.join(parity['misses'])})"
 

@@ -29,6 +29,7 @@ from runner.journal import (
     take_back,
 )
 from runner.output import remove_temporaries, shards_without_npz
+from runner.readable import read_json
 
 if TYPE_CHECKING:
     from runner.vggish.postprocess import Postprocessor
@@ -114,11 +115,8 @@ def agree(run_dir: Path, now: Mapping[str, str]) -> None:
 
 def identity_begun_with(run_dir: Path) -> dict[str, str] | None:
     """The weights, precision and PCA parameters that the run was begun with; None for a new one."""
-    try:
-        found: dict[str, str] = json.loads((run_dir / STATE / IDENTITY).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    return found
+    path = run_dir / STATE / IDENTITY
+    return read_json(path) if path.exists() else None
 
 
 def differing(before: Mapping[str, str], now: Mapping[str, str]) -> str:

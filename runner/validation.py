@@ -6,6 +6,7 @@ import math
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import asdict, fields
 from pathlib import Path
 
 from runner.arguments import check_free_of_credentials
@@ -25,6 +26,7 @@ from runner.config import (
     RandomWeights,
     RayEngineConfig,
     RunConfig,
+    ToleranceConfig,
     TrackingConfig,
     WeightsConfig,
     one_of,
@@ -100,11 +102,11 @@ def validate(config: RunConfig) -> None:
         group, _, key = table.partition(".")
         for name in getattr(getattr(config, group), key):
             one_of(table, name, names)
-    for name, tolerance in config.parity.tolerances.items():
-        for key in ("rel_err", "scale_err"):
-            _at_least(f"parity.tolerances.{name}.{key}", getattr(tolerance, key), 0)
     if missing := [name for name in PRECISIONS[1:] if name not in config.parity.tolerances]:
-        raise ConfigError(f"parity.tolerances has none for {', '.join(missing)}: give rel_err, min_cosine, scale_err")
+        keys = ", ".join(field.name for field in fields(ToleranceConfig))
+        raise ConfigError(f"parity.tolerances has none for {', '.join(missing)}: give {keys}")
+    for precision, tolerance in config.parity.tolerances.items():
+        _validate_tolerance(f"parity.tolerances.{precision}", tolerance)
     for device in ("cpu", "gpu", "metal"):
         seconds = config.profile.device_speed_s.get(device, -1.0)
         _at_least(f"profile.device_speed_s.{device}", seconds, 0)
@@ -147,6 +149,15 @@ def _validate_tracking(tracking: TrackingConfig) -> None:
         raise ConfigError("tracking=server needs an address: give tracking.uri=http://host:5000 or MLFLOW_TRACKING_URI")
     if tracking.uri and re.fullmatch(r"[\w.\-]+:\d+", tracking.uri):
         raise ConfigError(f"tracking.uri={tracking.uri} is not an address: give tracking.uri=http://{tracking.uri}")
+
+
+def _validate_tolerance(key: str, tolerance: ToleranceConfig) -> None:
+    """A tolerance that nothing can miss, or nothing meet, is none."""
+    for name, value in asdict(tolerance).items():
+        lowest, highest = (-1.0, 1.0) if name == "min_cosine" else (0.0, math.inf)
+        if not (math.isfinite(value) and lowest <= value <= highest):
+            what = "from -1 to 1" if name == "min_cosine" else "from 0, and finite"
+            raise ConfigError(f"{key}.{name}={value} is not a tolerance: use a number {what}")
 
 
 def _validate_output(output: OutputConfig) -> None:

@@ -103,7 +103,8 @@ def _samples(head: bytes, size: int) -> tuple[int, int] | None:
         name, length = _CHUNK.unpack_from(head, place)
         place += _CHUNK.size
         if name == b"data":
-            length = unwrapped(int.from_bytes(head[4:8], "little"), length, place, size)
+            if size >= 1 << 32:
+                length = unwrapped(int.from_bytes(head[4:8], "little"), length, place, size)
             whole = known and 0 < length <= size - place and length % 2 == 0
             return (place, length // 2) if whole else None
         if name == b"fmt ":

@@ -105,7 +105,7 @@ def outcome(line: str, outputs: Path, capsys: pytest.CaptureFixture[str]) -> tup
         ("engine.stop_grace_s=nan", "engine.stop_grace_s=nan is not"),
         ("profile.device_speed_s.cpu=nan", "profile.device_speed_s.cpu=nan is not"),
         ("parity.tolerances.float32.rel_err=nan", "parity.tolerances.float32.rel_err=nan is not"),
-        ("parity.tolerances.float32.rel_err=-1", "rel_err=-1.0 is too small"),
+        ("parity.tolerances.float32.rel_err=-1", "rel_err=-1.0 is not a tolerance"),
         ("memory.queue_depth=99999999999999999999", "is not a finite number that can be used"),
         ("-m profile.min_seconds=1,inf", "profile.min_seconds=inf is not"),
         ("memory.queue_depth=1.5", "memory.queue_depth"),

@@ -11,9 +11,20 @@ import pytest
 from rich.console import Console
 
 from runner.cold_start import Events
-from runner.embed_run import _reporting
+from runner.embed_run import _clips_in, _reporting
 from runner.engine import Progress
 from runner.terminal import RunProgress
+
+
+class FakePool:
+    """A pool of so many decode processes, whose clips are decoded in part."""
+
+    def __init__(self, processes: int, parts: float = 0.0) -> None:
+        self._processes = processes
+        self.memory = SimpleNamespace(parts_done=lambda: parts)
+
+    def __len__(self) -> int:
+        return self._processes
 
 
 def told(stream: io.StringIO) -> list[dict]:
@@ -23,7 +34,7 @@ def told(stream: io.StringIO) -> list[dict]:
 def test_a_clip_of_many_hours_has_a_speed_before_it_ends() -> None:
     engine = SimpleNamespace(progress=Progress(), examples_done=0, started_at=time.perf_counter())
     stream = io.StringIO()
-    with _reporting(engine, Events(stream), clips_before=2, hop_s=0.96, decoders=4):
+    with _reporting(engine, Events(stream), clips_before=2, hop_s=0.96, pool=FakePool(4)):
         engine.examples_done = 5000
         while not told(stream):
             time.sleep(0.01)
@@ -44,14 +55,15 @@ def test_a_clip_of_many_hours_has_a_speed_before_it_ends() -> None:
     assert (last["clips"], last["clips_under_way"], last["examples"], last["audio_s"]) == (4, 0.0, 4000, 3841.0)
 
 
-def test_no_more_clips_are_under_way_in_part_than_are_decoded_at_a_time() -> None:
-    progress = Progress(clips=10, embedded=10, examples=100, audio_s=100.0)
-    engine = SimpleNamespace(progress=progress, examples_done=900, started_at=0.0)
-    stream = io.StringIO()
-    with _reporting(engine, Events(stream), clips_before=0, hop_s=0.96, decoders=3):
-        while not told(stream):
-            time.sleep(0.01)
-    assert told(stream)[0]["clips_under_way"] == 3
+@pytest.mark.parametrize(
+    ("finished", "examples", "parts", "under_way"), [(10, 900, 0.0, 3), (10, 110, 0.5, 1), (0, 5000, 0.25, 0.25)]
+)
+def test_parts_of_clips_are_known_by_what_is_decoded_or_by_the_average(
+    finished: int, examples: int, parts: float, under_way: float
+) -> None:
+    progress = Progress(clips=finished, embedded=finished, examples=10 * finished, audio_s=10.0 * finished)
+    engine = SimpleNamespace(progress=progress, examples_done=examples, started_at=0.0)
+    assert _clips_in(examples - progress.examples, engine, FakePool(3, parts)) == under_way
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,9 +19,11 @@ from runner.compose import compose_config
 from runner.config import FolderDataset, RunConfig
 from runner.errors import ClipError, ConfigError, ResumeError
 from runner.journal import CLIP_PARTS, JOURNAL, STATE, Journal, ShardEntry, read_journal
-from runner.manifest import build_manifest
+from runner.manifest import build_manifest, take_part
+from runner.merge import read_part
+from runner.merge_places import FolderSource
 from runner.resume import Plan, check_folder, claim, deciding, make_plan, release
-from runner.retrying import MAY_PASS, _Lost
+from runner.retrying import MAY_PASS, Lost, Stores
 from runner.taking_up import agree, identity_of, shards_done
 from runner.vggish.postprocess import Postprocessor, random_pca
 from tests.conftest import PROJECT
@@ -246,10 +248,11 @@ def test_a_clip_whose_decoder_was_not_installed_is_tried_once_it_is(
     (data / "noise.m4a").write_bytes(b"noise")
     with pytest.raises(ClipError) as caught:
         read_clip(data / "noise.m4a")
-    assert not MAY_PASS[caught.value.reason](_Lost(b"", caught.value.detail, True))
+    lost = Lost(b"", caught.value.detail, True, Stores())
+    assert not MAY_PASS[caught.value.reason](lost)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
-    assert MAY_PASS[caught.value.reason](_Lost(b"", caught.value.detail, True))
-    assert not MAY_PASS[caught.value.reason](_Lost(b"", "Format not recognised.", True))
+    assert MAY_PASS[caught.value.reason](lost)
+    assert not MAY_PASS[caught.value.reason](lost._replace(detail="Format not recognised."))
 
 
 def test_every_reason_that_may_pass_is_one_of_a_clip() -> None:
@@ -315,3 +318,29 @@ def test_a_run_goes_on_only_with_the_pca_parameters_that_it_began_with(run: Path
     with pytest.raises(ResumeError, match=r"pca\.checksum \(.* then, .* now\)"):
         agree(run, identity(2))
     assert "pca.checksum" not in identity(None)
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:-9])])
+def test_a_damaged_manifest_is_written_anew_where_the_data_set_is_what_it_was(
+    run: Path, data: Path, damage: Callable[[Path], object]
+) -> None:
+    before = plan(run, data)
+    finish(run, 0, 1)
+    damage(run / STATE / "manifest.parquet")
+    again = plan(run, data)
+    assert (set(again.done), again.rows) == ({0, 1}, before.rows)
+    assert pq.read_table(run / STATE / "manifest.parquet").equals(before.manifest.table)
+    damage(run / STATE / "manifest.parquet")
+    os.utime(data / "4.wav", ns=(1, 1))
+    with pytest.raises(ConfigError, match=r"manifest\.parquet can't be read .*name another output\.dir"):
+        plan(run, data)
+
+
+def test_a_merge_believes_no_line_of_rows_as_they_were(run: Path, data: Path) -> None:
+    settings = config(data, "dataset.partition=1/2")
+    whole = build_manifest(FolderDataset(root=str(data), extensions=["wav"]), run)
+    made = make_plan(run, settings, take_part(whole, 1, 2, 3))
+    finish(run, 0, 1)
+    assert set(read_part(FolderSource(run)).done) == {0, 1}
+    finish(run, 1, rows=["older"] * len(made.rows))
+    assert set(read_part(FolderSource(run)).done) == {0}

@@ -111,7 +111,6 @@ class VGGishSession:
         import tensorflow as tf
 
         self.metadata = metadata
-        self.batch_size = batch_size
         self.halvings: list[str] = []
         """What was done about memory that ran out."""
         on_cpu = device.effective is DeviceType.CPU
@@ -152,26 +151,35 @@ class VGGishSession:
             found = to_features(rows)
             return network.only_finite(network.fully_connected(self._weights, found), found)
 
+        def waveform(windows: Any) -> Any:
+            return tf.cast(windows, tf.float32) * INT16_SCALE if windows.dtype == tf.int16 else windows
+
         def of_examples(examples: Any) -> Any:
             return network.marked(features(examples), frontend.are_log_mel(examples))
 
-        def of_floats(windows: Any) -> Any:
-            examples = log_mel(windows)
-            sane = frontend.are_samples(windows) & frontend.are_log_mel(examples)
-            return network.marked(features(examples), sane)
+        self._log_mel: Callable[[Any], Any] = lambda windows: log_mel(waveform(windows))
 
-        def of_integers(windows: Any) -> Any:
-            return features(log_mel(tf.cast(windows, tf.float32) * INT16_SCALE))
+        def of_windows(windows: Any) -> Any:
+            found = of_examples(self._log_mel(windows))
+            return found if windows.dtype == tf.int16 else network.marked(found, frontend.are_samples(windows))
 
         self._functions: dict[str, tuple[Callable[[Any], Any], Any]] = {
-            "float32": (lambda rows: embed(rows, of_floats), tf.TensorSpec([None, EXAMPLE_SAMPLES], tf.float32)),
-            "int16": (lambda rows: embed(rows, of_integers), tf.TensorSpec([None, EXAMPLE_SAMPLES], tf.int16)),
-            "examples": (
-                lambda rows: embed(rows, of_examples),
-                tf.TensorSpec([None, EXAMPLE_FRAMES, MEL_BANDS], tf.float32),
-            ),
+            name: (
+                lambda windows: embed(windows, of_windows),
+                tf.TensorSpec([None, EXAMPLE_SAMPLES], kind),
+            )
+            for name, kind in (("float32", tf.float32), ("int16", tf.int16))
         }
+        self._functions["examples"] = (
+            lambda examples: embed(examples, of_examples),
+            tf.TensorSpec([None, EXAMPLE_FRAMES, MEL_BANDS], tf.float32),
+        )
         self._programs: dict[str, Any] = {}
+
+    @property
+    def fills_batches(self) -> bool:
+        """Whether every call of the program is as long as a full batch: shorter input is filled up to it."""
+        return self._on_cuda
 
     @property
     def fewest(self) -> int:
@@ -185,7 +193,7 @@ class VGGishSession:
 
     @property
     def rows_at_once(self) -> int:
-        """The batch size in effect: ``batch_size``, less where memory ran out."""
+        """The batch size in effect: what was asked for, less where memory ran out."""
         return self._rows_at_once
 
     @property
@@ -203,7 +211,7 @@ class VGGishSession:
 
     def resize(self, batch_size: int) -> None:
         """Take batches of another size from now on."""
-        self.batch_size = self._rows_at_once = batch_size
+        self._rows_at_once = batch_size
 
     def warm_up(self, dtype: str = "float32") -> float:
         """Trace and compile the program for windows of ``dtype``, run it once, and return the seconds that took.
@@ -258,6 +266,11 @@ class VGGishSession:
             raise ValueError(f"examples have type {examples.dtype}: give log-mel as float32")
         with np.errstate(over="ignore"):
             return self._run("examples", examples.astype(np.float32, copy=False))
+
+    def log_mel(self, windows: Windows) -> Array:
+        """The log-mel that windows [n, 15600] are embedded by, computed alone: float32 [n, 96, 64] on the host."""
+        with self._placed():
+            return np.asarray(self._log_mel(self.on_device(windows)).numpy())
 
     def embed_waveform(self, waveform: NDArray[Any], sample_rate: int, *, hop_s: float = EXAMPLE_HOP_S) -> Array:
         """Embed one clip's waveform.

@@ -27,10 +27,11 @@ default = model.signatures["serving_default"](samples=tf.constant(given["batch"]
 short = model.signatures["clip"](samples=tf.constant(given["clip"][:900]))["embeddings"]
 examples = model.signatures["examples"](log_mel=tf.constant(given["log_mel"]))["embeddings"]
 harmed = model.signatures["waveform"](samples=tf.constant(given["harmed"]))["embeddings"]
+empty = model.signatures["clip"](samples=tf.zeros([0]))["embeddings"]
 harmed_mel = model.signatures["examples"](log_mel=tf.constant(given["harmed_mel"]))["embeddings"]
 assert not [name for name in sys.modules if name.split(".")[0] == "runner"]
 np.savez(sys.argv[3], clip=clip, batch=batch, default=default, short=short, examples=examples,
-         harmed=harmed, harmed_mel=harmed_mel,
+         harmed=harmed, harmed_mel=harmed_mel, empty=empty,
          metadata=np.array(model.metadata().numpy().decode()))
 """
 
@@ -84,6 +85,8 @@ def test_a_fresh_process_gets_the_runners_numbers(tmp_path: Path) -> None:
     no_waveform = np.array([[0, 0, 1, 1], [0, 0, 0, 0], [1, 0, 0, 0]], bool)[:, :, None]
     assert np.array_equal(np.isnan(found["harmed"]), np.broadcast_to(no_waveform, expected.shape))
     assert close(np.where(no_waveform, 0, found["harmed"]), np.where(no_waveform, 0, expected))
+    assert found["empty"].shape == (1, 128)
+    assert np.isnan(found["empty"]).all()
     assert np.isnan(found["harmed_mel"]).all(axis=1).tolist() == [False, True, False]
     assert not np.isnan(found["harmed_mel"][[0, 2]]).any()
     metadata = json.loads(str(found["metadata"]))
