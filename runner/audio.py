@@ -14,6 +14,7 @@ import numpy as np
 from runner.errors import ClipError
 from runner.open_source import open_source
 from runner.resample import StreamResampler
+from runner.samples import fault_of
 from runner.sources import Array, Source, SourceFault
 from runner.vggish.constants import SAMPLE_RATE
 
@@ -149,8 +150,8 @@ class ClipReader:
                 break
             if self._wanted is not None:
                 block = block[: self._wanted - self._frames]
-            if block.dtype != np.int16 and not np.isfinite(block).all():
-                raise ClipError("non_finite", f"NaN or infinity near {self.seconds:.1f} s")
+            if fault := fault_of(block):
+                raise ClipError(fault[0], f"{fault[1]}; near {self.seconds:.1f} s")
             self._frames += len(block)
             yield block.mean(axis=1, dtype=np.float32) if block.shape[1] > 1 else block[:, 0]
         if self._wanted is None:

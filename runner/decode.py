@@ -27,7 +27,6 @@ from runner.errors import ClipError
 from runner.framing import WindowCutter, cut
 from runner.hardware import peak_own_mib
 from runner.remote import FetchAhead, Fetched, is_remote
-from runner.samples import in_range
 from runner.slots import SlotMemory, Windows, scaled
 from runner.stop_signals import ignore
 from runner.vggish.constants import EXAMPLE_SAMPLES
@@ -297,7 +296,7 @@ class _Decoder:
                 sent = 0
                 if clip.seconds_to_come > options.max_clip_s:
                     raise ClipError("too_long", f"{clip.seconds_to_come:,.0f} s: dataset.max_clip_s says otherwise")
-                for windows in cut(in_range(iter(clip)), cutter):
+                for windows in cut(iter(clip), cutter):
                     if clip.seconds > options.max_clip_s:
                         raise ClipError("too_long", f"longer than dataset.max_clip_s={options.max_clip_s:g}")
                     self._memory.beat(self._process)

@@ -31,6 +31,8 @@ def failure_of(error: BaseException) -> Failure:
     if any(map(_is_full_disk, _causes(error))):
         told = f"the disk of output.dir is full ({error}): make room, and run the same command again to go on"
         return Failure("disk_full", told)
+    if isinstance(error, OSError) and error.errno is not None:
+        told = f"the system refused ({error}): see to the disk or share that it is on, and run the same command again"
     is_memory = isinstance(error, MemoryError) or type(error).__name__ in _MEMORY_NAMES
     return Failure("out_of_memory" if is_memory else "exception", told)
 

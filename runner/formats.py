@@ -7,6 +7,7 @@ so that what a writer holds does not grow with the length of a clip (but for TFR
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import io
@@ -14,7 +15,7 @@ import json
 import os
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -23,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from runner.errors import ResumeError
 from runner.files import atomic, make_folder, write_atomic
 from runner.journal import NPZ_FILES, STATE, describe_file
 from runner.spill import blocks
@@ -171,8 +173,16 @@ class NpzFiles:
         with ThreadPoolExecutor(_WRITERS) as threads:
             described = dict(threads.map(self._write_clip, (row for row in rows if row.examples)))
         path = self._lists / f"part-{shard:05d}.json"
+        before = path.read_bytes() if path.exists() else b"{}"
         write_atomic(path, json.dumps(described))
+        self._remove(before, described.keys())
         return [path]
+
+    def _remove(self, before: bytes, now: Collection[str]) -> None:
+        """Remove the files that an earlier time gave clips of the shard, and this one did not: they are skipped now."""
+        with contextlib.suppress(ValueError, AttributeError):  # of a list that is damaged nothing is known
+            for name in json.loads(before).keys() - set(now):
+                (self._folder / name).unlink(missing_ok=True)
 
     def _write_clip(self, row: ClipRow) -> tuple[str, tuple[int, str]]:
         name = npz_path(row.clip)
@@ -328,12 +338,21 @@ def label_numbers(labels: Sequence[str]) -> dict[str, int]:
 
 
 def _with_known(path: Path, numbers: dict[str, int]) -> dict[str, int]:
-    """The numbers that an earlier session gave, if there was one; labels that are new since come after them."""
+    """The numbers that an earlier session gave, if there was one; labels that are new since come after them.
+
+    Raises:
+        ResumeError: its labels.csv can't be read.
+    """
     try:
         with path.open(encoding="utf-8", newline="") as file:
             known = {row["label"]: int(row["index"]) for row in csv.DictReader(file)}
     except FileNotFoundError:
         return numbers
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
+        raise ResumeError(
+            f"{path} can't be read ({type(error).__name__}: {error}), and says which labels the numbers in this run's "
+            "TFRecords are: put it back, or name another output.dir"
+        ) from error
     together = known | numbers
     if together.items() >= known.items() and len(set(together.values())) == len(together):
         return together

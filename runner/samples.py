@@ -7,13 +7,11 @@ so that both are refused before they are embedded.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from runner.errors import ClipError
 from runner.resample import MAX_RATE, MIN_RATE
 from runner.slots import scaled
 from runner.vggish.constants import LARGEST_SAMPLE
@@ -37,14 +35,6 @@ def fault_of(samples: NDArray[Any]) -> tuple[str, str] | None:
         return "non_finite", "NaN or infinite samples"
     scale = f"full scale is 1, and beyond {LARGEST_SAMPLE:g} is no waveform: divide 16-bit ones by 32768"
     return "out_of_range", f"samples up to {max(-low, high):.4g}, where {scale}"
-
-
-def in_range(blocks: Iterator[Samples]) -> Iterator[Samples]:
-    """A clip's blocks as they come; raises ``ClipError`` at one that ``fault_of`` finds fault with."""
-    for block in blocks:
-        if fault := fault_of(block):
-            raise ClipError(*fault)
-        yield block
 
 
 def as_samples(array: Any, name: str) -> Samples:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from runner.errors import ResumeError
 from runner.formats import Extra, NpzFiles, TfrecordShards, label_numbers, npz_path
 from runner.output import ClipRow
 from tests.conftest import PROJECT
@@ -114,6 +115,27 @@ def test_labels_of_any_text_have_their_numbers_again_in_a_later_session(tmp_path
     assert TfrecordShards(tmp_path, {}, labels, quantize)._numbers == first == label_numbers(labels)
     with (tmp_path / "tfrecord/labels.csv").open(encoding="utf-8", newline="") as file:
         assert {row["label"]: int(row["index"]) for row in csv.DictReader(file)} == first
+
+
+@pytest.mark.parametrize("text", [b"", b"index,label\n0,a\nx,b\n", b"a,b\n1,2\n", b"index,label\n\xff\xfe,a\n"])
+def test_numbers_of_labels_that_cannot_be_read_are_told(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "tfrecord").mkdir()
+    (tmp_path / "tfrecord/labels.csv").write_bytes(text)
+    if not text:
+        assert TfrecordShards(tmp_path, {}, ["a"], quantize)._numbers == {"a": 0}
+        return
+    with pytest.raises(ResumeError, match=r"labels\.csv can't be read .*put it back"):
+        TfrecordShards(tmp_path, {}, ["a"], quantize)
+    assert (tmp_path / "tfrecord/labels.csv").read_bytes() == text
+
+
+def test_a_clip_that_is_skipped_when_its_shard_is_done_again_keeps_no_npz(tmp_path: Path) -> None:
+    files = NpzFiles(tmp_path, {}, 0.96)
+    files.write(0, [row("a", 1), row("b", 2)])
+    files.write(1, [row("c", 1)])
+    files.write(0, [row("a", 0), row("b", 3)])
+    assert sorted(path.name for path in (tmp_path / "npz").glob("*.npz")) == ["b.npz", "c.npz"]
+    assert len(np.load(tmp_path / "npz" / "b.npz")["embedding"]) == 3
 
 
 def test_a_label_that_is_gone_gives_its_number_to_no_other(tmp_path: Path) -> None:

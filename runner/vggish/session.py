@@ -18,7 +18,7 @@ from runner.devices import DeviceChoice, DeviceType
 from runner.errors import ClipError
 from runner.memory import IN_FLIGHT_ON_CUDA
 from runner.precision import PrecisionChoice
-from runner.samples import as_mono, as_rate, as_samples, in_range
+from runner.samples import as_mono, as_rate, as_samples
 from runner.slots import Windows, scaled
 from runner.vggish import frontend, network, winograd
 from runner.vggish.checkpoint import aligned
@@ -306,7 +306,7 @@ class VGGishSession:
 
         cutter = WindowCutter(hop_s)
         with read_clip(str(path)) as clip:
-            return self._of_clip(cut(in_range(iter(clip)), cutter))
+            return self._of_clip(cut(iter(clip), cutter))
 
     def _of_clip(self, parts: Iterable[Windows]) -> Array:
         """Embed the windows of one clip, which come in parts."""
