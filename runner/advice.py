@@ -184,7 +184,7 @@ def objective(result: Result) -> float:
 
 def command(result: Result) -> str:
     """The command that repeats a run by itself, into a new folder."""
-    return command_line([each for each in result.get("overrides", []) if not each.startswith("output.dir=")])
+    return command_line(result.get("overrides", []))
 
 
 def _speed(result: Result) -> float:

@@ -108,7 +108,8 @@ def _through_hydra(given: list[str]) -> int:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from runner.compose import composing, one_message, register
+    from runner.arguments import check_arguments
+    from runner.compose import CONFIG_NAME, composing, one_message, register
     from runner.paths import conf_dir
 
     register()
@@ -118,8 +119,9 @@ def _through_hydra(given: list[str]) -> int:
     status = 0
     before, sys.argv = sys.argv, [sys.argv[0], *given]
     try:
+        sys.argv[1:] = check_arguments(given)
         with composing():
-            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(_task)()
+            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=CONFIG_NAME)(_task)()
     except (HydraException, OmegaConfBaseException, RunnerError) as error:
         if wants_traceback:
             raise
@@ -174,13 +176,14 @@ class _Stopped(BaseException):
 def _task(config: DictConfig) -> dict[str, Any] | float:
     from hydra.core.hydra_config import HydraConfig
 
-    from runner.compose import typed
+    from runner.compose import typed, typed_words
     from runner.job import Job, run_job
     from runner.sweep import SWEEP_ENVIRONMENT, in_its_place, join_sweep
     from runner.terminal import say
 
     hydra_config = HydraConfig.get()
     run_dir = Path(hydra_config.runtime.output_dir)
+    os.chdir(hydra_config.runtime.cwd)  # paths are as they were typed, also with hydra.job.chdir
     run = typed(config)
     in_sweep = SWEEP_ENVIRONMENT in os.environ
     if in_sweep:
@@ -189,7 +192,7 @@ def _task(config: DictConfig) -> dict[str, Any] | float:
     job = Job(
         config=in_its_place(run, run_dir, Path(hydra_config.sweep.dir)) if in_sweep else run,
         run_dir=run_dir,
-        overrides=tuple(hydra_config.overrides.task),
+        overrides=typed_words(hydra_config),
         in_sweep=in_sweep,
         sweep_run_id=join_sweep(run_dir) if in_sweep else None,
     )

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-import itertools
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from runner.arguments import check_overrides, several_values
 from runner.config import DEVICES, SCHEMAS, RunConfig, from_dict
 from runner.devices import DeviceType, surely_absent
 from runner.errors import ConfigError
 from runner.paths import conf_dir, default_models, default_outputs
+from runner.record import without_credentials
 from runner.stores import as_path, is_url, working_folder
 from runner.validation import validate
+
+CONFIG_NAME = "config"
+_NO_OPTION = re.compile(r"Could not find '(.+)/([^/]*)'\s+Available options in '.+':((?:\n\t\S+)+)")
 
 
 def register() -> None:
@@ -68,6 +76,23 @@ def typed(config: DictConfig) -> RunConfig:
     return run
 
 
+def typed_words(hydra: Any) -> tuple[str, ...]:
+    """What was typed to get a configuration, Hydra's own keys aside: where conf/ is another one, and the overrides.
+
+    Args:
+        hydra: the node ``hydra`` of a composed config.
+    """
+    words = []
+    for source in hydra.runtime.config_sources:
+        if source.provider == "command-line":
+            words.append(f"--config-dir={source.path}")
+        elif source.provider == "main" and source.path != str(conf_dir()):
+            words.append(f"--config-path={source.path}")
+    if hydra.job.config_name != CONFIG_NAME:
+        words.append(f"--config-name={hydra.job.config_name}")
+    return (*words, *map(str, hydra.overrides.task))
+
+
 def compose_config(overrides: Sequence[str]) -> RunConfig:
     """The checked configuration that a command line's overrides come to, outside a Hydra run.
 
@@ -77,9 +102,10 @@ def compose_config(overrides: Sequence[str]) -> RunConfig:
     """
     from hydra import compose, initialize_config_dir
 
+    check_overrides(overrides)
     register()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"), composing():
-        return typed(compose("config", overrides=list(overrides)))
+        return typed(compose(CONFIG_NAME, overrides=list(overrides)))
 
 
 @contextmanager
@@ -97,23 +123,43 @@ def expand_sweep(config: DictConfig) -> list[RunConfig]:
     """Compose and check every job of a sweep with Hydra's basic sweeper; other sweepers choose as they go: the base.
 
     Raises:
-        ConfigError: of the first job that is not sound.
+        ConfigError: of the first job that is not sound, or two jobs have the same folder.
+        hydra.errors.HydraException: of the first job that can't be composed.
     """
-    from hydra import compose
     from hydra.core.global_hydra import GlobalHydra
 
     sweeper = config.hydra.sweeper
-    arguments = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
-    arguments += list(config.hydra.overrides.task)
     if not str(sweeper.get("_target_")).endswith("BasicSweeper"):
         return [typed(config)]
-    choices: dict[str, list[str]] = {}
-    for override in OverridesParser.create().parse_overrides(arguments):
-        key = override.get_key_element()
-        values = override.sweep_string_iterator() if override.is_sweep_override() else None
-        choices[key] = [f"{key}={value}" for value in values or [override.get_value_element_as_str()]]
-    assert GlobalHydra.instance().is_initialized()
-    return [typed(compose("config", overrides=list(job))) for job in itertools.product(*choices.values())]
+    arguments = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
+    arguments += list(config.hydra.overrides.task)
+    loader = GlobalHydra.instance().config_loader()
+    overrides = OverridesParser.create(config_loader=loader).parse_overrides(arguments)
+    jobs, numbers = [], dict[str, int]()
+    for number, chosen in enumerate(BasicSweeper.split_arguments(overrides, max_batch_size=None)[0]):
+        job = loader.load_sweep_config(config, list(chosen))
+        jobs.append(typed(job))
+        folder = _sweep_folder(job, number)
+        if (other := numbers.setdefault(folder, number)) != number:
+            raise ConfigError(
+                f"hydra.sweep.subdir={folder} is the folder of both job {other} and job {number}: "
+                "leave hydra.sweep.subdir out, or give it a part that differs, as in '${hydra.job.num}'"
+            )
+    if not jobs:
+        raise ConfigError("the sweep has no jobs, as one of its keys has no value: see what is after -m")
+    return jobs
+
+
+def _sweep_folder(job: DictConfig, number: int) -> str:
+    """The folder of a sweep's job, below that of the sweep."""
+    with read_write(job), open_dict(job):
+        job.hydra.job.num, job.hydra.job.id = number, str(number)
+    before = HydraConfig.instance().cfg
+    HydraConfig.instance().cfg = job  # type: ignore[assignment]  # for ${hydra:job.num}
+    try:
+        return str(job.hydra.sweep.subdir)
+    finally:
+        HydraConfig.instance().cfg = before
 
 
 def one_message(error: BaseException) -> str:
@@ -122,7 +168,11 @@ def one_message(error: BaseException) -> str:
         return "experiment=tune needs Optuna: pip install 'vggish-runner[tune]'"
     if "hydra/launcher/submitit" in str(error):
         return "this launcher needs Submitit: pip install 'vggish-runner[slurm]'"
-    lines = [line.rstrip() for line in str(error).splitlines()]
+    lines = [line.rstrip() for line in without_credentials(str(error)).splitlines()]
+    if lines and (ambiguous := re.fullmatch(r"Ambiguous value for argument '(.*)'", lines[0])):
+        return several_values(ambiguous[1])
+    if absent := _NO_OPTION.search("\n".join(lines)):
+        return f"{absent[1]}={absent[2]} is not an option: use one of {', '.join(absent[3].split())}"
     unhelpful = ("full_key:", "object_type=", "Config search path", "provider=", "reference_type=", "To append")
     kept = []
     for line in lines:

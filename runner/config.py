@@ -7,8 +7,9 @@ refused while composing.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, TypeVar
 
 from runner.errors import ConfigError
 from runner.stores import as_path
@@ -314,6 +315,7 @@ SCHEMAS: dict[str, type[Any]] = {
     "tracking": TrackingConfig,
 }
 
+_Made = TypeVar("_Made")
 _GROUPS = (
     *("device", "memory", "precision", "model", "weights", "dataset", "frontend"),
     *("output", "parity", "engine", "profile", "tracking", "paths"),
@@ -327,26 +329,38 @@ def from_dict(values: dict[str, Any]) -> RunConfig:
     """Build the typed configuration from plain nested values (a composed config, or the ``config`` of a spec.json)."""
     if missing := [group for group in _GROUPS if not isinstance(values.get(group), dict)]:
         raise ConfigError(f"{', '.join(missing)} has no option: give one, as in {missing[0]}=NAME (see --help)")
-    weights, dataset, parity = values["weights"], dict(values["dataset"]), values["parity"]
+    if unknown := [key for key in values if key not in _GROUPS]:
+        raise ConfigError(f"{unknown[0]} is not a key of the configuration: use one of {', '.join(_GROUPS)}")
+    weights, dataset, engine, parity = values["weights"], dict(values["dataset"]), values["engine"], values["parity"]
     for key in ("root", "path"):
         if isinstance(dataset.get(key), str):
             dataset[key] = as_path(dataset[key])
-    tolerances = {name: ToleranceConfig(**tolerance) for name, tolerance in parity["tolerances"].items()}
+    tolerances = {
+        name: _made(f"parity.tolerances.{name}", ToleranceConfig, tolerance)
+        for name, tolerance in parity["tolerances"].items()
+    }
     return RunConfig(
-        device=DeviceConfig(**values["device"]),
-        memory=MemoryConfig(**values["memory"]),
-        precision=PrecisionConfig(**values["precision"]),
-        model=ModelConfig(**values["model"]),
-        weights=_WEIGHTS[one_of("weights.kind", weights["kind"], tuple(_WEIGHTS))](**weights),
-        dataset=_DATASETS[one_of("dataset.kind", dataset["kind"], tuple(_DATASETS))](**dataset),
-        frontend=FrontendConfig(**values["frontend"]),
-        output=OutputConfig(**values["output"]),
-        parity=ParityConfig(parity["action"], tolerances),
-        engine=_ENGINES[one_of("engine.kind", values["engine"]["kind"], tuple(_ENGINES))](**values["engine"]),
-        profile=ProfileConfig(**values["profile"]),
-        tracking=TrackingConfig(**values["tracking"]),
-        paths=PathsConfig(**values["paths"]),
+        device=_made("device", DeviceConfig, values["device"]),
+        memory=_made("memory", MemoryConfig, values["memory"]),
+        precision=_made("precision", PrecisionConfig, values["precision"]),
+        model=_made("model", ModelConfig, values["model"]),
+        weights=_made("weights", _WEIGHTS[one_of("weights.kind", weights["kind"], tuple(_WEIGHTS))], weights),
+        dataset=_made("dataset", _DATASETS[one_of("dataset.kind", dataset["kind"], tuple(_DATASETS))], dataset),
+        frontend=_made("frontend", FrontendConfig, values["frontend"]),
+        output=_made("output", OutputConfig, values["output"]),
+        parity=_made("parity", ParityConfig, {**parity, "tolerances": tolerances}),
+        engine=_made("engine", _ENGINES[one_of("engine.kind", engine["kind"], tuple(_ENGINES))], engine),
+        profile=_made("profile", ProfileConfig, values["profile"]),
+        tracking=_made("tracking", TrackingConfig, values["tracking"]),
+        paths=_made("paths", PathsConfig, values["paths"]),
     )
+
+
+def _made(group: str, kind: type[_Made], values: Mapping[str, Any]) -> _Made:
+    known = [each.name for each in fields(kind)]  # type: ignore[arg-type]
+    if unknown := [key for key in values if key not in known]:
+        raise ConfigError(f"{group}.{unknown[0]} is not a key of the configuration: {group} has {', '.join(known)}")
+    return kind(**values)
 
 
 def one_of(key: str, value: str, options: tuple[str, ...]) -> str:

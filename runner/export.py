@@ -6,10 +6,12 @@ Writes a TensorFlow SavedModel that needs nothing of this package: ``tf.saved_mo
     clip                              samples float32 [samples] → embeddings float32 [examples, 128]
     examples                          log_mel float32 [n, 96, 64] → embeddings float32 [n, 128]
 
-Samples are mono 16 kHz in -1..1; what is too short for one example is zero-padded to one, and the tail after the last
-whole example is dropped.  An example with NaN, infinity or samples of another scale (beyond 1000) has an embedding of
-NaN, as an empty clip has, not an error: a batch may be of many callers, none of whom another one's samples should fail.
-``metadata.json`` in the folder, and the function ``metadata()`` of the loaded model, say which weights these are.
+Samples are mono 16 kHz in -1..1, cut into examples as a run of the same configuration cuts them:
+``frontend.short_clips`` says whether what is too short for one example is zero-padded to one or has none,
+``frontend.tail`` whether what is left after the last whole example has one more.  An example with NaN, infinity or
+samples of another scale (beyond 1000) has an embedding of NaN, as an empty clip has that is padded, not an error: a
+batch may be of many callers, none of whom another one's samples should fail.  ``metadata.json`` in the folder, and the
+function ``metadata()`` of the loaded model, say which weights these are.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from runner.config import RunConfig
+from runner.config import FrontendConfig, RunConfig
 from runner.errors import ConfigError, ParityError, RunnerError
 from runner.files import commit_folder, write_atomic
 from runner.printable import printable
@@ -31,7 +33,7 @@ from runner.stores import is_url
 
 METADATA = "metadata.json"
 _USAGE = """\
-usage: python -m runner.export output.dir=DIR [weights=audioset|file|random ...] [precision=...] [frontend.hop_s=...]
+usage: python -m runner.export output.dir=DIR [weights=audioset|file|random ...] [precision=...] [frontend.tail=pad ...]
 
 Writes a TensorFlow SavedModel (tf.saved_model.load) with the signatures waveform [batch, samples], clip [samples] and
 examples [n, 96, 64], and metadata.json. The keys are those of python -m runner; the session that it is
@@ -105,7 +107,7 @@ def export(config: RunConfig) -> Path:
     if missed and config.parity.action == "fail":
         raise ParityError(missed)
     about = _about(config, session.metadata.weights, placement.precision.effective, result)
-    module, signatures = _module(session.weights, placement.precision.compute_dtype, config.frontend.hop_s, about)
+    module, signatures = _module(session.weights, placement.precision.compute_dtype, config.frontend, about)
     unfinished = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(unfinished, ignore_errors=True)
     tf.saved_model.save(module, str(unfinished), signatures=signatures)
@@ -125,8 +127,8 @@ def _about(config: RunConfig, weights: Any, precision: str, result: dict[str, An
         "sample_rate": SAMPLE_RATE,
         "embedding_size": EMBEDDING_SIZE,
         "hop_s": config.frontend.hop_s,
-        "short_clips": "pad",
-        "tail": "drop",
+        "short_clips": config.frontend.short_clips,
+        "tail": config.frontend.tail,
         "precision": precision,
         "weights": {key: weights[key] for key in ("source", "checksum", "seed", "meaningless")},
         "parity": {"passed": result["parity"]["passed"], **result["metrics"]},
@@ -135,17 +137,40 @@ def _about(config: RunConfig, weights: Any, precision: str, result: dict[str, An
     return json.dumps(about, indent=2)
 
 
-def _module(weights: Any, compute_dtype: str, hop_s: float, about: str) -> tuple[Any, dict[str, Any]]:
-    """The module to save, and its signatures."""
+def cut(samples: Any, frontend: FrontendConfig) -> Any:
+    """The windows of waveforms, as ``runner.framing.WindowCutter`` cuts them, in TensorFlow's operations.
+
+    Args:
+        samples: float32 [batch, samples], mono 16 kHz.
+        frontend: what becomes of the ends.
+
+    Returns:
+        float32 [batch, n, 15600].
+    """
     import tensorflow as tf
 
     from runner.framing import hop_samples
+    from runner.vggish.constants import EXAMPLE_FRAMES, EXAMPLE_SAMPLES, STFT_HOP, STFT_WINDOW
+
+    hop, given = hop_samples(frontend.hop_s), tf.shape(samples)[1]
+    wanted = tf.constant(EXAMPLE_SAMPLES if frontend.short_clips == "pad" else 0)
+    if frontend.tail == "pad":
+        examples = 1 + (given - EXAMPLE_SAMPLES) // hop
+        covered = tf.maximum((examples - 1) * (hop // STFT_HOP) + EXAMPLE_FRAMES, examples * (hop // STFT_HOP))
+        leaves_a_frame = (given >= EXAMPLE_SAMPLES) & (1 + (given - STFT_WINDOW) // STFT_HOP > covered)
+        wanted = tf.where(leaves_a_frame, examples * hop + EXAMPLE_SAMPLES, wanted)
+    return tf.signal.frame(tf.pad(samples, [[0, 0], [0, tf.maximum(wanted - given, 0)]]), EXAMPLE_SAMPLES, hop)
+
+
+def _module(weights: Any, compute_dtype: str, cutting: FrontendConfig, about: str) -> tuple[Any, dict[str, Any]]:
+    """The module to save, and its signatures."""
+    import tensorflow as tf
+
     from runner.vggish import frontend, network
     from runner.vggish.constants import EMBEDDING_SIZE, EXAMPLE_FRAMES, EXAMPLE_SAMPLES, MEL_BANDS
     from runner.vggish.session import FEWEST_ON_CPU
 
     dtype = tf.dtypes.as_dtype(compute_dtype)
-    hop = hop_samples(hop_s)
     module = tf.Module()
     module.weights = dict(weights)
 
@@ -156,13 +181,12 @@ def _module(weights: Any, compute_dtype: str, hop_s: float, about: str) -> tuple
         return network.embed(module.weights, enough, dtype, sane)[:count]
 
     def waveform(samples: Any) -> dict[str, Any]:
-        short = tf.maximum(EXAMPLE_SAMPLES - tf.shape(samples)[1], 0)
-        framed = tf.signal.frame(tf.pad(samples, [[0, 0], [0, short]]), EXAMPLE_SAMPLES, hop)
-        count, windows = tf.shape(framed)[1], tf.reshape(framed, [-1, EXAMPLE_SAMPLES])
+        framed = cut(samples, cutting)
+        windows = tf.reshape(framed, [-1, EXAMPLE_SAMPLES])
         log_mel = frontend.log_mel(windows)
         sane = frontend.are_samples(windows) & frontend.are_log_mel(log_mel) & (tf.shape(samples)[1] > 0)
         embeddings = embed(log_mel, sane)
-        return {"embeddings": tf.reshape(embeddings, [-1, count, EMBEDDING_SIZE])}
+        return {"embeddings": tf.reshape(embeddings, [*tf.unstack(tf.shape(framed)[:2]), EMBEDDING_SIZE])}
 
     def clip(samples: Any) -> dict[str, Any]:
         return {"embeddings": waveform(samples[tf.newaxis])["embeddings"][0]}

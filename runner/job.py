@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 import subprocess
 import threading
 import time
@@ -202,8 +203,7 @@ def _resume_command(job: Job, result: dict[str, Any]) -> str | None:
     """The command that goes on with a run that did not finish; a sweep's jobs go on with their sweep."""
     if job.in_sweep or result["status"] == "finished" or "session" not in result:
         return None
-    overrides = [each for each in result["overrides"] if not each.lstrip("+").startswith("output.dir=")]
-    return command_line([*overrides, f"output.dir={job.place}"])
+    return command_line(result["overrides"], output_dir=job.place)
 
 
 def run_name(result: dict[str, Any]) -> str:
@@ -312,7 +312,7 @@ class _Tracking:
         try:
             step()
         except (TrackingError, StoreError) as error:
-            self.outcome = f"not logged: log it later with  python -m runner.track {self._job.place}"
+            self.outcome = f"not logged: log it later with  python -m runner.track {shlex.quote(self._job.place)}"
             log.warning("%s", error)
 
     def _open(self, name: str) -> None:

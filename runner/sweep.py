@@ -10,16 +10,18 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from runner.compose import expand_sweep, typed
+from runner.compose import expand_sweep, typed, typed_words
 from runner.config import RunConfig
 from runner.devices import surely_absent
 from runner.errors import ConfigError
@@ -81,7 +83,7 @@ class RunnerCallback(Callback):
         with _fatal_errors():
             jobs = expand_sweep(config)
             folder = Path(str(config.hydra.sweep.dir)).absolute()
-            overrides = tuple(map(str, config.hydra.overrides.task))
+            overrides = typed_words(config.hydra)
             output = _take_output(folder, jobs)
             check_sweep_folder(folder, overrides, place_of(jobs[0].output.dir, folder))
             _tell_what_is_left_out(config)
@@ -89,6 +91,25 @@ class RunnerCallback(Callback):
         if output:
             with _fatal_errors():
                 output.put_record()
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """After a job, in whatever process: a failure is told once, by the command line."""
+        job_return.__class__ = QuietReturn
+
+
+class QuietReturn(JobReturn):
+    """What Hydra has of a job; its own prints the overrides before it raises the job's error."""
+
+    @property  # type: ignore[misc]
+    def return_value(self) -> Any:
+        """The job's value.
+
+        Raises:
+            Exception: what the job raised.
+        """
+        if isinstance(self._return_value, BaseException):
+            raise self._return_value
+        return self._return_value
 
 
 def _take_output(folder: Path, jobs: Sequence[RunConfig]) -> SweepOutput | None:
@@ -137,8 +158,9 @@ class _fatal_errors:
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if isinstance(error, Exception):
             from runner.compose import one_message
+            from runner.printable import printable
 
-            raise SystemExit(f"error: {one_message(error)}") from error
+            raise SystemExit(f"error: {printable(one_message(error))}") from error
 
 
 def check_sweep_folder(folder: Path, overrides: Sequence[str], place: str) -> None:
@@ -232,7 +254,7 @@ def finish_sweep(interrupted: bool) -> bool:
             outcome, page = where_to_look(store_uri(sweep.config.tracking, _outputs(sweep)), sweep.folder)
         except TrackingError as error:
             log.warning("%s", error)
-            outcome = f"not logged: log it later with  python -m runner.track {sweep.place}"
+            outcome = f"not logged: log it later with  python -m runner.track {shlex.quote(sweep.place)}"
     is_put = sweep.output is None or sweep.output.put_files(finished=bool(results) and not interrupted)
     place = sweep.place if is_put else f"{sweep.folder}, as they could not all be put to {sweep.place}"
     sys.stdout.flush()

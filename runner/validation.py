@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
+import re
+from collections.abc import Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
 
+from runner.arguments import check_free_of_credentials
 from runner.config import (
     AUTO,
     DEVICES,
@@ -23,6 +27,7 @@ from runner.config import (
     RayEngineConfig,
     RunConfig,
     ToleranceConfig,
+    TrackingConfig,
     WeightsConfig,
     one_of,
 )
@@ -31,6 +36,9 @@ from runner.errors import ConfigError
 from runner.framing import hop_samples
 from runner.stores import is_url, open_store
 
+_LARGEST = 2**32
+"""Of any number; waiting for twice as many seconds overflows the system's clocks."""
+
 
 def validate(config: RunConfig) -> None:
     """Check what types alone cannot: options, ranges, and fields that need one another.
@@ -38,6 +46,8 @@ def validate(config: RunConfig) -> None:
     Raises:
         ConfigError: naming the key, what is wrong with it and what to do.
     """
+    for key, value in _leaves("", config.to_dict()):
+        _check_leaf(key, value)
     one_of("device.name", config.device.name, DEVICES)
     one_of("precision.name", config.precision.name, PRECISIONS)
     one_of("model.conv", config.model.conv, ("auto", "direct", "winograd"))
@@ -84,6 +94,14 @@ def validate(config: RunConfig) -> None:
         hop_samples(config.frontend.hop_s)
     except ValueError as error:
         raise ConfigError(f"frontend.{error}") from None
+    for table, names in (
+        ("memory.batch_size_by_device", DEVICES[1:]),
+        ("profile.device_speed_s", DEVICES[1:]),
+        ("parity.tolerances", PRECISIONS[1:]),
+    ):
+        group, _, key = table.partition(".")
+        for name in getattr(getattr(config, group), key):
+            one_of(table, name, names)
     if missing := [name for name in PRECISIONS[1:] if name not in config.parity.tolerances]:
         keys = ", ".join(field.name for field in fields(ToleranceConfig))
         raise ConfigError(f"parity.tolerances has none for {', '.join(missing)}: give {keys}")
@@ -99,10 +117,38 @@ def validate(config: RunConfig) -> None:
     _at_least("engine.stop_grace_s", config.engine.stop_grace_s, 0)
     if config.tracking.timeout_s <= 0:
         raise ConfigError("tracking.timeout_s must be above 0 seconds: use for example 5")
-    if not config.tracking.experiment.strip():
-        raise ConfigError("tracking.experiment is empty: give the MLflow experiment a name")
+    _validate_tracking(config.tracking)
     _validate_weights(config.weights)
     _validate_dataset(config.dataset)
+
+
+def _leaves(key: str, value: object) -> Iterator[tuple[str, object]]:
+    """Every plain value of a nested configuration, with its dotted key; the values of a list under the list's."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _leaves(f"{key}.{name}" if key else str(name), inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _leaves(key, inner)
+    else:
+        yield key, value
+
+
+def _check_leaf(key: str, value: object) -> None:
+    """What no value of the configuration may be: NaN, endless, an empty text (an unset variable), with credentials."""
+    if isinstance(value, int | float) and not abs(value) <= _LARGEST:
+        raise ConfigError(f"{key}={value} is not a finite number that can be used: give one below {_LARGEST:,}")
+    if isinstance(value, str):
+        if not value.strip():
+            raise ConfigError(f"{key} is empty: give it a value, or leave it out")
+        check_free_of_credentials(key, value)
+
+
+def _validate_tracking(tracking: TrackingConfig) -> None:
+    if tracking.kind == "server" and not (tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")):
+        raise ConfigError("tracking=server needs an address: give tracking.uri=http://host:5000 or MLFLOW_TRACKING_URI")
+    if tracking.uri and re.fullmatch(r"[\w.\-]+:\d+", tracking.uri):
+        raise ConfigError(f"tracking.uri={tracking.uri} is not an address: give tracking.uri=http://{tracking.uri}")
 
 
 def _validate_tolerance(key: str, tolerance: ToleranceConfig) -> None:

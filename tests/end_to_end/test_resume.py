@@ -273,9 +273,9 @@ def test_credentials_are_in_no_file_param_tag_or_message(clips: Path, tmp_path: 
     secret = "planted-s3cret"
     uri = f"http://user:{secret}@127.0.0.1:9/path?token={secret}"
     done = run_command(
-        "dataset=demo", "weights=random", "device=cpu", "tracking=server", f"tracking.uri='{uri}'",
+        "dataset=demo", "weights=random", "device=cpu", "tracking=server",
         f"output.dir={tmp_path}/run", f"paths.outputs={tmp_path}",
-        MLFLOW_TRACKING_TOKEN=secret, AWS_SECRET_ACCESS_KEY=secret,
+        MLFLOW_TRACKING_URI=uri, MLFLOW_TRACKING_TOKEN=secret, AWS_SECRET_ACCESS_KEY=secret,
     )  # fmt: skip
     assert done.status == 0, done.err
     assert secret not in done.out + done.err
@@ -284,8 +284,9 @@ def test_credentials_are_in_no_file_param_tag_or_message(clips: Path, tmp_path: 
     later = subprocess.run(command, cwd=PROJECT, env=environment(), capture_output=True, text=True, check=False)
     assert later.returncode == 0, later.stderr
     sweep = run_command(
-        "-m", "dataset=demo", "weights=random", "device=cpu", f"weights.base_url=http://u:{secret}@127.0.0.1:9/",
-        "tracking=none", f"output.dir={tmp_path}/sweep", f"paths.outputs={tmp_path}", "weights=auto",
+        "-m", "dataset=demo", "weights=random", "device=cpu", "hydra/launcher=submitit_local",
+        "tracking=server", f"output.dir={tmp_path}/sweep", f"paths.outputs={tmp_path}", "memory=greedy",
+        MLFLOW_TRACKING_URI=uri,
     )  # fmt: skip
     assert sweep.status == 0, sweep.err
     assert secret not in sweep.out + sweep.err

@@ -369,8 +369,8 @@ def test_an_output_folder_that_holds_a_run_is_not_overwritten(demo) -> None:
 def test_a_dead_tracking_server_never_fails_a_run_and_track_logs_it_later(tmp_path: Path) -> None:
     started = time.monotonic()
     done = run_command(
-        "dataset=demo", "weights=random", "tracking=server", "tracking.uri=http://user:planted@127.0.0.1:9",
-        f"paths.outputs={tmp_path}",
+        "dataset=demo", "weights=random", "tracking=server", f"paths.outputs={tmp_path}",
+        MLFLOW_TRACKING_URI="http://user:planted@127.0.0.1:9",
     )  # fmt: skip
     assert done.status == 0, done.err
     assert time.monotonic() - started < 120
