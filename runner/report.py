@@ -1,8 +1,8 @@
 """Lines runs up from MLflow: ``python -m runner.report [RUN or SWEEP or EXPERIMENT ...]``.
 
 Runs that can't be compared (another data set or weights, a loaded machine, failed parity) are listed with the reason
-and not ranked.  ``--fail-below METRIC=RATIO:BASELINE`` makes it a regression check: exit status 1 if a run's metric is
-below that share of the baseline's, or if the two can't be compared.
+and not ranked.  ``--fail-below METRIC=RATIO:BASELINE`` makes it a regression check: exit status 1 if a run is worse
+than that share of the baseline, in the metric's own direction (``runner.metrics``), or if the two can't be compared.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from runner.advice import BUSY, OTHERS
 from runner.config import TrackingConfig
 from runner.errors import RunnerError
 from runner.files import write_atomic
+from runner.metrics import Direction, known_metric, ranking_metric
 from runner.paths import default_outputs
 from runner.record import SWEEP_FILE, TRACKING, without_credentials
 from runner.tracking import connected, store_uri
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 DEFAULT_METRICS = ("audio_x_realtime", "cold_start_s", "rss_peak_mib", "parity_rel_err", "model_only_audio_x_realtime")
 _MOST_RUNS = 200
 _PARENT = "mlflow.parentRunId"
-_LOWER_IS_BETTER = ("_s", "_mib", "_err", "_ms_p50", "_ms_p95", "_ms_p99", "_j", "_hour")
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,8 @@ def lined_up(rows: Sequence[Row], metric: str, reference: Row | None = None) -> 
     if not fit:  # on a machine that was busy all the time the runs are ranked among themselves, with that said
         fit = [row for row in judged if len(row.problems) == 1 and row.problems[0].startswith(BUSY)]
     unfit = [row for row in judged if row not in fit]
-    fit.sort(key=lambda row: row.value(metric) or 0.0, reverse=not metric.endswith(_LOWER_IS_BETTER))
+    higher = ranking_metric(metric).direction is Direction.HIGHER
+    fit.sort(key=lambda row: row.value(metric) or 0.0, reverse=higher)
     return fit, unfit
 
 
@@ -99,8 +100,9 @@ def _problems(row: Row, metric: str, digest: str | None, checksum: str | None) -
     found = []
     if row.status != "FINISHED":
         found.append(row.status.lower())
-    if row.value(metric) is None:
-        found.append(f"no {metric}")
+    value = row.value(metric)
+    if value is None or not math.isfinite(value):
+        found.append(f"no {metric}" if value is None else f"{metric} is {value}")
     if row.tags.get("parity.passed") == "false":
         found.append("failed parity")
     if row.digest != digest:
@@ -282,8 +284,8 @@ def sentence(fit: Sequence[Row], metric: str) -> str:
     text = f"Best {metric}: {first.name} ({first.setting}), {_number(first.value(metric))}{_deviation(first, metric)}"
     if len(fit) > 1:
         second = fit[1]
-        ratio = (first.value(metric) or math.nan) / (second.value(metric) or math.nan)
-        text += f", {ratio:.2f} × the second ({second.name}, {second.setting})"
+        ratio = ranking_metric(metric).goodness(first.value(metric) or 0.0, second.value(metric) or 0.0)
+        text += f", {ratio:.2f} × as good as the second ({second.name}, {second.setting})"
     return f"{text}. {first.tags.get('command', '')}".rstrip()
 
 
@@ -364,21 +366,22 @@ def check(rows: Sequence[Row], store: Store, rule: str, default_experiment: str)
         ratio = float(ratio_text)
     except ValueError:
         ratio = math.nan
-    if not (metric and baseline_word and math.isfinite(ratio)):
+    if not (metric and baseline_word and math.isfinite(ratio) and ratio > 0):
         raise RunnerError(f"--fail-below {rule}: give METRIC=RATIO:BASELINE, as in audio_x_realtime=0.9:RUN_ID")
+    judge = ranking_metric(metric)
     baselines, _ = lined_up(store.rows([baseline_word], default_experiment), metric)
     if not baselines:
         raise RunnerError(f"--fail-below {rule}: {baseline_word} has no finished run with {metric}")
     reference = baselines[0]
-    expected = ratio * (reference.value(metric) or math.nan)
     fit, unfit = lined_up([row for row in rows if row.run_id != reference.run_id], metric, reference)
     broken = [f"{row.name} {row.run_id[:8]} can't be compared: {'; '.join(row.problems)}" for row in unfit]
     for row in fit:
-        value = row.value(metric)
-        if value is None or not value >= expected:
+        value, expected = row.value(metric) or 0.0, reference.value(metric) or 0.0
+        if not judge.goodness(value, expected) >= ratio:
             broken.append(
-                f"{row.name} {row.run_id[:8]}: {metric} {_number(value)} is below {ratio:g} × "
-                f"{_number(reference.value(metric))} of {reference.name} {reference.run_id[:8]}"
+                f"{row.name} {row.run_id[:8]}: {metric} {_number(value)} is {judge.goodness(value, expected):.3g} × as "
+                f"good as {_number(expected)} of {reference.name} {reference.run_id[:8]} ({judge.direction.value} is "
+                f"better), which is below {ratio:g}"
             )
     if not fit and not unfit:
         broken.append("there is no run to compare with the baseline")
@@ -391,18 +394,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "runs", nargs="*", metavar="RUN", help="ids, names or folders of runs or sweeps, or experiments (default: all)"
     )
-    parser.add_argument("--metric", action="append", metavar="NAME", help="what to rank by, then further columns")
+    parser.add_argument("--metric", action="append", metavar="NAME", help="what to rank by, best first, then columns")
     parser.add_argument("--format", choices=("table", "csv", "md", "html"), default="table")
     parser.add_argument("--output", type=Path, help="a file (default: the terminal; of html report.html)")
     parser.add_argument("--uri", help="the MLflow store (default: MLFLOW_TRACKING_URI, else outputs/mlflow.db)")
     parser.add_argument("--experiment", default="vggish-runner", help="looked in when no run is named")
     parser.add_argument(
-        "--fail-below", action="append", default=[], metavar="METRIC=RATIO:BASELINE", help="exit status 1 below that"
+        "--fail-below",
+        action="append",
+        default=[],
+        metavar="METRIC=RATIO:BASELINE",
+        help="exit status 1 if a run is worse than RATIO of the baseline: audio_x_realtime=0.9:ID fails below 0.9 × "
+        "its speed; of a metric of which less is better, cold_start_s=0.9:ID fails above 1/0.9 × its time",
     )
     options = parser.parse_args(arguments)
     metrics = tuple(dict.fromkeys(options.metric or DEFAULT_METRICS))
     tracking = TrackingConfig(kind="local", uri=options.uri, experiment=options.experiment)
     try:
+        ranking_metric(metrics[0])
+        for name in metrics[1:]:
+            known_metric(name)
         uri = store_uri(tracking, default_outputs())
         if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
             raise RunnerError(f"there is no MLflow store at {uri}: run something first, or give --uri")

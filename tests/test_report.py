@@ -29,7 +29,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, str]
         tags |= {key.replace("__", "."): str(value) for key, value in more.items() if isinstance(value, str)}
         tags |= {"mlflow.parentRunId": of} if of else {}
         run = client.create_run(experiment, run_name=name, tags=tags)
-        metrics = {"audio_x_realtime": speed, "cold_start_s": 4.0}
+        metrics = {"audio_x_realtime": speed, "cold_start_s": 1e3 / speed, "examples_per_s": speed}
         metrics |= {key: value for key, value in more.items() if isinstance(value, float)}
         params = {"resolved.device": "cpu", "memory.name": "balanced", "resolved.precision": "float32"}
         client.log_batch(
@@ -73,9 +73,21 @@ def test_runs_that_cannot_be_compared_are_listed_and_not_ranked(store, capsys) -
     assert not why  # the sweep itself is not listed: its jobs are
 
 
-def test_a_sweep_stands_for_its_jobs_and_a_smaller_time_is_better(store, capsys) -> None:
+def test_a_sweep_stands_for_its_jobs(store, capsys) -> None:
     assert report(store, store[1]["sweep"], "--metric", "cold_start_s", "--format", "csv") == 0
     assert {row["run"] for row in rows(capsys.readouterr().out)} == {"slow", "fast", "wrong", "elsewhere"}
+
+
+@pytest.mark.parametrize("metric", ["cold_start_s", "examples_per_s", "audio_x_realtime"])
+def test_the_best_comes_first_by_the_metrics_own_direction(store, capsys, metric: str) -> None:
+    assert report(store, "slow", "fast", "--metric", metric, "--format", "csv") == 0
+    assert [row["run"] for row in rows(capsys.readouterr().out)] == ["fast", "slow"]
+
+
+@pytest.mark.parametrize("metric", ["repeats", "nothing"])
+def test_what_is_no_measure_of_better_is_refused(store, capsys, metric: str) -> None:
+    assert report(store, "--metric", metric) == 1
+    assert metric in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("form", ["table", "md"])
@@ -83,7 +95,7 @@ def test_the_terminals_forms_name_the_best_and_its_command(store, capsys, form: 
     assert report(store, "slow", "fast", "--format", form) == 0
     text = capsys.readouterr().out
     assert "Best audio_x_realtime: fast" in text
-    assert "310.0 ± 9.0, 3.10 × the second" in text
+    assert "310.0 ± 9.0, 3.10 × as good as the second" in text
     assert text.rstrip().endswith("python -m runner name=fast")
 
 
@@ -102,7 +114,11 @@ def test_the_page_is_self_contained(store, tmp_path: Path, capsys) -> None:
     ("run", "rule", "status", "words"),
     [
         ("slow", "audio_x_realtime=0.3:fast", 0, ""),
-        ("slow", "audio_x_realtime=0.4:fast", 1, "is below 0.4 ×"),
+        ("slow", "audio_x_realtime=0.4:fast", 1, "0.323 × as good as 310.0 of fast"),
+        ("slow", "cold_start_s=0.9:fast", 1, "(lower is better), which is below 0.9"),
+        ("fast", "cold_start_s=0.9:slow", 0, ""),
+        ("fast", "repeats=0.9:slow", 1, "neither more nor less of it is better"),
+        ("fast", "audio_x_real=0.9:slow", 1, "is no metric: see docs/measuring.md (similar: audio_x_realtime"),
         ("elsewhere", "audio_x_realtime=0.4:fast", 1, "can't be compared: another data set"),
         ("slow", "audio_x_realtime", 1, "give METRIC=RATIO:BASELINE"),
         ("slow", "audio_x_realtime=0.4:nothing", 1, "nothing is no run"),
