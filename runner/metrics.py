@@ -53,7 +53,11 @@ METRICS: tuple[Metric, ...] = (
     *_metrics(
         _MORE,
         ("audio_x_realtime", "× realtime", "first pass: seconds of audio of embedded clips over `steady_s`"),
+        ("audio_x_realtime_low", "× realtime", "lower end of its 95 % interval; needs 30 batches"),
+        ("audio_x_realtime_high", "× realtime", "upper end"),
         ("repeat_audio_x_realtime_mean", "× realtime", "mean over the passes after the run that write nothing"),
+        ("repeat_audio_x_realtime_mean_low", "× realtime", "lower end of its 95 % interval"),
+        ("repeat_audio_x_realtime_mean_high", "× realtime", "upper end"),
     ),
     *_metrics(
         _LESS,

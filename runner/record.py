@@ -137,6 +137,7 @@ def _tags(result: Mapping[str, Any]) -> dict[str, str]:
         tags |= {f"model.conv.{key}": model["conv"][key] for key in ("effective", "reason")}
     if compiler := (result.get("model") or {}).get("compiler"):
         tags |= {f"model.compiler.{key}": compiler[key] for key in ("effective", "reason")}
+    tags |= {f"swept.{key}": value for key, value in (result.get("swept") or {}).items()}
     tags["cluster"] = result.get("cluster")
     tags["sessions"] = result.get("session")
     tags["bottleneck"] = result.get("bottleneck")
@@ -189,6 +190,11 @@ def _series(result: Mapping[str, Any]) -> list[tuple[str, int, int, float]]:
         for step in (result.get("batch_size_curve") or {}).get("steps", [])
         for key, metric in _CURVE_METRICS.items()
         if step[key] is not None
+    ]
+    passes_ms = started_ms + 1000 * result.get("metrics", {}).get("steady_s", 0.0)
+    curve += [
+        ("pass_audio_x_realtime", step, int(passes_ms + 1000 * each["started_s"]), float(each["audio_x_realtime"]))
+        for step, each in enumerate((result.get("repeats") or {}).get("passes", [])[:_MAX_SERIES])
     ]
     return curve + [
         (metric, step, int(started_ms + 1000 * window["t_s"]), float(window[key]))
