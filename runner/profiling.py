@@ -25,7 +25,7 @@ from runner.engine import Engine, Lane
 from runner.gathering import Clip
 from runner.measure import TRACE
 from runner.output import ClipRow, RunWriter
-from runner.sampling import EnergyMeter, Sampler
+from runner.sampling import EnergyMeter, OthersLoad, Sampler
 from runner.vggish.constants import EXAMPLE_SAMPLES
 
 if TYPE_CHECKING:
@@ -35,8 +35,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("runner.worker")
 
-_PASSES = 3
-"""A spread takes at least so many."""
+_PASSES = 5
+"""An interval that tells two settings apart takes at least so many."""
+_PARTS = 3
+"""A pass takes such a part of the time that is asked for: shorter ones are mostly their beginning."""
 _MOST_PASSES = 200
 _CURVE_BUDGET_S = 15.0
 _TRACED_BATCHES = 3
@@ -135,6 +137,7 @@ def repeat(
     """
     sampler = Sampler(profile.sample_every_s, gpus, power=True)
     energy = EnergyMeter(gpus)
+    others, own_cpu_s = OthersLoad(), _cpu_s(pool)
     passes: list[dict[str, float]] = []
     began = time.perf_counter()
     sampler.start()
@@ -163,12 +166,21 @@ def repeat(
     finally:
         sampler.stop()
         joules = energy.joules()
+        load = others.share(_cpu_s(pool) - own_cpu_s)
     samples = sampler.series(began)
-    return {"passes": passes, "samples": samples, "metrics": _of_passes(passes, joules, samples)}
+    return {"passes": passes, "samples": samples, "metrics": _of_passes(passes, joules, samples, load)}
+
+
+def _cpu_s(pool: DecodePool) -> float:
+    """The processor time of this process and its decode processes."""
+    return time.process_time() + sum(pool.cpu_s.values())
 
 
 def _of_passes(
-    passes: Sequence[dict[str, float]], joules: dict[str, float], samples: Sequence[dict[str, float]]
+    passes: Sequence[dict[str, float]],
+    joules: dict[str, float],
+    samples: Sequence[dict[str, float]],
+    others_share: float,
 ) -> dict[str, float]:
     if not passes:
         return {}
@@ -178,6 +190,7 @@ def _of_passes(
         "repeat_audio_x_realtime_mean": statistics.fmean(speeds),
         "repeat_audio_x_realtime_std": statistics.stdev(speeds) if len(speeds) > 1 else 0.0,
         "repeat_seconds": sum(each["seconds"] for each in passes),
+        "repeat_others_cpu_share": others_share,
     }
     watts = [each["power_w"] for each in samples if "power_w" in each]
     if watts:
@@ -192,7 +205,7 @@ def _of_passes(
 
 def clips_for_a_pass(clips_per_s: float, min_seconds: float) -> int:
     """How many clips one pass embeds, so that a few passes fill the time."""
-    return int(clips_per_s * max(min_seconds, 1.0) / _PASSES) + 1
+    return int(clips_per_s * max(min_seconds, 1.0) / _PARTS) + 1
 
 
 def speed_over_batch_sizes(session: VGGishSession, dtype: str, fits: Callable[[int], bool]) -> list[dict[str, Any]]:
