@@ -146,10 +146,16 @@ def compare(runs: Sequence[T], facts: Callable[[T], Facts], metric: str | None =
         if clean:
             left_out += [(run, tuple(why)) for run, _, why in judged if why]
         else:  # on a machine that was busy all the time the runs are ranked among themselves, with that said
-            clean, caveats = members, tuple(dict.fromkeys(each for _, _, why in judged for each in why))
+            clean, caveats = members, _worst([each for _, _, why in judged for each in why])
         clean.sort(key=lambda pair: pair[1].metrics[by], reverse=ranking_metric(by).direction is Direction.HIGHER)
         rankings.append(Ranking(dict(key), by, tuple(run for run, _ in clean), caveats))
     return Comparison(tuple(rankings), tuple(left_out))
+
+
+def _worst(found: Sequence[str]) -> tuple[str, ...]:
+    """Of each kind of trouble the worst: numbers in them are of as many digits, or more."""
+    kinds = ([each for each in found if each.startswith(start)] for start in (BUSY, RESUMED))
+    return tuple(max(kind, key=lambda each: (len(each), each)) for kind in kinds if kind)
 
 
 def _lasting(found: Sequence[str]) -> list[str]:

@@ -125,8 +125,8 @@ class EnergyMeter:
 class OthersLoad:
     """The share of the processors that this process may use which other programs took since it was made.
 
-    Counted are the processors of its affinity, as a job of Slurm has.  In a group with a limit (a container) others take
-    nothing as long as they leave as much as the limit, and the group's other processes count.
+    Counted are the processors of its affinity, as a job of Slurm has.  In a group with a limit (a container) others
+    take nothing as long as they leave as much as the limit, and the group's other processes count.
 
     Args:
         groups: where the groups are.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from runner.advice import Result, setting
 from runner.comparing import NAMES
 from runner.pictures import BLUE, GREEN, GREY, ORANGE, PICTURES, RED, draw, new_figure
-from runner.verdict import Contest, Variant, contests, only_contest
+from runner.verdict import Contest, Variant, contests, only_contest, with_interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,7 +52,9 @@ def _sweep_throughput(results: Sequence[Result]) -> Figure | None:
             color = _KINDS[kinds.index(setting(each.best)[0]) % len(_KINDS)]
             axes.barh(y, each.speed, height=0.62, color=color, xerr=[[each.speed - low], [high - each.speed]],
                       error_kw=_WHISKERS)  # fmt: skip
-            axes.annotate(f"{each.speed:,.0f}", (high, y), (5, 0), textcoords="offset points", va="center", fontsize=8)
+            axes.annotate(
+                with_interval(each.speed, None), (high, y), (5, 0), textcoords="offset points", va="center", fontsize=8
+            )
             ticks.append((y, each.name))
             y += 1
         y += 0.4

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from runner.advice import Result, command, setting
-from runner.comparing import NAMES, REPEATS, Ranking, compare, difference, facts_of_result
+from runner.comparing import BUSY, NAMES, REPEATS, Ranking, compare, difference, facts_of_result
 from runner.intervals import Blocks, Interval, blocks_of, interval, ratio
 from runner.naming import variant_name
 
@@ -176,7 +176,8 @@ def _of_contest(contest: Contest, several: bool) -> list[str]:
     if facts and not several:
         lines.append(f"{chosen.name}: {', '.join(facts)}.")
     if contest.ranking.caveats:
-        lines.append(f"But {', '.join(contest.ranking.caveats)}: measure again when the machine is idle.")
+        when = " when the machine is idle" if any(map(_is_load, contest.ranking.caveats)) else ""
+        lines.append(f"But {', '.join(contest.ranking.caveats)}: measure again{when}.")
     return lines + _how(contest)
 
 
@@ -198,6 +199,11 @@ def _not_comparable(first: Contest, other: Contest) -> str:
     return f"Not comparable: {names} with {against}, because {why}."
 
 
-def with_interval(value: float, ends: Interval | None, form: str = ",.0f") -> str:
-    """A number with its interval in brackets, if it has one."""
+def _is_load(caveat: str) -> bool:
+    return caveat.startswith(BUSY)
+
+
+def with_interval(value: float, ends: Interval | None, form: str = "") -> str:
+    """A number with its interval in brackets, if it has one; three digits or more unless a form is given."""
+    form = form or (",.0f" if value >= 100 else ",.1f")
     return f"{value:{form}}" if ends is None else f"{value:{form}} ({ends[0]:{form}} to {ends[1]:{form}})"
