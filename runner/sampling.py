@@ -6,6 +6,7 @@ counters (docs.kernel.org/power/powercap/powercap.html), which most systems let 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -148,6 +149,16 @@ class OthersLoad:
         if used is not None and self._used is not None:
             taken = max(taken, (used - self._used - own_cpu_s) / elapsed / limit)
         return min(1.0, max(0.0, taken))
+
+
+def family_cpu_s() -> float:
+    """The processor time of this process and of those that it started and that still run."""
+    found = time.process_time()
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it has ended
+            times = child.cpu_times()
+            found += times.user + times.system
+    return found
 
 
 def _busy_s() -> tuple[float, int]:
