@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEER := $(VENV)/.peer
 
-.PHONY: run test lint format ui clean constraints chaos fuzz
+.PHONY: run test lint format ui clean constraints chaos faults fuzz
 .DEFAULT_GOAL := run
 
 # Set up anew only when a requirement has changed.
@@ -30,6 +30,10 @@ test: $(READY) $(PEER)
 # Kills runs 200 times and compares what comes out with an undisturbed one (about an hour on 2 cores).
 chaos: $(READY)
 	$(BIN)/python -m tests.chaos $(ARGS)
+
+# Every call on a run's files fails with every error, and power is lost at every moment (half an hour; Linux with gcc).
+faults: $(READY)
+	$(BIN)/python -m tests.faults $(ARGS)
 
 # Broken input of all kinds for five minutes.
 fuzz: $(READY)

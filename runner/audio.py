@@ -5,24 +5,17 @@ Blocks are float32 in -1..1, or, of files that are 16-bit mono at 16 kHz already
 
 from __future__ import annotations
 
-import os
-import stat
+import math
 from collections.abc import Iterator
-from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
 
 import numpy as np
-import soundfile
-from numpy.typing import NDArray
 
 from runner.errors import ClipError
+from runner.open_source import open_source
 from runner.resample import StreamResampler
+from runner.sources import Array, Source, SourceFault
 from runner.vggish.constants import SAMPLE_RATE
-from runner.wav import PlainWav, claimed_frames
-
-Array = NDArray[Any]
-"""float32, or int16 samples."""
 
 REASONS = {
     "missing": "there is no such file",
@@ -39,21 +32,14 @@ REASONS = {
     "too_long": "longer than dataset.max_clip_s",
     "non_finite_embedding": "the network gave NaN or infinity: its numbers overflow in this precision",
     "non_finite": "NaN or infinite samples",
+    "out_of_range": "samples more than 60 dB above full scale: floats that were never scaled to -1..1",
     "too_short": "shorter than one example, with frontend.short_clips=skip",
     "truncated": "the file ends, or breaks, before its header says; what decodes is kept (dataset.on_truncated)",
 }
 """Reason codes of clips.parquet; ``detail`` beside them says what was seen."""
 
-AV_EXTENSIONS = frozenset(
-    {".m4a", ".m4b", ".mp4", ".aac", ".webm", ".mka", ".wma", ".ac3", ".amr", ".ape", ".wv", ".tta", ".mpc"}
-)
-"""Formats that libsndfile does not read and PyAV (the extra ``av``) does."""
-
-_BLOCK_S = 10
-_BLOCK_SAMPLES = 1 << 21
-"""At most this many values (frames × channels) are decoded at once."""
-_INEXACT_SEEK = frozenset({"MP3", "MPEG"})
-"""Containers in which a seek may land elsewhere than reading up to the place would."""
+_MOST_FRAMES = 1 << 62
+"""Frames at which a clip may begin; no file has so many."""
 
 
 def read_clip(
@@ -76,24 +62,12 @@ def read_clip(
     Raises:
         ClipError: with a code of ``REASONS``.
     """
-    source = _open(path, suffix)
+    source = open_source(path, suffix)
     try:
         return ClipReader(source, start, end, resampler)
     except BaseException:
         source.close()
         raise
-
-
-def _open(path: str | bytes, suffix: str | None = None) -> _Source:
-    if plain := PlainWav.open(path):
-        return _PlainWavSource(plain)
-    _check_file(path)
-    try:
-        return _SoundFile(path)
-    except soundfile.LibsndfileError as error:
-        return _av_source(path, suffix or Path(os.fsdecode(path)).suffix.lower(), error.error_string)
-    except OSError as error:
-        raise ClipError("unreadable", str(error)) from error
 
 
 class ClipReader:
@@ -102,7 +76,7 @@ class ClipReader:
     ``seconds``, ``samples`` and ``note`` are complete once the iteration has ended.
     """
 
-    def __init__(self, source: _Source, start: float | None, end: float | None, resampler: str) -> None:
+    def __init__(self, source: Source, start: float | None, end: float | None, resampler: str) -> None:
         self._source = source
         self.sample_rate = source.sample_rate
         """Hz, of the file."""
@@ -116,10 +90,12 @@ class ClipReader:
         if source.channels < 1:
             raise ClipError("decode_error", f"the file claims {source.channels} channels")
         self._resampler = StreamResampler(source.sample_rate, resampler)
-        self._first = round((start or 0.0) * source.sample_rate)
-        self._wanted = None if end is None else round(end * source.sample_rate) - self._first
-        if self._first < 0 or (self._wanted is not None and self._wanted <= 0):
+        self._first = 0 if start is None else _frame("start", start, source.sample_rate)
+        self._wanted = None if end is None else _frame("end", end, source.sample_rate) - self._first
+        if self._wanted is not None and self._wanted <= 0:
             raise ClipError("bad_range", f"start {start} s and end {end} s hold no audio")
+        if self._first >= _MOST_FRAMES:
+            raise ClipError("bad_range", f"start {start} s is beyond any file's end")
 
     @property
     def seconds_to_come(self) -> float:
@@ -162,7 +138,9 @@ class ClipReader:
         while self._wanted is None or self._frames < self._wanted:
             try:
                 block = next(blocks, None)
-            except (soundfile.LibsndfileError, RuntimeError, OSError) as error:
+            except OSError as error:  # of the system, not of the file's content: it may pass
+                raise ClipError("unreadable", str(error)) from error
+            except (SourceFault, RuntimeError) as error:
                 if not self._frames:
                     raise ClipError("decode_error", str(error)) from error
                 self.note = f"truncated: after {self._frames} frames: {error}"
@@ -175,146 +153,18 @@ class ClipReader:
                 raise ClipError("non_finite", f"NaN or infinity near {self.seconds:.1f} s")
             self._frames += len(block)
             yield block.mean(axis=1, dtype=np.float32) if block.shape[1] > 1 else block[:, 0]
-        claimed = self._source.claimed_frames
-        if self._wanted is None and claimed is not None and self._frames + self._first < claimed and self._frames:
-            self.note = f"truncated: {self._frames + self._first} of {claimed} frames decoded"
-        elif self._wanted is not None and 0 < self._frames < self._wanted:
+        if self._wanted is None:
+            shortfall = self._source.shortfall(self._first + self._frames) if self._frames else None
+            self.note = f"truncated: {shortfall}" if shortfall else None
+        elif 0 < self._frames < self._wanted:
             self.note = f"truncated: the file ends {self._wanted - self._frames} frames before the clip's end"
 
 
-class _Source(Protocol):
-    """A file being decoded, whatever by."""
-
-    sample_rate: int
-    channels: int
-    dtype: str
-    """Of the blocks: float32 or int16."""
-    claimed_frames: int | None
-    """What the header says; None if it can't be relied on."""
-    exact_frames: int | None = None
-    """What the file holds, where that is known before it is read."""
-
-    def blocks(self, first: int) -> Iterator[Array]:
-        """Float32 (or int16) [n, channels] blocks from frame ``first`` to the end."""
-        ...
-
-    def close(self) -> None:
-        """Let go of the file."""
-        ...
-
-
-class _PlainWavSource(_Source):
-    sample_rate = SAMPLE_RATE
-    channels = 1
-    dtype = "int16"
-
-    def __init__(self, file: PlainWav) -> None:
-        self._file = file
-        self.claimed_frames = self.exact_frames = file.frames
-
-    def blocks(self, first: int) -> Iterator[Array]:
-        while len(block := self._file.read(first, _BLOCK_S * SAMPLE_RATE)):
-            yield block[:, None]
-            first += len(block)
-
-    def close(self) -> None:
-        self._file.close()
-
-
-class _SoundFile(_Source):
-    def __init__(self, path: str | bytes) -> None:
-        self._file = soundfile.SoundFile(path)
-        self.sample_rate = int(self._file.samplerate)
-        self.channels = int(self._file.channels)
-        as_is = self._file.subtype == "PCM_16" and (self.sample_rate, self.channels) == (SAMPLE_RATE, 1)
-        self.dtype = "int16" if as_is else "float32"
-        frames = int(self._file.frames)
-        self.claimed_frames = frames if 0 < frames < (1 << 62) else None
-        if self._file.format in ("WAV", "WAVEX") and (claimed := claimed_frames(path)):
-            self.claimed_frames = claimed
-
-    def blocks(self, first: int) -> Iterator[Array]:
-        left = first
-        if first and self._file.seekable() and self._file.format not in _INEXACT_SEEK:
-            if first >= self._file.frames:
-                return
-            self._file.seek(first)
-            left = 0
-        frames = max(1, min(_BLOCK_S * self.sample_rate, _BLOCK_SAMPLES // max(1, self.channels)))
-        while True:
-            block: Array = self._file.read(frames, dtype=self.dtype, always_2d=True)
-            if not len(block):
-                return
-            skipped = min(left, len(block))
-            left -= skipped
-            if skipped < len(block):
-                yield block[skipped:]
-
-    def close(self) -> None:
-        self._file.close()
-
-
-class _AvFile(_Source):
-    """What PyAV decodes; its formats give no frame count to rely on, and encoder padding is not trimmed."""
-
-    claimed_frames = None
-    dtype = "float32"
-
-    def __init__(self, path: str | bytes) -> None:
-        import av
-
-        self._container: Any = av.open(os.fsdecode(path))
-        if not self._container.streams.audio:
-            self._container.close()
-            raise ClipError("unsupported_format", "the file has no audio stream")
-        self._audio: Any = self._container.streams.audio[0]
-        self.sample_rate = int(self._audio.rate or 0)
-        self.channels = int(self._audio.channels or 0)
-        self._resampler: Any = av.AudioResampler(format="fltp", layout=self._audio.layout, rate=self.sample_rate)
-
-    def blocks(self, first: int) -> Iterator[Array]:
-        left = first
-        for decoded in self._container.decode(self._audio):
-            for frame in self._resampler.resample(decoded):
-                block = np.ascontiguousarray(frame.to_ndarray().T, dtype=np.float32)
-                skipped = min(left, len(block))
-                left -= skipped
-                if skipped < len(block):
-                    yield block[skipped:]
-
-    def close(self) -> None:
-        self._container.close()
-
-
-def _av_source(path: str | bytes, extension: str, refusal: str) -> _Source:
-    if extension not in AV_EXTENSIONS:
-        raise ClipError("unsupported_format", refusal)
-    try:
-        import av
-    except ImportError:
-        raise ClipError(
-            "unsupported_format", f"{extension} needs the extra av: pip install 'vggish-runner[av]'"
-        ) from None
-    try:
-        return _AvFile(path)
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise ClipError("unsupported_format", f"{refusal} PyAV: {getattr(error, 'strerror', None) or error}") from error
-
-
-def _check_file(path: str | bytes) -> None:
-    """Only a regular file is opened: opening a pipe would wait for its writer."""
-    try:
-        status = os.stat(path)
-    except FileNotFoundError as error:
-        raise ClipError("missing", "no such file, or a link to nothing") from error
-    except (OSError, ValueError) as error:
-        raise ClipError("unreadable", str(error)) from error
-    if not stat.S_ISREG(status.st_mode):
-        raise ClipError("not_a_file", stat.filemode(status.st_mode))
-    if status.st_size == 0:
-        raise ClipError("empty", "0 bytes")
-    if not os.access(path, os.R_OK):
-        raise ClipError("unreadable", "permission denied")
+def _frame(name: str, seconds: float, sample_rate: int) -> int:
+    """The frame at a time; ``bad_range`` where there can be none."""
+    if not math.isfinite(seconds) or seconds < 0:
+        raise ClipError("bad_range", f"{name} {seconds} s is no time in a file")
+    return round(seconds * sample_rate)
 
 
 def count_samples(frames: int, sample_rate: int) -> int:

@@ -19,7 +19,7 @@ from runner.devices import DeviceChoice, DeviceType, choose_device, detect_avail
 from runner.errors import WeightsError
 from runner.hardware import usable_cores, versions
 from runner.memory import MemoryPlan, apply_gpu_memory, plan_memory
-from runner.parity import AnswerCache
+from runner.parity import AnswerCache, Answers, fixed_signals
 from runner.precision import PrecisionChoice, choose_precision
 from runner.smoke import smoke_figures, smoke_misses, smoke_windows
 from runner.vggish.checkpoint import load_checkpoint, weights_checksum
@@ -97,12 +97,13 @@ class LoadedWeights:
     smoke: dict[str, float] | None = None
 
 
-def load_weights(choice: WeightsChoice, drawn: DrawnWeights | None = None) -> LoadedWeights:
+def load_weights(choice: WeightsChoice, drawn: DrawnWeights | None = None, kept: Path | None = None) -> LoadedWeights:
     """Read the weights, and put the released ones to their smoke test.
 
     Args:
         choice: which weights.
         drawn: random ones, if ``draw_weights`` has made them already.
+        kept: folder of the reference's answers, which the smoke test is about; they are computed now when None.
 
     Raises:
         WeightsError: a file is not what it should be, or the released weights don't give the known answers.
@@ -113,32 +114,53 @@ def load_weights(choice: WeightsChoice, drawn: DrawnWeights | None = None) -> Lo
         return LoadedWeights(choice, drawn.arrays, drawn.checksum, random_pca(choice.seed or 0))
     arrays = load_checkpoint(str(choice.path))
     pca = load_pca(choice.pca_path) if choice.pca_path else None
-    smoke = None
+    smoke, checksum = None, weights_checksum(arrays)
     if choice.source == "audioset" and pca is not None:
-        smoke = smoke_figures(reference_embeddings(arrays, smoke_windows()), pca)
+        answers = _reference_answers(arrays, checksum, smoke_windows(), kept)[0]
+        smoke = smoke_figures(answers, pca)
         if misses := smoke_misses(smoke):
             raise WeightsError(
                 f"{choice.path} fails the release's smoke test (a 1 kHz sine: {'; '.join(misses)}): the file or this "
                 "machine's TensorFlow gives wrong numbers; delete the file to have it downloaded again, or use "
                 "weights=file for a checkpoint of your own"
             )
-    return LoadedWeights(choice, arrays, weights_checksum(arrays), pca, smoke)
+    return LoadedWeights(choice, arrays, checksum, pca, smoke)
 
 
-def parity_answers(weights: LoadedWeights, folder: Path) -> tuple[NDArray[np.float32], bool]:
-    """What a device is expected to answer on the fixed signals, float32 [8, 128], and whether it was known already.
+def _reference_answers(
+    arrays: Mapping[str, NDArray[np.float32]],
+    checksum: str,
+    windows: NDArray[np.float32],
+    kept: Path | None,
+    precision: str = "float32",
+) -> tuple[NDArray[np.float32], bool]:
+    """The reference's answers to windows, and whether they were known already."""
+
+    def compute(windows: NDArray[np.float32]) -> NDArray[np.float32]:
+        return reference_embeddings(arrays, windows, precision)
+
+    return AnswerCache(kept).get(checksum, windows, compute, precision) if kept else (compute(windows), False)
+
+
+def parity_answers(weights: LoadedWeights, folder: Path, precision: str) -> Answers:
+    """What a device is expected to answer on the fixed signals in a precision.
+
+    Args:
+        weights: with their arrays.
+        folder: where answers are kept.
+        precision: in effect.
 
     Raises:
         WeightsError: the weights give NaN or infinity.
     """
-
-    def compute(signals: NDArray[np.float32]) -> NDArray[np.float32]:
-        answers = reference_embeddings(weights.arrays, signals)
-        if not np.isfinite(answers).all():
-            raise WeightsError(f"{weights.choice.path} gives NaN or infinity on ordinary sound: get another checkpoint")
-        return answers
-
-    return AnswerCache(folder).get(weights.checksum, compute)
+    signals = fixed_signals()
+    exact, known = _reference_answers(weights.arrays, weights.checksum, signals, folder)
+    if not np.isfinite(exact).all():
+        raise WeightsError(f"{weights.choice.path} gives NaN or infinity on ordinary sound: get another checkpoint")
+    if precision == "float32":
+        return Answers(exact, exact, known)
+    rounded, also = _reference_answers(weights.arrays, weights.checksum, signals, folder, precision)
+    return Answers(exact, rounded, known and also)
 
 
 def build_sessions(

@@ -13,6 +13,9 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from runner.errors import RunnerError
+from runner.printable import printable
+from runner.record import without_credentials
 from runner.stop_signals import Requests, leave_terminal, take
 
 if TYPE_CHECKING:
@@ -39,6 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _main(arguments)
         except (KeyboardInterrupt, _Stopped) as stopped:
             return stopped.exit_status if isinstance(stopped, _Stopped) else _INTERRUPTED
+        except RunnerError as error:  # of what is tidied up at the end
+            print(f"error: {printable(without_credentials(str(error)))}", file=sys.stderr)
+            return 1
 
 
 @contextlib.contextmanager
@@ -103,9 +109,7 @@ def _through_hydra(given: list[str]) -> int:
     from omegaconf.errors import OmegaConfBaseException
 
     from runner.compose import composing, one_message, register
-    from runner.errors import RunnerError
     from runner.paths import conf_dir
-    from runner.record import without_credentials
 
     register()
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -119,7 +123,7 @@ def _through_hydra(given: list[str]) -> int:
     except (HydraException, OmegaConfBaseException, RunnerError) as error:
         if wants_traceback:
             raise
-        print(f"error: {one_message(error)}", file=sys.stderr)
+        print(f"error: {printable(one_message(error))}", file=sys.stderr)
         status = 1
     except MemoryError:
         if wants_traceback:
@@ -129,7 +133,7 @@ def _through_hydra(given: list[str]) -> int:
     except OSError as error:  # a folder that can't be written, a full disk
         if wants_traceback:
             raise
-        print(f"error: {without_credentials(str(error))}", file=sys.stderr)
+        print(f"error: {printable(without_credentials(str(error)))}", file=sys.stderr)
         status = 1
     except JobFailed as failed:
         status = failed.exit_status
@@ -172,9 +176,8 @@ def _task(config: DictConfig) -> dict[str, Any] | float:
 
     from runner.compose import typed
     from runner.job import Job, run_job
-    from runner.record import without_credentials
     from runner.sweep import SWEEP_ENVIRONMENT, in_its_place, join_sweep
-    from runner.terminal import console
+    from runner.terminal import say
 
     hydra_config = HydraConfig.get()
     run_dir = Path(hydra_config.runtime.output_dir)
@@ -182,7 +185,7 @@ def _task(config: DictConfig) -> dict[str, Any] | float:
     in_sweep = SWEEP_ENVIRONMENT in os.environ
     if in_sweep:
         overrides = without_credentials(" ".join(hydra_config.overrides.task))
-        console.print(f"\njob {hydra_config.job.num}: {overrides}", style="bold", markup=False)
+        say(f"\njob {hydra_config.job.num}: {overrides}", style="bold")
     job = Job(
         config=in_its_place(run, run_dir, Path(hydra_config.sweep.dir)) if in_sweep else run,
         run_dir=run_dir,

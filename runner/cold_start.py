@@ -6,7 +6,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,22 +14,20 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from runner.batch_size import climb_undisturbed, is_fresh, is_undisturbed, measure_on, sizes_from
-from runner.config import AUTO, ParityConfig, RunConfig
+from runner.config import AUTO, RunConfig
 from runner.convolution import remembered_calibration
 from runner.errors import ParityError
+from runner.gate import take_through_gate
 from runner.hardware import usable_cores, versions
 from runner.memory import MAX_BATCH
-from runner.parity import measure, report
 from runner.remember import remembered
 from runner.vggish.postprocess import Postprocessor
 from runner.weights import WeightsChoice, draw_weights
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from runner.build import LoadedWeights, Placement
     from runner.memory import MemoryPlan
+    from runner.parity import Answers
     from runner.vggish.session import VGGishSession
 
 log = logging.getLogger("runner.worker")
@@ -85,22 +83,19 @@ class ColdStart:
 class Ready:
     """Sessions that may embed, one a device, where they are placed, and what is to be made of their embeddings.
 
-    ``dtypes`` are those of windows that the sessions are compiled for.
+    ``dtypes`` are those of windows that the sessions are compiled for and were measured in, ``answers`` what they were
+    held to.
     """
 
     placement: Placement
     sessions: list[VGGishSession]
     postprocess: Postprocessor | None
     dtypes: tuple[str, ...]
+    answers: Answers
 
 
 def make_ready(
-    config: RunConfig,
-    spec: dict[str, Any],
-    cold: ColdStart,
-    events: Events,
-    result: dict[str, Any],
-    gate: Callable[..., str | None] | None = None,
+    config: RunConfig, spec: dict[str, Any], cold: ColdStart, events: Events, result: dict[str, Any]
 ) -> Ready:
     """Make the sessions of a spec and take them through the parity gate; what was decided goes into ``result``.
 
@@ -110,7 +105,6 @@ def make_ready(
         cold: told how long each step took.
         events: told of steps and warnings.
         result: filled.
-        gate: in the place of ``take_through_gate``.
 
     Raises:
         RunnerError: device, weights or parity; ``result`` then tells what was found up to there.
@@ -122,7 +116,7 @@ def make_ready(
     with cold.step("import"):
         import tensorflow as tf
 
-        from runner.build import DeviceRequest, load_weights, parity_answers, place
+        from runner.build import DeviceRequest, load_weights, place
     tf.get_logger().setLevel("ERROR")
     events.send("phase", name="device")
     with cold.step("device"):
@@ -142,37 +136,33 @@ def make_ready(
     )
     events.send("phase", name="weights")
     with cold.step("weights"):
-        loaded = load_weights(weights, drawn.result())
+        loaded = load_weights(weights, drawn.result(), kept)
     result["metrics"] |= {f"smoke_{name}": value for name, value in (loaded.smoke or {}).items()}
-    with cold.step("parity"):
-        answers = parity_answers(loaded, kept)
-    placement, sessions = _sessions_that_agree(
-        config, placement, loaded, answers, kept, spec, cold, events, result, gate or take_through_gate
-    )
+    placement, sessions, answers = _sessions_that_agree(config, placement, loaded, kept, spec, cold, events, result)
     if config.output.postprocess == "none":
-        return Ready(placement, sessions, None, _dtypes(spec))
+        return Ready(placement, sessions, None, _dtypes(spec), answers)
     assert loaded.pca is not None
-    return Ready(placement, sessions, Postprocessor(config.output.postprocess, loaded.pca), _dtypes(spec))
+    return Ready(placement, sessions, Postprocessor(config.output.postprocess, loaded.pca), _dtypes(spec), answers)
 
 
 def _sessions_that_agree(
     config: RunConfig,
     placement: Placement,
     loaded: LoadedWeights,
-    answers: tuple[NDArray[np.float32], bool],
     kept: Path,
     spec: dict[str, Any],
     cold: ColdStart,
     events: Events,
     result: dict[str, Any],
-    gate: Callable[..., str | None],
-) -> tuple[Placement, list[VGGishSession]]:
+) -> tuple[Placement, list[VGGishSession], Answers]:
     """Sessions in the first of the precisions that may be taken in which they pass the parity gate."""
-    from runner.build import build_sessions, load_weights
+    from runner.build import build_sessions, load_weights, parity_answers
 
     dtypes = _dtypes(spec)
     while True:
         result["precision"] = placement.precision.to_dict()
+        with cold.step("parity"):
+            answers = parity_answers(loaded, kept, placement.precision.effective)
         sessions = build_sessions(
             placement,
             loaded,
@@ -189,7 +179,7 @@ def _sessions_that_agree(
         result["model"] = {**sessions[0].metadata.model, "compiler": sessions[0].compiler, "copies": sessions[0].copies}
         events.send("phase", name="parity")
         with cold.step("parity"):
-            missed = gate(sessions, answers[0], config.parity, cached=answers[1], result=result, dtype=dtypes[0])
+            missed = take_through_gate(sessions, answers, config.parity, result=result, dtypes=dtypes)
         result["metrics"]["parity_s"] = cold.parts["parity"]
         if not missed:
             break
@@ -197,7 +187,7 @@ def _sessions_that_agree(
         if following is not None:
             warn(f"precision=auto: {following.reason}", events, result)
             placement = replace(placement, precision=following)
-            loaded = load_weights(loaded.choice)  # the sessions took its arrays
+            loaded = load_weights(loaded.choice, kept=kept)  # the sessions took its arrays
             continue
         if config.parity.action == "fail":
             raise ParityError(missed)
@@ -208,7 +198,7 @@ def _sessions_that_agree(
             warn(halving, events, result)
     if sessions[0].compiler["reason"].startswith("XLA failed"):
         warn(sessions[0].compiler["reason"], events, result)
-    return placement, sessions
+    return placement, sessions, answers
 
 
 def _dtypes(spec: dict[str, Any]) -> tuple[str, ...]:
@@ -260,38 +250,6 @@ def _climb(
         for dtype in dtypes:
             each.warm_up(dtype)
     return replace(placement, memory=plan(chosen))
-
-
-def take_through_gate(
-    sessions: Sequence[VGGishSession],
-    expected: NDArray[np.float32],
-    config: ParityConfig,
-    *,
-    cached: bool,
-    result: dict[str, Any],
-    dtype: str = "float32",
-) -> str | None:
-    """Measure every session against the reference's answers; what is wrong with the worst, or None.
-
-    ``result`` gets ``parity`` (the verdict on the worst) and its measures among its ``metrics``.
-    """
-    metadata = sessions[0].metadata
-    precision = str(metadata.precision["effective"])
-    tolerance = config.tolerances[precision]
-    measured = [(measure(each.embed_windows, expected, each.fewest, dtype), each) for each in sessions]
-    parity, worst = max(measured, key=lambda each: (len(each[0].misses(tolerance)), each[0].rel_err))
-    result["parity"] = report(parity, tolerance, action=config.action, cached=cached)
-    result["metrics"] |= parity.metrics()
-    for each, session in measured:
-        log.info("parity of %s: %s", session.device_name, each)
-    if not (misses := parity.misses(tolerance)):
-        return None
-    device = metadata.device
-    return (
-        f"{device['name']} ({device['effective']}, {precision}) gives other embeddings than the CPU in float32: "
-        f"{', '.join(misses)}. Use device=cpu or precision=float32, or parity.action=warn to go on all the same"
-        + (f" ({worst.device_name})" if len(sessions) > 1 else "")
-    )
 
 
 def warn(message: str, events: Events, result: dict[str, Any]) -> None:

@@ -181,11 +181,14 @@ class OutputConfig:
 
 @dataclass
 class ToleranceConfig:
-    """How far a device may be from the CPU's float32 answers; see ``runner.parity.Parity`` for the measures."""
+    """How far a device may be from the reference's answers; see ``runner.parity.Parity`` for the measures."""
 
     rel_err: float = 0.0
     min_cosine: float = 1.0
     scale_err: float = 0.0
+    noise_ratio: float = 0.0
+    bias_ratio: float = 0.0
+    log_mel_err: float = 0.0
 
 
 @dataclass

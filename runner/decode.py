@@ -27,6 +27,7 @@ from runner.errors import ClipError
 from runner.framing import WindowCutter, cut
 from runner.hardware import peak_own_mib
 from runner.remote import FetchAhead, Fetched, is_remote
+from runner.samples import in_range
 from runner.slots import SlotMemory, Windows, scaled
 from runner.stop_signals import ignore
 from runner.vggish.constants import EXAMPLE_SAMPLES
@@ -206,6 +207,27 @@ class SlotWriter:
         self.dtype = "float32"
 
 
+class BusyClock:
+    """The seconds in which something was at work, so far; what is under way counts, waiting in between does not."""
+
+    def __init__(self) -> None:
+        self._before = 0.0
+        self._since: float | None = None
+
+    def start(self) -> None:
+        """Work begins, or goes on."""
+        self._since = time.perf_counter()
+
+    def stop(self) -> None:
+        """Work ends, or waits."""
+        self._before, self._since = self.seconds, None
+
+    @property
+    def seconds(self) -> float:
+        """Never less than before."""
+        return self._before if self._since is None else self._before + time.perf_counter() - self._since
+
+
 class _Decoder:
     """The loop of one decode process."""
 
@@ -220,7 +242,7 @@ class _Decoder:
         self._writer = SlotWriter(memory)
         self._finished: list[ClipResult] = []
         self._decoded = 0
-        self._busy_s = 0.0
+        self._busy = BusyClock()
         self._store = FetchAhead(options.fetch_ahead, options.fetch_timeout_s)
 
     def run(self) -> None:
@@ -230,9 +252,9 @@ class _Decoder:
             task, ends_message = self._tasks.popleft()
             self._memory.set_current_job(self._process, task.job)
             self._memory.beat(self._process)
-            start = time.perf_counter()
+            self._busy.start()
             result = self._decode(task)
-            self._busy_s += time.perf_counter() - start
+            self._busy.stop()
             self._finished.append(result)
             self._decoded += ends_message
             self._memory.set_current_job(self._process, -1)
@@ -275,12 +297,14 @@ class _Decoder:
                 sent = 0
                 if clip.seconds_to_come > options.max_clip_s:
                     raise ClipError("too_long", f"{clip.seconds_to_come:,.0f} s: dataset.max_clip_s says otherwise")
-                for windows in cut(iter(clip), cutter):
+                for windows in cut(in_range(iter(clip)), cutter):
                     if clip.seconds > options.max_clip_s:
                         raise ClipError("too_long", f"longer than dataset.max_clip_s={options.max_clip_s:g}")
                     self._memory.beat(self._process)
                     self._put(task.job, sent, windows)
                     sent += len(windows)
+                    if whole := clip.seconds_to_come:
+                        self._memory.set_part(self._process, min(1.0, clip.seconds / whole))
             if clip.note and clip.note.startswith("truncated") and options.on_truncated == "skip":
                 raise ClipError("truncated", clip.note.partition(": ")[2])
             if cutter.examples == 0:
@@ -328,12 +352,12 @@ class _Decoder:
                 self._hand_over()
 
     def _wait_for_slot(self) -> int:
-        start = time.perf_counter()
+        self._busy.stop()
         self._memory.beat(self._process, waiting=True)
         while not self._free:
             self._receive()
         self._memory.beat(self._process)
-        self._busy_s -= time.perf_counter() - start
+        self._busy.start()
         return self._free.popleft()
 
     def _hand_over(self) -> None:
@@ -353,7 +377,7 @@ class _Decoder:
             decoded,
             peak_own_mib(),
             time.process_time(),
-            self._busy_s,
+            self._busy.seconds,
         )
         self._connection.send_bytes(packed(handover))
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runner.errors import DatasetError
+from runner.files import commit_folder
 
 Waveform = NDArray[np.float64]
 
@@ -65,7 +66,7 @@ def _make(folder: Path) -> None:
     (building / _MARKER).write_text(RECIPE)
     if folder.exists():
         folder.rename(stale)
-    building.rename(folder)
+    commit_folder(building, folder)
     shutil.rmtree(stale, ignore_errors=True)
 
 

@@ -230,7 +230,7 @@ def self_test(kind: DeviceType) -> Check:
         name,
         True,
         f"{found['audio_x_realtime']:,.0f} × realtime in float32, max error {found['parity_rel_err']:.1e} of the "
-        "largest value against the CPU op by op",
+        "largest value against the reference",
     )
 
 

@@ -11,7 +11,6 @@ import functools
 import json
 import logging
 import os
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,13 +18,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from runner.canary import Canary
 from runner.cold_start import LOG_FORMAT, ColdStart, Events, Ready, make_ready, warn
 from runner.config import RunConfig, from_dict
 from runner.cuda import pinned
 from runner.device_speed import matmul_peak, model_only, speed_metrics
 from runner.devices import DeviceType
 from runner.engine import Engine, Lane
-from runner.errors import ResumeError
 from runner.failures import failure_of
 from runner.files import write_atomic
 from runner.hardware import host_facts, peak_rss_mib, usable_cores, versions
@@ -52,7 +51,9 @@ from runner.parts import (
     read_clips,
 )
 from runner.pool import DecodePool
+from runner.printable import PrintableFormatter
 from runner.profiling import measure_beside
+from runner.readable import read_json
 from runner.sampling import OthersLoad, Sampler
 from runner.stop_signals import StopSignal
 from runner.taking_up import agree, identity_of, shards_done, sole_worker
@@ -72,13 +73,15 @@ KILLED_STATUS = 3
 def main(spec_path: str) -> int:
     """Carry out one spec; the exit status is 0 for a finished run, 3 for one told to stop, 1 for a failed one."""
     events = Events(_take_standard_output())
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format=LOG_FORMAT, force=True)
+    handler = logging.StreamHandler()
+    handler.setFormatter(PrintableFormatter(LOG_FORMAT))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     run_dir = Path(spec_path).parent.parent
     result: dict[str, Any] = {"host": host_facts(), "versions": versions(), "metrics": {}}
     stop = StopSignal(lambda: _end_at_once(run_dir, events))
     spec: dict[str, Any] = {}
     try:
-        spec |= _read_spec(Path(spec_path))
+        spec |= read_json(Path(spec_path))
         _carry_out(spec, run_dir, events, result, stop)
     except Exception as error:
         log.exception("the run failed")
@@ -95,20 +98,14 @@ def main(spec_path: str) -> int:
     return {"finished": 0, "killed": KILLED_STATUS}.get(result["status"], 1)
 
 
-def _read_spec(path: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ResumeError(f"{path} can't be read ({error}): run the same command again, which writes it anew") from None
-    return found
-
-
 def _tell(run_dir: Path, events: Events, result: dict[str, Any]) -> None:
     """Leave the result to the parent."""
     try:
         write_atomic(run_dir / "result.json", json.dumps(result, indent=2))
     except OSError as error:  # the parent is told in another way
         log.error("result.json could not be written: %s", error)
+        if result["status"] == "finished":
+            result |= {"status": "failed", "failure": {**failure_of(error)._asdict(), "signal": None}}
     events.send("end", status=result["status"], failure=result.get("failure"))
 
 
@@ -135,14 +132,14 @@ def _carry_out(spec: dict[str, Any], run_dir: Path, events: Events, result: dict
         stack.enter_context(sole_worker(run_dir, config.engine.stop_grace_s, mirror.lock if mirror else None))
         pool = DecodePool(decode_options(config), _first_workers(config), config.dataset.clip_timeout_s)
         stack.callback(pool.close)
-        look = mirror.shards_done if mirror else functools.partial(shards_done, run_dir, config)
+        look = mirror.shards_done if mirror else functools.partial(shards_done, run_dir, config, spec["rows"])
         checked = ThreadPoolExecutor(1).submit(look)  # while TensorFlow is imported
         spec["dtypes"] = window_types(Path(spec["manifest"]))
         ready = make_ready(config, spec, cold, events, result)
         placement, sessions = ready.placement, ready.sessions
         if placement.device.effective is DeviceType.GPU:
             sampler.gpus = placement.device.indices
-        agree(run_dir, identity_of(sessions[0]))
+        agree(run_dir, identity_of(sessions[0], ready.postprocess))
         done = checked.result()
         shards = [(int(first), int(end)) for first, end in spec["shards"]]
         left = sum(end - first for number, (first, end) in enumerate(shards) if number not in done)
@@ -173,25 +170,30 @@ def _carry_out(spec: dict[str, Any], run_dir: Path, events: Events, result: dict
         stop.begin(engine.stop)
         result["metrics"] |= cold.metrics(time.time())
         events.send("phase", name="embed", seconds=cold.parts)
-        lanes = [Lane(each.device_name[1:], each.embed_windows, each.in_flight) for each in sessions]
+        canaries = [
+            Canary(each, ready.answers, config.parity, ready.dtypes, lambda: len(writer.done)) for each in sessions
+        ]
+        lanes = [Lane.watched(*both) for both in zip(sessions, canaries, strict=True)]
         others, decode_cpu_s = OthersLoad(), sum(pool.cpu_s.values())
         favour_lanes()
-        with _reporting(engine, events, spec["dataset"]["clips"] - left):
+        with _reporting(engine, events, spec["dataset"]["clips"] - left, config.frontend.hop_s, pool):
             engine.run(lanes)
         own_cpu_s = engine.cpu_s + sum(pool.cpu_s.values()) - decode_cpu_s
+        result["metrics"]["parity_canaries"] = float(sum(canary.count for canary in canaries))
         result["metrics"]["others_cpu_share"] = others.share(own_cpu_s)
         sampler.stop()
         result["memory_series"] = sampler.series(engine.started_at)
         if not engine.stopped:
             check_complete(shards, writer.done)
         result["status"] = "killed" if len(writer.done) < len(shards) else "finished"
-        _take_figures(result, engine, writer, pool, workers, sessions[0].in_flight)
+        _take_figures(result, engine, writer, pool, sessions[0].in_flight)
         result["metrics"] |= _memory_metrics(placement, pool)
         if result["status"] == "finished" and engine.timings:
             clips = read_clips(Path(spec["manifest"]), spans)
             measure_beside(config, ready, pool, lanes, clips, run_dir, events, result, stop.is_set)
         halved = [halving for each in sessions for halving in each.halvings if halving not in result["warnings"]]
-        for problem in (*engine.lane_failures, *halved):
+        missed = [miss for canary in canaries for miss in canary.misses[:1]]
+        for problem in (*engine.lane_failures, *halved, *missed):
             warn(problem, events, result)
         result["resolved"]["memory.batch_size"] = sessions[0].rows_at_once
     result["metrics"]["decoders_replaced"] = float(pool.deaths)
@@ -211,16 +213,14 @@ def _mirror(spec: dict[str, Any], config: RunConfig) -> StoreMirror | None:
     return StoreMirror(spec, config)
 
 
-def _take_figures(
-    result: dict[str, Any], engine: Engine, writer: RunWriter, pool: DecodePool, workers: int, in_flight: int
-) -> None:
+def _take_figures(result: dict[str, Any], engine: Engine, writer: RunWriter, pool: DecodePool, in_flight: int) -> None:
     """What a run came to: its counts, speed, spread, and where the time went."""
     progress = engine.progress
     result["metrics"] |= steady_metrics(engine)
     result["metrics"]["session_clips"] = float(progress.clips)
     overall, result["skipped"], result["noted"] = totals(writer.done)
     result["metrics"] |= overall
-    shares = stage_shares(engine, sum(pool.busy_s.values()), workers)
+    shares = stage_shares(engine, sum(pool.busy_s.values()), len(pool))
     result["metrics"] |= {f"{stage}_busy_share": share for stage, share in shares.items()}
     result["metrics"] |= starved_shares(engine, in_flight)
     result["metrics"] |= window_spread(engine.timings, progress.audio_s)
@@ -257,26 +257,29 @@ def _warn_of_ceiling(config: RunConfig, placement: Placement, result: dict[str, 
 
 
 @contextlib.contextmanager
-def _reporting(engine: Engine, events: Events, clips_before: int) -> Iterator[None]:
+def _reporting(engine: Engine, events: Events, clips_before: int, hop_s: float, pool: DecodePool) -> Iterator[None]:
     """Send the counts to the parent from a thread of its own, a few times a second, and once at the end.
 
-    ``clips_before`` were done before this session.
+    The examples of clips under way count as audio, one for every ``hop_s``, so that an hour-long clip shows at once how
+    fast it is; what is sent at the end is of finished clips alone.  ``clips_before`` were done before this session.
     """
     over = threading.Event()
 
     def report() -> None:
         while not over.wait(_PROGRESS_S):
-            send()
+            examples = max(0, engine.examples_done - engine.progress.examples)
+            send(examples, _clips_in(examples, engine, pool))
 
-    def send() -> None:
+    def send(examples_under_way: int, clips_under_way: float) -> None:
         progress = engine.progress
         events.send(
             "progress",
             clips=clips_before + progress.clips,
             session_clips=progress.clips,
+            clips_under_way=clips_under_way,
             skipped=sum(progress.skipped.values()),
-            examples=progress.examples,
-            audio_s=progress.audio_s,
+            examples=progress.examples + examples_under_way,
+            audio_s=progress.audio_s + examples_under_way * hop_s,
             elapsed_s=time.perf_counter() - engine.started_at,
         )
 
@@ -287,7 +290,17 @@ def _reporting(engine: Engine, events: Events, clips_before: int) -> Iterator[No
     finally:
         over.set()
         thread.join()
-        send()
+        send(0, 0.0)
+
+
+def _clips_in(examples: int, engine: Engine, pool: DecodePool) -> float:
+    """How many clips these examples of clips under way come to: by the parts that are decoded, or by the average clip.
+
+    Each decode process has at most one clip under way in part.
+    """
+    progress = engine.progress
+    average = progress.examples / max(progress.embedded, 1)
+    return min(len(pool), max(pool.memory.parts_done(), examples / average if average else 0.0))
 
 
 def _first_workers(config: RunConfig) -> int:

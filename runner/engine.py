@@ -14,14 +14,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from runner.batching import BatchQueue, Merger
 from runner.decode import ClipResult, Segment
-from runner.errors import EngineError
+from runner.errors import EngineError, ParityError
 from runner.feeding import Feeder
 from runner.gathering import Clip, Gathering
 from runner.hardware import usable_cores
@@ -29,6 +29,10 @@ from runner.output import ClipRow, OpenShards, RunWriter
 from runner.pool import DecodePool, FilledSlot
 from runner.slots import Windows
 from runner.spill import Spill
+
+if TYPE_CHECKING:
+    from runner.canary import Canary
+    from runner.vggish.session import VGGishSession
 
 log = logging.getLogger("runner.worker")
 
@@ -49,11 +53,18 @@ class Lane:
 
     ``embed`` takes windows, int16 or float32 [n, 15600], and a function that it may call once they are on the device;
     it gives float32 [n, 128].  ``threads`` batches are in flight at a time, so that copies and compute overlap.
+    ``canary`` is told of the end, and knows which shards are to be trusted after a ``ParityError``.
     """
 
     name: str
     embed: Callable[[Windows, Callable[[], None]], Array]
     threads: int = 1
+    canary: Canary | None = None
+
+    @classmethod
+    def watched(cls, session: VGGishSession, canary: Canary) -> Lane:
+        """A session's lane, with canaries among its batches."""
+        return cls(session.device_name[1:], canary.embed, session.in_flight, canary)
 
 
 @dataclass(frozen=True)
@@ -152,6 +163,8 @@ class Engine:
         """Seconds that the threads of each lane waited for a batch, of all of them together."""
         self.lane_failures: list[str] = []
         """What became of lanes that were given up."""
+        self.examples_done = 0
+        """Examples that lanes have embedded, of clips that are under way or were given up too."""
 
     def stop(self) -> None:
         """Ask for an early end: the shards under way are finished within the grace, no new one is begun."""
@@ -193,6 +206,8 @@ class Engine:
         self._guard(self._feed)
         for thread in workers:
             thread.join()
+        for canary in self._canaries() if self._failure is None else ():
+            self._guard(canary.finish)
 
     def finish(self) -> None:
         """The second part: returns when all results are on disk, raises what a thread raised.
@@ -203,6 +218,8 @@ class Engine:
         self._put(self._results, None)
         for thread in self._ends:
             thread.join()
+        if isinstance(self._failure, ParityError):
+            self._guard(self._writer.take_back, min(canary.trusted for canary in self._canaries()))
         self._guard(self._writer.close)
         if self._failure is not None:
             raise self._failure
@@ -212,6 +229,9 @@ class Engine:
                 f"{clips:,} clips and {shards:,} shards had no end when all else had: "
                 "run the same command again, and please report it with runner.log"
             )
+
+    def _canaries(self) -> list[Canary]:
+        return [lane.canary for lane in self._lanes if lane.canary]
 
     def _guard(self, body: Callable[..., None], *arguments: object) -> None:
         try:
@@ -271,6 +291,9 @@ class Engine:
             start = time.perf_counter()
             try:
                 embeddings = lane.embed(self._pool.windows(batch), copied)
+            except ParityError as error:  # no other lane makes good what this one gave before
+                self._fail(error)
+                return
             except Exception as error:
                 self._give_up(number, batch, error)
                 return
@@ -280,6 +303,8 @@ class Engine:
             self.timings.append(BatchTiming(number, start - since, on_device, end - since, batch.rows))
             self._pool.release(batch.slot)
             self._put(self._results, (batch.segments, embeddings))
+            with self._lanes_lock:
+                self.examples_done += batch.rows
             self._batches.done()
 
     def _next_batch(self, number: int) -> FilledSlot | None:

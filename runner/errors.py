@@ -64,7 +64,7 @@ class ResumeError(RunnerError):
 
 
 class ParityError(RunnerError):
-    """The device's embeddings are too far from the CPU's float32 ones on the fixed signals."""
+    """The device's embeddings of the fixed signals are too far from the reference's."""
 
     kind = "parity"
 

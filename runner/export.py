@@ -7,8 +7,9 @@ Writes a TensorFlow SavedModel that needs nothing of this package: ``tf.saved_mo
     examples                          log_mel float32 [n, 96, 64] → embeddings float32 [n, 128]
 
 Samples are mono 16 kHz in -1..1; what is too short for one example is zero-padded to one, and the tail after the last
-whole example is dropped.  ``metadata.json`` in the folder, and the function ``metadata()`` of the loaded model, say
-which weights these are.
+whole example is dropped.  An example with NaN, infinity or samples of another scale (beyond 1000) has an embedding of
+NaN, as an empty clip has, not an error: a batch may be of many callers, none of whom another one's samples should fail.
+``metadata.json`` in the folder, and the function ``metadata()`` of the loaded model, say which weights these are.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from typing import Any
 
 from runner.config import RunConfig
 from runner.errors import ConfigError, ParityError, RunnerError
-from runner.files import write_atomic
+from runner.files import commit_folder, write_atomic
+from runner.printable import printable
 from runner.stores import is_url
 
 METADATA = "metadata.json"
@@ -32,8 +34,8 @@ _USAGE = """\
 usage: python -m runner.export output.dir=DIR [weights=audioset|file|random ...] [precision=...] [frontend.hop_s=...]
 
 Writes a TensorFlow SavedModel (tf.saved_model.load) with the signatures waveform [batch, samples], clip [samples] and
-examples [n, 96, 64], and metadata.json. The keys are those of python -m runner; the model is checked against the CPU's
-float32 answers before it is written.
+examples [n, 96, 64], and metadata.json. The keys are those of python -m runner; the session that it is
+made of passes the parity gate first.
 """
 
 
@@ -53,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         folder = export(compose_config(given))
     except (RunnerError, HydraException, OmegaConfBaseException) as error:
-        print(f"error: {one_message(error)}", file=sys.stderr)
+        print(f"error: {printable(one_message(error))}", file=sys.stderr)
         return 1
     print(f"SavedModel in {folder}")
     print(f'  model = tf.saved_model.load("{folder}")')
@@ -70,7 +72,7 @@ def export(config: RunConfig) -> Path:
     Raises:
         ConfigError: no folder is given, or it holds something already.
         WeightsError: the weights can't be had.
-        ParityError: the model's embeddings are not the CPU's float32 ones.
+        ParityError: the model's embeddings are not the reference's.
     """
     if config.output.dir is None:
         raise ConfigError("output.dir is not set: say where the SavedModel is to go, as in output.dir=exported")
@@ -90,15 +92,16 @@ def export(config: RunConfig) -> Path:
     import tensorflow as tf
 
     from runner.build import DeviceRequest, build_session, load_weights, parity_answers, place
-    from runner.cold_start import CACHE, take_through_gate
+    from runner.cold_start import CACHE
+    from runner.gate import take_through_gate
 
     request = DeviceRequest(config.device.name, config.device.index, config.device.strict, config.precision.name)
     placement = place(request, config.memory)
     loaded = load_weights(chosen)
-    expected, cached = parity_answers(loaded, models / CACHE)
+    answers = parity_answers(loaded, models / CACHE, placement.precision.effective)
     session = build_session(placement, loaded, conv="direct")
     result: dict[str, Any] = {"metrics": {}}
-    missed = take_through_gate([session], expected, config.parity, cached=cached, result=result)
+    missed = take_through_gate([session], answers, config.parity, result=result)
     if missed and config.parity.action == "fail":
         raise ParityError(missed)
     about = _about(config, session.metadata.weights, placement.precision.effective, result)
@@ -109,7 +112,7 @@ def export(config: RunConfig) -> Path:
     write_atomic(unfinished / METADATA, about)
     if folder.exists():
         folder.rmdir()
-    unfinished.replace(folder)
+    commit_folder(unfinished, folder)
     return folder
 
 
@@ -146,23 +149,26 @@ def _module(weights: Any, compute_dtype: str, hop_s: float, about: str) -> tuple
     module = tf.Module()
     module.weights = dict(weights)
 
-    def embed(log_mel: Any) -> Any:
+    def embed(log_mel: Any, sane: Any) -> Any:
         count = tf.shape(log_mel)[0]
-        enough = tf.pad(log_mel, [[0, tf.maximum(FEWEST_ON_CPU - count, 0)], [0, 0], [0, 0]])
-        return network.embed(module.weights, enough, dtype)[:count]
+        fill = tf.maximum(FEWEST_ON_CPU - count, 0)
+        enough, sane = tf.pad(log_mel, [[0, fill], [0, 0], [0, 0]]), tf.pad(sane, [[0, fill]])
+        return network.embed(module.weights, enough, dtype, sane)[:count]
 
     def waveform(samples: Any) -> dict[str, Any]:
         short = tf.maximum(EXAMPLE_SAMPLES - tf.shape(samples)[1], 0)
-        windows = tf.signal.frame(tf.pad(samples, [[0, 0], [0, short]]), EXAMPLE_SAMPLES, hop)
-        count = tf.shape(windows)[1]
-        embeddings = embed(frontend.log_mel(tf.reshape(windows, [-1, EXAMPLE_SAMPLES])))
+        framed = tf.signal.frame(tf.pad(samples, [[0, 0], [0, short]]), EXAMPLE_SAMPLES, hop)
+        count, windows = tf.shape(framed)[1], tf.reshape(framed, [-1, EXAMPLE_SAMPLES])
+        log_mel = frontend.log_mel(windows)
+        sane = frontend.are_samples(windows) & frontend.are_log_mel(log_mel) & (tf.shape(samples)[1] > 0)
+        embeddings = embed(log_mel, sane)
         return {"embeddings": tf.reshape(embeddings, [-1, count, EMBEDDING_SIZE])}
 
     def clip(samples: Any) -> dict[str, Any]:
         return {"embeddings": waveform(samples[tf.newaxis])["embeddings"][0]}
 
     def examples(log_mel: Any) -> dict[str, Any]:
-        return {"embeddings": embed(log_mel)}
+        return {"embeddings": embed(log_mel, frontend.are_log_mel(log_mel))}
 
     def program(function: Callable[..., Any], shape: list[int | None], name: str) -> Any:
         return tf.function(function, input_signature=[tf.TensorSpec(shape, tf.float32, name=name)], autograph=False)

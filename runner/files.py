@@ -74,6 +74,16 @@ def remove(path: Path) -> None:
     flush_folder(path.parent)
 
 
+def commit_folder(building: Path, folder: Path) -> None:
+    """Flush a folder with all that is in it, and give it its name, which must be free or an empty folder's."""
+    for above, _, names in os.walk(building):
+        for name in names:
+            flush(Path(above, name))
+        flush_folder(Path(above))
+    building.replace(folder)
+    flush_folder(folder.parent)
+
+
 def flush(path: Path) -> None:
     """Have a file's bytes on disk."""
     with path.open("rb+") as file:

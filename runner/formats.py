@@ -12,10 +12,11 @@ import hashlib
 import io
 import json
 import os
+import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -42,6 +43,14 @@ DESCRIPTIONS = (f"{NPZ}/metadata.json", f"{TFRECORD}/metadata.json", f"{TFRECORD
 
 _NAME_BYTES = 240
 """Longest file name written: 255 is the limit, and temporary names are longer."""
+_PATH_BYTES = 1024
+"""Longest path of a clip that is kept: systems take 4,096 bytes at most, of which the run's folder has some."""
+_HASHED = re.compile(r"~[0-9a-f]{24}\Z")
+"""The end of a name that was made for a clip whose own would not do."""
+_TAKEN = re.compile(r"\.npz\Z|\.tmp\Z|\Ametadata\.json\Z", re.IGNORECASE)
+"""Names of files that a run has: no folder may have one."""
+_NO_NAME = re.compile(r'[<>:"|?*\\\x00-\x1f]')
+"""What Windows takes in no name."""
 _WRITERS = 8
 _GROUP_ROWS = 65_536
 """Examples of a Parquet row group, and what is held of a shard while it is written (32 MiB)."""
@@ -78,28 +87,30 @@ class Extra(NamedTuple):
     process: Callable[[NDArray[np.float32]], NDArray[Any]]
 
 
-class Piece(NamedTuple):
-    """Some of a clip's embeddings, float32 [n, 128], from its example ``first`` on."""
+class Group(NamedTuple):
+    """Blocks of clips' embeddings: whose each is, which example it begins with, and float32 [n, 128]."""
 
-    row: ClipRow
-    first: int
-    embeddings: NDArray[np.float32]
+    rows: list[ClipRow]
+    firsts: list[int]
+    embeddings: list[NDArray[np.float32]]
 
 
-def row_groups(rows: Iterable[ClipRow], examples: int = _GROUP_ROWS) -> Iterator[list[Piece]]:
+def row_groups(rows: Iterable[ClipRow], examples: int = _GROUP_ROWS) -> Iterator[Group]:
     """The embeddings of clips in groups of about so many examples, cut alike however they came in parts."""
-    group: list[Piece] = []
+    group = Group([], [], [])
     count = 0
     for row in rows:
         first = 0
         for block in blocks(row.embeddings):
-            group.append(Piece(row, first, block))
+            group.rows.append(row)
+            group.firsts.append(first)
+            group.embeddings.append(block)
             first += len(block)
-            count += len(block)
-            if count >= examples:
+            if count + first >= examples:
                 yield group
-                group, count = [], 0
-    if group:
+                group, count = Group([], [], []), -first
+        count += first
+    if group.rows:
         yield group
 
 
@@ -228,9 +239,12 @@ class TfrecordShards:
         self._numbers = _with_known(self._folder / "labels.csv", label_numbers(labels))
         write_atomic(self._folder / "metadata.json", json.dumps(metadata, indent=2))
         table = io.StringIO()
-        writer = csv.writer(table, lineterminator="\n")
-        writer.writerow(("index", "label"))
-        writer.writerows((number, label) for label, number in self._numbers.items())
+        plain, quoted = (
+            csv.writer(table, lineterminator="\n", quoting=each) for each in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL)
+        )
+        plain.writerow(("index", "label"))
+        for label, number in self._numbers.items():
+            (quoted if "\r" in label else plain).writerow((number, label))  # what it would not quote, it can't read
         write_atomic(self._folder / "labels.csv", table.getvalue())
 
     def write(self, shard: int, rows: Sequence[ClipRow]) -> list[Path]:
@@ -268,29 +282,27 @@ class TfrecordShards:
         return serialized
 
 
-def embedding_table(pieces: Sequence[Piece], hop_s: float, extra: Extra | None = None) -> pa.Table:
+def embedding_table(group: Group, hop_s: float, extra: Extra | None = None) -> pa.Table:
     """Embeddings of clips as a table of ``embedding_schema``, a row an example."""
-    counts = np.array([len(piece.embeddings) for piece in pieces], np.int64)
-    firsts = np.array([piece.first for piece in pieces], np.int64)
+    rows, firsts, embeddings = group.rows, np.array(group.firsts, np.int64), group.embeddings
+    counts = np.fromiter(map(len, embeddings), np.int64, len(rows))
     total, ends = int(counts.sum()), np.cumsum(counts)
-    which = np.repeat(np.arange(len(pieces)), counts)
+    which = np.repeat(np.arange(len(rows)), counts)
     example = np.arange(total) - np.repeat(ends - counts - firsts, counts)
-    starts = np.repeat(np.array([piece.row.start_s for piece in pieces]), counts) + example * hop_s
+    starts = np.repeat(np.array([row.start_s for row in rows]), counts) + example * hop_s
     padded = np.zeros(total, bool)
-    padded[ends - 1] = [
-        piece.row.padded and piece.first + len(piece.embeddings) == piece.row.examples for piece in pieces
-    ]
+    is_last = firsts + counts == [row.examples for row in rows]
+    padded[ends - 1] = is_last & [row.padded for row in rows]
     columns = [
-        pa.array([piece.row.clip for piece in pieces], pa.string()).take(pa.array(which)),
+        pa.array([row.clip for row in rows], pa.string()).take(pa.array(which)),
         pa.array(example.astype(np.int32)),
         pa.array(starts.astype(np.float64)),
         pa.array(padded),
-        pa.array([piece.row.label for piece in pieces], pa.string()).take(pa.array(which)),
-        _vectors([piece.embeddings for piece in pieces], pa.float32()),
+        pa.array([row.label for row in rows], pa.string()).take(pa.array(which)),
+        _vectors(embeddings, pa.float32()),
     ]
     if extra:
-        processed = [extra.process(piece.embeddings) for piece in pieces]
-        columns.append(_vectors(processed, _EXTRA_TYPES[extra.column]))
+        columns.append(_vectors([extra.process(block) for block in embeddings], _EXTRA_TYPES[extra.column]))
     return pa.Table.from_arrays(columns, schema=embedding_schema(extra and extra.column))
 
 
@@ -309,7 +321,9 @@ def parquet_metadata(metadata: Mapping[str, str]) -> dict[bytes, bytes]:
 def label_numbers(labels: Sequence[str]) -> dict[str, int]:
     """A number for each label: itself where all are whole numbers, as AudioSet's are, else its place in the order."""
     if all(label.isascii() and label.isdigit() and len(label) < 19 for label in labels):
-        return {label: int(label) for label in sorted(labels, key=int)}
+        numbers = {label: int(label) for label in sorted(labels, key=int)}
+        if len(set(numbers.values())) == len(numbers):  # 1 and 01 are two labels
+            return numbers
     return {label: number for number, label in enumerate(sorted(labels))}
 
 
@@ -320,17 +334,32 @@ def _with_known(path: Path, numbers: dict[str, int]) -> dict[str, int]:
             known = {row["label"]: int(row["index"]) for row in csv.DictReader(file)}
     except FileNotFoundError:
         return numbers
-    if all(known.get(label, number) == number for label, number in numbers.items()):
-        return known | numbers
+    together = known | numbers
+    if together.items() >= known.items() and len(set(together.values())) == len(together):
+        return together
     return known | {label: max(known.values()) + 1 + n for n, label in enumerate(sorted(numbers.keys() - known.keys()))}
 
 
 def npz_path(clip: str) -> Path:
-    """Where a clip's npz goes below ``npz/``: its own path, kept inside that folder and within a file name's length."""
-    parts = []
-    for part in PurePosixPath(clip.replace("\\", "/") if os.name == "nt" else clip).parts:
-        safe = {"/": "_root", "..": "_up"}.get(part, part)
-        if len(os.fsencode(safe)) > _NAME_BYTES - len(".npz"):
-            safe = f"{safe[:40]}~{hashlib.sha256(os.fsencode(safe)).hexdigest()[:24]}"
-        parts.append(safe)
-    return Path(*parts[:-1], f"{parts[-1]}.npz")
+    """Where a clip's npz goes below ``npz/``, another place for each clip: its own path, if that is a safe file name.
+
+    Else, or where the path looks like one of these, it is one kept inside that folder and within a file name's length,
+    with a hash of the clip's name: no two clips have the same, nor one the other's file for a folder.
+    """
+    parts = clip.split("/")
+    safe = [_safe_name(part, number) for number, part in enumerate(parts)]
+    if safe != parts or _HASHED.search(parts[-1]) or len(os.fsencode(clip)) > _PATH_BYTES:
+        folders = safe[:-1] if len(os.fsencode(clip)) <= _PATH_BYTES else ["_long"]
+        safe = [*folders, f"{safe[-1][:40]}~{hashlib.sha256(os.fsencode(clip)).hexdigest()[:24]}"]
+    return Path(*safe[:-1], f"{safe[-1]}.npz")
+
+
+def _safe_name(part: str, number: int) -> str:
+    """A part of a path as a name that a folder or, with .npz behind it, a file may have; ``number`` is its place."""
+    if part in ("", ".", ".."):
+        return {"": "_root" if number == 0 else "_empty", ".": "_here", "..": "_up"}[part]
+    if len(os.fsencode(part)) > _NAME_BYTES - len(".npz"):
+        part = f"{part[:40]}~"
+    if _TAKEN.search(part):
+        part += "~"
+    return _NO_NAME.sub("_", part) if os.name == "nt" else part

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from runner.decode import ClipResult, Segment
 from runner.errors import EngineError
 from runner.output import ClipRow
-from runner.spill import Part, Spill
+from runner.spill import Embeddings, Part, Spill
 
 Array = NDArray[np.float32]
 
@@ -93,22 +93,26 @@ class Gathering:
                 if complete := self._end(job, pending):
                     ended.append(complete)
             row += windows
+        if row != len(embeddings):
+            raise EngineError(f"{len(embeddings)} embeddings came of a batch of {row} windows: please report it")
         return ended
 
     def _end(self, job: int, pending: _Pending) -> tuple[ClipRow, Clip] | None:
         result, clip = pending.result, pending.clip
-        if result is None or (result.embedded and pending.examples < result.examples):
+        if result is None:
             return None
-        if result.embedded and pending.examples > result.examples:
+        if result.embedded and pending.examples != result.examples:
+            if pending.examples < result.examples:
+                return None
             raise EngineError(
                 f"{clip.name} has {result.examples} examples, and {pending.examples} came: please report it"
             )
         del self._pending[job]
-        embeddings = _in_order(pending.parts) if result.embedded else []
+        embeddings = _in_order(pending.parts) if result.embedded else _NO_EMBEDDINGS
         if result.embedded and not pending.finite:
             detail = "the network gave NaN or infinity for it: use precision=bfloat16 or float32"
             result = ClipResult(job, False, "non_finite_embedding", detail, 0, 0.0, *result[6:8], False)
-            embeddings = []
+            embeddings = _NO_EMBEDDINGS
         row = ClipRow(
             clip=clip.name,
             status="embedded" if result.embedded else "skipped",
@@ -126,8 +130,11 @@ class Gathering:
         return row, clip
 
 
-def _in_order(parts: list[tuple[int, Part]]) -> list[Part]:
+_NO_EMBEDDINGS: Embeddings = ()
+
+
+def _in_order(parts: list[tuple[int, Part]]) -> Embeddings:
     """The parts of a clip, each (its first example, embeddings), in the order of their examples."""
-    if len(parts) > 1:
-        parts.sort(key=lambda part: part[0])
-    return [embeddings for _, embeddings in parts]
+    if len(parts) == 1 and isinstance(only := parts[0][1], np.ndarray):
+        return only
+    return tuple(embeddings for _, embeddings in sorted(parts, key=lambda part: part[0]))

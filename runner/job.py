@@ -39,7 +39,7 @@ from runner.resume import (
 )
 from runner.stores import place_of, take_output
 from runner.summary import random_weights_banner, summarise
-from runner.terminal import DownloadProgress, RunProgress, console
+from runner.terminal import DownloadProgress, RunProgress, say
 from runner.validation import part_of
 from runner.weights import WeightsChoice, resolve_weights
 
@@ -103,7 +103,8 @@ def run_job(job: Job) -> dict[str, Any]:
         store = take_output(job.run_dir, job.config, job.in_sweep)
         check_folder(job.run_dir, job.config)
         manifest, weights = _prepare(job)
-        plan = make_plan(job.run_dir, job.config, manifest)
+        get_parts = {"get_parts": store.get_parts} if store else {}
+        plan = make_plan(job.run_dir, job.config, manifest, **get_parts)
     except RunnerError as error:
         if not job.in_sweep:
             raise
@@ -113,7 +114,7 @@ def run_job(job: Job) -> dict[str, Any]:
     if finished and not store and not files_are_there(job.run_dir, plan.done):
         finished = None
     if finished and "run_name" in finished:
-        console.print(f"{job.place} is finished already: nothing is left to do", markup=False, soft_wrap=True)
+        say(f"{job.place} is finished already: nothing is left to do")
         print(summarise(finished, job.place, None))
         return finished
     job = _as_begun(job)
@@ -232,7 +233,7 @@ def _prepare(job: Job) -> tuple[Manifest, WeightsChoice]:
         numbered = "tfrecord" in config.output.formats
         shard_clips, hop_s = config.output.shard_clips, config.frontend.hop_s
         manifest = take_part(manifest, which, of, shard_clips, hop_s, labels=numbered)
-    console.print(manifest.description, markup=False, soft_wrap=True)
+    say(manifest.description)
     weights = resolve_weights(
         config.weights,
         Path(config.paths.models).expanduser().resolve(),
@@ -241,7 +242,7 @@ def _prepare(job: Job) -> tuple[Manifest, WeightsChoice]:
         progress=DownloadProgress(),
     )
     if weights.meaningless:
-        console.print(random_weights_banner(weights), style="bold yellow", markup=False, soft_wrap=True)
+        say(random_weights_banner(weights), style="bold yellow")
     return manifest, weights
 
 
@@ -264,6 +265,7 @@ def _spec(job: Job, plan: Plan, weights: WeightsChoice, dataset: dict[str, Any])
         "manifest": str(job.run_dir / STATE / MANIFEST),
         "dataset": dataset,
         "shards": plan.shards,
+        "rows": plan.rows,
         "weights": asdict(weights),
     }
 

@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -36,7 +36,8 @@ class ShardEntry:
     """A shard that is done.
 
     ``files`` gives each of its files, relative to the run's folder, its (bytes, sha256); ``counts`` what ``Progress``
-    counts of it.  With ``undone`` set the line takes an earlier one back.
+    counts of it; ``rows`` is the digest of the plan's rows that it was made of (``runner.digests``).  With ``undone``
+    set the line takes an earlier one back.
     """
 
     shard: int
@@ -45,6 +46,7 @@ class ShardEntry:
     files: dict[str, tuple[int, str]] = field(default_factory=dict)
     counts: dict[str, Any] = field(default_factory=dict)
     undone: bool = False
+    rows: str = ""
 
 
 class Journal:
@@ -91,6 +93,22 @@ def read_journal(path: Path) -> tuple[dict[int, ShardEntry], int]:
         else:
             done[entry.shard] = entry
     return done, unreadable
+
+
+def believed(done: Mapping[int, ShardEntry], rows: Sequence[str]) -> dict[int, ShardEntry]:
+    """The entries that are of the plan's rows as they are now, given the digest of each shard's.
+
+    Another's may be there: a worker whose command was killed goes on with the plan that it was given.
+    """
+    return {number: entry for number, entry in done.items() if number < len(rows) and entry.rows == rows[number]}
+
+
+def take_back(path: Path, shards: Iterable[int]) -> None:
+    """Note in a journal that these shards are not done any more."""
+    journal = Journal(path)
+    for number in shards:
+        journal.append(ShardEntry(number, undone=True))
+    journal.close()
 
 
 def describe_file(path: Path) -> tuple[int, str]:

@@ -17,11 +17,14 @@ from types import FrameType
 from typing import Any
 
 from runner.files import make_folder, remove, write_atomic
+from runner.printable import printable
 from runner.stop_signals import STOP_SIGNALS, Requests, held_back, leave_terminal, take
 from runner.terminal import RunProgress
 
 log = logging.getLogger(__name__)
 
+_RAYS_STATUS = 1
+"""Of a driver that Ray ends on the spot because its cluster is gone."""
 WORKER = (sys.executable, "-m", "runner.worker")
 _LOG_TAIL_LINES = 40
 _ABANDON_GRACE_S = 10.0
@@ -45,7 +48,7 @@ class InterruptGuard:
 
     def __init__(self) -> None:
         self._requests = Requests()
-        self.on_signal: Callable[[int], None] = lambda count: None
+        self.on_signal: Callable[[int], None] = give_up
 
     @contextmanager
     def installed(self) -> Iterator[InterruptGuard]:
@@ -79,6 +82,12 @@ class InterruptGuard:
             leave_terminal()
         if self._requests.add(number):
             self.on_signal(self.count)
+
+
+def give_up(count: int) -> None:
+    """Without a worker: what is under way takes seconds and is finished, unless an end is asked for again."""
+    if count > 1:
+        raise KeyboardInterrupt
 
 
 class _Ending:
@@ -138,13 +147,16 @@ def run_worker(
                     _show(event, progress)
         status = process.wait()
     finally:
-        guard.on_signal = lambda count: None
+        guard.on_signal = give_up
         if process.poll() is None:
             process.kill()
             process.wait()
         if process.stdin:
             process.stdin.close()
-    return {**_outcome(status, last, run_dir, ending.killed), "worker_s": time.monotonic() - started}
+    killed = ending.killed
+    if guard.count and spec["config"]["engine"].get("kind") == "ray" and status == _RAYS_STATUS and not last:
+        killed = "stopped at once: Ray's own processes were told to stop, too, and ended the run's"
+    return {**_outcome(status, last, run_dir, killed), "worker_s": time.monotonic() - started}
 
 
 def _outcome(status: int, last: dict[str, Any], run_dir: Path, killed: str | None) -> dict[str, Any]:
@@ -164,7 +176,7 @@ def _outcome(status: int, last: dict[str, Any], run_dir: Path, killed: str | Non
     result = result or {}
     if killed is None and -status in STOP_SIGNALS:
         killed = f"the worker was stopped at once by {_signal_name(-status)}"
-    elif status != -signal.SIGKILL:
+    elif status not in (-signal.SIGKILL, _RAYS_STATUS):
         killed = None
     if killed is not None:
         failure = {"kind": "interrupted", "message": killed, "signal": None, "log_tail": log_tail(run_dir)}
@@ -205,7 +217,8 @@ def describe_death(status: int, run_dir: Path) -> dict[str, Any]:
     """The ``failure`` of a worker that ended with ``status`` and left no result."""
     tail = log_tail(run_dir)
     if status >= 0:
-        message = f"the worker ended with exit status {status} and left no result that can be read; see runner.log"
+        message = f"the worker ended with exit status {status} and left no result that can be read: "
+        message += "see runner.log, and run the same command again to go on"
         return {"kind": "exit", "message": message, "signal": None, "log_tail": tail}
     name = _signal_name(-status)
     kind = "signal"
@@ -221,18 +234,14 @@ def describe_death(status: int, run_dir: Path) -> dict[str, Any]:
 
 
 def log_tail(run_dir: Path) -> str:
-    """The last lines of runner.log, as text: what is no character of a line is shown as ``\ufffd``."""
+    """The last lines of runner.log, as text that is safe to show."""
     try:
         with (run_dir / "runner.log").open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 16_384))
             lines = file.read().decode("utf-8", "replace").splitlines()
     except OSError:
         return ""
-    return "\n".join(map(_printable, lines[-_LOG_TAIL_LINES:]))
-
-
-def _printable(line: str) -> str:
-    return "".join(each if each.isprintable() or each == "\t" else "\ufffd" for each in line)
+    return "\n".join(map(printable, lines[-_LOG_TAIL_LINES:]))
 
 
 def _signal_name(number: int) -> str:
@@ -266,7 +275,9 @@ def _show(event: dict[str, Any], progress: RunProgress) -> None:
     if kind == "phase":
         progress.phase(_PHASES[event["name"]])
     elif kind == "progress":
-        progress.counts(event["clips"], event["audio_s"], event["elapsed_s"], event["skipped"], event["session_clips"])
+        under_way = event.get("clips_under_way", 0.0)
+        counts = event["clips"], event["audio_s"], event["elapsed_s"], event["skipped"], event["session_clips"]
+        progress.counts(*counts, under_way=under_way)
     elif kind == "warning":
         log.warning("%s", event["message"])
 

@@ -9,7 +9,7 @@ from datetime import datetime
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from runner.errors import DatasetError
 from runner.remote import patiently
@@ -19,21 +19,35 @@ if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
 _PAGE_KEYS = 1000
+_LISTED_ALREADY = "(link to a folder that is listed already)"
 _MODIFIED = ("LastModified", "mtime", "updated", "modified", "created")
 """What drivers call the time of modification."""
+
+
+class _Way(NamedTuple):
+    """The folders above, by device and inode; those entered below the link on the way, None if there is none."""
+
+    above: frozenset[tuple[int, int]]
+    below_link: set[tuple[int, int]] | None
 
 
 def walk(root: Path, ignored: Counter[str]) -> Iterator[tuple[str, int, int]]:
     """(path relative to root with /, size in bytes, mtime in ns; −1: unknown) of all below root that is no folder.
 
-    In the order of the paths' bytes, whatever the file system's.  Links to folders are followed, but no folder is
-    entered twice on the way down.  Folders that can't be listed are counted in ``ignored``.
+    In the order of the paths' bytes, whatever the file system's.  Links to folders are followed, but never into a
+    folder that is on the way to them already; and below a link no folder is entered twice, and no link is followed back
+    into ``root``, whose folders are listed in their own places: folders with links to one another add their files once
+    a link.  Links that are not followed, and folders that can't be listed, are counted in ``ignored``.
     """
     # A folder sorts as its name with a slash, so that going down in this order gives whole paths in order.
     pending: list[Iterator[tuple[bytes, os.DirEntry[str]]]] = []
-    prefixes: list[tuple[str, frozenset[tuple[int, int]]]] = []
+    prefixes: list[tuple[str, _Way]] = []
+    own = os.path.join(os.path.realpath(root), "")
 
-    def enter(folder: str, prefix: str, above: frozenset[tuple[int, int]]) -> None:
+    def enter(folder: str, prefix: str, way: _Way, *, is_link: bool = False) -> None:
+        if is_link and way.below_link is not None and os.path.realpath(folder).startswith(own):
+            ignored[_LISTED_ALREADY] += 1
+            return
         try:
             status = os.stat(folder)
             entries = _sorted_entries(folder)
@@ -43,17 +57,22 @@ def walk(root: Path, ignored: Counter[str]) -> Iterator[tuple[str, int, int]]:
             ignored["(folder that can't be listed)"] += 1
             return
         identity = (status.st_dev, status.st_ino)
-        if identity not in above:
-            pending.append(iter(entries))
-            prefixes.append((prefix, above | {identity}))
+        below_link = set[tuple[int, int]]() if is_link and way.below_link is None else way.below_link
+        if identity in way.above or (below_link is not None and identity in below_link):
+            ignored[_LISTED_ALREADY] += 1
+            return
+        if below_link is not None:
+            below_link.add(identity)
+        pending.append(iter(entries))
+        prefixes.append((prefix, _Way(way.above | {identity}, below_link)))
 
-    enter(str(root), "", frozenset())
+    enter(str(root), "", _Way(frozenset(), None))
     while pending:
-        prefix, above = prefixes[-1]
+        prefix, way = prefixes[-1]
         for key, entry in pending[-1]:
             relative = f"{prefix}{entry.name}"
             if key.endswith(b"/"):
-                enter(entry.path, f"{relative}/", above)
+                enter(entry.path, f"{relative}/", way, is_link=entry.is_symlink())
                 break
             try:
                 found = entry.stat()

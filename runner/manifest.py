@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import os
 import re
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from runner.config import DatasetConfig, FolderDataset, ManifestDataset
 from runner.demo import demo_clips
+from runner.digests import digest_of
 from runner.errors import ClipError, DatasetError
 from runner.listing import walk, walk_store
 from runner.remote import fetch
@@ -45,6 +45,7 @@ _MOST_EXAMPLES = 1 << 18
 _LEAST_BYTES_A_S = (16_000, 4_000)
 """What a second takes at least in formats of samples (16 bits at 8 kHz), and in others (speech at 32 kbit/s)."""
 _PCM = (".wav", ".wave", ".w64", ".rf64", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".flac")
+_AMBIGUOUS = re.compile(rb"\\(?=x(?:5c|[89a-f][0-9a-f]))")
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def take_part(
     """
     shards = shards_of(whole.table, shard_clips, hop_s)
     numbers = list(range(which - 1, len(shards), of))
-    if not numbers:
+    if len(shards) < of:  # for every part alike, as without this one they would make no whole
         raise DatasetError(
             f"dataset.partition={which}/{of}: {whole.description} make only {len(shards)} shards; "
             "use fewer partitions, or a smaller output.shard_clips"
@@ -271,6 +272,7 @@ def _from_rows(dataset: ManifestDataset) -> Manifest:
     paths = columns["path"].to_pylist()
     starts, ends = _seconds(file, columns, "start"), _seconds(file, columns, "end")
     _check_rows(file, paths, starts, ends)
+    _check_labels(file, columns)
     root: Path | str
     if is_url(dataset.root or given_file):
         root = (dataset.root or given_file.rpartition("/")[0]).rstrip("/")
@@ -278,18 +280,21 @@ def _from_rows(dataset: ManifestDataset) -> Manifest:
         if not dataset.allow_outside:
             _check_below(file, root, paths)
         places = [path if is_url(path) else f"{root}/{path.lstrip('/')}" for path in paths]
+        names = [_below(spellings, place) for place in places]
         stamps = [(-1, -1)] * len(paths)  # to ask for each would be a request a clip
     else:
         root = Path(dataset.root).expanduser().resolve() if dataset.root else Path(file).parent
         given = Path(dataset.root or Path(given_file).parent).expanduser().absolute()
-        spellings = [os.path.join(folder, "") for folder in (root, given) if folder.resolve() == root]
+        ways = (root, given, Path(os.path.normpath(given)))
+        spellings = [os.path.join(folder, "") for folder in ways if folder.resolve() == root]
         if not dataset.allow_outside:
             _check_inside(file, root, given, paths)
-        places = [os.path.join(root, path) for path in paths]
-        stamps = _stamps(root, paths)
+        names = [_below(spellings, _normal(root, path)) for path in paths]
+        places = [os.path.join(root, name) for name in names]
+        stamps = _stamps(places)
     clips = [
-        _below(spellings, path) + (f"#t={_mark(start)},{_mark(end)}" if start is not None or end is not None else "")
-        for path, start, end in zip(paths, starts, ends, strict=True)
+        name + (f"#t={_mark(start)},{_mark(end)}" if start is not None or end is not None else "")
+        for name, start, end in zip(names, starts, ends, strict=True)
     ]
     _check_unique(file, clips)
     table = pa.table(
@@ -307,7 +312,7 @@ def _from_rows(dataset: ManifestDataset) -> Manifest:
     return Manifest(str(root), table, digest_of(table), False, f"{len(clips):,} clips of {file}")
 
 
-def _read_columns(file: Path | str, timeout_s: float) -> dict[str, pa.Array]:
+def _read_columns(file: Path | str, timeout_s: float) -> dict[str, pa.ChunkedArray]:
     if isinstance(file, Path):
         return _columns_of(file, file)
     try:
@@ -319,7 +324,7 @@ def _read_columns(file: Path | str, timeout_s: float) -> dict[str, pa.Array]:
         raise DatasetError(f"dataset.path={file} needs a driver that is not installed: {error}") from error
 
 
-def _columns_of(file: Path | str, source: Path | str) -> dict[str, pa.Array]:
+def _columns_of(file: Path | str, source: Path | str) -> dict[str, pa.ChunkedArray]:
     """The columns of a manifest file that are known, from where its bytes lie."""
     import pyarrow.csv
     import pyarrow.parquet
@@ -347,18 +352,18 @@ def _columns_of(file: Path | str, source: Path | str) -> dict[str, pa.Array]:
     return {name: _text(file, table, name) for name in ("path", "start", "end", "label") if name in names}
 
 
-def _text(file: Path | str, table: pa.Table, name: str) -> pa.Array:
+def _text(file: Path | str, table: pa.Table, name: str) -> pa.ChunkedArray:
     """A column as text, whatever type a Parquet file gave it."""
     if table.column_names.count(name) > 1:
         raise DatasetError(f"{file} has several columns '{name}': leave one")
     try:
-        return table[name].cast(pa.string()).combine_chunks()
+        return table[name].cast(pa.string())
     except pa.ArrowException as error:
         kind = table[name].type
         raise DatasetError(f"{file}, column '{name}' is no text or number but {kind} ({error}): convert it") from error
 
 
-def _seconds(file: Path | str, columns: dict[str, pa.Array], name: str) -> list[float | None]:
+def _seconds(file: Path | str, columns: dict[str, pa.ChunkedArray], name: str) -> list[float | None]:
     """A column of times; None where the column or the cell is empty."""
     if name not in columns:
         return [None] * len(columns["path"])
@@ -382,6 +387,12 @@ def _check_rows(
             raise DatasetError(f"{file}, row {row}: path is empty: give the clip's file")
         if end is not None and end <= (start or 0.0):
             raise DatasetError(f"{file}, row {row}: end={end} is not after start={start or 0.0}: give end > start")
+
+
+def _check_labels(file: Path | str, columns: dict[str, pa.ChunkedArray]) -> None:
+    row = pc.index(pc.match_substring(columns["label"], "\0"), True).as_py() if "label" in columns else -1
+    if row >= 0:
+        raise DatasetError(f"{file}, row {row + 1}: its label holds a NUL character: take it out")
 
 
 def _check_inside(file: Path | str, root: Path, given: Path, paths: Sequence[str]) -> None:
@@ -415,51 +426,36 @@ def _check_unique(file: Path | str, clips: Sequence[str]) -> None:
         first[clip] = row
 
 
-def _stamps(root: Path, paths: Sequence[str]) -> list[tuple[int, int]]:
+def _normal(root: Path, path: str) -> str:
+    """A path as all spellings of it are: ``./a``, ``b//a`` and ``b/../a``; a link's ``..`` is elsewhere, and stays."""
+    if "//" not in path and "./" not in path:
+        return path
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    spelled = "/" * path.startswith("/") + "/".join(parts)
+    if ".." not in parts:
+        return spelled
+    plain = os.path.normpath(spelled)
+    folders = (os.path.join(root, os.path.dirname(each)) for each in (spelled, plain))
+    return plain if len({os.path.realpath(folder) for folder in folders}) == 1 else spelled
+
+
+def _stamps(paths: Sequence[str]) -> list[tuple[int, int]]:
     """(size in bytes, mtime in ns; −1: unknown) of each file."""
     known: dict[str, tuple[int, int]] = {}
     for path in paths:
         if path not in known:
             try:
-                found = os.stat(os.path.join(root, path))
+                found = os.stat(path)
                 known[path] = found.st_size, found.st_mtime_ns
             except (OSError, ValueError):
                 known[path] = -1, -1
     return [known[path] for path in paths]
 
 
-def digest_of(table: pa.Table) -> str:
-    """A digest of what the clips are (names, parts, labels, sizes), the same on another machine.
-
-    Each column is hashed by itself: the bytes of its values, their lengths, and which are missing.
-    """
-    hashes = []
-    for name in ("clip", "start", "end", "label", "bytes"):
-        values, lengths, missing = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
-        for chunk in table[name].chunks:
-            missing.update(np.ascontiguousarray(pc.is_null(chunk).to_numpy(zero_copy_only=False)).data)
-            if pa.types.is_string(chunk.type):
-                filled = pc.fill_null(chunk, "").cast(pa.binary())
-                lengths.update(np.ascontiguousarray(pc.binary_length(filled).to_numpy(zero_copy_only=False)).data)
-                values.update(_bytes_of(filled))
-            else:
-                filled = pc.fill_null(chunk, pa.scalar(0, chunk.type))
-                values.update(np.ascontiguousarray(filled.to_numpy(zero_copy_only=False)).data)
-        hashes += [values.digest(), lengths.digest(), missing.digest()]
-    return hashlib.sha256(b"".join(hashes)).hexdigest()[:32]
-
-
-def _bytes_of(chunk: pa.Array) -> memoryview:
-    """The bytes of a binary array's values, one after the other; none of them is missing."""
-    if not len(chunk):
-        return memoryview(b"")
-    _, offsets, data = chunk.buffers()
-    places = np.frombuffer(offsets, np.int32)[chunk.offset : chunk.offset + len(chunk) + 1]
-    return memoryview(data)[places[0] : places[-1]] if data is not None else memoryview(b"")
-
-
 def _shown(name: bytes) -> str:
-    return name.decode("utf-8", "backslashreplace")
+    r"""A name as text, another for each: bytes that are not UTF-8 as ``\xff``, a backslash that reads so ``\x5c``."""
+    plain = _AMBIGUOUS.sub(rb"\\x5c", name) if b"\\x" in name else name
+    return plain.decode("utf-8", "backslashreplace")
 
 
 def _below(spellings: Sequence[str], path: str) -> str:

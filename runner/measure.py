@@ -76,11 +76,20 @@ def write_batches(path: Path, timings: Sequence[BatchTiming]) -> None:
 
 
 def stage_shares(engine: Engine, decode_s: float, workers: int) -> dict[str, float]:
-    """The share of the steady state in which each stage was busy: 1 is all of the time; see ``stage_seconds``."""
+    """The share of the steady state in which each stage was busy, 0 to 1: all of the time; see ``stage_seconds``."""
     steady = engine.results_at - engine.started_at
     if steady <= 0 or not engine.timings:
         return {}
-    return {stage: busy / steady for stage, busy in stage_seconds(engine, decode_s, workers).items()}
+    return {stage: share_of(busy, steady) for stage, busy in stage_seconds(engine, decode_s, workers).items()}
+
+
+def share_of(busy_s: float, seconds: float) -> float:
+    """The share of ``seconds`` that ``busy_s`` is, 0 to 1.
+
+    Writers work past the last result, and decoders do where nothing came of the last clips: that is no more than busy
+    all of the time.
+    """
+    return min(1.0, max(0.0, busy_s / seconds)) if seconds > 0 else 0.0
 
 
 def stage_seconds(engine: Engine, decode_s: float, workers: int) -> dict[str, float]:
@@ -147,7 +156,8 @@ def starved_shares(engine: Engine, threads: int) -> dict[str, float]:
         threads: of each lane.
     """
     steady = engine.results_at - engine.started_at
-    return {f"lane{number}_starved_share": waited / threads / steady for number, waited in engine.starved_s.items()}
+    starved = engine.starved_s.items()
+    return {f"lane{number}_starved_share": share_of(waited / threads, steady) for number, waited in starved}
 
 
 def bottleneck(shares: Mapping[str, float]) -> str | None:

@@ -28,9 +28,10 @@ import pyarrow.parquet as pq
 from runner.config import OutputConfig
 from runner.errors import RunnerError
 from runner.formats import DESCRIPTIONS, FOLDERS, NPZ
-from runner.journal import CLIP_PARTS, STATE, ShardEntry, line_of
+from runner.journal import CLIP_PARTS, STATE, ShardEntry, believed, line_of
 from runner.merge_places import FolderSource, FolderTarget, Source, Target, make_marker
 from runner.output import CLIPS, npz_names, totals
+from runner.printable import printable
 from runner.stores import as_path, is_url
 
 T = TypeVar("T")
@@ -81,7 +82,7 @@ def read_part(source: Source) -> Part:
         )
     deciding = {key: value for key, value in plan["deciding"].items() if key not in _OWN}
     shards = len(plan["shards"])
-    done = {number: entry for number, entry in source.done().items() if number < shards}
+    done = believed(source.done(), plan["rows"])
     return Part(source, plan["part"], deciding, source.identity(), shards, done)
 
 
@@ -100,7 +101,9 @@ def problems(parts: Sequence[Part]) -> list[str]:
         if differing:
             found.append(f"{part.name} has other settings than {first.name}: {', '.join(differing)}")
         if part.identity != first.identity:
-            found.append(f"{part.name} has other weights or another precision than {first.name}")
+            keys = {*part.identity, *first.identity}
+            others = sorted(key for key in keys if part.identity.get(key) != first.identity.get(key))
+            found.append(f"{part.name} was made with other numbers than {first.name}: {', '.join(others)}")
         if holder := part.source.holder():
             found.append(f"{part.name} is in use by another command ({holder}): wait for it")
         if missing := part.shards - len(part.done):
@@ -182,8 +185,10 @@ def _take_shard(target: Target, there: Mapping[str, int], scratch: Path, shard: 
     rows = source.path(shard.clips, _fetched(scratch, shard), described[shard.clips])
     files = shard.files
     if not files or any(there.get(to) != described[name][0] for name, to in files.items()):
-        for name in npz_names(rows) if NPZ in shard.part.formats else ():
+        names = npz_names(rows) if NPZ in shard.part.formats else []
+        for name in names:
             target.take(source, name, name)
+        target.settle(names)
         for name, to in files.items():
             target.take(source, name, to, described[name])
     return rows
@@ -275,14 +280,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not found and target is not None:
             put_together(parts, target)
     except (RunnerError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped: the same command goes on", file=sys.stderr)
         return INTERRUPTED
-    print(table(parts))
+    print(printable(table(parts)))
     for problem in found:
-        print(f"FAILED: {problem}", file=sys.stderr)
+        print(f"FAILED: {printable(problem)}", file=sys.stderr)
     if not found:
         print(f"the {len(parts)} parts make the whole" + (f": {target.name}" if target else ""))
     return int(bool(found))

@@ -17,8 +17,8 @@ from typing import Any, Protocol
 from filelock import FileLock, Timeout
 
 from runner.errors import ConfigError
-from runner.files import atomic, flush_folder, make_folder, write_atomic
-from runner.formats import EMBEDDINGS, TFRECORD
+from runner.files import atomic, flush_folder, make_folder, remove, write_atomic
+from runner.formats import EMBEDDINGS, FOLDERS, TFRECORD
 from runner.journal import IDENTITY, JOURNAL, STATE, ShardEntry, damaged_shards, read_journal
 from runner.output import CLIPS, shards_without_npz
 from runner.resume import read_plan
@@ -99,6 +99,10 @@ class Target(Protocol):
         """Have a part's file as ``to``, whole or not at all; see ``Source.path``."""
         ...
 
+    def settle(self, names: Iterable[str]) -> None:
+        """Have files that were taken there for certain, before what tells of them is taken."""
+        ...
+
     def writing(self, name: str) -> AbstractContextManager[Path]:
         """The file of this machine to write, which becomes ``name``."""
         ...
@@ -168,8 +172,6 @@ class FolderTarget:
     def __init__(self, folder: Path) -> None:
         self.name = str(folder)
         self._folder = folder
-        self._linked: set[Path] = set()
-        """Folders with links that may not be on disk yet."""
 
     @contextmanager
     def under_way(self, marker: str) -> Iterator[None]:
@@ -203,12 +205,16 @@ class FolderTarget:
         if own == target:
             return
         target.unlink(missing_ok=True)
-        self._linked.add(target.parent)
         try:
             os.link(own, target)
         except OSError:
             with atomic(target) as temporary:
                 shutil.copyfile(own, temporary)
+
+    def settle(self, names: Iterable[str]) -> None:
+        """Flush their folders: a link is on disk when its folder is."""
+        for folder in {(self._folder / name).parent for name in names}:
+            flush_folder(folder)
 
     def writing(self, name: str) -> AbstractContextManager[Path]:
         """A temporary file, renamed at the end."""
@@ -216,10 +222,11 @@ class FolderTarget:
 
     def finish(self, merged: str) -> None:
         """merged.json comes, once all links are on disk, and merging.json goes."""
-        for folder in self._linked:
-            flush_folder(folder)
+        for folder in FOLDERS:
+            if (self._folder / folder).exists():
+                flush_folder(self._folder / folder)
         write_atomic(self._folder / MERGED, merged)
-        (self._folder / MERGING).unlink()
+        remove(self._folder / MERGING)
 
     def _check(self, marker: str) -> None:
         names = {path.name for path in self._folder.iterdir()} if self._folder.exists() else set()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -147,6 +147,9 @@ class StoreTarget:
             return
         with tempfile.TemporaryDirectory(prefix=_SCRATCH) as scratch:
             self._store.put(source.path(name, Path(scratch) / "object", described), to)
+
+    def settle(self, names: Iterable[str]) -> None:
+        """An object that was put is there."""
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:

@@ -65,7 +65,7 @@ METRICS: tuple[Metric, ...] = (
         ("cold_start_s", "s", "worker's start to ready session; the parts follow below"),
         ("rss_peak_mib", "MiB", "the worker's resident memory at most, before the profile"),
         ("device_memory_peak_mib", "MiB", "what tensors took of the GPU at most"),
-        ("parity_rel_err", "", "against the CPU in float32: the largest error over the largest value"),
+        ("parity_rel_err", "", "against the reference in float64: the largest error over the largest value"),
     ),
     *_metrics(
         _MORE,
@@ -174,7 +174,10 @@ METRICS: tuple[Metric, ...] = (
         _LESS,
         ("parity_max_abs_err", "", "the largest error itself"),
         ("parity_scale_err", "", "error of scale"),
-        ("parity_s", "s", "the gate's time"),
+        ("parity_noise_ratio", "", "error in units of what rounding explains (docs/numerics.md)"),
+        ("parity_bias_ratio", "", "likewise of the average of rows"),
+        ("parity_log_mel_err", "", "the largest error of log-mel"),
+        ("parity_s", "s", "the gate's time with the reference's"),
     ),
     *_metrics(
         _MORE,
@@ -182,6 +185,7 @@ METRICS: tuple[Metric, ...] = (
     ),
     *_metrics(
         _NEITHER,
+        ("parity_canaries", "batches", "canaries among the run's batches"),
         ("smoke_embedding_mean", "", "the release's own smoke test, with the released weights: mean of embeddings"),
         ("smoke_embedding_std", "", "their standard deviation"),
         ("smoke_postprocessed_mean", "", "mean of their 8-bit form"),

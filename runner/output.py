@@ -31,7 +31,7 @@ from runner.formats import (
     parquet_metadata,
 )
 from runner.journal import CLIP_PARTS, JOURNAL, NPZ_FILES, STATE, Journal, ShardEntry, describe_file, is_changed
-from runner.spill import Part
+from runner.spill import Embeddings
 from runner.vggish.postprocess import COLUMNS
 
 CLIPS = "clips.parquet"
@@ -56,8 +56,7 @@ CLIP_SCHEMA = pa.schema(
 class ClipRow(NamedTuple):
     """A clip's end: embedded (``examples`` rows) or skipped (a ``reason``), with what was seen of its file.
 
-    ``start_s`` is where in its file the clip starts; ``embeddings`` are float32 [n, 128] in order, ``examples`` in all:
-    see ``runner.spill``.
+    ``start_s`` is where in its file the clip starts; ``embeddings`` are float32 [examples, 128].
     """
 
     clip: str
@@ -71,7 +70,7 @@ class ClipRow(NamedTuple):
     padded: bool
     label: str | None
     start_s: float
-    embeddings: Sequence[Part]
+    embeddings: Embeddings
 
 
 class JournalLike(Protocol):
@@ -95,6 +94,7 @@ class RunWriter:
         formats: the writers of embeddings.
         done: the shards that the journal has already.
         journal: where shards that are done are noted; the run's own when None.
+        rows: the digest of each shard's rows, for their lines; empty where nothing is resumed.
     """
 
     def __init__(
@@ -105,8 +105,10 @@ class RunWriter:
         done: Mapping[int, ShardEntry] | None = None,
         *,
         journal: JournalLike | None = None,
+        rows: Sequence[str] = (),
     ) -> None:
         self._folder = folder
+        self._rows = rows
         self._formats = formats
         self._schema = CLIP_SCHEMA.with_metadata(parquet_metadata(metadata))
         self._parts = folder / STATE / CLIP_PARTS
@@ -115,16 +117,10 @@ class RunWriter:
         self.done = dict(done or {})
         """The shards that are on disk, by number."""
         self._lock = threading.Lock()
+        self._distrusted = False
 
     def write_shard(self, shard: int, rows: Sequence[ClipRow]) -> None:
-        """Write a complete shard, its clips in manifest order; from any thread.
-
-        Raises:
-            EngineError: a clip has other than its examples.
-        """
-        for row in rows:
-            if (found := sum(map(len, row.embeddings))) != row.examples:
-                raise EngineError(f"{row.clip} has {row.examples} examples and {found} embeddings: nothing is written")
+        """Write a complete shard, its clips in manifest order; from any thread."""
         files = [path for form in self._formats for path in form.write(shard, rows)]
         part = self._part(shard)
         with atomic(part) as temporary:
@@ -132,13 +128,26 @@ class RunWriter:
         files.append(part)
         described = {path.relative_to(self._folder).as_posix(): describe_file(path) for path in files}
         examples = sum(row.examples for row in rows)
-        self.record(ShardEntry(shard, len(rows), examples, described, _counts(rows)))
+        of_rows = self._rows[shard] if self._rows else ""
+        self.record(ShardEntry(shard, len(rows), examples, described, _counts(rows), rows=of_rows))
 
     def record(self, entry: ShardEntry) -> None:
-        """Note a shard whose files are on disk, whole."""
+        """Note a shard whose files are on disk, whole, or one that is to be done again."""
         with self._lock:
+            if self._distrusted and not entry.undone:
+                return  # it was under way when others were taken back
             self._journal.append(entry)
-            self.done[entry.shard] = entry
+            if entry.undone:
+                self.done.pop(entry.shard, None)
+            else:
+                self.done[entry.shard] = entry
+
+    def take_back(self, first: int) -> None:
+        """Have all shards but the ``first`` so many of ``done`` done again, as the journal says; no more are noted."""
+        with self._lock:
+            self._distrusted = True
+        for shard in list(self.done)[first:]:
+            self.record(ShardEntry(shard, undone=True))
 
     def describe(self, metadata: Mapping[str, str]) -> None:
         """What clips.parquet is to say of itself, where that was not known at the start."""

@@ -163,7 +163,7 @@ def make_writer(
     run_dir = Path(spec["run_dir"])
     labels = (spec["dataset"].get("part") or {}).get("labels") or labels_of(Path(spec["manifest"]))
     formats = make_formats(config.output, run_dir, metadata, config.frontend.hop_s, labels, postprocess)
-    return kind(run_dir, metadata, formats, done, journal=journal)
+    return kind(run_dir, metadata, formats, done, journal=journal, rows=spec["rows"])
 
 
 def make_spill(run_dir: Path, config: RunConfig) -> Spill:

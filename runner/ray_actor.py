@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from runner.canary import Canary
 from runner.cold_start import LOG_FORMAT, ColdStart, Events, Ready, make_ready
 from runner.config import RayEngineConfig, RunConfig
 from runner.cuda import pinned
@@ -31,7 +32,6 @@ from runner.devices import DeviceType
 from runner.engine import Engine, Lane
 from runner.errors import EngineError
 from runner.failures import failure_of
-from runner.gate import once_a_model
 from runner.hardware import CORES
 from runner.journal import ShardEntry
 from runner.limits import SkipLimit
@@ -47,17 +47,21 @@ from runner.parts import (
     read_clips,
 )
 from runner.pool import DecodePool
-from runner.ray_registry import Brief, Verdicts, agreed_identity, settle
+from runner.printable import PrintableFormatter
+from runner.ray_registry import Brief, agreed_identity, settle
 from runner.taking_up import agree, differing, identity_of
 from runner.window_types import window_types
 
 if TYPE_CHECKING:
     from runner.store_writer import StoreMirror
+    from runner.vggish.session import VGGishSession
 
 log = logging.getLogger("runner.worker")
 
 _REPORT_S = 1.0
 """So often an actor tells of shards that are done."""
+_BATCHES_AT_END = 100
+"""A call of fewer batches since the last canary ends without one."""
 CALLS = 2
 """How many rows an actor has at a time: one is embedded while the last shards of another are written."""
 
@@ -137,11 +141,10 @@ class Actor:
         raise NotImplementedError
 
     def make_session(self, cold: ColdStart) -> Ready:
-        """Sessions that have passed the parity gate, measured here or on another actor's device of the same model."""
+        """Sessions that have passed the parity gate, each measured on its own device."""
         self.spec["dtypes"] = window_types(self.manifest)
-        gate = once_a_model(Verdicts(self.registry), f"{self.about['host']}:{self.about['pid']}")
-        ready = make_ready(self.config, self.spec, cold, Events(io.StringIO()), self.about, gate)
-        self.about["identity"] = identity_of(ready.sessions[0])
+        ready = make_ready(self.config, self.spec, cold, Events(io.StringIO()), self.about)
+        self.about["identity"] = identity_of(ready.sessions[0], ready.postprocess)
         if others := differing(agreed_identity(self.registry, self.about["identity"]), self.about["identity"]):
             raise EngineError(
                 f"{self.about['host']} embeds with other numbers than those before it: {others}; give a precision that "
@@ -149,6 +152,10 @@ class Actor:
             )
         self.about["file_metadata"] = file_metadata(self.config, ready.sessions[0], ready.placement)
         return ready
+
+    def canary_of(self, session: VGGishSession, ready: Ready, shards: Callable[[], int] = lambda: 0) -> Canary:
+        """What watches a session; see ``Canary``.  Calls are short: not each of them ends with a canary."""
+        return Canary(session, ready.answers, self.config.parity, ready.dtypes, shards, at_end=_BATCHES_AT_END)
 
     def report(self, **values: Any) -> dict[str, Any]:
         """What the driver is told: who, with which failure if any, and the values given."""
@@ -181,12 +188,14 @@ class EmbedShards(Actor):
         self._pool.open(decoders_for(plan.decode_workers, clips), plan.spare_slots, sessions[0].rows_at_once)
         if ready.placement.device.effective is DeviceType.GPU:
             self._lock_pages(cold)
-        self._lanes = [Lane(each.device_name[1:], each.embed_windows, each.in_flight) for each in sessions]
         self._entries = Entries()
         if self.mirror:
             agree(self.run_dir, self.about["identity"])
         metadata, kind = self.about["file_metadata"], shard_writer_kind(self.mirror)
         self._writer = make_writer(self.spec, config, metadata, ready.postprocess, journal=self._entries, kind=kind)
+        self._lanes = [
+            Lane.watched(each, self.canary_of(each, ready, lambda: len(self._writer.done))) for each in sessions
+        ]
         self.about["metrics"] |= cold.metrics(time.time())
         favour_lanes()
 
@@ -222,9 +231,9 @@ class EmbedShards(Actor):
         since = _Since(engine, self._entries)
         running = self._calls.submit(self._run, engine, since)
         while not wait([running], _REPORT_S).done:
-            if self._entries.kept:
+            if self._entries.kept or since.moved:
                 yield self.report(**since.last())
-        report = self.report(**since.last())
+        report = self.report(**since.last(over=True))
         if failure := running.exception():
             log.error("shards %s failed", numbers, exc_info=failure)
             report["error"] = self.error
@@ -266,16 +275,29 @@ class _Since:
     def __init__(self, engine: Engine, entries: Entries) -> None:
         self._engine, self._entries = engine, entries
         self._at: float | None = None
-        self._counts = {"clips": 0.0, "examples": 0.0, "audio_s": 0.0}
+        self._counts = {"clips": 0.0, "examples": 0.0, "audio_s": 0.0, "under_way": 0.0}
+        self._examples_done = 0
 
     def begin(self) -> None:
         """The engine begins."""
         self._at = time.time()
 
-    def last(self) -> dict[str, Any]:
-        """The report's values; the next ones count from here."""
+    @property
+    def moved(self) -> bool:
+        """Whether examples were embedded since."""
+        return self._engine.examples_done > self._examples_done
+
+    def last(self, *, over: bool = False) -> dict[str, Any]:
+        """The report's values; the next ones count from here.  ``over``: nothing is under way any more."""
         progress, began, before, now = self._engine.progress, self._at, self._counts, time.time()
-        self._counts = {"clips": progress.embedded, "examples": progress.examples, "audio_s": progress.audio_s}
+        self._examples_done = self._engine.examples_done
+        under_way = 0 if over else max(0, self._examples_done - progress.examples)
+        self._counts = {
+            "clips": progress.embedded,
+            "examples": progress.examples,
+            "audio_s": progress.audio_s,
+            "under_way": under_way,
+        }
         counts = {key: count - before[key] for key, count in self._counts.items()}
         times = {}
         if began is not None:
@@ -294,7 +316,7 @@ def _log_here() -> None:
     own = logging.getLogger("runner")
     if not own.handlers:
         handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter(LOG_FORMAT))
+        handler.setFormatter(PrintableFormatter(LOG_FORMAT))
         own.addHandler(handler)
         own.setLevel(logging.INFO)
         own.propagate = False

@@ -27,7 +27,7 @@ from runner.ray_actor import Entries, shard_writer_kind
 from runner.ray_cluster import Layout, actor_pool
 from runner.ray_registry import Brief
 from runner.ray_stages import EMBED_CALLS, DecodeShards, EmbedWindows, Note, from_table
-from runner.taking_up import agree
+from runner.taking_up import agree, pca_in_effect
 from runner.vggish.constants import EMBEDDING_SIZE
 
 if TYPE_CHECKING:
@@ -135,13 +135,12 @@ class Assembly:
         *before, last = note.reports
         yield from before
         if last["error"] or any(report["error"] for report in before):
-            yield last
+            yield last | {"entries": self._taken_back()} if (last["error"] or {}).get("kind") == "parity" else last
             return
         self._actor = last["actor"]
         if self._writer is None:
-            if self._mirror:
-                agree(Path(self._spec["run_dir"]), self._actor["identity"])
             metadata, postprocess = last["actor"]["file_metadata"], postprocessor_of(self._config, self._spec)
+            agree(Path(self._spec["run_dir"]), {**self._actor["identity"], **pca_in_effect(postprocess)})
             self._writer = make_writer(
                 self._spec,
                 self._config,
@@ -157,6 +156,7 @@ class Assembly:
             "clips": sum(row.status == "embedded" for row in ended),
             "examples": len(embeddings),
             "audio_s": sum(row.seconds for row in ended if row.status == "embedded"),
+            "under_way": len(embeddings) - sum(row.examples for row in ended),
         }
 
     def finish(self) -> Iterator[dict[str, Any]]:
@@ -165,6 +165,13 @@ class Assembly:
             entries = self._written(0)
             now = time.time()
             yield {"actor": self._actor, "error": None, "entries": entries, "began": now, "ended": now}
+
+    def _taken_back(self) -> list[dict[str, Any]]:
+        """Entries by which all that was written is to be done again: nobody knows which actor embedded what."""
+        self._written(0)
+        if self._writer is not None:
+            self._writer.take_back(0)
+        return [vars(entry) for entry in self._entries.take()]
 
     def close(self) -> None:
         """Begin no other file."""

@@ -71,7 +71,7 @@ def carry_out(
     with contextlib.ExitStack() as stack:
         events.send("phase", name="lock")
         stack.enter_context(sole_worker(run_dir, config.engine.stop_grace_s, mirror.lock if mirror else None))
-        done = mirror.shards_done() if mirror else shards_done(run_dir, config)
+        done = mirror.shards_done() if mirror else shards_done(run_dir, config, spec["rows"])
         stop.begin(lambda: None)  # from here on it is looked at
         events.send("phase", name="cluster")
         assert isinstance(config.engine, RayEngineConfig)
@@ -180,6 +180,11 @@ class Collected:
         self._meet(report["actor"])
         self.figures.take(report)
         for entry in report["entries"]:
+            if entry["undone"]:
+                if entry["shard"] in self.writer.done:
+                    self._count(self.writer.done[entry["shard"]], -1)
+                    self.writer.record(ShardEntry(entry["shard"], undone=True))
+                continue
             entry["files"] = {name: tuple(described) for name, described in entry["files"].items()}
             known = self.writer.done.get(entry["shard"])
             if known is None or known.files != entry["files"]:  # of what was done twice the later files are there
@@ -212,7 +217,7 @@ class Collected:
 
     def finish(self, killed: bool, layout: Layout) -> None:
         """Make clips.parquet, and fill the result."""
-        self._progress()
+        self._progress(over=True)
         self.writer.close()
         if not killed:
             check_complete(self._spec["shards"], self.writer.done)
@@ -228,13 +233,14 @@ class Collected:
             resolved["memory.decode_workers"] = layout.decoders * layout.decode_cpus
         result["resolved"] = {**result.get("resolved", {}), **resolved}
 
-    def _progress(self) -> None:
+    def _progress(self, *, over: bool = False) -> None:
+        under_way = 0.0 if over else self.figures.examples_under_way * self._config.frontend.hop_s
         self._events.send(
             "progress",
             clips=self._clips,
             session_clips=self._clips - self._before,
             skipped=self._skipped.total(),
             examples=self._examples,
-            audio_s=self.figures.audio_s,
+            audio_s=self.figures.audio_s + under_way,
             elapsed_s=self.figures.elapsed_s,
         )

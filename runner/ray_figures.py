@@ -8,10 +8,11 @@ from typing import Any
 
 from runner.cold_start import Events, warn
 from runner.engine import BatchTiming
-from runner.measure import bottleneck, windows_over_time
+from runner.measure import bottleneck, share_of, windows_over_time
 
 _OF_THE_RUN = ("device", "precision", "weights", "model", "resolved", "batch_size_curve")
 _OF_AN_ACTOR = ("role", "host", "node", "pid", "device", "precision", "parity", "clips", "examples", "audio_s")
+_COUNTS = ("clips", "examples", "audio_s", "starved_s", "under_way")
 _MEASURED = ("audio_x_realtime", "busy_shares", "starved_share", "bottleneck")
 
 
@@ -60,19 +61,25 @@ class ActorFigures:
         """Seconds of audio embedded."""
         return float(sum(each["audio_s"] for each in self._actors.values()))
 
+    @property
+    def examples_under_way(self) -> float:
+        """Examples embedded of clips that are not finished."""
+        return max(0.0, float(sum(each["under_way"] for each in self._actors.values())))
+
     def take(self, report: Mapping[str, Any]) -> None:
         """Take a report.
 
         Args:
             report: ``actor`` (who it is, as it describes itself); once there is work done, ``began`` and ``ended`` in
                 seconds since the epoch, and what is known of that time: ``stages`` (seconds that each was busy),
-                ``starved_s``, and ``clips``, ``examples`` and ``audio_s`` embedded.
+                ``starved_s``, ``clips``, ``examples`` and ``audio_s`` embedded, and by how many the examples of clips
+                ``under_way`` have become more.
         """
         actor = report["actor"]
         for message in actor.get("warnings", []):
             if message not in self._result["warnings"]:
                 warn(message, self._events, self._result)
-        nothing = {"clips": 0.0, "examples": 0.0, "audio_s": 0.0, "busy_s": 0.0, "until": 0.0, "starved_s": 0.0}
+        nothing = dict.fromkeys((*_COUNTS, "busy_s", "until"), 0.0)
         who = f"{actor['host']}:{actor['pid']}"
         known = self._actors.setdefault(who, {**actor, **nothing, "stages": {}})
         if "began" not in report:
@@ -83,7 +90,7 @@ class ActorFigures:
         known["busy_s"] += max(0.0, report["ended"] - max(report["began"], known["until"]))  # calls overlap
         known["until"] = max(known["until"], report["ended"])
         self._examples_at[int(report["ended"])] += int(report.get("examples", 0))
-        for key in ("clips", "examples", "audio_s", "starved_s"):
+        for key in _COUNTS:
             known[key] += report.get(key, 0.0)
         for stage, seconds in report.get("stages", {}).items():
             known["stages"][stage] = known["stages"].get(stage, 0.0) + seconds
@@ -136,7 +143,7 @@ class ActorFigures:
             if each["busy_s"] > 0:
                 each["audio_x_realtime"] = each["audio_s"] / each["busy_s"]
                 metrics[f"actor{number}_audio_x_realtime"] = each["audio_x_realtime"]
-            metrics[f"lane{number}_starved_share"] = each["starved_s"] / seconds
+            metrics[f"lane{number}_starved_share"] = share_of(each["starved_s"], seconds)
             nodes[each["node"]] = nodes.get(each["node"], 0.0) + each["audio_s"]
         for number, audio_s in enumerate(nodes.values()):
             metrics[f"node{number}_audio_x_realtime"] = audio_s / seconds
@@ -160,13 +167,13 @@ class ActorFigures:
             self._actors[who]["stages"]["decode"] = sum(
                 decoded for second, decoded in decoded_at.items() if second >= self._began
             )
-        shares = {stage: busy / seconds for stage, busy in self.driver_stages.items()}
+        shares = {stage: share_of(busy, seconds) for stage, busy in self.driver_stages.items()}
         for stage in dict.fromkeys(stage for each in every for stage in each["stages"]):
             busy = [each["stages"][stage] for each in every if stage in each["stages"]]
-            shares[stage] = sum(busy) / len(busy) / seconds
+            shares[stage] = share_of(sum(busy) / len(busy), seconds)
         for each in every:
-            each["busy_shares"] = {stage: busy / seconds for stage, busy in each["stages"].items()}
-            each["starved_share"] = each["starved_s"] / seconds
+            each["busy_shares"] = {stage: share_of(busy, seconds) for stage, busy in each["stages"].items()}
+            each["starved_share"] = share_of(each["starved_s"], seconds)
             each["bottleneck"] = bottleneck(each["busy_shares"])
         self._result["metrics"] |= {f"{stage}_busy_share": share for stage, share in shares.items()}
         self._result["bottleneck"] = bottleneck(shares)

@@ -1,7 +1,7 @@
 """What the actors of a run have in common, without any storage that all machines see.
 
-A small actor on the driver's machine keeps the verdicts of the parity gate, and gives the weights' files to machines
-that lack them.  With an output in an object store an actor works in a temporary folder of its own machine.
+A small actor on the driver's machine keeps what the run was begun with, and gives the weights' files to machines that
+lack them.  With an output in an object store an actor works in a temporary folder of its own machine.
 """
 
 from __future__ import annotations
@@ -30,11 +30,9 @@ log = logging.getLogger("runner.worker")
 _FOLDER = "vggish-actor-"
 _PIECE = 16 << 20
 """Bytes of a file that are sent at once."""
-_PATIENCE_S = 60.0
-"""Who waits longer for another's verdict measures for itself: the gate takes a few seconds."""
 _WEIGHTS = ("path", "pca_path")
-_CALLS = 100_000
-"""Calls that the registry takes at a time: all actors may wait for one verdict."""
+_CALLS = 1000
+"""Calls that the registry takes at a time: many actors may ask for the weights at once."""
 
 
 class Brief(NamedTuple):
@@ -55,28 +53,6 @@ class Registry:
     def __init__(self, files: Mapping[str, str], identity: Mapping[str, str] | None = None) -> None:
         self._files = files
         self._identity = identity
-        self._verdicts: dict[str, dict[str, Any]] = {}
-        self._measuring: dict[str, asyncio.Event] = {}
-
-    async def verdict(self, key: str, patience_s: float = _PATIENCE_S) -> dict[str, Any] | None:
-        """The gate's verdict on a device model, once whoever measures it has told; None for who is to measure."""
-        while key not in self._verdicts:
-            under_way = self._measuring.get(key)
-            if under_way is None:
-                self._measuring[key] = asyncio.Event()
-                return None
-            try:
-                await asyncio.wait_for(under_way.wait(), patience_s)
-            except asyncio.TimeoutError:  # it died, or is very slow
-                return None
-        return self._verdicts[key]
-
-    async def tell(self, key: str, verdict: dict[str, Any] | None) -> None:
-        """Take a verdict; None from who failed to get one."""
-        if verdict is not None:
-            self._verdicts[key] = verdict
-        if under_way := self._measuring.pop(key, None):
-            under_way.set()
 
     async def agree(self, identity: Mapping[str, str]) -> Mapping[str, str]:
         """What the run embeds with: what it was begun with, or else what the first actor asks with."""
@@ -114,32 +90,6 @@ def agreed_identity(registry: Any, identity: dict[str, str]) -> Mapping[str, str
 
     found: Mapping[str, str] = ray.get(registry.agree.remote(identity))
     return found
-
-
-class Verdicts:
-    """The registry's verdicts, for ``once_a_model``; an actor that can't reach it measures for itself.
-
-    Args:
-        registry: its handle.
-    """
-
-    def __init__(self, registry: Any) -> None:
-        self._registry = registry
-
-    def ask(self, key: str) -> dict[str, Any] | None:
-        """See ``Registry.verdict``."""
-        import ray
-
-        try:
-            found: dict[str, Any] | None = ray.get(self._registry.verdict.remote(key), timeout=2 * _PATIENCE_S)
-        except (ray.exceptions.RayError, TimeoutError) as error:
-            log.warning("the verdicts of other actors can't be had (%s): the gate is measured here", error)
-            return None
-        return found
-
-    def tell(self, key: str, verdict: dict[str, Any] | None) -> None:
-        """See ``Registry.tell``."""
-        self._registry.tell.remote(key, verdict)
 
 
 @dataclass(frozen=True)

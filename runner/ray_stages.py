@@ -26,6 +26,7 @@ from runner.batching import Merger
 from runner.cold_start import ColdStart
 from runner.decode import ClipResult, Segment
 from runner.engine import BatchTiming
+from runner.errors import ParityError
 from runner.feeding import Feeder
 from runner.gathering import Clip
 from runner.measure import LaneClock, lane_seconds
@@ -240,7 +241,9 @@ class EmbedWindows(Actor):
     def make(self) -> None:
         """Sessions, and as many threads as keep them busy."""
         cold = ColdStart(self.spec["spawned_at"])
-        self._sessions = self.make_session(cold).sessions
+        ready = self.make_session(cold)
+        self._sessions = ready.sessions
+        self._canaries = [self.canary_of(session, ready) for session in ready.sessions]
         self._threads = ThreadPoolExecutor(sum(session.in_flight for session in self._sessions))
         self._at_work, self._free_since, self._lock = 0, float("inf"), threading.Lock()
         self._busy, self._turns = LaneClock(), itertools.count()
@@ -257,6 +260,8 @@ class EmbedWindows(Actor):
                 embeddings, report = self._embed(np.frombuffer(payload, note.dtype).reshape(-1, EXAMPLE_SAMPLES))
             except Exception as error:
                 log.exception("a packet failed")
+                if isinstance(error, ParityError):
+                    self.error = described(error)
                 embeddings, report = None, self.report(error=described(error))
             yield to_table(embeddings, note._replace(reports=[*note.reports, report]))
 
@@ -271,7 +276,7 @@ class EmbedWindows(Actor):
             lane = next(self._turns) % len(self._sessions)
             copied: list[float] = []
             since = time.perf_counter()
-            found = self._sessions[lane].embed_windows(batch, lambda: copied.append(time.perf_counter()))
+            found = self._canaries[lane].embed(batch, lambda: copied.append(time.perf_counter()))
             timings.append(BatchTiming(lane, since, copied[0] if copied else None, time.perf_counter(), len(batch)))
             return found
 

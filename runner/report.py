@@ -22,6 +22,7 @@ from runner.files import write_atomic
 from runner.intervals import Interval, ratio
 from runner.metrics import known_metric, ranking_metric
 from runner.paths import default_outputs
+from runner.printable import printable
 from runner.record import without_credentials
 from runner.report_forms import Report, as_csv, as_html, as_markdown, as_table, number, sentences
 from runner.report_store import Row, Store
@@ -140,11 +141,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             text = _text(options, reported(rows, store, options.metric), store)
             broken = [line for rule in options.fail_below for line in check(rows, store, rule, options.experiment)]
     except RunnerError as error:
-        print(f"error: {without_credentials(str(error))}", file=sys.stderr)
+        print(f"error: {printable(without_credentials(str(error)))}", file=sys.stderr)
         return 1
-    _say(text)
+    _say(printable(text))
     for line in broken:
-        print(f"FAILED: {line}", file=sys.stderr)
+        print(f"FAILED: {printable(line)}", file=sys.stderr)
     return int(bool(broken))
 
 

@@ -33,8 +33,9 @@ _ROLLOFF = 0.9173473712608761
 _BETA = 12.984585247040012
 _LEAST_BLOCK = 96
 _LARGEST_MATRIX = 2 << 20
-_GATHER_OUTPUTS = 4096
-_LARGEST_CACHE = 4 << 20
+_GATHER_WEIGHTS = 1 << 17
+"""Weights computed at once: few enough to stay in a core's cache."""
+_LARGEST_CACHE = 2 << 20
 
 
 class StreamResampler:
@@ -168,8 +169,9 @@ class _GatherKernel:
     def apply(self, buffer: Array, blocks: int) -> Array:
         found = np.empty(blocks * self.outputs, np.float32)
         taps = np.lib.stride_tricks.sliding_window_view(buffer, 2 * self._filter.reach)
-        for start in range(0, len(found), _GATHER_OUTPUTS):
-            numbers = np.arange(start, min(start + _GATHER_OUTPUTS, len(found)))
+        at_once = max(1, _GATHER_WEIGHTS // (2 * self._filter.reach))
+        for start in range(0, len(found), at_once):
+            numbers = np.arange(start, min(start + at_once, len(found)))
             block, phase = np.divmod(numbers, self.outputs)
             first, weights = (self._all[0][phase], self._all[1][phase]) if self._all else self._filter.weights(phase)
             found[numbers] = np.einsum("ij,ij->i", taps[first + block * self.inputs], weights)
@@ -185,6 +187,7 @@ class _Filter:
         self._scale = min(1.0, SAMPLE_RATE / rate_in)
         self._step = int(self._scale * _PER_ZERO)
         self.reach = -(-(_ZEROS * _PER_ZERO + 1) // self._step)
+        self._values, self._slopes = self._rows()
 
     def weights(self, outputs: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """For outputs by number within a block: where their first tap lies in the buffer, and 2·reach weights each."""
@@ -197,16 +200,26 @@ class _Filter:
 
     def _wing(self, fraction: NDArray[np.float64]) -> NDArray[np.float64]:
         """Weights [n, reach] of the taps at distance ``fraction``, then one input further each."""
-        table = _table()
         position = fraction * _PER_ZERO
         offset = position.astype(np.int64)
-        within = (position - offset)[:, None]
+        weights = self._slopes[offset]
+        weights *= (position - offset)[:, None]
+        weights += self._values[offset]
+        return weights
+
+    def _rows(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The table cut into rows [offset, tap]: its values, and how far it is to the one after each.
+
+        Whatever the rate, that is the table once: an offset is less than the step from tap to tap.
+        """
+        table = _table()
+        offset = np.arange(self._step + 1)[:, None]
         taps = np.arange(self.reach)
-        index = offset[:, None] + taps * self._step
-        used = taps < ((len(table) - offset) // self._step)[:, None]
-        index = np.where(used, index, 0)
+        used = taps < (len(table) - offset) // self._step
+        index = np.where(used, offset + taps * self._step, 0)
+        values = np.where(used, table[index], 0.0)
         following = table[np.minimum(index + 1, len(table) - 1)]
-        return np.where(used, table[index] + within * (following - table[index]), 0.0)
+        return values, np.where(used, following - values, 0.0)
 
 
 @lru_cache(maxsize=1)
@@ -214,8 +227,9 @@ def _table() -> NDArray[np.float64]:
     """The right half of the tapered sinc, float64 [409601]."""
     points = _ZEROS * _PER_ZERO
     sinc = _ROLLOFF * np.sinc(_ROLLOFF * np.linspace(0, _ZEROS, points + 1))
-    taper: NDArray[np.float64] = np.kaiser(2 * points + 1, _BETA)[points:]
-    return sinc * taper
+    taper = np.i0(_BETA * np.sqrt(1 - (np.arange(points + 1) / points) ** 2)) / np.i0(_BETA)  # np.kaiser's right half
+    table: NDArray[np.float64] = sinc * taper
+    return table
 
 
 @lru_cache(maxsize=8)

@@ -6,7 +6,11 @@ locks: of the command and of its worker.  The locks are the system's (flock), so
 
 The rule for source files, on resuming: one that changed (size or time of modification) is embedded anew, its shard
 with it; one that vanished keeps its rows if its shard is done, else it is skipped as ``missing``; new ones get shards
-of their own at the end.
+of their own at the end.  A manifest file may get new rows and other labels, whose shards are done again, but must keep
+those that it had.  Clips that were skipped for a reason that may have passed are tried again (``runner.retrying``).
+
+A shard's line of the journal is believed if it is of the plan's rows as they are now, by their digest: the worker of a
+killed command, which goes on with an older plan, may write its line at any time.
 """
 
 from __future__ import annotations
@@ -15,8 +19,7 @@ import itertools
 import json
 import os
 import socket
-from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,18 +28,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
-from runner.config import RunConfig
-from runner.errors import ConfigError
+from runner.changes import Changes, has_file, reconcile
+from runner.config import ManifestDataset, RunConfig
+from runner.digests import digest_of, row_digests
+from runner.errors import ConfigError, ResumeError
 from runner.files import atomic, make_folder, write_atomic
 from runner.formats import FOLDERS
-from runner.journal import IDENTITY, JOURNAL, STATE, Journal, ShardEntry, read_journal
-from runner.manifest import CHUNK_CLIPS, Manifest, digest_of, shards_of
+from runner.journal import IDENTITY, JOURNAL, STATE, ShardEntry, believed, read_journal, take_back
+from runner.manifest import CHUNK_CLIPS, Manifest, shards_of
+from runner.readable import readable
 from runner.record import SWEEP_FILE
+from runner.retrying import shards_to_retry
 from runner.stores import is_url, place_of
 
 PLAN, MANIFEST = "plan.json", "manifest.parquet"
 LOCK, HOLDER, SESSIONS = "command.lock", "holder.json", "sessions.jsonl"
-PLAN_SCHEMA = 1
+PLAN_SCHEMA = 2
+_PLAN_KEYS = {"deciding", "shards", "rows"}
 _FREE = {
     "dataset": ("on_error", "max_skipped", "clip_timeout_s", "fetch_ahead", "fetch_timeout_s"),
     "weights": ("base_url", "timeout_s"),
@@ -141,11 +149,13 @@ def deciding(config: RunConfig) -> dict[str, Any]:
 class Plan:
     """What a run has to do: its clips, its shards (first clip, one past the last), and which are done by the journal.
 
-    ``resumed`` says whether the folder held the run already; ``notes`` what was found to have changed since.
+    ``rows`` is the digest of each shard's rows; ``resumed`` says whether the folder held the run already; ``notes``
+    what was found to have changed since.
     """
 
     manifest: Manifest
     shards: list[tuple[int, int]]
+    rows: list[str]
     done: dict[int, ShardEntry]
     resumed: bool
     notes: list[str] = field(default_factory=list)
@@ -156,10 +166,25 @@ class Plan:
         return len(self.done) == len(self.shards)
 
 
-def make_plan(folder: Path, config: RunConfig, listed: Manifest) -> Plan:
+def make_plan(
+    folder: Path,
+    config: RunConfig,
+    listed: Manifest,
+    get_parts: Callable[[Iterable[int]], None] = lambda shards: None,
+) -> Plan:
     """The plan of a new run, or that of the run in ``folder`` brought up to date with the data set as it is listed now.
 
     The plan is on disk when this returns.
+
+    Args:
+        folder: the run's.
+        config: the run's.
+        listed: the data set.
+        get_parts: as in ``shards_to_retry``.
+
+    Raises:
+        ConfigError: it is a part of a data set that has changed.
+        ResumeError: rows of the manifest file are gone.
     """
     state = folder / STATE
     make_folder(state)
@@ -167,104 +192,89 @@ def make_plan(folder: Path, config: RunConfig, listed: Manifest) -> Plan:
     shard_clips, hop_s = config.output.shard_clips, config.frontend.hop_s
     if found is None:
         if listed.part:
-            ends = list(itertools.accumulate(listed.part["sizes"], initial=0))
-            shards = list(itertools.pairwise(ends))
+            shards = list(itertools.pairwise(itertools.accumulate(listed.part["sizes"], initial=0)))
         else:
             shards = shards_of(listed.table, shard_clips, hop_s)
-        _write(state, listed.table, shards, config, listed.part)
-        return Plan(listed, shards, {}, resumed=False)
+        rows = row_digests(listed.table, shards)
+        _write(state, listed.table, shards, rows, config, listed.part)
+        return Plan(listed, shards, rows, {}, resumed=False)
     if listed.part and found.get("part") != listed.part:
         raise ConfigError(
             f"output.dir={place_of(config.output.dir, folder)} holds part {config.dataset.partition} of the data set "
             "as it was; it has changed since, and parts must be of one listing: begin all of them anew in other folders"
         )
     shards = [(int(first), int(end)) for first, end in found["shards"]]
-    done, unreadable = read_journal(state / JOURNAL)
-    done = {number: entry for number, entry in done.items() if number < len(shards)}
-    table, changes = listed.table, Changes([], 0, 0)
     clips = shards[-1][1] if shards else 0
-    if listed.table.num_rows != clips or not _is_as_planned(state / MANIFEST, listed.table):
-        planned = pq.read_table(state / MANIFEST).slice(0, clips)
+    planned = _planned(state / MANIFEST, listed.table, shards, found["rows"])
+    if planned is listed.table:
+        table, changes = planned, Changes(there=has_file(planned))
+    else:
         table, changes = reconcile(planned, listed.table)
-    notes = changes.notes()
-    if unreadable:
-        notes.append(f"{unreadable} lines of the journal can't be read (a kill cut them off): their shards are redone")
-    unreachable = {number for number, entry in done.items() if "unreachable" in entry.counts.get("skipped", ())}
-    if unreachable:
-        notes.append(f"{len(unreachable):,} shards lack clips that the store did not give in time: they are done again")
-    stale = sorted(unreachable.union(_shards_of(changes.changed, shards)) & done.keys())
-    if stale:
-        journal = Journal(state / JOURNAL)
-        for number in stale:
-            journal.append(ShardEntry(number, undone=True))
-            del done[number]
-        journal.close()
+    if changes.removed and isinstance(config.dataset, ManifestDataset):
+        raise ResumeError(
+            f"{config.dataset.path} no longer has {len(changes.removed):,} rows that this run began with (the first: "
+            f"{table['clip'][changes.removed[0]].as_py()}): put them back as they were, or name another output.dir"
+        )
     if changes.added:
-        first = shards[-1][1] if shards else 0
-        more = shards_of(table.slice(first), shard_clips, hop_s)
-        shards += [(first + start, first + end) for start, end in more]
-    if changes.any:
-        _write(state, table, shards, config, listed.part)
+        more = shards_of(table.slice(clips), shard_clips, hop_s)
+        shards += [(clips + start, clips + end) for start, end in more]
+    rows = row_digests(table, shards)
+    notes = changes.notes()
+    done, more_notes = _done(folder, table, shards, rows, changes, get_parts)
+    if rows != found["rows"] or not table.equals(planned):
+        _write(state, table, shards, rows, config, listed.part)
     digest = listed.digest if table is listed.table else digest_of(table)
     manifest = replace(listed, table=table, digest=digest)
-    return Plan(manifest, shards, done, resumed=True, notes=notes)
+    return Plan(manifest, shards, rows, done, resumed=True, notes=notes + more_notes)
 
 
-@dataclass(frozen=True)
-class Changes:
-    """What became of the files since the plan: rows that changed, how many vanished, how many are new."""
+def _done(
+    folder: Path,
+    table: pa.Table,
+    shards: Sequence[tuple[int, int]],
+    rows: Sequence[str],
+    changes: Changes,
+    get_parts: Callable[[Iterable[int]], None],
+) -> tuple[dict[int, ShardEntry], list[str]]:
+    """The shards that are done and stay so, and notes on those that don't, which are taken out of the journal."""
+    path, notes = folder / STATE / JOURNAL, []
+    noted, unreadable = read_journal(path)
+    done = believed(noted, rows)
+    if unreadable:
+        notes.append(f"{unreadable} lines of the journal can't be read (a kill cut them off): their shards are redone")
+    stale = noted.keys() - done.keys()
+    if stale and not (changes.changed or changes.relabelled):
+        notes.append(f"{len(stale):,} shards are of files or labels as they were before: they are done again")
+    again = shards_to_retry(folder, done, shards, table["path"], changes.there, get_parts)
+    if again:
+        notes.append(f"{len(again):,} shards lack clips for reasons that may have passed: they are done again")
+    if taken := sorted(stale.union(again)):
+        take_back(path, taken)
+    return {number: entry for number, entry in done.items() if number not in set(again)}, notes
 
-    changed: list[int]
-    vanished: int
-    added: int
 
-    @property
-    def any(self) -> bool:
-        """Whether the plan has to be written again."""
-        return bool(self.changed or self.added)
+def _planned(path: Path, listed: pa.Table, shards: Sequence[tuple[int, int]], rows: Sequence[str]) -> pa.Table:
+    """The clips of the plan, given the digests of its shards' rows; those listed themselves, where they are the same.
 
-    def notes(self) -> list[str]:
-        """A line for each kind of change."""
-        lines = []
-        if self.changed:
-            lines.append(f"{len(self.changed):,} source files changed since the run began: they are embedded anew")
-        if self.vanished:
-            lines.append(f"{self.vanished:,} source files are gone: those embedded stay, others are skipped as missing")
-        if self.added:
-            lines.append(f"{self.added:,} clips are new: they are embedded after the others")
-        return lines
-
-
-def reconcile(planned: pa.Table, listed: pa.Table) -> tuple[pa.Table, Changes]:
-    """The planned clips with the sizes and times of their files as they are now, and new ones at the end."""
-    keys, listed_keys = (
-        zip(each["path"].to_pylist(), each["clip"].to_pylist(), strict=True) for each in (planned, listed)
-    )
-    places = {key: row for row, key in enumerate(listed_keys)}
-    stamps = list(zip(listed["bytes"].to_pylist(), listed["mtime_ns"].to_pylist(), strict=True))
-    before = zip(planned["bytes"].to_pylist(), planned["mtime_ns"].to_pylist(), strict=True)
-    changed, vanished = [], 0
-    now: list[tuple[int, int]] = []
-    for row, (key, stamp) in enumerate(zip(keys, before, strict=True)):
-        place = places.pop(key, None)
-        if place is None or stamps[place][0] < 0:
-            vanished += 1
-            now.append(stamp)
-            continue
-        if stamps[place] != stamp:
-            changed.append(row)
-        now.append(stamps[place])
-    added = listed.take(pa.array(sorted(places.values()), pa.int64()))
-    table = planned
-    if changed:
-        for name, values in zip(("bytes", "mtime_ns"), zip(*now, strict=True), strict=True):
-            table = table.set_column(table.schema.get_field_index(name), name, pa.array(values, pa.int64()))
-    return pa.concat_tables([table, added]).combine_chunks(), Changes(changed, vanished, added.num_rows)
+    Raises:
+        ConfigError: manifest.parquet can't be read, and the clips listed are not those that it held.
+    """
+    clips = shards[-1][1] if shards else 0
+    try:
+        is_same = listed.num_rows == clips and _is_as_planned(path, listed)
+        return listed if is_same else pq.read_table(path).slice(0, clips)
+    except (OSError, pa.ArrowException) as error:
+        if listed.num_rows != clips or row_digests(listed, shards) != rows:
+            raise ConfigError(
+                f"{path} can't be read ({error}), and the data set is not what it was: name another output.dir"
+            ) from error
+        _write_manifest(path, listed)
+        return listed
 
 
 def _is_as_planned(path: Path, listed: pa.Table) -> bool:
     """Whether a manifest.parquet holds exactly the clips listed, file sizes and times too; read piece by piece."""
-    with pq.ParquetFile(path) as file:
+    with readable(path), pq.ParquetFile(path) as file:
         if file.metadata.num_rows != listed.num_rows:
             return False
         at = 0
@@ -273,11 +283,6 @@ def _is_as_planned(path: Path, listed: pa.Table) -> bool:
                 return False
             at += batch.num_rows
     return True
-
-
-def _shards_of(rows: Sequence[int], shards: Sequence[tuple[int, int]]) -> list[int]:
-    starts = [first for first, _ in shards]
-    return [bisect_right(starts, row) - 1 for row in rows]
 
 
 def read_plan(folder: Path) -> Mapping[str, Any] | None:
@@ -306,15 +311,24 @@ def check_plan(place: str, text: bytes) -> Mapping[str, Any]:
         plan = json.loads(text)
     except ValueError as error:
         raise ConfigError(f"{place} can't be read ({error}): name another folder, or move that run away") from error
-    if not isinstance(plan, dict) or plan.get("schema") != PLAN_SCHEMA:
+    if not isinstance(plan, dict) or plan.get("schema") != PLAN_SCHEMA or not plan.keys() >= _PLAN_KEYS:
         raise ConfigError(f"{place} is not of this version of the runner: name another folder")
     return plan
 
 
 def _write(
-    state: Path, table: pa.Table, shards: Sequence[tuple[int, int]], config: RunConfig, part: Mapping[str, Any] | None
+    state: Path,
+    table: pa.Table,
+    shards: Sequence[tuple[int, int]],
+    rows: Sequence[str],
+    config: RunConfig,
+    part: Mapping[str, Any] | None,
 ) -> None:
-    with atomic(state / MANIFEST) as temporary:
-        pq.write_table(table, temporary, row_group_size=CHUNK_CLIPS, use_dictionary=["label"], compression="zstd")
-    plan = {"schema": PLAN_SCHEMA, "deciding": deciding(config), "shards": shards, "part": part}
+    _write_manifest(state / MANIFEST, table)
+    plan = {"schema": PLAN_SCHEMA, "deciding": deciding(config), "shards": shards, "rows": rows, "part": part}
     write_atomic(state / PLAN, json.dumps(plan))
+
+
+def _write_manifest(path: Path, table: pa.Table) -> None:
+    with atomic(path) as temporary:
+        pq.write_table(table, temporary, row_group_size=CHUNK_CLIPS, use_dictionary=["label"], compression="zstd")

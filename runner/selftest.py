@@ -37,19 +37,21 @@ def run(device: str) -> dict[str, Any]:
         DeviceError: it is absent.
     """
     from runner.build import DeviceRequest, build_sessions, load_weights, parity_answers, place
-    from runner.cold_start import CACHE, take_through_gate
+    from runner.cold_start import CACHE
     from runner.compose import compose_config
     from runner.device_speed import model_only
+    from runner.gate import take_through_gate
     from runner.weights import WeightsChoice
 
     config = compose_config(["weights=random", "memory=conservative"])
     start = time.perf_counter()
     placement = place(DeviceRequest(device, strict=True), config.memory)
     loaded = load_weights(WeightsChoice("random", "random", None, None, 0, "self-test", meaningless=True))
-    expected, cached = parity_answers(loaded, Path(config.paths.models).expanduser() / CACHE)
+    kept = Path(config.paths.models).expanduser() / CACHE
+    answers = parity_answers(loaded, kept, placement.precision.effective)
     sessions = build_sessions(placement, loaded)
     result: dict[str, Any] = {"metrics": {}}
-    missed = take_through_gate(sessions, expected, config.parity, cached=cached, result=result)
+    missed = take_through_gate(sessions, answers, config.parity, result=result, dtypes=("int16", "float32"))
     speed = model_only(sessions, SECONDS, "float32") * config.frontend.hop_s
     return {
         "ok": not missed,

@@ -28,6 +28,7 @@ WINDOW_BYTES = EXAMPLE_SAMPLES * 4
 _PAGE = 4096
 _JOB_STRIDE = 8
 """int64 values between two processes' places in the header: a cache line each."""
+_WHOLE = 1_000_000
 _NAMELESS = hasattr(os, "memfd_create")
 
 
@@ -94,8 +95,17 @@ class SlotMemory:
         return int(self._jobs[process * _JOB_STRIDE])
 
     def set_current_job(self, process: int, job: int) -> None:
-        """Say which job a process has under way."""
+        """Say which job a process has under way; nothing of it is done yet."""
+        self._jobs[process * _JOB_STRIDE + 3] = 0
         self._jobs[process * _JOB_STRIDE] = job
+
+    def set_part(self, process: int, part: float) -> None:
+        """Say what part of its job a process has decoded, 0 to 1."""
+        self._jobs[process * _JOB_STRIDE + 3] = round(part * _WHOLE)
+
+    def parts_done(self) -> float:
+        """What the parts come to, in clips, of all processes that have said so."""
+        return float(np.maximum(self._jobs[3::_JOB_STRIDE], 0).sum()) / _WHOLE
 
     def beat(self, process: int, *, waiting: bool = False) -> None:
         """Say that a process has come on; ``waiting``: that what comes next is up to the parent."""

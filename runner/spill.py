@@ -10,7 +10,7 @@ import os
 import tempfile
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +80,9 @@ class Spilled:
 Part = Array | Spilled
 """Some of a clip's embeddings, [n, 128]."""
 
+Embeddings = Array | tuple[Part, ...]
+"""A clip's embeddings, in the order of their examples: all in one array, as nearly always, or in parts."""
+
 
 class Spill:
     """Keeps embeddings until their shard is written.
@@ -127,8 +130,16 @@ def _owner(array: Array) -> Array:
     return array
 
 
-def blocks(parts: Sequence[Part], rows: int = BLOCK_ROWS) -> Iterator[Array]:
+def blocks(embeddings: Embeddings, rows: int = BLOCK_ROWS) -> Iterable[Array]:
     """A clip's embeddings in blocks of ``rows`` (the last one: what is left), however they came in parts."""
+    if isinstance(embeddings, np.ndarray):
+        if 0 < len(embeddings) <= rows:
+            return (embeddings,)
+        embeddings = (embeddings,)
+    return _blocks(embeddings, rows)
+
+
+def _blocks(parts: Sequence[Part], rows: int) -> Iterator[Array]:
     held: list[Array] = []
     count = 0
     for part in parts:

@@ -123,6 +123,11 @@ class StoreOutput:
             if self._digests.get(name) != describe_file(self._folder / STATE / name):
                 self._store.put(self._folder / STATE / name, f"{STATE}/{name}")
 
+    def get_parts(self, shards: Iterable[int]) -> None:
+        """Get the parts of clips.parquet of these shards."""
+        names = [f"{STATE}/{CLIP_PARTS}/part-{number:05d}.parquet" for number in shards]
+        self._store.each(self._store.get, names, [self._folder / name for name in names])
+
     def get_sample(self) -> None:
         """Get the shards that the map is drawn from, and that an earlier session put."""
         if not self._pictures:

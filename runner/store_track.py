@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,6 +10,7 @@ from runner.errors import RunnerError, StoreError
 from runner.formats import FOLDERS
 from runner.measure import TRACE
 from runner.pictures import PICTURES
+from runner.readable import read_json
 from runner.record import SWEEP_FILE, TRACKING
 from runner.store_client import Store
 from runner.store_hold import Hold
@@ -45,7 +45,7 @@ def track_url(url: str, uri: str | None = None) -> str:
         if SWEEP_FILE in top:
             files.get(SWEEP_FILE)
             files.get_below(PICTURES)
-            for job in json.loads((folder / SWEEP_FILE).read_text(encoding="utf-8"))["jobs"]:
+            for job in read_json(folder / SWEEP_FILE)["jobs"]:
                 files.get_run(f"{job}/", uri)
         else:
             files.get_run("", uri)

@@ -6,14 +6,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from runner.config import RunConfig
 from runner.errors import ConfigError, StoreError
 from runner.formats import DESCRIPTIONS, EMBEDDINGS, NPZ, TFRECORD
-from runner.journal import CLIP_PARTS, IDENTITY, JOURNAL, STATE, ShardEntry, line_of, read_journal
+from runner.journal import CLIP_PARTS, IDENTITY, JOURNAL, STATE, ShardEntry, believed, line_of, read_journal
 from runner.output import RunWriter, npz_files
 from runner.resume import MANIFEST
 from runner.store_client import Store
@@ -38,6 +38,7 @@ class StoreMirror:
         self._folder = Path(spec["run_dir"])
         self._token: str = spec["store"]["token"]
         self._store = Store(spec["store"]["url"], config.output.put_timeout_s)
+        self._rows: Sequence[str] = spec["rows"]
         self._keeps = keeps
         wanted = keeps and config.profile.pictures and config.profile.map != "none"
         self._kept = sampled(len(spec["shards"])) if wanted else set()
@@ -52,7 +53,7 @@ class StoreMirror:
 
         Their sizes were looked at by the command.
         """
-        done, _ = read_journal(self._folder / STATE / JOURNAL)
+        done = believed(read_journal(self._folder / STATE / JOURNAL)[0], self._rows)
         self.get_parts(done)
         return done
 
@@ -100,6 +101,10 @@ class StoreMirror:
         for path in npz:
             path.unlink(missing_ok=True)
 
+    def uncommit(self, shards: Iterable[int]) -> None:
+        """Have the store say that these shards are to be done again."""
+        self._store.each(self._store.remove, [commit_name(shard) for shard in shards])
+
     def writer_kind(self, *, closes: bool = True) -> Callable[..., RunWriter]:
         """What makes the run's writer; ``closes`` is whether that makes clips.parquet at the end."""
         return functools.partial(StoreWriter if closes else StoreShardWriter, self)
@@ -121,9 +126,13 @@ class StoreWriter(RunWriter):
 
     def record(self, entry: ShardEntry) -> None:
         """Note a shard whose files are on disk, whole, once the store has it."""
-        self._mirror.commit(entry)
+        if not entry.undone:
+            self._mirror.commit(entry)
         super().record(entry)
-        self._mirror.drop(entry)
+        if entry.shard in self.done:
+            self._mirror.drop(entry)
+        else:
+            self._mirror.uncommit([entry.shard])
 
 
 class StoreShardWriter(StoreWriter):

@@ -8,6 +8,7 @@ from typing import Any
 from runner.advice import advise
 from runner.comparing import FIRST_PASS, REPEATS
 from runner.intervals import ENDS, blocks_of, interval
+from runner.printable import printable
 from runner.verdict import verdict
 from runner.weights import WeightsChoice
 
@@ -84,7 +85,7 @@ def summarise(
         lines.append(("mlflow", tracking))
     if page:
         lines.append(("", f"then {page}"))
-    return "\n" + "\n".join(f"{name:>11}  {text}" for name, text in lines)
+    return "\n" + "\n".join(f"{name:>11}  {printable(text)}" for name, text in lines)
 
 
 def _parity(parity: Mapping[str, Any], metrics: Mapping[str, float]) -> str:
@@ -92,7 +93,7 @@ def _parity(parity: Mapping[str, Any], metrics: Mapping[str, float]) -> str:
         return f"FAILED: {', '.join(parity['misses'])}"
     text = (
         f"max error {metrics['parity_rel_err']:.1e} of the largest value, min cosine "
-        f"{metrics['parity_min_cosine']:.7f}, against the CPU in float32"
+        f"{metrics['parity_min_cosine']:.7f}, against the reference in float64"
     )
     return text if parity["passed"] else f"FAILED: {text} ({', '.join(parity['misses'])})"
 
@@ -219,4 +220,4 @@ def summarise_sweep(
         lines.append(f"        then {page}")
     if len(results) > 1:
         lines += ["", verdict(results)]
-    return "\n".join(["", *lines])
+    return printable("\n".join(["", *lines]))

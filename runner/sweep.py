@@ -27,6 +27,7 @@ from runner.files import make_folder, write_atomic
 from runner.formats import FOLDERS
 from runner.journal import STATE
 from runner.naming import SWEPT, swept_settings
+from runner.readable import read_json, read_results
 from runner.record import SWEEP_FILE, hide_credentials, without_credentials
 from runner.resume import check_folder, claim
 from runner.stores import check_working_folder, is_url, place_of, take_output
@@ -164,7 +165,7 @@ def check_sweep_folder(folder: Path, overrides: Sequence[str], place: str) -> No
     if any((folder / name).exists() for name in ("result.json", *FOLDERS, STATE)):
         raise ConfigError(f"output.dir={place} already holds a run: name another folder, or move that run away")
     if (folder / SWEEP_FILE).exists():
-        before = json.loads((folder / SWEEP_FILE).read_text(encoding="utf-8"))["overrides"]
+        before = read_json(folder / SWEEP_FILE)["overrides"]
         if before != list(map(without_credentials, overrides)):
             raise ConfigError(
                 f"output.dir={place} already holds another sweep ({' '.join(before)}): "
@@ -196,7 +197,7 @@ def join_sweep(run_dir: Path) -> str | None:
     """Register a job's folder with the sweep under way; the MLflow id of the sweep's parent run, if it has one."""
     if _current is not None:
         _current.run_dirs.append(run_dir)
-    found = json.loads(Path(os.environ[SWEEP_ENVIRONMENT]).read_text(encoding="utf-8"))
+    found = read_json(Path(os.environ[SWEEP_ENVIRONMENT]))
     run_id: str | None = found.get("run_id")
     return run_id
 
@@ -217,16 +218,12 @@ def finish_sweep(interrupted: bool) -> bool:
             (found.parent for found in sweep.folder.glob("*/result.json")), key=lambda each: (len(each.name), each.name)
         )
     path = sweep.folder / SWEEP_FILE
-    record = json.loads(path.read_text(encoding="utf-8"))
+    record = read_json(path)
     record["jobs"] = [os.path.relpath(run_dir, sweep.folder) for run_dir in sweep.run_dirs]
     record["interrupted"] = interrupted
     write_atomic(path, json.dumps(record, indent=2))
     hide_credentials(sweep.folder)
-    results = [
-        json.loads(path.read_text(encoding="utf-8"))
-        for run_dir in sweep.run_dirs
-        if (path := run_dir / "result.json").exists()
-    ]
+    results = read_results(sweep.run_dirs)
     if sweep.config.profile.pictures and results:
         from runner.sweep_pictures import draw_sweep
 

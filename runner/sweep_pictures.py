@@ -154,5 +154,5 @@ def _parity_table(results: Sequence[Result]) -> Figure | None:
         cell.set_edgecolor("#e4e6ea")
         if row and column == 1:
             cell.get_text().set_color(GREEN if rows[row - 1][1] == "passed" else RED)
-    axes.set_title("Numbers against the CPU in float32", fontsize=10, loc="left")
+    axes.set_title("Numbers against the reference in float64", fontsize=10, loc="left")
     return figure

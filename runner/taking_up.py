@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,14 +22,17 @@ from runner.journal import (
     JOURNAL,
     STATE,
     WORKER_LOCK,
-    Journal,
     ShardEntry,
+    believed,
     damaged_shards,
     read_journal,
+    take_back,
 )
 from runner.output import remove_temporaries, shards_without_npz
+from runner.readable import read_json
 
 if TYPE_CHECKING:
+    from runner.vggish.postprocess import Postprocessor
     from runner.vggish.session import VGGishSession
 
 log = logging.getLogger("runner.worker")
@@ -55,35 +58,48 @@ def sole_worker(run_dir: Path, grace_s: float, lock_file: Path | None = None) ->
         lock.release()
 
 
-def shards_done(run_dir: Path, config: RunConfig) -> dict[int, ShardEntry]:
-    """The shards of the journal whose files are all there, as they were written; others are taken out of it."""
+def shards_done(run_dir: Path, config: RunConfig, rows: Sequence[str]) -> dict[int, ShardEntry]:
+    """The shards of the journal whose files are all there, as they were written; others are taken out of it.
+
+    Args:
+        run_dir: the run's folder.
+        config: the run's.
+        rows: the digest of each shard's rows: one of others is not believed.
+    """
     remove_temporaries(run_dir)
     path = run_dir / STATE / JOURNAL
-    done, _ = read_journal(path)
+    noted, _ = read_journal(path)
+    done = believed(noted, rows)
+    if older := noted.keys() - done.keys():
+        log.warning("%d shards are of files or labels as they were before, and are done again", len(older))
+        take_back(path, sorted(older))
     damaged = set(damaged_shards(run_dir, done))
     whole = {number: entry for number, entry in done.items() if number not in damaged}
     if "npz" in config.output.formats:
         damaged |= set(shards_without_npz(run_dir, whole))
     if damaged:
         log.warning("%d shards are damaged or incomplete, and are done again", len(damaged))
-        journal = Journal(path)
-        for number in sorted(damaged):
-            journal.append(ShardEntry(number, undone=True))
-        journal.close()
+        take_back(path, sorted(damaged))
     return {number: entry for number, entry in done.items() if number not in damaged}
 
 
-def identity_of(session: VGGishSession) -> dict[str, str]:
-    """Weights and precision in effect."""
+def identity_of(session: VGGishSession, postprocess: Postprocessor | None) -> dict[str, str]:
+    """Weights, precision and, where embeddings are post-processed, PCA parameters in effect."""
     metadata = session.metadata
     return {
         "weights.checksum": str(metadata.weights["checksum"]),
         "precision": str(metadata.precision["effective"]),
+        **pca_in_effect(postprocess),
     }
 
 
+def pca_in_effect(postprocess: Postprocessor | None) -> dict[str, str]:
+    """The part of an identity that is of PCA parameters; none without post-processing."""
+    return {} if postprocess is None else {"pca.checksum": postprocess.pca.checksum}
+
+
 def agree(run_dir: Path, now: Mapping[str, str]) -> None:
-    """Weights and precision in effect must be those that the run was begun with.
+    """Weights, precision and PCA parameters in effect must be those that the run was begun with.
 
     Raises:
         ResumeError: they are others.
@@ -92,16 +108,15 @@ def agree(run_dir: Path, now: Mapping[str, str]) -> None:
     if before is None:
         write_atomic(run_dir / STATE / IDENTITY, json.dumps(dict(now)))
     elif others := differing(before, now):
-        raise ResumeError(f"the run was begun with other numbers: {others}; name another output.dir")
+        raise ResumeError(
+            f"the run in {run_dir} was begun with other numbers: {others}; give those again, or name another output.dir"
+        )
 
 
 def identity_begun_with(run_dir: Path) -> dict[str, str] | None:
-    """The weights and precision that the run was begun with; None for a new one."""
-    try:
-        found: dict[str, str] = json.loads((run_dir / STATE / IDENTITY).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    return found
+    """The weights, precision and PCA parameters that the run was begun with; None for a new one."""
+    path = run_dir / STATE / IDENTITY
+    return read_json(path) if path.exists() else None
 
 
 def differing(before: Mapping[str, str], now: Mapping[str, str]) -> str:

@@ -8,12 +8,19 @@ import time
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+from runner.printable import printable
 
 console = Console(stderr=True, highlight=False)
 """Standard error: standard output is for the summary alone."""
 
 _PLAIN_EVERY_S = 10.0
+
+
+def say(text: str, style: str | None = None) -> None:
+    """Show a text on standard error as it is, but for what a terminal would act on."""
+    console.print(printable(text), style=style, markup=False, soft_wrap=True)
 
 
 class TerminalHandler(logging.Handler):
@@ -22,7 +29,7 @@ class TerminalHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         colour = "red" if record.levelno >= logging.ERROR else "yellow"
         console.print(f"[{colour}]{record.levelname.lower()}:[/{colour}] ", end="")
-        console.print(record.getMessage(), markup=False, soft_wrap=True)
+        say(record.getMessage())
 
 
 class RunProgress:
@@ -41,15 +48,14 @@ class RunProgress:
             SpinnerColumn(),
             TextColumn("{task.description}"),
             BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("clips"),
+            TextColumn("{task.fields[clips]}/{task.total} clips"),
             TextColumn("[cyan]{task.fields[speed]}"),
             TimeRemainingColumn(compact=True),
             console=console,
             disable=self._plain,
             transient=True,
         )
-        self._task = self._progress.add_task("starting", total=clips, speed="")
+        self._task = self._progress.add_task("starting", total=clips, clips=0, speed="")
 
     def __enter__(self) -> RunProgress:
         self._progress.start()
@@ -65,18 +71,34 @@ class RunProgress:
             console.print(name, markup=False)
 
     def counts(
-        self, clips: int, audio_s: float, elapsed_s: float, skipped: int, session_clips: int | None = None
+        self,
+        clips: int,
+        audio_s: float,
+        elapsed_s: float,
+        skipped: int,
+        session_clips: int | None = None,
+        under_way: float = 0.0,
     ) -> None:
-        """Show the counts so far; ``audio_s`` and ``elapsed_s`` in seconds, for ``session_clips`` of the clips."""
-        session_clips = clips if session_clips is None else session_clips
+        """Show the counts so far.
+
+        Args:
+            clips: finished.
+            audio_s: seconds of audio embedded in this session, of clips under way too.
+            elapsed_s: seconds of this session.
+            skipped: clips that were.
+            session_clips: finished in this session; all of them when None.
+            under_way: what the clips under way come to, counted in clips.
+        """
+        session_done = (clips if session_clips is None else session_clips) + under_way
+        done = min(clips + under_way, self._clips)
         speed = f"{audio_s / elapsed_s:,.0f} × realtime" if elapsed_s > 0 and audio_s > 0 else "no speed yet"
         if skipped:
             speed += f" · {skipped} skipped"
-        self._progress.update(self._task, completed=clips, speed=speed)
+        self._progress.update(self._task, completed=done, clips=clips, speed=speed)
         if self._plain and time.monotonic() - self._last_line >= _PLAIN_EVERY_S:
             self._last_line = time.monotonic()
-            left = elapsed_s / session_clips * (self._clips - clips) if session_clips else float("nan")
-            remaining = f", about {left:,.0f} s left" if session_clips else ""
+            left = elapsed_s / session_done * (self._clips - done) if session_done else float("nan")
+            remaining = f", about {left:,.0f} s left" if session_done else ""
             console.print(f"{clips} of {self._clips} clips, {speed}{remaining}", markup=False)
 
 

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from runner.config import RunConfig, from_dict
 from runner.errors import RunnerError
+from runner.printable import printable
+from runner.readable import read_json
 from runner.record import SWEEP_FILE, without_credentials
 from runner.stores import as_path, is_url
 from runner.tracking import finish_run, finish_sweep, open_sweep, store_uri, ui_command
@@ -30,10 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failed = False
     for place in options.places:
         try:
-            print(f"{without_credentials(place)}: {_track(place, options.uri)}")
+            print(printable(f"{without_credentials(place)}: {_track(place, options.uri)}"))
         except RunnerError as error:
             failed = True
-            print(f"{without_credentials(place)}: error: {error}", file=sys.stderr)
+            print(printable(f"{without_credentials(place)}: error: {error}"), file=sys.stderr)
     return int(failed)
 
 
@@ -62,14 +64,14 @@ def track(folder: Path, uri: str | None = None, place: str | None = None) -> str
         logged = finish_run(config.tracking, outputs_of(config), folder)
         where = ui_command(store_uri(config.tracking, outputs_of(config)))
         return f"{'logged' if logged else 'was logged already'}; {where}"
-    record = json.loads(sweep.read_text(encoding="utf-8"))
+    record = read_json(sweep)
     run_dirs = [folder / job for job in record["jobs"] if (folder / job / "result.json").exists()]
     if not run_dirs:
         raise RunnerError(f"{place or folder} holds no job that came to a result: there is nothing to log")
     config = logged_with(run_dirs[0], uri)
     if not record.get("run_id") or uri:
         open_sweep(config.tracking, outputs_of(config), folder, record["overrides"], place)
-        record = json.loads(sweep.read_text(encoding="utf-8"))
+        record = read_json(sweep)
     new = 0
     for run_dir in run_dirs:
         own = logged_with(run_dir, uri)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import shlex
 import socket
@@ -28,6 +29,7 @@ from runner.formats import FOLDERS
 from runner.measure import BATCHES, TRACE
 from runner.output import CLIPS
 from runner.pictures import PICTURES
+from runner.readable import read_json, read_results
 from runner.record import (
     MAX_TAG,
     SWEEP_FILE,
@@ -175,7 +177,7 @@ def finish_run(tracking: TrackingConfig, outputs: Path, run_dir: Path, *, parent
     Returns:
         False if the folder's run was logged already (to this store): nothing is logged twice.
     """
-    result = json.loads((run_dir / "result.json").read_text(encoding="utf-8"))
+    result = read_json(run_dir / "result.json")
     record = record_from_result(result)
     uri = without_credentials(store_uri(tracking, outputs))
     state = _read_state(run_dir)
@@ -216,7 +218,7 @@ def open_sweep(
     ``place`` is where a person finds the sweep, if that is not its folder.
     """
     path = sweep_dir / SWEEP_FILE
-    record = json.loads(path.read_text(encoding="utf-8"))
+    record = read_json(path)
     with _store(tracking, outputs) as (client, experiment_id):
         if record.get("run_id") and _has_run(client, record["run_id"]):
             return
@@ -261,17 +263,17 @@ def finish_sweep(
 ) -> None:
     """Say on the parent run how its jobs went, and close it; opens one if there is none yet, as ``open_sweep``."""
     path = sweep_dir / SWEEP_FILE
-    if not json.loads(path.read_text(encoding="utf-8")).get("run_id"):
-        open_sweep(tracking, outputs, sweep_dir, json.loads(path.read_text(encoding="utf-8"))["overrides"], place)
-    run_id = json.loads(path.read_text(encoding="utf-8"))["run_id"]
-    files = [run_dir / "result.json" for run_dir in run_dirs]
-    results = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
+    record = read_json(path)
+    if not record.get("run_id"):
+        open_sweep(tracking, outputs, sweep_dir, record["overrides"], place)
+    run_id = read_json(path)["run_id"]
+    results = read_results(run_dirs)
     count = dict.fromkeys(("finished", "failed", "killed"), 0)
     for result in results:
         count[result["status"]] += 1
     with _store(tracking, outputs) as (client, _):
         tags = {"sweep.jobs": str(len(results)), **{f"sweep.{status}": str(n) for status, n in count.items()}}
-        tags["mlflow.note.content"] = _sweep_note(results, json.loads(path.read_text(encoding="utf-8"))["overrides"])
+        tags["mlflow.note.content"] = _sweep_note(results, record["overrides"])
         metrics: dict[str, float] = {"jobs": len(results)}
         metrics |= {f"jobs_{status}": count[status] for status in ("failed", "killed")}
         tags["verdict"] = verdict(results)
@@ -304,7 +306,7 @@ def _sweep_note(results: Sequence[Mapping[str, Any]], overrides: Sequence[str]) 
                 with_interval(each.speed, each.interval, ",.1f"),
                 "baseline" if each is contest.baseline else f"{each.speed / (contest.baseline.speed or 1.0):.2f}",
                 "-" if error is None else f"{error:.1e}",
-                f"{each.memory_mib:,.0f}",
+                f"{each.memory_mib:,.0f}" if math.isfinite(each.memory_mib) else "-",
             ]
             lines.append(f"| {each.name} | {' | '.join(cells)} |")
     if left_out:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict, fields
 from pathlib import Path
 
 from runner.config import (
@@ -21,6 +22,7 @@ from runner.config import (
     RandomWeights,
     RayEngineConfig,
     RunConfig,
+    ToleranceConfig,
     WeightsConfig,
     one_of,
 )
@@ -83,7 +85,10 @@ def validate(config: RunConfig) -> None:
     except ValueError as error:
         raise ConfigError(f"frontend.{error}") from None
     if missing := [name for name in PRECISIONS[1:] if name not in config.parity.tolerances]:
-        raise ConfigError(f"parity.tolerances has none for {', '.join(missing)}: give rel_err, min_cosine, scale_err")
+        keys = ", ".join(field.name for field in fields(ToleranceConfig))
+        raise ConfigError(f"parity.tolerances has none for {', '.join(missing)}: give {keys}")
+    for precision, tolerance in config.parity.tolerances.items():
+        _validate_tolerance(f"parity.tolerances.{precision}", tolerance)
     for device in ("cpu", "gpu", "metal"):
         seconds = config.profile.device_speed_s.get(device, -1.0)
         _at_least(f"profile.device_speed_s.{device}", seconds, 0)
@@ -98,6 +103,15 @@ def validate(config: RunConfig) -> None:
         raise ConfigError("tracking.experiment is empty: give the MLflow experiment a name")
     _validate_weights(config.weights)
     _validate_dataset(config.dataset)
+
+
+def _validate_tolerance(key: str, tolerance: ToleranceConfig) -> None:
+    """A tolerance that nothing can miss, or nothing meet, is none."""
+    for name, value in asdict(tolerance).items():
+        lowest, highest = (-1.0, 1.0) if name == "min_cosine" else (0.0, math.inf)
+        if not (math.isfinite(value) and lowest <= value <= highest):
+            what = "from -1 to 1" if name == "min_cosine" else "from 0, and finite"
+            raise ConfigError(f"{key}.{name}={value} is not a tolerance: use a number {what}")
 
 
 def _validate_output(output: OutputConfig) -> None:

@@ -18,9 +18,6 @@ from runner.vggish.constants import SAMPLE_RATE
 _HEAD = 4096
 """Bytes in which the chunks before the samples must lie."""
 _PCM = 1
-_BY_FRAME = (_PCM, 3, 6, 7, 0xFFFE)
-"""Formats whose frames are of ``align`` bytes: PCM, float, A-law, mu-law, and those spelt out."""
-_UNKNOWN_FROM = 0x7FFFF000
 _FORMAT = struct.Struct("<HHIIHH")
 _CHUNK = struct.Struct("<4sI")
 
@@ -59,6 +56,8 @@ class PlainWav:
         """
         count = max(0, min(frames, self.frames - first))
         samples = np.empty(count, "<i2")
+        if not count:
+            return samples
         view = samples.data.cast("B")
         done = 0
         os.lseek(self._descriptor, self._offset + 2 * first, os.SEEK_SET)
@@ -74,32 +73,17 @@ class PlainWav:
         os.close(self._descriptor)
 
 
-def claimed_frames(path: str | bytes) -> int | None:
-    """Frames that a WAV file's header claims, if they are more than the file can hold; else None.
+def unwrapped(riff: int, length: int, place: int, size: int) -> int:
+    """The true length of a WAV file's samples in bytes, where the file outgrew the 32 bits of its sizes.
 
-    libsndfile mends such headers without a word.  Sizes that stand for "not known yet" claim nothing: 0, and those near
-    2**31 and 2**32 that recorders write into streams.
+    Args:
+        riff: size that the header gives for the file, less 8.
+        length: size that it gives for the samples.
+        place: of the samples in the file.
+        size: of the file.
     """
-    try:
-        with open(path, "rb") as file:
-            head = file.read(_HEAD)
-            size = os.fstat(file.fileno()).st_size
-    except (OSError, ValueError):
-        return None
-    if len(head) < 12 or head[:4] != b"RIFF" or head[8:12] != b"WAVE":
-        return None
-    place, align = 12, 0
-    while place + _CHUNK.size <= len(head):
-        name, length = _CHUNK.unpack_from(head, place)
-        place += _CHUNK.size
-        if name == b"fmt " and place + _FORMAT.size <= len(head):
-            form, _, _, _, align, _ = _FORMAT.unpack_from(head, place)
-            align = align if form in _BY_FRAME else 0
-        if name == b"data":
-            broken_off = align and size - place < length < _UNKNOWN_FROM
-            return length // align if broken_off else None
-        place += length + length % 2
-    return None
+    beyond = size - place - length
+    return length + (beyond >> 32 << 32) if beyond >= 1 << 32 and riff == (size - 8) & 0xFFFFFFFF else length
 
 
 def _read_into(descriptor: int, view: memoryview) -> int:
@@ -119,6 +103,8 @@ def _samples(head: bytes, size: int) -> tuple[int, int] | None:
         name, length = _CHUNK.unpack_from(head, place)
         place += _CHUNK.size
         if name == b"data":
+            if size >= 1 << 32:
+                length = unwrapped(int.from_bytes(head[4:8], "little"), length, place, size)
             whole = known and 0 < length <= size - place and length % 2 == 0
             return (place, length // 2) if whole else None
         if name == b"fmt ":

@@ -12,6 +12,7 @@ import stat
 import threading
 from pathlib import Path
 
+from runner.readable import readable
 from runner.remote import is_remote
 from runner.vggish.constants import SAMPLE_RATE
 from runner.wav import PlainWav
@@ -54,7 +55,7 @@ def is_int16(path: bytes) -> bool:
 def _some_paths(manifest: Path) -> list[bytes]:
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(manifest) as file:
+    with readable(manifest), pq.ParquetFile(manifest) as file:
         groups = range(0, file.num_row_groups, max(1, file.num_row_groups // _CLIPS_LOOKED_AT))
         paths = file.read_row_groups(list(groups), columns=["path"])["path"]
     return [paths[row].as_py() for row in range(0, len(paths), max(1, len(paths) // _CLIPS_LOOKED_AT))]

@@ -1,9 +1,9 @@
 """Feeds broken input to all that reads input: ``python -m tests.fuzz --seconds 300`` (``make fuzz``).
 
-Mutated audio files through decode processes, engine and log-mel; mutated manifests, journals, plans, checkpoints and
-PCA files; odd overrides.  Whatever comes, only the documented errors may: a clip ends embedded or skipped with a reason
-of ``runner.audio.REASONS``, and the readers raise their own error.  A case that breaks this is kept in the
-folder that is printed, and the exit status is 1.
+Mutated audio files through decode processes, engine and log-mel, and through what looks for their lengths; mutated
+manifests, journals, plans, checkpoints and PCA files; odd overrides.  Whatever comes, only the documented errors may: a
+clip ends embedded or skipped with a reason of ``runner.audio.REASONS``, and the readers raise their own error.  A case
+that breaks this is kept in the folder that is printed, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ def audio_seeds() -> list[Case]:
             ("wav", "PCM_24", 44_100, 2),
             ("wav", "FLOAT", 16_000, 1),
             ("wav", "IMA_ADPCM", 16_000, 1),
+            ("wav", "GSM610", 8_000, 1),
             ("flac", "PCM_16", 44_100, 2),
             ("ogg", "VORBIS", 22_050, 1),
             ("mp3", "MPEG_LAYER_III", 44_100, 2),
@@ -81,7 +82,22 @@ def audio_seeds() -> list[Case]:
             kind = {"opus": "OGG"}.get(extension)
             soundfile.write(path, rng.uniform(-0.5, 0.5, (rate + 500, channels)), rate, subtype=subtype, format=kind)
             seeds.append((path.read_bytes(), extension))
-    return seeds
+    return seeds + stream_seeds({extension: data for data, extension in seeds})
+
+
+def stream_seeds(files: dict[str, bytes]) -> list[Case]:
+    """Whole files that don't state their length, or consist of several."""
+    flac, mp3, ogg, opus = (files[extension] for extension in ("flac", "mp3", "ogg", "opus"))
+    stream = mp3[mp3.find(mp3[:2], 100) :]  # without the frame that states the length
+    return [
+        (flac[:21] + bytes([flac[21] & 0xF0, 0, 0, 0, 0]) + flac[26:], "flac"),
+        (flac[:21] + bytes([flac[21] & 0xF0, 0, 0, 9, 9]) + flac[26:], "flac"),
+        (stream, "mp3"),
+        (mp3 + mp3, "mp3"),
+        (stream + bytes(5000) + stream, "mp3"),
+        (ogg + ogg, "ogg"),
+        (opus + opus, "opus"),
+    ]
 
 
 def fuzz_audio(rng: random.Random, until: float, keep: Path) -> Counter[str]:
@@ -108,7 +124,8 @@ def fuzz_audio(rng: random.Random, until: float, keep: Path) -> Counter[str]:
                 data, extension = rng.choice(seeds)
                 path = folder / f"{number}.{extension}"
                 path.write_bytes(mutate(data, rng))
-                clips.append(Clip(number, path.name, os.fsencode(path), None, None, None, path.stat().st_size))
+                start, end = rng.choice([(None, None), (None, None), (0.1, 0.9), (0.5, None), (3.0, 4.0), (None, 1e9)])
+                clips.append(Clip(number, path.name, os.fsencode(path), start, end, None, path.stat().st_size))
             writer = RunWriter(folder, {}, make_formats(OutputConfig(), folder, {}, 0.96, []))
             pool = DecodePool(options, 2, clip_timeout_s=20)
             pool.open(2, 3, 32)
@@ -133,6 +150,27 @@ def fuzz_audio(rng: random.Random, until: float, keep: Path) -> Counter[str]:
                     counted["UNEXPECTED"] += not sound or unexpected
                     print(f"kept {end['clip']}: {end['reason']}: {end['detail']}", flush=True)
     return counted
+
+
+def fuzz_lengths(rng: random.Random, until: float, keep: Path) -> Counter[str]:
+    """Mutated audio through all that looks for lengths in containers."""
+    from runner.lengths import mended_header, stated_bytes
+    from runner.stream_ends import flac_end, mpeg_header, next_mpeg_frame, ogg_link
+
+    def read(path: Path) -> None:
+        name = str(path)
+        for container in ("WAV", "W64", "AIFF", "CAF", "AU", "NIST", "VOC", "AVR", "HTK", "WVE", "MPC2K"):
+            found = stated_bytes(name, container)
+            assert found is None or 0 <= found.present <= path.stat().st_size, (container, found)
+        mended_header(name)
+        for begin in (0, rng.randrange(path.stat().st_size + 1)):
+            mpeg_header(name, begin)
+            next_mpeg_frame(name, begin)
+            following = ogg_link(name, begin).next_link
+            assert following is None or following > begin
+        flac_end(name)
+
+    return _fuzz_reader("lengths", read, OSError, audio_seeds(), rng, until, keep)
 
 
 def fuzz_manifest(rng: random.Random, until: float, keep: Path) -> Counter[str]:
@@ -178,7 +216,7 @@ def fuzz_state(rng: random.Random, until: float, keep: Path) -> Counter[str]:
             journal.append(ShardEntry(shard, 2, 20, {"embeddings/part-00000.parquet": (5, "ab")}, {"embedded": 2}))
         journal.close()
         data = (Path(folder) / "journal").read_bytes()
-    plan = b'{"schema": 1, "deciding": {"precision.name": "float32"}, "shards": [[0, 3], [3, 6]]}'
+    plan = b'{"schema": 2, "deciding": {"precision.name": "float32"}, "shards": [[0, 3], [3, 6]], "rows": ["a", "b"]}'
     return _fuzz_reader("state", read, ConfigError, [(data, "jsonl"), (plan, "json")], rng, until, keep)
 
 
@@ -269,6 +307,7 @@ def _fuzz_reader(
 
 TARGETS = {
     "audio": fuzz_audio,
+    "lengths": fuzz_lengths,
     "manifest": fuzz_manifest,
     "state": fuzz_state,
     "weights": fuzz_weights,

@@ -60,19 +60,30 @@ def test_embeddings_by_winograd_equal_a_float64_forward_pass(
 
 
 @pytest.mark.slow
+def test_winograd_keeps_a_row_of_nan_to_itself(fast: VGGishSession) -> None:
+    windows = fixed_signals().copy()
+    expected = fast.embed_windows(windows)
+    windows[3, 7000] = np.nan
+    found = fast.embed_windows(windows)
+    assert np.isnan(found[3]).all()
+    assert np.array_equal(np.delete(found, 3, axis=0), np.delete(expected, 3, axis=0))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("conv", ["direct", "winograd"])
 def test_chunks_do_not_show(vggish: VGGishSession, fast: VGGishSession, conv: str) -> None:
     session = vggish if conv == "direct" else fast
     rng = np.random.default_rng(1)
     windows = rng.uniform(-1, 1, (2 * CPU_CHUNK + 1, 15_600)).astype(np.float32)
-    before, session.batch_size = session.batch_size, len(windows)
+    before = session.rows_at_once
+    session.resize(len(windows))
     try:
         together = session.embed_windows(windows)
         for size in (1, 2, 3, CPU_CHUNK, CPU_CHUNK + 1):
             found = session.embed_windows(windows[-size:])
             assert np.abs(found - together[-size:]).max() <= 1e-6 * np.abs(together).max()
     finally:
-        session.batch_size = before
+        session.resize(before)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 7, 8, 9, 15, 16, 17, 100])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import multiprocessing.synchronize
+import os
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -28,6 +29,26 @@ def _sounds(folder: Path) -> list[Path]:
 
 def _make_only_names(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "_synthesise", lambda folder: (folder / "tone.wav").write_text("new"))
+
+
+def test_all_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed: set[int] = set()
+    fsync, replace = os.fsync, Path.replace
+
+    def noting(descriptor: int) -> None:
+        flushed.add(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    def checking(building: Path, folder: Path) -> Path:
+        assert {path.stat().st_ino for path in (building, *building.rglob("*"))} <= flushed
+        return replace(building, folder)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    monkeypatch.setattr(Path, "replace", checking)
+    _make_only_names(monkeypatch)
+    folder = demo_clips(tmp_path / "outputs")
+    assert folder.stat().st_ino in flushed
+    assert folder.parent.stat().st_ino in flushed
 
 
 def test_there_are_about_forty_labelled_clips_in_every_common_format(clips: Path) -> None:

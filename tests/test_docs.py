@@ -52,6 +52,17 @@ def test_links_lead_somewhere(path: Path) -> None:
             assert (path.parent / target.partition("#")[0]).exists(), target
 
 
+def test_every_invariant_of_the_contract_has_tests_that_are_there() -> None:
+    text = (PROJECT / "docs" / "contract.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^\| (I\d+) \|.*\| (.+) \|$", text, re.MULTILINE)
+    assert [name for name, _ in lines] == [f"I{number}" for number in range(1, len(lines) + 1)]
+    for name, tests in lines:
+        named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", tests)
+        assert named, name
+        for file, test in named:
+            assert re.search(rf"^def {test}\(", (PROJECT / file).read_text(encoding="utf-8"), re.MULTILINE), test
+
+
 @pytest.mark.slow
 def test_the_notebooks_examples_run_in_their_order(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)

@@ -288,3 +288,50 @@ def test_embeddings_that_overflow_are_no_embeddings(clips: list[Clip], tmp_path:
     assert [end["clip"] for end in ends if end["reason"] == "non_finite_embedding"] == [clips[2].name]
     assert np.isfinite(np.stack(pq.read_table(tmp_path / "embeddings")["embedding"].to_numpy())).all()
     assert engine.progress.skipped["non_finite_embedding"] == 1
+
+
+def test_the_part_of_a_long_clip_that_is_decoded_is_known(tmp_path: Path) -> None:
+    path = tmp_path / "long.wav"
+    soundfile.write(path, np.zeros(16_000 * 60, np.int16), 16_000)
+    pool = DecodePool(OPTIONS, 1)
+    pool.open(1, 1, 2)
+    parts: list[float] = []
+
+    def looking(windows: np.ndarray, copied: object) -> np.ndarray:
+        time.sleep(0.01)
+        parts.append(pool.memory.parts_done())
+        return fake_embed(windows)
+
+    clip = Clip(0, path.name, os.fsencode(path), None, None, None, path.stat().st_size)
+    engine = Engine([(0, 1)], iter([clip]), pool, make_writer(tmp_path), stop_grace_s=10)
+    try:
+        engine.run([Lane("lane", looking)])
+        assert pool.memory.parts_done() == 0
+    finally:
+        pool.close()
+    assert parts[0] == 0
+    known = [part for part in parts if part]
+    assert 0.5 < max(known) <= 1
+    assert known == sorted(known)
+
+
+def test_decoders_are_busy_between_none_and_all_of_the_time(clips: list[Clip], tmp_path: Path) -> None:
+    pool = DecodePool(OPTIONS, 1)
+    pool.open(1, 1, 2)
+    seen: list[tuple[float, float]] = []
+
+    def slow(windows: np.ndarray, copied: object) -> np.ndarray:
+        time.sleep(0.02)  # the decode process waits for a slot in the middle of its clip
+        seen.append((sum(pool.busy_s.values()), time.perf_counter() - engine.started_at))
+        return fake_embed(windows)
+
+    engine = Engine([(0, 1)], iter([clips[5]._replace(number=0)]), pool, make_writer(tmp_path), stop_grace_s=10)
+    try:
+        engine.run([Lane("lane", slow)])
+    finally:
+        pool.close()
+    busy = [each for each, _ in seen]
+    assert len(seen) > 20
+    assert busy == sorted(busy)
+    assert all(0 <= each <= elapsed for each, elapsed in seen)
+    assert engine.examples_done == engine.progress.examples == 71

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from runner.formats import Extra, NpzFiles, TfrecordShards, label_numbers, npz_path
 from runner.output import ClipRow
@@ -29,7 +31,7 @@ def row(clip: str, examples: int, label: str | None = "dog", start_s: float = 0.
         padded=False,
         label=label,
         start_s=start_s,
-        embeddings=[rng.normal(0, 1, (examples, 128)).astype(np.float32)],
+        embeddings=rng.normal(0, 1, (examples, 128)).astype(np.float32),
     )
 
 
@@ -60,7 +62,7 @@ def test_a_plain_reader_of_audiosets_format_parses_the_tfrecords(tmp_path: Path)
     assert [context["video_id"].numpy().decode() for context, _ in found] == ["dogs/a.wav", "b.wav", "c.wav"]
     assert [tf.sparse.to_dense(context["labels"]).numpy().tolist() for context, _ in found] == [[1], [], [0]]
     for (context, values), expected in zip(found, [rows[0], rows[2], rows[3]], strict=True):
-        assert np.array_equal(values.numpy(), quantize(expected.embeddings[0]))
+        assert np.array_equal(values.numpy(), quantize(expected.embeddings))
         assert context["start_time_seconds"].numpy() == pytest.approx(expected.start_s)
         assert context["end_time_seconds"].numpy() == pytest.approx(expected.start_s + expected.seconds)
     assert (tmp_path / "tfrecord" / "labels.csv").read_text() == "index,label\n0,cat\n1,dog\n"
@@ -71,6 +73,7 @@ def test_labels_that_are_numbers_keep_them() -> None:
     assert label_numbers(["74", "0", "137"]) == {"0": 0, "74": 74, "137": 137}
     assert label_numbers(["74", "dog"]) == {"74": 0, "dog": 1}
     assert label_numbers([]) == {}
+    assert label_numbers(["1", "01"]) == {"01": 0, "1": 1}
 
 
 def test_an_npz_lies_at_its_clips_path(tmp_path: Path) -> None:
@@ -79,8 +82,8 @@ def test_an_npz_lies_at_its_clips_path(tmp_path: Path) -> None:
     names = sorted(str(path.relative_to(tmp_path / "npz")) for path in tmp_path.rglob("*.npz"))
     assert names == ["dogs/é a.flac.npz", "dogs/é a.wav.npz"]
     with np.load(tmp_path / "npz" / "dogs/é a.wav.npz", allow_pickle=False) as found:
-        assert np.array_equal(found["embedding"], rows[0].embeddings[0])
-        assert np.array_equal(found["embedding_u8"], quantize(rows[0].embeddings[0]))
+        assert np.array_equal(found["embedding"], rows[0].embeddings)
+        assert np.array_equal(found["embedding_u8"], quantize(rows[0].embeddings))
         assert found["start_s"] == pytest.approx([1.5, 2.46, 3.42])
         assert (str(found["clip"]), str(found["label"]), bool(found["padded"])) == ("dogs/é a.wav", "", False)
     assert not list(tmp_path.rglob("*.tmp"))
@@ -103,6 +106,42 @@ def test_a_later_session_keeps_the_numbers_that_labels_have(tmp_path: Path) -> N
         assert {row["label"]: row["index"] for row in csv.DictReader(file)} == {
             "dog": "0", "owl": "1", "ant": "2", "cat": "3"
         }  # fmt: skip
+
+
+def test_labels_of_any_text_have_their_numbers_again_in_a_later_session(tmp_path: Path) -> None:
+    labels = ["a\rb", "a\nb", "a\r\nb", 'say "so", twice', "\r", "", " ", "ä\u2028", "0"]
+    first = TfrecordShards(tmp_path, {}, labels, quantize)._numbers
+    assert TfrecordShards(tmp_path, {}, labels, quantize)._numbers == first == label_numbers(labels)
+    with (tmp_path / "tfrecord/labels.csv").open(encoding="utf-8", newline="") as file:
+        assert {row["label"]: int(row["index"]) for row in csv.DictReader(file)} == first
+
+
+def test_a_label_that_is_gone_gives_its_number_to_no_other(tmp_path: Path) -> None:
+    """Rows with it may stay: their file is gone, and so is the label from the listing."""
+    TfrecordShards(tmp_path, {}, ["ant", "bee"], quantize)
+    assert TfrecordShards(tmp_path, {}, ["ant", "cat"], quantize)._numbers == {"ant": 0, "bee": 1, "cat": 2}
+
+
+PARTS = ["", ".", "..", "a", "A", "a.npz", "a.wav", "a.wav.npz", "metadata.json", ".a.wav.npz.tmp", "~", "_up", "_root",
+         "_empty", "_here", "_long", "x" * 236, "x" * 237, "x" * 300, "x" * 301, "ü" * 200, "\\", "\n"]  # fmt: skip
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(st.sampled_from(PARTS), min_size=1, max_size=6), min_size=2, max_size=8))
+def test_no_two_clips_have_one_npz_nor_one_the_others_for_a_folder(made: list[list[str]]) -> None:
+    clips = {"/".join(parts) for parts in made} - {""}
+    clips |= {npz_path(clip).as_posix().removesuffix(".npz") for clip in clips}  # clips called what was made for others
+    paths = {npz_path(clip) for clip in clips}
+    assert len(paths) == len(clips)
+    folders = {folder for path in paths for folder in path.parents}
+    assert not paths & folders
+    assert Path("metadata.json") not in folders
+    for path in paths:
+        assert not path.is_absolute()
+        assert ".." not in path.parts
+        assert all(len(part.encode()) <= 240 for part in path.parts)
+        assert not any(part.endswith(".tmp") for part in path.parts)
+        assert len(str(path).encode()) < 1300
 
 
 @pytest.mark.slow

@@ -1,10 +1,8 @@
-"""The parity gate of many actors: measured once a device model, taken over by the others, also when it is missed."""
+"""The parity gate: every session, in all that the run will ask of it; and what its verdict says."""
 
 from __future__ import annotations
 
-import asyncio
 import threading
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,118 +10,101 @@ import numpy as np
 import pytest
 
 from runner.compose import compose_config
-from runner.gate import once_a_model
-from runner.parity import fixed_signals
-from runner.ray_registry import Registry
+from runner.errors import ConfigError
+from runner.gate import measure_session, signals_of, take_through_gate
+from runner.parity import Answers, fixed_signals
+from runner.validation import validate
+from runner.vggish.reference import reference_log_mel
 
 CONFIG = compose_config([]).parity
-EXPECTED = fixed_signals()[:, :128]
+EXACT = np.random.default_rng(0).standard_normal((16, 128)).astype(np.float32)
+ANSWERS = Answers(EXACT, EXACT)
+_NUMBERS = {signal.tobytes(): number for number, signal in enumerate(fixed_signals())}
+LOG_MEL = reference_log_mel(fixed_signals()).astype(np.float32)
 
 
 class FakeSession:
-    """Gives the reference's answers, times ``gain``, and counts how often it is asked."""
+    """Answers as the reference does, by looking the signals up; keeps what it was asked."""
 
-    fewest = 8
-    compiler = {"effective": "graph"}  # noqa: RUF012
-    device_name = "/CPU:0"
+    device_name = "/GPU:0"
 
-    def __init__(self, name: str = "a GPU", precision: str = "float32", gain: float = 1.0) -> None:
+    def __init__(self, rows: int = 64, threads: int = 4, *, fills: bool = True) -> None:
+        self.rows_at_once, self.in_flight, self.fills_batches = rows, threads, fills
+        self.asked: list[tuple[str, list[int], str]] = []
         self.metadata = SimpleNamespace(
-            device={"effective": "gpu", "name": name},
-            precision={"effective": precision},
-            model={"conv": {"effective": "direct"}},
-            weights={"checksum": "c"},
+            device={"effective": "gpu", "name": "a GPU"}, precision={"effective": "float32"}
         )
-        self.gain, self.asked = np.float32(gain), 0
 
-    def embed_windows(self, windows: np.ndarray) -> np.ndarray:
-        self.asked += 1
-        return windows[:, :128] * self.gain
+    def embed_windows(self, windows: np.ndarray, copied: Any = None) -> np.ndarray:
+        floats = windows.astype(np.float32) / np.float32(32768) if windows.dtype == np.int16 else windows
+        which = [_NUMBERS.get(row.tobytes(), -1) for row in floats]
+        self.asked.append((windows.dtype.name, which, threading.current_thread().name))
+        return self.answer(which, windows)
 
+    def answer(self, which: list[int], windows: np.ndarray) -> np.ndarray:
+        return np.where(np.array(which)[:, None] < 0, np.float32(0.5), EXACT[which])
 
-class InThisProcess:
-    """The registry of a run without Ray: its coroutines in a loop of their own."""
-
-    def __init__(self, patience_s: float = 30.0) -> None:
-        self._registry, self._patience_s = Registry({}), patience_s
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
-
-    def ask(self, key: str) -> dict[str, Any] | None:
-        asked = asyncio.run_coroutine_threadsafe(self._registry.verdict(key, self._patience_s), self._loop)
-        return asked.result(60)
-
-    def tell(self, key: str, verdict: dict[str, Any] | None) -> None:
-        asyncio.run_coroutine_threadsafe(self._registry.tell(key, verdict), self._loop).result(60)
-
-    def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+    def log_mel(self, windows: np.ndarray) -> np.ndarray:
+        return LOG_MEL[: len(windows)]
 
 
-@pytest.fixture
-def verdicts() -> Iterator[InThisProcess]:
-    registry = InThisProcess()
-    yield registry
-    registry.close()
+@pytest.mark.parametrize(("dtype", "signals"), [("int16", 13), ("float32", 16)])
+def test_a_gpu_is_asked_full_ragged_and_single_batches_of_all_signals_in_disorder(dtype: str, signals: int) -> None:
+    session = FakeSession()
+    measure_session(session, ANSWERS, dtype)  # type: ignore[arg-type]
+    assert sorted(len(which) for _, which, _ in session.asked) == [1, 41, 64, 64]
+    for kind, which, _ in session.asked:
+        assert kind == dtype
+        assert min(which) >= 0
+        if len(which) > 1:
+            assert set(which) == set(range(signals))
+            assert which != sorted(which)
+    assert len({tuple(which) for _, which, _ in session.asked}) == 4
 
 
-def take(verdicts: InThisProcess, who: str, session: FakeSession) -> tuple[str | None, dict[str, Any]]:
+def test_as_many_calls_are_under_way_as_the_run_has_threads() -> None:
+    session, together = FakeSession(), threading.Barrier(4)
+    plain = session.answer
+    session.answer = lambda *asked: (together.wait(20), plain(*asked))[1]  # type: ignore[method-assign]
+    assert measure_session(session, ANSWERS).misses(CONFIG.tolerances["float32"]) == []  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("rows", "expected"), [(256, [1, 43]), (20, [1, 20]), (4, [1, 16])])
+def test_a_cpu_is_asked_what_it_can_answer_in_half_a_second(rows: int, expected: list[int]) -> None:
+    session = FakeSession(rows, 1, fills=False)
+    measure_session(session, ANSWERS)  # type: ignore[arg-type]
+    assert sorted(len(which) for _, which, _ in session.asked) == expected
+
+
+def test_every_session_and_type_is_measured_and_the_wrong_one_named() -> None:
+    sessions = [FakeSession(), FakeSession()]
+    sessions[1].device_name = "/GPU:1"
     result: dict[str, Any] = {"metrics": {}}
-    missed = once_a_model(verdicts, who)([session], EXPECTED, CONFIG, cached=True, result=result)
-    return missed, result
+    kinds = ("int16", "float32")
+    assert take_through_gate(sessions, ANSWERS, CONFIG, result=result, dtypes=kinds) is None  # type: ignore[arg-type]
+    assert all({kind for kind, _, _ in session.asked} == set(kinds) for session in sessions)
+    assert (result["parity"]["passed"], result["parity"]["dtypes"]) == (True, list(kinds))
+    assert ":" in result["parity"]["measured_by"]
+
+    def float32_only(windows: np.ndarray) -> np.ndarray:
+        found = FakeSession.embed_windows(sessions[1], windows)
+        return found * np.float32(1.05) if windows.dtype == np.float32 else found
+
+    sessions[1].embed_windows = float32_only  # type: ignore[method-assign,assignment]
+    missed = take_through_gate(sessions, ANSWERS, CONFIG, result=result, dtypes=kinds)  # type: ignore[arg-type]
+    assert missed is not None
+    assert "a GPU (gpu, float32) gives other embeddings than the reference" in missed
+    assert missed.endswith("(/GPU:1)")
+    assert not result["parity"]["passed"]
 
 
-def test_the_first_measures_and_the_others_take_over(verdicts: InThisProcess) -> None:
-    sessions = [FakeSession() for _ in range(4)]
-    found: dict[int, dict[str, Any]] = {}
-
-    def work(number: int) -> None:
-        found[number] = take(verdicts, f"host:{number}", sessions[number])[1]
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sum(session.asked for session in sessions) == 1
-    (first,) = [number for number, session in enumerate(sessions) if session.asked]
-    assert [result["parity"]["measured_by"] for result in found.values()] == [f"host:{first}"] * 4
-    assert [number for number, result in found.items() if not result["parity"]["taken_over"]] == [first]
-    assert all(result["parity"]["passed"] for result in found.values())
-    assert all(result["metrics"] == found[first]["metrics"] for result in found.values())
+def test_signals_of_a_type_are_those_that_have_it() -> None:
+    assert np.array_equal(signals_of("int16") / np.float32(32768), fixed_signals()[:13])
+    assert signals_of("float32").dtype == np.float32
 
 
-@pytest.mark.parametrize("other", [FakeSession("another GPU"), FakeSession(precision="bfloat16")])
-def test_another_model_or_precision_is_measured_for_itself(verdicts: InThisProcess, other: FakeSession) -> None:
-    take(verdicts, "one", FakeSession())
-    _, result = take(verdicts, "two", other)
-    assert other.asked == 1
-    assert result["parity"]["measured_by"] == "two"
-
-
-def test_a_miss_is_everyones(verdicts: InThisProcess) -> None:
-    first, second = take(verdicts, "one", FakeSession(gain=1.5)), take(verdicts, "two", FakeSession())
-    assert first[0] is not None
-    assert "gives other embeddings than the CPU in float32" in first[0]
-    assert second[0] == first[0]
-    assert not second[1]["parity"]["passed"]
-
-
-def test_one_that_fails_to_measure_leaves_it_to_the_next(verdicts: InThisProcess) -> None:
-    broken = FakeSession()
-    broken.embed_windows = lambda windows: 1 / 0  # type: ignore[method-assign]
-    with pytest.raises(ZeroDivisionError):
-        take(verdicts, "one", broken)
-    assert take(verdicts, "two", FakeSession())[1]["parity"]["measured_by"] == "two"
-
-
-def test_nobody_waits_for_long_for_one_that_died() -> None:
-    verdicts = InThisProcess(patience_s=0.05)
-    assert verdicts.ask("model") is None  # and never tells
-    assert verdicts.ask("model") is None
-    verdicts.tell("model", {"by": "two"})
-    assert verdicts.ask("model") == {"by": "two"}
-    verdicts.close()
+@pytest.mark.parametrize("name", ["rel_err", "min_cosine", "scale_err", "noise_ratio", "bias_ratio", "log_mel_err"])
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "-2"])
+def test_a_tolerance_that_nothing_can_miss_is_refused(name: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=rf"parity\.tolerances\.float32\.{name}=.* is not a tolerance"):
+        validate(compose_config([f"parity.tolerances.float32.{name}={value}", "dataset=demo"]))

@@ -21,6 +21,8 @@ from tests.test_cuda import HostRuntime, noise
 H100 = DeviceInfo(DeviceType.GPU, True, "H100", "simulated", {"compute_capability": [9, 0]})
 CHOICE = DeviceChoice(DeviceType.GPU, H100, 0, "", None, [H100])
 
+SIGNALS = fixed_signals()[:8]
+
 pytestmark = pytest.mark.slow
 
 
@@ -40,7 +42,7 @@ def session(weights: dict[str, np.ndarray]) -> VGGishSession:
 
 @pytest.fixture(scope="module")
 def expected(vggish: VGGishSession) -> np.ndarray:
-    return vggish.embed_windows(fixed_signals())
+    return vggish.embed_windows(SIGNALS)
 
 
 def worst(found: np.ndarray, expected: np.ndarray) -> float:
@@ -49,13 +51,22 @@ def worst(found: np.ndarray, expected: np.ndarray) -> float:
 
 def test_the_xla_program_agrees_with_the_cpus(session: VGGishSession, expected: np.ndarray) -> None:
     assert session.compiler["effective"] == "xla"
-    assert worst(session.embed_windows(fixed_signals()), expected) < 5e-6
+    assert worst(session.embed_windows(SIGNALS), expected) < 5e-6
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e18, 1e38])
+def test_a_window_that_is_no_waveform_gives_a_row_of_nan(session: VGGishSession, value: float) -> None:
+    windows = fixed_signals().copy()
+    expected = session.embed_windows(windows)
+    windows[2, 5000] = value
+    found = session.embed_windows(windows)
+    assert np.isnan(found[2]).all()
+    assert np.array_equal(np.delete(found, 2, axis=0), np.delete(expected, 2, axis=0))
 
 
 def test_int16_samples_give_the_bits_of_the_same_floats(session: VGGishSession, vggish: VGGishSession) -> None:
-    signals = fixed_signals()
     for each in (session, vggish):
-        assert np.array_equal(each.embed_windows(as_int16(signals)), each.embed_windows(signals))
+        assert np.array_equal(each.embed_windows(as_int16(SIGNALS)), each.embed_windows(SIGNALS))
 
 
 def test_the_climb_measures_batches_that_lie_on_the_device(
@@ -76,14 +87,14 @@ def test_the_climb_measures_batches_that_lie_on_the_device(
 def test_coarser_precisions_stay_within_parity(
     weights: dict[str, np.ndarray], expected: np.ndarray, precision: str, tolerance: float
 ) -> None:
-    found = gpu_session(weights, precision).embed_windows(fixed_signals())
+    found = gpu_session(weights, precision).embed_windows(SIGNALS)
     assert worst(found, expected) < tolerance
     assert np.abs(found - expected).max() > 0
 
 
 @pytest.mark.parametrize("rows", [1, 7, 8, 9, 16, 19])
 def test_any_number_of_rows_is_filled_up_and_split(session: VGGishSession, vggish: VGGishSession, rows: int) -> None:
-    windows = fixed_signals()[np.arange(rows) % 8]
+    windows = SIGNALS[np.arange(rows) % 8]
     found = session.embed_windows(windows)
     assert found.shape == (rows, 128)
     assert worst(found, vggish.embed_windows(windows)) < 5e-6
@@ -91,7 +102,7 @@ def test_any_number_of_rows_is_filled_up_and_split(session: VGGishSession, vggis
 
 def test_the_copy_is_told_of_once_a_batch(session: VGGishSession) -> None:
     told: list[int] = []
-    session.embed_windows(fixed_signals(), lambda: told.append(1))
+    session.embed_windows(SIGNALS, lambda: told.append(1))
     assert len(told) == 1
 
 
@@ -145,7 +156,7 @@ def test_memory_that_runs_out_halves_the_batch_and_loses_nothing(
 ) -> None:
     session = gpu_session(weights, batch_size=8)
     tried = out_of_memory_above(session, 2, monkeypatch)
-    found = session.embed_windows(fixed_signals())
+    found = session.embed_windows(SIGNALS)
     assert worst(found, expected) < 5e-6
     assert (session.rows_at_once, session.fewest) == (2, 2)
     assert tried == [8, 4, 2, 2, 2, 2]
@@ -163,7 +174,7 @@ def test_memory_that_runs_out_for_one_row_is_an_error(
     session = gpu_session(weights, batch_size=2)
     out_of_memory_above(session, 0, monkeypatch)
     with pytest.raises(tf.errors.ResourceExhaustedError):
-        session.embed_windows(fixed_signals())
+        session.embed_windows(SIGNALS)
 
 
 def test_without_xla_tensorflows_own_kernels_take_over(
@@ -187,4 +198,4 @@ def test_without_xla_tensorflows_own_kernels_take_over(
     session.warm_up()
     assert session.compiler["effective"] == "graph"
     assert "no XLA here" in session.compiler["reason"]
-    assert worst(session.embed_windows(fixed_signals()), expected) < 5e-6
+    assert worst(session.embed_windows(SIGNALS), expected) < 5e-6

@@ -155,6 +155,24 @@ def test_headers_that_lie(tmp_path: Path) -> None:
     assert reasons["cut"][1] == 0
 
 
+def test_floats_of_another_scale_are_no_samples(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    root.mkdir()
+    for name, level, rate in (
+        ("loud", 100, RATE),
+        ("unscaled", 20_000, RATE),
+        ("wild", 1e18, 44_100),
+        ("mad", 1e38, RATE),
+    ):
+        soundfile.write(root / f"{name}.wav", np.float32(TONE / 8000 * level), rate, subtype="FLOAT")
+    late = np.tile(np.float32(TONE / 8000), 10)
+    late[-1] = 1e30  # the tail, which no example has
+    soundfile.write(root / "late.wav", late, RATE, subtype="FLOAT")
+    found = {name: row["reason"] for name, row in embed(root, tmp_path / "out").items()}
+    assert found.pop("loud.wav") is None
+    assert set(found.values()) == {"out_of_range"}
+
+
 def test_a_truncated_file_is_kept_or_skipped_as_asked(tmp_path: Path, audio: Path) -> None:
     root = tmp_path / "data"
     root.mkdir()

@@ -41,11 +41,12 @@ def embeddings(vggish: VGGishSession, windows: np.ndarray) -> np.ndarray:
 def test_neighbours_and_batch_size_do_not_matter(
     vggish: VGGishSession, windows: np.ndarray, embeddings: np.ndarray, rows: list[int], batch_size: int
 ) -> None:
-    before, vggish.batch_size = vggish.batch_size, batch_size
+    before = vggish.rows_at_once
+    vggish.resize(batch_size)
     try:
         found = vggish.embed_windows(windows[rows])
     finally:
-        vggish.batch_size = before
+        vggish.resize(before)
     assert np.abs(found - embeddings[rows]).max() <= RELATIVE * np.abs(embeddings).max()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runner.journal import Journal, ShardEntry, damaged_shards, describe_file, files_are_there, read_journal
@@ -44,6 +44,7 @@ def test_a_line_that_was_cut_off_is_as_if_not_there_and_spoils_no_later_one(tmp_
     assert unreadable == (0 if cut == 1 else 1)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 400), st.integers(0, 255))
 def test_a_byte_that_changed_makes_no_other_entry(
     tmp_path_factory: pytest.TempPathFactory, place: int, value: int
@@ -57,6 +58,7 @@ def test_a_byte_that_changed_makes_no_other_entry(
     assert all(done[number] == entry(number) for number in done)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_no_bytes_break_it(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     path = tmp_path_factory.mktemp("journal") / "journal"

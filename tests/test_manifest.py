@@ -13,10 +13,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from runner.config import DatasetConfig, FolderDataset, ManifestDataset
+from runner.digests import digest_of, row_digests
 from runner.errors import DatasetError
-from runner.manifest import SCHEMA, Manifest, build_manifest, digest_of, longest_seconds, plan_shards
+from runner.manifest import SCHEMA, Manifest, _shown, build_manifest, longest_seconds, plan_shards, take_part
 
 
 @pytest.fixture
@@ -400,3 +403,102 @@ def test_the_digest_tells_apart_what_runs_together() -> None:
         digest(["ab"], [None], [None]),
     }
     assert len(found) == 6
+
+
+# Names
+
+
+def test_spellings_of_one_file_are_one_clip(root: Path) -> None:
+    _put(root, "a.wav", "sub/b.wav")
+    for again in ("./a.wav", "sub/../a.wav", f"{root}//a.wav", ".//./a.wav"):
+        with pytest.raises(DatasetError, match=r"row 2: a\.wav is in row 1 already"):
+            _file(root / "m.csv", f"path\na.wav\n{again}\n")
+    manifest = _file(root / "m.csv", f"path\n./a.wav\n{root}/sub//b.wav\n")
+    assert _clips(manifest) == ["a.wav", "sub/b.wav"]
+    assert manifest.table["path"].to_pylist() == [os.fsencode(root.resolve() / name) for name in _clips(manifest)]
+    assert manifest.table["bytes"].to_pylist() == [5, 5]
+
+
+def test_what_lies_above_a_link_is_not_what_its_spelling_says(root: Path, tmp_path: Path) -> None:
+    _put(root, "a.wav")
+    _put(tmp_path / "elsewhere", "folder/x.wav", "a.wav")
+    (root / "link").symlink_to(tmp_path / "elsewhere" / "folder")
+    (tmp_path / "elsewhere" / "a.wav").write_bytes(b"another sound")
+    manifest = _file(root / "m.csv", "path\na.wav\nlink/.././a.wav\n")
+    assert _clips(manifest) == ["a.wav", "link/../a.wav"]
+    assert manifest.table["bytes"].to_pylist() == [5, 13]
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(st.sampled_from([b"\\", b"x", b"5c", b"ff", b"\xff", b"\xc3", b"\xa9"]), max_size=6)))
+def test_different_names_are_shown_differently(names: list[list[bytes]]) -> None:
+    different = {b"".join(name) for name in names}
+    assert len({_shown(name) for name in different}) == len(different)
+
+
+def test_a_name_of_bytes_and_one_that_reads_like_it_are_two_clips(root: Path) -> None:
+    _put(root, os.fsdecode(b"\xff.wav"), r"\xff.wav", r"a\b.wav")
+    assert set(_clips(_folder(root))) == {r"\xff.wav", r"\x5cxff.wav", r"a\b.wav"}
+
+
+def test_cross_linked_folders_add_their_files_once_a_link(root: Path) -> None:
+    names = "abcdefg"
+    _put(root, *(f"{name}/{name}.wav" for name in names))
+    for name, other in itertools.permutations(names, 2):
+        (root / name / other).symlink_to(root / other)
+    manifest = _folder(root)
+    assert _clips(manifest) == sorted(
+        [f"{name}/{name}.wav" for name in names]
+        + [f"{name}/{other}/{other}.wav" for name, other in itertools.permutations(names, 2)]
+    )
+    assert manifest.ignored == {"(link to a folder that is listed already)": 42 * 6}
+
+
+def test_links_below_links_lead_out_of_the_data_set_and_to_each_folder_once(root: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    _put(outside, "one/1.wav", "two/2.wav", "two/deep/3.wav")
+    (outside / "one" / "two").symlink_to(outside / "two")
+    (outside / "two" / "one").symlink_to(outside / "one")
+    (root / "train").symlink_to(outside / "one")
+    (root / "test").symlink_to(outside / "one")
+    below = ["1.wav", "two/2.wav", "two/deep/3.wav"]
+    assert _clips(_folder(root)) == [f"{link}/{name}" for link in ("test", "train") for name in below]
+
+
+def test_a_nul_in_a_label_is_an_error_that_names_the_row(root: Path) -> None:
+    with pytest.raises(DatasetError, match="row 2: its label holds a NUL"):
+        _file(root / "m.parquet", pa.table({"path": ["a.wav", "b.wav"], "label": [None, "a\0b"]}))
+
+
+# Parts
+
+
+def test_fewer_shards_than_parts_are_refused_by_every_part_alike(root: Path) -> None:
+    _put(root, *(f"{number}.wav" for number in range(3)))
+    whole = _folder(root)
+    for which in range(1, 6):
+        with pytest.raises(DatasetError, match=f"partition={which}/5: .* only 3 shards"):
+            take_part(whole, which, 5, 1)
+    assert [take_part(whole, which, 3, 1).table.num_rows for which in (1, 2, 3)] == [1, 1, 1]
+
+
+# Digests of shards
+
+
+def test_a_shards_digest_is_of_its_rows_alone_and_of_all_that_is_known_of_them(root: Path) -> None:
+    _put(root, *(f"{number}.wav" for number in range(9)))
+    table = _folder(root).table
+    shards = [(0, 4), (4, 5), (5, 9)]
+    digests = row_digests(table, shards)
+    assert len(set(digests)) == 3
+    pieces = pa.concat_tables([table.slice(at, 2) for at in range(0, 9, 2)])
+    assert row_digests(pieces, shards) == digests
+    assert row_digests(table.slice(4, 1), [(0, 1)]) == digests[1:2]
+    for name, value in (("clip", "x"), ("path", b"x"), ("start", 1.0), ("label", ""), ("bytes", 7), ("mtime_ns", 7)):
+        values = table[name].to_pylist()
+        values[4] = value
+        place = table.schema.get_field_index(name)
+        changed = table.set_column(place, table.schema.field(name), pa.array(values, table.schema.field(name).type))
+        now = row_digests(changed, shards)
+        assert (now[0], now[2]) == (digests[0], digests[2])
+        assert now[1] != digests[1], name

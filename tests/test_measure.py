@@ -32,6 +32,15 @@ def test_shares_count_overlapping_batches_once_and_average_over_lanes() -> None:
     assert bottleneck(shares) == "decode"
 
 
+def test_no_share_is_above_one_nor_below_nothing() -> None:
+    late = engine(BatchTiming(0, 0.0, None, 9.0, 8), write_s=30.0)
+    shares = stage_shares(late, decode_s=50.0, workers=2)
+    assert (shares["write"], shares["decode"], shares["compute"]) == (1, 1, pytest.approx(0.9))
+    assert stage_shares(late, decode_s=-1e-9, workers=2)["decode"] == 0
+    at_once = SimpleNamespace(started_at=100.0, results_at=100.0, starved_s={0: 0.1})
+    assert starved_shares(at_once, threads=1) == {"lane0_starved_share": 0}
+
+
 def test_a_device_that_reads_host_memory_copies_nothing() -> None:
     shares = stage_shares(engine(BatchTiming(0, 0.0, None, 9.0, 8)), decode_s=1.0, workers=1)
     assert (shares["copy"], shares["compute"]) == (0.0, pytest.approx(0.9))

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
+from runner.errors import ClipError
 from runner.vggish.session import VGGishSession
 from tests.reference import make_session, reference_log_mel, reference_network
 
@@ -141,3 +143,103 @@ def test_waveforms_of_any_rate_shape_and_type_are_taken(vggish: VGGishSession) -
     assert vggish.embed_waveform(tone[:4000], 44_100).shape == (1, 128)
     with pytest.raises(ValueError, match="shape"):
         vggish.embed_waveform(np.zeros((2, 2, 2)), 16_000)
+
+
+HARMFUL = [np.nan, np.inf, -np.inf, 1e18, -1e38, 1001.0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("value", HARMFUL)
+def test_a_window_that_is_no_waveform_gives_a_row_of_nan_and_changes_no_other(
+    vggish: VGGishSession, signals: np.ndarray, value: float
+) -> None:
+    expected = vggish.embed_windows(signals)
+    windows = signals.copy()
+    windows[2, 5000] = value
+    windows[4] = value
+    found = vggish.embed_windows(windows)
+    assert np.isnan(found[[2, 4]]).all()
+    others = [0, 1, 3, 5, 6]
+    assert np.array_equal(found[others], expected[others])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30, -101.0])
+def test_an_example_that_is_no_log_mel_gives_a_row_of_nan(
+    vggish: VGGishSession, signals: np.ndarray, value: float
+) -> None:
+    from runner.vggish.frontend import log_mel
+
+    examples = log_mel(signals).numpy()
+    expected = vggish.embed_examples(examples)
+    examples[3, 95, 63] = value
+    found = vggish.embed_examples(examples)
+    assert np.isnan(found[3]).all()
+    others = [0, 1, 2, 4, 5, 6]
+    assert np.array_equal(found[others], expected[others])
+
+
+@pytest.mark.slow
+def test_log_mel_that_overflows_gives_a_row_of_nan(
+    weights: dict[str, np.ndarray], signals: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tensorflow as tf
+
+    from runner.vggish import frontend
+
+    monkeypatch.setattr(frontend, "are_samples", lambda windows: tf.ones([tf.shape(windows)[0]], tf.bool))
+    found = make_session(weights, "bfloat16").embed_windows(signals * np.float32(1e37))
+    silent = 3
+    assert np.isnan(np.delete(found, silent, axis=0)).all()
+    assert np.isfinite(found[silent]).all()
+
+
+@pytest.mark.slow
+def test_embeddings_of_an_array_are_those_of_its_file(vggish: VGGishSession, tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    for rate, subtype, samples in (
+        (16_000, "PCM_16", rng.integers(-9000, 9000, 40_000).astype(np.int16)),
+        (22_050, "PCM_32", rng.integers(-(2**30), 2**30, (40_000, 2)).astype(np.int32)),
+        (16_000, "FLOAT", (3 * rng.standard_normal(900)).astype(np.float32)),
+    ):
+        soundfile.write(tmp_path / "a.wav", samples, rate, subtype=subtype)
+        expected = vggish.embed_file(tmp_path / "a.wav", hop_s=0.48)
+        for array in (samples, samples.astype(samples.dtype.newbyteorder(">"))):
+            assert np.array_equal(vggish.embed_waveform(array, float(rate), hop_s=0.48), expected)
+
+
+@pytest.mark.slow
+def test_windows_of_other_types_are_scaled_or_refused(vggish: VGGishSession, signals: np.ndarray) -> None:
+    samples = (signals[:3] * 32767).astype(np.int16)
+    expected = vggish.embed_windows(samples)
+    for array in (samples.astype(">i2"), samples / 32768, samples.astype(np.int32) << 16, (samples / 32768).tolist()):
+        assert np.array_equal(vggish.embed_windows(array), expected)
+    for bad, words in (
+        (samples.astype(np.int64), "windows has type int64, which says no full scale"),
+        (samples[0], r"shape \(15600,\): give \[n, 15600\]"),
+        (samples[:, 1:], r"give \[n, 15600\]"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            vggish.embed_windows(bad)
+    for bad in (np.zeros((1, 96, 64), np.int16), np.zeros((1, 64, 96), np.float32), np.zeros((96, 64), np.float32)):
+        with pytest.raises(ValueError, match=r"examples have type|give \[n, 96, 64\]"):
+            vggish.embed_examples(bad)
+    assert vggish.embed_windows(samples[:0]).shape == (0, 128)
+
+
+@pytest.mark.slow
+def test_clips_that_are_no_waveform_are_refused(vggish: VGGishSession, tmp_path: Path) -> None:
+    noise = np.random.default_rng(3).uniform(-1, 1, 40_000).astype(np.float32)
+    for rate, hop_s, words in ((44_100.5, 0.96, "sample_rate"), (-1, 0.96, "sample_rate"), (16_000, -1, "hop_s=-1")):
+        with pytest.raises(ValueError, match=words):
+            vggish.embed_waveform(noise, rate, hop_s=hop_s)
+    with pytest.raises(ClipError, match="too_short"):
+        vggish.embed_waveform(noise[:1], 44_100)
+    for value, reason in ((np.inf, "non_finite"), (1e18, "out_of_range")):
+        spoilt = noise.copy()
+        spoilt[39_000] = value  # in the tail, which no example has
+        with pytest.raises(ValueError, match="waveform has"):
+            vggish.embed_waveform(spoilt, 16_000)
+        soundfile.write(tmp_path / "a.wav", spoilt, 16_000, subtype="FLOAT")
+        with pytest.raises(ClipError, match=reason):
+            vggish.embed_file(tmp_path / "a.wav")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -15,14 +16,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from runner import store_client, store_hold
 from runner.compose import _run_dir, compose_config
 from runner.errors import ConfigError, StoreError
-from runner.journal import ShardEntry
+from runner.journal import JOURNAL, STATE, ShardEntry, describe_file, read_journal
 from runner.manifest import build_manifest
 from runner.resume import Plan, begin_session, make_plan
+from runner.retrying import Stores
 from runner.store_client import Store, may_pass
 from runner.store_hold import HOLDER_OBJECT, Hold, check_hold
 from runner.store_output import StoreOutput, take
@@ -351,7 +355,8 @@ def test_a_holder_is_written_anew_while_its_command_lives(memory_store: Store) -
 
 def test_a_worker_that_lost_the_output_commits_no_more(memory_store: Store, tmp_path: Path) -> None:
     config = compose_config(["weights=random"])
-    spec = {"run_dir": str(tmp_path), "shards": [[0, 1]], "store": {"url": memory_store.url, "token": "ours"}}
+    spec: dict[str, Any] = {"run_dir": str(tmp_path), "shards": [[0, 1]], "rows": ["of shard 0"]}
+    spec["store"] = {"url": memory_store.url, "token": "ours"}
     mirror = StoreMirror(spec, config)
     (tmp_path / "embeddings").mkdir()
     (tmp_path / "embeddings/part-00000.parquet").write_bytes(b"rows")
@@ -364,6 +369,20 @@ def test_a_worker_that_lost_the_output_commits_no_more(memory_store: Store, tmp_
     with pytest.raises(StoreError, match="process 1 on far"):
         mirror.commit(entry)
     assert ".runner/commits/shard-00000.json" not in memory_store.sizes(".runner")
+
+
+def test_shards_that_are_taken_back_lose_their_commit_objects(memory_store: Store, tmp_path: Path) -> None:
+    spec = {"run_dir": str(tmp_path), "shards": [[0, 1]] * 3, "store": {"url": memory_store.url, "token": "ours"}}
+    (tmp_path / STATE).mkdir()
+    put_holder(memory_store, token="ours")
+    writer = StoreMirror(spec, compose_config(["weights=random"])).writer_kind()(tmp_path, {}, [])
+    for shard in range(2):
+        writer.record(ShardEntry(shard))
+    writer.take_back(1)
+    writer.record(ShardEntry(2))  # it was under way
+    assert list(writer.done) == [0]
+    assert list(memory_store.sizes(".runner/commits")) == [".runner/commits/shard-00000.json"]
+    assert list(read_journal(tmp_path / STATE / JOURNAL)[0]) == [0]
 
 
 def test_shards_of_changed_sources_lose_their_commit_objects(memory_store: Store, tmp_path: Path, clips: Path) -> None:
@@ -383,12 +402,13 @@ def test_shards_of_changed_sources_lose_their_commit_objects(memory_store: Store
 
     first, plan = session(tmp_path / "one")
     assert plan.done == {}
-    mirror = StoreMirror({"run_dir": str(tmp_path / "one"), "shards": plan.shards, "store": first.spec()}, config)
+    spec = {"run_dir": str(tmp_path / "one"), "shards": plan.shards, "rows": plan.rows, "store": first.spec()}
+    mirror = StoreMirror(spec, config)
     for number in (0, 1):
         name = f"embeddings/part-{number:05d}.parquet"
         (tmp_path / "one" / "embeddings").mkdir(exist_ok=True)
         (tmp_path / "one" / name).write_bytes(b"rows")
-        mirror.commit(ShardEntry(number, 4, 4, {name: (4, "")}))
+        mirror.commit(ShardEntry(number, 4, 4, {name: (4, "")}, rows=plan.rows[number]))
     memory_store.put_text("{}", "result.json")
     first.release()
     changed = sorted(path for path in data.rglob("*") if path.is_file())[0]
@@ -402,3 +422,52 @@ def test_shards_of_changed_sources_lose_their_commit_objects(memory_store: Store
     assert "result.json" not in memory_store.top()
     assert len((tmp_path / "two/.runner/sessions.jsonl").read_text().splitlines()) == 2
     second.release()
+
+
+def test_shards_with_clips_that_came_back_are_done_again_from_any_machine(
+    memory_store: Store, tmp_path: Path, clips: Path
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(clips, data)
+    config = compose_config([f"dataset.root={data}", f"output.dir={memory_store.url}", "output.shard_clips=4"])
+
+    def begin(folder: Path) -> tuple[StoreOutput, Plan]:
+        (folder / ".runner").mkdir(parents=True)
+        output = take(folder, config)
+        plan = make_plan(folder, config, build_manifest(config.dataset, tmp_path), output.get_parts)
+        begin_session(folder, {})
+        output.begin_session(plan)
+        return output, plan
+
+    first, plan = begin(tmp_path / "one")
+    spec = {"run_dir": str(tmp_path / "one"), "shards": plan.shards, "rows": plan.rows, "store": first.spec()}
+    name = ".runner/clips/part-00000.parquet"
+    reasons = pa.table({"reason": pa.array([None, "missing", None, None], pa.string()), "detail": pa.nulls(4)})
+    pq.write_table(reasons, tmp_path / "one" / name)
+    described = {name: describe_file(tmp_path / "one" / name)}
+    StoreMirror(spec, config).commit(ShardEntry(0, 4, 4, described, {"skipped": {"missing": 1}}, rows=plan.rows[0]))
+    first.release()
+    clip = Path(os.fsdecode(plan.manifest.table["path"][1].as_py()))
+    clip.rename(tmp_path / clip.name)
+    second, plan = begin(tmp_path / "two")
+    assert set(plan.done) == {0}
+    second.release()
+    (tmp_path / clip.name).rename(clip)
+    third, plan = begin(tmp_path / "three")
+    assert plan.done == {}
+    assert memory_store.sizes(".runner/commits") == {}
+    third.release()
+
+
+def test_objects_of_a_store_that_is_silent_are_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    class Silent:
+        def cat_file(self, url: str, start: int, end: int) -> bytes:
+            asked.append(url)
+            raise (FileNotFoundError(url) if len(asked) < 3 else TimeoutError(url))
+
+    monkeypatch.setattr("runner.retrying.store_of", lambda url: Silent())
+    stores = Stores()
+    assert [stores.give(f"s3://bucket/{number}.wav".encode()) for number in range(6)] == [False] * 6
+    assert len(asked) == 3

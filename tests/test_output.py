@@ -95,13 +95,6 @@ def test_a_write_that_fails_leaves_no_file_of_the_right_name(tmp_path: Path, mon
     assert not (tmp_path / "embeddings" / "part-00000.parquet").exists()
 
 
-def test_a_clip_with_other_than_its_examples_is_not_written(tmp_path: Path) -> None:
-    writer = make_writer(tmp_path, {})
-    with pytest.raises(EngineError, match="b has 3 examples and 2 embeddings"):
-        writer.write_shard(0, [row("a", 1), row("b", 3, embeddings=[np.zeros((2, 128), np.float32)])])
-    assert not list((tmp_path / "embeddings").iterdir())
-
-
 def test_a_run_is_complete_when_every_clip_of_every_shard_has_one_end(tmp_path: Path) -> None:
     writer = make_writer(tmp_path, {})
     writer.write_shard(0, [row("a", 2), row("b", 0)])

@@ -48,6 +48,16 @@ def pid_of(pool: DecodePool) -> int:
     return int(pool._processes[0].process.pid)
 
 
+def received(pool: DecodePool) -> list[ClipResult]:
+    """The clips that have ended; slots are given back at once."""
+    ended: list[ClipResult] = []
+    for decoded in pool.receive(0.05):
+        ended += decoded.finished
+        if decoded.filled is not None:
+            pool.release(decoded.filled.slot)
+    return ended
+
+
 def results(pool: DecodePool, *paths: bytes, jobs: int = 0) -> list[ClipResult]:
     """How clips end; those of a process that died are given again, as the feeder does."""
     pool.submit([(ClipTask(jobs + job, path, None, None), 1) for job, path in enumerate(paths)], last=True)
@@ -55,10 +65,7 @@ def results(pool: DecodePool, *paths: bytes, jobs: int = 0) -> list[ClipResult]:
     deadline = time.monotonic() + 60
     while len(ended) < len(paths):
         assert time.monotonic() < deadline
-        for decoded in pool.receive(0.05):
-            ended += decoded.finished
-            if decoded.filled is not None:
-                pool.release(decoded.filled.slot)
+        ended += received(pool)
         if again := pool.retries():
             pool.submit(again, last=True)
     return ended
@@ -118,19 +125,12 @@ def test_time_in_which_all_processes_were_stopped_is_nobodys_silence(pool: Decod
     pool.open(1, 2, ROWS)
     pool.submit([(ClipTask(0, long_clip, None, None), 1)], last=True)
     while pool._processes[0].pulse is None:
-        for decoded in pool.receive(0.05):
-            assert not decoded.finished
-            if decoded.filled is not None:
-                pool.release(decoded.filled.slot)
+        assert not received(pool)
     os.kill(pid_of(pool), signal.SIGSTOP)
     time.sleep(3)  # nobody looks: this process is stopped as well
     os.kill(pid_of(pool), signal.SIGCONT)
-    ended = []
-    while not ended:
-        for decoded in pool.receive(0.05):
-            ended += decoded.finished
-            if decoded.filled is not None:
-                pool.release(decoded.filled.slot)
+    while not (ended := received(pool)):
+        pass
     assert (ended[0].embedded, ended[0].reason, pool.deaths) == (True, None, 0)
 
 
@@ -138,7 +138,7 @@ def test_a_decode_process_that_is_stopped_alone_is_given_up(pool: DecodePool, lo
     pool.open(1, 2, ROWS)
     pool.submit([(ClipTask(0, long_clip, None, None), 1)], last=True)
     while pool.memory.pulse(0) is None:
-        list(pool.receive(0.05))
+        assert not received(pool)
     os.kill(pid_of(pool), signal.SIGSTOP)
     reasons = {result.reason for result in results(pool, clip, jobs=1)}
     assert reasons <= {"timeout", None}

@@ -98,6 +98,14 @@ def test_nothing_is_unpickled(tmp_path: Path, pca: PcaParameters) -> None:
     assert not trace.exists()
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_no_number_has_no_8_bit_form(value: float) -> None:
+    embeddings = np.zeros((3, 128), np.float32)
+    embeddings[1, 7] = value
+    with pytest.raises(ValueError, match="1 projected embeddings hold NaN or infinity"), np.errstate(invalid="ignore"):
+        quantize(project(embeddings, random_pca(3)))
+
+
 def test_random_parameters_are_a_rotation() -> None:
     pca = random_pca(3)
     assert np.allclose(pca.eigen_vectors @ pca.eigen_vectors.T, np.eye(128))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
 import os
 import threading
@@ -22,13 +23,16 @@ import pytest
 import soundfile
 
 from runner import ray_actor
-from runner.cold_start import ColdStart
+from runner.cold_start import ColdStart, Events
 from runner.compose import compose_config
 from runner.decode import DecodeOptions
 from runner.engine import Lane
+from runner.errors import ParityError
+from runner.journal import ShardEntry, read_journal
 from runner.output import make_formats
 from runner.pool import DecodePool
 from runner.ray_actor import CALLS, EmbedShards, Entries, ShardWriter
+from runner.ray_engine import Collected
 from runner.ray_registry import Registry
 from runner.taking_up import differing
 from tests.test_engine import fake_embed
@@ -62,7 +66,7 @@ def actor(tmp_path: Path) -> Iterator[EmbedShards]:
     made.config = compose_config(["weights=random"])
     made.spec = {"dataset": {"root": str(tmp_path), "clips": CLIPS}}
     made.error, made.about, made.shards = None, {"resolved": {}, "warnings": []}, SHARDS
-    made.manifest = tmp_path / "manifest.parquet"
+    made.manifest, made.run_dir = tmp_path / "manifest.parquet", tmp_path
     made._thread, made._calls, made._entries = ThreadPoolExecutor(1), ThreadPoolExecutor(CALLS), Entries()
     made._pool = made._thread.submit(DecodePool, DecodeOptions(0.96, "pad", "drop", "reference"), 1).result()
     made._pool.open(1, 2, 5)
@@ -163,3 +167,29 @@ def test_all_actors_embed_with_what_the_first_one_has() -> None:
     assert asyncio.run(asked(Registry({}, exact))) == [exact, exact]
     assert differing(fast, exact) == "precision (bfloat16 then, float32 now)"
     assert not differing(fast, dict(fast))
+
+
+def test_shards_that_an_actor_takes_back_are_left_to_be_done(tmp_path: Path) -> None:
+    config = compose_config(["weights=random", "dataset=demo", "engine=ray"])
+    spec = {"config": config.to_dict(), "shards": [[0, 1], [1, 2]], "dataset": {"clips": 2}}
+    (tmp_path / ".runner").mkdir()
+    collected = Collected(spec, tmp_path, Events(io.StringIO()), {}, {})
+    actor = {"host": "here", "pid": 1, "role": "whole", "node": "n", "metrics": {}, "warnings": []}
+    counts = {"embedded": 1, "audio_s": 1.0, "padded": 0, "skipped": {}, "noted": {}}
+    done = [vars(ShardEntry(number, 1, 1, {}, counts)) for number in range(2)]
+    collected.take({"actor": actor, "error": None, "entries": done})
+    assert collected.left == []
+    entries = [vars(ShardEntry(1, undone=True))]
+    report = {"actor": actor, "error": {"kind": "parity", "message": "wrong"}, "entries": entries}
+    with pytest.raises(ParityError, match="wrong"):
+        collected.take(report)
+    assert collected.left == [1]
+    assert list(read_journal(tmp_path / ".runner" / "journal.jsonl")[0]) == [0]
+
+
+def test_no_shard_is_noted_after_others_were_taken_back(actor: EmbedShards) -> None:
+    for number in range(2):
+        actor._writer.record(ShardEntry(number))
+    actor._writer.take_back(1)
+    actor._writer.record(ShardEntry(2))  # an earlier call's, which was still being written
+    assert [(entry.shard, entry.undone) for entry in actor._entries.take()] == [(0, False), (1, False), (1, True)]

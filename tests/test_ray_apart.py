@@ -20,6 +20,7 @@ from runner.ray_cluster import Layout
 pytest.importorskip("ray", reason="Ray has no build for this machine")
 
 from runner import ray_engine
+from runner.journal import STATE
 from runner.ray_apart import Assembly
 from runner.ray_registry import Brief
 from runner.ray_stages import Note, Packing, from_table, to_table
@@ -55,7 +56,7 @@ def embedded_packet(windows: np.ndarray, note: Note) -> tuple[bytes, Note]:
     ((payload, note),) = from_table(to_table(windows, note))
     sent = np.frombuffer(payload, note.dtype).reshape(-1, 15_600)
     embeddings = np.repeat(sent[:, :1].astype(np.float32), 128, axis=1)
-    actor = {"host": "here", "pid": 1, "file_metadata": {}}
+    actor = {"host": "here", "pid": 1, "file_metadata": {}, "identity": {"precision": "float32"}}
     ((payload, note),) = from_table(to_table(embeddings, note._replace(reports=[{"actor": actor, "error": None}])))
     return bytes(payload), note
 
@@ -63,11 +64,13 @@ def embedded_packet(windows: np.ndarray, note: Note) -> tuple[bytes, Note]:
 def assembly(folder: Path, *overrides: str) -> Assembly:
     config = compose_config(["weights=random", *overrides])
     dataset = {"root": str(folder), "clips": 6, "part": {"labels": ["label"]}}
+    (folder / STATE).mkdir()
     spec = {
         "config": asdict(config),
         "run_dir": str(folder),
         "manifest": "",
         "shards": SHARDS,
+        "rows": ["rows of 0", "rows of 1"],
         "dataset": dataset,
         "weights": {},
     }
@@ -96,6 +99,7 @@ def test_packets_in_any_order_and_twice_come_to_the_right_shards(tmp_path: Path,
     assert written(tmp_path) == EXPECTED
     entries = [entry for report in reports for entry in report["entries"]]
     assert sorted((entry["shard"], entry["clips"], entry["examples"]) for entry in entries) == [(0, 3, 5), (1, 3, 7)]
+    assert {entry["rows"] for entry in entries} == {"rows of 0", "rows of 1"}
     assert sum(report.get("clips", 0) for report in reports) == 5
 
 

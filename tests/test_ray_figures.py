@@ -50,6 +50,20 @@ def test_speeds_are_added_up_by_actor_and_by_machine() -> None:
     assert result["steady_started_at"] == 100
 
 
+def test_examples_under_way_are_those_of_unfinished_clips_and_no_share_is_above_one() -> None:
+    result: dict[str, Any] = {"warnings": [], "metrics": {}}
+    figures = ActorFigures(Events(io.StringIO()), result)
+    for began, examples, under_way in ((100, 0, 300), (101, 0, 250), (102, 700, -150)):
+        figures.take(work(actor(1), began, began + 1, examples, under_way=under_way, stages={"write": 1.5}))
+    figures.take(work(actor(2), 100, 103, 0, under_way=7, starved_s=9.0))
+    assert figures.examples_under_way == 407
+    figures.take(work(actor(1), 103, 104, 400, under_way=-407))
+    assert figures.examples_under_way == 0
+    figures.fill()
+    assert figures.audio_s == 1100
+    assert result["metrics"]["write_busy_share"] == result["metrics"]["lane1_starved_share"] == 1
+
+
 def test_calls_that_overlap_are_not_counted_twice() -> None:
     one = actor(1)
     result = filled([work(one, 100, 110, 500), work(one, 105, 120, 500), work(one, 112, 119, 0)])

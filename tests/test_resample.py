@@ -1,5 +1,7 @@
 """The resampler against resampy itself, and its independence of how the stream is cut."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ from runner.errors import ClipError
 from runner.resample import StreamResampler
 
 COMMON = [8_000, 11_025, 22_050, 24_000, 32_000, 44_100, 48_000, 96_000]
-ODD = [4_000, 12_000, 22_254, 37_800, 192_000]
+ODD = [4_000, 12_000, 22_254, 37_800, 44_101, 192_000, 384_001]
 
 
 def noise(rate: int, seconds: float = 0.7) -> np.ndarray:
@@ -71,3 +73,13 @@ def test_next_to_nothing_is_no_error(samples: int) -> None:
 def test_an_absurd_rate_is_refused(rate: int) -> None:
     with pytest.raises(ClipError, match="unsupported_rate"):
         StreamResampler(rate)
+
+
+@pytest.mark.parametrize("rate", [1_001, 44_101, 384_001, 767_999])
+def test_an_odd_rate_costs_little_memory(rate: int) -> None:
+    signal = noise(rate, 2.0)
+    tracemalloc.start()
+    resample(signal, rate)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 64 << 20

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from runner.audio import REASONS, read_clip
 from runner.compose import compose_config
 from runner.config import FolderDataset, RunConfig
-from runner.errors import ConfigError
-from runner.journal import JOURNAL, STATE, Journal, ShardEntry, read_journal
-from runner.manifest import build_manifest
+from runner.errors import ClipError, ConfigError, ResumeError
+from runner.journal import CLIP_PARTS, JOURNAL, STATE, Journal, ShardEntry, read_journal
+from runner.manifest import build_manifest, take_part
+from runner.merge import read_part
+from runner.merge_places import FolderSource
 from runner.resume import Plan, check_folder, claim, deciding, make_plan, release
+from runner.retrying import MAY_PASS, Lost, Stores
+from runner.taking_up import agree, identity_of, shards_done
+from runner.vggish.postprocess import Postprocessor, random_pca
 from tests.conftest import PROJECT
 
 
@@ -42,10 +53,18 @@ def plan(run: Path, data: Path) -> Plan:
     return make_plan(run, config(data), build_manifest(FolderDataset(root=str(data), extensions=["wav"]), run))
 
 
-def finish(run: Path, *shards: int) -> None:
+def finish(run: Path, *shards: int, rows: Sequence[str] | None = None, skipped: Sequence[str] = ()) -> None:
+    """Note shards as done: of the plan's rows, or of these; ``skipped`` are the reasons of each one's first clips."""
+    plan = json.loads((run / STATE / "plan.json").read_text())
     journal = Journal(run / STATE / JOURNAL)
+    (run / STATE / CLIP_PARTS).mkdir(exist_ok=True)
     for number in shards:
-        journal.append(ShardEntry(number))
+        first, end = plan["shards"][number]
+        reasons = [*skipped, *[None] * (end - first - len(skipped))]
+        part = pa.table({"reason": pa.array(reasons, pa.string()), "detail": pa.nulls(end - first, pa.string())})
+        pq.write_table(part, run / STATE / CLIP_PARTS / f"part-{number:05d}.parquet")
+        counts = {"skipped": dict.fromkeys(skipped, 1)}
+        journal.append(ShardEntry(number, counts=counts, rows=(rows or plan["rows"])[number]))
     journal.close()
 
 
@@ -177,3 +196,151 @@ def test_where_nothing_changed_the_plan_is_compared_in_pieces(
     monkeypatch.setattr("runner.resume.reconcile", lambda *tables: pytest.fail("the whole was read"))
     again = plan(run, data)
     assert (again.shards, again.manifest.digest, again.notes) == (before.shards, before.manifest.digest, [])
+
+
+def test_a_line_of_rows_as_they_were_is_not_believed_whenever_it_was_written(run: Path, data: Path) -> None:
+    """The worker of a killed command goes on with the plan that it was given."""
+    before = plan(run, data).rows
+    os.utime(data / "4.wav", ns=(1, 1))
+    assert plan(run, data).rows != before
+    finish(run, 0, 1, rows=before)  # the orphan ends
+    done = shards_done(run, config(data), json.loads((run / STATE / "plan.json").read_text())["rows"])
+    assert set(done) == {0}
+    finish(run, 1, rows=before)  # another one, after the new worker
+    again = plan(run, data)
+    assert set(again.done) == {0}
+    assert again.notes == ["1 shards are of files or labels as they were before: they are done again"]
+
+
+@pytest.mark.parametrize(
+    ("reason", "again"),
+    [("timeout", True), ("decoder_died", True), ("unreachable", True), ("missing", True), ("unreadable", True),
+     ("decode_error", False), ("too_long", False)],
+)  # fmt: skip
+def test_clips_that_were_skipped_for_what_may_have_passed_are_tried_again(
+    run: Path, data: Path, reason: str, again: bool
+) -> None:
+    plan(run, data)
+    finish(run, 0, 2, 3)
+    finish(run, 1, skipped=[reason])
+    made = plan(run, data)
+    assert set(made.done) == ({0, 2, 3} if again else {0, 1, 2, 3})
+    assert any("may have passed" in note for note in made.notes) is again
+    assert set(read_journal(run / STATE / JOURNAL)[0]) == set(made.done)
+
+
+@pytest.mark.parametrize("reason", ["missing", "unreadable"])
+def test_a_finished_run_whose_files_are_gone_for_good_stays_finished(run: Path, data: Path, reason: str) -> None:
+    plan(run, data)
+    finish(run, 0, 2, 3)
+    finish(run, 1, skipped=[reason])
+    (data / "3.wav").rename(data.parent / "3.wav")
+    assert plan(run, data).is_finished
+    assert plan(run, data).is_finished
+    (data.parent / "3.wav").rename(data / "3.wav")
+    assert set(plan(run, data).done) == {0, 2, 3}
+
+
+def test_a_clip_whose_decoder_was_not_installed_is_tried_once_it_is(
+    run: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    (data / "noise.m4a").write_bytes(b"noise")
+    with pytest.raises(ClipError) as caught:
+        read_clip(data / "noise.m4a")
+    lost = Lost(b"", caught.value.detail, True, Stores())
+    assert not MAY_PASS[caught.value.reason](lost)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    assert MAY_PASS[caught.value.reason](lost)
+    assert not MAY_PASS[caught.value.reason](lost._replace(detail="Format not recognised."))
+
+
+def test_every_reason_that_may_pass_is_one_of_a_clip() -> None:
+    assert MAY_PASS.keys() <= REASONS.keys()
+
+
+class Rows:
+    """A run of a manifest file, whose rows change."""
+
+    def __init__(self, run: Path, data: Path) -> None:
+        self.run, self.file = run, data / "clips.csv"
+
+    def plan(self, *rows: str) -> Plan:
+        self.file.write_text("\n".join(["path,start,end,label", *rows]))
+        overrides = ["dataset=manifest", f"dataset.path={self.file}", "weights=random", "output.shard_clips=2"]
+        made = compose_config(overrides)
+        return make_plan(self.run, made, build_manifest(made.dataset, self.run))
+
+
+def test_corrected_labels_have_their_shards_done_again(run: Path, data: Path) -> None:
+    rows = Rows(run, data)
+    rows.plan("0.wav,,,dog", "1.wav,,,", "2.wav,,,cat", "3.wav,,,cat")
+    finish(run, 0, 1)
+    again = rows.plan("0.wav,,,dog", "1.wav,,,", "2.wav,,,owl", "3.wav,,,")
+    assert again.manifest.table["label"].to_pylist() == ["dog", None, "owl", None]
+    assert (set(again.done), again.notes) == (
+        {0},
+        ["2 labels changed since the run began: their shards are done again"],
+    )
+    assert pq.read_table(run / STATE / "manifest.parquet").equals(again.manifest.table)
+
+
+def test_a_manifest_file_in_another_order_and_spelling_with_new_rows_is_the_same_run(run: Path, data: Path) -> None:
+    rows = Rows(run, data)
+    rows.plan("0.wav,,,", "1.wav,0,1,", "1.wav,1,2,")
+    finish(run, 0, 1)
+    again = rows.plan("5.wav,,,", f"{data}/1.wav,1,2,", "./1.wav,0.0,1.0,", f"{data}//0.wav,,,")
+    assert again.manifest.table["clip"].to_pylist() == ["0.wav", "1.wav#t=0,1", "1.wav#t=1,2", "5.wav"]
+    assert set(again.done) == {0, 1}
+
+
+@pytest.mark.parametrize("now", [["0.wav,,,"], ["0.wav,,,", "1.wav,0,1.5,"], ["0.wav,,,", "2.wav,0,1,"]])
+def test_a_manifest_file_that_lost_rows_is_refused(run: Path, data: Path, now: list[str]) -> None:
+    rows = Rows(run, data)
+    rows.plan("0.wav,,,", "1.wav,0,1,")
+    with pytest.raises(
+        ResumeError, match=r"clips\.csv no longer has 1 rows .*the first: 1\.wav#t=0,1\): put them back"
+    ):
+        rows.plan(*now)
+    assert rows.plan("0.wav,,,", "1.wav,0,1,").notes == []
+
+
+def test_a_run_goes_on_only_with_the_pca_parameters_that_it_began_with(run: Path) -> None:
+    (run / STATE).mkdir()
+    session = SimpleNamespace(metadata=SimpleNamespace(weights={"checksum": "w"}, precision={"effective": "float32"}))
+
+    def identity(seed: int | None) -> dict[str, str]:
+        postprocess = None if seed is None else Postprocessor("audioset", random_pca(seed))
+        return identity_of(session, postprocess)  # type: ignore[arg-type]
+
+    agree(run, identity(1))
+    agree(run, identity(1))
+    with pytest.raises(ResumeError, match=r"pca\.checksum \(.* then, .* now\)"):
+        agree(run, identity(2))
+    assert "pca.checksum" not in identity(None)
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:-9])])
+def test_a_damaged_manifest_is_written_anew_where_the_data_set_is_what_it_was(
+    run: Path, data: Path, damage: Callable[[Path], object]
+) -> None:
+    before = plan(run, data)
+    finish(run, 0, 1)
+    damage(run / STATE / "manifest.parquet")
+    again = plan(run, data)
+    assert (set(again.done), again.rows) == ({0, 1}, before.rows)
+    assert pq.read_table(run / STATE / "manifest.parquet").equals(before.manifest.table)
+    damage(run / STATE / "manifest.parquet")
+    os.utime(data / "4.wav", ns=(1, 1))
+    with pytest.raises(ConfigError, match=r"manifest\.parquet can't be read .*name another output\.dir"):
+        plan(run, data)
+
+
+def test_a_merge_believes_no_line_of_rows_as_they_were(run: Path, data: Path) -> None:
+    settings = config(data, "dataset.partition=1/2")
+    whole = build_manifest(FolderDataset(root=str(data), extensions=["wav"]), run)
+    made = make_plan(run, settings, take_part(whole, 1, 2, 3))
+    finish(run, 0, 1)
+    assert set(read_part(FolderSource(run)).done) == {0, 1}
+    finish(run, 1, rows=["older"] * len(made.rows))
+    assert set(read_part(FolderSource(run)).done) == {0}

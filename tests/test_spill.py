@@ -21,11 +21,11 @@ def embeddings(rows: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((rows, 128)).astype(np.float32)
 
 
-def in_parts(whole: np.ndarray, sizes: list[int], spill: Spill | None = None) -> list[Part]:
+def in_parts(whole: np.ndarray, sizes: list[int], spill: Spill | None = None) -> tuple[Part, ...]:
     """The embeddings cut into parts of these sizes, the rest last; kept by ``spill`` if one is given."""
     ends = np.cumsum(sizes)
     parts = [part.copy() for part in np.split(whole, ends[ends < len(whole)])]
-    return [spill.keep(part) for part in parts] if spill else parts
+    return tuple(spill.keep(part) for part in parts) if spill else tuple(parts)
 
 
 @pytest.mark.parametrize("sizes", [[], [1], [7, 100, 3], [BLOCK_ROWS], [BLOCK_ROWS - 1, 2], [50] * 400])
@@ -35,7 +35,7 @@ def test_blocks_do_not_depend_on_the_parts(tmp_path: Path, sizes: list[int]) -> 
         found = list(blocks(in_parts(whole, sizes, Spill(tmp_path, limit_mib))))
         assert [len(block) for block in found] == [BLOCK_ROWS, BLOCK_ROWS, 5]
         assert np.array_equal(np.concatenate(found), whole)
-    assert list(blocks([])) == []
+    assert list(blocks(())) == []
 
 
 def test_what_is_in_memory_stays_below_the_limit_and_is_given_back(tmp_path: Path) -> None:
@@ -44,12 +44,12 @@ def test_what_is_in_memory_stays_below_the_limit_and_is_given_back(tmp_path: Pat
     kept = [spill.keep(embeddings(512, seed)) for seed in range(8)]
     assert [isinstance(part, Spilled) for part in kept] == [False] * 4 + [True] * 4
     assert spill.in_memory == 4 * batch_mib * 2**20
-    assert all(np.array_equal(next(blocks([part])), embeddings(512, seed)) for seed, part in enumerate(kept))
+    assert all(np.array_equal(next(blocks((part,))), embeddings(512, seed)) for seed, part in enumerate(kept))
     slices = [kept[0][:1], kept[4][:1]]
     del kept
     gc.collect()
     assert spill.in_memory == batch_mib * 2**20, "a slice keeps its whole batch in memory"
-    assert np.array_equal(next(blocks(slices[1:])), embeddings(512, 4)[:1])
+    assert np.array_equal(next(blocks(tuple(slices[1:]))), embeddings(512, 4)[:1])
     slices.clear()
     assert spill.in_memory == 0
     assert not isinstance(spill.keep(embeddings(512)), Spilled)
@@ -88,7 +88,7 @@ def test_files_are_the_same_bytes_however_their_rows_came(tmp_path: Path, sizes:
     extra = Extra("embedding_pca", lambda rows: rows @ np.full((128, 128), 0.5, np.float32))
     digests = []
     for name, parts in (
-        ("one", [whole]),
+        ("one", whole),
         ("many", in_parts(whole, sizes)),
         ("spilled", in_parts(whole, sizes, Spill(tmp_path, 3))),
     ):
@@ -111,7 +111,7 @@ def test_a_long_clip_is_written_in_little_memory(tmp_path: Path) -> None:
     """Half a million examples, 256 MB, of which a writer holds a row group and a block at a time."""
     spill = Spill(tmp_path, 1)
     parts = [spill.keep(embeddings(4096, seed)) for seed in range(128)]
-    rows = [row("long", 128 * 4096, embeddings=parts)]
+    rows = [row("long", 128 * 4096, embeddings=tuple(parts))]
     parquet, npz = ParquetShards(tmp_path, {}, 0.96, "none"), NpzFiles(tmp_path, {}, 0.96)
     tracemalloc.start()
     try:

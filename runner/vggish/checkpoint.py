@@ -16,6 +16,8 @@ from runner.vggish.constants import VARIABLE_SHAPES
 Array = NDArray[np.float32]
 
 _PREFIX = "vggish/"
+_BIAS = 0.1
+"""Standard deviation of random biases."""
 _ALIGNMENT = 64
 """Bytes; TensorFlow takes an array that begins at a multiple of them as it is, without a copy."""
 
@@ -86,16 +88,17 @@ def load_checkpoint(path: str) -> dict[str, Array]:
 
 
 def random_weights(seed: int) -> dict[str, Array]:
-    """He-normal weights (standard deviation √(2 / fan-in)) and zero biases; the same for a seed on every machine."""
+    """He-normal weights (standard deviation √(2 / fan-in)) and small biases; the same for a seed on every machine.
+
+    The biases are not zero, so that one that gets lost is seen.
+    """
     seeds = np.random.SeedSequence(seed).spawn(len(VARIABLE_SHAPES))
 
     def draw(item: tuple[tuple[str, tuple[int, ...]], np.random.SeedSequence]) -> tuple[str, Array]:
         (name, shape), own_seed = item
-        if len(shape) == 1:
-            return name, np.zeros(shape, np.float32)
         array = aligned_empty(shape)
         np.random.Generator(np.random.PCG64(own_seed)).standard_normal(dtype=np.float32, out=array)
-        array *= np.float32(np.sqrt(2.0 / np.prod(shape[:-1])))
+        array *= np.float32(np.sqrt(2.0 / np.prod(shape[:-1])) if len(shape) > 1 else _BIAS)
         return name, array
 
     with ThreadPoolExecutor() as threads:

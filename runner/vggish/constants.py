@@ -6,6 +6,8 @@ SAMPLE_RATE = 16_000
 """Hz; every waveform is mono at this rate before the log-mel."""
 INT16_SCALE = 1 / 32768
 """From 16-bit samples to -1..1."""
+LARGEST_SAMPLE = 1000.0
+"""60 dB above full scale, beyond any headroom: what is larger was never scaled to -1..1."""
 STFT_WINDOW = 400
 """Samples of the periodic Hann window (25 ms)."""
 STFT_HOP = 160
@@ -16,6 +18,8 @@ MEL_MIN_HZ = 125.0
 MEL_MAX_HZ = 7500.0
 LOG_OFFSET = 0.01
 """log-mel = ln(mel + LOG_OFFSET)."""
+LARGEST_LOG_MEL = 100.0
+"""No float32 has so large a logarithm."""
 EXAMPLE_FRAMES = 96
 """Frames of one example (0.96 s)."""
 EXAMPLE_SAMPLES = STFT_WINDOW + (EXAMPLE_FRAMES - 1) * STFT_HOP

@@ -14,6 +14,8 @@ from runner.vggish.constants import (
     EXAMPLE_FRAMES,
     EXAMPLE_SAMPLES,
     FFT_LENGTH,
+    LARGEST_LOG_MEL,
+    LARGEST_SAMPLE,
     LOG_OFFSET,
     MEL_BANDS,
     MEL_MAX_HZ,
@@ -48,6 +50,20 @@ def mel_matrix() -> NDArray[np.float64]:
 def hann_window() -> NDArray[np.float64]:
     """The periodic Hann window, float64 [400]."""
     return 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(STFT_WINDOW) / STFT_WINDOW)
+
+
+def are_samples(windows: Any) -> Any:
+    """Which windows, float32 [batch, 15600], are free of NaN, infinity and numbers of another scale: bool [batch]."""
+    import tensorflow as tf
+
+    return tf.reduce_all(tf.abs(windows) <= LARGEST_SAMPLE, axis=1)
+
+
+def are_log_mel(examples: Any) -> Any:
+    """Which examples, float32 [batch, 96, 64], are free of NaN, infinity and what is no log-mel: bool [batch]."""
+    import tensorflow as tf
+
+    return tf.reduce_all(tf.abs(examples) <= LARGEST_LOG_MEL, axis=[1, 2])
 
 
 def folded_log_mel(windows: Any) -> Any:

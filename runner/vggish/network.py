@@ -39,18 +39,40 @@ def variables(arrays: dict[str, Any], dtype: Any, *, fused: bool = False) -> dic
     return found
 
 
-def embed(weights: Mapping[str, Any], examples: Any, dtype: Any) -> Any:
+def embed(weights: Mapping[str, Any], examples: Any, dtype: Any, sane: Any = None) -> Any:
     """The forward pass.
 
     Args:
         weights: variables by checkpoint name, as ``variables`` makes them.
         examples: float32 tensor [batch, 96, 64] of log-mel.
         dtype: in which to convolve and multiply.
+        sane: bool tensor [batch]: rows of ``examples`` whose embeddings are not to be NaN; None: all.
 
     Returns:
         float32 tensor [batch, 128]; no ReLU after fc2 (the release dropped it in 2020).
     """
-    return fully_connected(weights, deep_layers(weights, first_layers(weights, examples, dtype)))
+    features = deep_layers(weights, first_layers(weights, examples, dtype))
+    if sane is not None:
+        features = marked(features, sane)
+    return only_finite(fully_connected(weights, features), features)
+
+
+def marked(features: Any, sane: Any) -> Any:
+    """Features [batch, 12288] with NaN in the rows that are not ``sane``, bool [batch]; the others keep their bits."""
+    import tensorflow as tf
+
+    return tf.where(sane[:, tf.newaxis], features, tf.constant(float("nan"), features.dtype))
+
+
+def only_finite(embeddings: Any, features: Any) -> Any:
+    """Embeddings [batch, 128] with NaN in the rows whose features are not all finite; the others keep their bits.
+
+    A CPU's ReLU and max-pool make numbers of NaN, so that a row would else end as an embedding like any other.
+    """
+    import tensorflow as tf
+
+    finite = tf.reduce_all(tf.math.is_finite(features), axis=1, keepdims=True)
+    return tf.where(finite, embeddings, float("nan"))
 
 
 def fused_convolutions(weights: Mapping[str, Any], examples: Any, dtype: Any) -> Any:

@@ -5,6 +5,7 @@ Formulas and constants: the AudioSet VGGish release (``vggish_postprocess.py``, 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,12 @@ class PcaParameters:
 
     eigen_vectors: NDArray[np.float64]
     means: NDArray[np.float64]
+
+    @property
+    def checksum(self) -> str:
+        """SHA-256 of the values, whatever file they came in."""
+        values = np.concatenate([self.eigen_vectors.ravel(), self.means])
+        return hashlib.sha256(values.astype("<f8").tobytes()).hexdigest()
 
 
 def load_pca(path: str | Path) -> PcaParameters:
@@ -70,7 +77,13 @@ def project(embeddings: NDArray[np.float32], pca: PcaParameters) -> NDArray[np.f
 
 
 def quantize(projected: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Clip to ±2, spread over 0..255, truncate (not round): float [n, 128] to uint8 [n, 128]."""
+    """Clip to ±2, spread over 0..255, truncate (not round): float [n, 128] to uint8 [n, 128].
+
+    Raises:
+        ValueError: NaN or infinity, which would end as some number of 0..255.
+    """
+    if bad := int(np.count_nonzero(~np.isfinite(projected).all(axis=-1))):
+        raise ValueError(f"{bad} projected embeddings hold NaN or infinity, which have no 8-bit form: leave them out")
     clipped = np.clip(projected, QUANTIZE_MIN, QUANTIZE_MAX)
     spread = (clipped - QUANTIZE_MIN) * (255.0 / (QUANTIZE_MAX - QUANTIZE_MIN))
     eight_bits: NDArray[np.uint8] = spread.astype(np.uint8)

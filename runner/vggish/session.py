@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 
 from runner.cuda import CudaError, Upload
 from runner.devices import DeviceChoice, DeviceType
+from runner.errors import ClipError
 from runner.memory import IN_FLIGHT_ON_CUDA
 from runner.precision import PrecisionChoice
-from runner.slots import Windows
+from runner.samples import as_mono, as_rate, as_samples, in_range
+from runner.slots import Windows, scaled
 from runner.vggish import frontend, network, winograd
 from runner.vggish.checkpoint import aligned
 from runner.vggish.constants import (
@@ -27,6 +29,7 @@ from runner.vggish.constants import (
     EXAMPLE_SAMPLES,
     INT16_SCALE,
     MEL_BANDS,
+    SAMPLE_RATE,
 )
 
 log = logging.getLogger(__name__)
@@ -77,7 +80,8 @@ class VGGishSession:
     """Embeds waveform on one device.
 
     The program is one ``tf.function`` from windows to embeddings over weights held as variables: scaling, framing,
-    log-mel and network; on CUDA, XLA compiles it.  Embeddings do not depend on the batch they are computed in: short
+    log-mel and network; on CUDA, XLA compiles it.  A row that holds NaN, infinity or numbers of another scale has an
+    embedding of NaN: nothing makes a number of it.  Embeddings do not depend on the batch they are computed in: short
     input is filled up with silence to ``fewest`` rows, whose results are dropped (XLA compiles once per shape, so
     there it is the whole batch).
 
@@ -107,7 +111,6 @@ class VGGishSession:
         import tensorflow as tf
 
         self.metadata = metadata
-        self.batch_size = batch_size
         self.halvings: list[str] = []
         """What was done about memory that ran out."""
         on_cpu = device.effective is DeviceType.CPU
@@ -143,25 +146,40 @@ class VGGishSession:
             if on_cpu:
                 found = network.in_chunks(to_features, rows, chunk, network.FEATURES, dtype)
                 count = tf.shape(found)[0]
-                found = tf.pad(found, [[0, tf.maximum(FEWEST_DENSE_ON_CPU - count, 0)], [0, 0]])
-                return network.fully_connected(self._weights, found)[:count]
-            return network.fully_connected(self._weights, to_features(rows))
+                enough = tf.pad(found, [[0, tf.maximum(FEWEST_DENSE_ON_CPU - count, 0)], [0, 0]])
+                return network.only_finite(network.fully_connected(self._weights, enough)[:count], found)
+            found = to_features(rows)
+            return network.only_finite(network.fully_connected(self._weights, found), found)
 
         def waveform(windows: Any) -> Any:
             return tf.cast(windows, tf.float32) * INT16_SCALE if windows.dtype == tf.int16 else windows
 
+        def of_examples(examples: Any) -> Any:
+            return network.marked(features(examples), frontend.are_log_mel(examples))
+
+        self._log_mel: Callable[[Any], Any] = lambda windows: log_mel(waveform(windows))
+
+        def of_windows(windows: Any) -> Any:
+            found = of_examples(self._log_mel(windows))
+            return found if windows.dtype == tf.int16 else network.marked(found, frontend.are_samples(windows))
+
         self._functions: dict[str, tuple[Callable[[Any], Any], Any]] = {
             name: (
-                lambda windows: embed(windows, lambda rows: features(log_mel(waveform(rows)))),
+                lambda windows: embed(windows, of_windows),
                 tf.TensorSpec([None, EXAMPLE_SAMPLES], kind),
             )
             for name, kind in (("float32", tf.float32), ("int16", tf.int16))
         }
         self._functions["examples"] = (
-            lambda examples: embed(examples, features),
+            lambda examples: embed(examples, of_examples),
             tf.TensorSpec([None, EXAMPLE_FRAMES, MEL_BANDS], tf.float32),
         )
         self._programs: dict[str, Any] = {}
+
+    @property
+    def fills_batches(self) -> bool:
+        """Whether every call of the program is as long as a full batch: shorter input is filled up to it."""
+        return self._on_cuda
 
     @property
     def fewest(self) -> int:
@@ -175,7 +193,7 @@ class VGGishSession:
 
     @property
     def rows_at_once(self) -> int:
-        """The batch size in effect: ``batch_size``, less where memory ran out."""
+        """The batch size in effect: what was asked for, less where memory ran out."""
         return self._rows_at_once
 
     @property
@@ -193,7 +211,7 @@ class VGGishSession:
 
     def resize(self, batch_size: int) -> None:
         """Take batches of another size from now on."""
-        self.batch_size = self._rows_at_once = batch_size
+        self._rows_at_once = batch_size
 
     def warm_up(self, dtype: str = "float32") -> float:
         """Trace and compile the program for windows of ``dtype``, run it once, and return the seconds that took.
@@ -220,50 +238,85 @@ class VGGishSession:
         """Embed windows of waveform to float32 [n, 128] on the host.
 
         Args:
-            windows: mono 16 kHz, [n, 15600]: float32 in -1..1, or int16 samples.
+            windows: mono 16 kHz, [n, 15600]: float32 in -1..1, or int16 samples; of other types, those that
+                ``samples.as_samples`` scales.
             copied: called once the windows are on a device of its own memory, with the results still to come.
+
+        Returns:
+            A row of NaN for a window that holds NaN, infinity or samples beyond ``LARGEST_SAMPLE``.
+
+        Raises:
+            ValueError: another type or shape.
         """
-        return self._run("int16" if windows.dtype == np.int16 else "float32", windows, copied)
+        if not isinstance(windows, np.ndarray) or windows.dtype not in (np.float32, np.int16):
+            windows = as_samples(windows, "windows")
+        return self._run(str(windows.dtype), windows, copied)
 
     def embed_examples(self, examples: Array) -> Array:
-        """Embed log-mel examples, float32 [n, 96, 64], to float32 [n, 128] on the host."""
-        return self._run("examples", examples)
+        """Embed log-mel examples, floats [n, 96, 64], to float32 [n, 128] on the host.
+
+        Returns:
+            A row of NaN for an example that holds NaN, infinity or numbers beyond ``LARGEST_LOG_MEL``.
+
+        Raises:
+            ValueError: another type or shape.
+        """
+        examples = np.asarray(examples)
+        if examples.dtype.kind != "f":
+            raise ValueError(f"examples have type {examples.dtype}: give log-mel as float32")
+        with np.errstate(over="ignore"):
+            return self._run("examples", examples.astype(np.float32, copy=False))
+
+    def log_mel(self, windows: Windows) -> Array:
+        """The log-mel that windows [n, 15600] are embedded by, computed alone: float32 [n, 96, 64] on the host."""
+        with self._placed():
+            return np.asarray(self._log_mel(self.on_device(windows)).numpy())
 
     def embed_waveform(self, waveform: NDArray[Any], sample_rate: int, *, hop_s: float = EXAMPLE_HOP_S) -> Array:
         """Embed one clip's waveform.
 
         Args:
-            waveform: [samples] or [samples, channels]; int16, or floats in -1..1.
+            waveform: [samples] or [samples, channels]: floats in -1..1, or int16, int32 or uint8 as a WAV file has
+                them (``scipy.io.wavfile`` gives these).
             sample_rate: Hz.
             hop_s: seconds between examples.
 
         Returns:
             float32 [examples, 128]; a clip too short for one example is zero-padded to one.
+
+        Raises:
+            ValueError: ``waveform`` is of another type or shape, empty, NaN, infinite or of another scale; the sample
+                rate or the hop is none.
+            ClipError: ``too_short``, if no sample at 16 kHz is left of it; ``non_finite_embedding``.
         """
         from runner.framing import WindowCutter
         from runner.resample import StreamResampler
 
-        mono = np.asarray(waveform)
-        mono = mono.astype(np.float32) * np.float32(INT16_SCALE) if mono.dtype == np.int16 else mono.astype(np.float32)
-        if mono.ndim == 2:
-            mono = mono.mean(axis=1)
-        if mono.ndim != 1:
-            raise ValueError(f"waveform has shape {np.shape(waveform)}: give [samples] or [samples, channels]")
-        resampler = StreamResampler(sample_rate)
-        cutter = WindowCutter(hop_s)
-        resampled = np.concatenate([resampler.push(mono), resampler.finish()])
-        windows = cutter.push(resampled)
-        last = cutter.finish()
-        return self.embed_windows(windows) if not len(last) else self.embed_windows(np.concatenate([windows, last]))
+        mono, rate, cutter = as_mono(waveform), as_rate(sample_rate), WindowCutter(hop_s)
+        if rate != SAMPLE_RATE:
+            resampler = StreamResampler(rate)
+            mono = np.concatenate([resampler.push(scaled(mono)), resampler.finish()])
+        windows = cutter.push(mono)
+        return self._of_clip([windows if len(windows) else cutter.finish()])
 
     def embed_file(self, path: str | Path, *, hop_s: float = EXAMPLE_HOP_S) -> Array:
         """Embed one audio file to float32 [examples, 128]; raises ``ClipError`` where it can't be decoded."""
         from runner.audio import read_clip
         from runner.framing import WindowCutter, cut
 
+        cutter = WindowCutter(hop_s)
         with read_clip(str(path)) as clip:
-            found = [self.embed_windows(windows) for windows in cut(iter(clip), WindowCutter(hop_s)) if len(windows)]
-        return np.concatenate(found) if found else np.empty((0, EMBEDDING_SIZE), np.float32)
+            return self._of_clip(cut(in_range(iter(clip)), cutter))
+
+    def _of_clip(self, parts: Iterable[Windows]) -> Array:
+        """Embed the windows of one clip, which come in parts."""
+        found = [self.embed_windows(windows) for windows in parts if len(windows)]
+        if not found:
+            raise ClipError("too_short", "no sample at 16 kHz is left of it")
+        embeddings = found[0] if len(found) == 1 else np.concatenate(found)
+        if not np.isfinite(embeddings).all():
+            raise ClipError("non_finite_embedding", "the network gave NaN or infinity for it: load it in float32")
+        return embeddings
 
     def on_device(self, windows: Windows) -> Any:
         """A batch of windows copied to the device, for ``run_on_device``."""
@@ -294,9 +347,7 @@ class VGGishSession:
     def _run(self, name: str, rows: NDArray[Any], copied: Callable[[], None] | None = None) -> Array:
         expected = tuple(self._functions[name][1].shape[1:])
         if rows.shape[1:] != expected:
-            raise ValueError(f"rows have shape {rows.shape[1:]}, not {expected}")
-        if rows.dtype not in (np.float32, np.int16):
-            raise ValueError(f"rows are {rows.dtype}: give float32 in -1..1, or int16 samples")
+            raise ValueError(f"rows have shape {rows.shape}: give [n, {', '.join(map(str, expected))}]")
         parts = []
         done = 0
         while done < len(rows):

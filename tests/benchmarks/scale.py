@@ -56,7 +56,8 @@ def _journal(clips: int, folder: Path) -> dict[str, Any]:
     """Ninety-nine per cent of the shards, done by a writer that is given no embeddings."""
     from runner.journal import CLIP_PARTS, JOURNAL, STATE, Journal, ShardEntry, describe_file
 
-    shards = json.loads((folder / STATE / "plan.json").read_text())["shards"]
+    plan = json.loads((folder / STATE / "plan.json").read_text())
+    shards, rows = plan["shards"], plan["rows"]
     (folder / STATE / CLIP_PARTS).mkdir(parents=True)
     (folder / "embeddings").mkdir()
     journal = Journal(folder / STATE / JOURNAL)
@@ -70,7 +71,7 @@ def _journal(clips: int, folder: Path) -> dict[str, Any]:
             (folder / name).write_bytes(os.urandom(4096))
             files[name] = describe_file(folder / name)
         own = counts | {"embedded": end - first, "audio_s": 10.0 * (end - first)}
-        journal.append(ShardEntry(number, end - first, 10 * (end - first), files, own))
+        journal.append(ShardEntry(number, end - first, 10 * (end - first), files, own, rows=rows[number]))
     journal.close()
     return {"journal_s": time.perf_counter() - start, "shards": done}
 
@@ -86,9 +87,10 @@ def _take_up(clips: int, folder: Path) -> dict[str, Any]:
     found = _plan(clips, folder)
     planned = time.perf_counter()
     config = compose_config(["dataset=folder", "weights=random"])
-    done = shards_done(folder, config)
+    plan = json.loads((folder / STATE / "plan.json").read_text())
+    done = shards_done(folder, config, plan["rows"])
     totals(done)
-    shards = json.loads((folder / STATE / "plan.json").read_text())["shards"]
+    shards = plan["shards"]
     spans = [tuple(span) for number, span in enumerate(shards) if number not in done]
     first = next(read_clips(folder / STATE / MANIFEST, spans))
     return {**found, "check_s": time.perf_counter() - planned, "total_s": time.perf_counter() - start,

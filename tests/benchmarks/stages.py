@@ -131,7 +131,7 @@ def _writing(folder: Path, clips: int) -> Stages:
 
     embeddings = np.random.default_rng(0).standard_normal((10, 128), np.float32)
     rows = [
-        ClipRow(f"{n}.wav", "embedded", None, None, 10, SECONDS, 16_000, 1, False, "x", 0.0, [embeddings])
+        ClipRow(f"{n}.wav", "embedded", None, None, 10, SECONDS, 16_000, 1, False, "x", 0.0, embeddings)
         for n in range(100 * clips)
     ]
     (parquet,) = make_formats(OutputConfig(), folder, {}, 0.96, [])

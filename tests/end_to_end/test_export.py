@@ -26,8 +26,12 @@ batch = model.signatures["waveform"](samples=tf.constant(given["batch"]))["embed
 default = model.signatures["serving_default"](samples=tf.constant(given["batch"]))["embeddings"]
 short = model.signatures["clip"](samples=tf.constant(given["clip"][:900]))["embeddings"]
 examples = model.signatures["examples"](log_mel=tf.constant(given["log_mel"]))["embeddings"]
+harmed = model.signatures["waveform"](samples=tf.constant(given["harmed"]))["embeddings"]
+empty = model.signatures["clip"](samples=tf.zeros([0]))["embeddings"]
+harmed_mel = model.signatures["examples"](log_mel=tf.constant(given["harmed_mel"]))["embeddings"]
 assert not [name for name in sys.modules if name.split(".")[0] == "runner"]
 np.savez(sys.argv[3], clip=clip, batch=batch, default=default, short=short, examples=examples,
+         harmed=harmed, harmed_mel=harmed_mel, empty=empty,
          metadata=np.array(model.metadata().numpy().decode()))
 """
 
@@ -61,7 +65,11 @@ def test_a_fresh_process_gets_the_runners_numbers(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     batch = rng.uniform(-1, 1, (3, 40_000)).astype(np.float32)
     patches = log_mel(batch[:, :15_600]).numpy()
-    np.savez(tmp_path / "given.npz", clip=batch[0], batch=batch, log_mel=patches[:1])
+    harmed, harmed_mel = batch.copy(), patches.copy()
+    harmed[0, 25_000], harmed[2, 9] = np.nan, 1e18  # in the second and third example; in the first
+    harmed_mel[1, 50, 30] = np.inf
+    given = {"clip": batch[0], "batch": batch, "log_mel": patches[:1], "harmed": harmed, "harmed_mel": harmed_mel}
+    np.savez(tmp_path / "given.npz", **given)
     answer = tmp_path / "answer.npz"
     command = [sys.executable, "-c", READER, str(tmp_path / "model"), str(tmp_path / "given.npz"), str(answer)]
     subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": ""}, check=True, timeout=300)
@@ -74,6 +82,13 @@ def test_a_fresh_process_gets_the_runners_numbers(tmp_path: Path) -> None:
     assert close(found["clip"], expected[0])
     assert close(found["short"], session.embed_waveform(batch[0, :900], 16_000))
     assert close(found["examples"], session.embed_examples(patches[:1]))
+    no_waveform = np.array([[0, 0, 1, 1], [0, 0, 0, 0], [1, 0, 0, 0]], bool)[:, :, None]
+    assert np.array_equal(np.isnan(found["harmed"]), np.broadcast_to(no_waveform, expected.shape))
+    assert close(np.where(no_waveform, 0, found["harmed"]), np.where(no_waveform, 0, expected))
+    assert found["empty"].shape == (1, 128)
+    assert np.isnan(found["empty"]).all()
+    assert np.isnan(found["harmed_mel"]).all(axis=1).tolist() == [False, True, False]
+    assert not np.isnan(found["harmed_mel"][[0, 2]]).any()
     metadata = json.loads(str(found["metadata"]))
     assert metadata == json.loads((tmp_path / "model" / "metadata.json").read_text())
     assert metadata["weights"]["checksum"] == weights_checksum(random_weights(4))

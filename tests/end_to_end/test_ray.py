@@ -139,7 +139,7 @@ def test_decoding_apart_changes_no_row_file_count_or_reason(clips: Path, local: 
     assert sorted(actor["role"] for actor in result["actors"]) == ["decode", "embed"]
     assert result["resolved"]["engine.decode"] == "apart"
     for stage in ("compute", "write"):
-        assert 0 < result["metrics"][f"{stage}_busy_share"] < 1.5, stage
+        assert 0 < result["metrics"][f"{stage}_busy_share"] <= 1, stage
     assert result["metrics"]["audio_x_realtime"] > 1
     assert sum(actor["examples"] for actor in result["actors"]) == result["metrics"]["examples"]
 
@@ -198,8 +198,7 @@ def test_what_the_local_engine_began_ray_finishes(clips: Path, local: Path, tmp_
     assert_same(run_dir, local)
     assert done.result["resolved"]["threads.intra_op"] == 1  # each plans for its share of the cores
     verdicts = [actor["parity"] for actor in done.result["actors"]]  # of the two, those that had anything to do
-    assert len({verdict["measured_by"] for verdict in verdicts}) == 1
-    assert sum(not verdict["taken_over"] for verdict in verdicts) <= 1
+    assert len({verdict["measured_by"] for verdict in verdicts}) == len(verdicts)  # each its own device
     assert len(journal.read_text().splitlines()) == len(lines)
 
 
@@ -213,7 +212,7 @@ def test_an_actors_failure_is_the_runs_in_the_same_words(clips: Path, tmp_path: 
     failure = done.result["failure"]
     assert failure["kind"] == "parity", failure
     assert "the actor can't work" in (tmp_path / "run" / "runner.log").read_text()
-    assert "gives other embeddings than the CPU in float32" in done.out
+    assert "gives other embeddings than the reference" in done.out
 
 
 def node(cpus: float, gpus: float = 0.0, *, alive: bool = True) -> dict:

@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
@@ -20,7 +21,7 @@ import soundfile
 from mlflow.tracking import MlflowClient
 
 from tests.chaos import differences, disturb, left_over, make_clips, start, victims
-from tests.conftest import PROJECT, environment, run_command
+from tests.conftest import PROJECT, Done, environment, run_command
 from tests.end_to_end.test_runs import client_of, runs_of
 
 pytestmark = pytest.mark.slow
@@ -291,3 +292,33 @@ def test_credentials_are_in_no_file_param_tag_or_message(clips: Path, tmp_path: 
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(written) > 20
     assert [path for path in written if secret.encode() in path.read_bytes()] == []
+
+
+def test_corrected_labels_reach_the_files_and_rows_taken_out_are_refused(tmp_path: Path) -> None:
+    names = [f"{number}\x1b[31m.wav" for number in range(3)]
+    for name in names:
+        soundfile.write(tmp_path / name, [0.1] * 16_000, 16_000)
+    manifest = tmp_path / "clips.csv"
+
+    def run(labels: dict[str, str]) -> Done:
+        manifest.write_text("path,label\n" + "".join(f"{name},{label}\n" for name, label in labels.items()))
+        return run_command(
+            "dataset=manifest", f"dataset.path={manifest}", "weights=random", "device=cpu", "tracking=none",
+            "profile=off", f"output.dir={tmp_path}/run", "output.shard_clips=1", "output=npz",
+        )  # fmt: skip
+
+    first = run(dict.fromkeys(names, "dog"))
+    assert first.status == 0, first.err
+    second = run({**dict.fromkeys(names, "dog"), names[1]: "cat"})
+    assert second.status == 0, second.err
+    assert "1 labels changed since the run began" in " ".join(second.err.split())
+    assert second.result["metrics"]["session_clips"] == 1
+    clips = pq.read_table(tmp_path / "run/clips.parquet")
+    assert dict(zip(clips["clip"].to_pylist(), clips["label"].to_pylist(), strict=True)) == {
+        names[0]: "dog", names[1]: "cat", names[2]: "dog"
+    }  # fmt: skip
+    assert str(np.load(tmp_path / "run/npz" / f"{names[1]}.npz")["label"]) == "cat"
+    third = run({names[0]: "dog", names[2]: "dog"})
+    assert third.status == 1
+    assert "no longer has 1 rows that this run began with (the first: 1\\x1b[31m.wav)" in third.err
+    assert "\x1b[31m" not in third.err + (tmp_path / "run/runner.log").read_text(encoding="utf-8")

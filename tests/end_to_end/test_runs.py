@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -249,6 +250,49 @@ def test_ctrl_c_ends_the_shard_and_keeps_what_was_done(tmp_path: Path) -> None:
     assert not list((tmp_path / "run").rglob(".*.tmp"))
     (run,) = runs_of(tmp_path)
     assert run.info.status == "KILLED"
+
+
+def signal_all(process: subprocess.Popen[str], number: int) -> None:
+    """As systemd, Slurm and containers do: to the command, its worker and the decode processes alike."""
+    for each in (psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.send_signal(number)
+
+
+def test_sigterm_to_all_processes_ends_the_shard_and_a_pause_loses_nothing(tmp_path: Path) -> None:
+    process = start_long_run(tmp_path, "output.shard_clips=8", "dataset.clip_timeout_s=1")
+    wait_for_shard(tmp_path)
+    signal_all(process, signal.SIGSTOP)
+    time.sleep(3)
+    signal_all(process, signal.SIGCONT)
+    time.sleep(1)
+    signal_all(process, signal.SIGTERM)
+    _, err = process.communicate(timeout=90)
+    assert process.returncode == 143, err
+    assert "Traceback" not in err
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    assert (result["status"], result.get("failure")) == ("killed", None)
+    assert result["metrics"]["decoders_replaced"] == 0
+    embeddings, clips = tables(tmp_path / "run")
+    assert {clip["status"] for clip in clips} == {"embedded"}
+    assert len(clips) % 8 == 0
+    assert embeddings.num_rows == 10 * len(clips)
+    (run,) = runs_of(tmp_path)
+    assert run.info.status == "KILLED"
+
+
+def test_sigterm_before_the_first_clip_ends_at_once(tmp_path: Path) -> None:
+    process = start_long_run(tmp_path, "tracking=none")
+    while not (tmp_path / "run/.runner/spec.json").exists():
+        time.sleep(0.02)
+    time.sleep(1)  # the worker starts, or imports TensorFlow
+    started = time.monotonic()
+    signal_all(process, signal.SIGTERM)
+    out, err = process.communicate(timeout=90)
+    assert process.returncode == 143, err
+    assert "Traceback" not in out + err + (tmp_path / "run/runner.log").read_text()
+    assert time.monotonic() - started < 20
+    assert json.loads((tmp_path / "run/result.json").read_text())["status"] == "killed"
 
 
 def test_a_killed_worker_is_a_failed_run_with_its_signal(tmp_path: Path) -> None:

@@ -1,0 +1,146 @@
+"""Which shards that are done are worth doing again: they lack clips for a reason that may have passed.
+
+A clip that is lost for good leaves a finished run finished: where it can be seen without decoding whether the reason is
+gone, that is looked at first.  The others are tried once by each command.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from runner.journal import CLIP_PARTS, STATE, ShardEntry
+from runner.remote import is_remote
+from runner.stores import may_pass, store_of
+
+_THREADS = 16
+_ASKED = 16
+"""Objects of a shard that are asked for at most: what keeps a store's objects away seldom does so for one alone."""
+
+
+class Stores:
+    """Asks object stores for single objects, until one does not answer."""
+
+    def __init__(self) -> None:
+        self._silent = False
+
+    def give(self, path: bytes) -> bool:
+        """Whether an object can be had."""
+        url = os.fsdecode(path)
+        try:
+            if not self._silent:
+                store_of(url).cat_file(url, start=0, end=1)
+                return True
+        except Exception as error:
+            self._silent = self._silent or may_pass(error)
+        return False
+
+
+class Lost(NamedTuple):
+    """A clip that was skipped; ``there`` is whether its file is in the data set as it is listed now."""
+
+    path: bytes
+    detail: str | None
+    there: bool
+    stores: Stores
+
+
+def _is_there(lost: Lost) -> bool:
+    return lost.there or (is_remote(lost.path) and lost.stores.give(lost.path))
+
+
+def _opens(lost: Lost) -> bool:
+    if is_remote(lost.path):
+        return lost.stores.give(lost.path)
+    try:
+        descriptor = os.open(lost.path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # a pipe's writer is not waited for
+    except (OSError, ValueError):
+        return False
+    try:
+        os.read(descriptor, 1)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _has_its_decoder(lost: Lost) -> bool:
+    return "the extra av" in (lost.detail or "") and importlib.util.find_spec("av") is not None
+
+
+def _is_tried(lost: Lost) -> bool:
+    return True
+
+
+MAY_PASS: Mapping[str, Callable[[Lost], bool]] = {
+    "missing": _is_there,
+    "unreadable": _opens,
+    "unsupported_format": _has_its_decoder,
+    "timeout": _is_tried,
+    "decoder_died": _is_tried,
+    "unreachable": _is_tried,
+}
+"""Of ``runner.audio.REASONS`` those that may pass, and whether one may have passed for a clip.
+
+A decoder may have been too slow on a busy machine, or have died because the system ran out of memory.
+"""
+
+
+def shards_to_retry(
+    folder: Path,
+    done: Mapping[int, ShardEntry],
+    shards: Sequence[tuple[int, int]],
+    paths: pa.ChunkedArray,
+    there: NDArray[np.bool_],
+    get_parts: Callable[[Iterable[int]], None] = lambda shards: None,
+) -> list[int]:
+    """The shards with a clip that was skipped and may be embedded now.
+
+    Args:
+        folder: the run's.
+        done: the shards that are done.
+        shards: (first row, one past the last) of each shard.
+        paths: of all rows.
+        there: bool [rows], whether a row's file is in the data set as it is listed now.
+        get_parts: has the parts of clips.parquet of these shards in the folder, where they may be elsewhere.
+    """
+    found, unsure = [], []
+    for number, entry in done.items():
+        reasons = MAY_PASS.keys() & entry.counts.get("skipped", {}).keys()
+        if any(MAY_PASS[reason] is _is_tried for reason in reasons):
+            found.append(number)
+        elif reasons:
+            unsure.append(number)
+    get_parts(unsure)
+    stores = Stores()
+
+    def may_have_passed(number: int) -> bool:
+        first, end = shards[number]
+        try:
+            part = pq.read_table(
+                folder / STATE / CLIP_PARTS / f"part-{number:05d}.parquet", columns=["reason", "detail"]
+            )
+        except (OSError, pa.ArrowException):
+            return True  # it is damaged, and done again anyway
+        asked = 0
+        columns = (part["reason"].to_pylist(), part["detail"].to_pylist(), paths[first:end].to_pylist())
+        for reason, detail, path, is_listed in zip(*columns, there[first:end].tolist(), strict=False):
+            if reason in MAY_PASS:
+                asked += is_remote(path) and not is_listed
+                if asked <= _ASKED and MAY_PASS[reason](Lost(path, detail, is_listed, stores)):
+                    return True
+        return False
+
+    with ThreadPoolExecutor(_THREADS) as threads:
+        found += [number for number, again in zip(unsure, threads.map(may_have_passed, unsure), strict=True) if again]
+    return sorted(found)
