@@ -81,7 +81,7 @@ def ratio(one: float, blocks: Blocks, other: float, other_blocks: Blocks) -> Int
 def _draw(blocks: Blocks, seed: int) -> tuple[NDArray[np.float64] | None, int]:
     """Resampled speeds over the observed one, [draws], and how many independent values they are of."""
     runs = [np.asarray(each, np.float64) for each in blocks if len(each)]
-    if not runs or (len(runs) == 1 and len(runs[0]) < _FEWEST):
+    if not runs or (len(runs) < _FEWEST and min(map(len, runs)) < _FEWEST):
         return None, 0
     rng = np.random.default_rng(seed)
     means = np.stack([run[rng.integers(0, len(run), (_DRAWS, len(run)))].mean(axis=1) for run in runs])

@@ -24,7 +24,7 @@ def test_of_three_blocks_it_is_all_that_they_reach() -> None:
     assert interval(100.0, [[90.0, 100.0, 110.0]]) == pytest.approx((90.0, 110.0))
 
 
-@pytest.mark.parametrize("blocks", [[], [[]], [[100.0, 101.0]]])
+@pytest.mark.parametrize("blocks", [[], [[]], [[100.0, 101.0]], [[100.0], [110.0]]])
 def test_too_few_blocks_have_none(blocks: list[list[float]]) -> None:
     assert interval(100.0, blocks) is None
     assert ratio(100.0, blocks, 100.0, [[90.0, 100.0, 110.0]]) is None
