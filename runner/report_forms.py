@@ -229,11 +229,13 @@ def _bars(ranking: Ranking[Row]) -> str:
     metric, rows = ranking.metric, ranking.ranked
     values = [(row.metrics[metric], *(row.ends(metric) or (row.metrics[metric],) * 2)) for row in rows]
     most = max(high for _, _, high in values) or 1.0
-    parts = [f'<svg viewBox="0 0 900 {26 * len(rows)}" role="img" aria-label="{html.escape(metric)}">']
-    for place, (setting, ends) in enumerate(zip(_settings(rows), values, strict=True)):
-        (x, low, high), y = (300 + 480 * max(0.0, end) / most for end in ends), 26 * place
-        parts.append(f'<text x="292" y="{y + 16}" text-anchor="end">{html.escape(setting)}</text>')
-        parts.append(f'<rect x="300" y="{y + 4}" width="{x - 300:.1f}" height="17" fill="#2f6fab"/>')
+    settings = _settings(rows)
+    left = 20 + 7 * max(map(len, settings))  # pixels a character of 12 px, at most
+    parts = [f'<svg viewBox="0 0 {left + 600} {26 * len(rows)}" role="img" aria-label="{html.escape(metric)}">']
+    for place, (setting, ends) in enumerate(zip(settings, values, strict=True)):
+        (x, low, high), y = (left + 480 * max(0.0, end) / most for end in ends), 26 * place
+        parts.append(f'<text x="{left - 8}" y="{y + 16}" text-anchor="end">{html.escape(setting)}</text>')
+        parts.append(f'<rect x="{left}" y="{y + 4}" width="{x - left:.1f}" height="17" fill="#2f6fab"/>')
         parts.append(f'<path d="M{low:.1f} {y + 12}H{high:.1f}" stroke="#222" stroke-width="1.5"/>')
         parts.append(f'<text x="{high + 8:.1f}" y="{y + 16}">{number(ends[0])}</text>')
     return "".join([*parts, "</svg>"])

@@ -7,9 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import open_dict
 
+from runner.compose import expand_sweep, register
 from runner.config import AutoWeights, FolderDataset, RunConfig
 from runner.naming import run_name, swept_of, swept_settings, variant_name
+from runner.paths import conf_dir
 
 
 def config(**groups: dict) -> dict:
@@ -77,3 +81,16 @@ def test_rounds_are_one_variant(tmp_path: Path) -> None:
         each["run_name"] = run_name(each)
     assert len({each["run_name"] for each in results}) == 4
     assert [variant_name(each).partition(" ")[2] for each in results] == ["queue_depth=4", "queue_depth=8"] * 2
+
+
+@pytest.mark.parametrize("experiment", ["memory_sweep", "batch_sweep", "device_sweep"])
+def test_rounds_of_an_experiment_come_in_turns(experiment: str) -> None:
+    register()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config = compose("config", [f"experiment={experiment}"], return_hydra_config=True)
+        with open_dict(config):
+            config.hydra.overrides.task = [f"experiment={experiment}", "profile.round=1,2"]
+        jobs = expand_sweep(config)
+    half = len(jobs) // 2
+    assert [job.profile.round for job in jobs] == [1] * half + [2] * half
+    assert half > 1
