@@ -1,15 +1,21 @@
-"""``memory.batch_size=auto``: the batch size at which a session is fastest, found by climbing on the session itself."""
+"""``memory.batch_size=auto``: the batch size at which a session is fastest, found by climbing on the session itself.
+
+The climb begins at the policy's own size and never ends below it; what a busy machine measures is not believed.
+"""
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
-from collections.abc import Callable, Container, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from runner.comparing import BUSY, OTHERS
+from runner.sampling import OthersLoad, family_cpu_s
 from runner.vggish.constants import EXAMPLE_SAMPLES
 
 if TYPE_CHECKING:
@@ -19,6 +25,8 @@ log = logging.getLogger("runner.worker")
 
 BUDGET_S = 5.0
 """For all of it: what XLA needs to compile each size for a GPU, and measuring."""
+_KEPT_S = 7 * 24 * 3600.0
+"""What was measured is believed for so long: drivers, limits and neighbours change."""
 _WORTH_IT = 1.03
 """A larger batch costs memory: it must be so much faster than the best smaller one."""
 _RUN_S = 0.15
@@ -95,6 +103,36 @@ def climb(
             break
     chosen = best.batch_size if best else sizes[0]
     return Climb(tuple(steps), chosen, reason)
+
+
+def sizes_from(default: int, fits: Callable[[int], bool]) -> list[int]:
+    """Sizes to try, ascending: the policy's own and its doubles, as far as they fit."""
+    larger = itertools.takewhile(fits, (default << step for step in range(1, 8)))
+    return [default, *larger]
+
+
+def climb_undisturbed(
+    measure: Callable[[int], Step | None], sizes: Sequence[int], compiled: Container[int] = ()
+) -> dict[str, Any]:
+    """Climb, for result.json; on a machine that others keep busy the first size is chosen, whatever was measured."""
+    others, own_cpu_s = OthersLoad(), family_cpu_s()
+    found = climb(measure, sizes, compiled)
+    share = others.share(family_cpu_s() - own_cpu_s)
+    if share > OTHERS:
+        why = f"the policy's own, as {BUSY} {share:.0%} of the processors; the next run measures again"
+        found = replace(found, batch_size=sizes[0], reason=why)
+    return {**found.to_dict(), "others_cpu_share": share, "measured_at": time.time()}
+
+
+def is_undisturbed(value: Mapping[str, Any]) -> bool:
+    """Whether what ``climb_undisturbed`` gave may be believed later."""
+    return float(value["others_cpu_share"]) <= OTHERS
+
+
+def is_fresh(value: Any) -> bool:
+    """Whether a value read from a file is what ``climb_undisturbed`` gave, undisturbed and not long ago."""
+    age = time.time() - float(value["measured_at"])
+    return is_climb(value) and is_undisturbed(value) and 0 <= age < _KEPT_S
 
 
 def measure_on(session: VGGishSession, dtype: str) -> Callable[[int], Step | None]:

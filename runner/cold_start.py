@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from runner.batch_size import climb, is_climb, measure_on
+from runner.batch_size import climb_undisturbed, is_fresh, is_undisturbed, measure_on, sizes_from
 from runner.config import AUTO, RunConfig
 from runner.convolution import remembered_calibration
 from runner.errors import ParityError
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("runner.worker")
 
-_FIRST_BATCH = {"cpu": 32, "gpu": 512, "metal": 32}
-"""Where the climb for a batch size begins, by kind of device."""
 LOG_FORMAT = "[%(asctime)s][%(levelname)s] %(message)s"
 """Of runner.log."""
 CACHE = ".cache"
@@ -224,10 +222,7 @@ def _climb(
         memory = replace(config.memory, batch_size=size)
         return plan_for(device, placement.precision, memory, placement.gpu_memory)
 
-    first = min(_FIRST_BATCH.get(device.effective.value, 32), placement.memory.batch_size)
-    sizes = [
-        size for size in (first << step for step in range(8)) if size <= MAX_BATCH and plan(size).batch_size == size
-    ] or [first]
+    sizes = sizes_from(placement.memory.batch_size, lambda size: size <= MAX_BATCH and plan(size).batch_size == size)
     key = ", ".join(
         (
             device.device.name,
@@ -237,14 +232,15 @@ def _climb(
             str(result.get("model", {}).get("conv", config.model.conv)),
             f"TensorFlow {versions()['tensorflow']}",
             f"{placement.gpu_memory.get('gpu_memory_limit_mib')} MiB",
-            f"up to {sizes[-1]}",
+            f"{sizes[0]} to {sizes[-1]}",
         )
     )
     found = remembered(
         kept / "batch_size.json",
         key,
-        lambda: climb(measure_on(session, dtypes[0]), sizes, compiled=(session.rows_at_once,)).to_dict(),
-        is_climb,
+        lambda: climb_undisturbed(measure_on(session, dtypes[0]), sizes, compiled=(session.rows_at_once,)),
+        is_fresh,
+        is_undisturbed,
     )
     result["batch_size_curve"] = found
     chosen = int(found["batch_size"])

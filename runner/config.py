@@ -236,7 +236,8 @@ class ProfileConfig:
     ``min_batches`` above 0 the clips are embedded again, without writing, until both are reached, for a mean and a
     spread.  ``sample_every_s`` is how often memory (and in those passes power) is read; ``pictures`` draws; ``map``
     (pca, umap or none) is how embeddings come to two dimensions; ``curve`` measures batch sizes; ``trace`` keeps
-    TensorFlow's profile.
+    TensorFlow's profile.  ``round`` changes nothing: swept first (``profile.round=1,2,3``) it repeats a sweep's jobs in
+    turns, which the verdict takes together.
     """
 
     name: str = "quick"
@@ -248,6 +249,7 @@ class ProfileConfig:
     map: str = "pca"
     curve: bool = False
     trace: bool = False
+    round: int = 1
 
 
 @dataclass

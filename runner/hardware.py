@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import os
 import platform
 import sys
@@ -12,11 +13,12 @@ from typing import Any
 
 import psutil
 
+from runner.cgroup import Groups
+
 MIB = 1 << 20
-_CGROUP_CPU = Path("/sys/fs/cgroup/cpu.max")
+_GROUPS = Groups()
 CORES = "VGGISH_RUNNER_CORES"
 """Environment variable: the share of this machine's cores that is a process's own, and its children's."""
-_CGROUP_MEMORY = Path("/sys/fs/cgroup/memory.max")
 _PACKAGES = ("tensorflow", "tensorflow-metal", "numpy", "soundfile", "soxr", "pyarrow", "hydra-core", "mlflow")
 
 
@@ -43,23 +45,14 @@ def usable_cores() -> int:
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     share = os.environ.get(CORES, "")
     affinity = min(affinity, int(share)) if share.isdecimal() and int(share) else affinity
-    try:
-        quota, period = _CGROUP_CPU.read_text().split()
-    except (OSError, ValueError):
-        return affinity
-    if quota == "max":
-        return affinity
-    return max(1, min(affinity, -(-int(quota) // int(period))))
+    limit = _GROUPS.cores()
+    return affinity if limit is None else max(1, min(affinity, math.ceil(limit)))
 
 
 def usable_memory_mib() -> int:
     """Main memory in MiB, or the cgroup's limit where that is smaller."""
     total = int(psutil.virtual_memory().total)
-    try:
-        limit = _CGROUP_MEMORY.read_text().strip()
-    except OSError:
-        limit = "max"
-    return (total if limit == "max" else min(total, int(limit))) // MIB
+    return min(total, _GROUPS.memory_bytes() or total) // MIB
 
 
 def peak_rss_mib() -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shlex
+import os
 import subprocess
 import threading
 import time
@@ -19,9 +20,11 @@ from runner.errors import RunnerError, StoreError
 from runner.failures import failure_of
 from runner.files import write_atomic
 from runner.hardware import host_facts, versions
+from runner.intervals import interval_metrics
 from runner.journal import STATE, files_are_there
 from runner.launch import InterruptGuard, run_worker
 from runner.manifest import Manifest, build_manifest, take_part
+from runner.naming import run_name, swept_of
 from runner.output import CLIPS
 from runner.paths import checkout
 from runner.record import command_line, hide_credentials, without_credentials
@@ -67,6 +70,15 @@ class Job:
         """Where a person finds the run's files: its folder, or its URL in an object store."""
         return place_of(self.config.output.dir, self.run_dir)
 
+    @property
+    def swept(self) -> dict[str, str]:
+        """The job's values of what its sweep sweeps, as they are shown."""
+        if not self.in_sweep:
+            return {}
+        from runner.sweep import SWEEP_ENVIRONMENT
+
+        return swept_of(self.config.to_dict(), os.environ.get(SWEEP_ENVIRONMENT))
+
 
 def run_job(job: Job) -> dict[str, Any]:
     """Carry out one job and return its result.json; what it says is on the terminal and, if tracked, in MLflow.
@@ -80,6 +92,7 @@ def run_job(job: Job) -> dict[str, Any]:
         "run_dir": job.place,
         "config": public(job.config.to_dict()),
         "overrides": public(list(job.overrides)),
+        "swept": job.swept,
         "started_at": started_at,
         "host": host_facts(),
         "versions": versions(),
@@ -97,7 +110,7 @@ def run_job(job: Job) -> dict[str, Any]:
         if not job.in_sweep:
             raise
         log.error("%s", error)
-        return _finish(job, {**base, **_unprepared(error), "run_name": _asked_name(job.config)}, _Tracking(job), 1)
+        return _finish(job, {**base, **_unprepared(error), "run_name": _asked_name(job)}, _Tracking(job), 1)
     finished = _finished_result(job.run_dir) if plan.is_finished else None
     if finished and not store and not files_are_there(job.run_dir, plan.done):
         finished = None
@@ -174,6 +187,7 @@ def _finish(
     """Write result.json, then tell MLflow and the person; with an object store, put what is not there yet."""
     result["ended_at"] = time.time()
     result["advice"] = advise(result)
+    result["metrics"] = {**result.get("metrics", {}), **interval_metrics(result)}
     result["exit_status"] = {"finished": 0, "killed": killed_status}.get(result["status"], 1)
     try:
         write_atomic(job.run_dir / "result.json", json.dumps(result, indent=2))
@@ -206,21 +220,8 @@ def _resume_command(job: Job, result: dict[str, Any]) -> str | None:
     return command_line(result["overrides"], output_dir=job.place)
 
 
-def run_name(result: dict[str, Any]) -> str:
-    """A name that a person recognises: effective device, memory policy, effective precision."""
-    config = result["config"]
-    if config["tracking"]["run_name"]:
-        return str(config["tracking"]["run_name"])
-    device = result.get("device", {}).get("effective", config["device"]["name"])
-    precision = result.get("precision", {}).get("effective", config["precision"]["name"])
-    name = f"{device}-{config['memory']['name']}-{precision}"
-    if result.get("device", {}).get("fallback_reason"):
-        name += f" ({config['device']['name']} absent)"
-    return name
-
-
-def _asked_name(config: RunConfig) -> str:
-    return run_name({"config": config.to_dict()})
+def _asked_name(job: Job) -> str:
+    return run_name({"config": job.config.to_dict(), "swept": job.swept})
 
 
 def _prepare(job: Job) -> tuple[Manifest, WeightsChoice]:
@@ -288,7 +289,7 @@ class _Tracking:
         """Open the MLflow run while the worker imports TensorFlow; a store is told, should this command be killed."""
 
         def work() -> None:
-            self.open(_asked_name(self._job.config))
+            self.open(_asked_name(self._job))
             if store:
                 store.put_tracking()
 

@@ -9,7 +9,7 @@ import itertools
 import logging
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from runner.engine import Engine, Lane
 from runner.gathering import Clip
 from runner.measure import TRACE
 from runner.output import ClipRow, RunWriter
-from runner.sampling import EnergyMeter, Sampler
+from runner.sampling import EnergyMeter, OthersLoad, Sampler
 from runner.vggish.constants import EXAMPLE_SAMPLES
 
 if TYPE_CHECKING:
@@ -35,8 +35,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("runner.worker")
 
-_PASSES = 3
-"""A spread takes at least so many."""
+_PASSES = 5
+"""An interval that tells two settings apart takes at least so many."""
+_PARTS = 3
+"""A pass takes such a part of the time that is asked for: shorter ones are mostly their beginning."""
+_BATCHES_A_PASS = 2
+"""Full batches a lane, at least: the first is not computed while others are decoded."""
+_MOST_SKIPPED = 64
+"""Clips of a large data set that are passed over for one that is embedded: reading its list takes time as well."""
 _MOST_PASSES = 200
 _CURVE_BUDGET_S = 15.0
 _TRACED_BATCHES = 3
@@ -83,8 +89,9 @@ def measure_beside(
     try:
         if profile.min_seconds > 0 or profile.min_batches > 0:
             events.send("phase", name="repeat")
-            a_pass = clips_for_a_pass(result["metrics"]["clips_per_s"], profile.min_seconds)
-            own = [clip._replace(number=n) for n, clip in enumerate(itertools.islice(clips, a_pass))]
+            a_pass = clips_for_a_pass(result["metrics"], profile.min_seconds, len(lanes) * session.rows_at_once)
+            chosen = evenly(clips, a_pass, int(result["metrics"].get("session_clips", 0)))
+            own = [clip._replace(number=n) for n, clip in enumerate(chosen)]
             gpus = placement.device.indices if placement.device.effective is DeviceType.GPU else ()
             found = repeat(profile, own, pool, lanes, gpus, stopped)
             result["metrics"] |= found.pop("metrics")
@@ -135,6 +142,7 @@ def repeat(
     """
     sampler = Sampler(profile.sample_every_s, gpus, power=True)
     energy = EnergyMeter(gpus)
+    others, own_cpu_s = OthersLoad(), _cpu_s(pool)
     passes: list[dict[str, float]] = []
     began = time.perf_counter()
     sampler.start()
@@ -163,12 +171,21 @@ def repeat(
     finally:
         sampler.stop()
         joules = energy.joules()
+        load = others.share(_cpu_s(pool) - own_cpu_s)
     samples = sampler.series(began)
-    return {"passes": passes, "samples": samples, "metrics": _of_passes(passes, joules, samples)}
+    return {"passes": passes, "samples": samples, "metrics": _of_passes(passes, joules, samples, load)}
+
+
+def _cpu_s(pool: DecodePool) -> float:
+    """The processor time of this process and its decode processes."""
+    return time.process_time() + sum(pool.cpu_s.values())
 
 
 def _of_passes(
-    passes: Sequence[dict[str, float]], joules: dict[str, float], samples: Sequence[dict[str, float]]
+    passes: Sequence[dict[str, float]],
+    joules: dict[str, float],
+    samples: Sequence[dict[str, float]],
+    others_share: float,
 ) -> dict[str, float]:
     if not passes:
         return {}
@@ -178,6 +195,7 @@ def _of_passes(
         "repeat_audio_x_realtime_mean": statistics.fmean(speeds),
         "repeat_audio_x_realtime_std": statistics.stdev(speeds) if len(speeds) > 1 else 0.0,
         "repeat_seconds": sum(each["seconds"] for each in passes),
+        "repeat_others_cpu_share": others_share,
     }
     watts = [each["power_w"] for each in samples if "power_w" in each]
     if watts:
@@ -190,9 +208,23 @@ def _of_passes(
     return found
 
 
-def clips_for_a_pass(clips_per_s: float, min_seconds: float) -> int:
-    """How many clips one pass embeds, so that a few passes fill the time."""
-    return int(clips_per_s * max(min_seconds, 1.0) / _PASSES) + 1
+def clips_for_a_pass(metrics: Mapping[str, float], min_seconds: float, examples: int) -> int:
+    """How many clips one pass embeds: a few passes fill the time, and each is some batches long.
+
+    Args:
+        metrics: of the run.
+        min_seconds: what all passes shall take.
+        examples: in a batch of every lane.
+    """
+    in_time = metrics["clips_per_s"] * max(min_seconds, 1.0) / _PARTS
+    a_clip = metrics["examples"] / max(metrics["clips_embedded"], 1.0)
+    return int(max(in_time, _BATCHES_A_PASS * examples / max(a_clip, 1e-9))) + 1
+
+
+def evenly(clips: Iterator[Clip], wanted: int, count: int) -> Iterator[Clip]:
+    """So many clips from all over the ``count`` that there are, as the first ones may be short, or of one kind."""
+    step = min(max(count // wanted, 1), _MOST_SKIPPED)
+    return itertools.islice(clips, 0, wanted * step, step)
 
 
 def speed_over_batch_sizes(session: VGGishSession, dtype: str, fits: Callable[[int], bool]) -> list[dict[str, Any]]:

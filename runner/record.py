@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.files import write_atomic
+from runner.metrics import in_order
 from runner.paths import conf_dir
 from runner.quoting import shell_override
 
@@ -26,10 +27,6 @@ _NOT_IN_KEYS = re.compile(r"[^\w\-. /]")
 _USER = re.compile(r"([A-Za-z][\w+.\-]*\\?://)[^\s/'\"]*@")
 _QUERY = re.compile(r"([A-Za-z][\w+.\-]*\\?://[^\s'\"?#]*)[?#][^\s'\"]*")
 _TABLES = ("memory.batch_size_by_device.", "profile.device_speed_s.", "parity.tolerances.")
-_FOREMOST = (
-    *("audio_x_realtime", "repeat_audio_x_realtime_mean", "repeat_audio_x_realtime_std", "examples_per_s"),
-    *("cold_start_s", "rss_peak_mib", "device_memory_peak_mib", "parity_rel_err", "clips_embedded", "clips_skipped"),
-)
 _STATUS = {"finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
 _CURVE_METRICS = {"examples_per_s": "batch_size_examples_per_s", "memory_mib": "batch_size_memory_mib"}
 """The climb for a batch size: metrics whose step is the batch size."""
@@ -59,17 +56,11 @@ def record_from_result(result: Mapping[str, Any]) -> RunRecord:
         status=_STATUS[result["status"]],
         params=params,
         tags=_tags(result),
-        metrics=_first_things_first(result.get("metrics", {})),
+        metrics=in_order(result.get("metrics", {})),
         series=_series(result),
         dataset=result.get("dataset"),
         ended_at=float(result.get("ended_at", result.get("started_at", 0.0))),
     )
-
-
-def _first_things_first(metrics: Mapping[str, float]) -> dict[str, float]:
-    """The metrics, those that people compare by in front: MLflow's pages keep the order, and plot the first."""
-    names = [*(name for name in _FOREMOST if name in metrics), *(name for name in metrics if name not in _FOREMOST)]
-    return {name: float(metrics[name]) for name in names}
 
 
 def config_params(config: Mapping[str, Any]) -> dict[str, str]:
@@ -166,6 +157,7 @@ def _tags(result: Mapping[str, Any]) -> dict[str, str]:
         tags |= {f"model.conv.{key}": model["conv"][key] for key in ("effective", "reason")}
     if compiler := (result.get("model") or {}).get("compiler"):
         tags |= {f"model.compiler.{key}": compiler[key] for key in ("effective", "reason")}
+    tags |= {f"swept.{key}": value for key, value in (result.get("swept") or {}).items()}
     tags["cluster"] = result.get("cluster")
     tags["sessions"] = result.get("session")
     tags["bottleneck"] = result.get("bottleneck")
@@ -218,6 +210,11 @@ def _series(result: Mapping[str, Any]) -> list[tuple[str, int, int, float]]:
         for step in (result.get("batch_size_curve") or {}).get("steps", [])
         for key, metric in _CURVE_METRICS.items()
         if step[key] is not None
+    ]
+    passes_ms = started_ms + 1000 * result.get("metrics", {}).get("steady_s", 0.0)
+    curve += [
+        ("pass_audio_x_realtime", step, int(passes_ms + 1000 * each["started_s"]), float(each["audio_x_realtime"]))
+        for step, each in enumerate((result.get("repeats") or {}).get("passes", [])[:_MAX_SERIES])
     ]
     return curve + [
         (metric, step, int(started_ms + 1000 * window["t_s"]), float(window[key]))

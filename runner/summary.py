@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from runner.advice import advise, speed, spread, verdict
+from runner.advice import advise
+from runner.comparing import FIRST_PASS, REPEATS
+from runner.intervals import ENDS, blocks_of, interval
 from runner.printable import printable
+from runner.verdict import verdict
 from runner.weights import WeightsChoice
 
 _COLD_START = ("import", "device", "weights", "calibration", "compile", "batch_size", "parity", "pin")
@@ -137,8 +140,11 @@ def _bottleneck(stage: str, metrics: Mapping[str, float]) -> str:
 
 
 def _repeats(metrics: Mapping[str, float]) -> str:
-    mean, deviation = metrics["repeat_audio_x_realtime_mean"], metrics["repeat_audio_x_realtime_std"]
+    mean, deviation = metrics[REPEATS], metrics["repeat_audio_x_realtime_std"]
     text = f"{metrics['repeats']:.0f} passes, {mean:,.1f} × realtime ± {deviation:,.1f} (standard deviation)"
+    low, high = (metrics.get(end) for end in ENDS[REPEATS])
+    if low is not None and high is not None:
+        text = f"{metrics['repeats']:.0f} passes, {mean:,.1f} × realtime (95 %: {low:,.1f} to {high:,.1f})"
     if "energy_j" not in metrics:
         return f"{text}; energy can't be read here"
     return f"{text}, {metrics['joules_per_audio_hour']:,.0f} J an hour of audio"
@@ -167,28 +173,30 @@ def _memory(metrics: Mapping[str, float]) -> str:
     return text
 
 
+def _speed_and_ends(result: Mapping[str, Any], metric: str) -> tuple[str, str]:
+    value = result.get("metrics", {}).get(metric)
+    ends = value and interval(value, [blocks_of(result, metric)])
+    return "-" if value is None else f"{value:,.1f}", f"{ends[0]:,.1f} to {ends[1]:,.1f}" if ends else "-"
+
+
 def summarise_sweep(
     results: Sequence[Mapping[str, Any]], place: str, tracking: str | None, page: str | None = None
 ) -> str:
     """The table of a sweep's jobs, in their order; for the arguments see ``summarise``."""
     header = (
-        *("job", "run", "status", "× realtime", "±", "examples/s", "cold start s", "peak MiB", "max error"),
+        *("job", "run", "status", "× realtime", "95 %", "repeated", "95 %", "cold start s", "peak MiB", "max error"),
         *("min cosine", "bottleneck"),
     )
     rows: list[tuple[str, ...]] = [header]
     for number, result in enumerate(results):
         metrics = result.get("metrics", {})
-        deviation = spread(result)
-        figures = [
-            f"{value:,.1f}" if value is not None else "-"
-            for value in (
-                *(speed(result), deviation),
-                *map(metrics.get, ("examples_per_s", "cold_start_s", "rss_peak_mib")),
-            )
-        ]
+        figures = [text for metric in (FIRST_PASS, REPEATS) for text in _speed_and_ends(result, metric)]
         figures += [
             form.format(metrics[key]) if key in metrics else "-"
-            for key, form in (("parity_rel_err", "{:.1e}"), ("parity_min_cosine", "{:.7f}"))
+            for key, form in (
+                *(("cold_start_s", "{:,.1f}"), ("rss_peak_mib", "{:,.1f}")),
+                *(("parity_rel_err", "{:.1e}"), ("parity_min_cosine", "{:.7f}")),
+            )
         ]
         figures.append(str(result.get("bottleneck") or "-"))
         rows.append((str(number), str(result["run_name"]), str(result["status"]), *figures))

@@ -12,7 +12,7 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ from runner.errors import ConfigError
 from runner.files import make_folder, write_atomic
 from runner.formats import FOLDERS
 from runner.journal import STATE
+from runner.naming import SWEPT, swept_settings
 from runner.readable import read_json, read_results
 from runner.record import SWEEP_FILE, hide_credentials, without_credentials
 from runner.resume import check_folder, claim
@@ -52,6 +53,8 @@ class Sweep:
     overrides: tuple[str, ...]
     output: SweepOutput | None = None
     run_dirs: list[Path] = field(default_factory=list)
+    swept: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """The settings that differ between its jobs, each with all its values."""
 
     @property
     def place(self) -> str:
@@ -87,7 +90,8 @@ class RunnerCallback(Callback):
             output = _take_output(folder, jobs)
             check_sweep_folder(folder, overrides, place_of(jobs[0].output.dir, folder))
             _tell_what_is_left_out(config)
-        start_sweep(Sweep(jobs[0], folder, overrides, output))
+            swept = swept_settings([job.to_dict() for job in jobs]) if len(jobs) > 1 else _sought(config)
+        start_sweep(Sweep(jobs[0], folder, overrides, output, swept=swept))
         if output:
             with _fatal_errors():
                 output.put_record()
@@ -110,6 +114,12 @@ class QuietReturn(JobReturn):
         if isinstance(self._return_value, BaseException):
             raise self._return_value
         return self._return_value
+
+
+def _sought(config: DictConfig) -> dict[str, list[str]]:
+    """The settings that a sweeper chooses as it goes, whose values aren't known yet."""
+    keys = map(str, config.hydra.sweeper.get("params") or {})
+    return {f"{key}.name" if "." not in key else key: [] for key in keys}
 
 
 def _take_output(folder: Path, jobs: Sequence[RunConfig]) -> SweepOutput | None:
@@ -193,7 +203,7 @@ def start_sweep(sweep: Sweep) -> None:
     path = sweep.folder / SWEEP_FILE
     if not path.exists():
         overrides = list(map(without_credentials, sweep.overrides))
-        write_atomic(path, json.dumps({"run_id": None, "overrides": overrides, "jobs": []}))
+        write_atomic(path, json.dumps({"run_id": None, "overrides": overrides, "jobs": [], SWEPT: sweep.swept}))
     os.environ[SWEEP_ENVIRONMENT] = str(sweep.folder / SWEEP_FILE)
     if sweep.config.tracking.kind == "none":
         return
@@ -237,7 +247,7 @@ def finish_sweep(interrupted: bool) -> bool:
     hide_credentials(sweep.folder)
     results = read_results(sweep.run_dirs)
     if sweep.config.profile.pictures and results:
-        from runner.pictures import draw_sweep
+        from runner.sweep_pictures import draw_sweep
 
         draw_sweep(results, sweep.folder)
     outcome = page = None

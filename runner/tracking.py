@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import shlex
 import socket
@@ -19,7 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from runner.advice import baseline, best, command, speed, spread, trouble, verdict
+from runner.advice import command
+from runner.comparing import FIRST_PASS, REPEATS
 from runner.config import TrackingConfig
 from runner.errors import ConfigError, RunnerError
 from runner.files import write_atomic
@@ -40,6 +42,7 @@ from runner.record import (
     without_credentials,
 )
 from runner.stores import place_of
+from runner.verdict import contests, only_contest, verdict, with_interval
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -273,11 +276,12 @@ def finish_sweep(
         tags["mlflow.note.content"] = _sweep_note(results, record["overrides"])
         metrics: dict[str, float] = {"jobs": len(results)}
         metrics |= {f"jobs_{status}": count[status] for status in ("failed", "killed")}
-        if chosen := best(results):
-            tags |= {"verdict": verdict(results), "best.run": str(chosen["run_name"]), "best.command": command(chosen)}
-            metrics["best_audio_x_realtime"] = speed(chosen) or 0.0
-            if (base := baseline(results)) is not None:
-                metrics["best_speedup"] = metrics["best_audio_x_realtime"] / (speed(base) or 1.0)
+        tags["verdict"] = verdict(results)
+        if contest := only_contest(results):
+            chosen = contest.chosen
+            tags |= {"best.run": chosen.name, "best.command": command(chosen.best)}
+            metrics["best_audio_x_realtime"] = chosen.speed
+            metrics["best_speedup"] = chosen.speed / (contest.baseline.speed or 1.0)
         _log_batch(client, run_id, metrics=_metrics(metrics, int(1000 * time.time())), tags=_cut(tags))
         client.log_artifact(run_id, str(path))
         if (sweep_dir / PICTURES).is_dir():
@@ -288,27 +292,34 @@ def finish_sweep(
 
 
 def _sweep_note(results: Sequence[Mapping[str, Any]], overrides: Sequence[str]) -> str:
-    base = baseline(results)
-    lines = [f"**{verdict(results)}**", "", "| job | run | × realtime | ± | × baseline | parity error | peak MiB | |"]
-    lines.append("| --- | --- | ---: | ---: | ---: | ---: | ---: | --- |")
-    for number, result in enumerate(results):
-        found, deviation, metrics = speed(result), spread(result), result.get("metrics", {})
-        factor = found / (speed(base) or 1.0) if found is not None and base is not None else None
-        cells = [
-            "-" if found is None else f"{found:,.1f}",
-            "-" if deviation is None else f"{deviation:,.1f}",
-            "-" if factor is None else f"{factor:.2f}",
-            f"{metrics['parity_rel_err']:.1e}" if "parity_rel_err" in metrics else "-",
-            f"{metrics['rss_peak_mib']:,.0f}" if "rss_peak_mib" in metrics else "-",
-            ", ".join(trouble(result)) or "baseline" if result is base else ", ".join(trouble(result)),
-        ]
-        lines.append(f"| {number} | {result['run_name']} | {' | '.join(cells)} |")
+    """The verdict, a short table for each workload, and the command, for the parent's page."""
+    first, *others = verdict(results).splitlines()
+    lines = [f"**{first}**  ", *(line + "  " for line in others)]  # two blanks: a line of its own
+    found, left_out = contests(results)
+    for contest in found:
+        names = "repeated passes" if contest.ranking.metric == REPEATS else "first pass"
+        lines += ["", f"| setting | × realtime, {names} (95 %) | × baseline | parity error | peak MiB |"]
+        lines.append("| --- | ---: | ---: | ---: | ---: |")
+        for each in contest.variants:
+            error = each.best["metrics"].get("parity_rel_err")
+            cells = [
+                with_interval(each.speed, each.interval, ",.1f"),
+                "baseline" if each is contest.baseline else f"{each.speed / (contest.baseline.speed or 1.0):.2f}",
+                "-" if error is None else f"{error:.1e}",
+                f"{each.memory_mib:,.0f}" if math.isfinite(each.memory_mib) else "-",
+            ]
+            lines.append(f"| {each.name} | {' | '.join(cells)} |")
+    if left_out:
+        lines += ["", "| not ranked | × realtime, first pass | because |", "| --- | ---: | --- |"]
+        for result, why in left_out:
+            value = result.get("metrics", {}).get(FIRST_PASS)
+            lines.append(f"| {result['run_name']} | {'-' if value is None else f'{value:,.1f}'} | {', '.join(why)} |")
     return "\n".join([*lines, "", "Repeat it:", "", f"    {command_line(overrides, multirun=True)}"])
 
 
 @contextmanager
 def connected(tracking: TrackingConfig, outputs: Path) -> Iterator[MlflowClient]:
-    """A client of the store, for reading; trouble is ``TrackingError``."""
+    """A client of the store, for reading: no experiment is made; trouble is ``TrackingError``."""
     with _store(tracking, outputs, "read") as (client, _):
         yield client
 
@@ -319,7 +330,7 @@ def _store(tracking: TrackingConfig, outputs: Path, what: str = "told") -> Itera
     uri = store_uri(tracking, outputs)
     with _short_patience(tracking.timeout_s):
         try:
-            yield _connect(uri, tracking)
+            yield _connect(uri, tracking, read_only=what == "read")
         except RunnerError:
             raise
         except Exception as error:  # MLflow, SQLAlchemy, requests and the file system each have their own
@@ -358,8 +369,8 @@ def _short_patience(timeout_s: float) -> Iterator[None]:
                 os.environ[key] = value
 
 
-def _connect(uri: str, tracking: TrackingConfig) -> tuple[MlflowClient, str]:
-    """A client and the experiment's id.
+def _connect(uri: str, tracking: TrackingConfig, read_only: bool) -> tuple[MlflowClient, str]:
+    """A client and the experiment's id, which is empty for one that is to read only.
 
     The client itself makes a sqlite database's tables, and several at once corrupt it: that happens under a lock.
     """
@@ -371,7 +382,7 @@ def _connect(uri: str, tracking: TrackingConfig) -> tuple[MlflowClient, str]:
 
     if parts.scheme != "sqlite":
         client = MlflowClient(uri)
-        return client, _find_or_create(client, tracking.experiment, None)
+        return client, "" if read_only else _find_or_create(client, tracking.experiment, None)
     from filelock import FileLock
 
     database = Path(uri.removeprefix("sqlite:///")).absolute()
@@ -380,7 +391,8 @@ def _connect(uri: str, tracking: TrackingConfig) -> tuple[MlflowClient, str]:
         if database.exists():
             _check_unlocked(database, tracking.timeout_s)
         client = MlflowClient(uri)
-        return client, _find_or_create(client, tracking.experiment, (database.parent / "mlartifacts").as_uri())
+        artifacts = (database.parent / "mlartifacts").as_uri()
+        return client, "" if read_only else _find_or_create(client, tracking.experiment, artifacts)
 
 
 def _check_unlocked(database: Path, timeout_s: float) -> None:

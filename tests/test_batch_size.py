@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
+from pathlib import Path
 
 import numpy as np
+import pytest
 
-from runner.batch_size import Climb, Step, climb, is_climb, measure_on
+from runner import batch_size
+from runner.batch_size import (
+    Climb,
+    Step,
+    climb,
+    climb_undisturbed,
+    is_climb,
+    is_fresh,
+    is_undisturbed,
+    measure_on,
+    sizes_from,
+)
+from runner.remember import remembered
 from tests.reference import make_session
 
 
@@ -79,3 +94,40 @@ def test_a_session_is_measured_and_resized(weights: dict[str, np.ndarray]) -> No
     assert step is not None
     assert (step.batch_size, session.rows_at_once) == (4, 4)
     assert step.examples_per_s > 1
+
+
+def test_the_climb_begins_at_the_policys_own_size() -> None:
+    assert sizes_from(256, lambda size: size <= 1024) == [256, 512, 1024]
+    assert sizes_from(256, lambda size: False) == [256]
+
+
+@pytest.mark.parametrize("speeds", [{256: 100, 512: 90, 1024: 80}, {256: 100, 512: 101}, {256: 100}, {}])
+def test_it_never_ends_below_that(speeds: dict[int, float]) -> None:
+    assert climbed(speeds, sizes_from(256, lambda size: size <= 1024)).batch_size == 256
+
+
+@pytest.mark.parametrize(("share", "size"), [(0.1, 512), (0.6, 256)])
+def test_what_a_busy_machine_measures_is_not_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float, size: int
+) -> None:
+    monkeypatch.setattr(batch_size.OthersLoad, "share", lambda self, own_cpu_s: share)
+    path = tmp_path / "batch_size.json"
+    measure, _ = on({256: 100, 512: 200})
+    found = remembered(path, "key", lambda: climb_undisturbed(measure, [256, 512]), is_fresh, is_undisturbed)
+    assert found["batch_size"] == size
+    assert path.exists() == (share < 0.5)
+    assert ("other programs took 60%" in found["reason"]) == (share > 0.5)
+
+
+def test_what_was_measured_long_ago_is_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_size.OthersLoad, "share", lambda self, own_cpu_s: 0.0)
+    path = tmp_path / "batch_size.json"
+    measure, _ = on({256: 100})
+    kept = climb_undisturbed(measure, [256])
+    assert is_fresh(kept)
+    for old in (
+        {**kept, "measured_at": kept["measured_at"] - 8 * 86400},
+        Climb((), 256, "of an older release").to_dict(),
+    ):
+        path.write_text(json.dumps({"key": old}))
+        assert remembered(path, "key", lambda: "anew", is_fresh) == "anew"

@@ -8,6 +8,7 @@ import pytest
 
 from runner.engine import BatchTiming
 from runner.measure import LaneClock, bottleneck, covered, lane_seconds, stage_shares, starved_shares
+from runner.profiling import clips_for_a_pass, evenly
 
 
 def engine(*timings: BatchTiming, write_s: float = 0.0) -> SimpleNamespace:
@@ -63,3 +64,12 @@ def test_batches_told_of_in_parts_that_overlap_are_counted_once() -> None:
     assert found[0] == {"copy": 2.0, "compute": 4.0, "lane": 5.0}
     assert found[1] == {"copy": 0.5, "compute": (1 + 7) / 2, "lane": (1 + 7) / 2}
     assert lane_seconds(first) == found[0]
+
+
+def test_a_repeated_pass_is_some_batches_long_and_of_clips_from_all_over() -> None:
+    metrics = {"clips_per_s": 30.0, "examples": 1000.0, "clips_embedded": 100.0}
+    assert clips_for_a_pass(metrics, 30.0, 64) == 301  # a third of the time
+    assert clips_for_a_pass(metrics, 3.0, 512) == 103  # two batches, of ten examples a clip
+    assert list(evenly(iter(range(1000)), 5, 1000)) == [0, 64, 128, 192, 256]
+    assert list(evenly(iter(range(100)), 5, 100)) == [0, 20, 40, 60, 80]
+    assert list(evenly(iter(range(10)), 40, 10)) == list(range(10))

@@ -11,11 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from runner import pictures
+from runner import pictures, sweep_pictures
 from runner.embedding_map import draw_map, pca, sample
 from runner.formats import embedding_schema
-from runner.pictures import draw_run, draw_sweep
+from runner.pictures import draw_run
+from runner.sweep_pictures import draw_sweep
 from tests.test_advice import result
+
+HOPS = {0.48: 90.0, 1.92: 170.0}
 
 
 def run(**metrics: float) -> dict:
@@ -55,10 +58,20 @@ def test_a_sweep_is_drawn_with_energy_where_all_have_it(tmp_path: Path) -> None:
     for job in jobs:
         job["metrics"]["parity_min_cosine"] = 1.0
     assert names(draw_sweep(jobs, tmp_path)) == {"throughput.png", "speedup.png", "pareto.png", "parity.png"}
-    assert pictures._pareto(jobs).axes[0].get_xlabel() == "worker's memory at most, MiB"
+    assert sweep_pictures._pareto(jobs).axes[0].get_xlabel() == "worker's memory at most, MiB"
     for job in jobs:
         job["metrics"]["joules_per_audio_hour"] = 10.0
-    assert pictures._pareto(jobs).axes[0].get_xlabel() == "joules an hour of audio"
+    assert sweep_pictures._pareto(jobs).axes[0].get_xlabel() == "joules an hour of audio"
+
+
+def test_every_setting_of_a_sweep_is_drawn_and_named(tmp_path: Path) -> None:
+    jobs = [result(speed=speed, run_name=f"cpu-balanced-float32 hop_s={hop}", std=2.0) for hop, speed in HOPS.items()]
+    for job, hop in zip(jobs, HOPS, strict=True):
+        job["config"]["frontend"] = {"hop_s": hop}
+    axes = sweep_pictures._sweep_throughput(jobs).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [job["run_name"] for job in jobs]
+    assert "frontend.hop_s 1.92" in [text.get_text() for text in axes.texts]
+    assert names(draw_sweep(jobs, tmp_path)) == {"throughput.png"}  # nothing that would compare them
 
 
 def write_embeddings(run_dir: Path, rows: int, shards: int = 1) -> None:

@@ -168,7 +168,7 @@ def test_the_parent_of_a_sweep_says_how_its_jobs_went(
     parent = next(run for run in runs if run.info.run_id == parent_id)
     assert parent.info.status == expected
     assert parent.data.tags["sweep.finished"] == str(statuses.count("finished"))
-    assert "| 0 | cpu-balanced-float32 |" in parent.data.tags["mlflow.note.content"]
+    assert "| cpu-balanced-float32 | 100.0 | baseline |" in parent.data.tags["mlflow.note.content"]
     assert parent.data.metrics["best_audio_x_realtime"] == 100.0
     assert sum(run.data.tags.get("mlflow.parentRunId") == parent_id for run in runs) == 2
 
