@@ -36,7 +36,6 @@ from runner.files import atomic, make_folder, write_atomic
 from runner.formats import FOLDERS
 from runner.journal import IDENTITY, JOURNAL, STATE, ShardEntry, believed, read_journal, take_back
 from runner.manifest import CHUNK_CLIPS, Manifest, shards_of
-from runner.readable import readable
 from runner.record import SWEEP_FILE
 from runner.retrying import shards_to_retry
 from runner.stores import is_url, place_of
@@ -257,7 +256,7 @@ def _planned(path: Path, listed: pa.Table, shards: Sequence[tuple[int, int]], ro
     """The clips of the plan, given the digests of its shards' rows; those listed themselves, where they are the same.
 
     Raises:
-        ConfigError: manifest.parquet can't be read, and the clips listed are not those that it held.
+        ResumeError: manifest.parquet can't be read, and the clips listed are not those that it held.
     """
     clips = shards[-1][1] if shards else 0
     try:
@@ -265,7 +264,7 @@ def _planned(path: Path, listed: pa.Table, shards: Sequence[tuple[int, int]], ro
         return listed if is_same else pq.read_table(path).slice(0, clips)
     except (OSError, pa.ArrowException) as error:
         if listed.num_rows != clips or row_digests(listed, shards) != rows:
-            raise ConfigError(
+            raise ResumeError(
                 f"{path} can't be read ({error}), and the data set is not what it was: name another output.dir"
             ) from error
         _write_manifest(path, listed)
@@ -274,7 +273,7 @@ def _planned(path: Path, listed: pa.Table, shards: Sequence[tuple[int, int]], ro
 
 def _is_as_planned(path: Path, listed: pa.Table) -> bool:
     """Whether a manifest.parquet holds exactly the clips listed, file sizes and times too; read piece by piece."""
-    with readable(path), pq.ParquetFile(path) as file:
+    with pq.ParquetFile(path) as file:
         if file.metadata.num_rows != listed.num_rows:
             return False
         at = 0
