@@ -332,7 +332,7 @@ def test_a_damaged_manifest_is_written_anew_where_the_data_set_is_what_it_was(
     assert pq.read_table(run / STATE / "manifest.parquet").equals(before.manifest.table)
     damage(run / STATE / "manifest.parquet")
     os.utime(data / "4.wav", ns=(1, 1))
-    with pytest.raises(ConfigError, match=r"manifest\.parquet can't be read .*name another output\.dir"):
+    with pytest.raises(ResumeError, match=r"manifest\.parquet can't be read .*name another output\.dir"):
         plan(run, data)
 
 
