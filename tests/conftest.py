@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
 PROJECT = Path(__file__).resolve().parents[1]
 AUDIO = PROJECT.parent / "shared" / "audio"
 os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"  # read by gcsfs when imported; it needs gRPC of an emulator
+
+
+@pytest.fixture(autouse=True)
+def _streams_stay_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Hydra sets logging up it shuts all handlers down, and absl's (TensorFlow's) closes pytest's own stream."""
+    monkeypatch.setattr(logging, "shutdown", lambda handlers=(): None)
 
 
 @pytest.fixture(scope="session")
