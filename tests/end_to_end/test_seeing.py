@@ -45,6 +45,11 @@ def test_optuna_tries_settings_and_the_best_is_said_with_its_command(tuned: tupl
     assert "best_value" in best
 
 
+def are_ranked(done: Done) -> bool:
+    """Whether both jobs are: one that other programs disturbed is left out beside one that they did not."""
+    return "Not ranked" not in said(done)
+
+
 def test_the_parent_has_the_verdict_and_the_pictures(tuned: tuple[Done, Path]) -> None:
     done, outputs = tuned
     client = MlflowClient(f"sqlite:///{outputs}/mlflow.db")
@@ -54,7 +59,9 @@ def test_the_parent_has_the_verdict_and_the_pictures(tuned: tuple[Done, Path]) -
     assert len({job.info.run_name for job in jobs}) == 2
     assert parent.data.metrics["best_audio_x_realtime"] > 1
     kept = {artifact.path for artifact in client.list_artifacts(parent.info.run_id, "pictures")}
-    assert kept == {f"pictures/{name}.png" for name in ("throughput", "speedup", "pareto", "parity")}
+    assert "pictures/throughput.png" in kept
+    if are_ranked(done):
+        assert kept == {f"pictures/{name}.png" for name in ("throughput", "speedup", "pareto", "parity")}
     for job in jobs:
         own = {artifact.path for artifact in client.list_artifacts(job.info.run_id, "pictures")}
         assert {"pictures/throughput.png", "pictures/embeddings.html"} <= own
@@ -66,10 +73,11 @@ def test_the_parent_has_the_verdict_and_the_pictures(tuned: tuple[Done, Path]) -
 def test_the_report_takes_the_sweeps_folder_and_has_its_pictures(
     tuned: tuple[Done, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _, outputs = tuned
+    done, outputs = tuned
     folder = next(outputs.glob("sweeps/*/*"))
     page = tmp_path / "report.html"
     uri = f"sqlite:///{outputs}/mlflow.db"
     assert report([str(folder), "--uri", uri, "--format", "html", "--output", str(page)]) == 0
-    assert "2 runs ranked, 0 not" in capsys.readouterr().out
-    assert page.read_text().count("data:image/png;base64,") == 4
+    told, images = capsys.readouterr().out, page.read_text().count("data:image/png;base64,")
+    assert ("2 runs ranked, 0 not" in told) if are_ranked(done) else ("1 runs ranked, 1 not" in told)
+    assert images == 4 or (images and not are_ranked(done))
