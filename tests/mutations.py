@@ -31,6 +31,7 @@ import numpy as np
 from runner import gate, parity
 from runner.canary import Canary
 from runner.compose import compose_config
+from runner.devices import DeviceChoice, choose_device
 from runner.errors import ParityError
 from runner.gate import measure_session
 from runner.parity import AnswerCache, Answers, as_int16, fixed_signals
@@ -38,6 +39,7 @@ from runner.vggish import checkpoint, reference, session
 from runner.vggish.checkpoint import random_weights, weights_checksum
 from tests import golden
 from tests.mutation_list import FAULTS, PASSES, Edit, Fault, Lie, Weights
+from tests.reference import CPU
 
 BATCH = 96
 """A full batch: more than 64, and three of a CPU's chunks."""
@@ -104,6 +106,15 @@ def install(name: str) -> None:
 _held = contextlib.ExitStack()
 
 
+def _device(name: str, memory: Any) -> DeviceChoice:
+    """The device; a CPU needs no settings of TensorFlow, which other tests of the process may have started."""
+    if name == "cpu":
+        return choose_device("cpu", [CPU])
+    from runner.build import DeviceRequest, place
+
+    return place(DeviceRequest(name, strict=True), memory).device
+
+
 class Bench:
     """Sessions with seeded weights on one device, and what they are held to.
 
@@ -113,8 +124,8 @@ class Bench:
 
     def __init__(self, device: str = "cpu") -> None:
         self.device = device
-        self._device: Any = None
         self.config = compose_config(["weights=random", "memory=conservative", "dataset=demo"])
+        self._device = _device(device, self.config.memory)
         self.weights = random_weights(golden.SEED)
         self._checksum = weights_checksum(self.weights)
         self._cache = AnswerCache(Path(tempfile.gettempdir()) / "vggish-mutations")
@@ -129,13 +140,10 @@ class Bench:
 
     def build(self, precision: str, conv: str) -> Any:
         """A session by the code as it is now."""
-        from runner.build import DeviceRequest, place
         from runner.precision import choose_precision
         from runner.vggish.session import SessionMetadata
 
         gc.collect()
-        if self._device is None:  # once a process: TensorFlow fixes devices then
-            self._device = place(DeviceRequest(self.device, strict=True), self.config.memory).device
         chosen = choose_precision(precision, self._device.device)
         metadata = SessionMetadata(self._device.to_dict(), chosen.to_dict(), {}, {})
         return session.VGGishSession(dict(self.weights), self._device, chosen, BATCH, metadata, conv)

@@ -155,7 +155,7 @@ def test_an_object_that_is_not_given_is_skipped_and_tried_again_when_resumed(
     assert reasons["speech-more/x.mp3"] == "unreachable"
     quiet.behave()
     again = run("s3://data/set", tmp_path / "run")
-    assert "did not give in time" in " ".join((again.out + again.err).split())
+    assert "may have passed" in " ".join((again.out + again.err).split())
     assert_same(tmp_path / "run", undisturbed)
     assert len(quiet.reads()) <= 4, "only that clip's shard is done again"
 
