@@ -372,7 +372,8 @@ def test_a_worker_that_lost_the_output_commits_no_more(memory_store: Store, tmp_
 
 
 def test_shards_that_are_taken_back_lose_their_commit_objects(memory_store: Store, tmp_path: Path) -> None:
-    spec = {"run_dir": str(tmp_path), "shards": [[0, 1]] * 3, "store": {"url": memory_store.url, "token": "ours"}}
+    store = {"url": memory_store.url, "token": "ours"}
+    spec = {"run_dir": str(tmp_path), "shards": [[0, 1]] * 3, "rows": [""] * 3, "store": store}
     (tmp_path / STATE).mkdir()
     put_holder(memory_store, token="ours")
     writer = StoreMirror(spec, compose_config(["weights=random"])).writer_kind()(tmp_path, {}, [])
