@@ -38,7 +38,8 @@ def long_clip(tmp_path: Path) -> bytes:
 
 
 @pytest.fixture
-def pool() -> Iterator[DecodePool]:
+def pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[DecodePool]:
+    monkeypatch.setattr("runner.pool._LOOK_EVERY_S", 0.01)  # on a fast machine a clip is decoded between two looks
     pool = DecodePool(OPTIONS, 1, clip_timeout_s=1.5)
     yield pool
     pool.close()
