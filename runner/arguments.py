@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import fields
-from pathlib import Path
 from typing import NoReturn
 
 from runner.config import SCHEMAS, PathsConfig
@@ -129,7 +129,7 @@ def _hint(text: str) -> str:
     """What to type instead of what Hydra's grammar can't read."""
     key, equals, given = text.partition("=")
     if not equals:
-        if Path(text).expanduser().exists():
+        if os.path.exists(os.path.expanduser(text)):
             return f"{text} is not of the form key=value: to embed it, give {shell_override('dataset.root', text)}"
         return f"{text} is not of the form key=value: use GROUP=OPTION or key=value (see --help)"
     if not _KEY.fullmatch(key):

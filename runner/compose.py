@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -41,10 +42,10 @@ def register() -> None:
 def _run_dir(given: str | None, outputs: str, kind: str, day: str, time_of_day: str) -> str:
     """``output.dir`` if it is given (for an object store its working folder), else one of its own under the outputs."""
     if is_url(given):
-        return str(working_folder(given, Path(outputs).expanduser()))
+        return str(working_folder(given, Path(os.path.expanduser(outputs))))
     if given:
-        return str(Path(as_path(given)).expanduser())
-    return str(Path(outputs).expanduser() / kind / day / time_of_day)
+        return str(Path(os.path.expanduser(as_path(given))))
+    return str(Path(os.path.expanduser(outputs)) / kind / day / time_of_day)
 
 
 def _devices() -> str:

@@ -134,6 +134,17 @@ def _leaves(key: str, value: object) -> Iterator[tuple[str, object]]:
         yield key, value
 
 
+_PATHS = (
+    "dataset.root",
+    "dataset.path",
+    "weights.path",
+    "weights.pca_path",
+    "output.dir",
+    "paths.models",
+    "paths.outputs",
+)
+
+
 def _check_leaf(key: str, value: object) -> None:
     """What no value of the configuration may be: NaN, endless, an empty text (an unset variable), with credentials."""
     if isinstance(value, int | float) and not abs(value) <= _LARGEST:
@@ -142,6 +153,8 @@ def _check_leaf(key: str, value: object) -> None:
         if not value.strip():
             raise ConfigError(f"{key} is empty: give it a value, or leave it out")
         check_free_of_credentials(key, value)
+        if key in _PATHS and value.startswith("~") and os.path.expanduser(value) == value:
+            raise ConfigError(f"{key}={value} is in the home of a user that there is not: give the whole path")
 
 
 def _validate_tracking(tracking: TrackingConfig) -> None:
