@@ -359,10 +359,12 @@ def test_no_stream_breaks_the_walks(
     data = files[kind][:50_000] + files[kind][-50_000:]
     at = int(place**3 * len(data))
     path.write_bytes(data[:at] + new + data[at + len(new) // 2 :])
-    mpeg_header(str(path))
-    next_mpeg_frame(str(path), at)
-    flac_end(str(path))
-    ogg_link(str(path), 0)
+    size = path.stat().st_size
+    header, end = mpeg_header(str(path)), flac_end(str(path))
+    assert header is None or 0 <= header.frames_place < size
+    assert (frame := next_mpeg_frame(str(path), at)) is None or at <= frame < size
+    assert end is None or end.samples >= 0
+    assert (following := ogg_link(str(path), 0).next_link) is None or 0 < following < size
 
 
 # Parts of files
