@@ -25,7 +25,7 @@ from runner.journal import STATE, files_are_there
 from runner.launch import InterruptGuard, run_worker
 from runner.manifest import Manifest, build_manifest, take_part
 from runner.naming import run_name, swept_of
-from runner.output import CLIPS
+from runner.output import CLIPS, npz_are_there
 from runner.paths import checkout
 from runner.record import command_line, hide_credentials, without_credentials
 from runner.resume import (
@@ -112,7 +112,7 @@ def run_job(job: Job) -> dict[str, Any]:
         log.error("%s", error)
         return _finish(job, {**base, **_unprepared(error), "run_name": _asked_name(job)}, _Tracking(job), 1)
     finished = _finished_result(job.run_dir) if plan.is_finished else None
-    if finished and not store and not files_are_there(job.run_dir, plan.done):
+    if finished and not store and not _are_there(job, plan):
         finished = None
     if finished and "run_name" in finished:
         say(f"{job.place} is finished already: nothing is left to do")
@@ -147,6 +147,13 @@ def run_job(job: Job) -> dict[str, Any]:
     if guard.count and job.in_sweep and result["status"] != "killed":
         guard.pass_on()  # the signal came too late for this job, and ends the sweep
     return result
+
+
+def _are_there(job: Job, plan: Plan) -> bool:
+    """Whether a finished run still has its files, by a quick look."""
+    if "npz" in job.config.output.formats and not npz_are_there(job.run_dir, plan.done):
+        return False
+    return files_are_there(job.run_dir, plan.done)
 
 
 def _finished_result(run_dir: Path) -> dict[str, Any] | None:

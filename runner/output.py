@@ -217,6 +217,20 @@ def check_complete(shards: Sequence[tuple[int, int]], done: Mapping[int, ShardEn
         )
 
 
+def npz_are_there(folder: Path, done: Mapping[int, ShardEntry]) -> bool:
+    """Whether all npz files of the shards are there in their sizes: a quick look, beside ``shards_without_npz``."""
+    try:
+        return all(
+            (folder / NPZ / name).stat().st_size == size
+            for shard in done
+            for name, (size, _) in json.loads(
+                (folder / STATE / NPZ_FILES / f"part-{shard:05d}.json").read_bytes()
+            ).items()
+        )
+    except (OSError, ValueError, AttributeError, TypeError):
+        return False
+
+
 def shards_without_npz(folder: Path, done: Mapping[int, ShardEntry]) -> list[int]:
     """The shards of which a clip's npz is missing, or is not what was written."""
 

@@ -12,7 +12,15 @@ from runner.errors import EngineError
 from runner.files import write_atomic
 from runner.formats import ParquetShards, embedding_schema, embedding_table, row_groups
 from runner.journal import ShardEntry
-from runner.output import CLIP_SCHEMA, ClipRow, RunWriter, check_complete, make_formats, shards_without_npz
+from runner.output import (
+    CLIP_SCHEMA,
+    ClipRow,
+    RunWriter,
+    check_complete,
+    make_formats,
+    npz_are_there,
+    shards_without_npz,
+)
 
 
 def row(clip: str, examples: int, **changes: object) -> ClipRow:
@@ -115,6 +123,7 @@ def test_npz_files_are_looked_at_as_all_others_are(tmp_path: Path, damage: str) 
     for shard in range(3):
         writer.write_shard(shard, [row(f"{shard}/a", 2), row(f"{shard}/b", 0)])
     assert shards_without_npz(tmp_path, writer.done) == []
+    assert npz_are_there(tmp_path, writer.done)
     npz, listed = tmp_path / "npz" / "1" / "a.npz", tmp_path / ".runner" / "npz" / "part-00001.json"
     path = listed if damage.startswith("list") else npz
     data = path.read_bytes()
@@ -123,6 +132,7 @@ def test_npz_files_are_looked_at_as_all_others_are(tmp_path: Path, damage: str) 
     else:
         path.write_bytes(data[:-1] if damage.endswith("cut") else data[:-40] + bytes(40))
     assert shards_without_npz(tmp_path, writer.done) == [1]
+    assert npz_are_there(tmp_path, writer.done) == (damage == "changed"), "a finished run is looked at by sizes"
 
 
 def test_a_text_file_is_replaced_whole(tmp_path: Path) -> None:
