@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from runner.errors import DatasetError
-from runner.remote import patiently
-from runner.stores import is_forbidden, open_store
+from runner.retry import is_forbidden, patiently
+from runner.stores import open_store
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem

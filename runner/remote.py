@@ -8,52 +8,27 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any
 
 from runner.errors import ClipError
-from runner.stores import may_pass, store_of
+from runner.retry import may_pass, patiently
+from runner.stores import store_of
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
 _LOOK_EVERY_S = 0.2
 _LONGEST_SCHEME = 16
-
-T = TypeVar("T")
 
 
 def is_remote(path: bytes) -> bool:
     """Whether a clip's path is an object's URL: paths of files are absolute."""
     return b"://" in path[:_LONGEST_SCHEME] and not path.startswith(b"/")
-
-
-def patiently(ask: Callable[[], T], timeout_s: float) -> T:
-    """Ask a store until it answers, with growing, random pauses in between.
-
-    Args:
-        ask: the request; asked again when it raises, unless that is final (no such object, no permission).
-        timeout_s: no try is begun after so many seconds.
-
-    Raises:
-        Exception: the last one that ``ask`` raised.
-    """
-    end = time.monotonic() + timeout_s
-    pause = _FIRST_PAUSE_S
-    while True:
-        try:
-            return ask()
-        except Exception as error:
-            if not may_pass(error) or time.monotonic() + pause > end:
-                raise
-        time.sleep(pause * random.uniform(0.5, 1.0))
-        pause = min(2 * pause, _LONGEST_PAUSE_S)
 
 
 class Fetched:

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from runner.journal import CLIP_PARTS, STATE, ShardEntry
 from runner.remote import is_remote
-from runner.stores import may_pass, store_of
+from runner.retry import may_pass
+from runner.stores import store_of
 
 _THREADS = 16
 _ASKED = 16

@@ -260,7 +260,7 @@ class Flaky:
 
 def flaky_store(monkeypatch: pytest.MonkeyPatch, flaky: Flaky, timeout_s: float) -> Store:
     monkeypatch.setattr(store_client, "open_store", lambda key, url: (flaky, "bucket/run"))
-    monkeypatch.setattr(store_client, "_FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr("runner.retry.FIRST_PAUSE_S", 0.001)
     return Store("s3://bucket/run", timeout_s)
 
 
