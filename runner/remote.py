@@ -13,14 +13,12 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 from runner.errors import ClipError
-from runner.retry import may_pass, patiently
+from runner.retry import is_disk_full, may_pass, patiently
 from runner.stores import store_of
-
-if TYPE_CHECKING:
-    from fsspec import AbstractFileSystem
+from runner.whole_object import read_whole
 
 _LOOK_EVERY_S = 0.2
 _LONGEST_SCHEME = 16
@@ -64,20 +62,25 @@ def fetch(url: str, timeout_s: float) -> Fetched:
 
     Args:
         url: its own.
-        timeout_s: no try is begun after so many seconds.
+        timeout_s: as in ``runner.retry.patiently``.
 
     Raises:
-        ClipError: ``missing``, ``unreadable``, or ``unreachable`` where the store did not give it in time.
+        ClipError: ``missing``, ``unreadable``, ``unreachable`` where the store did not give it in time, or
+            ``disk_full`` where there is no room for it in the temporary folder.
     """
     began = time.monotonic()
-    fetched = Fetched(os.path.splitext(url)[1].lower())
+    fetched: Fetched | None = None
     try:
-        store = store_of(url, timeout_s)
-        patiently(lambda: _get(store, url, fetched.path), timeout_s)
+        fetched = Fetched(os.path.splitext(url)[1].lower())
+        store, path = store_of(url, timeout_s), fetched.path
+        patiently(lambda: read_whole(store, url, path), timeout_s)
     except BaseException as error:
-        fetched.close()
+        if fetched is not None:
+            fetched.close()
         if not isinstance(error, Exception):
             raise
+        if is_disk_full(error):
+            raise ClipError("disk_full", f"{tempfile.gettempdir()} has no room for it ({error.strerror})") from error
         if isinstance(error, FileNotFoundError | IsADirectoryError):
             raise ClipError("missing", f"no such object ({error})") from error
         if not may_pass(error):
@@ -85,15 +88,6 @@ def fetch(url: str, timeout_s: float) -> Fetched:
         waited = time.monotonic() - began
         raise ClipError("unreachable", f"given up after {waited:.0f} s: {type(error).__name__}: {error}") from error
     return fetched
-
-
-def _get(store: AbstractFileSystem, url: str, path: str) -> None:
-    try:
-        store.get_file(url, path)
-    except OSError as error:
-        if error.filename == path and error.__context__ is not None:  # gcsfs can't remove a file that has no name
-            raise error.__context__ from None
-        raise
 
 
 class FetchAhead:

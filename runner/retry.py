@@ -11,7 +11,7 @@ import errno
 import random
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 10.0
 
@@ -44,6 +44,7 @@ _PASSING_CODES = {
 ``AccessDenied`` is none: it is also what S3 answers about an object that is not there to those who may not list, so
 that every lost clip would be waited for.  Such clips are tried again by the next command (``runner.retrying``).
 """
+_DENIED = {"AccessDenied", "Forbidden", "403", "forbidden"}
 _PASSING_STATUS = (408, 409, 425, 429)
 _NEVER_STATUS = (501, 505)
 
@@ -78,8 +79,7 @@ def patiently(ask: Callable[[], T], timeout_s: float, failed: Callable[[Exceptio
 
 def may_pass(error: BaseException) -> bool:
     """Whether an error of a driver may be gone at the next attempt."""
-    codes = {code for each in _causes(error) if (code := _code(each)) is not None}
-    if codes & _PASSING_CODES:
+    if _codes(error) & _PASSING_CODES:
         return True
     if isinstance(error, _LASTING) or is_forbidden(error) or is_disk_full(error):
         return False
@@ -102,9 +102,14 @@ def is_forbidden(error: BaseException) -> bool:
     return type(error) is OSError and told.startswith("Forbidden: ") and "rate limit" not in told.lower()
 
 
-def is_disk_full(error: BaseException) -> bool:
+def is_denied(error: BaseException) -> bool:
+    """Whether the credentials are good, and this is not permitted to them."""
+    return is_forbidden(error) and _codes(error) <= _DENIED
+
+
+def is_disk_full(error: BaseException) -> TypeGuard[OSError]:
     """Whether a disk of this machine is full."""
-    return isinstance(error, OSError) and error.errno in _FULL and not any(map(_code, _causes(error)))
+    return isinstance(error, OSError) and error.errno in _FULL and not _codes(error)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -112,6 +117,10 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     while each is not None:
         yield each
         each = each.__cause__
+
+
+def _codes(error: BaseException) -> set[str]:
+    return {code for each in _causes(error) if (code := _code(each)) is not None}
 
 
 def _code(error: BaseException) -> str | None:
