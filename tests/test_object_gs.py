@@ -14,8 +14,10 @@ from urllib.request import Request, urlopen
 import pytest
 from gcp_storage_emulator.server import create_server
 
+from runner.compose import compose_config
 from runner.config import FolderDataset
 from runner.errors import ClipError, DatasetError, StoreError
+from runner.frozen_listing import list_clips
 from runner.listing import walk_store
 from runner.manifest import build_manifest
 from runner.remote import fetch
@@ -186,3 +188,12 @@ def test_keys_are_listed_in_the_order_of_a_folders(quiet: Proxy) -> None:
     assert [(name, size) for name, size, _ in found] == [(name, 5) for name in sorted(names, key=os.fsencode)]
     assert all(mtime_ns > 1e18 for _, _, mtime_ns in found)
     assert len(quiet.requests) == 1
+
+
+def test_a_listing_is_made_once(quiet: Proxy, tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(b"RIFF")
+    settings = compose_config([f"dataset.root={tmp_path}", "dataset.partition=1/1", "weights=random"])
+    place = f"gs://{BUCKET}/listing.parquet"
+    first = list_clips(settings, place, tmp_path)
+    (tmp_path / "b.wav").write_bytes(b"RIFF")
+    assert list_clips(settings, place, tmp_path).part == first.part
