@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from runner.errors import StoreError
 from runner.retry import is_disk_full, is_forbidden, may_pass, patiently
@@ -24,6 +24,24 @@ T = TypeVar("T")
 
 _TELL_EVERY_S = 10.0
 _AT_ONCE = 16
+_CHECKSUMS = ("crc32c", "md5Hash", "ETag")
+"""What drivers call checksums of an object's bytes, in their listings.
+
+An ETag is one where an object was put at once; else it may differ for the same bytes.
+"""
+_CHANGES = ("ETag", "etag", "generation", "LastModified", "updated", "mtime", "created")
+
+
+class Seen(NamedTuple):
+    """What a listing tells of an object: ``bytes``, the store's checksum of them, and a mark of its last change."""
+
+    bytes: int
+    checksum: str | None
+    changed: str
+
+
+def _size(info: Mapping[str, Any]) -> int:
+    return int(info["size"])
 
 
 class Store:
@@ -105,6 +123,14 @@ class Store:
         """The bytes of every object below a folder, by name."""
         return self._listed("find", folder, timeout_s)
 
+    def seen(self, folder: str, timeout_s: float | None = None) -> dict[str, Seen]:
+        """What a listing tells of every object below a folder, by name."""
+        return self._listed("find", folder, timeout_s, _seen)
+
+    def seen_at(self, folder: str) -> dict[str, Seen | None]:
+        """As ``top``, with what the listing tells of objects."""
+        return self._listed("ls", folder, None, _seen)
+
     def top(self, folder: str = "") -> dict[str, int | None]:
         """What is right below the URL, or below a folder there: objects with their bytes, folders with None."""
         return dict(self._listed("ls", folder))
@@ -113,7 +139,9 @@ class Store:
         """``call`` for many objects, several at once, as ``map`` does; the first error is raised."""
         return list(self._threads.map(call, *columns))
 
-    def _listed(self, method: str, folder: str, timeout_s: float | None = None) -> dict[str, Any]:
+    def _listed(
+        self, method: str, folder: str, timeout_s: float | None = None, told: Callable[[Any], Any] = _size
+    ) -> dict[str, Any]:
         try:
             found = self._patiently("listed", timeout_s, method, self._at(folder), detail=True)
         except StoreError as error:
@@ -122,7 +150,7 @@ class Store:
             raise
         infos = found.values() if isinstance(found, dict) else found
         names = ((str(info["name"]).rstrip("/").removeprefix(self._root).lstrip("/"), info) for info in infos)
-        return {name: None if info["type"] == "directory" else int(info["size"]) for name, info in names if name}
+        return {name: None if info["type"] == "directory" else told(info) for name, info in names if name}
 
     def _at(self, name: str) -> str:
         return f"{self._root}/{name}".rstrip("/")
@@ -168,6 +196,11 @@ class Store:
 
         function = getattr(self._filesystem, f"_{method}")
         return sync(self._filesystem.loop, function, *arguments, timeout=left, **options)
+
+
+def _seen(info: Mapping[str, Any]) -> Seen:
+    checksum = next((str(info[key]) for key in _CHECKSUMS if info.get(key)), None)
+    return Seen(int(info["size"]), checksum, "|".join(str(info[key]) for key in _CHANGES if info.get(key)))
 
 
 def _words(error: BaseException) -> str:
