@@ -3,8 +3,8 @@
 ``python -m tests.mutants [--list] [--only N,M] [--jobs J] [--record FILE] [--compare FILE]`` takes the mutants of
 ``tests/mutant_list.py``, which are of what goes on around the numbers (those have ``tests/mutations.py``).  Each runs
 the tests that are named for it, most likely first, until one fails; that counts only if the same test passes without
-the mutant.  A record is a line a mutant, with the test that caught it; ``--compare`` takes a record and tells what was
-caught then and is not now, which is exit status 1.  ``tests/mutants.tsv`` is the record that counts.
+the mutant.  A record is a line a mutant, with the test that caught it or why none did; ``--compare`` takes a record and
+tells what was caught then and is not now, which is exit status 1.  ``tests/mutants.tsv`` is the one to compare with.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Finding(NamedTuple):
     @property
     def is_caught(self) -> bool:
         """Whether anything caught it."""
-        return self.caught_by != NOT_CAUGHT and not self.caught_by.startswith(ERROR)
+        return not self.caught_by.startswith((NOT_CAUGHT, ERROR))
 
 
 class TableError(Exception):
@@ -92,9 +92,11 @@ class Copies:
         return Finding(mutant, caught_by, time.monotonic() - start)
 
     def _catch(self, mutant: Mutant) -> str:
-        unfit: list[str] = []
+        tests, unfit = mutant.tests.split(), list[str]()
         while len(unfit) < _UNFIT:
-            caught_by = self._run(mutant, mutant.tests.split(), unfit)
+            caught_by = self._run(mutant, tests, unfit)
+            if caught_by == TIMEOUT and self._run(None, tests, unfit) == TIMEOUT:
+                raise TableError("its tests take longer without it, too: give more of --limit-s")
             if caught_by in (NOT_CAUGHT, TIMEOUT, DEATH) or self._passes_without(caught_by):
                 return caught_by
             unfit.append(caught_by)
@@ -209,7 +211,7 @@ def lost(before: Mapping[str, str], found: Sequence[Finding]) -> list[str]:
     return [
         f"{each.mutant.name} (was caught by {before[each.mutant.name]})"
         for each in found
-        if not each.is_caught and before.get(each.mutant.name, NOT_CAUGHT) != NOT_CAUGHT
+        if not each.is_caught and not before.get(each.mutant.name, NOT_CAUGHT).startswith((NOT_CAUGHT, ERROR))
     ]
 
 
