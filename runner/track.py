@@ -14,11 +14,12 @@ from pathlib import Path
 
 from runner.config import RunConfig, from_dict
 from runner.errors import RunnerError
+from runner.mlflow_client import store_uri, ui_command
 from runner.printable import printable
 from runner.readable import read_json
 from runner.record import SWEEP_FILE, without_credentials
 from runner.stores import as_path, is_url
-from runner.tracking import finish_run, finish_sweep, open_sweep, store_uri, ui_command
+from runner.tracking import finish_run, finish_sweep, open_sweep
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,9 +70,8 @@ def track(folder: Path, uri: str | None = None, place: str | None = None) -> str
     if not run_dirs:
         raise RunnerError(f"{place or folder} holds no job that came to a result: there is nothing to log")
     config = logged_with(run_dirs[0], uri)
-    if not record.get("run_id") or uri:
-        open_sweep(config.tracking, outputs_of(config), folder, record["overrides"], place)
-        record = read_json(sweep)
+    open_sweep(config.tracking, outputs_of(config), folder, record["overrides"], place)
+    record = read_json(sweep)
     new = 0
     for run_dir in run_dirs:
         own = logged_with(run_dir, uri)

@@ -18,7 +18,8 @@ import soundfile
 from runner import store_hold, store_sweep
 from runner.compose import compose_config
 from runner.errors import ConfigError, StoreError
-from runner.job import Job, _Tracking
+from runner.job import Job
+from runner.live_tracking import RunTracking
 from runner.store_client import Store
 from runner.store_hold import HOLDER_OBJECT, Hold
 from runner.store_output import orphan_lock
@@ -241,7 +242,7 @@ def test_a_store_that_does_not_give_the_embeddings_is_no_end_of_the_run(tmp_path
             raise StoreError("s3://bucket/run can't be read")
 
     config = compose_config(["output.dir=s3://bucket/run", "tracking.log_embeddings=true"])
-    tracking = _Tracking(Job(config, tmp_path))
+    tracking = RunTracking(Job(config, tmp_path))
     tracking.finish(Refusing(), finished=True)  # type: ignore[arg-type]
     assert tracking.outcome == "not logged: log it later with  python -m runner.track s3://bucket/run"
 

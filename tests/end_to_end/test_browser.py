@@ -16,7 +16,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 from PIL import Image
 
-from runner.tracking import VIEW
+from runner.mlflow_client import VIEW
 from tests.conftest import AUDIO, PROJECT, environment, run_command
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
