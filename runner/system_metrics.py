@@ -28,6 +28,8 @@ class SystemMetrics:
 
     def __init__(self, collectors: list[BaseMetricsMonitor] | None = None) -> None:
         self._collectors = list(_collectors()) if collectors is None else collectors
+        self.collect()  # the processors' load is counted from its last reading on: the first one is of nothing
+        self.take()
 
     def collect(self) -> None:
         """Take a sample; a collector that fails is not asked again."""
