@@ -21,9 +21,11 @@ from runner.record import SWEEP_FILE, without_credentials
 from runner.stores import as_path, is_url
 from runner.tracking import finish_run, finish_sweep, open_sweep
 
+_INTERRUPTED = 130
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Log the runs given; exit status 1 if one could not be logged."""
+    """Log the runs given; exit status 1 if one could not be logged, 130 if Ctrl-C ended it."""
     parser = argparse.ArgumentParser(
         prog="python -m runner.track", description="Log runs or sweeps to MLflow that could not be logged at the time."
     )
@@ -37,6 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except RunnerError as error:
             failed = True
             print(printable(f"{without_credentials(place)}: error: {error}"), file=sys.stderr)
+        except KeyboardInterrupt:
+            print("stopped: the same command logs what is left", file=sys.stderr)
+            return _INTERRUPTED
     return int(failed)
 
 

@@ -15,7 +15,7 @@ from runner.mlflow_calls import log_dataset
 from runner.mlflow_client import _short_patience, store_uri
 from runner.report_store import _row
 from runner.resume import began_at, begin_session
-from runner.track import track
+from runner.track import main, track
 from runner.tracking import finish_run, is_logged, open_run
 from tests.test_tracking import LOCAL, make_run, read_back
 
@@ -216,3 +216,14 @@ def test_a_time_limit_of_mlflows_environment_is_kept(monkeypatch: pytest.MonkeyP
     with _short_patience(5.0):
         assert os.environ[key] == "600"
     assert os.environ[key] == "600"
+
+
+def test_logging_later_ends_at_ctrl_c_without_a_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(place: str, uri: str | None) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("runner.track._track", interrupt)
+    assert main([str(tmp_path)]) == 130
+    assert capsys.readouterr().err == "stopped: the same command logs what is left\n"
