@@ -229,6 +229,14 @@ def test_embeddings_that_left_the_folder_are_logged_and_a_run_is_logged_later_on
     assert artifacts(later, again, "embeddings") == shards
     assert {"clips.parquet", "result.json", "runner.log", "config"} <= set(artifacts(later, again, ""))
 
+    note = tmp_path / "note.json"  # of a run that this database has not, as after it was deleted
+    Store(url, 20).get("tracking.json", note)
+    note.write_text(note.read_text().replace(again.info.run_id, "0" * 32))
+    Store(url, 20).put(note, "tracking.json")
+    assert f"{url}: logged; mlflow ui" in told(track([url, "--uri", later]), capsys)
+    assert f"{url}: was logged already; mlflow ui" in told(track([url, "--uri", later]), capsys)
+    assert len(runs_of(later)) == 2
+
     assert track([f"s3://{BUCKET}/nothing"]) == 1
     assert f"s3://{BUCKET}/nothing holds no" in capsys.readouterr().err
     hold = Hold(Store(url, 20))
