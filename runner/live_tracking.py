@@ -139,8 +139,8 @@ class RunTracking:
         system = SystemMetrics()
         points, due, over = Points(system, run.first_step), 0.0, False
         while not over:
-            system.collect()
             over = self._over.wait(_SAMPLE_S)
+            system.collect()
             elapsed = time.monotonic() - began
             if elapsed >= due or over:
                 told = self._tell(run.run_id, points)

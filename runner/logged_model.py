@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -70,14 +71,16 @@ def save(saved_model: Path, folder: Path, result: dict[str, Any], *, run_id: str
     kind = np.dtype(np.float32)
     waveforms, embeddings = TensorSpec(kind, (-1, -1)), TensorSpec(kind, (-1, -1, 128))
     packages = result.get("versions") or {}
-    save_model(
-        str(folder),
-        python_model=str(_CODE),
-        artifacts={SAVED_MODEL: str(saved_model)},
-        signature=ModelSignature(Schema([waveforms]), Schema([embeddings])),
-        pip_requirements=[f"{name}=={packages[name]}" for name in ("tensorflow", "numpy") if name in packages],
-        mlflow_model=Model(run_id=run_id, model_id=model_id),
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of type hints and examples: the signature is given
+        save_model(
+            str(folder),
+            python_model=str(_CODE),
+            artifacts={SAVED_MODEL: str(saved_model)},
+            signature=ModelSignature(Schema([waveforms]), Schema([embeddings])),
+            pip_requirements=[f"{name}=={packages[name]}" for name in ("tensorflow", "numpy") if name in packages],
+            mlflow_model=Model(run_id=run_id, model_id=model_id),
+        )
 
 
 def _export_apart(run_dir: Path, folder: Path) -> None:

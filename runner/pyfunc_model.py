@@ -17,7 +17,7 @@ class Embedder(PythonModel):
 
         self._model = tf.saved_model.load(context.artifacts["saved_model"])
 
-    def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> Any:
+    def predict(self, context, model_input, params=None):  # type: ignore  # MLflow takes hints for a schema
         """Embed.
 
         Args:
