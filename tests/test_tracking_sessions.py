@@ -176,7 +176,7 @@ def test_the_experiment_is_the_given_one_else_the_environments(tmp_path: Path, m
         return client.get_experiment(run.info.experiment_id).name
 
     assert logged("plain") == "vggish-runner"
-    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", client.create_experiment("by number"))
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", client.create_experiment("by number", str(tmp_path / "files")))
     assert logged("number") == "by number"
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "by name")
     assert logged("name") == "by name"
