@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 import shlex
 import socket
@@ -21,12 +20,13 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from runner.advice import command
-from runner.comparing import FIRST_PASS, REPEATS
 from runner.config import TrackingConfig
 from runner.errors import ConfigError, RunnerError
 from runner.files import write_atomic
 from runner.formats import FOLDERS
 from runner.measure import BATCHES, TRACE
+from runner.mlflow_links import VIEW, run_list_page, run_page
+from runner.naming import SWEPT
 from runner.output import CLIPS
 from runner.pictures import PICTURES
 from runner.readable import read_json, read_results
@@ -36,13 +36,14 @@ from runner.record import (
     TRACKING,
     RunRecord,
     command_line,
-    config_params,
     early_tags,
     record_from_result,
+    requested_params,
     without_credentials,
 )
 from runner.stores import place_of
-from runner.verdict import contests, only_contest, verdict, with_interval
+from runner.sweep_page import RUN_ID, fixed_params, sweep_note, swept_params
+from runner.verdict import only_contest, verdict
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -51,8 +52,6 @@ _METRICS_A_CALL = 1000
 _DATASET_ATTEMPTS = 4
 _PARAMS_A_CALL = 100
 _SWEEP_NAME_CHARACTERS = 250
-VIEW = "vggish"
-"""A view of the experiment that the MLflow UI shows with ``viewStateShareKey``: the run list with columns of use."""
 _VIEW_TAG = "mlflow.sharedViewState."
 _COLUMNS = json.dumps(
     {
@@ -60,13 +59,13 @@ _COLUMNS = json.dumps(
             "attributes.`Dataset`",
             *("metrics.`audio_x_realtime`", "metrics.`best_audio_x_realtime`", "metrics.`repeat_audio_x_realtime_std`"),
             *("metrics.`cold_start_s`", "metrics.`rss_peak_mib`", "metrics.`parity_rel_err`"),
-            *("params.`resolved.device`", "params.`memory.name`", "params.`resolved.precision`"),
-            *("params.`resolved.memory.batch_size`", "tags.`bottleneck`", "tags.`parity.passed`", "tags.`device.name`"),
+            *("params.`actual.device`", "params.`actual.memory`", "params.`actual.precision`"),
+            *("params.`actual.memory.batch_size`", "tags.`bottleneck`", "tags.`parity.passed`", "tags.`device.name`"),
         ]
     }
 )
 _EXPERIMENT_TAGS = {f"{_VIEW_TAG}{VIEW}": _COLUMNS, "mlflow.experimentKind": "custom_model_development"}
-"""The second one keeps the UI from taking the experiment for one of language models."""
+"""The second one keeps a UI that has one menu for all (see ``mlflow_links``) from taking it for one of language models."""
 _OTHERS_FIRST_RUN_S = 60
 """How long to wait while another process makes the database."""
 
@@ -100,7 +99,7 @@ def ui_command(uri: str) -> str:
 def where_to_look(uri: str, folder: Path) -> tuple[str, str | None]:
     """The line that shows a run's or a sweep's folder in MLflow, and the page to open: of a sweep, the run list.
 
-    The page's columns are those of the experiment's view ``VIEW``.
+    The page opens in the menu of model training, and the list has the columns of the experiment's view ``VIEW``.
     """
     state = _read_state(folder)
     if "experiment_id" not in state:
@@ -111,9 +110,9 @@ def where_to_look(uri: str, folder: Path) -> tuple[str, str | None]:
     if "experiment_id" not in state:
         return ui_command(uri), None
     root = without_credentials(uri).rstrip("/") if uri.startswith(("http://", "https://")) else "http://127.0.0.1:5000"
-    page = f"{root}/#/experiments/{state['experiment_id']}/runs"
-    is_sweep = "jobs" in state
-    return ui_command(uri), f"{page}?viewStateShareKey={VIEW}" if is_sweep else f"{page}/{state['run_id']}"
+    experiment_id = state["experiment_id"]
+    page = run_list_page(experiment_id) if "jobs" in state else run_page(experiment_id, state["run_id"])
+    return ui_command(uri), f"{root}/{page}"
 
 
 def open_run(
@@ -145,7 +144,7 @@ def open_run(
             "state": "open",
         }
         write_atomic(run_dir / TRACKING, json.dumps(state, indent=2))
-        _log_params(client, run.info.run_id, config_params(config))
+        _log_params(client, run.info.run_id, requested_params(config))
 
 
 def _take_up(
@@ -163,7 +162,7 @@ def _take_up(
     except MlflowException:  # deleted since
         return False
     client.update_run(run_id, status="RUNNING")
-    params = config_params(config)
+    params = requested_params(config)
     _log_params(client, run_id, {key: value for key, value in params.items() if key not in known})
     changed = {f"resumed.{key}": value for key, value in params.items() if known.get(key, value) != value}
     _log_batch(client, run_id, metrics=[], tags=_cut({**changed, "command": command_line(overrides)}))
@@ -232,6 +231,7 @@ def open_sweep(
         record |= {"run_id": run.info.run_id, "experiment_id": experiment_id}
         record["uri"] = without_credentials(store_uri(tracking, outputs))
         write_atomic(path, json.dumps(record, indent=2))
+        _log_params(client, run.info.run_id, swept_params(record.get(SWEPT) or {}))
 
 
 def _has_run(client: MlflowClient, run_id: str) -> bool:
@@ -266,55 +266,45 @@ def finish_sweep(
     record = read_json(path)
     if not record.get("run_id"):
         open_sweep(tracking, outputs, sweep_dir, record["overrides"], place)
-    run_id = read_json(path)["run_id"]
-    results = read_results(run_dirs)
+    record = read_json(path)
+    run_id = record["run_id"]
+    uri = without_credentials(store_uri(tracking, outputs))
+    results = [_with_run_id(result, run_dir, uri) for run_dir in run_dirs for result in read_results([run_dir])]
     count = dict.fromkeys(("finished", "failed", "killed"), 0)
     for result in results:
         count[result["status"]] += 1
-    with _store(tracking, outputs) as (client, _):
+    with _store(tracking, outputs) as (client, experiment_id):
+        killed = bool(interrupted or count["killed"])
+        params = {} if killed else swept_params(record.get(SWEPT) or {}, results)
+        params |= {} if killed else fixed_params(results, record["overrides"])  # MLflow takes no other value later
+        known = client.get_run(run_id).data.params
+        _log_params(client, run_id, {key: value for key, value in params.items() if key not in known})
         tags = {"sweep.jobs": str(len(results)), **{f"sweep.{status}": str(n) for status, n in count.items()}}
-        tags["mlflow.note.content"] = _sweep_note(results, record["overrides"])
-        metrics: dict[str, float] = {"jobs": len(results)}
-        metrics |= {f"jobs_{status}": count[status] for status in ("failed", "killed")}
+        tags["mlflow.note.content"] = sweep_note(results, record["overrides"], experiment_id)
+        metrics: dict[str, float] = {}
         tags["verdict"] = verdict(results)
         if contest := only_contest(results):
             chosen = contest.chosen
             tags |= {"best.run": chosen.name, "best.command": command(chosen.best)}
+            tags |= {"best.run_id": chosen.best[RUN_ID]} if RUN_ID in chosen.best else {}
             metrics["best_audio_x_realtime"] = chosen.speed
             metrics["best_speedup"] = chosen.speed / (contest.baseline.speed or 1.0)
+        metrics |= {"jobs": len(results), **{f"jobs_{status}": count[status] for status in ("failed", "killed")}}
         _log_batch(client, run_id, metrics=_metrics(metrics, int(1000 * time.time())), tags=_cut(tags))
+        datasets = [result["dataset"] for result in results if result.get("dataset")]
+        if len({dataset["digest"] for dataset in datasets}) == 1:
+            _log_dataset(client, run_id, datasets[0])
         client.log_artifact(run_id, str(path))
         if (sweep_dir / PICTURES).is_dir():
             client.log_artifacts(run_id, str(sweep_dir / PICTURES), PICTURES)
-        killed = interrupted or count["killed"]
         status = "KILLED" if killed else "FAILED" if count["failed"] or not results else "FINISHED"
         client.set_terminated(run_id, status)
 
 
-def _sweep_note(results: Sequence[Mapping[str, Any]], overrides: Sequence[str]) -> str:
-    """The verdict, a short table for each workload, and the command, for the parent's page."""
-    first, *others = verdict(results).splitlines()
-    lines = [f"**{first}**  ", *(line + "  " for line in others)]  # two blanks: a line of its own
-    found, left_out = contests(results)
-    for contest in found:
-        names = "repeated passes" if contest.ranking.metric == REPEATS else "first pass"
-        lines += ["", f"| setting | × realtime, {names} (95 %) | × baseline | parity error | peak MiB |"]
-        lines.append("| --- | ---: | ---: | ---: | ---: |")
-        for each in contest.variants:
-            error = each.best["metrics"].get("parity_rel_err")
-            cells = [
-                with_interval(each.speed, each.interval, ",.1f"),
-                "baseline" if each is contest.baseline else f"{each.speed / (contest.baseline.speed or 1.0):.2f}",
-                "-" if error is None else f"{error:.1e}",
-                f"{each.memory_mib:,.0f}" if math.isfinite(each.memory_mib) else "-",
-            ]
-            lines.append(f"| {each.name} | {' | '.join(cells)} |")
-    if left_out:
-        lines += ["", "| not ranked | × realtime, first pass | because |", "| --- | ---: | --- |"]
-        for result, why in left_out:
-            value = result.get("metrics", {}).get(FIRST_PASS)
-            lines.append(f"| {result['run_name']} | {'-' if value is None else f'{value:,.1f}'} | {', '.join(why)} |")
-    return "\n".join([*lines, "", "Repeat it:", "", f"    {command_line(overrides, multirun=True)}"])
+def _with_run_id(result: dict[str, Any], run_dir: Path, uri: str) -> dict[str, Any]:
+    """A result with the run that it was logged as, if it was, in this store."""
+    state = _read_state(run_dir)
+    return {**result, RUN_ID: state["run_id"]} if state.get("uri") == uri and "run_id" in state else result
 
 
 @contextmanager
