@@ -65,7 +65,7 @@ _COLUMNS = json.dumps(
     }
 )
 _EXPERIMENT_TAGS = {f"{_VIEW_TAG}{VIEW}": _COLUMNS, "mlflow.experimentKind": "custom_model_development"}
-"""The second one keeps a UI that has one menu for all (see ``mlflow_links``) from taking it for one of language models."""
+"""The second one is for UIs that have no choice of menus (see ``mlflow_links``): it is not one of language models."""
 _OTHERS_FIRST_RUN_S = 60
 """How long to wait while another process makes the database."""
 
