@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from runner.advice import Result
-from runner.comparing import FIRST_PASS, REPEATS
+from runner.comparing import REPEATS
 from runner.mlflow_links import compare_page, run_page
 from runner.naming import SWEPT, setting_name
 from runner.quoting import shell_lines
@@ -75,16 +75,10 @@ def sweep_note(results: Sequence[Result], overrides: Sequence[str], experiment_i
         overrides: of the sweep's command line.
         experiment_id: MLflow's, which the jobs are in.
     """
-    found, left_out = contests(results)
+    found, _ = contests(results)
     tables = [line for contest in found for line in _table(contest, experiment_id)]
     first, *others = findings(results)
     lines = [*tables, f"**{first}**  ", *(f"{line}  " for line in others)]  # two blanks: a line of its own
-    if left_out:
-        lines += ["", _cells("not ranked", "× realtime, first pass", "because"), "| --- | ---: | --- |"]
-        for result, why in left_out:
-            value = result.get("metrics", {}).get(FIRST_PASS)
-            speed = "-" if value is None else f"{value:,.1f}"
-            lines.append(_cells(_name(result["run_name"], result, experiment_id), speed, ", ".join(why)))
     told = [*commands(results), ("Repeat the sweep", command_line(overrides, multirun=True))]
     for what, words in told:
         lines += ["", f"{what}:", "", *(f"    {line}" for line in shell_lines(words))]

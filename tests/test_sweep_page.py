@@ -42,11 +42,11 @@ def test_the_note_has_the_short_table_first_then_the_verdict_then_commands_that_
     assert shlex.split(commands[-1]) == ["python", "-m", "runner", "-m", "memory=a,b", "dataset.root=/it's here"]
 
 
-def test_a_baseline_that_is_slow_is_in_the_table_and_jobs_that_are_not_ranked_have_one_of_their_own() -> None:
+def test_a_baseline_that_is_slow_is_in_the_table_and_a_job_that_is_not_ranked_is_named_with_the_reason() -> None:
     fast = [result("gpu", precision=f"float{n}", speed=1000.0 * n) for n in range(1, 8)]
     note = sweep_note([*fast, result(speed=9.0), result(memory="greedy", status="failed")], ["device=cpu,gpu"], "1")
     assert "| cpu-balanced-float32&emsp;| 9.0&emsp;| baseline&emsp;|" in note
-    assert "| cpu-greedy-float32&emsp;| 100.0&emsp;| failed |" in note
+    assert "Not ranked: cpu-greedy-float32 (failed)." in note
     assert "](#" not in note  # nothing is known of pages
     parts = [result(run_dir=f"/s/{n}") for n in range(2)]
     for number, part in enumerate(parts):
