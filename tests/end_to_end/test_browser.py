@@ -31,6 +31,7 @@ UNFOLD = """
 SCROLL = "document.querySelector('.ag-center-cols-viewport').scrollLeft = arguments[0]"
 HEADERS = "return [...document.querySelectorAll('[role=columnheader]')].map((each) => each.innerText.trim())"
 AXES_OF_THE_PLOT = "return [...document.querySelectorAll('.axis-title')].map((each) => each.textContent)"
+DESCRIPTION = "return document.querySelector('.note-editor-preview-content').innerText"
 TOO_WIDE = """
     const found = [];
     for (let each = document.querySelector(".note-editor-preview-content"); each; each = each.parentElement)
@@ -167,8 +168,9 @@ def test_the_parent_page_says_how_its_jobs_went(browser, sweep) -> None:
     browser.get(f"{address}/{run_page(parent.info.experiment_id, parent.info.run_id)}")
     text = page_text(browser, ["best_audio_x_realtime", "sweep.finished", "swept.device", "best.run_id", "Use it:"])
     assert all(child.info.run_name in text for child in children)
-    assert all(line in text for line in parent.data.tags["verdict"].splitlines()[:-1])
-    assert text.index("parity error") < text.index("Compared by")  # the table comes first
+    note = browser.execute_script(DESCRIPTION)
+    assert all(line in note for line in parent.data.tags["verdict"].splitlines()[:-1])
+    assert note.index("parity error") < note.index("Compared by") < note.index("Use it:")  # the table comes first
     deadline = time.monotonic() + 30
     while too_wide := browser.execute_script(TOO_WIDE):  # until the page has its layout
         assert time.monotonic() < deadline, too_wide
