@@ -34,6 +34,13 @@ _STATUS = {"finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
 _CURVE_METRICS = {"examples_per_s": "batch_size_examples_per_s", "memory_mib": "batch_size_memory_mib"}
 """The climb for a batch size: metrics whose step is the batch size."""
 _SERIES_METRICS = {"audio_x_realtime": "window_audio_x_realtime", "examples_per_s": "window_examples_per_s"}
+_PASSES = "pass_audio_x_realtime"
+STEPS_WITH_A_MEANING = tuple(_CURVE_METRICS.values())
+SERIES = (*_SERIES_METRICS.values(), _PASSES, *STEPS_WITH_A_MEANING)
+"""Metrics of several steps, one after another but for those whose step is a batch size."""
+LIVE = ("progress_", "system/")
+"""What metrics begin with that are told while a run goes on."""
+_SOURCE = "vggish-runner"
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,7 @@ class RunRecord:
     metrics: Mapping[str, float]
     series: Sequence[tuple[str, int, int, float]]
     dataset: Mapping[str, Any] | None
+    started_at: float
     ended_at: float
 
 
@@ -60,8 +68,14 @@ def record_from_result(result: Mapping[str, Any]) -> RunRecord:
         metrics=in_order(result.get("metrics", {})),
         series=_series(result),
         dataset=result.get("dataset"),
+        started_at=started_at(result),
         ended_at=float(result.get("ended_at", result.get("started_at", 0.0))),
     )
+
+
+def started_at(about: Mapping[str, Any]) -> float:
+    """When a run began, in seconds since the epoch: its first session, where it was taken up since."""
+    return float(about.get("run_started_at") or about.get("started_at") or 0.0)
 
 
 def config_params(config: Mapping[str, Any]) -> dict[str, str]:
@@ -98,6 +112,17 @@ def early_tags(config: Mapping[str, Any], run_dir: str, overrides: Sequence[str]
         "run_dir": run_dir,
         "command": command_line(overrides),
     }
+
+
+def source_tags(about: Mapping[str, Any]) -> dict[str, str]:
+    """What MLflow shows as a run's user and source, from its result.json or what there is of it."""
+    tags = {
+        "mlflow.user": about.get("user"),
+        "mlflow.source.name": _SOURCE,
+        "mlflow.source.type": "LOCAL",
+        "mlflow.source.git.commit": (about.get("git") or {}).get("commit"),
+    }
+    return {key: str(value) for key, value in tags.items() if value}
 
 
 def command_line(overrides: Sequence[str], multirun: bool = False, output_dir: str | None = None) -> str:
@@ -166,6 +191,7 @@ def _text(value: Any) -> str:
 
 def _tags(result: Mapping[str, Any]) -> dict[str, str]:
     tags: dict[str, Any] = early_tags(result["config"], result.get("run_dir", ""), result.get("overrides", []))
+    tags |= source_tags(result)
     device, precision, weights = (result.get(key) or {} for key in ("device", "precision", "weights"))
     tags |= {f"device.{key}": device.get(key) for key in ("effective", "name", "reason", "fallback_reason")}
     tags |= {f"precision.{key}": precision.get(key) for key in ("effective", "reason")}
@@ -234,7 +260,7 @@ def _series(result: Mapping[str, Any]) -> list[tuple[str, int, int, float]]:
     ]
     passes_ms = started_ms + 1000 * result.get("metrics", {}).get("steady_s", 0.0)
     curve += [
-        ("pass_audio_x_realtime", step, int(passes_ms + 1000 * each["started_s"]), float(each["audio_x_realtime"]))
+        (_PASSES, step, int(passes_ms + 1000 * each["started_s"]), float(each["audio_x_realtime"]))
         for step, each in enumerate((result.get("repeats") or {}).get("passes", [])[:_MAX_SERIES])
     ]
     return curve + [

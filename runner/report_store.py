@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -197,7 +198,7 @@ def _row(run: Any) -> Row:
         status=run.info.status,
         started_ms=int(run.info.start_time or 0),
         params=run.data.params | renamed,
-        metrics=run.data.metrics,
+        metrics={key: value for key, value in run.data.metrics.items() if not math.isnan(value)},
         tags=run.data.tags,
         digest=inputs[0].dataset.digest if inputs else None,
     )

@@ -17,16 +17,9 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from runner.config import AutoWeights, ConfigError, FolderDataset, RunConfig, TrackingConfig
+from runner.mlflow_client import TrackingError, store_uri, ui_command
 from runner.record import command_line, record_from_result, without_credentials
-from runner.tracking import (
-    TrackingError,
-    finish_run,
-    finish_sweep,
-    open_run,
-    open_sweep,
-    store_uri,
-    ui_command,
-)
+from runner.tracking import finish_run, finish_sweep, open_run, open_sweep
 from tests.conftest import PROJECT, environment
 
 LOCAL = TrackingConfig()
@@ -125,7 +118,8 @@ def check_logged(client: MlflowClient) -> None:
 
 def test_a_run_in_the_local_store(tmp_path: Path) -> None:
     run_dir = make_run(tmp_path / "run")
-    open_run(LOCAL, tmp_path, run_dir, "early name", overrides=["device=cpu"], config=config_values())
+    about = json.loads((run_dir / "result.json").read_text())
+    open_run(LOCAL, tmp_path, run_dir, {**about, "run_name": "early name"})
     client = MlflowClient(store_uri(LOCAL, tmp_path))
     (early,) = read_back(client)
     assert early.info.status == "RUNNING"
