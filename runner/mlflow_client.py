@@ -20,14 +20,13 @@ from urllib.parse import urlsplit
 
 from runner.config import TrackingConfig
 from runner.errors import ConfigError, RunnerError
+from runner.mlflow_links import VIEW
 from runner.record import without_credentials
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment, Run
     from mlflow.tracking import MlflowClient
 
-VIEW = "vggish"
-"""A view of the experiment that the MLflow UI shows with ``viewStateShareKey``: the run list with columns of use."""
 _VIEW_TAG = "mlflow.sharedViewState."
 _COLUMNS = json.dumps(
     {
@@ -35,13 +34,13 @@ _COLUMNS = json.dumps(
             "attributes.`Dataset`",
             *("metrics.`audio_x_realtime`", "metrics.`best_audio_x_realtime`", "metrics.`repeat_audio_x_realtime_std`"),
             *("metrics.`cold_start_s`", "metrics.`rss_peak_mib`", "metrics.`parity_rel_err`"),
-            *("params.`resolved.device`", "params.`memory.name`", "params.`resolved.precision`"),
-            *("params.`resolved.memory.batch_size`", "tags.`bottleneck`", "tags.`parity.passed`", "tags.`device.name`"),
+            *("params.`actual.device`", "params.`actual.memory`", "params.`actual.precision`"),
+            *("params.`actual.memory.batch_size`", "tags.`bottleneck`", "tags.`parity.passed`", "tags.`device.name`"),
         ]
     }
 )
 _EXPERIMENT_TAGS = {f"{_VIEW_TAG}{VIEW}": _COLUMNS, "mlflow.experimentKind": "custom_model_development"}
-"""The second one keeps the UI from taking the experiment for one of language models."""
+"""The second one is for UIs that have no choice of menus (see ``mlflow_links``): it is not one of language models."""
 _EXPERIMENT = "vggish-runner"
 _OTHERS_FIRST_RUN_S = 60
 """How long to wait while another process makes the database."""

@@ -6,14 +6,12 @@ What is told of a run's folder is noted in its tracking.json, so that it can be 
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from runner.advice import command
-from runner.comparing import FIRST_PASS, REPEATS
 from runner.config import TrackingConfig
 from runner.files import write_atomic
 from runner.mlflow_calls import (
@@ -26,22 +24,25 @@ from runner.mlflow_calls import (
     metrics_at,
     steps_after,
 )
-from runner.mlflow_client import VIEW, connected, known_run, store_uri, telling, ui_command
+from runner.mlflow_client import connected, known_run, store_uri, telling, ui_command
+from runner.mlflow_links import run_list_page, run_page
+from runner.naming import SWEPT
 from runner.pictures import PICTURES
 from runner.readable import read_json, read_results
 from runner.record import (
     SWEEP_FILE,
     TRACKING,
     command_line,
-    config_params,
     early_tags,
     record_from_result,
+    requested_params,
     source_tags,
     started_at,
     without_credentials,
 )
 from runner.stores import place_of
-from runner.verdict import contests, only_contest, verdict, with_interval
+from runner.sweep_page import RUN_ID, fixed_params, sweep_note, swept_params
+from runner.verdict import only_contest, verdict
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -59,7 +60,7 @@ class OpenRun(NamedTuple):
 def where_to_look(uri: str, folder: Path) -> tuple[str, str | None]:
     """The line that shows a run's or a sweep's folder in MLflow, and the page to open: of a sweep, the run list.
 
-    The page's columns are those of the experiment's view ``VIEW``.
+    The page opens in the menu of model training, and the list has the columns of the experiment's view ``VIEW``.
     """
     state = _read_state(folder)
     if "experiment_id" not in state:
@@ -70,9 +71,9 @@ def where_to_look(uri: str, folder: Path) -> tuple[str, str | None]:
     if "experiment_id" not in state:
         return ui_command(uri), None
     root = without_credentials(uri).rstrip("/") if uri.startswith(("http://", "https://")) else "http://127.0.0.1:5000"
-    page = f"{root}/#/experiments/{state['experiment_id']}/runs"
-    is_sweep = "jobs" in state
-    return ui_command(uri), f"{page}?viewStateShareKey={VIEW}" if is_sweep else f"{page}/{state['run_id']}"
+    experiment_id = state["experiment_id"]
+    page = run_list_page(experiment_id) if "jobs" in state else run_page(experiment_id, state["run_id"])
+    return ui_command(uri), f"{root}/{page}"
 
 
 def open_run(
@@ -112,7 +113,7 @@ def _open(
     state = _noted(client, uri, run_dir)
     tags = early_tags(about["config"], place_of(about["config"]["output"]["dir"], run_dir), about.get("overrides", []))
     tags |= source_tags(about)
-    params = config_params(about["config"])
+    params = requested_params(about["config"])
     if run_id := state.get("run_id"):
         run = client.get_run(run_id)
         first_step, known = steps_after(run), run.data.params
@@ -213,6 +214,7 @@ def open_sweep(
         record |= {"run_id": run.info.run_id, "experiment_id": experiment_id}
         record["uri"] = without_credentials(store_uri(tracking, outputs))
         write_atomic(path, json.dumps(record, indent=2))
+        log_params(client, run.info.run_id, swept_params(record.get(SWEPT) or {}))
 
 
 def _swept(overrides: Sequence[str]) -> list[str]:
@@ -235,56 +237,46 @@ def finish_sweep(
     record = read_json(path)
     if not record.get("run_id"):
         open_sweep(tracking, outputs, sweep_dir, record["overrides"], place)
-    run_id = read_json(path)["run_id"]
-    results = read_results(run_dirs)
+    record = read_json(path)
+    run_id = record["run_id"]
+    uri = without_credentials(store_uri(tracking, outputs))
+    results = [_with_run_id(result, run_dir, uri) for run_dir in run_dirs for result in read_results([run_dir])]
     count = dict.fromkeys(("finished", "failed", "killed"), 0)
     for result in results:
         count[result["status"]] += 1
-    with telling(tracking, outputs) as (client, _):
+    with telling(tracking, outputs) as (client, experiment_id):
+        killed = bool(interrupted or count["killed"])
+        params = {} if killed else swept_params(record.get(SWEPT) or {}, results)
+        params |= {} if killed else fixed_params(results, record["overrides"])  # MLflow takes no other value later
+        known = client.get_run(run_id).data.params
+        log_params(client, run_id, {key: value for key, value in params.items() if key not in known})
         tags = {"sweep.jobs": str(len(results)), **{f"sweep.{status}": str(n) for status, n in count.items()}}
-        tags["mlflow.note.content"] = _sweep_note(results, record["overrides"])
-        metrics: dict[str, float] = {"jobs": len(results)}
-        metrics |= {f"jobs_{status}": count[status] for status in ("failed", "killed")}
+        tags["mlflow.note.content"] = sweep_note(results, record["overrides"], experiment_id)
+        metrics: dict[str, float] = {}
         tags["verdict"] = verdict(results)
         if contest := only_contest(results):
             chosen = contest.chosen
             tags |= {"best.run": chosen.name, "best.command": command(chosen.best)}
+            tags |= {"best.run_id": chosen.best[RUN_ID]} if RUN_ID in chosen.best else {}
             metrics["best_audio_x_realtime"] = chosen.speed
             metrics["best_speedup"] = chosen.speed / (contest.baseline.speed or 1.0)
+        metrics |= {"jobs": len(results), **{f"jobs_{status}": count[status] for status in ("failed", "killed")}}
         log_batch(client, run_id, metrics=metrics_at(metrics, int(1000 * time.time())), tags=cut(tags))
+        datasets = [result["dataset"] for result in results if result.get("dataset")]
+        if len({dataset["digest"] for dataset in datasets}) == 1:
+            log_dataset(client, run_id, datasets[0])
         client.log_artifact(run_id, str(path))
         if (sweep_dir / PICTURES).is_dir():
             client.log_artifacts(run_id, str(sweep_dir / PICTURES), PICTURES)
-        killed = interrupted or count["killed"]
         status = "KILLED" if killed else "FAILED" if count["failed"] or not results else "FINISHED"
         ended_at = max((float(result.get("ended_at") or 0.0) for result in results), default=0.0)
         client.set_terminated(run_id, status, end_time=int(1000 * ended_at) or None)
 
 
-def _sweep_note(results: Sequence[Mapping[str, Any]], overrides: Sequence[str]) -> str:
-    """The verdict, a short table for each workload, and the command, for the parent's page."""
-    first, *others = verdict(results).splitlines()
-    lines = [f"**{first}**  ", *(line + "  " for line in others)]  # two blanks: a line of its own
-    found, left_out = contests(results)
-    for contest in found:
-        names = "repeated passes" if contest.ranking.metric == REPEATS else "first pass"
-        lines += ["", f"| setting | × realtime, {names} (95 %) | × baseline | parity error | peak MiB |"]
-        lines.append("| --- | ---: | ---: | ---: | ---: |")
-        for each in contest.variants:
-            error = each.best["metrics"].get("parity_rel_err")
-            cells = [
-                with_interval(each.speed, each.interval, ",.1f"),
-                "baseline" if each is contest.baseline else f"{each.speed / (contest.baseline.speed or 1.0):.2f}",
-                "-" if error is None else f"{error:.1e}",
-                f"{each.memory_mib:,.0f}" if math.isfinite(each.memory_mib) else "-",
-            ]
-            lines.append(f"| {each.name} | {' | '.join(cells)} |")
-    if left_out:
-        lines += ["", "| not ranked | × realtime, first pass | because |", "| --- | ---: | --- |"]
-        for result, why in left_out:
-            value = result.get("metrics", {}).get(FIRST_PASS)
-            lines.append(f"| {result['run_name']} | {'-' if value is None else f'{value:,.1f}'} | {', '.join(why)} |")
-    return "\n".join([*lines, "", "Repeat it:", "", f"    {command_line(overrides, multirun=True)}"])
+def _with_run_id(result: dict[str, Any], run_dir: Path, uri: str) -> dict[str, Any]:
+    """A result with the run that it was logged as, if it was, in this store."""
+    state = _read_state(run_dir)
+    return {**result, RUN_ID: state["run_id"]} if state.get("uri") == uri and "run_id" in state else result
 
 
 def _read_state(run_dir: Path) -> dict[str, Any]:
