@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import logging
 import os
-import subprocess
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,7 +24,7 @@ from runner.live_tracking import RunTracking
 from runner.manifest import Manifest
 from runner.naming import run_name, swept_of
 from runner.output import CLIPS, npz_are_there
-from runner.paths import checkout
+from runner.provenance import git_state, user_name
 from runner.record import command_line, hide_credentials, without_credentials
 from runner.resume import (
     MANIFEST,
@@ -291,28 +289,3 @@ def _spec(job: Job, plan: Plan, weights: WeightsChoice, dataset: dict[str, Any])
         "rows": plan.rows,
         "weights": asdict(weights),
     }
-
-
-def user_name() -> str | None:
-    """Who runs this; None where the system has no name for the user, as in some containers."""
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError, ImportError):
-        return None
-
-
-def git_state() -> dict[str, Any] | None:
-    """Commit of the runner's checkout and whether it has changes; None where it isn't one."""
-    root = checkout()
-    if root is None:
-        return None
-    try:
-        commit = _git(root, "rev-parse", "HEAD")
-        return {"commit": commit, "dirty": bool(_git(root, "status", "--porcelain", "--untracked-files=no"))}
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _git(root: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(root), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
