@@ -19,6 +19,7 @@ import itertools
 import json
 import os
 import socket
+import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -149,7 +150,7 @@ class Plan:
     """What a run has to do: its clips, its shards (first clip, one past the last), and which are done by the journal.
 
     ``rows`` is the digest of each shard's rows; ``resumed`` says whether the folder held the run already; ``notes``
-    what was found to have changed since.
+    what was found to have changed since; ``id`` is the run's own, whatever changed.
     """
 
     manifest: Manifest
@@ -158,6 +159,7 @@ class Plan:
     done: dict[int, ShardEntry]
     resumed: bool
     notes: list[str] = field(default_factory=list)
+    id: str = ""
 
     @property
     def is_finished(self) -> bool:
@@ -195,8 +197,9 @@ def make_plan(
         else:
             shards = shards_of(listed.table, shard_clips, hop_s)
         rows = row_digests(listed.table, shards)
-        _write(state, listed.table, shards, rows, config, listed.part)
-        return Plan(listed, shards, rows, {}, resumed=False)
+        name = uuid.uuid4().hex
+        _write(state, listed.table, shards, rows, config, listed.part, name)
+        return Plan(listed, shards, rows, {}, resumed=False, id=name)
     if listed.part and found.get("part") != listed.part:
         raise ConfigError(
             f"output.dir={place_of(config.output.dir, folder)} holds part {config.dataset.partition} of the data set "
@@ -221,10 +224,10 @@ def make_plan(
     notes = changes.notes()
     done, more_notes = _done(folder, table, shards, rows, changes, get_parts)
     if rows != found["rows"] or not table.equals(planned):
-        _write(state, table, shards, rows, config, listed.part)
+        _write(state, table, shards, rows, config, listed.part, plan_id(found))
     digest = listed.digest if table is listed.table else digest_of(table)
     manifest = replace(listed, table=table, digest=digest)
-    return Plan(manifest, shards, rows, done, resumed=True, notes=notes + more_notes)
+    return Plan(manifest, shards, rows, done, resumed=True, notes=notes + more_notes, id=plan_id(found))
 
 
 def _done(
@@ -315,6 +318,11 @@ def check_plan(place: str, text: bytes) -> Mapping[str, Any]:
     return plan
 
 
+def plan_id(plan: Mapping[str, Any]) -> str:
+    """The id of the run that a plan.json is of; empty for one of an earlier version."""
+    return str(plan.get("id", ""))
+
+
 def _write(
     state: Path,
     table: pa.Table,
@@ -322,10 +330,11 @@ def _write(
     rows: Sequence[str],
     config: RunConfig,
     part: Mapping[str, Any] | None,
+    name: str,
 ) -> None:
     _write_manifest(state / MANIFEST, table)
-    plan = {"schema": PLAN_SCHEMA, "deciding": deciding(config), "shards": shards, "rows": rows, "part": part}
-    write_atomic(state / PLAN, json.dumps(plan))
+    about = {"schema": PLAN_SCHEMA, "id": name, "deciding": deciding(config)}
+    write_atomic(state / PLAN, json.dumps({**about, "shards": shards, "rows": rows, "part": part}))
 
 
 def _write_manifest(path: Path, table: pa.Table) -> None:

@@ -34,12 +34,14 @@ class Proxy:
     """Before a server on a port of this machine.
 
     ``fault`` decides what becomes of a request by its method and key (S3's ``bucket/name``, with a / at its end for a
-    listing; else the path of the URL), and may take its time; ``requests`` are those that were made.
+    listing; else the path of the URL), and may take its time; ``requests`` are those that were made.  Headers in
+    ``unknown`` are not passed on, as by a server that does not know them.
     """
 
     def __init__(self, port: int) -> None:
         self.fault: Callable[[str, str], Fault] = lambda method, key: None
         self.requests: list[tuple[str, str]] = []
+        self.unknown: tuple[str, ...] = ()
         self._port = port
         self._proxy = _Server(("127.0.0.1", 0), _handler(self, port))
         threading.Thread(target=self._proxy.serve_forever, daemon=True).start()
@@ -47,6 +49,7 @@ class Proxy:
 
     def behave(self) -> None:
         """No faults from now on, and no requests so far."""
+        self.unknown = ()
         self.fault = lambda method, key: None
         self.requests.clear()
 
@@ -178,7 +181,7 @@ def _handler(store: Proxy, port: int) -> type[BaseHTTPRequestHandler]:
                 self.close_connection = True
                 return
             upstream = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-            left_out = ("host", "connection", "expect")
+            left_out = ("host", "connection", "expect", *store.unknown)
             headers = {name: value for name, value in self.headers.items() if name.lower() not in left_out}
             upstream.request(self.command, self.path, body, headers | {"Host": self.headers["Host"]})
             answer = upstream.getresponse()

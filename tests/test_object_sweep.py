@@ -19,9 +19,9 @@ from runner import store_hold, store_sweep
 from runner.compose import compose_config
 from runner.errors import ConfigError, StoreError
 from runner.job import Job, _Tracking
+from runner.orphans import orphan_lock
 from runner.store_client import Store
 from runner.store_hold import HOLDER_OBJECT, Hold
-from runner.store_output import orphan_lock
 from runner.stores import working_folder
 from runner.track import main as track
 from tests.chaos import victims
