@@ -155,10 +155,7 @@ class Hold:
         found = read_holder(store, self._patience_s)
         if found is not None and found.get("token") != self.token and is_alive(store, found, self._patience_s):
             raise ConfigError(_in_use(store, found))
-        log.warning(
-            "%s has no conditional puts: what keeps two commands apart there is but a look before each commit",
-            store.url,
-        )
+        log.warning("%s has no conditional puts: two commands are kept apart by a look before each commit", store.url)
         store.put_text(self._text(), HOLDER_OBJECT, self._patience_s)
 
     def _text(self) -> str:

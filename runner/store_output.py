@@ -43,6 +43,7 @@ from runner.resume import HOLDER, LOCK, MANIFEST, PLAN, SESSIONS, Plan, plan_id,
 from runner.store_client import Store
 from runner.store_hold import Hold
 from runner.store_names import name_in_folder, strays
+from runner.store_npz import shards_lacking_npz
 
 log = logging.getLogger(__name__)
 
@@ -261,6 +262,8 @@ class StoreOutput:
     def _make_journal(self, commits: Mapping[int, ShardEntry | None], present: Mapping[str, int], plan: str) -> None:
         ours = [entry for entry in commits.values() if entry is not None and entry.plan == plan]
         whole = [entry for entry in ours if is_whole(entry, present)]
+        lacking = shards_lacking_npz(self._store, whole)
+        whole = [entry for entry in whole if entry.shard not in lacking]
         self._committed = {entry.shard: entry for entry in whole}
         wrong = sorted(commits.keys() - self._committed.keys())
         (self._folder / STATE / JOURNAL).write_text("".join(f"{line_of(entry)}\n" for entry in whole), encoding="utf-8")
@@ -303,7 +306,7 @@ def sizes_of_shards(store: Store, state: Mapping[str, int]) -> dict[str, int]:
 
 
 def is_whole(entry: ShardEntry, present: Mapping[str, int]) -> bool:
-    """Whether a shard's files are in the store, in their sizes; npz files, too many to list, are taken for there."""
+    """Whether a shard's files are in the store, in their sizes; npz files are looked at by ``shards_lacking_npz``."""
     return all(present.get(name) == size for name, (size, _) in entry.files.items())
 
 

@@ -192,6 +192,9 @@ def write_shard(folder: Path, who: str, examples: tuple[int, int] = (1, 1)) -> S
     for name in (PART, CLIPS_PART, NPZ_LIST, f"{NPZ}/x.npz", f"{NPZ}/y.npz"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(f"{name} of {who}")
+    (folder / NPZ_LIST).write_text(
+        json.dumps({name: describe_file(folder / NPZ / name) for name in ("x.npz", "y.npz")})
+    )
     pq.write_table(pa.table({"clip": ["x", "y"], "examples": list(examples), "who": [who] * 2}), folder / CLIPS_PART)
     files = {name: describe_file(folder / name) for name in (PART, NPZ_LIST, CLIPS_PART)}
     return ShardEntry(0, 2, sum(examples), files, rows="rows")
@@ -404,6 +407,22 @@ def test_a_run_whose_shards_were_removed_meanwhile_is_not_told_to_be_finished(ur
     output.release()
 
 
+@pytest.mark.parametrize("damage", ["gone", "cut off", "no list"])
+def test_a_shard_whose_npz_files_are_gone_is_done_again(url: str, tmp_path: Path, damage: str) -> None:
+    store, hold = held(url)
+    put_plan(store, "plan")
+    worker(tmp_path, url, hold.token).commit(write_shard(tmp_path, "this"))
+    hold.release()
+    for name in (f"{NPZ}/x.npz", f"{NPZ}/y.npz"):
+        store.put_text("", name) if damage == "cut off" else store.remove(name) if damage == "gone" else None
+    if damage == "no list":
+        store.put_text("x" * (store.size(NPZ_LIST) or 0), NPZ_LIST)
+    output = an_output(tmp_path / "run", url)
+    assert read_journal(tmp_path / "run" / STATE / JOURNAL)[0] == {}
+    assert commits_of(store) == {}
+    output.release()
+
+
 @pytest.mark.parametrize("unknown", [("if-none-match",), ("if-match",)])
 def test_a_store_that_ignores_conditions_is_found_out(
     url: str, quiet: ObjectStore, caplog: pytest.LogCaptureFixture, unknown: tuple[str, ...]
@@ -412,7 +431,7 @@ def test_a_store_that_ignores_conditions_is_found_out(
     store, hold = held(url)
     assert store.conditions is None
     assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == [
-        f"{url} has no conditional puts: what keeps two commands apart there is but a look before each commit"
+        f"{url} has no conditional puts: two commands are kept apart by a look before each commit"
     ]
     with pytest.raises(ConfigError, match="in use"):
         held(url)
