@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -50,7 +51,7 @@ def quiet(server: ObjectStore) -> Iterator[ObjectStore]:
 
 @pytest.fixture
 def url(quiet: ObjectStore, request: pytest.FixtureRequest) -> str:
-    return f"s3://{BUCKET}/{request.node.name}"
+    return f"s3://{BUCKET}/{re.sub(r'[^a-z0-9]+', '-', request.node.name)}"
 
 
 def store_at(url: str) -> Store:
