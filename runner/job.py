@@ -19,11 +19,12 @@ from runner.config import RunConfig
 from runner.errors import RunnerError, StoreError
 from runner.failures import failure_of
 from runner.files import write_atomic
+from runner.frozen_listing import list_clips, listing_of_sweep
 from runner.hardware import host_facts, versions
 from runner.intervals import interval_metrics
 from runner.journal import STATE, files_are_there
 from runner.launch import InterruptGuard, run_worker
-from runner.manifest import Manifest, build_manifest, take_part
+from runner.manifest import Manifest
 from runner.naming import run_name, swept_of
 from runner.output import CLIPS, npz_are_there
 from runner.paths import checkout
@@ -41,7 +42,6 @@ from runner.resume import (
 from runner.stores import place_of, take_output
 from runner.summary import random_weights_banner, summarise
 from runner.terminal import DownloadProgress, RunProgress, say
-from runner.validation import part_of
 from runner.weights import WeightsChoice, resolve_weights
 
 if TYPE_CHECKING:
@@ -234,12 +234,7 @@ def _asked_name(job: Job) -> str:
 def _prepare(job: Job) -> tuple[Manifest, WeightsChoice]:
     config = job.config
     outputs = Path(config.paths.outputs).expanduser().resolve()
-    manifest = build_manifest(config.dataset, outputs)
-    if config.dataset.partition is not None:
-        which, of = part_of(config.dataset.partition)
-        numbered = "tfrecord" in config.output.formats
-        shard_clips, hop_s = config.output.shard_clips, config.frontend.hop_s
-        manifest = take_part(manifest, which, of, shard_clips, hop_s, labels=numbered)
+    manifest = list_clips(config, _listing(job), outputs)
     say(manifest.description)
     weights = resolve_weights(
         config.weights,
@@ -251,6 +246,16 @@ def _prepare(job: Job) -> tuple[Manifest, WeightsChoice]:
     if weights.meaningless:
         say(random_weights_banner(weights), style="bold yellow")
     return manifest, weights
+
+
+def _listing(job: Job) -> str | None:
+    """Where the run's part has the listing that it is cut from: the configuration's, or the sweep's."""
+    given: str | None = job.config.dataset.listing
+    if given is not None or not job.in_sweep:
+        return given
+    from runner.sweep import SWEEP_ENVIRONMENT
+
+    return listing_of_sweep(job.config, job.run_dir, Path(os.environ[SWEEP_ENVIRONMENT]).parent)
 
 
 def _describe(manifest: Manifest) -> dict[str, Any]:

@@ -2,16 +2,14 @@
 
 A put is atomic: other readers see an object whole or not at all.  With a ``fence`` nothing is written any more once
 another command may have the output, whatever is under way.  Drivers try again a few times by themselves; what
-they give up on is tried again here, in growing pauses, until ``output.put_timeout_s`` is over.
+they give up on is tried again by ``runner.retry``, until ``output.put_timeout_s`` is over.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import filecmp
 import logging
-import random
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -22,13 +20,14 @@ from typing import Any, Protocol, TypeVar
 
 from runner.conditional import Seen, conditions_of, is_refused, is_unknown
 from runner.errors import StoreError
-from runner.stores import is_forbidden, may_pass, open_store
+from runner.retry import is_disk_full, is_forbidden, may_pass, patiently
+from runner.stores import open_store
+from runner.whole_object import read_whole
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 20.0
 _TELL_EVERY_S = 10.0
 _AT_ONCE = 16
 _LOOK_S = 5.0
@@ -254,27 +253,24 @@ class Store:
         """Call the file system, again and again while what goes wrong may pass."""
         limit = self.timeout_s if timeout_s is None else timeout_s
         deadline = time.monotonic() + limit
-        pause = _FIRST_PAUSE_S
-        last: Exception | None = None
         fence = self.fence if done == "written" else None
-        while True:
-            try:
-                return self._call(deadline, fence, method, *arguments, **options)
-            except Exception as error:
-                if isinstance(error, OSError) and error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
-                    raise  # of this machine's disk
-                if not may_pass(error):
-                    raise StoreError(f"{self.url} can't be {done}: {_words(error)}") from error
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    raise StoreError(
-                        f"{self.url} could not be {done} for {limit:g} s ({_words(last or error)}): what was put "
-                        "stays; run the same command again to go on"
-                    ) from error
-                last = error
-                self._tell(error)
-                time.sleep(min(left, pause * random.uniform(0.5, 1.0)))
-                pause = min(2 * pause, _LONGEST_PAUSE_S)
+        passed: list[Exception] = []
+
+        def failed(error: Exception) -> None:
+            passed[:] = [error]
+            self._tell(error)
+
+        try:
+            return patiently(lambda: self._call(deadline, fence, method, *arguments, **options), limit, failed)
+        except Exception as error:
+            if is_disk_full(error):
+                raise  # of this machine's disk
+            if not may_pass(error):
+                raise StoreError(f"{self.url} can't be {done}: {_words(error)}") from error
+            raise StoreError(
+                f"{self.url} could not be {done} for {limit:g} s ({_words((passed or [error])[0])}): what was put "
+                "stays; run the same command again to go on"
+            ) from error
 
     def _tell(self, error: Exception) -> None:
         """Say that a store is slow, now and then."""
@@ -289,6 +285,10 @@ class Store:
         """One attempt, given up at the deadline, or when the fence says so, where the driver can be left waiting."""
         if fence is not None and fence.left() <= 0:
             raise TimeoutError(_UNSEEN)
+        left = max(0.1, deadline - time.monotonic())
+        if method == "get_file":
+            name, path = arguments
+            return read_whole(self._filesystem, name, path, left)
         if not getattr(self._filesystem, "async_impl", False):
             assert isinstance(method, str)
             return getattr(self._filesystem, method)(*arguments, **options)

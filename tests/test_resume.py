@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from runner.audio import REASONS, read_clip
+from runner.changes import OLDER_LISTING
 from runner.compose import compose_config
 from runner.config import FolderDataset, RunConfig
 from runner.errors import ClipError, ConfigError, ResumeError
@@ -353,3 +354,25 @@ def test_a_merge_believes_no_line_of_rows_as_they_were(run: Path, data: Path) ->
     assert set(read_part(FolderSource(run)).done) == {0, 1}
     finish(run, 1, rows=["older"] * len(made.rows))
     assert set(read_part(FolderSource(run)).done) == {0}
+
+
+def test_a_part_goes_on_by_the_listing_that_it_began_with(run: Path, data: Path) -> None:
+    settings = config(data, "dataset.partition=1/2")
+
+    def part() -> Plan:
+        whole = build_manifest(FolderDataset(root=str(data), extensions=["wav"]), run)
+        return make_plan(run, settings, take_part(whole, 1, 2, 3))
+
+    before = part()
+    finish(run, 0, 1)
+    (data / "00.wav").write_bytes((data / "0.wav").read_bytes())
+    again = part()
+    assert (again.manifest.table, again.manifest.part) == (before.manifest.table, before.manifest.part)
+    assert set(again.done) == {0, 1}
+    assert again.notes == [OLDER_LISTING]
+    os.utime(data / "6.wav", ns=(1, 1))
+    (data / "1.wav").unlink()
+    changed = part()
+    assert set(changed.done) == {0}
+    assert changed.manifest.part == before.manifest.part
+    assert changed.manifest.table["clip"].equals(before.manifest.table["clip"])
