@@ -285,21 +285,21 @@ MUTANTS: tuple[Mutant, ...] = (
     # Object stores: commits, lease, retries, reading ahead
     Mutant(
         "a store that throttles is not asked again",
-        "stores.py",
+        "retry.py",
         "_PASSING_STATUS = (408, 409, 425, 429)",
         "_PASSING_STATUS = (408, 409, 425)",
         "tests/test_object_output.py::test_errors_are_told_apart_by_their_status tests/test_object_input.py",
     ),
     Mutant(
         "what will never pass is tried again, and what may pass is not",
-        "store_client.py",
-        "                if not may_pass(error):\n",
-        "                if may_pass(error):\n",
+        "retry.py",
+        "            if is_last or not may_pass(error):\n",
+        "            if is_last or may_pass(error):\n",
         "tests/test_object_output.py::test_what_may_pass_is_tried_again_and_the_rest_is_not",
     ),
     Mutant(
         "a worker that lost the output says nothing and goes on",
-        "store_writer.py",
+        "store_lease.py",
         "        except ConfigError as error:\n            raise StoreError(str(error)) from error\n",
         "        except ConfigError:\n            return\n",
         "tests/test_object_output.py::test_a_worker_that_lost_the_output_commits_no_more",
@@ -314,7 +314,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "shards that are to be done again keep their commit objects",
         "store_output.py",
-        "        self._uncommit(self._committed - plan.done.keys())\n",
+        "        self._uncommit(self._committed.keys() - plan.done.keys())\n",
         "",
         "tests/test_object_output.py::test_shards_of_changed_sources_lose_their_commit_objects",
     ),
