@@ -19,15 +19,15 @@ _TRIES = 5
 
 
 @dataclass(frozen=True)
-class Seen:
-    """An object as the store has it.
+class Version:
+    """A version of an object, as the store has it.
 
-    ``version`` tells it from what was there under this name before and after, ``age_s`` is by the store's own clock,
+    ``id`` tells it from what was there under this name before and after, ``age_s`` is by the store's own clock,
     in whole seconds at best.
     """
 
     data: bytes
-    version: str
+    id: str
     age_s: float
 
 
@@ -37,7 +37,7 @@ class Conditions(Protocol):
     no_version: str
     """A version that no object has."""
 
-    async def look(self, filesystem: Any, path: str) -> Seen:
+    async def look(self, filesystem: Any, path: str) -> Version:
         """A small object; raises FileNotFoundError."""
         ...
 
@@ -53,13 +53,13 @@ class Conditions(Protocol):
 class _S3:
     no_version = f'"{"0" * 32}"'
 
-    async def look(self, filesystem: Any, path: str) -> Seen:
+    async def look(self, filesystem: Any, path: str) -> Version:
         bucket, key, _ = filesystem.split_path(path)
         answer = await filesystem._call_s3("get_object", Bucket=bucket, Key=key)
         async with answer["Body"] as body:
             data = await body.read()
         now = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
-        return Seen(data, answer["ETag"], _age_s(now, answer["LastModified"]))
+        return Version(data, answer["ETag"], _age_s(now, answer["LastModified"]))
 
     async def replace(self, filesystem: Any, path: str, data: bytes, version: str) -> str:
         bucket, key, _ = filesystem.split_path(path)
@@ -74,7 +74,7 @@ class _S3:
 class _Gs:
     no_version = "1"
 
-    async def look(self, filesystem: Any, path: str) -> Seen:
+    async def look(self, filesystem: Any, path: str) -> Version:
         bucket, key, _ = filesystem.split_path(path)
         for tries in range(_TRIES):
             headers, text = await filesystem._call("GET", "b/{}/o/{}", bucket, key)
@@ -87,7 +87,7 @@ class _Gs:
                     continue
                 raise
             updated = datetime.fromisoformat(about["updated"].removesuffix("Z") + "+00:00")
-            return Seen(data, version, _age_s(headers.get("Date"), updated))
+            return Version(data, version, _age_s(headers.get("Date"), updated))
         raise AssertionError
 
     async def replace(self, filesystem: Any, path: str, data: bytes, version: str) -> str:

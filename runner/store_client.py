@@ -12,13 +12,14 @@ import filecmp
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from runner.conditional import Seen, conditions_of, is_refused, is_unknown
+from runner.clock import Fence
+from runner.conditional import Version, conditions_of, is_refused, is_unknown
 from runner.errors import StoreError
 from runner.retry import is_disk_full, is_forbidden, may_pass, patiently
 from runner.stores import open_store
@@ -34,18 +35,24 @@ _LOOK_S = 5.0
 """How often it is looked, during a put that takes long, whether the output is still this command's."""
 _SILENT = "no answer, or none but refusals"
 _UNSEEN = "the holder's object could not be renewed, so that others may take the output"
+_CHECKSUMS = ("crc32c", "md5Hash", "ETag")
+"""What drivers call checksums of an object's bytes, in their listings.
+
+An ETag is one where an object was put at once; else it may differ for the same bytes.
+"""
+_CHANGES = ("ETag", "etag", "generation", "LastModified", "updated", "mtime", "created")
 
 
-class Fence(Protocol):
-    """What says how long a command may write."""
+class Seen(NamedTuple):
+    """What a listing tells of an object: ``bytes``, the store's checksum of them, and a mark of its last change."""
 
-    def left(self) -> float:
-        """For how many seconds more nobody else has the output; 0 or less where that has to be renewed first.
+    bytes: int
+    checksum: str | None
+    changed: str
 
-        Raises:
-            StoreError: another has it.
-        """
-        ...
+
+def _size(info: Mapping[str, Any]) -> int:
+    return int(info["size"])
 
 
 class Store:
@@ -133,10 +140,10 @@ class Store:
         found = self._unless_missing("read", timeout_s, "info", self._at(name))
         return None if found is None else int(found["size"])
 
-    def look(self, name: str, timeout_s: float | None = None) -> Seen | None:
+    def look(self, name: str, timeout_s: float | None = None) -> Version | None:
         """A small object with its version and age; None where there is none.  Of stores with conditions only."""
         assert self.conditions is not None
-        found: Seen | None = self._unless_missing("read", timeout_s, self.conditions.look, self._at(name))
+        found: Version | None = self._unless_missing("read", timeout_s, self.conditions.look, self._at(name))
         return found
 
     def replace_text(self, text: str, name: str, version: str, timeout_s: float | None = None) -> str | None:
@@ -155,7 +162,7 @@ class Store:
             if not is_refused(error.__cause__) and not isinstance(error.__cause__, FileNotFoundError):
                 raise
             found = self.look(name, timeout_s)
-            return found.version if found is not None and found.data == data else None
+            return found.id if found is not None and found.data == data else None
         return put
 
     def keeps_conditions(self, name: str, text: str, timeout_s: float | None = None) -> bool:
@@ -221,6 +228,14 @@ class Store:
         """The bytes of every object below a folder, by name."""
         return self._listed("find", folder, timeout_s)
 
+    def seen(self, folder: str, timeout_s: float | None = None) -> dict[str, Seen]:
+        """What a listing tells of every object below a folder, by name."""
+        return self._listed("find", folder, timeout_s, _seen)
+
+    def seen_at(self, folder: str) -> dict[str, Seen | None]:
+        """As ``top``, with what the listing tells of objects."""
+        return self._listed("ls", folder, None, _seen)
+
     def top(self, folder: str = "") -> dict[str, int | None]:
         """What is right below the URL, or below a folder there: objects with their bytes, folders with None."""
         return dict(self._listed("ls", folder))
@@ -229,11 +244,13 @@ class Store:
         """``call`` for many objects, several at once, as ``map`` does; the first error is raised."""
         return list(self._threads.map(call, *columns))
 
-    def _listed(self, method: str, folder: str, timeout_s: float | None = None) -> dict[str, Any]:
+    def _listed(
+        self, method: str, folder: str, timeout_s: float | None = None, told: Callable[[Any], Any] = _size
+    ) -> dict[str, Any]:
         found = self._unless_missing("listed", timeout_s, method, self._at(folder), detail=True) or {}
         infos = found.values() if isinstance(found, dict) else found
         names = ((str(info["name"]).rstrip("/").removeprefix(self._root).lstrip("/"), info) for info in infos)
-        return {name: None if info["type"] == "directory" else int(info["size"]) for name, info in names if name}
+        return {name: None if info["type"] == "directory" else told(info) for name, info in names if name}
 
     def _at(self, name: str) -> str:
         return f"{self._root}/{name}".rstrip("/")
@@ -306,6 +323,11 @@ class Store:
             return future.result()
         finally:
             future.cancel()
+
+
+def _seen(info: Mapping[str, Any]) -> Seen:
+    checksum = next((str(info[key]) for key in _CHECKSUMS if info.get(key)), None)
+    return Seen(int(info["size"]), checksum, "|".join(str(info[key]) for key in _CHANGES if info.get(key)))
 
 
 def _words(error: BaseException) -> str:

@@ -118,7 +118,7 @@ class Hold:
             if self._store.conditions is not None:
                 seen = self._store.look(HOLDER_OBJECT, BEAT_S)
                 if seen is not None and about_holder(seen.data).get("token") == self.token:
-                    self._store.remove_version(HOLDER_OBJECT, seen.version, BEAT_S)
+                    self._store.remove_version(HOLDER_OBJECT, seen.id, BEAT_S)
             elif self.is_ours():
                 self._store.remove(HOLDER_OBJECT, BEAT_S)
         except StoreError as error:
@@ -143,11 +143,11 @@ class Hold:
         else:
             if lives(store, about_holder(found.data), found.age_s):
                 raise ConfigError(_in_use(store, about_holder(found.data)))
-            mine = store.replace_text(text, HOLDER_OBJECT, found.version, self._patience_s) is not None
+            mine = store.replace_text(text, HOLDER_OBJECT, found.id, self._patience_s) is not None
         seen = store.look(HOLDER_OBJECT, self._patience_s)
         if not mine or seen is None or seen.data != text.encode():
             raise ConfigError(_in_use(store, about_holder(seen.data) if seen else {}))
-        self._version, self._until = seen.version, begun + LEASE_S
+        self._version, self._until = seen.id, begun + LEASE_S
         store.fence = self
 
     def _take_unfenced(self) -> None:
@@ -179,7 +179,7 @@ class Hold:
             seen = store.look(HOLDER_OBJECT, self._patience_s)
             if seen is None or about_holder(seen.data).get("token") != self.token:
                 raise ConfigError(why_lost(store, None if seen is None else about_holder(seen.data)))
-            self._version = seen.version  # of a beat that was given up, and arrived all the same
+            self._version = seen.id  # of a beat that was given up, and arrived all the same
         self._version, self._until = version, begun + LEASE_S
 
     def _beat(self) -> None:

@@ -131,7 +131,7 @@ def test_a_hold_is_renewed_in_its_own_version_only(url: str, monkeypatch: pytest
     second = store.look(HOLDER_OBJECT)
     assert first is not None
     assert second is not None
-    assert first.version != second.version
+    assert first.id != second.id
     put_holder(store)
     with pytest.raises(ConfigError, match="process 1 on far"):
         hold._renew()
