@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -25,7 +26,7 @@ from runner.merge import read_part
 from runner.merge_places import FolderSource
 from runner.record import SWEEP_FILE
 from runner.resume import Plan, check_folder, claim, deciding, make_plan, release
-from runner.retrying import MAY_PASS, Lost, Stores
+from runner.retrying import MAY_PASS, Lost, Stores, shards_to_retry
 from runner.sweep import check_sweep_folder
 from runner.taking_up import agree, identity_of, shards_done
 from runner.vggish.postprocess import Postprocessor, random_pca
@@ -376,3 +377,27 @@ def test_a_part_goes_on_by_the_listing_that_it_began_with(run: Path, data: Path)
     assert set(changed.done) == {0}
     assert changed.manifest.part == before.manifest.part
     assert changed.manifest.table["clip"].equals(before.manifest.table["clip"])
+
+
+def test_objects_that_were_forbidden_are_asked_for_others_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clips = 40
+    (tmp_path / STATE / CLIP_PARTS).mkdir(parents=True)
+    lost = pa.table({"reason": ["unreadable"] * clips, "detail": pa.nulls(clips, pa.string())})
+    pq.write_table(lost, tmp_path / STATE / CLIP_PARTS / "part-00000.parquet")
+    done = {0: ShardEntry(0, counts={"skipped": {"unreadable": clips}})}
+    paths = pa.chunked_array([[f"s3://bucket/{number}.wav".encode() for number in range(clips)]])
+    asked: list[list[bytes]] = []
+    monkeypatch.setattr(Stores, "give", lambda self, path: asked[-1].append(path) or path == mended)
+    there, mended = np.ones(clips, bool), b""
+    for _ in range(2):
+        asked.append([])
+        assert shards_to_retry(tmp_path, done, [(0, clips)], paths, there) == []
+    assert [len(each) for each in asked] == [16, 16]
+    assert set(asked[0]) != set(asked[1])
+    mended = b"s3://bucket/39.wav"
+    tries = 0
+    while not shards_to_retry(tmp_path, done, [(0, clips)], paths, there):
+        tries += 1
+        assert tries < 100, "it is found sooner or later"
