@@ -299,7 +299,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "a worker that lost the output says nothing and goes on",
-        "store_writer.py",
+        "store_lease.py",
         "        except ConfigError as error:\n            raise StoreError(str(error)) from error\n",
         "        except ConfigError:\n            return\n",
         "tests/test_object_output.py::test_a_worker_that_lost_the_output_commits_no_more",
@@ -314,7 +314,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "shards that are to be done again keep their commit objects",
         "store_output.py",
-        "        self._uncommit(self._committed - plan.done.keys())\n",
+        "        self._uncommit(self._committed.keys() - plan.done.keys())\n",
         "",
         "tests/test_object_output.py::test_shards_of_changed_sources_lose_their_commit_objects",
     ),
