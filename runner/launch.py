@@ -273,7 +273,7 @@ def _ask(process: subprocess.Popen[str]) -> None:
 def _show(event: dict[str, Any], progress: RunProgress) -> None:
     kind = event["event"]
     if kind == "phase":
-        progress.phase(_PHASES[event["name"]])
+        progress.phase(event.get("text") or _PHASES[event["name"]])
     elif kind == "progress":
         under_way = event.get("clips_under_way", 0.0)
         counts = event["clips"], event["audio_s"], event["elapsed_s"], event["skipped"], event["session_clips"]
