@@ -19,7 +19,7 @@ class Died(Exception):
 
 
 class FakeActor:
-    """Answers at once, but for shards: what becomes of those is up to ``World.work``, whenever it is asked how far it is."""
+    """Answers at once; what becomes of its shards is up to ``World.work``, whenever it is asked how far it is."""
 
     def __init__(self, world: World) -> None:
         self.world, self.node, self.dead = world, world.place(), False
