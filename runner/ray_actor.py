@@ -16,12 +16,12 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from runner.canary import Canary
 from runner.cold_start import LOG_FORMAT, ColdStart, Events, make_ready
@@ -50,9 +50,6 @@ from runner.printable import PrintableFormatter
 from runner.ray_registry import Brief, settle
 from runner.taking_up import agree, identity_of
 from runner.window_types import window_types
-
-if TYPE_CHECKING:
-    from runner.store_writer import StoreMirror
 
 log = logging.getLogger("runner.worker")
 
@@ -102,11 +99,6 @@ class ShardWriter(RunWriter):
 
     def close(self) -> None:
         """The driver closes the run."""
-
-
-def shard_writer_kind(mirror: StoreMirror | None) -> Callable[..., RunWriter]:
-    """What makes a writer of shards, to a folder or, with a mirror, to the store."""
-    return mirror.writer_kind(closes=False) if mirror else ShardWriter
 
 
 class EmbedShards:
@@ -236,8 +228,9 @@ class EmbedShards:
     def _make_writer(self) -> RunWriter:
         if self.mirror:
             agree(Path(self.spec["run_dir"]), self._about["identity"])
-        metadata, kind = self._about["file_metadata"], shard_writer_kind(self.mirror)
-        return make_writer(self.spec, self.config, metadata, self._ready.postprocess, journal=self._reports, kind=kind)
+        kind = self.mirror.writer_kind(closes=False) if self.mirror else ShardWriter
+        about = self.spec, self.config, self._about["file_metadata"], self._ready.postprocess
+        return make_writer(*about, journal=self._reports, kind=kind)
 
     def _make_lanes(self) -> list[Lane]:
         ready = self._ready

@@ -68,15 +68,15 @@ def carry_out(
         stop.begin(lambda: None)  # from here on it is looked at
         events.send("phase", name="cluster")
         assert isinstance(config.engine, RayEngineConfig)
-        ray = connect(config.engine)
-        stop.take_signals()  # Ray takes SIGTERM for itself
         collected = Collected(spec, run_dir, events, result, done)
-        seat = _first_seat(ray, config.engine, config.device.name, events, stop)
-        if not stop.is_set():
+        if collected.left:
+            ray = connect(config.engine)
+            stop.take_signals()  # Ray takes SIGTERM for itself
+            seat = _first_seat(ray, config.engine, config.device.name, events, stop)
             collected.embed(ray, seat, stop)
         if mirror:
             mirror.get_parts(collected.writer.done)
-        collected.finish(stop.is_set() and bool(collected.left), seat)
+        collected.finish(stop.is_set() and bool(collected.left))
 
 
 def _first_seat(ray: Any, engine: RayEngineConfig, device: str, events: Events, stop: StopSignal) -> Seat:
@@ -99,7 +99,8 @@ def _first_seat(ray: Any, engine: RayEngineConfig, device: str, events: Events, 
                 "engine.wait_s, or lower engine.num_cpus_per_actor or engine.num_gpus_per_actor"
             )
         time.sleep(_LOOK_S)
-    ray.util.remove_placement_group(reserved)
+    if reserved:
+        ray.util.remove_placement_group(reserved)
     return seat_for(engine, device, ray.nodes())
 
 
@@ -129,7 +130,8 @@ class Collected:
         self._clips, self._examples, self._skipped = 0, 0, Counter[str]()
         for entry in done.values():
             self._count(entry)
-        self._before, self._told_at, self._largest = self._clips, 0.0, 0
+        self._before, self._told_at = self._clips, 0.0
+        self._resolved: dict[str, Any] = {}
         self.writer = RunWriter(run_dir, {}, [], done)
         self.figures = ActorFigures(events, result)
 
@@ -172,7 +174,8 @@ class Collected:
         with contextlib.closing(pool):
             for report in pool.reports(stop.is_set, engine.stop_grace_s):
                 self.take(report)
-        self._largest = pool.largest
+        took = {"max_size": pool.largest, "num_cpus_per_actor": seat.cpus, "num_gpus_per_actor": seat.gpus}
+        self._resolved = {f"engine.{key}": value for key, value in took.items()}
         if pool.killers:
             self._blame(pool.killers)
 
@@ -236,7 +239,7 @@ class Collected:
         for reason, clips in entry.counts["skipped"].items():
             self._skipped[reason] += sign * clips
 
-    def finish(self, killed: bool, seat: Seat) -> None:
+    def finish(self, killed: bool) -> None:
         """Make clips.parquet, and fill the result."""
         self._progress(over=True)
         self.writer.close()
@@ -248,8 +251,7 @@ class Collected:
         result["metrics"] |= overall
         self.figures.fill()
         result["shards"] = len(self.writer.done)
-        took = {"max_size": self._largest, "num_cpus_per_actor": seat.cpus, "num_gpus_per_actor": seat.gpus}
-        result["resolved"] = result.get("resolved", {}) | {f"engine.{key}": value for key, value in took.items()}
+        result["resolved"] = result.get("resolved", {}) | self._resolved
 
     def _progress(self, *, over: bool = False) -> None:
         under_way = 0.0 if over else self.figures.examples_under_way * self._config.frontend.hop_s

@@ -104,7 +104,8 @@ class ActorFigures:
             result["series"] = self._over_time()
             result["steady_started_at"] = self._span[0]
         result["actors"] = [{key: each.get(key) for key in (*_OF_AN_ACTOR, *_MEASURED)} for each in every]
-        result["cluster"] = described_actors(every)
+        if every:
+            result["cluster"] = described_actors(every)
         if len(names := {each["device_name"] for each in every} - {None}) > 1:
             warn(f"actors ran on different devices: {', '.join(sorted(names))}", self._events, result)
 

@@ -211,7 +211,8 @@ class ShardPool:
         processes = about.get("resolved", {}).get("memory.decode_workers", 1)
         wanted = _LEAST_AHEAD + int(_CLIPS_AHEAD * processes / max(self._clips, 1))
         if self._most > 1:
-            wanted = min(wanted, len(self._left) // (2 * len(self._actors)))
+            placed = sum(actor.node is not None for actor in self._actors)
+            wanted = min(wanted, len(self._left) // (2 * placed))
         return max(_LEAST_AHEAD, wanted)
 
     # What is heard

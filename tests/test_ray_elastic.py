@@ -61,7 +61,7 @@ def cluster() -> Iterator[Any]:
 
         patch.setattr(ray_actor, "EmbedShards", ArithmeticActor)
         head = {**MEMORY, "num_cpus": 0, "include_dashboard": False}
-        found = Cluster(initialize_head=True, head_node_args=head)
+        found = Cluster(initialize_head=True, head_node_args=head, shutdown_at_exit=False)  # hooks need the main thread
         patch.setenv("RAY_ADDRESS", found.address)  # as `ray job submit` does
         yield found
         found.shutdown()

@@ -17,7 +17,7 @@ import soundfile
 
 from tests.conftest import PROJECT, environment
 
-CLIPS, A_SHARD = 60, 2
+CLIPS, A_SHARD = 600, 20
 
 
 @pytest.mark.slow
@@ -25,7 +25,7 @@ def test_a_preempted_job_ends_its_shards_is_queued_again_and_goes_on(tmp_path: P
     rng = np.random.default_rng(5)
     (tmp_path / "data").mkdir()
     for number in range(CLIPS):
-        soundfile.write(tmp_path / "data" / f"{number:02d}.wav", rng.normal(0, 0.1, 160_000), 16_000)
+        soundfile.write(tmp_path / "data" / f"{number:03d}.wav", rng.normal(0, 0.1, 16_000), 16_000)
     command = subprocess.Popen(
         [
             *(sys.executable, "-m", "runner", "-m", "hydra/launcher=submitit_local", "memory=balanced"),
