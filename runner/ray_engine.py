@@ -165,7 +165,8 @@ class Collected:
         )
         pool = ShardPool(
             *(cluster, left),
-            clips=clips / max(len(left), 1),
+            clips=clips / len(left),
+            elastic=address_of(engine) is not None,
             wait_s=engine.wait_s,
             needs=str(seat),
             say=lambda what: _say(self._events, what),

@@ -76,6 +76,7 @@ class ShardPool:
         cluster: starts and ends actors.
         shards: that are to be done, in order.
         clips: of an average shard.
+        elastic: whether machines may come while the run goes on: something is kept for them.
         wait_s: how long there may be no actor because no machine holds one.
         needs: what an actor takes, in words.
         say: told of what the run waits for, in words; of None when it goes on.
@@ -87,11 +88,13 @@ class ShardPool:
         shards: Sequence[int],
         *,
         clips: float,
+        elastic: bool,
         wait_s: float,
         needs: str,
         say: Callable[[str | None], None],
     ) -> None:
-        self._cluster, self._clips, self._wait_s, self._needs, self._say = cluster, clips, wait_s, needs, say
+        self._cluster, self._clips, self._elastic = cluster, clips, elastic
+        self._wait_s, self._needs, self._say = wait_s, needs, say
         self._left = deque(shards)
         self._alone: deque[int] = deque()
         """Shards that may have killed actors: each is given to one that has no other."""
@@ -210,7 +213,7 @@ class ShardPool:
         """How many shards an actor has at a time: as keep it busy, and fewer later on, so that all end together."""
         processes = about.get("resolved", {}).get("memory.decode_workers", 1)
         wanted = _LEAST_AHEAD + int(_CLIPS_AHEAD * processes / max(self._clips, 1))
-        if self._most > 1:
+        if self._elastic or self._most > 1:
             placed = sum(actor.node is not None for actor in self._actors)
             wanted = min(wanted, len(self._left) // (2 * placed))
         return max(_LEAST_AHEAD, wanted)

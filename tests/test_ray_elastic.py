@@ -6,6 +6,7 @@ what others run here; machines are added by hand instead, once the run has said 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -32,7 +33,7 @@ MEMORY = {"object_store_memory": 80 << 20}
 
 
 class ArithmeticActor(EmbedShards):
-    """Takes its time for a shard where the run's folder has ``slow``, and dies of the one that ``poison`` names."""
+    """Waits with every shard while there is ``hold`` beside the run's folder, and dies of the one in ``poison``."""
 
     def _make(self, about: dict[str, Any]) -> None:
         ray_actor.make_ready = whole_run._make_ready
@@ -42,8 +43,8 @@ class ArithmeticActor(EmbedShards):
     async def embed(self, shard: int) -> dict[str, Any]:
         folder = Path(self.spec["run_dir"])
         (folder.parent / f"actor-{os.getpid()}-of-{self._about['node']}").touch()
-        if (folder.parent / "slow").exists():
-            time.sleep(0.1)
+        while (folder.parent / "hold").exists():
+            await asyncio.sleep(0.05)
         poison = folder.parent / "poison"
         if poison.exists() and int(poison.read_text()) == shard:
             os._exit(1)
@@ -110,7 +111,7 @@ def test_a_cluster_that_begins_with_no_cpu_grows_and_loses_an_actor_and_a_machin
     cluster: Any, data: Path, local: dict[str, bytes], tmp_path: Path
 ) -> None:
     failed: list[BaseException] = []
-    (tmp_path / "slow").touch()
+    (tmp_path / "hold").touch()
 
     def happen() -> None:
         log = tmp_path / "run" / "runner.log"
@@ -122,19 +123,20 @@ def test_a_cluster_that_begins_with_no_cpu_grows_and_loses_an_actor_and_a_machin
         os.kill(next(pid for pid, machine in actors(tmp_path).items() if machine != second.node_id), signal.SIGKILL)
         cluster.remove_node(second, allow_graceful=False)
         until(lambda: len(actors(tmp_path)) == 3)
-        (tmp_path / "slow").unlink()
+        (tmp_path / "hold").unlink()
 
     def disturb() -> None:
         try:
             happen()
         except BaseException as error:
             failed.append(error)
+            (tmp_path / "hold").unlink(missing_ok=True)
 
     disturbing = threading.Thread(target=disturb)
     disturbing.start()
     result = run(data, tmp_path, "engine=ray", "engine.wait_s=60")
     disturbing.join()
-    assert not failed, failed
+    assert not failed, (failed, actors(tmp_path), log_of(tmp_path))
     assert result["status"] == "finished", (result, log_of(tmp_path))
     assert whole_run.tree(tmp_path / "run") == local
     assert result["metrics"]["nodes"] == 2

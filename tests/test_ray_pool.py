@@ -80,7 +80,9 @@ class World:
 
     def pool(self, shards: int, wait_s: float = 60.0) -> ShardPool:
         cluster = Cluster(self.start, self.kill, self.nodes, lambda: max(1, self.room), Died)
-        return ShardPool(cluster, range(shards), clips=600, wait_s=wait_s, needs="2 CPUs", say=self.said.append)
+        return ShardPool(
+            cluster, range(shards), clips=600, elastic=True, wait_s=wait_s, needs="2 CPUs", say=self.said.append
+        )
 
 
 def all_done(actor: FakeActor) -> None:
@@ -160,6 +162,19 @@ def test_a_machine_that_comes_has_an_actor() -> None:
     world = World(work, room=1)
     assert sorted(done_by(world.pool(30))) == list(range(30))
     assert len(world.actors) == 3
+
+
+def test_an_actor_that_is_alone_leaves_something_for_machines_that_come() -> None:
+    def work(actor: FakeActor) -> None:
+        had.append(len(actor.under_way))
+        all_done(actor)
+
+    had: list[int] = []
+    world = World(work, room=1)
+    pool = world.pool(40)
+    pool._clips = 1  # small shards: an actor's pipeline would hold them all
+    assert sorted(done_by(pool)) == list(range(40))
+    assert had[0] < 20
 
 
 def test_a_cluster_without_a_machine_is_waited_for_and_said() -> None:

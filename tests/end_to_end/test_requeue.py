@@ -17,7 +17,7 @@ import soundfile
 
 from tests.conftest import PROJECT, environment
 
-CLIPS, A_SHARD = 600, 20
+CLIPS, A_SHARD = 60, 2
 
 
 @pytest.mark.slow
@@ -25,10 +25,11 @@ def test_a_preempted_job_ends_its_shards_is_queued_again_and_goes_on(tmp_path: P
     rng = np.random.default_rng(5)
     (tmp_path / "data").mkdir()
     for number in range(CLIPS):
-        soundfile.write(tmp_path / "data" / f"{number:03d}.wav", rng.normal(0, 0.1, 16_000), 16_000)
+        soundfile.write(tmp_path / "data" / f"{number:03d}.wav", rng.normal(0, 0.1, 160_000), 16_000)
     command = subprocess.Popen(
         [
-            *(sys.executable, "-m", "runner", "-m", "hydra/launcher=submitit_local", "memory=balanced"),
+            *(sys.executable, "-m", "runner", "-m", "hydra/launcher=submitit_local", "memory=conservative"),
+            *("memory.batch_size=4", "memory.decode_workers=1"),  # few clips are under way at a time
             *(f"dataset.root={tmp_path}/data", f"output.dir={tmp_path}/sweep", f"output.shard_clips={A_SHARD}"),
             *("device=cpu", "weights=random", "tracking=none", "profile=off", f"paths.outputs={tmp_path}"),
         ],
