@@ -30,8 +30,8 @@ _LOOK_S = 0.5
 _NODES_S = 2.0
 """How often the loop looks around while it hears nothing, and how often it looks for machines that came."""
 _PROGRESS_S = 1.0
-_WAITS_S = 3.0
-"""A run without an actor that waits for a machine for longer says so."""
+_STARTS_S = 20.0
+"""An actor that has a machine may take so long to say so: before that nobody waits for one."""
 
 
 @dataclass(eq=False)
@@ -169,8 +169,8 @@ class ShardPool:
         """
         if any(actor.node for actor in self._actors):
             self._placed_at = now
-        waited = now - self._placed_at
-        waits = waited > min(_WAITS_S, self._wait_s)
+        waited = now - self._placed_at - _STARTS_S
+        waits = waited > 0
         if waits != self._waits:
             self._waits = waits
             self._say(f"waiting for a machine with {self._needs}" if waits else None)

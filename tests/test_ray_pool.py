@@ -97,7 +97,7 @@ def done_by(pool: ShardPool, stopped: Callable[[], bool] = lambda: False) -> lis
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("_LOOK_S", "_NODES_S", "_WAITS_S", "_PROGRESS_S"):
+    for name in ("_LOOK_S", "_NODES_S", "_STARTS_S", "_PROGRESS_S"):
         monkeypatch.setattr(ray_pool, name, 0.01)
 
 
