@@ -25,7 +25,7 @@ DEATHS = 3
 """A shard that was under way at so many deaths of actors, the last time alone, is not given to another."""
 _CLIPS_AHEAD = 512
 """An actor has shards of about so many clips a decode process: more than its pipeline holds."""
-_LEAST_AHEAD = 2
+_LEAST_AHEAD, _MOST_AHEAD = 2, 256
 _LOOK_S = 0.5
 _NODES_S = 2.0
 """How often the loop looks around while it hears nothing, and how often it looks for machines that came."""
@@ -212,7 +212,7 @@ class ShardPool:
     def _ahead(self, about: Mapping[str, Any]) -> int:
         """How many shards an actor has at a time: as keep it busy, and fewer later on, so that all end together."""
         processes = about.get("resolved", {}).get("memory.decode_workers", 1)
-        wanted = _LEAST_AHEAD + int(_CLIPS_AHEAD * processes / max(self._clips, 1))
+        wanted = min(_LEAST_AHEAD + int(_CLIPS_AHEAD * processes / max(self._clips, 1)), _MOST_AHEAD)
         if self._elastic or self._most > 1:
             placed = sum(actor.node is not None for actor in self._actors)
             wanted = min(wanted, len(self._left) // (2 * placed))
