@@ -177,7 +177,7 @@ class Collected:
                 self.take(report)
         took = {"max_size": pool.largest, "num_cpus_per_actor": seat.cpus, "num_gpus_per_actor": seat.gpus}
         self._resolved = {f"engine.{key}": value for key, value in took.items()}
-        if pool.killers:
+        if pool.killers and not stop.is_set():
             self._blame(pool.killers)
 
     def _blame(self, killers: dict[int, str]) -> None:
