@@ -33,7 +33,7 @@ MEMORY = {"object_store_memory": 80 << 20}
 
 
 class ArithmeticActor(EmbedShards):
-    """Waits with every shard while there is ``hold`` beside the run's folder, and dies of the one in ``poison``."""
+    """Waits with every shard while there is ``hold`` beside the run's folder, and dies of the one that POISON names."""
 
     def _make(self, about: dict[str, Any]) -> None:
         ray_actor.make_ready = whole_run._make_ready
@@ -45,8 +45,7 @@ class ArithmeticActor(EmbedShards):
         (folder.parent / f"actor-{os.getpid()}-of-{self._about['node']}").touch()
         while (folder.parent / "hold").exists():
             await asyncio.sleep(0.05)
-        poison = folder.parent / "poison"
-        if poison.exists() and int(poison.read_text()) == shard:
+        if os.environ.get("POISON") == str(shard):
             os._exit(1)
         return await super().embed(shard)
 
@@ -148,8 +147,7 @@ def test_a_shard_that_kills_its_actor_ends_the_run_once_all_else_is_done(
 ) -> None:
     if not cluster.worker_nodes:
         cluster.add_node(**MEMORY, num_cpus=1)
-    (tmp_path / "poison").write_text("11")
-    result = run(data, tmp_path, "engine=ray")
+    result = run(data, tmp_path, "engine=ray", 'engine.runtime_env={env_vars:{POISON:"11"}}')
     assert result["status"] == "failed", result
     assert result["failure"]["kind"] == "engine"
     message = result["failure"]["message"]
@@ -157,7 +155,6 @@ def test_a_shard_that_kills_its_actor_ends_the_run_once_all_else_is_done(
     assert "(the first is shard 11, label/11.wav to label/11.wav: " in message
     lines = (tmp_path / "run" / ".runner" / "journal.jsonl").read_text().splitlines()
     assert sorted(json.loads(line)["shard"] for line in lines) == [each for each in range(SHARDS) if each != 11]
-    (tmp_path / "poison").unlink()
     result = run(data, tmp_path)  # by the local engine
     assert result["status"] == "finished", result
     assert whole_run.tree(tmp_path / "run") == local
