@@ -214,8 +214,8 @@ class RayEngineConfig(EngineConfig):
 
     A run has up to ``max_size`` actors (``auto``: as many as the machines that are there hold), and asks for
     ``min_size`` of them whether there is room or not, so that an autoscaler makes it.  What an actor takes is decided
-    by the cluster's machines where null; ``resources_per_actor`` are Ray's custom resources.  ``wait_s`` is how long a
-    run waits for a machine while it has no actor; ``runtime_env`` is what Ray is to set up for actors.
+    by the cluster's machines where null; ``resources_per_actor`` are Ray's custom resources.  ``wait_s`` is how
+    long a run waits for a machine while it has no actor; ``runtime_env`` is what Ray is to set up for actors.
     """
 
     kind: str = "ray"
@@ -224,8 +224,8 @@ class RayEngineConfig(EngineConfig):
     max_size: Any = AUTO
     num_cpus_per_actor: float | None = None
     num_gpus_per_actor: float | None = None
-    resources_per_actor: dict[str, float] = field(default_factory=dict)
-    runtime_env: dict[str, Any] = field(default_factory=dict)
+    resources_per_actor: Any = None
+    runtime_env: Any = None
     wait_s: float = 600.0
     dashboard: bool = False
 

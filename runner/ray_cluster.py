@@ -84,7 +84,7 @@ def connect(engine: RayEngineConfig) -> Any:
             address=address or "local",
             log_to_driver=True,  # into runner.log: what actors say would else be gone with Ray's own folder
             logging_level=logging.ERROR,
-            runtime_env=dict(engine.runtime_env) or None,
+            runtime_env=engine.runtime_env,
             **({} if address else _own(engine)),
         )
         return ray
@@ -131,13 +131,13 @@ def seat_for(engine: RayEngineConfig, device: str, nodes: Sequence[Mapping[str, 
     gpus = engine.num_gpus_per_actor
     if gpus is None:
         gpus = 1.0 if device == "gpu" or (device == AUTO and any(each.get("GPU") for each in machines)) else 0.0
-    cpus = engine.num_cpus_per_actor
+    cpus, own = engine.num_cpus_per_actor, engine.resources_per_actor or {}
     if cpus is None:
-        least = {"CPU": 1.0, "GPU": gpus, **engine.resources_per_actor}  # a head may have no CPU at all
+        least = {"CPU": 1.0, "GPU": gpus, **own}  # a head may have no CPU at all
         fitting = [each for each in machines if all(each.get(name, 0.0) >= least[name] for name in least)]
         shares = [each["CPU"] / max(each["GPU"] // gpus, 1.0) if gpus else each["CPU"] for each in fitting]
         cpus = max(1.0, float(int(min(shares, default=1.0))))
-    return Seat(cpus, gpus, dict(engine.resources_per_actor))
+    return Seat(cpus, gpus, own)
 
 
 def most_actors(engine: RayEngineConfig, seat: Seat, nodes: Sequence[Mapping[str, Any]]) -> int:

@@ -251,8 +251,12 @@ def _validate_ray(engine: RayEngineConfig) -> None:
     for key in ("num_cpus_per_actor", "num_gpus_per_actor"):
         if getattr(engine, key) is not None:
             _at_least(f"engine.{key}", getattr(engine, key), 0)
-    for name, amount in engine.resources_per_actor.items():
-        _at_least(f"engine.resources_per_actor.{name}", amount, 0)
+    for key in ("resources_per_actor", "runtime_env"):
+        if not isinstance(getattr(engine, key) or {}, dict):
+            raise ConfigError(f"engine.{key} is not a mapping: give it as 'engine.{key}={{name:value}}'")
+    for name, amount in (engine.resources_per_actor or {}).items():
+        if not isinstance(amount, int | float) or amount < 0:
+            raise ConfigError(f"engine.resources_per_actor.{name}={amount} is not an amount: use a number from 0")
     _at_least("engine.wait_s", engine.wait_s, 0)
     check_free_of_credentials("engine.runtime_env", str(engine.runtime_env))
 

@@ -63,9 +63,18 @@ def test_the_clusters_address_is_the_configured_one_or_the_environments(monkeypa
         ("engine.max_size=0", r"engine\.max_size=0 is not an option: use a whole number from 1"),
         ("engine.min_size=0", r"engine\.min_size=0 is not an option"),
         ("engine.wait_s=-1", r"engine\.wait_s=-1.* is too small"),
+        ("engine.runtime_env=pip", r"engine\.runtime_env is not a mapping"),
+        ("engine.resources_per_actor={spot:-1}", r"resources_per_actor\.spot=-1 is not an amount"),
         ("engine.runtime_env={env_vars:{AWS_SECRET_ACCESS_KEY:x}}", "has a secret, which would be stored with the run"),
     ],
 )
 def test_what_no_cluster_can_do_is_one_sentence(override: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         validate(compose_config(["dataset=demo", "weights=random", "engine=ray", override]))
+
+
+def test_mappings_of_any_names_can_be_given() -> None:
+    own = ["engine.resources_per_actor={spot:1}", "engine.runtime_env={env_vars:{A:b},pip:[x]}"]
+    engine = compose_config(["dataset=demo", "weights=random", "engine=ray", *own]).engine
+    assert isinstance(engine, RayEngineConfig)
+    assert (engine.resources_per_actor, engine.runtime_env) == ({"spot": 1}, {"env_vars": {"A": "b"}, "pip": ["x"]})
