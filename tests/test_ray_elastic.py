@@ -1,6 +1,7 @@
 """A Ray cluster that grows, shrinks and has actors die, with sessions of plain arithmetic: the local engine's files.
 
-The machines are raylets of one machine.  Ray's own ``AutoscalingCluster`` begins with ``ray stop``, which would end
+The driver is a process of its own, since Ray ends one on the spot that loses its cluster.  The machines are raylets of
+one machine.  Ray's own ``AutoscalingCluster`` begins with ``ray stop``, which would end
 what others run here; machines are added by hand instead, once the run has said what it waits for.
 """
 
@@ -10,7 +11,8 @@ import asyncio
 import json
 import os
 import signal
-import threading
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -59,9 +61,8 @@ def cluster() -> Iterator[Any]:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")]))
         from ray.cluster_utils import Cluster
 
-        patch.setattr(ray_actor, "EmbedShards", ArithmeticActor)
         head = {**MEMORY, "num_cpus": 0, "include_dashboard": False}
-        found = Cluster(initialize_head=True, head_node_args=head, shutdown_at_exit=False)  # hooks need the main thread
+        found = Cluster(initialize_head=True, head_node_args=head)
         patch.setenv("RAY_ADDRESS", found.address)  # as `ray job submit` does
         yield found
         found.shutdown()
@@ -93,9 +94,31 @@ def local(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, byt
     return whole_run.tree(folder / "run")
 
 
-def until(holds: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 60
+def drive(data: str, folder: str, *more: str) -> None:
+    """What a driver does, in a process of its own."""
+    ray_actor.EmbedShards = ArithmeticActor
+    print(run(Path(data), Path(folder), *more))
+
+
+def begun(data: Path, folder: Path, *more: str) -> subprocess.Popen[bytes]:
+    code = "import sys; from tests.test_ray_elastic import drive; drive(*sys.argv[1:])"
+    with (folder / "driver.log").open("wb") as log:
+        return subprocess.Popen(
+            [sys.executable, "-c", code, str(data), str(folder), *more], cwd=PROJECT, stdout=log, stderr=log
+        )
+
+
+def ended(command: subprocess.Popen[bytes], folder: Path) -> dict[str, Any]:
+    """The result of a driver."""
+    assert command.wait(timeout=120) == 0, (folder / "driver.log").read_text()[-3000:]
+    result: dict[str, Any] = json.loads((folder / "run" / "result.json").read_text())
+    return result
+
+
+def until(command: subprocess.Popen[bytes], holds: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + 90
     while not holds():
+        assert command.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
@@ -109,34 +132,20 @@ def actors(folder: Path) -> dict[int, str]:
 def test_a_cluster_that_begins_with_no_cpu_grows_and_loses_an_actor_and_a_machine(
     cluster: Any, data: Path, local: dict[str, bytes], tmp_path: Path
 ) -> None:
-    failed: list[BaseException] = []
-    (tmp_path / "hold").touch()
-
-    def happen() -> None:
-        log = tmp_path / "run" / "runner.log"
-        until(lambda: log.exists() and "waiting for a machine with 1 CPUs and 0 GPUs" in log.read_text())
-        cluster.add_node(**MEMORY, num_cpus=1)
-        until(lambda: actors(tmp_path))
-        second = cluster.add_node(**MEMORY, num_cpus=1)
-        until(lambda: len(set(actors(tmp_path).values())) == 2)
-        os.kill(next(pid for pid, machine in actors(tmp_path).items() if machine != second.node_id), signal.SIGKILL)
-        cluster.remove_node(second, allow_graceful=False)
-        until(lambda: len(actors(tmp_path)) == 3)
-        (tmp_path / "hold").unlink()
-
-    def disturb() -> None:
-        try:
-            happen()
-        except BaseException as error:
-            failed.append(error)
-            (tmp_path / "hold").unlink(missing_ok=True)
-
-    disturbing = threading.Thread(target=disturb)
-    disturbing.start()
-    result = run(data, tmp_path, "engine=ray", "engine.wait_s=60")
-    disturbing.join()
-    assert not failed, (failed, actors(tmp_path), log_of(tmp_path))
-    assert result["status"] == "finished", (result, log_of(tmp_path))
+    hold = tmp_path / "hold"
+    hold.touch()
+    command, log = begun(data, tmp_path, "engine=ray", "engine.wait_s=60"), tmp_path / "run" / "runner.log"
+    until(command, lambda: log.exists() and "waiting for a machine with 1 CPUs and 0 GPUs" in log.read_text())
+    cluster.add_node(**MEMORY, num_cpus=1)
+    until(command, lambda: actors(tmp_path))
+    second = cluster.add_node(**MEMORY, num_cpus=1)
+    until(command, lambda: len(set(actors(tmp_path).values())) == 2)
+    os.kill(next(pid for pid, machine in actors(tmp_path).items() if machine != second.node_id), signal.SIGKILL)
+    cluster.remove_node(second, allow_graceful=False)
+    until(command, lambda: len(actors(tmp_path)) == 3)
+    hold.unlink()
+    result = ended(command, tmp_path)
+    assert result["status"] == "finished", result
     assert whole_run.tree(tmp_path / "run") == local
     assert result["metrics"]["nodes"] == 2
     assert result["metrics"]["actors"] == 3
@@ -147,7 +156,8 @@ def test_a_shard_that_kills_its_actor_ends_the_run_once_all_else_is_done(
 ) -> None:
     if not cluster.worker_nodes:
         cluster.add_node(**MEMORY, num_cpus=1)
-    result = run(data, tmp_path, "engine=ray", 'engine.runtime_env={env_vars:{POISON:"11"}}')
+    command = begun(data, tmp_path, "engine=ray", 'engine.runtime_env={env_vars:{POISON:"11"}}')
+    result = ended(command, tmp_path)
     assert result["status"] == "failed", result
     assert result["failure"]["kind"] == "engine"
     message = result["failure"]["message"]
@@ -158,7 +168,3 @@ def test_a_shard_that_kills_its_actor_ends_the_run_once_all_else_is_done(
     result = run(data, tmp_path)  # by the local engine
     assert result["status"] == "finished", result
     assert whole_run.tree(tmp_path / "run") == local
-
-
-def log_of(folder: Path) -> str:
-    return (folder / "run" / "runner.log").read_text()[-5000:]
