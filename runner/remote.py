@@ -27,6 +27,7 @@ _LOOK_EVERY_S = 0.2
 _LONGEST_SCHEME = 16
 
 T = TypeVar("T")
+Get = Callable[["AbstractFileSystem", str, str], None]
 
 
 def is_remote(path: bytes) -> bool:
@@ -59,18 +60,24 @@ def patiently(ask: Callable[[], T], timeout_s: float) -> T:
 class Fetched:
     """An object's bytes in a file; a context manager.
 
-    ``path`` is what to open; ``suffix`` the object's own, for decoders that go by it.
+    ``path`` is what to open; ``suffix`` the object's own, for decoders that go by it.  ``in_memory`` keeps them there,
+    where the system can.
     """
 
-    def __init__(self, suffix: str) -> None:
+    def __init__(self, suffix: str, *, in_memory: bool = False) -> None:
         self.suffix = suffix
         self._file: IO[bytes]
         if sys.platform.startswith("linux"):
-            self._file = tempfile.TemporaryFile()  # noqa: SIM115
+            self._file = os.fdopen(os.memfd_create("clip"), "w+b") if in_memory else tempfile.TemporaryFile()  # noqa: SIM115
             self.path = f"/proc/self/fd/{self._file.fileno()}"
         else:
             self._file = tempfile.NamedTemporaryFile(suffix=suffix)  # noqa: SIM115
             self.path = self._file.name
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Add bytes at the end."""
+        self._file.write(data)
+        self._file.flush()
 
     def __enter__(self) -> Fetched:
         return self
@@ -84,12 +91,13 @@ class Fetched:
             self._file.close()
 
 
-def fetch(url: str, timeout_s: float) -> Fetched:
+def fetch(url: str, timeout_s: float, get: Get | None = None) -> Fetched:
     """Read an object.
 
     Args:
         url: its own.
         timeout_s: no try is begun after so many seconds.
+        get: what reads (a part of) it into a file, given the store, the URL and the file's path; None: all of it.
 
     Raises:
         ClipError: ``missing``, ``unreadable``, or ``unreachable`` where the store did not give it in time.
@@ -98,7 +106,7 @@ def fetch(url: str, timeout_s: float) -> Fetched:
     fetched = Fetched(os.path.splitext(url)[1].lower())
     try:
         store = store_of(url, timeout_s)
-        patiently(lambda: _get(store, url, fetched.path), timeout_s)
+        patiently(lambda: (get or _get)(store, url, fetched.path), timeout_s)
     except BaseException as error:
         fetched.close()
         if not isinstance(error, Exception):

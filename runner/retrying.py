@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from runner.journal import CLIP_PARTS, STATE, ShardEntry
+from runner.packed import container_of
 from runner.remote import is_remote
 from runner.stores import may_pass, store_of
 
@@ -137,7 +138,7 @@ def shards_to_retry(
         for reason, detail, path, is_listed in zip(*columns, there[first:end].tolist(), strict=False):
             if reason in MAY_PASS:
                 asked += is_remote(path) and not is_listed
-                if asked <= _ASKED and MAY_PASS[reason](Lost(path, detail, is_listed, stores)):
+                if asked <= _ASKED and MAY_PASS[reason](Lost(container_of(path), detail, is_listed, stores)):
                     return True
         return False
 
