@@ -6,6 +6,7 @@ A tar in an object store is read in runs of members, one request for all of a pr
 from __future__ import annotations
 
 import os
+import sys
 import zlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from runner.errors import ClipError
 from runner.packed import ParquetRow, TarMember, open_container, place_of_clip
-from runner.ranges import PIECE, ReadRange, fetch_range
+from runner.ranges import PIECE, fetch_range
 from runner.remote import Fetched, is_remote
 
 if TYPE_CHECKING:
@@ -54,6 +55,20 @@ class _Run:
         return True
 
 
+class _MemoryFile(Fetched):
+    """A file in memory for one clip after another: new pages for each would take longer than to copy it."""
+
+    def __init__(self) -> None:
+        super().__init__("", in_memory=True)
+
+    def close(self) -> None:
+        """Keep it."""
+
+    def end(self) -> None:
+        """Let go of it."""
+        super().close()
+
+
 class PackedClips:
     """The packed clips of a decode process; used by one thread.
 
@@ -71,11 +86,12 @@ class PackedClips:
         self._local: tuple[bytes, int] | None = None
         self._rows: RowReader | None = None
         self._threads: ThreadPoolExecutor | None = None
+        self._memory: _MemoryFile | None = None
 
     def take(
         self, job: int, path: bytes, following: Iterable[tuple[int, bytes]], waiting: Callable[[], Any]
     ) -> Fetched:
-        """A clip's bytes in a file.
+        """A clip's bytes in a file, which is to be closed before the next is taken.
 
         Args:
             job: its number, greater than those before it.
@@ -93,8 +109,7 @@ class PackedClips:
             raise ClipError(place.reason, place.detail)
         if is_remote(path):
             return self._of_run(job, place, following, waiting)
-        descriptor = self._opened(place.container)
-        return _member(place, lambda first, end: os.pread(descriptor, end - first, first))
+        return self._member(place, self._opened(place.container), 0)
 
     def close(self) -> None:
         """Let go of what is open."""
@@ -106,6 +121,9 @@ class PackedClips:
             self._local = None
         if self._rows is not None:
             self._rows.close()
+        if self._memory is not None:
+            self._memory.end()
+            self._memory = None
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
 
@@ -129,9 +147,29 @@ class PackedClips:
             data = _waited_for(self._executor().submit(reader.take, place), waiting)
         else:
             data = reader.take(place)
-        file = Fetched(place.suffix, in_memory=len(data) <= _IN_MEMORY)
+        file = self._file_for(place.suffix, len(data))
         file.write(data)
         return file
+
+    def _member(self, place: TarMember, descriptor: int, begin: int) -> Fetched:
+        """A member of a tar, of which an open file has the bytes from ``begin`` on."""
+        _check_header(place, os.pread(descriptor, _HEADER, place.offset - _HEADER - begin))
+        file = self._file_for(place.suffix, place.size)
+        try:
+            _copy(descriptor, place.offset - begin, place.size, file.fileno())
+        except BaseException:
+            file.close()
+            raise
+        return file
+
+    def _file_for(self, suffix: str, size: int) -> Fetched:
+        """An empty file for a clip's bytes."""
+        if size > _IN_MEMORY:
+            return Fetched(suffix)
+        if self._memory is None:
+            self._memory = _MemoryFile()
+        self._memory.suffix = suffix
+        return self._memory
 
     def _of_run(
         self, job: int, place: TarMember, following: Iterable[tuple[int, bytes]], waiting: Callable[[], Any]
@@ -147,7 +185,7 @@ class PackedClips:
         fetched = _waited_for(run.future, waiting)
         descriptor = os.open(fetched.path, os.O_RDONLY)
         try:
-            return _member(place, lambda first, end: os.pread(descriptor, end - first, first - run.first))
+            return self._member(place, descriptor, run.first)
         finally:
             os.close(descriptor)
 
@@ -183,28 +221,29 @@ def _members(following: Iterable[tuple[int, bytes]], after: int) -> Iterable[tup
             yield job, place
 
 
-def _member(place: TarMember, read: ReadRange) -> Fetched:
-    """A member's bytes, if it is the one that was listed."""
-    end = place.offset + place.size
-    data = read(place.offset - _HEADER, min(end, place.offset + _COPIED_AT_ONCE))
-    if zlib.crc32(data[:_HEADER]) != place.check:
+def _check_header(place: TarMember, header: bytes) -> None:
+    """Whether a member is the one that was listed."""
+    if zlib.crc32(header) != place.check:
         raise ClipError(
             "unreadable",
             f"{os.fsdecode(place.container)} has another member at byte {place.offset:,} than when it was listed: "
             "run the same command again",
         )
-    file = Fetched(place.suffix, in_memory=place.size <= _IN_MEMORY)
-    try:
-        data = data[_HEADER:]
-        at = place.offset
-        while data:
-            file.write(data)
-            at += len(data)
-            data = read(at, min(end, at + _COPIED_AT_ONCE)) if at < end else b""
-    except BaseException:
-        file.close()
-        raise
-    return file
+
+
+def _copy(descriptor: int, first: int, count: int, target: int) -> None:
+    """Copy bytes of a file, from ``first`` on, to the beginning of another one, which has no more then."""
+    done = 0
+    os.lseek(target, 0, os.SEEK_SET)
+    while done < count:
+        if sys.platform.startswith("linux"):
+            got = os.sendfile(target, descriptor, first + done, count - done)
+        else:
+            got = os.write(target, os.pread(descriptor, min(count - done, _COPIED_AT_ONCE), first + done))
+        if got == 0:
+            break
+        done += got
+    os.ftruncate(target, done)
 
 
 def _waited_for(future: Future[T], waiting: Callable[[], Any]) -> T:

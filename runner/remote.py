@@ -75,9 +75,15 @@ class Fetched:
             self.path = self._file.name
 
     def write(self, data: bytes | memoryview) -> None:
-        """Add bytes at the end."""
+        """Make these its bytes."""
+        self._file.seek(0)
         self._file.write(data)
+        self._file.truncate()
         self._file.flush()
+
+    def fileno(self) -> int:
+        """The descriptor of the file."""
+        return self._file.fileno()
 
     def __enter__(self) -> Fetched:
         return self

@@ -25,6 +25,7 @@ from runner.errors import ClipError, ConfigError, DatasetError
 from runner.manifest import Manifest, build_manifest
 from runner.packed import TarMember, place_of_clip
 from runner.packed_clips import PackedClips
+from runner.ranges import PIECE
 from runner.window_types import is_int16
 from tests.conftest import environment
 from tests.object_store import ObjectStore, object_store
@@ -288,8 +289,14 @@ def test_clips_of_one_name_are_an_error_unless_prefixed(tmp_path: Path) -> None:
 )
 def test_a_samples_label_is_that_of_all_its_audio(tmp_path: Path, label_from: str, labels: list[str | None]) -> None:
     members = {
-        "d/1.left.wav": b"", "d/1.cls": b"7\n", "d/1.right.WAV": b"", "d/1.json": b'{"name": "dog"}',
-        "2.json": b'{"name": ["a"]}', "2.wav": b"", "2.cls": b"\xff", "3.json": b"not json",
+        "d/1.left.wav": b"",
+        "d/1.cls": b"7\n",
+        "d/1.right.WAV": b"",
+        "d/1.json": b'{"name": "dog"}',
+        "2.json": b'{"name": ["a"]}',
+        "2.wav": b"",
+        "2.cls": b"\xff",
+        "3.json": b"not json",
     }
     found = listed(web(pack(tmp_path / "a.tar", members), label_from=label_from))
     assert found.table["clip"].to_pylist() == ["d/1.left.wav", "d/1.right.WAV", "2.wav"]
@@ -401,8 +408,12 @@ def test_links_repeated_names_and_what_is_no_file(tmp_path: Path) -> None:
             tar.addfile(about)
     found = listed(web(tmp_path))
     assert bytes_of(found) == {
-        "abs/../b.wav": b"b", "a.wav": b"second", "hard.wav": b"second", "d/soft.wav": b"second",
-        "lost.wav": "missing", "pipe.wav": "not_a_file",
+        "abs/../b.wav": b"b",
+        "a.wav": b"second",
+        "hard.wav": b"second",
+        "d/soft.wav": b"second",
+        "lost.wav": "missing",
+        "pipe.wav": "not_a_file",
     }
     assert found.ignored == {"(replaced by a later member)": 1}
 
@@ -422,8 +433,12 @@ def test_rows_without_bytes_and_broken_parquet_have_reasons(tmp_path: Path) -> N
     (tmp_path / "cut.parquet").write_bytes(data[:-100])
     pq.write_table(pa.table({"audio": [[1.0]]}), tmp_path / "numbers.parquet")
     assert bytes_of(listed(ParquetDataset(path=str(tmp_path)))) == {
-        "a.wav": b"x", "b.wav": "empty", "a/000002": "empty", "a/000003": b"y",
-        "cut.parquet": "unsupported_format", "numbers.parquet": "unsupported_format",
+        "a.wav": b"x",
+        "b.wav": "empty",
+        "a/000002": "empty",
+        "a/000003": b"y",
+        "cut.parquet": "unsupported_format",
+        "numbers.parquet": "unsupported_format",
     }
 
 
@@ -521,7 +536,7 @@ def test_tars_in_a_store_are_read_in_runs_of_members(store: ObjectStore, tars: P
     store.behave()
     assert len(bytes_of(many)) == 60
     size = sum(many.table["bytes"].to_pylist())
-    assert len(store.reads()) == -(-size // (16 << 20)) + 1
+    assert len(store.reads()) == -(-size // PIECE)
 
 
 def test_a_run_that_is_resumed_reads_from_its_first_member_on(store: ObjectStore) -> None:
