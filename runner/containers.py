@@ -69,6 +69,8 @@ def find_containers(
     else:
         _refuse_compressed(given, [name for name in spelled if name.lower().endswith(COMPRESSED)])
         root = _static_folder(spelled)
+        if is_url(given) and root.count("/") < 2:
+            raise DatasetError(f"dataset.path={given} is of several buckets: give one, and a run to each")
         found = _named(root, spelled, timeout_s, ignored)
     if not any(each.size >= 0 for each in found):
         compressed = next((name for name in ignored if name in COMPRESSED), None)
@@ -117,10 +119,8 @@ def _alternatives(inside: str, pattern: str) -> list[str]:
 
 def _static_folder(names: Sequence[str]) -> str:
     """The deepest folder that all names are in, without the parts that stand for several."""
-    folders = [_WILD.split(name)[0].rpartition("/")[0] for name in names]
-    parts = [folder.split("/") for folder in (min(folders), max(folders))]
-    same = next((n for n, pair in enumerate(zip(*parts, strict=False)) if pair[0] != pair[1]), min(map(len, parts)))
-    return "/".join(parts[0][:same]) or "/"
+    folders = [_WILD.split(name)[0].rpartition("/")[0].split("/") for name in names]
+    return "/".join(os.path.commonprefix(folders)) or "/"  # noqa: RUF071  (of lists)
 
 
 def _below(root: str, timeout_s: float, ignored: Counter[str]) -> Iterator[Container]:

@@ -44,7 +44,7 @@ def list_packed(dataset: PackedDataset, outputs: Path) -> Manifest:
         outputs: where listings are kept.
 
     Raises:
-        DatasetError: there are no clips, or two of one name.
+        DatasetError: there are no clips, two of one name, or the store does not answer.
     """
     ignored: Counter[str] = Counter()
     given = str(dataset.path)
@@ -125,7 +125,12 @@ def _listing(
             return table, json.loads(table.schema.metadata[b"ignored"]), None
     try:
         contents = _scan(dataset, container)
-    except ClipError as error:  # of the store; the clips are not known, but that they are lost is
+    except ClipError as error:
+        if error.reason == "unreachable":  # as a folder that can't be listed
+            raise DatasetError(
+                f"{os.fsdecode(container.place)} can't be listed ({error.detail}): check network and endpoint, and run "
+                "the same command again"
+            ) from error
         contents = Contents(problem=(error.reason, error.detail))
     except OSError as error:
         contents = Contents(problem=("unreadable", str(error)))

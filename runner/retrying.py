@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from runner.journal import CLIP_PARTS, STATE, ShardEntry
-from runner.packed import container_of
+from runner.packed import container_of, is_packed
 from runner.remote import is_remote
 from runner.stores import may_pass, store_of
 
@@ -136,7 +136,7 @@ def shards_to_retry(
         asked = 0
         columns = (part["reason"].to_pylist(), part["detail"].to_pylist(), paths[first:end].to_pylist())
         for reason, detail, path, is_listed in zip(*columns, there[first:end].tolist(), strict=False):
-            if reason in MAY_PASS:
+            if reason in MAY_PASS and (is_listed or not is_packed(path)):  # a container has other clips now, or none
                 asked += is_remote(path) and not is_listed
                 if asked <= _ASKED and MAY_PASS[reason](Lost(container_of(path), detail, is_listed, stores)):
                     return True

@@ -266,6 +266,12 @@ def test_a_compressed_tar_is_refused_in_one_sentence(tmp_path: Path, name: str) 
             listed(web(given))
 
 
+@pytest.mark.parametrize("path", ["s3://{a,b}/x.tar", "/tmp/x-{3..1}.tar", "/tmp/{0..9999999}.tar"])
+def test_patterns_that_stand_for_nothing_that_can_be_read(path: str) -> None:
+    with pytest.raises(DatasetError, match=r"several buckets|no range"):
+        listed(web(path))
+
+
 def test_clips_of_one_name_are_an_error_unless_prefixed(tmp_path: Path) -> None:
     pack(tmp_path / "a.tar", {"0.wav": clip_bytes(1)})
     pack(tmp_path / "b/c.tar", {"0.wav": clip_bytes(2)})
@@ -504,6 +510,24 @@ def test_a_container_is_listed_once_for_as_long_as_it_stays_the_same(
     assert listed(web(path), tmp_path).table.num_rows == 5
 
 
+def test_a_tar_that_is_gone_or_that_comes_back_leaves_a_finished_run_finished(tmp_path: Path) -> None:
+    tars = tmp_path / "data"
+    pack(tars / "0.tar", some(0, 2))
+    pack(tars / "1.tar", some(2, 4))
+    settings = ("dataset=webdataset", f'dataset.path="{tars}/{{0..2}}.tar"')
+    first, run = embed(tmp_path, "one", *settings)
+    assert first["skipped"] == {"missing": 1}
+    pack(tars / "2.tar", some(4, 5))
+    (tars / "0.tar").unlink()
+    for _ in range(2):
+        after, _ = embed(tmp_path, "one", *settings)
+        reasons = dict(
+            zip(*(pq.read_table(run / "clips.parquet")[name].to_pylist() for name in ("clip", "reason")), strict=True)
+        )
+        assert reasons == {**dict.fromkeys(some(0, 5)), "2.tar": "missing", "0.tar": "missing"}
+    assert after["metrics"]["session_clips"] == 1 + 1, "the new clip, and the tar that is gone now"
+
+
 # Object stores
 
 
@@ -570,6 +594,8 @@ def test_a_store_that_fails_is_asked_again_or_costs_the_runs_clips(store: Object
     assert bytes_of(found) == some(0, 4)
     store.fault = lambda method, key: "broken"
     assert set(bytes_of(found, timeout_s=0.3).values()) == {"unreachable"}
+    with pytest.raises(DatasetError, match=r"can't be looked at|can't be listed"):
+        listed(web(f"s3://data/{tars.name}/part-000.tar", fetch_timeout_s=0.3))
     store.behave()
 
 
