@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEER := $(VENV)/.peer
 
-.PHONY: run test lint format ui clean constraints chaos faults fuzz
+.PHONY: run test lint format ui clean constraints chaos faults fuzz mutants
 .DEFAULT_GOAL := run
 
 # Set up anew only when a requirement has changed.
@@ -38,6 +38,10 @@ faults: $(READY)
 # Broken input of all kinds for five minutes.
 fuzz: $(READY)
 	$(BIN)/python -m tests.fuzz $(ARGS)
+
+# Sixty mistakes in a copy of the package, one at a time: what tests caught before, they must catch (half an hour).
+mutants: $(READY)
+	$(BIN)/python -m tests.mutants --jobs 2 --compare tests/mutants.tsv $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
