@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from runner.packed_rows import RowReader
 
 _HEADER = 512
-_IN_MEMORY = 64 << 20
+_IN_MEMORY = 16 << 20
 """Bytes of a clip that is handed to its decoder in memory; a larger one goes through a temporary file."""
 _COPIED_AT_ONCE = 1 << 20
 _GAP = 1 << 18
@@ -103,13 +103,16 @@ class PackedClips:
             ClipError: it can't be had.
         """
         place = place_of_clip(path)
-        if isinstance(place, ParquetRow):
-            return self._row(place, waiting)
-        if not isinstance(place, TarMember):
-            raise ClipError(place.reason, place.detail)
-        if is_remote(path):
-            return self._of_run(job, place, following, waiting)
-        return self._member(place, self._opened(place.container), 0)
+        try:
+            if isinstance(place, ParquetRow):
+                return self._row(place, waiting)
+            if not isinstance(place, TarMember):
+                raise ClipError(place.reason, place.detail)
+            if is_remote(path):
+                return self._of_run(job, place, following, waiting)
+            return self._member(place, self._opened(place.container), 0)
+        except OSError as error:  # of the system, which would not read, or has no room for a copy
+            raise ClipError("unreadable", str(error)) from error
 
     def close(self) -> None:
         """Let go of what is open."""

@@ -48,12 +48,18 @@ def read_range(url: str, timeout_s: float, first: int, end: int) -> bytes:
 def _get_range(store: AbstractFileSystem, url: str, path: str, *, first: int, end: int) -> None:
     """Each request is answered in full or made again; several are of one object, or all are made again."""
     in_pieces = end - first > PIECE
-    before = stamp_of(store.info(url)) if in_pieces else None
+    before = _identity(store, url) if in_pieces else None
     with open(path, "wb") as file:
         for start in range(first, end, PIECE):
             file.write(store.cat_file(url, start=start, end=min(start + PIECE, end)))
-    if in_pieces and stamp_of(store.info(url)) != before:
+    if in_pieces and _identity(store, url) != before:
         raise OSError(f"{url} was replaced while it was read")
+
+
+def _identity(store: AbstractFileSystem, url: str) -> tuple[object, ...]:
+    """What tells an object from one that replaced it; times are of whole seconds on S3."""
+    about = store.info(url)
+    return *stamp_of(about), about.get("ETag"), about.get("etag"), about.get("generation")
 
 
 class RangeFile(io.RawIOBase):
