@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pyarrow as pa
@@ -22,8 +23,10 @@ import soundfile
 from runner.compose import compose_config
 from runner.config import DatasetConfig, FolderDataset, ParquetDataset, WebDataset
 from runner.errors import ClipError, ConfigError, DatasetError
+from runner.feeding import Feeder
+from runner.gathering import Clip
 from runner.manifest import Manifest, build_manifest
-from runner.packed import TarMember, place_of_clip
+from runner.packed import TarMember, group_of, place_of_clip
 from runner.packed_clips import PackedClips
 from runner.ranges import PIECE
 from runner.window_types import is_int16
@@ -458,6 +461,28 @@ def test_a_row_group_that_is_broken_costs_its_own_rows(tmp_path: Path) -> None:
     got = bytes_of(listed(ParquetDataset(path=str(tmp_path))))
     assert [got[name] == CLIPS[name] for name in some(0, 7)] == [True] * 3 + [False] * 3 + [True]
     assert {got[name] for name in some(3, 6)} == {"unreadable"}
+
+
+def test_the_rows_of_a_row_group_go_to_one_decode_process(tmp_path: Path) -> None:
+    for number in range(3):
+        rows = {f"{number}/{row}": b"x" * 10 for row in range(50)}
+        kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+        audio = pa.array([{"bytes": data, "path": name} for name, data in rows.items()], kind)
+        pq.write_table(pa.table({"audio": audio}), tmp_path / f"{number}.parquet", row_group_size=25)
+    table = listed(ParquetDataset(path=str(tmp_path))).table
+    names = ("clip", "path", "start", "end", "label", "bytes")
+    columns = (table[name].to_pylist() for name in names)
+    clips = [Clip(number, *row) for number, row in enumerate(zip(*columns, strict=True))]
+    messages: list[list[bytes]] = []
+    pool = MagicMock(has_room=True, outstanding=0)
+    pool.__len__.return_value = 2
+    pool.retries.return_value = []
+    pool.submit.side_effect = lambda tasks, last: messages.append([task.path for task, _ in tasks])
+    Feeder(iter(clips), pool, 40, lambda job, clip: None, lambda job: None).feed()
+    assert [path for message in messages for path in message] == [clip.path for clip in clips]
+    groups = [{group_of(path) for path in message} for message in messages]
+    assert len(groups) > 3
+    assert sum(map(len, groups)) == 6, "each group is in one message"
 
 
 # Changes
