@@ -106,7 +106,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "the label is the topmost folder's name",
         "manifest.py",
-        'return _shown(folder.rpartition(b"/")[2]) if slash else None',
+        'return shown(folder.rpartition(b"/")[2]) if slash else None',
         'return _shown(folder.partition(b"/")[0]) if slash else None',
         "tests/test_manifest.py",
     ),
