@@ -85,11 +85,10 @@ def run_module(module: str, *arguments: str, cwd: Path = PROJECT, timeout: float
     return _done(_server().start(module, arguments, cwd=cwd, env=_with_path(**env)), timeout)
 
 
-def run_real(*arguments: str, cwd: Path = PROJECT, timeout: float = 300, **env: str) -> Done:
-    """``python -m runner`` in a fresh process, with TensorFlow, to its end."""
-    command = [sys.executable, "-m", "runner", *arguments]
+def run_real(*arguments: str, cwd: Path = PROJECT, command: str = REAL, timeout: float = 300, **env: str) -> Done:
+    """``python -m runner``, with TensorFlow, or another command in a fresh process, to its end."""
     done = subprocess.run(
-        command,
+        [sys.executable, "-m", command, *arguments],
         cwd=cwd,
         env=_with_path(**env),
         capture_output=True,

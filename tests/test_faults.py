@@ -1,4 +1,4 @@
-"""Small runs under every call that fails and every loss of power; see tests/faults.py."""
+"""Small runs under calls that fail and losses of power, one of each kind; all of them: ``make faults``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import PROJECT, environment
+from tests.commands import PROJECT, environment
 from tests.disk import Call, why_not
 from tests.power_loss import Contents, Disk, choices
 
@@ -44,14 +44,14 @@ def run_faults(*arguments: str) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_every_call_that_fails_leaves_a_run_that_the_same_command_completes() -> None:
-    assert run_faults("--quick", "--only", "calls") == []
+    assert run_faults("--quick", "--short", "--only", "calls") == []
 
 
 @needs_shim
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_loss_of_power_at_any_moment_leaves_a_run_that_the_same_command_completes() -> None:
-    assert run_faults("--quick", "--only", "power-loss") == []
+    assert run_faults("--quick", "--short", "--only", "power-loss") == []
 
 
 def test_a_finished_run_that_is_given_again_changes_no_byte(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_a_finished_run_that_is_given_again_changes_no_byte(tmp_path: Path) -> N
 @pytest.mark.slow
 def test_calls_that_fail_in_the_real_command_and_its_worker_are_told_and_cost_nothing() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.faults", "--commands", "2"],
+        [sys.executable, "-m", "tests.faults", "--commands", "2", "--double"],
         cwd=PROJECT,
         env=environment(PYTHONPATH=str(PROJECT)),
         capture_output=True,
