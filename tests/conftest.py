@@ -21,7 +21,18 @@ if TYPE_CHECKING:
 
 __all__ = ["PROJECT", "Done", "environment", "run_command"]
 AUDIO = PROJECT.parent / "shared" / "audio"
+if (
+    "PYTEST_XDIST_WORKER" in os.environ
+):  # several processes share the cores: TensorFlow's and NumPy's threads don't add up
+    os.environ |= dict.fromkeys(("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"  # read by gcsfs when imported; it needs gRPC of an emulator
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever starts commands is slow."""
+    for item in items:
+        if item.path.parent.name == "end_to_end":
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)

@@ -27,6 +27,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_is_a_real_one_but_imports_no_tensorflow(clips: Path, tmp_path: Path) -> None:
     done = run(
         f"dataset.root={clips}", "weights=random", "tracking=none", "profile=off", f"output.dir={tmp_path}/run",
@@ -76,6 +77,7 @@ def test_bfloat16_is_off_by_more_than_float32_may_be_and_by_no_more_than_its_own
     assert 2e-5 < found.rel_err < own.rel_err
 
 
+@pytest.mark.slow
 def test_a_forked_command_has_arguments_folder_environment_output_and_exit_status_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "told.py").write_text(
         "import os, sys\n"
@@ -87,6 +89,7 @@ def test_a_forked_command_has_arguments_folder_environment_output_and_exit_statu
     assert (done.status, done.err) == (1, "a word of farewell\n")
 
 
+@pytest.mark.slow
 def test_a_forked_command_gets_signals(clips: Path, tmp_path: Path) -> None:
     process = start(f"dataset.root={clips}", "weights=random", "tracking=none", f"output.dir={tmp_path}/run")
     wait_until((tmp_path / "run/.runner/spec.json").exists, lambda: process.err)
@@ -95,6 +98,7 @@ def test_a_forked_command_gets_signals(clips: Path, tmp_path: Path) -> None:
     assert process.poll() == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_the_command_in_a_fork_is_the_command_in_a_fresh_process() -> None:
     import subprocess
     import sys
