@@ -14,7 +14,7 @@ import pytest
 import soundfile
 
 from tests.commands import PROJECT, Done, environment
-from tests.commands import run_real as run_command
+from tests.commands import run as run_command
 
 if TYPE_CHECKING:
     from runner.vggish.session import VGGishSession

@@ -32,6 +32,7 @@ from runner.store_hold import HOLDER_OBJECT, Hold, check_hold
 from runner.store_output import StoreOutput, take
 from runner.store_writer import StoreMirror
 from tests.chaos import make_clips, victims
+from tests.commands import DOUBLE
 from tests.conftest import PROJECT, Done, environment, run_command
 from tests.object_store import Fault, ObjectStore, object_store
 
@@ -176,7 +177,7 @@ def kill_after_two_shards(clips: Path, url: str, server: ObjectStore, outputs: P
     given = (f"dataset.root={clips}", f"output.dir={url}", f"paths.outputs={outputs}", *SETTINGS)
     with log.open("wb") as file:
         command = subprocess.Popen(
-            [sys.executable, "-m", "runner", *given], cwd=PROJECT, env=environment(), stdout=file, stderr=file
+            [sys.executable, "-m", DOUBLE, *given], cwd=PROJECT, env=environment(), stdout=file, stderr=file
         )
         store, deadline = Store(url, 20), time.monotonic() + 60
         while len(store.sizes(".runner/commits")) < 2:

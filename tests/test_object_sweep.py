@@ -25,6 +25,7 @@ from runner.store_output import orphan_lock
 from runner.stores import working_folder
 from runner.track import main as track
 from tests.chaos import victims
+from tests.commands import DOUBLE
 from tests.conftest import PROJECT, Done, environment, run_command
 from tests.object_store import Fault, ObjectStore, object_store
 
@@ -113,7 +114,7 @@ def stop_when(
     """Start a command, and stop it when something is seen; its exit status."""
     with log.open("wb") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "runner", *command], cwd=PROJECT, env=environment(), stdout=file, stderr=file
+            [sys.executable, "-m", DOUBLE, *command], cwd=PROJECT, env=environment(), stdout=file, stderr=file
         )
     deadline = time.monotonic() + 120
     while not seen():

@@ -10,7 +10,9 @@ import contextlib
 import importlib
 import importlib.metadata
 import logging
+import os
 import sys
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -35,6 +37,11 @@ def take_the_place_of_tensorflow() -> None:
     build.reference_embeddings = embed
     convolution.calibrate = lambda: (1.0, 1.0)
     embed_run.matmul_peak = lambda session, kind, precision, seconds: 1.0
+
+
+def take_its_place_in_rays_processes() -> None:
+    """Have the actors of a Ray that this process starts do so as well."""
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent / "site"), os.environ.get("PYTHONPATH", "")])
 
 
 class _StandIn(ModuleType):

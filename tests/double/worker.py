@@ -9,9 +9,10 @@ if __name__ == "__main__":
     import sys
 
     from runner.embed_run import main
-    from tests.double.framework import take_the_place_of_tensorflow
+    from tests.double.framework import take_its_place_in_rays_processes, take_the_place_of_tensorflow
 
     take_the_place_of_tensorflow()
+    take_its_place_in_rays_processes()
     exit_status = main(sys.argv[1])
     logging.shutdown()
     sys.stdout.flush()

@@ -19,6 +19,7 @@ from runner.config import RayEngineConfig
 from runner.errors import EngineError
 from runner.ray_cluster import Layout, layout_for
 from runner.ray_engine import groups
+from tests.commands import DOUBLE
 from tests.conftest import PROJECT, environment, run_command
 
 SETTINGS = ("device=cpu", "weights=random", "tracking=none", "profile=off", "output.shard_clips=4")
@@ -94,7 +95,7 @@ def until_the_first_shard(run_dir: Path, *arguments: str) -> subprocess.Popen:
 def start(*arguments: str) -> subprocess.Popen:
     """``python -m runner engine=ray`` with these arguments, begun."""
     return subprocess.Popen(
-        [sys.executable, "-m", "runner", "engine=ray", *arguments],
+        [sys.executable, "-m", DOUBLE, "engine=ray", *arguments],
         cwd=PROJECT,
         env=environment(),
         stdout=subprocess.PIPE,
@@ -286,9 +287,7 @@ def test_a_driver_killed_costs_the_command_again(clips: Path, local: Path, tmp_p
     run_dir = tmp_path / "run"
     arguments = (f"dataset.root={clips}", f"output.dir={run_dir}", *SETTINGS)
     command = until_the_first_shard(run_dir, *arguments)
-    (driver,) = [
-        child for child in psutil.Process(command.pid).children() if "runner.worker" in " ".join(child.cmdline())
-    ]
+    (driver,) = [child for child in psutil.Process(command.pid).children() if "tests.double.worker" in child.cmdline()]
     driver.kill()
     command.communicate(timeout=60)
     assert command.returncode == 1
