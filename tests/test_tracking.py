@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +25,8 @@ from runner.tracking import (
     store_uri,
     ui_command,
 )
-from tests.conftest import PROJECT, environment
+from tests.commands import PROJECT, environment
+from tests.tracking_server import TrackingServer
 
 LOCAL = TrackingConfig()
 
@@ -204,32 +203,9 @@ finish_run(TrackingConfig(), Path(sys.argv[1]), Path(sys.argv[2]))
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real `mlflow server`."""
-    folder = tmp_path_factory.mktemp("server")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += [
-        "--backend-store-uri",
-        f"sqlite:///{folder}/server.db",
-        "--artifacts-destination",
-        str(folder / "files"),
-    ]
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(command, env=environment(), stdout=log, stderr=log, start_new_session=True)
-    deadline = time.monotonic() + 120
-    while True:
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).close()
-            break
-        except OSError:
-            assert process.poll() is None, (folder / "log").read_text()
-            assert time.monotonic() < deadline, (folder / "log").read_text()
-            time.sleep(0.3)
-    yield f"http://127.0.0.1:{port}"
-    os.killpg(process.pid, 15)
-    process.wait(timeout=30)
+    """The address of MLflow's own server."""
+    with TrackingServer(tmp_path_factory.mktemp("server")) as server:
+        yield server.uri
 
 
 @pytest.mark.slow

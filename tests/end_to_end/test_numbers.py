@@ -15,15 +15,15 @@ from mlflow.tracking import MlflowClient
 
 from runner.hardware import cpu_flags
 from runner.vggish.postprocess import project, quantize, random_pca
-from tests.commands import Done, run, run_real
+from tests.commands import Done, run
 from tests.test_smoke import stand_in
 
 
 @pytest.fixture(scope="module")
 def everything(audio: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
-    """All formats at once, on real audio, with TensorFlow: its records and its embeddings."""
+    """All formats at once, on real audio."""
     folder = tmp_path_factory.mktemp("formats")
-    return run_real(
+    return run(
         f"dataset.root={audio / 'mixed'}",
         "weights=random",
         "weights.seed=5",

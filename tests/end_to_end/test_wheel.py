@@ -56,9 +56,8 @@ def test_installed_weights_go_to_the_cache_and_runs_to_the_working_folder(instal
     assert "outputs: /outputs" in shown.stdout
 
 
-def test_the_installed_runner_embeds(installed: Path, tmp_path: Path) -> None:
-    done = run(
-        installed, "dataset=demo", "weights=random", "tracking=none", "device=cpu", f"paths.outputs={tmp_path}/outputs"
-    )
+def test_the_installed_runner_embeds(installed: Path, few_clips: Path, tmp_path: Path) -> None:
+    settings = ("weights=random", "tracking=none", "device=cpu", f"paths.outputs={tmp_path}/outputs")
+    done = run(installed, f"dataset.root={few_clips}", *settings)
     assert done.returncode == 0, done.stderr
-    assert "40 of 40 embedded" in done.stdout
+    assert "6 of 6 embedded" in done.stdout
