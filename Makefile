@@ -7,8 +7,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEER := $(VENV)/.peer
 
-# Test processes at once, each with outputs and a database of its own; a module's tests share their scenarios.
-PARALLEL := -n 2 --dist loadscope
+# Test processes at once, each with outputs and databases of its own.
+PARALLEL := -n 2 --dist loadgroup
 
 .PHONY: run check test lint format ui clean constraints chaos faults fuzz mutations
 .DEFAULT_GOAL := run

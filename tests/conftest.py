@@ -28,11 +28,18 @@ if (
 os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"  # read by gcsfs when imported; it needs gRPC of an emulator
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whatever starts commands is slow."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What starts commands is slow, and comes first; each module's tests run in one process, Ray's all in the same.
+
+    Tests look for Ray's processes by their names, and share scenarios in a module.
+    """
     for item in items:
         if item.path.parent.name == "end_to_end":
             item.add_marker(pytest.mark.slow)
+        if config.pluginmanager.hasplugin("xdist"):
+            group = "ray" if "ray" in item.path.stem.split("_") else item.path.stem
+            item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: ("ray" not in item.path.stem.split("_"), item.path.parent.name != "end_to_end"))
 
 
 @pytest.fixture(autouse=True)

@@ -182,14 +182,14 @@ class ForkServer:
 
 def main(path: str) -> None:
     """Serve until standard input ends; in the process of a command, be that command."""
-    warnings.simplefilter("ignore")
-    for name in PRELOADED:
-        importlib.import_module(name)
-    from hydra.core.plugins import Plugins
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name in PRELOADED:
+            importlib.import_module(name)
+        from hydra.core.plugins import Plugins
 
-    warnings.resetwarnings()
+        Plugins.instance()  # of Hydra's, which are looked for in all of its packages
     assert threading.active_count() == 1, f"a fork would lose threads: {threading.enumerate()}"
-    Plugins.instance()  # of Hydra's, which are looked for in all of its packages
     gc.collect()
     gc.freeze()  # so that no collection writes to memory that is shared
     listener = socket.socket(socket.AF_UNIX)

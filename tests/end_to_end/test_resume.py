@@ -37,7 +37,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def start(clips: Path, out: Path, *arguments: str, **env: str) -> Forked:
     """The command on the clips, whose run is in ``out``, in the background; its output goes to a file beside it."""
-    own = (f"dataset.root={clips}", f"output.dir={out}", *SETTINGS, "profile=off", *arguments)
+    own = (f"dataset.root={clips}", f"output.dir={out}", *SETTINGS, "memory.batch_size=8", "profile=off", *arguments)
     return commands.start(*own, log=out.with_suffix(".log"), **env)
 
 
@@ -54,7 +54,7 @@ def test_a_run_that_is_killed_and_resumed_is_the_undisturbed_one(clips: Path, un
     """``make chaos`` does this hundreds of times."""
     out = clips.parent / "disturbed"
     killed: collections.Counter[str] = collections.Counter()
-    command = functools.partial(start, clips, out, "tracking=none", **{BATCH_S: "0.1"})
+    command = functools.partial(start, clips, out, "tracking=none", **{BATCH_S: "0.05"})
     disturb(command, out, random.Random(3), 4, killed, longest_s=3.0)
     assert killed.total() == 4
     assert differences(out, undisturbed) == []
@@ -70,7 +70,7 @@ def test_a_killed_command_is_continued_in_its_mlflow_run(
     clips: Path, undisturbed: Path, tmp_path: Path, outputs: Path
 ) -> None:
     out, own = tmp_path / "run", f"paths.outputs={outputs}"
-    command = start(clips, out, own, **{BATCH_S: "0.2"})
+    command = start(clips, out, own, **{BATCH_S: "0.1"})
     wait_until_shards(command, out)
     for victim in victims(command, "worker"):
         victim.kill()
@@ -106,7 +106,7 @@ def test_other_settings_are_refused_with_the_keys_that_differ(clips: Path, undis
 
 def test_two_commands_at_once_one_is_refused(clips: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    first = start(clips, out, "tracking=none", **{BATCH_S: "0.2"})
+    first = start(clips, out, "tracking=none", **{BATCH_S: "0.1"})
     wait_until_shards(first, out, 1)
     second = run(
         f"dataset.root={clips}", f"output.dir={out}", "weights=random", "device=cpu", "output.shard_clips=16",
@@ -155,7 +155,7 @@ def test_a_folder_that_cannot_be_written_is_one_message(clips: Path) -> None:
 def test_a_data_set_that_vanishes_loses_no_clip(clips: Path, undisturbed: Path, tmp_path: Path) -> None:
     data, away, out = tmp_path / "data", tmp_path / "away", tmp_path / "run"
     shutil.copytree(clips, data)
-    first = start(data, out, "tracking=none", **{BATCH_S: "0.2"})
+    first = start(data, out, "tracking=none", **{BATCH_S: "0.1"})
     wait_until_shards(first, out)
     data.rename(away)
     data.mkdir()  # a mount point whose drive is gone
@@ -169,13 +169,13 @@ def test_a_data_set_that_vanishes_loses_no_clip(clips: Path, undisturbed: Path, 
     assert differences(out, undisturbed) == []
 
 
-@pytest.mark.parametrize(("limit", "status"), [("dataset.max_skipped=3", 1), ("dataset.max_skipped=0.5", 0)])
+@pytest.mark.parametrize(("limit", "status"), [("dataset.max_skipped=1", 1), ("dataset.max_skipped=0.5", 0)])
 def test_a_run_that_skips_too_much_is_stopped(clips: Path, tmp_path: Path, limit: str, status: int) -> None:
     done = run(
         f"dataset.root={clips}", f"output.dir={tmp_path}/run", "weights=random", "device=cpu", "tracking=none", limit
     )
     assert done.status == status, done.err
-    assert ("dataset.max_skipped=3" in done.out) == bool(status)
+    assert ("dataset.max_skipped=1" in done.out) == bool(status)
     if status:
         assert done.result["failure"]["kind"] == "skipped"
 
@@ -232,7 +232,7 @@ def test_a_tracking_server_killed_and_started_again_has_the_run(
     clips: Path, tmp_path: Path, server: TrackingServer
 ) -> None:
     out = tmp_path / "run"
-    command = start(clips, out, "tracking=server", f"tracking.uri={server.uri}", **{BATCH_S: "0.2"})
+    command = start(clips, out, "tracking=server", f"tracking.uri={server.uri}", **{BATCH_S: "0.1"})
     wait_until_shards(command, out, 1)
     server.kill()
     server.start()
@@ -246,7 +246,7 @@ def test_a_run_that_ended_without_its_tracking_server_is_logged_later(
     clips: Path, tmp_path: Path, server: TrackingServer
 ) -> None:
     out = tmp_path / "run"
-    command = start(clips, out, "tracking=server", f"tracking.uri={server.uri}", **{BATCH_S: "0.1"})
+    command = start(clips, out, "tracking=server", f"tracking.uri={server.uri}", **{BATCH_S: "0.05"})
     wait_until_shards(command, out, 1)
     server.kill()
     assert command.wait(60) == 0, command.out
