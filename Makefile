@@ -10,7 +10,7 @@ PEER := $(VENV)/.peer
 # Test processes at once, each with outputs and databases of its own.
 PARALLEL := -n 2 --dist loadgroup
 
-.PHONY: run check test lint format ui clean constraints chaos faults fuzz mutations
+.PHONY: run check test lint format ui clean constraints chaos faults fuzz mutants mutations
 .DEFAULT_GOAL := run
 
 # Set up anew only when a requirement has changed.
@@ -49,6 +49,10 @@ mutations: $(READY)
 # Broken input of all kinds for five minutes.
 fuzz: $(READY)
 	$(BIN)/python -m tests.fuzz $(ARGS)
+
+# Sixty mistakes in a copy of the package, one at a time: what tests caught before, they must catch (half an hour).
+mutants: $(READY)
+	$(BIN)/python -m tests.mutants --jobs 2 --compare tests/mutants.tsv $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,15 @@ def write(path: Path, *entries: ShardEntry) -> None:
     journal = Journal(path)
     for each in entries:
         journal.append(each)
+    journal.close()
+
+
+def test_a_line_is_on_disk_once_it_is_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed: list[int] = []
+    journal = Journal(tmp_path / "journal")
+    monkeypatch.setattr("os.fsync", lambda descriptor: flushed.append(os.fstat(descriptor).st_size))
+    journal.append(entry(0))
+    assert flushed == [(tmp_path / "journal").stat().st_size]
     journal.close()
 
 

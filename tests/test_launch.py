@@ -11,9 +11,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 
 from runner import launch, stop_signals
+from runner.compose import compose_config
+from runner.job import Job, run_job
 from runner.launch import InterruptGuard, describe_death, log_tail, run_worker
 from runner.terminal import RunProgress
 from tests.conftest import PROJECT, environment
@@ -42,6 +46,7 @@ def test_lines_that_are_no_events_are_passed_over(tmp_path: Path, monkeypatch: p
     script = """
 print("a library says hello")
 print("[1, 2]")
+print('{"level": "info"}')
 sys.stdout.buffer.write(b"\\xff\\xfe\\n")
 print('{"event": "phase", "name": "import"}')
 print('{"event": "progress", "cli', end="", flush=True)
@@ -222,6 +227,26 @@ cli._main = job
 sys.exit(cli.main([]))
 """
     assert start(tmp_path, code).wait(timeout=20) == 143
+
+
+def test_a_job_that_was_finished_all_the_same_passes_the_signal_on_to_its_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def finish(*_: object) -> dict[str, Any]:
+        signal.raise_signal(signal.SIGTERM)
+        return {"status": "finished", "metrics": {}}
+
+    monkeypatch.setattr("runner.job.run_worker", finish)
+    soundfile.write(tmp_path / "a.wav", np.zeros(16_000), 16_000)
+    options = [f"dataset.root={tmp_path}", f"paths.outputs={tmp_path}", "weights=random", "tracking=none"]
+    (tmp_path / "run").mkdir()
+    passed_on: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: passed_on.append(number))
+    try:
+        run_job(Job(compose_config(options), tmp_path / "run", in_sweep=True))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert passed_on == [signal.SIGTERM]
 
 
 def test_a_spec_that_was_cut_off_is_a_failure_in_one_sentence(tmp_path: Path) -> None:

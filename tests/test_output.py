@@ -101,6 +101,7 @@ def test_a_write_that_fails_leaves_no_file_of_the_right_name(tmp_path: Path, mon
     with pytest.raises(OSError, match="No space"):
         writer.write_shard(0, [row("a", 1)])
     assert not (tmp_path / "embeddings" / "part-00000.parquet").exists()
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 def test_a_run_is_complete_when_every_clip_of_every_shard_has_one_end(tmp_path: Path) -> None:

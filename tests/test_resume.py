@@ -22,8 +22,10 @@ from runner.journal import CLIP_PARTS, JOURNAL, STATE, Journal, ShardEntry, read
 from runner.manifest import build_manifest, take_part
 from runner.merge import read_part
 from runner.merge_places import FolderSource
+from runner.record import SWEEP_FILE
 from runner.resume import Plan, check_folder, claim, deciding, make_plan, release
 from runner.retrying import MAY_PASS, Lost, Stores
+from runner.sweep import check_sweep_folder
 from runner.taking_up import agree, identity_of, shards_done
 from runner.vggish.postprocess import Postprocessor, random_pca
 from tests.conftest import PROJECT
@@ -158,6 +160,13 @@ def test_a_plan_that_cannot_be_read_is_refused(run: Path, data: Path, text: str)
     (run / STATE / "plan.json").write_text(text)
     with pytest.raises(ConfigError, match=r"plan\.json"):
         check_folder(run, config(data))
+
+
+def test_a_folder_takes_its_own_sweep_and_no_other(tmp_path: Path) -> None:
+    (tmp_path / SWEEP_FILE).write_text(json.dumps({"overrides": ["precision=float32,bfloat16"]}))
+    check_sweep_folder(tmp_path, ("precision=float32,bfloat16",), "there")
+    with pytest.raises(ConfigError, match=r"output\.dir=there already holds another sweep"):
+        check_sweep_folder(tmp_path, ("precision=float32,float16",), "there")
 
 
 def test_a_folder_has_one_command_at_a_time_and_a_dead_ones_lock_is_free(run: Path) -> None:
