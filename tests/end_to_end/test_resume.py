@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,17 @@ def wait_until_shards(command: Forked, out: Path, shards: int = 2) -> None:
     wait_until(lambda: len(list(out.glob("embeddings/part-*.parquet"))) >= shards, lambda: command.out)
 
 
+@contextmanager
+def held_in_the_middle(command: Forked) -> Iterator[None]:
+    """Have a command's worker do nothing for as long as the context lasts."""
+    (worker,) = victims(command, "worker")
+    worker.suspend()
+    try:
+        yield
+    finally:
+        worker.resume()
+
+
 def test_a_killed_command_is_continued_in_its_mlflow_run(
     clips: Path, undisturbed: Path, tmp_path: Path, outputs: Path
 ) -> None:
@@ -106,12 +118,13 @@ def test_other_settings_are_refused_with_the_keys_that_differ(clips: Path, undis
 
 def test_two_commands_at_once_one_is_refused(clips: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    first = start(clips, out, "tracking=none", **{BATCH_S: "0.1"})
+    first = start(clips, out, "tracking=none", **{BATCH_S: "0.05"})
     wait_until_shards(first, out, 1)
-    second = run(
-        f"dataset.root={clips}", f"output.dir={out}", "weights=random", "device=cpu", "output.shard_clips=16",
-        "tracking=none",
-    )  # fmt: skip
+    with held_in_the_middle(first):
+        second = run(
+            f"dataset.root={clips}", f"output.dir={out}", "weights=random", "device=cpu", "output.shard_clips=16",
+            "tracking=none",
+        )  # fmt: skip
     assert second.status == 1
     assert f"is in use by another command (process {first.pid} on " in second.err
     first.send_signal(signal.SIGINT)
@@ -232,10 +245,11 @@ def test_a_tracking_server_killed_and_started_again_has_the_run(
     clips: Path, tmp_path: Path, server: TrackingServer
 ) -> None:
     out = tmp_path / "run"
-    command = start(clips, out, "tracking=server", f"tracking.uri={server.uri}", **{BATCH_S: "0.1"})
+    command = start(clips, out, "tracking=server", f"tracking.uri={server.uri}", **{BATCH_S: "0.05"})
     wait_until_shards(command, out, 1)
-    server.kill()
-    server.start()
+    with held_in_the_middle(command):
+        server.kill()
+        server.start()
     assert command.wait(60) == 0, command.out
     assert json.loads((out / "tracking.json").read_text())["state"] == "logged"
     logged = logged_run(server)
