@@ -254,13 +254,18 @@ class ProfileConfig:
 
 @dataclass
 class TrackingConfig:
-    """The MLflow store; ``kind`` is local (sqlite under ``paths.outputs``), server (``uri``) or none."""
+    """The MLflow store; ``kind`` is local (sqlite under ``paths.outputs``), server (``uri``) or none.
+
+    ``experiment`` null is MLFLOW_EXPERIMENT_NAME, else MLFLOW_EXPERIMENT_ID, else vggish-runner; ``timeout_s`` is how
+    long a call may take where MLFLOW_HTTP_REQUEST_TIMEOUT does not say; ``log_model`` logs the exported model as well.
+    """
 
     kind: str = "local"
     uri: str | None = None
-    experiment: str = "vggish-runner"
+    experiment: str | None = None
     run_name: str | None = None
     log_embeddings: bool = False
+    log_model: bool = False
     timeout_s: float = 5.0
 
 

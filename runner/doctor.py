@@ -70,8 +70,8 @@ def gather() -> Facts:
     from runner.config import TrackingConfig
     from runner.devices import gather_facts, opens
     from runner.hardware import cpu_flags, usable_cores, usable_memory_mib
+    from runner.mlflow_client import store_uri
     from runner.paths import default_models, default_outputs
-    from runner.tracking import store_uri
     from runner.weights import state_of_released_files
 
     with _quiet():

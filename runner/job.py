@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import logging
 import os
-import shlex
 import subprocess
-import threading
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.advice import advise
 from runner.config import RunConfig
-from runner.errors import RunnerError, StoreError
+from runner.errors import RunnerError
 from runner.failures import failure_of
 from runner.files import write_atomic
 from runner.hardware import host_facts, versions
 from runner.intervals import interval_metrics
 from runner.journal import STATE, files_are_there
 from runner.launch import InterruptGuard, run_worker
+from runner.live_tracking import RunTracking
 from runner.manifest import Manifest, build_manifest, take_part
 from runner.naming import run_name, swept_of
 from runner.output import CLIPS, npz_are_there
@@ -31,6 +30,7 @@ from runner.record import command_line, hide_credentials, without_credentials
 from runner.resume import (
     MANIFEST,
     Plan,
+    began_at,
     begin_session,
     check_folder,
     claim,
@@ -71,6 +71,11 @@ class Job:
         return place_of(self.config.output.dir, self.run_dir)
 
     @property
+    def outputs(self) -> Path:
+        """Its ``paths.outputs``."""
+        return Path(self.config.paths.outputs).expanduser().resolve()
+
+    @property
     def swept(self) -> dict[str, str]:
         """The job's values of what its sweep sweeps, as they are shown."""
         if not self.in_sweep:
@@ -94,6 +99,7 @@ def run_job(job: Job) -> dict[str, Any]:
         "overrides": public(list(job.overrides)),
         "swept": job.swept,
         "started_at": started_at,
+        "user": user_name(),
         "host": host_facts(),
         "versions": versions(),
     }
@@ -110,7 +116,7 @@ def run_job(job: Job) -> dict[str, Any]:
         if not job.in_sweep:
             raise
         log.error("%s", error)
-        return _finish(job, {**base, **_unprepared(error), "run_name": _asked_name(job)}, _Tracking(job), 1)
+        return _finish(job, {**base, **_unprepared(error), "run_name": _asked_name(job)}, RunTracking(job), 1)
     finished = _finished_result(job.run_dir) if plan.is_finished else None
     if finished and not store and not _are_there(job, plan):
         finished = None
@@ -123,24 +129,24 @@ def run_job(job: Job) -> dict[str, Any]:
         log.warning("%s", note)
     dataset = _describe(plan.manifest)
     base["session"] = begin_session(job.run_dir, {"started_at": started_at, "overrides": base["overrides"]})
+    base["run_started_at"] = began_at(job.run_dir) or started_at
     if store:
         store.begin_session(plan)
     base |= {"dataset": dataset, "weights": asdict(weights)}
-    tracking = _Tracking(job)
+    tracking = RunTracking(job)
     with InterruptGuard().installed() as guard:
         with RunProgress(dataset["clips"]) as progress:
             spec = _spec(job, plan, weights, dataset) | ({"store": store.spec()} if store else {})
 
             def meanwhile() -> None:
                 base["git"] = git_state()
-                tracking.open_in_background(store)
+                tracking.begin({**base, "run_name": _asked_name(job)}, store)
 
             if finished:  # by the worker alone, after its command was killed: what is left is to tell of it
                 meanwhile()
                 found = finished
             else:
-                found = run_worker(spec, job.run_dir, progress, guard, meanwhile)
-            tracking.wait_until_open()
+                found = run_worker(spec, job.run_dir, progress, guard, meanwhile, tracking.note)
             result = {**base, **found}
         result["run_name"] = run_name(result)
         result = _finish(job, result, tracking, guard.exit_status, store)
@@ -189,9 +195,13 @@ def _unprepared(error: RunnerError) -> dict[str, Any]:
 
 
 def _finish(
-    job: Job, result: dict[str, Any], tracking: _Tracking, killed_status: int, store: StoreOutput | None = None
+    job: Job, result: dict[str, Any], tracking: RunTracking, killed_status: int, store: StoreOutput | None = None
 ) -> dict[str, Any]:
-    """Write result.json, then tell MLflow and the person; with an object store, put what is not there yet."""
+    """Write result.json, then tell MLflow and the person; with an object store, put what is not there yet.
+
+    Raises:
+        KeyboardInterrupt: an end of the logging was asked for; all else is done.
+    """
     result["ended_at"] = time.time()
     result["advice"] = advise(result)
     result["metrics"] = {**result.get("metrics", {}), **interval_metrics(result)}
@@ -217,6 +227,8 @@ def _finish(
     release(job.run_dir)
     place = job.place if store else str(job.run_dir)  # a run that could not be prepared puts nothing
     print(summarise(result, place, tracking.outcome, _resume_command(job, result), tracking.page))
+    if tracking.stopped:
+        raise KeyboardInterrupt
     return result
 
 
@@ -233,8 +245,7 @@ def _asked_name(job: Job) -> str:
 
 def _prepare(job: Job) -> tuple[Manifest, WeightsChoice]:
     config = job.config
-    outputs = Path(config.paths.outputs).expanduser().resolve()
-    manifest = build_manifest(config.dataset, outputs)
+    manifest = build_manifest(config.dataset, job.outputs)
     if config.dataset.partition is not None:
         which, of = part_of(config.dataset.partition)
         numbered = "tfrecord" in config.output.formats
@@ -277,77 +288,12 @@ def _spec(job: Job, plan: Plan, weights: WeightsChoice, dataset: dict[str, Any])
     }
 
 
-class _Tracking:
-    """MLflow, or none of it; trouble there is a warning and never the run's end."""
-
-    def __init__(self, job: Job) -> None:
-        self._job = job
-        self._wanted = job.config.tracking.kind != "none"
-        self._opening: threading.Thread | None = None
-        self.outcome: str | None = None
-        """What the summary says of tracking."""
-        self.page: str | None = None
-        """The run's page in the MLflow UI."""
-
-    def open(self, name: str) -> None:
-        self._attempt(lambda: self._open(name))
-
-    def open_in_background(self, store: StoreOutput | None) -> None:
-        """Open the MLflow run while the worker imports TensorFlow; a store is told, should this command be killed."""
-
-        def work() -> None:
-            self.open(_asked_name(self._job))
-            if store:
-                store.put_tracking()
-
-        self._opening = threading.Thread(target=work, name="tracking", daemon=True)
-        self._opening.start()
-
-    def wait_until_open(self) -> None:
-        """Return when the MLflow run is open, or can't be."""
-        if self._opening is not None:
-            self._opening.join()
-
-    def finish(self, store: StoreOutput | None, finished: bool) -> None:
-        """Log result.json and the files, and close the MLflow run; embeddings are got from the store for that."""
-        self._attempt(lambda: self._finish(store, finished))
-
-    def _attempt(self, step: Callable[[], None]) -> None:
-        if not self._wanted:
-            return
-        from runner.tracking import TrackingError
-
-        try:
-            step()
-        except (TrackingError, StoreError) as error:
-            self.outcome = f"not logged: log it later with  python -m runner.track {shlex.quote(self._job.place)}"
-            log.warning("%s", error)
-
-    def _open(self, name: str) -> None:
-        from runner.tracking import open_run
-
-        job = self._job
-        open_run(
-            job.config.tracking,
-            self._outputs(),
-            job.run_dir,
-            name,
-            parent_run_id=job.sweep_run_id,
-            overrides=job.overrides,
-            config=job.config.to_dict(),
-        )
-
-    def _finish(self, store: StoreOutput | None, finished: bool) -> None:
-        from runner.tracking import finish_run, store_uri, where_to_look
-
-        job = self._job
-        if store and job.config.tracking.log_embeddings:
-            store.get_embeddings(finished)
-        finish_run(job.config.tracking, self._outputs(), job.run_dir, parent_run_id=job.sweep_run_id)
-        self.outcome, self.page = where_to_look(store_uri(job.config.tracking, self._outputs()), job.run_dir)
-
-    def _outputs(self) -> Path:
-        return Path(self._job.config.paths.outputs).expanduser().resolve()
+def user_name() -> str | None:
+    """Who runs this; None where the system has no name for the user, as in some containers."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        return None
 
 
 def git_state() -> dict[str, Any] | None:

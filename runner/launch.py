@@ -88,6 +88,7 @@ def give_up(count: int) -> None:
     """Without a worker: what is under way takes seconds and is finished, unless an end is asked for again."""
     if count > 1:
         raise KeyboardInterrupt
+    log.warning("what is under way is finished first (Ctrl-C again to stop at once)")
 
 
 class _Ending:
@@ -122,10 +123,12 @@ def run_worker(
     progress: RunProgress,
     guard: InterruptGuard,
     started_worker: Callable[[], None] = lambda: None,
+    told: Callable[[dict[str, Any]], None] = lambda event: None,
 ) -> dict[str, Any]:
     """Carry out ``spec`` in a fresh process and return its part of result.json.
 
-    ``started_worker`` is called once the process runs: it takes seconds to be ready, which others can use.
+    ``started_worker`` is called once the process runs: it takes seconds to be ready, which others can use.  ``told`` is
+    called with each event of the worker, and must not take long.
 
     A worker that dies without a result gives one with ``status`` failed and a ``failure`` that names the signal or
     exit status, and holds its log's tail; one that was killed because an end was asked for has the status killed.
@@ -143,6 +146,7 @@ def run_worker(
         for line in process.stdout:
             if event := _event(line):
                 last = event if event["event"] == "end" else last
+                told(event)
                 with suppress(OSError):  # a terminal that is gone ends no run
                     _show(event, progress)
         status = process.wait()

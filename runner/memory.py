@@ -23,6 +23,9 @@ _FEW_CORES = 8
 _DECODER_MIB = 70
 _ACTIVATION_MIB_PER_EXAMPLE = 0.2
 """What one example in a batch costs the CPU in activations (measured)."""
+_FEWEST_ON_GPU = 256
+"""A GPU's batch is cut so far (conservative's own) before decode processes are, and below it when nothing else helps:
+on a machine of 64 cores ``balanced`` came to a batch of 8, which no GPU is worth being launched for."""
 _GPU_BASE_MIB = 700
 _GPU_MIB_PER_EXAMPLE = {"float32": 15.0, "tf32": 8.0, "float16": 6.0, "bfloat16": 6.0}
 """What an example in a batch costs a GPU, XLA's trials of algorithms included (measured on an H100, by precision)."""
@@ -78,6 +81,8 @@ def plan_memory(
 ) -> MemoryPlan:
     """Turn the policy into effective settings: queue, then batch, then decode processes shrink to fit the ceiling.
 
+    On a GPU the batch shrinks below ``_FEWEST_ON_GPU`` last of all: a machine of many cores would have a tiny one.
+
     Args:
         memory: the policy; a batch size ``auto`` starts from the device's own.
         device: the kind of device in use.
@@ -111,6 +116,10 @@ def plan_memory(
         asked = (batch, depth, workers)
         while needed() > ceiling and depth > 1:
             depth -= 1
+        while needed() > ceiling and batch > (_FEWEST_ON_GPU if device is DeviceType.GPU else 8):
+            batch //= 2
+        while needed() > ceiling and workers > devices:
+            workers -= 1
         while needed() > ceiling and batch > 8:
             batch //= 2
         while needed() > ceiling and workers > 1:

@@ -27,7 +27,7 @@ class Direction(Enum):
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric; an ``N`` in its ``name`` stands for a number, as in ``laneN_starved_share``."""
+    """One metric; an ``N`` in its ``name`` is a number, as in ``laneN_starved_share``, and ``NAME`` is any name."""
 
     name: str
     unit: str
@@ -215,6 +215,21 @@ METRICS: tuple[Metric, ...] = (
         _LESS,
         ("batch_size_memory_mib", "MiB", "series whose step is the batch size: memory of the device"),
     ),
+    # While a run goes on: ever fewer points, in steps that go on where an earlier session ended
+    *_metrics(
+        _MORE,
+        ("progress_audio_x_realtime", "× realtime", "series while the run goes on: speed since the point before"),
+    ),
+    *_metrics(
+        _NEITHER,
+        ("progress_clips", "clips", "series likewise: clips of the whole run that have ended"),
+        ("progress_audio_s", "s", "series likewise: audio embedded in this session"),
+        ("system/NAME", "", "series likewise: the machine's load, under MLflow's own names; see its System tab"),
+    ),
+    *_metrics(
+        _LESS,
+        ("progress_clips_skipped", "clips", "series likewise: clips of this session that were skipped"),
+    ),
     # A sweep's parent
     *_metrics(
         _MORE,
@@ -237,7 +252,8 @@ _PLACE: Mapping[str, int] = {metric.name: place for place, metric in enumerate(M
 
 def metric_of(name: str) -> Metric | None:
     """The metric that a run logs under a name; None if there is none."""
-    return _BY_NAME.get(name) or _BY_NAME.get(re.sub(r"^([a-z]+)\d+_", r"\1N_", name))
+    pattern = "system/NAME" if name.startswith("system/") else re.sub(r"^([a-z]+)\d+_", r"\1N_", name)
+    return _BY_NAME.get(name) or _BY_NAME.get(pattern)
 
 
 def known_metric(name: str) -> Metric:

@@ -38,6 +38,11 @@ def swept_settings(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]
     return {key: list(dict.fromkeys(job.get(key, "") for job in jobs)) for key in found}
 
 
+def setting_name(key: str) -> str:
+    """What a command line calls a parameter: ``memory`` for memory.name, ``device`` for device.requested."""
+    return key.rpartition(".")[0] if key.endswith((*_GROUP_NAMES, ".requested")) else key
+
+
 def swept_of(config: Mapping[str, Any], sweep_file: Path | str | None) -> dict[str, str]:
     """A job's own values of its sweep's settings, as they are shown: ``hop_s`` for ``frontend.hop_s``, paths shortened.
 

@@ -23,3 +23,15 @@ def hydra_value(text: str) -> str:
 def shell_override(key: str, text: str) -> str:
     """The override that sets a key to a text, quoted for Hydra and then for a shell."""
     return shlex.quote(f"{key}={hydra_value(text)}")
+
+
+def shell_lines(command: str, width: int = 88) -> list[str]:
+    """A command in lines that fit on a page, as far as its words do, and that a shell takes as one."""
+    lines = [""]
+    for word in map(shlex.quote, shlex.split(command)):
+        if lines[-1] and len(lines[-1]) + len(word) + 3 > width:
+            lines[-1] += " \\"
+            lines.append(f"  {word}")
+        else:
+            lines[-1] += f" {word}" if lines[-1] else word
+    return lines

@@ -15,10 +15,12 @@ from typing import Any
 from runner.files import write_atomic
 from runner.metrics import in_order
 from runner.paths import conf_dir
-from runner.quoting import shell_override
+from runner.quoting import shell_lines, shell_override
 
 TRACKING, SWEEP_FILE = "tracking.json", "sweep.json"
 """Files that note the MLflow run of a run's folder, and of a sweep's."""
+ACTUAL = "actual."
+"""What the names of parameters begin with that say what took effect."""
 MAX_PARAM = 6000
 MAX_TAG = 5000
 _MAX_SERIES = 200
@@ -27,10 +29,18 @@ _NOT_IN_KEYS = re.compile(r"[^\w\-. /]")
 _USER = re.compile(r"([A-Za-z][\w+.\-]*\\?://)[^\s/'\"]*@")
 _QUERY = re.compile(r"([A-Za-z][\w+.\-]*\\?://[^\s'\"?#]*)[?#][^\s'\"]*")
 _TABLES = ("memory.batch_size_by_device.", "profile.device_speed_s.", "parity.tolerances.")
+_REQUESTED = {"device.name": "device.requested", "precision.name": "precision.requested"}
 _STATUS = {"finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
 _CURVE_METRICS = {"examples_per_s": "batch_size_examples_per_s", "memory_mib": "batch_size_memory_mib"}
 """The climb for a batch size: metrics whose step is the batch size."""
 _SERIES_METRICS = {"audio_x_realtime": "window_audio_x_realtime", "examples_per_s": "window_examples_per_s"}
+_PASSES = "pass_audio_x_realtime"
+STEPS_WITH_A_MEANING = tuple(_CURVE_METRICS.values())
+SERIES = (*_SERIES_METRICS.values(), _PASSES, *STEPS_WITH_A_MEANING)
+"""Metrics of several steps, one after another but for those whose step is a batch size."""
+LIVE = ("progress_", "system/")
+"""What metrics begin with that are told while a run goes on."""
+_SOURCE = "vggish-runner"
 
 
 @dataclass(frozen=True)
@@ -44,33 +54,54 @@ class RunRecord:
     metrics: Mapping[str, float]
     series: Sequence[tuple[str, int, int, float]]
     dataset: Mapping[str, Any] | None
+    started_at: float
     ended_at: float
 
 
 def record_from_result(result: Mapping[str, Any]) -> RunRecord:
     """Everything that MLflow is told of a run, from its result.json."""
-    params = config_params(result["config"])
-    params |= {f"resolved.{key}": _text(value) for key, value in result.get("resolved", {}).items()}
     return RunRecord(
         name=str(result["run_name"]),
         status=_STATUS[result["status"]],
-        params=params,
+        params=requested_params(result["config"]) | actual_params(result),
         tags=_tags(result),
         metrics=in_order(result.get("metrics", {})),
         series=_series(result),
         dataset=result.get("dataset"),
+        started_at=started_at(result),
         ended_at=float(result.get("ended_at", result.get("started_at", 0.0))),
     )
+
+
+def started_at(about: Mapping[str, Any]) -> float:
+    """When a run began, in seconds since the epoch: its first session, where it was taken up since."""
+    return float(about.get("run_started_at") or about.get("started_at") or 0.0)
 
 
 def config_params(config: Mapping[str, Any]) -> dict[str, str]:
     """The configuration flat and dotted, without credentials, as MLflow takes parameters.
 
-    Tables (by kind of device, by precision) are left out: what took effect of them is in ``resolved.*``, and they would
-    be the first columns of MLflow's pages.  The whole is among the artifacts.
+    Tables (by kind of device, by precision) are left out: what took effect of them is in ``actual.*``.  The whole is
+    among the artifacts.
     """
     flat = [(key, value) for key, value in _flat("", config) if not key.startswith(_TABLES)]
     return {_NOT_IN_KEYS.sub("_", key): _text(value) for key, value in flat}
+
+
+def requested_params(config: Mapping[str, Any]) -> dict[str, str]:
+    """The configuration as ``config_params`` gives it, with names that tell what was asked for from what was had."""
+    return {_REQUESTED.get(key, key): value for key, value in config_params(config).items()}
+
+
+def actual_params(result: Mapping[str, Any]) -> dict[str, str]:
+    """What took effect, as ``actual.*``: MLflow's pages sort parameters by name, so that these are the first.
+
+    So are the settings that its sweep swept, by which it differs from the runs that it is compared with.
+    """
+    found = {**result.get("resolved", {}), "memory": result["config"]["memory"]["name"]}
+    told = {*found, *(key.rpartition(".")[2] for key in found)}
+    found |= {key: value for key, value in (result.get("swept") or {}).items() if key not in told}
+    return {_NOT_IN_KEYS.sub("_", f"{ACTUAL}{key}"): _text(found[key]) for key in sorted(found)}
 
 
 def early_tags(config: Mapping[str, Any], run_dir: str, overrides: Sequence[str]) -> dict[str, str]:
@@ -81,6 +112,17 @@ def early_tags(config: Mapping[str, Any], run_dir: str, overrides: Sequence[str]
         "run_dir": run_dir,
         "command": command_line(overrides),
     }
+
+
+def source_tags(about: Mapping[str, Any]) -> dict[str, str]:
+    """What MLflow shows as a run's user and source, from its result.json or what there is of it."""
+    tags = {
+        "mlflow.user": about.get("user"),
+        "mlflow.source.name": _SOURCE,
+        "mlflow.source.type": "LOCAL",
+        "mlflow.source.git.commit": (about.get("git") or {}).get("commit"),
+    }
+    return {key: str(value) for key, value in tags.items() if value}
 
 
 def command_line(overrides: Sequence[str], multirun: bool = False, output_dir: str | None = None) -> str:
@@ -149,6 +191,7 @@ def _text(value: Any) -> str:
 
 def _tags(result: Mapping[str, Any]) -> dict[str, str]:
     tags: dict[str, Any] = early_tags(result["config"], result.get("run_dir", ""), result.get("overrides", []))
+    tags |= source_tags(result)
     device, precision, weights = (result.get(key) or {} for key in ("device", "precision", "weights"))
     tags |= {f"device.{key}": device.get(key) for key in ("effective", "name", "reason", "fallback_reason")}
     tags |= {f"precision.{key}": precision.get(key) for key in ("effective", "reason")}
@@ -194,13 +237,17 @@ def _note(result: Mapping[str, Any], command: str) -> str:
         )
     if "audio_x_realtime" in metrics:
         lines.append(f"- speed: {metrics['audio_x_realtime']:,.1f} × realtime")
+    if (mean := "repeat_audio_x_realtime_mean") in metrics:
+        ends = [f"{metrics[end]:,.1f}" for end in (f"{mean}_low", f"{mean}_high") if end in metrics]
+        between = f" (95 %: {' to '.join(ends)})" if ends else ""
+        lines.append(f"- repeated passes: {metrics[mean]:,.1f} × realtime{between}")
     if advice := result.get("advice"):
         lines.append(f"- {advice}")
     if "clips_embedded" in metrics:
         lines.append(f"- clips: {metrics['clips_embedded']:,.0f} embedded, {metrics['clips_skipped']:,.0f} skipped")
     if (result.get("weights") or {}).get("meaningless"):
         lines.append("- **random weights: the embeddings are meaningless**")
-    return "\n".join([*lines, "", "Repeat it:", "", f"    {command}"])
+    return "\n".join([*lines, "", "Repeat it:", "", *(f"    {line}" for line in shell_lines(command))])
 
 
 def _series(result: Mapping[str, Any]) -> list[tuple[str, int, int, float]]:
@@ -213,7 +260,7 @@ def _series(result: Mapping[str, Any]) -> list[tuple[str, int, int, float]]:
     ]
     passes_ms = started_ms + 1000 * result.get("metrics", {}).get("steady_s", 0.0)
     curve += [
-        ("pass_audio_x_realtime", step, int(passes_ms + 1000 * each["started_s"]), float(each["audio_x_realtime"]))
+        (_PASSES, step, int(passes_ms + 1000 * each["started_s"]), float(each["audio_x_realtime"]))
         for step, each in enumerate((result.get("repeats") or {}).get("passes", [])[:_MAX_SERIES])
     ]
     return curve + [

@@ -21,12 +21,12 @@ from runner.errors import RunnerError
 from runner.files import write_atomic
 from runner.intervals import Interval, ratio
 from runner.metrics import known_metric, ranking_metric
+from runner.mlflow_client import connected, experiment_of, store_uri
 from runner.paths import default_outputs
 from runner.printable import printable
 from runner.record import without_credentials
 from runner.report_forms import Report, as_csv, as_html, as_markdown, as_table, number, sentences
 from runner.report_store import Row, Store
-from runner.tracking import connected, store_uri
 
 DEFAULT_METRICS = (
     *(FIRST_PASS, REPEATS, "cold_start_s", "rss_peak_mib", "parity_rel_err", "model_only_audio_x_realtime"),
@@ -166,7 +166,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--format", choices=("table", "csv", "md", "html"), default="table")
     parser.add_argument("--output", type=Path, help="a file (default: the terminal; of html report.html)")
     parser.add_argument("--uri", help="the MLflow store (default: MLFLOW_TRACKING_URI, else outputs/mlflow.db)")
-    parser.add_argument("--experiment", default="vggish-runner", help="looked in when no run is named")
+    parser.add_argument("--experiment", default=experiment_of(TrackingConfig()), help="looked in when no run is named")
     parser.add_argument(
         "--fail-below",
         action="append",

@@ -13,9 +13,19 @@ from runner.comparing import Comparison, Ranking, difference
 from runner.intervals import Interval
 from runner.metrics import ranking_metric
 from runner.naming import swept_settings
+from runner.record import ACTUAL
 from runner.report_store import Row
 
-_TOLD = ("device.name", "memory.name", "precision.name", "memory.batch_size", "resolved.")
+_TOLD = (
+    "device.name",
+    "device.requested",
+    "memory.name",
+    "precision.name",
+    "precision.requested",
+    "memory.batch_size",
+    "resolved.",
+    ACTUAL,
+)
 """Parameters that a setting shows anyway, as they took effect."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from runner.comparing import FIRST_PASS, REPEATS, Facts, workload
 from runner.errors import RunnerError
 from runner.intervals import ENDS, Interval, of_windows
-from runner.record import SWEEP_FILE, TRACKING
+from runner.record import ACTUAL, SWEEP_FILE, TRACKING
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -22,6 +23,8 @@ SHORT = 8
 """Characters of an id as they are printed; what is given may be shorter, as long as it means one run."""
 _FEWEST = 4
 _PAGE = 1000
+_ACTUAL_BEFORE = "resolved."
+"""What ``ACTUAL`` was in runs that were logged before it had its name."""
 _TOLD = ("device", "memory", "precision", "batch_size")
 _PARENT = "mlflow.parentRunId"
 _SERIES = {FIRST_PASS: "window_audio_x_realtime", REPEATS: "pass_audio_x_realtime"}
@@ -48,7 +51,7 @@ class Row:
     @property
     def effective(self) -> str:
         """Device, memory policy, precision and batch size, as they were in effect."""
-        keys = ("resolved.device", "memory.name", "resolved.precision", "resolved.memory.batch_size")
+        keys = (f"{ACTUAL}device", "memory.name", f"{ACTUAL}precision", f"{ACTUAL}memory.batch_size")
         return " ".join(self.params.get(key, "-") for key in keys)
 
     @property
@@ -187,13 +190,15 @@ class Store:
 
 def _row(run: Any) -> Row:
     inputs = run.inputs.dataset_inputs if run.inputs else []
+    before = {key: value for key, value in run.data.params.items() if key.startswith(_ACTUAL_BEFORE)}
+    renamed = {f"{ACTUAL}{key.removeprefix(_ACTUAL_BEFORE)}": value for key, value in before.items()}
     return Row(
         run_id=run.info.run_id,
         name=run.info.run_name,
         status=run.info.status,
         started_ms=int(run.info.start_time or 0),
-        params=run.data.params,
-        metrics=run.data.metrics,
+        params=run.data.params | renamed,
+        metrics={key: value for key, value in run.data.metrics.items() if not math.isnan(value)},
         tags=run.data.tags,
         digest=inputs[0].dataset.digest if inputs else None,
     )

@@ -86,6 +86,15 @@ def begin_session(folder: Path, about: Mapping[str, Any]) -> int:
     return len(path.read_text(encoding="utf-8").splitlines())
 
 
+def began_at(folder: Path) -> float | None:
+    """When the run's first session began, in seconds since the epoch; None if there is no note of it."""
+    try:
+        with (folder / STATE / SESSIONS).open(encoding="utf-8") as file:
+            return float(json.loads(file.readline())["started_at"])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
 def precision_begun_with(folder: Path) -> str | None:
     """The precision that the run's first session had; None if it never had one."""
     try:

@@ -12,6 +12,7 @@ import logging
 import os
 import shlex
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -203,11 +204,13 @@ def start_sweep(sweep: Sweep) -> None:
     path = sweep.folder / SWEEP_FILE
     if not path.exists():
         overrides = list(map(without_credentials, sweep.overrides))
-        write_atomic(path, json.dumps({"run_id": None, "overrides": overrides, "jobs": [], SWEPT: sweep.swept}))
+        record = {"run_id": None, "overrides": overrides, "jobs": [], SWEPT: sweep.swept, "started_at": time.time()}
+        write_atomic(path, json.dumps(record))
     os.environ[SWEEP_ENVIRONMENT] = str(sweep.folder / SWEEP_FILE)
     if sweep.config.tracking.kind == "none":
         return
-    from runner.tracking import TrackingError, open_sweep
+    from runner.mlflow_client import TrackingError
+    from runner.tracking import open_sweep
 
     try:
         open_sweep(sweep.config.tracking, _outputs(sweep), sweep.folder, sweep.overrides, sweep.place)
@@ -252,8 +255,9 @@ def finish_sweep(interrupted: bool) -> bool:
         draw_sweep(results, sweep.folder)
     outcome = page = None
     if sweep.config.tracking.kind != "none":
-        from runner.tracking import TrackingError, store_uri, where_to_look
+        from runner.mlflow_client import TrackingError, store_uri
         from runner.tracking import finish_sweep as log_sweep
+        from runner.tracking import where_to_look
 
         try:
             log_sweep(

@@ -14,15 +14,18 @@ from pathlib import Path
 
 from runner.config import RunConfig, from_dict
 from runner.errors import RunnerError
+from runner.mlflow_client import store_uri, ui_command
 from runner.printable import printable
 from runner.readable import read_json
 from runner.record import SWEEP_FILE, without_credentials
 from runner.stores import as_path, is_url
-from runner.tracking import finish_run, finish_sweep, open_sweep, store_uri, ui_command
+from runner.tracking import finish_run, finish_sweep, open_sweep
+
+_INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Log the runs given; exit status 1 if one could not be logged."""
+    """Log the runs given; exit status 1 if one could not be logged, 130 if Ctrl-C ended it."""
     parser = argparse.ArgumentParser(
         prog="python -m runner.track", description="Log runs or sweeps to MLflow that could not be logged at the time."
     )
@@ -36,6 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except RunnerError as error:
             failed = True
             print(printable(f"{without_credentials(place)}: error: {error}"), file=sys.stderr)
+        except KeyboardInterrupt:
+            print("stopped: the same command logs what is left", file=sys.stderr)
+            return _INTERRUPTED
     return int(failed)
 
 
@@ -69,9 +75,8 @@ def track(folder: Path, uri: str | None = None, place: str | None = None) -> str
     if not run_dirs:
         raise RunnerError(f"{place or folder} holds no job that came to a result: there is nothing to log")
     config = logged_with(run_dirs[0], uri)
-    if not record.get("run_id") or uri:
-        open_sweep(config.tracking, outputs_of(config), folder, record["overrides"], place)
-        record = read_json(sweep)
+    open_sweep(config.tracking, outputs_of(config), folder, record["overrides"], place)
+    record = read_json(sweep)
     new = 0
     for run_dir in run_dirs:
         own = logged_with(run_dir, uri)

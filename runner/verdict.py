@@ -125,11 +125,15 @@ def only_contest(results: Sequence[Result]) -> Contest | None:
 
 def verdict(results: Sequence[Result]) -> str:
     """A sweep in a few lines, the last with the command that uses its best setting, or puts its parts together."""
+    return "\n".join([*findings(results), *(f"{what}: {words}" for what, words in commands(results))])
+
+
+def findings(results: Sequence[Result]) -> list[str]:
+    """What a sweep showed, a sentence or two a line."""
     if are_parts(results):
         if any(result["status"] != "finished" for result in results):
-            return "Its jobs are parts of one data set, and not all are finished: give the same command again."
-        places = shlex.join([str(result["run_dir"]) for result in results])
-        return f"Its jobs are parts of one data set. Put them together: python -m runner.merge {places} --output FOLDER"
+            return ["Its jobs are parts of one data set, and not all are finished: give the same command again."]
+        return ["Its jobs are parts of one data set."]
     found, left_out = contests(results)
     several = len(found) > 1
     lines = list(dict.fromkeys(line for contest in found for line in _of_contest(contest, several)))
@@ -139,10 +143,20 @@ def verdict(results: Sequence[Result]) -> str:
         lines.append(f"Not ranked: {reasons}.")
     if not found:
         lines.insert(0, "No run can be recommended: none finished with a throughput and correct numbers.")
-    for contest in found:
-        what = contest.chosen.name if several else "it"
-        lines.append(f"Use {what}: {command(contest.chosen.best)}")
-    return "\n".join(lines)
+    return lines
+
+
+def commands(results: Sequence[Result]) -> list[tuple[str, str]]:
+    """What to do now: what a command is good for, and the command."""
+    if are_parts(results):
+        if any(result["status"] != "finished" for result in results):
+            return []
+        places = shlex.join([str(result["run_dir"]) for result in results])
+        return [("Put them together", f"python -m runner.merge {places} --output FOLDER")]
+    found, _ = contests(results)
+    return [
+        (f"Use {contest.chosen.name if len(found) > 1 else 'it'}", command(contest.chosen.best)) for contest in found
+    ]
 
 
 def _of_contest(contest: Contest, several: bool) -> list[str]:

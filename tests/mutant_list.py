@@ -436,7 +436,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "MLFLOW_TRACKING_URI goes before the address that was given",
-        "tracking.py",
+        "mlflow_client.py",
         'if given := tracking.uri or os.environ.get("MLFLOW_TRACKING_URI"):',
         'if given := os.environ.get("MLFLOW_TRACKING_URI") or tracking.uri:',
         "tests/test_tracking.py::test_the_store_is_the_given_one_else_the_environments_else_local",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -39,7 +40,9 @@ def run(
     if asked:
         guard._requests.add(signal.SIGINT)
     with RunProgress(1) as progress:
-        return run_worker({"config": {"engine": {"kind": engine, "stop_grace_s": grace_s}}}, folder, progress, guard)
+        return launch.run_worker(
+            {"config": {"engine": {"kind": engine, "stop_grace_s": grace_s}}}, folder, progress, guard
+        )
 
 
 def test_lines_that_are_no_events_are_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,6 +57,18 @@ os.kill(os.getpid(), signal.SIGSEGV)
 """
     failure = run(tmp_path, monkeypatch, script)["failure"]
     assert (failure["kind"], failure["signal"]) == ("signal", "SIGSEGV")
+
+
+def test_who_listens_is_told_each_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = """
+print('{"event": "phase", "name": "import"}')
+print("noise")
+print('{"event": "end", "status": "failed", "failure": null}')
+"""
+    heard: list[dict[str, Any]] = []
+    monkeypatch.setattr(launch, "run_worker", functools.partial(run_worker, told=heard.append))
+    run(tmp_path, monkeypatch, script)
+    assert [each["event"] for each in heard] == ["phase", "end"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="real-time signals")

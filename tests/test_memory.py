@@ -41,6 +41,18 @@ def test_a_low_ceiling_cuts_the_batch_too() -> None:
     assert any(note.startswith("batch_size cut from 512") for note in plan.notes)
 
 
+@pytest.mark.parametrize(("cores", "gpus"), [(16, 1), (24, 1), (32, 1), (32, 2), (64, 4), (128, 8)])
+def test_on_many_cores_a_gpu_keeps_a_batch_that_is_worth_launching(cores: int, gpus: int) -> None:
+    balanced = policy(batch_size=1024, queue_depth=4, host_memory_mib=4096)
+    plan = plan_memory(balanced, DeviceType.GPU, cores, gpus, precision="float16", gpu_mib=65_000)
+    assert plan.batch_size >= 256
+    assert plan.decode_workers >= 16
+    assert 1230 + plan.slots_mib + 70 * plan.decode_workers <= 4096
+    low = plan_memory(policy(batch_size=256, host_memory_mib=1434), DeviceType.GPU, 4, 8)
+    assert low.batch_size < 256  # a ceiling holds, whatever it costs
+    assert low.decode_workers <= 8
+
+
 def test_without_a_ceiling_nothing_is_cut() -> None:
     assert plan_memory(policy(batch_size=512, queue_depth=64), DeviceType.CPU, 2).notes == ()
 

@@ -16,7 +16,9 @@ import soundfile
 from runner import store_hold, store_sweep
 from runner.compose import compose_config
 from runner.errors import ConfigError, StoreError
-from runner.job import Job, _Tracking
+from runner.job import Job
+from runner.live_tracking import RunTracking
+from runner.record import LIVE
 from runner.store_client import Store
 from runner.store_hold import HOLDER_OBJECT, Hold
 from runner.store_output import orphan_lock
@@ -219,9 +221,18 @@ def test_embeddings_that_left_the_folder_are_logged_and_a_run_is_logged_later_on
     assert f"{url}: was logged already; mlflow ui" in told(track([url, "--uri", later]), capsys)
     (again,) = runs_of(later)
     assert again.data.tags["run_dir"] == url
-    assert again.data.metrics.keys() == run.data.metrics.keys()
+    live = {name for name in run.data.metrics if name.startswith(LIVE)}  # told while it went on
+    assert again.data.metrics.keys() == run.data.metrics.keys() - live
     assert artifacts(later, again, "embeddings") == shards
     assert {"clips.parquet", "result.json", "runner.log", "config"} <= set(artifacts(later, again, ""))
+
+    note = tmp_path / "note.json"  # of a run that this database has not, as after it was deleted
+    Store(url, 20).get("tracking.json", note)
+    note.write_text(note.read_text().replace(again.info.run_id, "0" * 32))
+    Store(url, 20).put(note, "tracking.json")
+    assert f"{url}: logged; mlflow ui" in told(track([url, "--uri", later]), capsys)
+    assert f"{url}: was logged already; mlflow ui" in told(track([url, "--uri", later]), capsys)
+    assert len(runs_of(later)) == 2
 
     assert track([f"s3://{BUCKET}/nothing"]) == 1
     assert f"s3://{BUCKET}/nothing holds no" in capsys.readouterr().err
@@ -238,7 +249,7 @@ def test_a_store_that_does_not_give_the_embeddings_is_no_end_of_the_run(tmp_path
             raise StoreError("s3://bucket/run can't be read")
 
     config = compose_config(["output.dir=s3://bucket/run", "tracking.log_embeddings=true"])
-    tracking = _Tracking(Job(config, tmp_path))
+    tracking = RunTracking(Job(config, tmp_path))
     tracking.finish(Refusing(), finished=True)  # type: ignore[arg-type]
     assert tracking.outcome == "not logged: log it later with  python -m runner.track s3://bucket/run"
 

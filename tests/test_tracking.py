@@ -15,16 +15,9 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from runner.config import AutoWeights, ConfigError, FolderDataset, RunConfig, TrackingConfig
+from runner.mlflow_client import TrackingError, store_uri, ui_command
 from runner.record import command_line, record_from_result, without_credentials
-from runner.tracking import (
-    TrackingError,
-    finish_run,
-    finish_sweep,
-    open_run,
-    open_sweep,
-    store_uri,
-    ui_command,
-)
+from runner.tracking import finish_run, finish_sweep, open_run, open_sweep
 from tests.commands import PROJECT, environment
 from tests.tracking_server import TrackingServer
 
@@ -110,7 +103,7 @@ def check_logged(client: MlflowClient) -> None:
     assert run.info.status == "FINISHED"
     assert run.info.run_name == "cpu-balanced-float32"
     assert run.data.params["dataset.root"] == "/data"
-    assert run.data.params["resolved.memory.batch_size"] == "64"
+    assert run.data.params["actual.memory.batch_size"] == "64"
     assert run.data.metrics["audio_x_realtime"] == 100.0
     assert run.data.tags["weights.meaningless"] == "true"
     assert [point.step for point in client.get_metric_history(run.info.run_id, "window_audio_x_realtime")] == [
@@ -124,7 +117,8 @@ def check_logged(client: MlflowClient) -> None:
 
 def test_a_run_in_the_local_store(tmp_path: Path) -> None:
     run_dir = make_run(tmp_path / "run")
-    open_run(LOCAL, tmp_path, run_dir, "early name", overrides=["device=cpu"], config=config_values())
+    about = json.loads((run_dir / "result.json").read_text())
+    open_run(LOCAL, tmp_path, run_dir, {**about, "run_name": "early name"})
     client = MlflowClient(store_uri(LOCAL, tmp_path))
     (early,) = read_back(client)
     assert early.info.status == "RUNNING"
@@ -156,18 +150,26 @@ def test_the_parent_of_a_sweep_says_how_its_jobs_went(
 ) -> None:
     folder = tmp_path / "sweep"
     folder.mkdir()
-    (folder / "sweep.json").write_text(json.dumps({"run_id": None, "overrides": ["device=cpu,gpu"], "jobs": []}))
+    record = {"run_id": None, "overrides": ["device=cpu,gpu"], "jobs": [], "swept": {"device.name": ["cpu", "gpu"]}}
+    (folder / "sweep.json").write_text(json.dumps(record))
     open_sweep(LOCAL, tmp_path, folder, ["device=cpu,gpu"])
     parent_id = json.loads((folder / "sweep.json").read_text())["run_id"]
     jobs = [make_run(folder / str(number), status) for number, status in enumerate(statuses)]
     for job in jobs:
         finish_run(LOCAL, tmp_path, job, parent_run_id=parent_id)
-    finish_sweep(LOCAL, tmp_path, folder, jobs, interrupted=interrupted)
+    for _ in range(2):  # as runner.track does
+        finish_sweep(LOCAL, tmp_path, folder, jobs, interrupted=interrupted)
     runs = read_back(MlflowClient(store_uri(LOCAL, tmp_path)))
     parent = next(run for run in runs if run.info.run_id == parent_id)
     assert parent.info.status == expected
     assert parent.data.tags["sweep.finished"] == str(statuses.count("finished"))
-    assert "| cpu-balanced-float32 | 100.0 | baseline |" in parent.data.tags["mlflow.note.content"]
+    first = json.loads((jobs[0] / "tracking.json").read_text())["run_id"]
+    row = f"| [cpu-balanced-float32](#/experiments/{parent.info.experiment_id}/runs/{first}?"
+    assert row in parent.data.tags["mlflow.note.content"]
+    assert parent.data.tags["best.run_id"] == first
+    assert parent.data.params["swept.device"] == "cpu, gpu"
+    assert parent.data.params.get("actual.memory") == (None if interrupted else "balanced")  # later jobs may differ
+    assert [each.dataset.digest for each in parent.inputs.dataset_inputs] == ["d" * 32]
     assert parent.data.metrics["best_audio_x_realtime"] == 100.0
     assert sum(run.data.tags.get("mlflow.parentRunId") == parent_id for run in runs) == 2
 

@@ -16,7 +16,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 from PIL import Image
 
-from runner.tracking import VIEW
+from runner.mlflow_links import run_page
 from tests.conftest import AUDIO, PROJECT, environment, run_command
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
@@ -31,6 +31,7 @@ UNFOLD = """
 SCROLL = "document.querySelector('.ag-center-cols-viewport').scrollLeft = arguments[0]"
 HEADERS = "return [...document.querySelectorAll('[role=columnheader]')].map((each) => each.innerText.trim())"
 AXES_OF_THE_PLOT = "return [...document.querySelectorAll('.axis-title')].map((each) => each.textContent)"
+DESCRIPTION = "return document.querySelector('.note-editor-preview-content').innerText"
 SIZES = "return [...document.images].map((each) => [each.naturalWidth, each.naturalHeight])"
 PICTURE = "return [...document.images].some((each) => each.complete && each.naturalWidth > 300)"
 SHOW_LAST_TABLE = "[...document.querySelectorAll('table')].at(-1).scrollIntoView()"
@@ -66,8 +67,8 @@ def browser() -> Iterator:
 
 
 @pytest.fixture(scope="module")
-def sweep(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list]:
-    """The issue's sweep, and `mlflow ui` exactly as its summary says: (address, runs with the parent first)."""
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list, str]:
+    """The issue's sweep, and `mlflow ui` exactly as its summary says: (address, runs, the parent first, its page)."""
     outputs = tmp_path_factory.mktemp("browser") / "outputs"
     root = AUDIO / "tiny_fsdd300"
     data = [f"dataset.root={root}"] if root.is_dir() else []
@@ -92,7 +93,9 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list]:
         wait_until_up(address, server, outputs / "ui.log")
         client = MlflowClient(f"sqlite:///{outputs}/mlflow.db")
         experiment = client.get_experiment_by_name("vggish-runner").experiment_id
-        yield address, client.search_runs([experiment], order_by=["attributes.start_time ASC"])
+        page = next(line for line in reversed(done.out.splitlines()) if "then http" in line).split()[-1]
+        runs = client.search_runs([experiment], order_by=["attributes.start_time ASC"])
+        yield address, runs, page.replace("http://127.0.0.1:5000", address)
     finally:
         os.killpg(server.pid, 15)
         server.wait(timeout=30)
@@ -135,10 +138,12 @@ def keep_screenshot(browser, name: str) -> None:
 
 
 def test_the_run_list_shows_the_parent_with_its_children_and_our_columns(browser, sweep) -> None:
-    address, (parent, *children) = sweep
+    _, (_, *children), page = sweep
     assert len(children) == 4
-    browser.get(f"{address}/#/experiments/{parent.info.experiment_id}/runs?viewStateShareKey={VIEW}")
-    page_text(browser, ["sweep device=cpu,gpu", "audio_x_realtime", "Dataset"])
+    browser.get(page)
+    text = page_text(browser, ["sweep device=cpu,gpu", "audio_x_realtime", "Dataset"])
+    assert "Model registry" in text
+    assert "Judges" not in text  # the menu is not that of language models
     names = [child.info.run_name for child in children]
     assert names[0] not in page_text(browser, [])  # the children stand folded below their parent
     browser.execute_script(UNFOLD)
@@ -153,15 +158,18 @@ def test_the_run_list_shows_the_parent_with_its_children_and_our_columns(browser
 
 
 def test_the_parent_page_says_how_its_jobs_went(browser, sweep) -> None:
-    address, (parent, *children) = sweep
-    browser.get(f"{address}/#/experiments/{parent.info.experiment_id}/runs/{parent.info.run_id}")
-    text = page_text(browser, ["best_audio_x_realtime", "sweep.finished", "Use it: python -m runner device="])
+    address, (parent, *children), _ = sweep
+    browser.get(f"{address}/{run_page(parent.info.experiment_id, parent.info.run_id)}")
+    text = page_text(browser, ["best_audio_x_realtime", "sweep.finished", "swept.device", "best.run_id", "Use it:"])
     assert all(child.info.run_name in text for child in children)
+    note = browser.execute_script(DESCRIPTION)
+    assert all(line in note for line in parent.data.tags["verdict"].splitlines()[:-1])
+    assert note.index("parity error") < note.index("Compared by") < note.index("Use it:")  # the table comes first
     keep_screenshot(browser, "parent")
 
 
 def test_the_parents_pictures_are_shown(browser, sweep) -> None:
-    address, (parent, *_) = sweep
+    address, (parent, *_), _ = sweep
     page = f"{address}/#/experiments/{parent.info.experiment_id}/runs/{parent.info.run_id}/artifacts/pictures"
     pictures = Path(parent.data.tags["run_dir"]) / "pictures"
     for name in ("throughput", "parity"):
@@ -174,7 +182,7 @@ def test_the_parents_pictures_are_shown(browser, sweep) -> None:
 
 
 def test_the_map_of_a_run_can_be_clicked_in(browser, sweep, tmp_path) -> None:
-    _, (_, run, *_) = sweep
+    _, (_, run, *_), _ = sweep
     page = next(Path(run.data.tags["run_dir"]).glob("pictures/embeddings.html"))
     browser.get(page.as_uri())
     browser.execute_script("document.querySelector('ellipse').dispatchEvent(new MouseEvent('click'))")
@@ -184,16 +192,18 @@ def test_the_map_of_a_run_can_be_clicked_in(browser, sweep, tmp_path) -> None:
 
 
 def test_the_compare_page_shows_throughput_and_devices_of_two_runs(browser, sweep) -> None:
-    address, (parent, cpu, *_, gpu) = sweep
+    address, (parent, cpu, *_, gpu), _ = sweep
     ids = f'["{cpu.info.run_id}","{gpu.info.run_id}"]'
     browser.get(f'{address}/#/compare-runs?runs={ids}&experiments=["{parent.info.experiment_id}"]')
     page_text(browser, ["audio_x_realtime", "clips_per_s", cpu.info.run_name, gpu.info.run_name])
     page_text(browser, ["Parallel Coordinates Plot"])
     axes = browser.execute_script(AXES_OF_THE_PLOT)
     assert "audio_x_realtime" in axes, axes
-    assert "device.name" in axes, axes
+    assert next(each for each in axes if "." in each) == "actual.memory", axes  # the device was the CPU in both
     keep_screenshot(browser, "compare-plot")
-    text = page_text(browser, ["device.requested", "device.effective", "device.fallback_reason"])
+    text = page_text(browser, ["actual.device", "device.requested", "device.effective", "device.fallback_reason"])
+    _, _, parameters = text.partition("\nParameters\n")
+    assert parameters.partition("\nMetrics\n")[0].split("\n")[1].startswith("actual.device"), parameters[:300]
     for run in (cpu, gpu):
         assert f"{run.data.metrics['audio_x_realtime']:.4g}" in text  # the page's own rounding
     keep_screenshot(browser, "compare")

@@ -85,7 +85,7 @@ def test_mlflow_has_the_run_with_its_settings_figures_and_files(demo) -> None:
     params, tags, metrics = run.data.params, run.data.tags, run.data.metrics
     assert params["memory.name"] == "balanced"
     assert params["memory.batch_size"] == "None"
-    assert int(params["resolved.memory.batch_size"]) > 0
+    assert int(params["actual.memory.batch_size"]) > 0
     for tag in ("device.requested", "device.name", "weights.source", "precision.effective", "host.name", "git.commit"):
         assert tags[tag]
     assert tags["version.tensorflow"]
