@@ -30,6 +30,7 @@ REASONS = {
     "decoder_died": "the decode process died on it, three times",
     "timeout": "its decoder gave nothing for dataset.clip_timeout_s",
     "unreachable": "the object store did not give it within dataset.fetch_timeout_s; tried again on resuming",
+    "disk_full": "the temporary folder had no room to fetch it from the object store; ends the run, and is no row's",
     "too_long": "longer than dataset.max_clip_s",
     "non_finite_embedding": "the network gave NaN or infinity: its numbers overflow in this precision",
     "non_finite": "NaN or infinite samples",

@@ -10,6 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+OLDER_LISTING = (
+    "the data set has changed since this part began, which keeps the listing that it began with: parts that begin now "
+    "have another, unless dataset.listing names one for all"
+)
+
 
 @dataclass(frozen=True)
 class Changes:
@@ -74,6 +79,11 @@ def reconcile(planned: pa.Table, listed: pa.Table) -> tuple[pa.Table, Changes]:
         added=added.num_rows,
     )
     return pa.concat_tables([table, added]).combine_chunks(), changes
+
+
+def among(listed: pa.Table, names: pa.ChunkedArray) -> pa.Table:
+    """The rows of these clips, where they are listed."""
+    return listed.filter(pc.is_in(listed["clip"], value_set=names.combine_chunks()))
 
 
 def has_file(table: pa.Table) -> NDArray[np.bool_]:

@@ -117,6 +117,7 @@ class DatasetConfig:
     Of an object store each decode process fetches ``fetch_ahead`` clips ahead, and a clip that is not given within
     ``fetch_timeout_s`` seconds, however often it is tried, is skipped.
     ``partition`` (``2/5``) takes the second fifth of the shards, for a machine of five; see ``runner.merge``.
+    ``listing`` is a file, by path or URL, that the first of those machines makes and all plan from.
     """
 
     kind: str = "demo"
@@ -128,6 +129,7 @@ class DatasetConfig:
     fetch_ahead: int = 8
     fetch_timeout_s: float = 60.0
     partition: str | None = None
+    listing: str | None = None
 
 
 @dataclass

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import logging
 import os
-import subprocess
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,15 +15,16 @@ from runner.config import RunConfig
 from runner.errors import RunnerError
 from runner.failures import failure_of
 from runner.files import write_atomic
+from runner.frozen_listing import list_clips, listing_of_sweep
 from runner.hardware import host_facts, versions
 from runner.intervals import interval_metrics
 from runner.journal import STATE, files_are_there
 from runner.launch import InterruptGuard, run_worker
 from runner.live_tracking import RunTracking
-from runner.manifest import Manifest, build_manifest, take_part
+from runner.manifest import Manifest
 from runner.naming import run_name, swept_of
 from runner.output import CLIPS, npz_are_there
-from runner.paths import checkout
+from runner.provenance import git_state, user_name
 from runner.record import command_line, hide_credentials, without_credentials
 from runner.resume import (
     MANIFEST,
@@ -41,7 +40,6 @@ from runner.resume import (
 from runner.stores import place_of, take_output
 from runner.summary import random_weights_banner, summarise
 from runner.terminal import DownloadProgress, RunProgress, say
-from runner.validation import part_of
 from runner.weights import WeightsChoice, resolve_weights
 
 if TYPE_CHECKING:
@@ -245,12 +243,7 @@ def _asked_name(job: Job) -> str:
 
 def _prepare(job: Job) -> tuple[Manifest, WeightsChoice]:
     config = job.config
-    manifest = build_manifest(config.dataset, job.outputs)
-    if config.dataset.partition is not None:
-        which, of = part_of(config.dataset.partition)
-        numbered = "tfrecord" in config.output.formats
-        shard_clips, hop_s = config.output.shard_clips, config.frontend.hop_s
-        manifest = take_part(manifest, which, of, shard_clips, hop_s, labels=numbered)
+    manifest = list_clips(config, _listing(job), job.outputs)
     say(manifest.description)
     weights = resolve_weights(
         config.weights,
@@ -262,6 +255,16 @@ def _prepare(job: Job) -> tuple[Manifest, WeightsChoice]:
     if weights.meaningless:
         say(random_weights_banner(weights), style="bold yellow")
     return manifest, weights
+
+
+def _listing(job: Job) -> str | None:
+    """Where the run's part has the listing that it is cut from: the configuration's, or the sweep's."""
+    given: str | None = job.config.dataset.listing
+    if given is not None or not job.in_sweep:
+        return given
+    from runner.sweep import SWEEP_ENVIRONMENT
+
+    return listing_of_sweep(job.config, job.run_dir, Path(os.environ[SWEEP_ENVIRONMENT]).parent)
 
 
 def _describe(manifest: Manifest) -> dict[str, Any]:
@@ -286,28 +289,3 @@ def _spec(job: Job, plan: Plan, weights: WeightsChoice, dataset: dict[str, Any])
         "rows": plan.rows,
         "weights": asdict(weights),
     }
-
-
-def user_name() -> str | None:
-    """Who runs this; None where the system has no name for the user, as in some containers."""
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError, ImportError):
-        return None
-
-
-def git_state() -> dict[str, Any] | None:
-    """Commit of the runner's checkout and whether it has changes; None where it isn't one."""
-    root = checkout()
-    if root is None:
-        return None
-    try:
-        commit = _git(root, "rev-parse", "HEAD")
-        return {"commit": commit, "dirty": bool(_git(root, "status", "--porcelain", "--untracked-files=no"))}
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _git(root: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(root), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import Any
 
 from runner.config import DatasetConfig
-from runner.errors import DatasetError, SkippedError
+from runner.errors import DatasetError, DiskFullError, SkippedError
 from runner.listing import walk_store
 from runner.output import ClipRow
+from runner.retry import is_denied
 from runner.stores import is_url
+
+_LOOK_EVERY_S = 10.0
+"""How often a store is listed at most, while clips are skipped: who asks is the thread that collects rows."""
 
 
 class SkipLimit:
@@ -29,6 +34,7 @@ class SkipLimit:
         self._root = str(described["root"])
         self._timeout_s = dataset.fetch_timeout_s
         self._skipped = skipped
+        self._look_after = 0.0
 
     def __call__(self, row: ClipRow) -> None:
         """Take note of a clip that is skipped.
@@ -36,9 +42,15 @@ class SkipLimit:
         Raises:
             SkippedError: it is one too many.
             DatasetError: it is missing because the whole data set is.
+            DiskFullError: there was no room to fetch it.
         """
         self._skipped += 1
         again = "run the same command again to go on"
+        if row.reason == "disk_full":
+            raise DiskFullError(
+                f"the temporary folder is full ({row.clip}: {row.detail}): make room there, name another one in "
+                f"TMPDIR, or lower dataset.fetch_ahead, and {again}"
+            )
         if row.reason in ("missing", "unreadable", "unreachable") and self._is_gone():
             if is_url(self._root):
                 raise DatasetError(
@@ -64,11 +76,22 @@ class SkipLimit:
         """Whether nothing can be listed below the root."""
         try:
             if is_url(self._root):
-                return next(walk_store(self._root, self._timeout_s), None) is None
+                return self._is_store_gone()
             with os.scandir(self._root) as entries:
                 return next(entries, None) is None
         except (OSError, DatasetError):
             return True
+
+    def _is_store_gone(self) -> bool:
+        """Looked at now and then; not known of a store that lets objects be read, and not be listed."""
+        if time.monotonic() < self._look_after:
+            return False
+        try:
+            is_gone = next(walk_store(self._root, self._timeout_s), None) is None
+        except DatasetError as error:
+            is_gone = error.__cause__ is None or not is_denied(error.__cause__)
+        self._look_after = time.monotonic() + _LOOK_EVERY_S
+        return is_gone
 
 
 def check_skipped(dataset: DatasetConfig, described: dict[str, Any], skipped: int) -> None:

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from runner.errors import DatasetError
-from runner.remote import patiently
-from runner.stores import is_forbidden, open_store
+from runner.retry import is_forbidden, patiently
+from runner.stores import open_store
+from runner.whole_object import protocols_of
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -103,8 +104,9 @@ def _sorted_entries(folder: str) -> list[tuple[bytes, os.DirEntry[str]]]:
 def walk_store(root: str, timeout_s: float) -> Iterator[tuple[str, int, int]]:
     """(key relative to root, size in bytes, mtime in ns; −1: unknown) of all objects below a URL.
 
-    In the order of the keys' bytes, from the store's own listing: no request an object.  An S3 store is listed by pages
-    of a thousand keys, others folder by folder.  Objects that stand for folders (their key ends in /) are left out.
+    In the order of the keys' bytes, from the store's own listing: no request an object.  S3's and Google's stores are
+    listed by pages of a thousand keys, others folder by folder.  Objects that stand for folders (their key ends in /)
+    are left out.
 
     Args:
         root: the URL, without a / at its end.
@@ -115,8 +117,8 @@ def walk_store(root: str, timeout_s: float) -> Iterator[tuple[str, int, int]]:
         ConfigError: its driver is not installed.
     """
     store, path = open_store("dataset.root", root, timeout_s)
-    protocols = (store.protocol,) if isinstance(store.protocol, str) else store.protocol
-    listing = _s3_pages if "s3" in protocols else _by_folder
+    kinds = protocols_of(store)
+    listing = _s3_pages if "s3" in kinds else _gs_pages if kinds & {"gs", "gcs"} else _by_folder
     try:
         yield from listing(store, path, timeout_s)
     except FileNotFoundError as error:
@@ -144,6 +146,22 @@ def _s3_pages(store: AbstractFileSystem, path: str, timeout_s: float) -> Iterato
         if not page.get("IsTruncated"):
             return
         asked["ContinuationToken"] = page["NextContinuationToken"]
+
+
+def _gs_pages(store: AbstractFileSystem, path: str, timeout_s: float) -> Iterator[tuple[str, int, int]]:
+    bucket, _, prefix = path.partition("/")
+    prefix = f"{prefix}/" if prefix else ""
+    fields = "nextPageToken,items(name,size,updated)"
+    asked: dict[str, Any] = {"prefix": prefix, "maxResults": _PAGE_KEYS, "fields": fields}
+    while True:
+        ask = partial(store.call, "GET", "b/{}/o", bucket, json_out=True, **asked)
+        page: dict[str, Any] = patiently(ask, timeout_s)
+        for item in page.get("items", ()):
+            if not item["name"].endswith("/"):
+                yield item["name"][len(prefix) :], int(item.get("size", -1)), _ns(item.get("updated"))
+        if not page.get("nextPageToken"):
+            return
+        asked["pageToken"] = page["nextPageToken"]
 
 
 def _by_folder(store: AbstractFileSystem, path: str, timeout_s: float) -> Iterator[tuple[str, int, int]]:

@@ -57,7 +57,7 @@ class Manifest:
     time of modification (−1: unknown).
     ``digest`` is the same for the same data on another machine.  ``ignored`` counts files that are no clips.
     ``part`` tells of a partition: which, of how many, and the whole's digest, clips, and the numbers and sizes of
-    the shards in it.
+    the shards in it.  ``whole`` is all that it was cut from.
     """
 
     root: str
@@ -67,6 +67,7 @@ class Manifest:
     description: str
     ignored: dict[str, int] = field(default_factory=dict)
     part: dict[str, Any] | None = None
+    whole: pa.Table | None = None
 
 
 def take_part(
@@ -107,7 +108,7 @@ def take_part(
     if labels:
         part["labels"] = whole.table["label"].unique().drop_null().to_pylist()
     description = f"{table.num_rows:,} clips, part {which} of {of} of {whole.description}"
-    return Manifest(whole.root, table, digest_of(table), whole.is_demo, description, whole.ignored, part)
+    return Manifest(whole.root, table, digest_of(table), whole.is_demo, description, whole.ignored, part, whole.table)
 
 
 def build_manifest(dataset: DatasetConfig, outputs: Path) -> Manifest:
@@ -281,7 +282,7 @@ def _from_rows(dataset: ManifestDataset) -> Manifest:
             _check_below(file, root, paths)
         places = [path if is_url(path) else f"{root}/{path.lstrip('/')}" for path in paths]
         names = [_below(spellings, place) for place in places]
-        stamps = [(-1, -1)] * len(paths)  # to ask for each would be a request a clip
+        known = [(-1, -1)] * len(paths)  # to ask for each would be a request a clip
     else:
         root = Path(dataset.root).expanduser().resolve() if dataset.root else Path(file).parent
         given = Path(dataset.root or Path(given_file).parent).expanduser().absolute()
@@ -291,7 +292,7 @@ def _from_rows(dataset: ManifestDataset) -> Manifest:
             _check_inside(file, root, given, paths)
         names = [_below(spellings, _normal(root, path)) for path in paths]
         places = [os.path.join(root, name) for name in names]
-        stamps = _stamps(places)
+        known = stamps(places)
     clips = [
         name + (f"#t={_mark(start)},{_mark(end)}" if start is not None or end is not None else "")
         for name, start, end in zip(names, starts, ends, strict=True)
@@ -304,8 +305,8 @@ def _from_rows(dataset: ManifestDataset) -> Manifest:
             "start": pa.array(starts, pa.float64()),
             "end": pa.array(ends, pa.float64()),
             "label": columns["label"] if "label" in columns else pa.nulls(len(clips), pa.string()),
-            "bytes": pa.array([size for size, _ in stamps], pa.int64()),
-            "mtime_ns": pa.array([mtime_ns for _, mtime_ns in stamps], pa.int64()),
+            "bytes": pa.array([size for size, _ in known], pa.int64()),
+            "mtime_ns": pa.array([mtime_ns for _, mtime_ns in known], pa.int64()),
         },
         schema=SCHEMA,
     )
@@ -439,7 +440,7 @@ def _normal(root: Path, path: str) -> str:
     return plain if len({os.path.realpath(folder) for folder in folders}) == 1 else spelled
 
 
-def _stamps(paths: Sequence[str]) -> list[tuple[int, int]]:
+def stamps(paths: Sequence[str]) -> list[tuple[int, int]]:
     """(size in bytes, mtime in ns; −1: unknown) of each file."""
     known: dict[str, tuple[int, int]] = {}
     for path in paths:

@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -159,7 +160,8 @@ def put_together(parts: Sequence[Part], target: Target) -> None:
     names = [part.name for part in parts]
     marker = make_marker(names, (f"{shard.number} {line_of(shard.entry)}" for shard in placed))
     scratch_folder = tempfile.TemporaryDirectory(prefix="vggish-merge-", ignore_cleanup_errors=True)
-    with target.under_way(marker), scratch_folder as scratch:
+    target.check(marker)
+    with scratch_folder as scratch, _held(parts), target.under_way(marker):
         first, there = parts[0].source, target.sizes()
         for name in DESCRIPTIONS:
             if name.partition("/")[0] in parts[0].formats:
@@ -174,9 +176,44 @@ def put_together(parts: Sequence[Part], target: Target) -> None:
                 if time.monotonic() > tell_after:
                     tell_after += _TELL_EVERY_S
                     print(f"{count:,} of {len(placed):,} shards are in {target.name}", file=sys.stderr)
+        _check_unchanged(parts)
+        _check_copies(placed, parts, target)
         metrics, skipped, noted = totals({shard.number: shard.entry for shard in placed})
         about = {"parts": names, "metrics": metrics, "skipped": skipped, "noted": noted}
         target.finish(json.dumps(about | {"identity": dict(parts[0].identity)}, indent=2))
+
+
+@contextmanager
+def _held(parts: Sequence[Part]) -> Iterator[None]:
+    """Have the parts for this command, as they were when they were looked at."""
+    with ExitStack() as holds:
+        for part in parts:
+            holds.enter_context(part.source.held())
+        _check_unchanged(parts)
+        yield
+
+
+def _check_unchanged(parts: Sequence[Part]) -> None:
+    for part in parts:
+        if changed := part.source.changed():
+            raise RunnerError(
+                f"{part.name} changed while it was merged ({changed[0]} and {len(changed) - 1} more): see to it that "
+                "no command writes there, and merge the parts anew in another place"
+            )
+
+
+def _check_copies(placed: Sequence[Placed], parts: Sequence[Part], target: Target) -> None:
+    """Whether the whole's files are what the parts have; those that are not are removed."""
+    wrong = []
+    for part in parts:
+        shards = [shard for shard in placed if shard.part is part]
+        taken = {name: (to, shard.entry.files[name]) for shard in shards for name, to in shard.files.items()}
+        wrong += target.wrong(part.source, taken)
+    if wrong:
+        raise RunnerError(
+            f"{target.name}: {len(wrong)} files, {wrong[0]} among them, were not what the parts have, and are removed: "
+            "run the same command again"
+        )
 
 
 def _take_shard(target: Target, there: Mapping[str, int], scratch: Path, shard: Placed) -> Path:

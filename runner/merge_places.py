@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,8 +22,11 @@ from runner.files import atomic, flush_folder, make_folder, remove, write_atomic
 from runner.formats import EMBEDDINGS, FOLDERS, TFRECORD
 from runner.journal import IDENTITY, JOURNAL, STATE, ShardEntry, damaged_shards, read_journal
 from runner.output import CLIPS, shards_without_npz
-from runner.resume import read_plan
+from runner.resume import PLAN, claim, read_plan, release
 
+log = logging.getLogger(__name__)
+
+UNHELD = "%s can't be held (%s): see to it that no command takes it up while it is merged"
 MERGING, MERGED = "merging.json", "merged.json"
 _LOCK = ".merging.lock"
 
@@ -63,6 +67,18 @@ class Source(Protocol):
         """The shards of which a clip's npz is not there; their parts of clips.parquet must be."""
         ...
 
+    def held(self) -> AbstractContextManager[None]:
+        """Have it for this command, so that no other takes it up; where it may not be written to, it is as it is.
+
+        Raises:
+            ConfigError: another command has it.
+        """
+        ...
+
+    def changed(self) -> list[str]:
+        """The names of its files that are not what they were when it was first looked at, as far as that is seen."""
+        ...
+
     def path(self, name: str, fetched: Path, described: tuple[int, str] | None = None) -> Path:
         """A file as one of this machine: its own where it is one, else a copy at ``fetched``.
 
@@ -83,6 +99,10 @@ class Target(Protocol):
     name: str
     """What a person is told of it."""
 
+    def check(self, marker: str) -> None:
+        """Whether what ``marker`` says may be put there; raises ConfigError."""
+        ...
+
     def under_way(self, marker: str) -> AbstractContextManager[None]:
         """Have it for this command, to put what ``marker`` says there.
 
@@ -101,6 +121,20 @@ class Target(Protocol):
 
     def settle(self, names: Iterable[str]) -> None:
         """Have files that were taken there for certain, before what tells of them is taken."""
+        ...
+
+    def wrong(self, source: Source, taken: Mapping[str, tuple[str, tuple[int, str]]]) -> list[str]:
+        """Of files that were taken those that are not what the part has, by the whole's names: they are removed.
+
+        npz files that a store copied wrongly are copied anew.
+
+        Args:
+            source: the part.
+            taken: by the part's name for a file, the whole's, and the bytes and sha256 that it must have.
+
+        Raises:
+            StoreError: the store does not give or copy what it should.
+        """
         ...
 
     def writing(self, name: str) -> AbstractContextManager[Path]:
@@ -124,6 +158,7 @@ class FolderSource:
     def __init__(self, folder: Path) -> None:
         self.name = str(folder)
         self.folder = folder
+        self._before = self._stamps()
 
     def plan(self) -> Mapping[str, Any] | None:
         """See ``Source``, as of all below."""
@@ -157,6 +192,26 @@ class FolderSource:
         """By looking for each."""
         return shards_without_npz(self.folder, done)
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """By the lock of a run's command."""
+        try:
+            try:
+                claim(self.folder)
+            except OSError as error:
+                log.warning(UNHELD, self.name, error)
+            yield
+        finally:
+            release(self.folder)
+
+    def changed(self) -> list[str]:
+        """By plan and journal."""
+        now = self._stamps()
+        return [name for name in now if now[name] != self._before[name]]
+
+    def _stamps(self) -> dict[str, bytes | None]:
+        return {name: _digest(self.folder / STATE / name) for name in (PLAN, JOURNAL)}
+
     def path(self, name: str, fetched: Path, described: tuple[int, str] | None = None) -> Path:
         """Its own file, which was looked at by ``damaged``."""
         return self.folder / name
@@ -176,7 +231,7 @@ class FolderTarget:
     @contextmanager
     def under_way(self, marker: str) -> Iterator[None]:
         """Locked, by the system's lock: that of a dead command is free."""
-        self._check(marker)
+        self.check(marker)
         make_folder(self._folder)
         lock = FileLock(self._folder / _LOCK, timeout=0)
         try:
@@ -184,7 +239,7 @@ class FolderTarget:
         except Timeout:
             raise ConfigError(f"{self.name} is in use by another merge: wait for it, or name another folder") from None
         try:
-            self._check(marker)
+            self.check(marker)
             write_atomic(self._folder / MERGING, marker)
             yield
         finally:
@@ -216,6 +271,13 @@ class FolderTarget:
         for folder in {(self._folder / name).parent for name in names}:
             flush_folder(folder)
 
+    def wrong(self, source: Source, taken: Mapping[str, tuple[str, tuple[int, str]]]) -> list[str]:
+        """By size."""
+        found = [to for to, (size, _) in taken.values() if _size(self._folder / to) != size]
+        for name in found:
+            (self._folder / name).unlink(missing_ok=True)
+        return found
+
     def writing(self, name: str) -> AbstractContextManager[Path]:
         """A temporary file, renamed at the end."""
         return atomic(self._folder / name)
@@ -228,10 +290,22 @@ class FolderTarget:
         write_atomic(self._folder / MERGED, merged)
         remove(self._folder / MERGING)
 
-    def _check(self, marker: str) -> None:
+    def check(self, marker: str) -> None:
+        """It is free, or has an unfinished merge of the same."""
         names = {path.name for path in self._folder.iterdir()} if self._folder.exists() else set()
         found = (self._folder / MERGING).read_text(encoding="utf-8") if MERGING in names else None
         check_target(self.name, names - {_LOCK, f".{MERGING}.tmp"}, found, marker)
+
+
+def _digest(path: Path) -> bytes | None:
+    try:
+        return hashlib.sha256(path.read_bytes()).digest()
+    except OSError:
+        return None
+
+
+def _size(path: Path) -> int | None:
+    return path.stat().st_size if path.exists() else None
 
 
 def make_marker(names: Sequence[str], content: Iterable[str]) -> str:

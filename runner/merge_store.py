@@ -6,22 +6,26 @@ Of a part's files names and sizes are looked at, by listing; their SHA-256 is wh
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from runner.errors import StoreError
 from runner.files import atomic
-from runner.formats import EMBEDDINGS, TFRECORD
+from runner.formats import DESCRIPTIONS, EMBEDDINGS, NPZ, TFRECORD
 from runner.journal import CLIP_PARTS, IDENTITY, STATE, ShardEntry, describe_file
-from runner.merge_places import MERGED, MERGING, Source, check_target
+from runner.merge_places import MERGED, MERGING, UNHELD, Source, check_target
 from runner.output import npz_names
 from runner.resume import PLAN, check_plan
-from runner.store_client import Store
+from runner.store_client import Seen, Store
 from runner.store_hold import HOLDER_OBJECT, Hold, check_hold, describe, is_alive, read_holder
-from runner.store_output import COMMITS, RESULT, is_whole, read_commits, sizes_of_shards
+from runner.store_output import COMMITS, RESULT, is_whole, read_commits
+
+log = logging.getLogger(__name__)
 
 _SCRATCH = "vggish-merge-"
 
@@ -39,7 +43,8 @@ class StoreSource:
     def __init__(self, url: str, timeout_s: float) -> None:
         self.store = Store(url, timeout_s, "PART")
         self.name = self.store.url
-        self._state = self.store.sizes(STATE)
+        self._before = self._seen()
+        self._state = {name: seen.bytes for name, seen in self._before.items() if name.startswith(f"{STATE}/")}
 
     def plan(self) -> Mapping[str, Any] | None:
         """See ``Source``, as of all below."""
@@ -69,7 +74,7 @@ class StoreSource:
 
     def damaged(self, done: Mapping[int, ShardEntry]) -> list[int]:
         """By listing, by size."""
-        present = sizes_of_shards(self.store, self._state)
+        present = {name: seen.bytes for name, seen in self._before.items()}
         return [number for number, entry in done.items() if not is_whole(entry, present)]
 
     def without_npz(self, done: Mapping[int, ShardEntry]) -> list[int]:
@@ -90,6 +95,35 @@ class StoreSource:
                 if not all(name in listed[name.rpartition("/")[0]] for name in names):
                     lacking.append(entry.shard)
         return lacking
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """As a run's output is; see ``runner.store_hold``."""
+        hold = Hold(self.store)
+        try:
+            try:
+                hold.take()
+                hold.confirm()
+            except StoreError as error:
+                log.warning(UNHELD, self.name, error)
+            yield
+        finally:
+            hold.release()
+
+    def changed(self) -> list[str]:
+        """By listing; npz files, which are too many, aside."""
+        now = self._seen()
+        return sorted(name for name in now.keys() | self._before.keys() if now.get(name) != self._before.get(name))
+
+    def checksum(self, name: str) -> str | None:
+        """Of a file's bytes, by the store's own way; None where the listing has none."""
+        seen = self._before.get(name)
+        return None if seen is None else seen.checksum
+
+    def _seen(self) -> dict[str, Seen]:
+        found = {**self.store.seen(STATE), **self.store.seen(EMBEDDINGS), **self.store.seen(TFRECORD)}
+        found.pop(HOLDER_OBJECT, None)
+        return found
 
     def path(self, name: str, fetched: Path, described: tuple[int, str] | None = None) -> Path:
         """A copy, whose SHA-256 is looked at where it is known."""
@@ -126,11 +160,11 @@ class StoreTarget:
     @contextmanager
     def under_way(self, marker: str) -> Iterator[None]:
         """Held as a run's output is; see ``runner.store_hold``."""
-        self._check(marker)
+        self.check(marker)
         try:
             self._hold.take()
             self._hold.confirm()
-            self._check(marker)
+            self.check(marker)
             self._store.put_text(marker, MERGING)
             yield
         finally:
@@ -151,6 +185,51 @@ class StoreTarget:
     def settle(self, names: Iterable[str]) -> None:
         """An object that was put is there."""
 
+    def wrong(self, source: Source, taken: Mapping[str, tuple[str, tuple[int, str]]]) -> list[str]:
+        """By size and, of what the store copied, by its checksum; where that differs, by reading the copy."""
+        there = self._there
+        copied = source if isinstance(source, StoreSource) and self._store.is_kin(source.store) else None
+
+        def is_wrong(name: str) -> bool:
+            to, described = taken[name]
+            seen = there.get(to)
+            if seen is None or seen.bytes != described[0]:
+                return True
+            return copied is not None and copied.checksum(name) != seen.checksum and not self._holds(to, described)
+
+        wrong = [name for name, is_so in zip(taken, self._store.each(is_wrong, taken), strict=True) if is_so]
+        found = [taken[name][0] for name in wrong]
+        self._store.each(self._store.remove, found)
+        if copied is not None:
+            self._mend_npz(copied.store)
+        return found
+
+    @cached_property
+    def _there(self) -> Mapping[str, Seen]:
+        return {**self._store.seen(EMBEDDINGS), **self._store.seen(TFRECORD)}
+
+    def _holds(self, name: str, described: tuple[int, str]) -> bool:
+        with tempfile.TemporaryDirectory(prefix=_SCRATCH) as scratch:
+            self._store.get(name, Path(scratch) / "object")
+            return describe_file(Path(scratch) / "object") == described
+
+    def _mend_npz(self, source: Store) -> None:
+        """Have npz files copied anew whose copies are not what the part has; looked at folder by folder."""
+        folders = [NPZ]
+        while folders:
+            folder = folders.pop()
+            ours, theirs = self._store.seen_at(folder), source.seen_at(folder)
+            folders += [name for name, seen in theirs.items() if seen is None]
+            for name, seen in theirs.items():
+                copy = ours.get(name)
+                if seen is None or copy is None or copy[:2] == seen[:2] or name in DESCRIPTIONS:
+                    continue
+                if self._store.read(name) != source.read(name):
+                    log.warning("%s/%s is not what %s has: it is copied anew", self.name, name, source.url)
+                    self._store.copy(source, name, name)
+                    if self._store.read(name) != source.read(name):
+                        raise StoreError(f"{self.name}/{name} is not what {source.url} has: remove it, and merge again")
+
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
         """A temporary file, which is put at the end."""
@@ -164,7 +243,8 @@ class StoreTarget:
         self._store.put_text(merged, MERGED)
         self._store.remove(MERGING)
 
-    def _check(self, marker: str) -> None:
+    def check(self, marker: str) -> None:
+        """It is free, or has an unfinished merge of the same."""
         names = {*self._store.top(), *self._store.sizes(STATE)} - {STATE, HOLDER_OBJECT}
         found = self._store.read(MERGING) if MERGING in names else None
         check_target(self.name, names, None if found is None else found.decode(errors="replace"), marker)

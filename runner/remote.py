@@ -8,52 +8,25 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import IO, Any
 
 from runner.errors import ClipError
-from runner.stores import may_pass, store_of
+from runner.retry import is_disk_full, may_pass, patiently
+from runner.stores import store_of
+from runner.whole_object import read_whole
 
-if TYPE_CHECKING:
-    from fsspec import AbstractFileSystem
-
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
 _LOOK_EVERY_S = 0.2
 _LONGEST_SCHEME = 16
-
-T = TypeVar("T")
 
 
 def is_remote(path: bytes) -> bool:
     """Whether a clip's path is an object's URL: paths of files are absolute."""
     return b"://" in path[:_LONGEST_SCHEME] and not path.startswith(b"/")
-
-
-def patiently(ask: Callable[[], T], timeout_s: float) -> T:
-    """Ask a store until it answers, with growing, random pauses in between.
-
-    Args:
-        ask: the request; asked again when it raises, unless that is final (no such object, no permission).
-        timeout_s: no try is begun after so many seconds.
-
-    Raises:
-        Exception: the last one that ``ask`` raised.
-    """
-    end = time.monotonic() + timeout_s
-    pause = _FIRST_PAUSE_S
-    while True:
-        try:
-            return ask()
-        except Exception as error:
-            if not may_pass(error) or time.monotonic() + pause > end:
-                raise
-        time.sleep(pause * random.uniform(0.5, 1.0))
-        pause = min(2 * pause, _LONGEST_PAUSE_S)
 
 
 class Fetched:
@@ -89,20 +62,25 @@ def fetch(url: str, timeout_s: float) -> Fetched:
 
     Args:
         url: its own.
-        timeout_s: no try is begun after so many seconds.
+        timeout_s: as in ``runner.retry.patiently``.
 
     Raises:
-        ClipError: ``missing``, ``unreadable``, or ``unreachable`` where the store did not give it in time.
+        ClipError: ``missing``, ``unreadable``, ``unreachable`` where the store did not give it in time, or
+            ``disk_full`` where there is no room for it in the temporary folder.
     """
     began = time.monotonic()
-    fetched = Fetched(os.path.splitext(url)[1].lower())
+    fetched: Fetched | None = None
     try:
-        store = store_of(url, timeout_s)
-        patiently(lambda: _get(store, url, fetched.path), timeout_s)
+        fetched = Fetched(os.path.splitext(url)[1].lower())
+        store, path = store_of(url, timeout_s), fetched.path
+        patiently(lambda: read_whole(store, url, path), timeout_s)
     except BaseException as error:
-        fetched.close()
+        if fetched is not None:
+            fetched.close()
         if not isinstance(error, Exception):
             raise
+        if is_disk_full(error):
+            raise ClipError("disk_full", f"{tempfile.gettempdir()} has no room for it ({error.strerror})") from error
         if isinstance(error, FileNotFoundError | IsADirectoryError):
             raise ClipError("missing", f"no such object ({error})") from error
         if not may_pass(error):
@@ -110,15 +88,6 @@ def fetch(url: str, timeout_s: float) -> Fetched:
         waited = time.monotonic() - began
         raise ClipError("unreachable", f"given up after {waited:.0f} s: {type(error).__name__}: {error}") from error
     return fetched
-
-
-def _get(store: AbstractFileSystem, url: str, path: str) -> None:
-    try:
-        store.get_file(url, path)
-    except OSError as error:
-        if error.filename == path and error.__context__ is not None:  # gcsfs can't remove a file that has no name
-            raise error.__context__ from None
-        raise
 
 
 class FetchAhead:

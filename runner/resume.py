@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
-from runner.changes import Changes, has_file, reconcile
+from runner.changes import OLDER_LISTING, Changes, among, has_file, reconcile
 from runner.config import ManifestDataset, RunConfig
 from runner.digests import digest_of, row_digests
 from runner.errors import ConfigError, ResumeError
@@ -45,7 +45,7 @@ LOCK, HOLDER, SESSIONS = "command.lock", "holder.json", "sessions.jsonl"
 PLAN_SCHEMA = 2
 _PLAN_KEYS = {"deciding", "shards", "rows"}
 _FREE = {
-    "dataset": ("on_error", "max_skipped", "clip_timeout_s", "fetch_ahead", "fetch_timeout_s"),
+    "dataset": ("on_error", "max_skipped", "clip_timeout_s", "fetch_ahead", "fetch_timeout_s", "listing"),
     "weights": ("base_url", "timeout_s"),
     "output": ("dir", "put_timeout_s"),
 }
@@ -191,7 +191,6 @@ def make_plan(
         get_parts: as in ``shards_to_retry``.
 
     Raises:
-        ConfigError: it is a part of a data set that has changed.
         ResumeError: rows of the manifest file are gone.
     """
     state = folder / STATE
@@ -205,12 +204,9 @@ def make_plan(
             shards = shards_of(listed.table, shard_clips, hop_s)
         rows = row_digests(listed.table, shards)
         _write(state, listed.table, shards, rows, config, listed.part)
-        return Plan(listed, shards, rows, {}, resumed=False)
-    if listed.part and found.get("part") != listed.part:
-        raise ConfigError(
-            f"output.dir={place_of(config.output.dir, folder)} holds part {config.dataset.partition} of the data set "
-            "as it was; it has changed since, and parts must be of one listing: begin all of them anew in other folders"
-        )
+        return Plan(replace(listed, whole=None), shards, rows, {}, resumed=False)
+    if is_of_older_listing := listed.part is not None and found.get("part") != listed.part:
+        listed = _as_part_began(listed, found["part"], state / MANIFEST)
     shards = [(int(first), int(end)) for first, end in found["shards"]]
     clips = shards[-1][1] if shards else 0
     planned = _planned(state / MANIFEST, listed.table, shards, found["rows"])
@@ -228,11 +224,13 @@ def make_plan(
         shards += [(clips + start, clips + end) for start, end in more]
     rows = row_digests(table, shards)
     notes = changes.notes()
+    if is_of_older_listing:
+        notes.append(OLDER_LISTING)
     done, more_notes = _done(folder, table, shards, rows, changes, get_parts)
     if rows != found["rows"] or not table.equals(planned):
         _write(state, table, shards, rows, config, listed.part)
     digest = listed.digest if table is listed.table else digest_of(table)
-    manifest = replace(listed, table=table, digest=digest)
+    manifest = replace(listed, table=table, digest=digest, whole=None)
     return Plan(manifest, shards, rows, done, resumed=True, notes=notes + more_notes)
 
 
@@ -259,6 +257,18 @@ def _done(
     if taken := sorted(stale.union(again)):
         take_back(path, taken)
     return {number: entry for number, entry in done.items() if number not in set(again)}, notes
+
+
+def _as_part_began(listed: Manifest, part: dict[str, Any], planned: Path) -> Manifest:
+    """The clips of a part that was cut from an earlier listing, as they are listed now."""
+    try:
+        names = pq.read_table(planned, columns=["clip"])["clip"]
+    except (OSError, pa.ArrowException) as error:
+        raise ResumeError(
+            f"{planned} can't be read ({error}), and the data set is not what it was: name another output.dir"
+        ) from error
+    assert listed.whole is not None
+    return replace(listed, table=among(listed.whole, names), part=part)
 
 
 def _planned(path: Path, listed: pa.Table, shards: Sequence[tuple[int, int]], rows: Sequence[str]) -> pa.Table:

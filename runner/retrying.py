@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,11 +21,14 @@ from numpy.typing import NDArray
 
 from runner.journal import CLIP_PARTS, STATE, ShardEntry
 from runner.remote import is_remote
-from runner.stores import may_pass, store_of
+from runner.retry import may_pass, patiently
+from runner.stores import store_of
 
 _THREADS = 16
 _ASKED = 16
-"""Objects of a shard that are asked for at most: what keeps a store's objects away seldom does so for one alone."""
+"""Objects of a shard that are asked for at most, others each time: what keeps objects away seldom does so for one."""
+_PATIENCE_S = 5.0
+"""How long a store may refuse an object for what may pass, before it is taken for silent."""
 
 
 class Stores:
@@ -38,7 +42,7 @@ class Stores:
         url = os.fsdecode(path)
         try:
             if not self._silent:
-                store_of(url).cat_file(url, start=0, end=1)
+                patiently(lambda: store_of(url).cat_file(url, start=0, end=1), _PATIENCE_S)
                 return True
         except Exception as error:
             self._silent = self._silent or may_pass(error)
@@ -132,13 +136,15 @@ def shards_to_retry(
             )
         except (OSError, pa.ArrowException):
             return True  # it is damaged, and done again anyway
-        asked = 0
         columns = (part["reason"].to_pylist(), part["detail"].to_pylist(), paths[first:end].to_pylist())
-        for reason, detail, path, is_listed in zip(*columns, there[first:end].tolist(), strict=False):
-            if reason in MAY_PASS:
-                asked += is_remote(path) and not is_listed
-                if asked <= _ASKED and MAY_PASS[reason](Lost(path, detail, is_listed, stores)):
-                    return True
+        lost = [row for row in zip(*columns, there[first:end].tolist(), strict=False) if row[0] in MAY_PASS]
+        random.shuffle(lost)
+        asked = 0
+        for reason, detail, path, is_listed in lost:
+            asks = is_remote(path) and not (is_listed and reason == "missing")
+            asked += asks
+            if not (asks and asked > _ASKED) and MAY_PASS[reason](Lost(path, detail, is_listed, stores)):
+                return True
         return False
 
     with ThreadPoolExecutor(_THREADS) as threads:

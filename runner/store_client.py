@@ -1,30 +1,47 @@
 """An output's object store: puts, gets and listings that outlast throttling, 5xx answers and dropped connections.
 
 A put is atomic: other readers see an object whole or not at all.  Drivers try again a few times by themselves; what
-they give up on is tried again here, in growing pauses, until ``output.put_timeout_s`` is over.
+they give up on is tried again by ``runner.retry``, until ``output.put_timeout_s`` is over.
 """
 
 from __future__ import annotations
 
-import errno
 import logging
-import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from runner.errors import StoreError
-from runner.stores import is_forbidden, may_pass, open_store
+from runner.retry import is_disk_full, is_forbidden, may_pass, patiently
+from runner.stores import open_store
+from runner.whole_object import read_whole
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 20.0
 _TELL_EVERY_S = 10.0
 _AT_ONCE = 16
+_CHECKSUMS = ("crc32c", "md5Hash", "ETag")
+"""What drivers call checksums of an object's bytes, in their listings.
+
+An ETag is one where an object was put at once; else it may differ for the same bytes.
+"""
+_CHANGES = ("ETag", "etag", "generation", "LastModified", "updated", "mtime", "created")
+
+
+class Seen(NamedTuple):
+    """What a listing tells of an object: ``bytes``, the store's checksum of them, and a mark of its last change."""
+
+    bytes: int
+    checksum: str | None
+    changed: str
+
+
+def _size(info: Mapping[str, Any]) -> int:
+    return int(info["size"])
 
 
 class Store:
@@ -106,6 +123,14 @@ class Store:
         """The bytes of every object below a folder, by name."""
         return self._listed("find", folder, timeout_s)
 
+    def seen(self, folder: str, timeout_s: float | None = None) -> dict[str, Seen]:
+        """What a listing tells of every object below a folder, by name."""
+        return self._listed("find", folder, timeout_s, _seen)
+
+    def seen_at(self, folder: str) -> dict[str, Seen | None]:
+        """As ``top``, with what the listing tells of objects."""
+        return self._listed("ls", folder, None, _seen)
+
     def top(self, folder: str = "") -> dict[str, int | None]:
         """What is right below the URL, or below a folder there: objects with their bytes, folders with None."""
         return dict(self._listed("ls", folder))
@@ -114,7 +139,9 @@ class Store:
         """``call`` for many objects, several at once, as ``map`` does; the first error is raised."""
         return list(self._threads.map(call, *columns))
 
-    def _listed(self, method: str, folder: str, timeout_s: float | None = None) -> dict[str, Any]:
+    def _listed(
+        self, method: str, folder: str, timeout_s: float | None = None, told: Callable[[Any], Any] = _size
+    ) -> dict[str, Any]:
         try:
             found = self._patiently("listed", timeout_s, method, self._at(folder), detail=True)
         except StoreError as error:
@@ -123,7 +150,7 @@ class Store:
             raise
         infos = found.values() if isinstance(found, dict) else found
         names = ((str(info["name"]).rstrip("/").removeprefix(self._root).lstrip("/"), info) for info in infos)
-        return {name: None if info["type"] == "directory" else int(info["size"]) for name, info in names if name}
+        return {name: None if info["type"] == "directory" else told(info) for name, info in names if name}
 
     def _at(self, name: str) -> str:
         return f"{self._root}/{name}".rstrip("/")
@@ -132,26 +159,23 @@ class Store:
         """Call the file system, again and again while what goes wrong may pass."""
         limit = self.timeout_s if timeout_s is None else timeout_s
         deadline = time.monotonic() + limit
-        pause = _FIRST_PAUSE_S
-        last: Exception | None = None
-        while True:
-            try:
-                return self._call(deadline, method, *arguments, **options)
-            except Exception as error:
-                if isinstance(error, OSError) and error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
-                    raise  # of this machine's disk
-                if not may_pass(error):
-                    raise StoreError(f"{self.url} can't be {done}: {_words(error)}") from error
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    raise StoreError(
-                        f"{self.url} could not be {done} for {limit:g} s ({_words(last or error)}): what was put "
-                        "stays; run the same command again to go on"
-                    ) from error
-                last = error
-                self._tell(error)
-                time.sleep(min(left, pause * random.uniform(0.5, 1.0)))
-                pause = min(2 * pause, _LONGEST_PAUSE_S)
+        passed: list[Exception] = []
+
+        def failed(error: Exception) -> None:
+            passed[:] = [error]
+            self._tell(error)
+
+        try:
+            return patiently(lambda: self._call(deadline, method, *arguments, **options), limit, failed)
+        except Exception as error:
+            if is_disk_full(error):
+                raise  # of this machine's disk
+            if not may_pass(error):
+                raise StoreError(f"{self.url} can't be {done}: {_words(error)}") from error
+            raise StoreError(
+                f"{self.url} could not be {done} for {limit:g} s ({_words((passed or [error])[0])}): what was put "
+                "stays; run the same command again to go on"
+            ) from error
 
     def _tell(self, error: Exception) -> None:
         """Say that a store is slow, now and then."""
@@ -162,13 +186,21 @@ class Store:
 
     def _call(self, deadline: float, method: str, *arguments: Any, **options: Any) -> Any:
         """One attempt, given up at the deadline where the driver can be left waiting."""
+        left = max(0.1, deadline - time.monotonic())
+        if method == "get_file":
+            name, path = arguments
+            return read_whole(self._filesystem, name, path, left)
         if not getattr(self._filesystem, "async_impl", False):
             return getattr(self._filesystem, method)(*arguments, **options)
         from fsspec.asyn import sync
 
-        left = max(0.1, deadline - time.monotonic())
         function = getattr(self._filesystem, f"_{method}")
         return sync(self._filesystem.loop, function, *arguments, timeout=left, **options)
+
+
+def _seen(info: Mapping[str, Any]) -> Seen:
+    checksum = next((str(info[key]) for key in _CHECKSUMS if info.get(key)), None)
+    return Seen(int(info["size"]), checksum, "|".join(str(info[key]) for key in _CHANGES if info.get(key)))
 
 
 def _words(error: BaseException) -> str:

@@ -27,18 +27,6 @@ EXTRAS = {"s3": "s3", "gs": "gs", "gcs": "gs", "hf": "hf"}
 WORKING_FOLDERS = "stores"
 """Folder, below the outputs, of the folders in which runs and sweeps work whose output is in an object store."""
 _SILENCE_S = 20.0
-_LASTING = (
-    *(FileNotFoundError, PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError),
-    NotImplementedError,
-)
-_LASTING_NAMES = {
-    *("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "ProfileNotFound"),
-    *("ParamValidationError", "NoRegionError", "InvalidRegionError", "TokenRetrievalError", "SSOTokenLoadError"),
-    *("UnauthorizedSSOTokenError", "DefaultCredentialsError", "RefreshError", "InvalidEndpointConfigurationError"),
-}
-"""What the drivers raise about credentials and settings: another try is no use."""
-_DRIVERS = ("botocore", "aiobotocore", "aiohttp", "gcsfs", "google", "requests", "urllib3", "httpx", "huggingface_hub")
-_PASSING_STATUS = (408, 409, 425, 429)
 
 
 def is_url(value: str | None) -> TypeGuard[str]:
@@ -109,37 +97,6 @@ def _patience(scheme: str, silence_s: float) -> dict[str, Any]:
         silence = ClientTimeout(total=None, sock_connect=silence_s, sock_read=silence_s)
         return {"requests_timeout": silence, "retry_timeout": silence_s}  # its own six tries can't be turned off
     return {}
-
-
-def may_pass(error: BaseException) -> bool:
-    """Whether an error of a driver may be gone at the next attempt."""
-    if isinstance(error, _LASTING) or is_forbidden(error) or type(error).__name__ in _LASTING_NAMES:
-        return False
-    if isinstance(error, TimeoutError):
-        return True
-    if (status := _status(error)) is not None:
-        return status >= 500 or status in _PASSING_STATUS
-    return (
-        isinstance(error, OSError) or "Timeout" in type(error).__name__ or type(error).__module__.startswith(_DRIVERS)
-    )
-
-
-def is_forbidden(error: BaseException) -> bool:
-    """Whether the store does not permit it; gcsfs says so by its message alone."""
-    return isinstance(error, PermissionError) or (type(error) is OSError and str(error).startswith("Forbidden: "))
-
-
-def _status(error: BaseException) -> int | None:
-    """The HTTP status that an error is about, by what the drivers' own errors say."""
-    for each in (error, error.__cause__):
-        response = getattr(each, "response", None)
-        if isinstance(response, dict):
-            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        else:
-            status = getattr(response, "status_code", None) or getattr(each, "status", getattr(each, "code", None))
-        if isinstance(status, int) and 400 <= status < 600:
-            return status
-    return None
 
 
 def place_of(output_dir: str | None, folder: object) -> str:

@@ -30,6 +30,7 @@ from runner.files import make_folder, write_atomic
 from runner.formats import FOLDERS
 from runner.journal import STATE
 from runner.naming import SWEPT, swept_settings
+from runner.provenance import git_state, user_name
 from runner.readable import read_json, read_results
 from runner.record import SWEEP_FILE, hide_credentials, without_credentials
 from runner.resume import check_folder, claim
@@ -204,7 +205,8 @@ def start_sweep(sweep: Sweep) -> None:
     path = sweep.folder / SWEEP_FILE
     if not path.exists():
         overrides = list(map(without_credentials, sweep.overrides))
-        record = {"run_id": None, "overrides": overrides, "jobs": [], SWEPT: sweep.swept, "started_at": time.time()}
+        record: dict[str, Any] = {"run_id": None, "overrides": overrides, "jobs": [], SWEPT: sweep.swept}
+        record |= {"started_at": time.time(), "user": user_name(), "git": git_state()}
         write_atomic(path, json.dumps(record))
     os.environ[SWEEP_ENVIRONMENT] = str(sweep.folder / SWEEP_FILE)
     if sweep.config.tracking.kind == "none":

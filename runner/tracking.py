@@ -208,7 +208,7 @@ def open_sweep(
             "run_dir": place or str(sweep_dir),
             "sweep.overrides": " ".join(map(without_credentials, overrides)),
             "command": command_line(overrides, multirun=True),
-        }
+        } | source_tags(record)
         began_ms = int(1000 * started_at(record)) or None
         run = client.create_run(experiment_id, began_ms, cut(tags), name)
         record |= {"run_id": run.info.run_id, "experiment_id": experiment_id}

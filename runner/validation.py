@@ -228,6 +228,10 @@ def _validate_dataset(dataset: DatasetConfig) -> None:
             raise ConfigError(f"dataset.{key} must be above 0 seconds: use for example 120")
     if dataset.partition is not None:
         part_of(dataset.partition)
+    elif dataset.listing is not None:
+        raise ConfigError("dataset.listing is what partitions read: give dataset.partition=i/n too, or leave it out")
+    if is_url(dataset.listing):
+        open_store("dataset.listing", dataset.listing)
     _at_least("dataset.fetch_ahead", dataset.fetch_ahead, 1)
     for key in ("root", "path"):
         if is_url(url := getattr(dataset, key, None)):

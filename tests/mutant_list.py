@@ -285,16 +285,16 @@ MUTANTS: tuple[Mutant, ...] = (
     # Object stores: commits, lease, retries, reading ahead
     Mutant(
         "a store that throttles is not asked again",
-        "stores.py",
+        "retry.py",
         "_PASSING_STATUS = (408, 409, 425, 429)",
         "_PASSING_STATUS = (408, 409, 425)",
         "tests/test_object_output.py::test_errors_are_told_apart_by_their_status tests/test_object_input.py",
     ),
     Mutant(
         "what will never pass is tried again, and what may pass is not",
-        "store_client.py",
-        "                if not may_pass(error):\n",
-        "                if may_pass(error):\n",
+        "retry.py",
+        "            if is_last or not may_pass(error):\n",
+        "            if is_last or may_pass(error):\n",
         "tests/test_object_output.py::test_what_may_pass_is_tried_again_and_the_rest_is_not",
     ),
     Mutant(

@@ -19,13 +19,17 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 Fault = str | None
-"""slow_down (503), broken (500), forbidden (403), gone (404), stall (silence), None, or drop: half of the body, or no
-answer to what was done where that has no body."""
+"""slow_down (503), broken (500), forbidden and bad_key (403), gone (404), throttled, incomplete and expired (400),
+stall (silence), None, or drop: half of the body, or no answer to what was done where that has no body."""
 _ANSWERS = {
     "slow_down": (503, "SlowDown"),
     "broken": (500, "InternalError"),
     "forbidden": (403, "AccessDenied"),
+    "bad_key": (403, "InvalidAccessKeyId"),
     "gone": (404, "NoSuchKey"),
+    "throttled": (400, "ThrottlingException"),
+    "incomplete": (400, "IncompleteBody"),
+    "expired": (400, "ExpiredToken"),
 }
 STALL_S = 4.0
 

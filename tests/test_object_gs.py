@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest
 from gcp_storage_emulator.server import create_server
 
+from runner.compose import compose_config
 from runner.config import FolderDataset
 from runner.errors import ClipError, DatasetError, StoreError
+from runner.frozen_listing import list_clips
+from runner.listing import walk_store
 from runner.manifest import build_manifest
 from runner.remote import fetch
 from runner.store_client import Store
@@ -141,3 +146,54 @@ def test_a_store_that_falls_silent_is_given_up_and_asked_again(quiet: Proxy) -> 
     quiet.fault = lambda method, key: "stall"
     with pytest.raises(StoreError, match="could not be written for 1 s"):
         Store(f"gs://{BUCKET}/silent", 1).put_text("", "y")
+
+
+class Paged:
+    """Google's JSON interface, as gcsfs calls it, with so many keys, which it makes as they are asked for."""
+
+    protocol = ("gs", "gcs")
+
+    def __init__(self, keys: int) -> None:
+        self.keys = keys
+        self.pages = 0
+
+    def call(self, method: str, path: str, bucket: str, json_out: bool, **asked: Any) -> dict[str, Any]:
+        assert (method, path, bucket, json_out, asked["prefix"]) == ("GET", "b/{}/o", BUCKET, True, "data/")
+        self.pages += 1
+        first, end = int(asked.get("pageToken", 0)), self.keys
+        names = range(first, min(end, first + asked["maxResults"]))
+        updated = "2026-01-02T03:04:05.678Z"
+        items = [{"name": f"data/{name:09d}.wav", "size": str(name), "updated": updated} for name in names]
+        items[:0] = [{"name": "data/", "size": "0", "updated": updated}] if first == 0 else []  # a folder's mark
+        return {"items": items} | ({"nextPageToken": str(names.stop)} if names.stop < end else {})
+
+
+def test_keys_are_listed_by_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Paged(2500)
+    monkeypatch.setattr("runner.listing.open_store", lambda key, url, timeout_s: (store, f"{BUCKET}/data"))
+    found = walk_store(f"gs://{BUCKET}/data", 5)
+    assert next(found) == ("000000000.wav", 0, 1767323045677999872)
+    assert store.pages == 1
+    assert [name for name, _, _ in found] == [f"{name:09d}.wav" for name in range(1, 2500)]
+    assert store.pages == 3
+
+
+def test_keys_are_listed_in_the_order_of_a_folders(quiet: Proxy) -> None:
+    names = ["a/b/c.wav", "a/b.wav", "a-b.wav", "a.wav", "ß/ü.wav"]
+    store = Store(f"gs://{BUCKET}/listed", 30)
+    for name in names:
+        store.put_text("sound", name)
+    quiet.behave()
+    found = list(walk_store(f"gs://{BUCKET}/listed", 5))
+    assert [(name, size) for name, size, _ in found] == [(name, 5) for name in sorted(names, key=os.fsencode)]
+    assert all(mtime_ns > 1e18 for _, _, mtime_ns in found)
+    assert len(quiet.requests) == 1
+
+
+def test_a_listing_is_made_once(quiet: Proxy, tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(b"RIFF")
+    settings = compose_config([f"dataset.root={tmp_path}", "dataset.partition=1/1", "weights=random"])
+    place = f"gs://{BUCKET}/listing.parquet"
+    first = list_clips(settings, place, tmp_path)
+    (tmp_path / "b.wav").write_bytes(b"RIFF")
+    assert list_clips(settings, place, tmp_path).part == first.part

@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,15 @@ import soundfile
 
 from runner.compose import compose_config
 from runner.config import FolderDataset, ManifestDataset
-from runner.errors import ClipError, ConfigError, DatasetError
+from runner.errors import ClipError, ConfigError, DatasetError, DiskFullError
+from runner.failures import failure_of
+from runner.limits import SkipLimit
 from runner.listing import walk, walk_store
 from runner.manifest import build_manifest
-from runner.remote import FetchAhead, fetch
+from runner.output import ClipRow
+from runner.remote import FetchAhead, Fetched, fetch
 from runner.stores import open_store
+from runner.whole_object import read_whole
 from tests.conftest import Done, environment, run_command
 from tests.object_store import Fault, ObjectStore, object_store
 
@@ -174,6 +179,103 @@ def test_final_answers_are_reasons_and_not_asked_for_again(quiet: ObjectStore, f
         fetch("s3://data/set/speech.wav", 30)
     assert caught.value.reason == reason
     assert len(quiet.requests) == 1
+
+
+@pytest.mark.parametrize("fault", ["throttled", "incomplete", "expired"])
+def test_refusals_that_pass_are_known_by_their_code(quiet: ObjectStore, fault: str) -> None:
+    quiet.fault = lambda method, key: fault if len(quiet.requests) == 1 else None
+    with fetch("s3://data/set/speech.wav", 30) as fetched:
+        assert Path(fetched.path).read_bytes() == CLIPS["speech.wav"]
+
+
+def test_an_object_that_is_replaced_while_its_download_breaks_off_is_read_whole(quiet: ObjectStore) -> None:
+    old, new = (bytes([value]) * 400_000 for value in (1, 2))
+    put = partial(quiet.client().put_object, Bucket="data", Key="other/replaced.wav")
+    put(Body=old)
+
+    def fault(method: str, key: str) -> Fault:
+        if len(quiet.requests) == 1:
+            return "drop"
+        put(Body=new)
+        return None
+
+    quiet.fault = fault
+    with fetch("s3://data/other/replaced.wav", 30) as fetched:
+        assert Path(fetched.path).read_bytes() == new
+    assert len(quiet.requests) == 2
+
+
+def test_other_drivers_objects_that_are_replaced_meanwhile_are_read_anew(tmp_path: Path) -> None:
+    class Resuming:
+        protocol = "other"
+        versions = iter("aab" + "bb")  # it is looked at before and after a read
+        reads = 0
+
+        def ukey(self, name: str) -> str:
+            return next(self.versions)
+
+        def get_file(self, name: str, path: str) -> None:
+            self.reads += 1
+            Path(path).write_text("first half, second half"[: 12 * self.reads])
+
+    store = Resuming()
+    store.ukey("x")
+    with pytest.raises(ConnectionError, match="replaced while it was read"):
+        read_whole(store, "other://x", str(tmp_path / "x"))
+    read_whole(store, "other://x", str(tmp_path / "x"))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+def test_a_full_temporary_folder_ends_the_run_and_says_so(quiet: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Fetched.__init__
+
+    def full(self: Fetched, suffix: str) -> None:
+        whole(self, suffix)
+        self.path = "/dev/full"
+
+    monkeypatch.setattr(Fetched, "__init__", full)
+    with pytest.raises(ClipError) as caught:
+        fetch("s3://data/set/speech.wav", 30)
+    assert caught.value.reason == "disk_full"
+    assert len(quiet.requests) == 1
+    with pytest.raises(DiskFullError, match=r"the temporary folder is full .* TMPDIR") as ended:
+        limit_of("s3://data/set")(skipped("speech.wav", "disk_full"))
+    assert failure_of(ended.value).kind == "disk_full"
+
+
+def limit_of(root: str) -> SkipLimit:
+    dataset = ManifestDataset(path="rows.csv", fetch_timeout_s=0.5)
+    return SkipLimit(dataset, {"root": root, "clips": 100}, 0)
+
+
+def skipped(clip: str, reason: str) -> ClipRow:
+    return ClipRow(
+        clip, "skipped", reason, "detail", 0, 0.0, None, None, False, None, 0.0, np.zeros((0, 128), np.float32)
+    )
+
+
+def test_a_store_is_listed_once_in_a_while_whatever_is_skipped(
+    quiet: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = limit_of("s3://data/set")
+    for number in range(20):
+        limit(skipped(f"{number}.wav", "missing"))
+    assert len(quiet.requests) == 1
+    monkeypatch.setattr("runner.limits._LOOK_EVERY_S", 0.0)
+    limit = limit_of("s3://data/set")
+    limit(skipped("a.wav", "missing"))
+    quiet.fault = lambda method, key: "broken"
+    with pytest.raises(DatasetError, match="can't be reached any more"):
+        limit(skipped("b.wav", "unreachable"))
+
+
+def test_a_store_that_may_be_read_and_not_listed_is_there(quiet: ObjectStore) -> None:
+    """A key that is not there is forbidden then."""
+    quiet.fault = lambda method, key: "forbidden"
+    limit_of("s3://data/set")(skipped("a.wav", "unreadable"))
+    quiet.fault = lambda method, key: "bad_key"
+    with pytest.raises(DatasetError, match="see to network, endpoint and credentials"):
+        limit_of("s3://data/set")(skipped("a.wav", "unreadable"))
 
 
 def test_a_store_that_falls_silent_is_asked_again(quiet: ObjectStore) -> None:

@@ -258,7 +258,7 @@ class Flaky:
 
 def flaky_store(monkeypatch: pytest.MonkeyPatch, flaky: Flaky, timeout_s: float) -> Store:
     monkeypatch.setattr(store_client, "open_store", lambda key, url: (flaky, "bucket/run"))
-    monkeypatch.setattr(store_client, "_FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr("runner.retry.FIRST_PAUSE_S", 0.001)
     return Store("s3://bucket/run", timeout_s)
 
 
@@ -467,6 +467,7 @@ def test_objects_of_a_store_that_is_silent_are_asked_for_once(monkeypatch: pytes
             raise (FileNotFoundError(url) if len(asked) < 3 else TimeoutError(url))
 
     monkeypatch.setattr("runner.retrying.store_of", lambda url: Silent())
+    monkeypatch.setattr("runner.retrying._PATIENCE_S", 0.0)
     stores = Stores()
     assert [stores.give(f"s3://bucket/{number}.wav".encode()) for number in range(6)] == [False] * 6
     assert len(asked) == 3

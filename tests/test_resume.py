@@ -10,11 +10,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from runner.audio import REASONS, read_clip
+from runner.changes import OLDER_LISTING
 from runner.compose import compose_config
 from runner.config import FolderDataset, RunConfig
 from runner.errors import ClipError, ConfigError, ResumeError
@@ -24,7 +26,7 @@ from runner.merge import read_part
 from runner.merge_places import FolderSource
 from runner.record import SWEEP_FILE
 from runner.resume import Plan, check_folder, claim, deciding, make_plan, release
-from runner.retrying import MAY_PASS, Lost, Stores
+from runner.retrying import MAY_PASS, Lost, Stores, shards_to_retry
 from runner.sweep import check_sweep_folder
 from runner.taking_up import agree, identity_of, shards_done
 from runner.vggish.postprocess import Postprocessor, random_pca
@@ -353,3 +355,49 @@ def test_a_merge_believes_no_line_of_rows_as_they_were(run: Path, data: Path) ->
     assert set(read_part(FolderSource(run)).done) == {0, 1}
     finish(run, 1, rows=["older"] * len(made.rows))
     assert set(read_part(FolderSource(run)).done) == {0}
+
+
+def test_a_part_goes_on_by_the_listing_that_it_began_with(run: Path, data: Path) -> None:
+    settings = config(data, "dataset.partition=1/2")
+
+    def part() -> Plan:
+        whole = build_manifest(FolderDataset(root=str(data), extensions=["wav"]), run)
+        return make_plan(run, settings, take_part(whole, 1, 2, 3))
+
+    before = part()
+    finish(run, 0, 1)
+    (data / "00.wav").write_bytes((data / "0.wav").read_bytes())
+    again = part()
+    assert (again.manifest.table, again.manifest.part) == (before.manifest.table, before.manifest.part)
+    assert set(again.done) == {0, 1}
+    assert again.notes == [OLDER_LISTING]
+    os.utime(data / "6.wav", ns=(1, 1))
+    (data / "1.wav").unlink()
+    changed = part()
+    assert set(changed.done) == {0}
+    assert changed.manifest.part == before.manifest.part
+    assert changed.manifest.table["clip"].equals(before.manifest.table["clip"])
+
+
+def test_objects_that_were_forbidden_are_asked_for_others_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clips = 40
+    (tmp_path / STATE / CLIP_PARTS).mkdir(parents=True)
+    lost = pa.table({"reason": ["unreadable"] * clips, "detail": pa.nulls(clips, pa.string())})
+    pq.write_table(lost, tmp_path / STATE / CLIP_PARTS / "part-00000.parquet")
+    done = {0: ShardEntry(0, counts={"skipped": {"unreadable": clips}})}
+    paths = pa.chunked_array([[f"s3://bucket/{number}.wav".encode() for number in range(clips)]])
+    asked: list[list[bytes]] = []
+    monkeypatch.setattr(Stores, "give", lambda self, path: asked[-1].append(path) or path == mended)
+    there, mended = np.ones(clips, bool), b""
+    for _ in range(2):
+        asked.append([])
+        assert shards_to_retry(tmp_path, done, [(0, clips)], paths, there) == []
+    assert [len(each) for each in asked] == [16, 16]
+    assert set(asked[0]) != set(asked[1])
+    mended = b"s3://bucket/39.wav"
+    tries = 0
+    while not shards_to_retry(tmp_path, done, [(0, clips)], paths, there):
+        tries += 1
+        assert tries < 100, "it is found sooner or later"

@@ -151,6 +151,7 @@ def test_the_parent_of_a_sweep_says_how_its_jobs_went(
     folder = tmp_path / "sweep"
     folder.mkdir()
     record = {"run_id": None, "overrides": ["device=cpu,gpu"], "jobs": [], "swept": {"device.name": ["cpu", "gpu"]}}
+    record |= {"user": "anna", "git": {"commit": "c" * 40}}
     (folder / "sweep.json").write_text(json.dumps(record))
     open_sweep(LOCAL, tmp_path, folder, ["device=cpu,gpu"])
     parent_id = json.loads((folder / "sweep.json").read_text())["run_id"]
@@ -167,6 +168,7 @@ def test_the_parent_of_a_sweep_says_how_its_jobs_went(
     row = f"| [cpu-balanced-float32](#/experiments/{parent.info.experiment_id}/runs/{first}?"
     assert row in parent.data.tags["mlflow.note.content"]
     assert parent.data.tags["best.run_id"] == first
+    assert (parent.data.tags["mlflow.user"], parent.data.tags["mlflow.source.git.commit"]) == ("anna", "c" * 40)
     assert parent.data.params["swept.device"] == "cpu, gpu"
     assert parent.data.params.get("actual.memory") == (None if interrupted else "balanced")  # later jobs may differ
     assert [each.dataset.digest for each in parent.inputs.dataset_inputs] == ["d" * 32]
