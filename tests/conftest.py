@@ -34,7 +34,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     Tests look for Ray's processes by their names, and share scenarios in a module.
     """
     for item in items:
-        if item.path.parent.name == "end_to_end":
+        if item.path.parent.name == "end_to_end" or item.path.stem.startswith("test_object_"):
             item.add_marker(pytest.mark.slow)
         if config.pluginmanager.hasplugin("xdist"):
             group = "ray" if "ray" in item.path.stem.split("_") else item.path.stem
@@ -106,3 +106,9 @@ def new_outputs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Pa
 def outputs(tmp_path: Path, new_outputs: Callable[[Path], Path]) -> Path:
     """A test's own folder for ``paths.outputs``, with a prepared MLflow database."""
     return new_outputs(tmp_path / "outputs")
+
+
+@pytest.fixture
+def prepared_database(tmp_path: Path, new_outputs: Callable[[Path], Path]) -> None:
+    """A test's folder is one for ``paths.outputs``, with a prepared MLflow database."""
+    new_outputs(tmp_path)

@@ -114,6 +114,7 @@ def test_every_metric_of_a_full_run_is_defined(few_clips: Path, outputs: Path) -
     assert "advice" in done.out
 
 
+@pytest.mark.slow
 def test_a_trace_is_a_profile_of_tensorflows(vggish: VGGishSession, tmp_path: Path) -> None:
     trace(vggish, tmp_path / "trace", "int16")
     assert list((tmp_path / "trace").rglob("*.xplane.pb"))
