@@ -23,7 +23,9 @@ _TEXTS = {key for key, kind in _TYPES.items() if kind in ("str", "str | None")}
 _LISTS = {key for key, kind in _TYPES.items() if kind.startswith("list[")}
 _KEY = re.compile(r"(\+{0,2}|~)[\w$./@:\-]+", re.ASCII)
 _SHELLS = ("bash", "zsh", "fish")
-_SECRET = re.compile(r"env_set\.\w*(SECRET|PASSWORD|TOKEN|KEY|CREDENTIAL)\w*$", re.IGNORECASE)
+_SECRET_NAME = r"\w*(SECRET|PASSWORD|TOKEN|KEY|CREDENTIAL)\w*"
+_SECRET = re.compile(rf"env_set\.{_SECRET_NAME}$", re.IGNORECASE)
+_SECRET_OF_ACTORS = re.compile(rf"{_SECRET_NAME}['\"]?\s*[:=]", re.IGNORECASE)
 _INSTEAD = {
     "tracking.uri": "give MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or the whole address as "
     "MLFLOW_TRACKING_URI, in the environment",
@@ -104,6 +106,8 @@ def check_free_of_credentials(key: str, text: str) -> None:
     """
     if _SECRET.search(key):
         raise ConfigError(f"{key} would be stored with the run: export it in the shell before the command")
+    if key.startswith("engine.runtime_env") and _SECRET_OF_ACTORS.search(text):
+        raise ConfigError(f"{key} has a secret, which would be stored with the run: give it to the machines themselves")
     if without_credentials(text) != text:
         where = _INSTEAD.get(key, "credentials come from the driver's usual environment, as AWS_PROFILE")
         raise ConfigError(f"{key} has a user, a query or a fragment in its URL: leave it out ({where})")

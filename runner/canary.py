@@ -41,7 +41,6 @@ class Canary:
         config: the gate's.
         dtypes: of windows, that the gate has measured it in; another is measured before its first batch.
         shards: how many shards are written so far.
-        at_end: ``finish`` does nothing for fewer batches since the last canary.
     """
 
     def __init__(
@@ -51,12 +50,10 @@ class Canary:
         config: ParityConfig,
         dtypes: Sequence[str],
         shards: Callable[[], int] = lambda: 0,
-        *,
-        at_end: int = 1,
     ) -> None:
         self._session, self._answers, self._action = session, answers, config.action
         self._tolerance = config.tolerances[str(session.metadata.precision["effective"])]
-        self._shards, self._at_end = shards, at_end
+        self._shards = shards
         self._measured: set[tuple[str, int]] = set()
         """Types of windows that were measured, each with the rows of full batches (0: before any)."""
         for dtype in dtypes:
@@ -100,7 +97,7 @@ class Canary:
             ParityError: it came back wrong.
         """
         last, self._last = self._last, None
-        if last is not None and self._batches >= self._at_end:
+        if last is not None:
             self._with_signals(last)
             self._batches = 0
 

@@ -139,6 +139,15 @@ def _through_hydra(given: list[str]) -> int:
         status = 1
     except JobFailed as failed:
         status = failed.exit_status
+    except Exception as error:
+        if wants_traceback or type(error).__name__ != "UncompletedJobError":  # Submitit's
+            raise
+        print(
+            "error: a job of the sweep was stopped or killed before it had a result: its log is in .submitit in the "
+            "sweep's folder; run the same command again to go on",
+            file=sys.stderr,
+        )
+        status = 1
     except _Stopped as stopped:
         status, interrupted = stopped.exit_status, True
     except KeyboardInterrupt:

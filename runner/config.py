@@ -212,21 +212,23 @@ class EngineConfig:
 
 @dataclass
 class RayEngineConfig(EngineConfig):
-    """Ray Data over a cluster; ``address`` null starts Ray on this machine and stops it afterwards.
+    """Actors on a Ray cluster; ``address`` null is RAY_ADDRESS, or a Ray that is started here and stopped afterwards.
 
-    ``concurrency`` is the number of actors, or ``auto``: one for every GPU, or for every machine; what each takes is
-    decided by the cluster's resources where null.  ``decode`` is inside (each actor decodes for itself), apart (actors
-    of their own decode, ``decode_concurrency`` of them or ``auto``: on all CPUs left) or auto (apart where cores would
-    else wait).
+    A run has up to ``max_size`` actors (``auto``: as many as the machines that are there hold), and asks for
+    ``min_size`` of them whether there is room or not, so that an autoscaler makes it.  What an actor takes is decided
+    by the cluster's machines where null; ``resources_per_actor`` are Ray's custom resources.  ``wait_s`` is how
+    long a run waits for a machine while it has no actor; ``runtime_env`` is what Ray is to set up for actors.
     """
 
     kind: str = "ray"
     address: str | None = None
-    concurrency: Any = AUTO
+    min_size: int = 1
+    max_size: Any = AUTO
     num_cpus_per_actor: float | None = None
     num_gpus_per_actor: float | None = None
-    decode: str = AUTO
-    decode_concurrency: Any = AUTO
+    resources_per_actor: Any = None
+    runtime_env: Any = None
+    wait_s: float = 600.0
     dashboard: bool = False
 
 

@@ -105,7 +105,7 @@ class Engine:
 
     Args:
         shards: (first clip, one past the last clip) of each shard, in order.
-        clips: the clips of all shards, in order.
+        clips: the clips of all shards, in order; None where there is none for now, and more may come.
         pool: the decode pool, open.
         writer: takes complete shards.
         stop_grace_s: how long after ``stop`` the shards under way may still take.
@@ -117,7 +117,7 @@ class Engine:
     def __init__(
         self,
         shards: Sequence[tuple[int, int]],
-        clips: Iterator[Clip],
+        clips: Iterator[Clip | None],
         pool: DecodePool,
         writer: RunWriter,
         *,
@@ -176,20 +176,18 @@ class Engine:
         """Whether an early end was asked for."""
         return self._stop_at is not None
 
-    @property
-    def failure(self) -> BaseException | None:
-        """What a thread raised, which ``run`` and ``finish`` raise at their end."""
-        return self._failure
-
     def run(self, lanes: Sequence[Lane]) -> None:
-        """Embed everything; returns when all results are on disk, raises what a thread raised."""
+        """Embed everything; returns when all results are on disk, raises what a thread raised.
+
+        Raises:
+            EngineError: something was lost on the way, and not all clips ended.
+        """
         cpu_before = time.process_time()
-        self.embed(lanes)
-        self.finish()
+        self._embed(lanes)
+        self._finish()
         self.cpu_s = time.process_time() - cpu_before
 
-    def embed(self, lanes: Sequence[Lane]) -> None:
-        """The first part of ``run``, after which pool and lanes are free: shards may still be on their way to disk."""
+    def _embed(self, lanes: Sequence[Lane]) -> None:
         self._lanes = lanes
         self.started_at = self.results_at = time.perf_counter()
         workers = [
@@ -209,12 +207,7 @@ class Engine:
         for canary in self._canaries() if self._failure is None else ():
             self._guard(canary.finish)
 
-    def finish(self) -> None:
-        """The second part: returns when all results are on disk, raises what a thread raised.
-
-        Raises:
-            EngineError: something was lost on the way, and not all clips ended.
-        """
+    def _finish(self) -> None:
         self._put(self._results, None)
         for thread in self._ends:
             thread.join()

@@ -20,7 +20,7 @@ class Feeder:
     """Keeps a decode pool busy with clips; those of a process that died go in once more, as new jobs.
 
     Args:
-        clips: in order.
+        clips: in order; None where there is none for now, and more may come.
         pool: the decode pool, open.
         clips_left: how many clips those are.
         register: told of every job and its clip.
@@ -29,7 +29,7 @@ class Feeder:
 
     def __init__(
         self,
-        clips: Iterator[Clip],
+        clips: Iterator[Clip | None],
         pool: DecodePool,
         clips_left: int,
         register: Callable[[int, Clip], None],
@@ -41,10 +41,13 @@ class Feeder:
         self._register_job, self._forget = register, forget
         self._next_job = 0
         self._last_clip: int | None = None
-        self._waiting: Clip | None = next(clips, None)
+        self._waiting: Clip | None = None
+        self._over = False
+        """Whether there will be no more clips."""
+        self._look()
 
     def feed(self, may_start: Callable[[Clip, int | None], bool] = lambda clip, last: True) -> bool:
-        """Hand out clips while the pool has room; whether anything is still to come from the pool.
+        """Hand out clips while the pool has room; whether anything is still to come, from the pool or of clips.
 
         Args:
             may_start: whether a clip may be begun after the one with that number (None: after none).
@@ -53,6 +56,8 @@ class Feeder:
         def more() -> bool:
             return self._waiting is not None and may_start(self._waiting, self._last_clip)
 
+        if self._waiting is None:
+            self._look()
         again = [(clip, size, task.attempt) for task, size in self._pool.retries() if (clip := self._forget(task.job))]
         while again or (self._pool.has_room and more()):
             message = again[: self._message_clips]
@@ -64,13 +69,21 @@ class Feeder:
                 own = self._waiting.bytes if self._waiting.bytes >= 0 else _UNKNOWN_BYTES
                 message.append((self._waiting, own, 0))
                 size += own
-                self._last_clip, self._waiting = self._waiting.number, next(self._clips, None)
+                self._last_clip = self._waiting.number
+                self._look()
             tasks = [(self._register(clip, attempt), own) for clip, own, attempt in message]
             self._pool.submit(tasks, last=not more())
         if more():
             return True
         self._pool.no_more()
-        return bool(self._pool.outstanding)
+        return bool(self._pool.outstanding) or (self._waiting is None and not self._over)
+
+    def _look(self) -> None:
+        """Have the next clip waiting, if there is one."""
+        try:
+            self._waiting = next(self._clips)
+        except StopIteration:
+            self._waiting, self._over = None, True
 
     def _register(self, clip: Clip, attempt: int) -> ClipTask:
         job, self._next_job = self._next_job, self._next_job + 1

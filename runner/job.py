@@ -148,7 +148,10 @@ def run_job(job: Job) -> dict[str, Any]:
             result = {**base, **found}
         result["run_name"] = run_name(result)
         result = _finish(job, result, tracking, guard.exit_status, store)
-    if guard.count and job.in_sweep and result["status"] != "killed":
+    if guard.requeues:
+        if result["status"] == "killed":
+            guard.pass_on()  # to Submitit, which queues the job again
+    elif guard.count and job.in_sweep and result["status"] != "killed":
         guard.pass_on()  # the signal came too late for this job, and ends the sweep
     return result
 

@@ -36,8 +36,8 @@ class ShardEntry:
     """A shard that is done.
 
     ``files`` gives each of its files, relative to the run's folder, its (bytes, sha256); ``counts`` what ``Progress``
-    counts of it; ``rows`` is the digest of the plan's rows that it was made of (``runner.digests``).  With ``undone``
-    set the line takes an earlier one back.
+    counts of it; ``rows`` is the digest of the plan's rows that it was made of (``runner.digests``), ``plan`` the
+    id of the plan where the files are in an object store.  With ``undone`` set the line takes an earlier one back.
     """
 
     shard: int
@@ -47,6 +47,13 @@ class ShardEntry:
     counts: dict[str, Any] = field(default_factory=dict)
     undone: bool = False
     rows: str = ""
+    plan: str = ""
+
+
+def clips_part(entry: ShardEntry) -> str:
+    """The file with a shard's part of clips.parquet."""
+    own = f"{STATE}/{CLIP_PARTS}/part-"
+    return next((name for name in entry.files if name.startswith(own)), f"{own}{entry.shard:05d}.parquet")
 
 
 class Journal:

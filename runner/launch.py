@@ -18,7 +18,7 @@ from typing import Any
 
 from runner.files import make_folder, remove, write_atomic
 from runner.printable import printable
-from runner.stop_signals import STOP_SIGNALS, Requests, held_back, leave_terminal, take
+from runner.stop_signals import REQUEUE_SIGNAL, STOP_SIGNALS, Requests, held_back, leave_terminal, take
 from runner.terminal import RunProgress
 
 log = logging.getLogger(__name__)
@@ -72,6 +72,11 @@ class InterruptGuard:
     def exit_status(self) -> int:
         """What the shell expects of a process that ended by this signal."""
         return 128 + int(self._requests.signal)
+
+    @property
+    def requeues(self) -> bool:
+        """Whether the job is to be queued again, by who handles the signal after the context."""
+        return self.count > 0 and self._requests.signal == REQUEUE_SIGNAL
 
     def pass_on(self) -> None:
         """Have the signal handled by who handles it now, after the context."""
@@ -277,7 +282,7 @@ def _ask(process: subprocess.Popen[str]) -> None:
 def _show(event: dict[str, Any], progress: RunProgress) -> None:
     kind = event["event"]
     if kind == "phase":
-        progress.phase(_PHASES[event["name"]])
+        progress.phase(event.get("text") or _PHASES[event["name"]])
     elif kind == "progress":
         under_way = event.get("clips_under_way", 0.0)
         counts = event["clips"], event["audio_s"], event["elapsed_s"], event["skipped"], event["session_clips"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -116,36 +115,15 @@ _LANE_SPANS: dict[str, Callable[[BatchTiming], Span]] = {
 """When a batch kept a stage of its lane busy."""
 
 
-def lane_seconds(timings: Sequence[BatchTiming], busy: LaneClock | None = None) -> dict[str, float]:
-    """The seconds of ``copy``, ``compute`` and ``lane`` as ``stage_seconds`` has them; 0 without timings.
-
-    Args:
-        timings: of batches.
-        busy: what earlier timings covered, which are not counted again; the timings' times are then by one clock.
-    """
+def lane_seconds(timings: Sequence[BatchTiming]) -> dict[str, float]:
+    """The seconds of ``copy``, ``compute`` and ``lane`` as ``stage_seconds`` has them; 0 without timings."""
     lanes = {timing.lane for timing in timings}
-    clock = busy or LaneClock()
 
-    def mean(stage: str) -> float:
-        span = _LANE_SPANS[stage]
-        spans = {lane: [span(each) for each in timings if each.lane == lane] for lane in lanes}
-        return sum(clock.newly(stage, lane, own) for lane, own in spans.items()) / max(len(lanes), 1)
+    def mean(span: Callable[[BatchTiming], Span]) -> float:
+        spans = [[span(each) for each in timings if each.lane == lane] for lane in lanes]
+        return sum(map(covered, spans)) / max(len(lanes), 1)
 
-    return {stage: mean(stage) for stage in _LANE_SPANS}
-
-
-class LaneClock:
-    """What of each lane's time is counted already, where batches are told of in several parts that overlap."""
-
-    def __init__(self) -> None:
-        self._until: dict[tuple[str, int], float] = {}
-
-    def newly(self, stage: str, lane: int, spans: Sequence[Span]) -> float:
-        """The seconds that these spans cover, past what was covered before."""
-        until = self._until.get((stage, lane), -math.inf)
-        found = covered([(max(start, until), max(end, until)) for start, end in spans])
-        self._until[stage, lane] = max([until, *(end for _, end in spans)])
-        return found
+    return {stage: mean(span) for stage, span in _LANE_SPANS.items()}
 
 
 def starved_shares(engine: Engine, threads: int) -> dict[str, float]:

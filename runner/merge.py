@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 from runner.config import OutputConfig
 from runner.errors import RunnerError
 from runner.formats import DESCRIPTIONS, FOLDERS, NPZ
-from runner.journal import CLIP_PARTS, STATE, ShardEntry, believed, line_of
+from runner.journal import ShardEntry, believed, clips_part, line_of
 from runner.merge_places import FolderSource, FolderTarget, Source, Target, make_marker
 from runner.output import CLIPS, npz_names, totals
 from runner.printable import printable
@@ -138,7 +138,7 @@ class Placed:
     @property
     def clips(self) -> str:
         """Its part of clips.parquet."""
-        return f"{STATE}/{CLIP_PARTS}/part-{self.entry.shard:05d}.parquet"
+        return clips_part(self.entry)
 
     @property
     def files(self) -> dict[str, str]:

@@ -17,10 +17,10 @@ from typing import Any
 from runner.errors import StoreError
 from runner.files import atomic
 from runner.formats import DESCRIPTIONS, EMBEDDINGS, NPZ, TFRECORD
-from runner.journal import CLIP_PARTS, IDENTITY, STATE, ShardEntry, describe_file
+from runner.journal import IDENTITY, STATE, ShardEntry, clips_part, describe_file
 from runner.merge_places import MERGED, MERGING, UNHELD, Source, check_target
 from runner.output import npz_names
-from runner.resume import PLAN, check_plan
+from runner.resume import PLAN, check_plan, plan_id
 from runner.store_client import Seen, Store
 from runner.store_hold import HOLDER_OBJECT, Hold, check_hold, describe, is_alive, read_holder
 from runner.store_output import COMMITS, RESULT, is_whole, read_commits
@@ -45,11 +45,16 @@ class StoreSource:
         self.name = self.store.url
         self._before = self._seen()
         self._state = {name: seen.bytes for name, seen in self._before.items() if name.startswith(f"{STATE}/")}
+        self._plan_id = ""
 
     def plan(self) -> Mapping[str, Any] | None:
         """See ``Source``, as of all below."""
         text = self.store.read(f"{STATE}/{PLAN}")
-        return None if text is None else check_plan(f"{self.name}/{STATE}/{PLAN}", text)
+        if text is None:
+            return None
+        plan = check_plan(f"{self.name}/{STATE}/{PLAN}", text)
+        self._plan_id = plan_id(plan)
+        return plan
 
     def identity(self) -> Mapping[str, Any]:
         """From identity.json."""
@@ -58,7 +63,7 @@ class StoreSource:
     def done(self) -> dict[int, ShardEntry]:
         """From the commit objects."""
         commits = read_commits(self.store, self._state)
-        return {number: entry for number, entry in commits.items() if entry is not None}
+        return {n: entry for n, entry in commits.items() if entry is not None and entry.plan == self._plan_id}
 
     def holder(self) -> str | None:
         """By the holder's object."""
@@ -86,7 +91,7 @@ class StoreSource:
         listed: dict[str, set[str]] = {}
         with tempfile.TemporaryDirectory(prefix=_SCRATCH) as scratch:
             for entry in done.values():
-                part = f"{STATE}/{CLIP_PARTS}/part-{entry.shard:05d}.parquet"
+                part = clips_part(entry)
                 names = npz_names(self.path(part, Path(scratch) / "part.parquet", entry.files[part]))
                 folders = {name.rpartition("/")[0] for name in names}
                 new = sorted(folders - listed.keys())

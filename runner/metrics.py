@@ -195,7 +195,6 @@ METRICS: tuple[Metric, ...] = (
     *_metrics(
         _NEITHER,
         ("actors", "actors", "with `engine=ray`: actors that embedded"),
-        ("decode_actors", "actors", "actors that only decoded"),
         ("nodes", "machines", "machines that they were on"),
     ),
     *_metrics(

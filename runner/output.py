@@ -245,16 +245,16 @@ def shards_without_npz(folder: Path, done: Mapping[int, ShardEntry]) -> list[int
         return [shard for shard, damaged in zip(done, threads.map(is_damaged, done), strict=True) if damaged]
 
 
-def npz_files(folder: Path, shard: int) -> list[Path]:
-    """The npz files of a shard's clips, there or not, by its part of clips.parquet."""
-    return [folder / name for name in npz_names(folder / STATE / CLIP_PARTS / f"part-{shard:05d}.parquet")]
+def npz_names(part: Path, *, skipped: bool = False) -> list[str]:
+    """The npz files of the clips in a part of clips.parquet, relative to the run's folder.
 
-
-def npz_names(part: Path) -> list[str]:
-    """The npz files of the clips in a part of clips.parquet, relative to the run's folder."""
+    Args:
+        part: of clips.parquet.
+        skipped: whether the names are asked for that clips without embeddings would have.
+    """
     clips = pq.read_table(part, columns=["clip", "examples"])
     pairs = zip(clips["clip"].to_pylist(), clips["examples"].to_pylist(), strict=True)
-    return [f"{NPZ}/{npz_path(clip).as_posix()}" for clip, examples in pairs if examples]
+    return [f"{NPZ}/{npz_path(clip).as_posix()}" for clip, examples in pairs if (examples == 0) is skipped]
 
 
 def remove_temporaries(folder: Path) -> None:

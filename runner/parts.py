@@ -6,7 +6,7 @@ import gc
 import itertools
 import json
 import sys
-from collections import deque
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,6 @@ from runner.hardware import versions
 from runner.journal import STATE, ShardEntry
 from runner.output import JournalLike, RunWriter, make_formats
 from runner.spill import Spill
-from runner.vggish.postprocess import Postprocessor, load_pca, random_pca
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,33 +38,39 @@ _CLIPS_PER_DECODER = 16
 
 def read_clips(path: Path, spans: Sequence[tuple[int, int]]) -> Iterator[Clip]:
     """The clips of these spans (first, one past the last), in order; of the manifest only what holds them is read."""
-    import pyarrow.parquet as pq
-
-    waiting = deque(spans)
-    with pq.ParquetFile(path) as file:
-        index = 0
-        for group in range(file.num_row_groups):
-            end = index + file.metadata.row_group(group).num_rows
-            if waiting and waiting[0][0] < end:
-                batches = file.iter_batches(_MANIFEST_ROWS, row_groups=[group], columns=list(_MANIFEST_COLUMNS))
-                yield from _clips_of(batches, index, waiting)
-            index = end
+    reader = ClipReader(path)
+    for first, end in spans:
+        yield from reader.clips(first, end)
 
 
-def _clips_of(batches: Iterator[pa.RecordBatch], index: int, waiting: deque[tuple[int, int]]) -> Iterator[Clip]:
-    """The clips of a row group, which begins at ``index``, that spans ask for; those that are done are taken out."""
-    for batch in batches:
-        end_of_batch = index + batch.num_rows
-        while waiting and waiting[0][0] < end_of_batch:
-            first, end = waiting[0]
-            start, stop = max(first, index), min(end, end_of_batch)
-            part = batch.slice(start - index, stop - start)
+class ClipReader:
+    """Reads clips of a manifest; the row group of the last ones is kept, as the next ones are mostly in it, too.
+
+    Args:
+        path: of the manifest.
+    """
+
+    def __init__(self, path: Path) -> None:
+        import pyarrow.parquet as pq
+
+        self._file = pq.ParquetFile(path)
+        groups = range(self._file.num_row_groups)
+        self._ends = list(itertools.accumulate(self._file.metadata.row_group(group).num_rows for group in groups))
+        self._group: int | None = None
+        self._rows: pa.Table = None
+
+    def clips(self, first: int, end: int) -> Iterator[Clip]:
+        """The clips from ``first`` up to, not including, ``end``."""
+        while first < end:
+            group = bisect_right(self._ends, first)
+            begins, stop = self._ends[group - 1] if group else 0, min(end, self._ends[group], first + _MANIFEST_ROWS)
+            if group != self._group:
+                self._rows = self._file.read_row_group(group, columns=list(_MANIFEST_COLUMNS))
+                self._group = group
+            part = self._rows.slice(first - begins, stop - first)
             columns = (part.column(name).to_pylist() for name in _MANIFEST_COLUMNS)
-            yield from itertools.starmap(Clip, zip(range(start, stop), *columns, strict=True))
-            if end > end_of_batch:
-                break
-            waiting.popleft()
-        index = end_of_batch
+            yield from itertools.starmap(Clip, zip(range(first, stop), *columns, strict=True))
+            first = stop
 
 
 def labels_of(path: Path) -> list[str]:
@@ -124,19 +129,6 @@ def favour_lanes() -> None:
     """Set this process's interpreter up for embedding, once all is made that it needs."""
     sys.setswitchinterval(_SWITCH_S)
     gc.freeze()  # TensorFlow's million objects are not looked through again while batches are in flight
-
-
-def postprocessor_of(config: RunConfig, spec: Mapping[str, Any]) -> Postprocessor | None:
-    """What ``output.postprocess`` makes of embeddings, where there is no session to ask; None for none.
-
-    Raises:
-        WeightsError: the PCA parameters can't be read.
-    """
-    if config.output.postprocess == "none":
-        return None
-    weights = spec["weights"]
-    pca = random_pca(weights["seed"] or 0) if weights["source"] == "random" else load_pca(weights["pca_path"])
-    return Postprocessor(config.output.postprocess, pca)
 
 
 def make_writer(

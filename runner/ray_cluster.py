@@ -1,27 +1,21 @@
-"""A Ray cluster: connecting to it or starting one, and what of a run goes where on it."""
+"""A Ray cluster: connecting to it or starting one, and what an actor of a run takes of it."""
 
 from __future__ import annotations
 
 import contextlib
-import inspect
 import logging
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from runner.config import AUTO, RayEngineConfig
-from runner.errors import EngineError
-from runner.hardware import MIB, usable_cores, usable_memory_mib
+from runner.errors import ConfigError, EngineError
+from runner.hardware import usable_cores
 from runner.held_folder import HeldFolder
 
 _OBJECT_STORE_BYTES = 128 << 20
-"""Nothing but lists of shards and reports goes through Ray's object store where actors decode for themselves."""
-_OBJECT_STORE_APART_BYTES = (1 << 30, 8 << 30)
-"""Where they don't, windows do: an eighth of the memory, within these bounds."""
-_CPUS_A_DECODE_ACTOR = 4
-_UNEVEN = 2.0
-"""Machines whose cores a GPU differ by more than this decode for one another."""
+"""Nothing but shards' numbers and reports goes through a Ray that is started here."""
 _SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0", "RAY_COLOR_PREFIX": "0"}
 _OWN_SETTINGS = {"RAY_AUTH_MODE": "disabled"}
 """Of a Ray that is started here; what the environment says of these goes before."""
@@ -31,46 +25,73 @@ _folders: list[HeldFolder] = []
 
 
 @dataclass(frozen=True)
-class Layout:
-    """What of a run goes where: how many actors with a session, and what each takes of the cluster.
+class Seat:
+    """What an actor takes of a machine."""
 
-    With ``decoders`` above 0 decoding is apart: so many actors of ``decode_cpus`` each decode for the others.
-    """
-
-    actors: int
     cpus: float
     gpus: float
-    decoders: int = 0
-    decode_cpus: int = 0
+    resources: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def bundle(self) -> dict[str, float]:
+        """What it takes by Ray's names, without what it takes none of."""
+        whole = {"CPU": self.cpus, "GPU": self.gpus, **self.resources}
+        return {name: amount for name, amount in whole.items() if amount}
+
+    def fits(self, nodes: Iterable[Mapping[str, Any]]) -> int:
+        """How many actors the machines hold, as ``ray.nodes()`` gives them."""
+        return sum(
+            int(min((node["Resources"].get(name, 0.0) // takes for name, takes in self.bundle.items()), default=1.0))
+            for node in nodes
+            if node["Alive"]
+        )
+
+    def __str__(self) -> str:
+        own = [f"{amount:g} of {name}" for name, amount in self.resources.items()]
+        return " and ".join([f"{self.cpus:g} CPUs", f"{self.gpus:g} GPUs", *own])
+
+
+def address_of(engine: RayEngineConfig) -> str | None:
+    """The cluster's address: the one configured, or RAY_ADDRESS, which ``ray job submit`` sets; None for an own Ray.
+
+    Raises:
+        ConfigError: it is one that no driver can take.
+    """
+    address = engine.address or os.environ.get("RAY_ADDRESS")
+    if address and "://" in address:
+        key = "engine.address" if engine.address else "RAY_ADDRESS"
+        raise ConfigError(
+            f"{key}={address} is an address for Ray's clients, and a run must be on a machine of the cluster: send it "
+            "there with `ray job submit`, or give host:6379 on a machine of the cluster"
+        )
+    return None if address in (None, "", "local") else address
 
 
 def connect(engine: RayEngineConfig) -> Any:
-    """Ray, connected to the address given, or started here; ``disconnect`` ends both.
+    """Ray, connected to the cluster, or started here; ``disconnect`` ends both.
 
     Raises:
         EngineError: it is not installed, or can't be reached or started.
+        ConfigError: as ``address_of`` does.
     """
-    for name, value in {**_SETTINGS, **({} if engine.address else _OWN_SETTINGS)}.items():
+    address = address_of(engine)
+    for name, value in {**_SETTINGS, **({} if address else _OWN_SETTINGS)}.items():
         os.environ.setdefault(name, value)
     try:
         import ray
-        import ray.data
 
         ray.init(
-            address=engine.address or "local",
+            address=address or "local",
             log_to_driver=True,  # into runner.log: what actors say would else be gone with Ray's own folder
             logging_level=logging.ERROR,
-            **({} if engine.address else _own(engine)),
+            runtime_env=engine.runtime_env,
+            **({} if address else _own(engine)),
         )
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
-        context.print_on_execution_start = False
-        context.target_max_block_size = 1  # what an actor gives goes on at once
         return ray
     except ImportError as error:
         raise EngineError(f"engine=ray needs Ray ({error}): pip install 'vggish-runner[ray]'") from error
     except Exception as error:  # Ray has many, and its own are RuntimeErrors
-        where = f"engine.address={engine.address} can't be reached" if engine.address else "Ray did not start"
+        where = f"the Ray cluster at {address} can't be reached" if address else "Ray did not start"
         raise EngineError(f"{where} ({error}): see runner.log") from error
 
 
@@ -80,26 +101,9 @@ def _own(engine: RayEngineConfig) -> dict[str, Any]:
     return {
         "num_cpus": usable_cores(),
         "include_dashboard": engine.dashboard,
-        "object_store_memory": _object_store_bytes() if engine.decode == "apart" else _OBJECT_STORE_BYTES,
+        "object_store_memory": _OBJECT_STORE_BYTES,
         "_temp_dir": str(_folders[-1].path),
     }
-
-
-def _object_store_bytes() -> int:
-    least, most = _OBJECT_STORE_APART_BYTES
-    return max(least, min(most, usable_memory_mib() * MIB // 8))
-
-
-def actor_pool(ray: Any, size: int, calls: int) -> Any:
-    """The strategy of so many actors, each of which has up to ``calls`` calls at a time.
-
-    An older Ray, which can't have several, has one after the other: the same results, more slowly.
-    """
-    strategy = ray.data.ActorPoolStrategy
-    several = {"max_concurrent_calls_per_actor": calls, "enable_true_multi_threading": True}
-    if calls == 1 or not several.keys() <= inspect.signature(strategy.__init__).parameters.keys():
-        return strategy(size=size)
-    return strategy(size=size, max_tasks_in_flight_per_actor=calls, **several)
 
 
 def disconnect() -> None:
@@ -115,80 +119,29 @@ def disconnect() -> None:
         _folders.pop().remove()
 
 
-def layout_for(
-    engine: RayEngineConfig, device: str, nodes: Sequence[dict[str, Any]], *, decoding_is_light: bool = False
-) -> Layout:
-    """What of a run goes where on a cluster.
+def seat_for(engine: RayEngineConfig, device: str, nodes: Sequence[Mapping[str, Any]]) -> Seat:
+    """What an actor takes, where the configuration leaves that open: a machine's cores shared by its GPUs.
 
     Args:
-        engine: the configuration; what it leaves open is decided here.
+        engine: the configuration.
         device: the device asked for.
-        nodes: as ``ray.nodes()`` gives them.
-        decoding_is_light: whether clips are 16 kHz WAV, which a GPU's own cores read faster than a network carries.
-
-    Raises:
-        EngineError: no machine of the cluster has what an actor takes, or none has a CPU left for decoding apart.
+        nodes: as ``ray.nodes()`` gives them; of machines that are not there yet nothing is known, and a CPU is asked.
     """
-    machines = [node["Resources"] for node in nodes if node.get("Alive")]
-    cores, cards = ([each.get(kind, 0.0) for each in machines] for kind in ("CPU", "GPU"))
+    machines = [node["Resources"] for node in nodes if node["Alive"]]
     gpus = engine.num_gpus_per_actor
     if gpus is None:
-        gpus = 1.0 if device in ("gpu", AUTO) and any(cards) else 0.0
-    apart = engine.decode == "apart" or (engine.decode == AUTO and not decoding_is_light and _pays(cores, cards, gpus))
-    cpus = engine.num_cpus_per_actor
+        gpus = 1.0 if device == "gpu" or (device == AUTO and any(each.get("GPU") for each in machines)) else 0.0
+    cpus, own = engine.num_cpus_per_actor, engine.resources_per_actor or {}
     if cpus is None:
-        cpus = _cpus_an_actor(cores, cards, gpus, apart)
-    seats = [_seats((has, cpus), (gpu, gpus)) for has, gpu in zip(cores, cards, strict=True)]
-    if sum(seats) < 1:
-        raise EngineError(
-            f"no machine of the cluster has {cpus:g} CPUs and {gpus:g} GPUs for an actor: "
-            "lower engine.num_cpus_per_actor or engine.num_gpus_per_actor"
-        )
-    if apart and not gpus and engine.num_cpus_per_actor is None:
-        seats = [min(seat, 1) for seat in seats]  # the other half of a machine decodes
-    actors = sum(seats) if engine.concurrency == AUTO else int(engine.concurrency)
-    if not apart:
-        return Layout(actors, cpus, gpus)
-    to_place, left = actors, []
-    for has, seat in zip(cores, seats, strict=True):
-        here = min(seat, to_place)
-        to_place -= here
-        left.append(int(has - here * cpus))
-    return Layout(actors, cpus, gpus, *_decoders(engine.decode_concurrency, left))
+        least = {"CPU": 1.0, "GPU": gpus, **own}  # a head may have no CPU at all
+        fitting = [each for each in machines if all(each.get(name, 0.0) >= least[name] for name in least)]
+        shares = [each["CPU"] / max(each["GPU"] // gpus, 1.0) if gpus else each["CPU"] for each in fitting]
+        cpus = max(1.0, float(int(min(shares, default=1.0))))
+    return Seat(cpus, gpus, own)
 
 
-def _seats(*each: tuple[float, float]) -> int:
-    """How many actors a machine holds that has so much of each resource, of which one takes so much."""
-    return int(min((has // takes for has, takes in each if takes), default=1.0))
-
-
-def _pays(cores: Sequence[float], cards: Sequence[float], gpus: float) -> bool:
-    """Whether decoding apart uses cores that would else wait: those without a GPU, or where there are more for one."""
-    if not gpus:
-        return False
-    each = [has / (gpu // gpus) for has, gpu in zip(cores, cards, strict=True) if gpu >= gpus]
-    idle = any(has >= 1 and gpu < gpus for has, gpu in zip(cores, cards, strict=True))
-    return bool(each) and (idle or max(each) > _UNEVEN * min(each))
-
-
-def _cpus_an_actor(cores: Sequence[float], cards: Sequence[float], gpus: float, apart: bool) -> float:
-    """A machine's cores shared by its GPUs; where decoding is apart, one beside a GPU and half of a machine without."""
-    if apart and gpus:
-        return 1.0
-    pairs = [(has, gpu) for has, gpu in zip(cores, cards, strict=True) if has >= 1]  # a head may be left out with none
-    shares = [has / max(gpu / gpus, 1.0) if gpus else has for has, gpu in pairs if not gpus or gpu >= gpus]
-    least = min(shares, default=1.0)
-    return max(1.0, float(int(least / 2 if apart else least)))
-
-
-def _decoders(asked: Any, left: Sequence[int]) -> tuple[int, int]:
-    """How many actors decode, and with how many CPUs each, where machines have so many left."""
-    most = max([*left, 0]) if asked != AUTO else min(_CPUS_A_DECODE_ACTOR, max([*left, 0]))
-    for cpus in range(most, 0, -1):
-        fits = sum(each // cpus for each in left)
-        if asked == AUTO or fits >= int(asked):
-            return (fits if asked == AUTO else int(asked)), cpus
-    raise EngineError(
-        f"the cluster has {sum(left)} CPUs left beside the actors that embed, too few to decode apart: "
-        "lower engine.num_cpus_per_actor or engine.decode_concurrency, or use engine.decode=inside"
-    )
+def most_actors(engine: RayEngineConfig, seat: Seat, nodes: Sequence[Mapping[str, Any]]) -> int:
+    """How many actors a run has at a time: those asked for, or as many as the machines that are there hold."""
+    if engine.max_size != AUTO:
+        return int(engine.max_size)
+    return max(engine.min_size, seat.fits(nodes))

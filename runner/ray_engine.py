@@ -1,18 +1,15 @@
-"""``engine=ray``: the run's shards under Ray Data, by actors that embed as the local engine does.
+"""``engine=ray``: the run's shards by actors on a cluster that embed as the local engine does.
 
 The driver (the run's worker process, without TensorFlow) keeps the journal: a shard is done once its line is there, so
-a run that was begun by one engine is finished by any other.  Ray Data was chosen over plain actors because it brings
-what would else be home-made: actor pools, their restarts after a death, the hand-out of work, and back-pressure.
+a run that was begun by one engine is finished by any other.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,25 +20,21 @@ from runner.failures import Failure, error_of
 from runner.journal import ShardEntry
 from runner.limits import check_skipped
 from runner.output import RunWriter, check_complete, totals
-from runner.ray_cluster import Layout, actor_pool, connect, layout_for
+from runner.parts import ClipReader
+from runner.ray_cluster import Seat, address_of, connect, most_actors, seat_for
 from runner.ray_figures import ActorFigures
-from runner.ray_registry import Brief, brief_for
+from runner.ray_pool import DEATHS, Cluster, Report, ShardPool
+from runner.ray_registry import Brief, weights_in
 from runner.stop_signals import StopSignal
-from runner.taking_up import agree, shards_done, sole_worker
-from runner.window_types import window_types
+from runner.taking_up import agree, differing, identity_begun_with, shards_done, sole_worker
 
 if TYPE_CHECKING:
     from runner.store_writer import StoreMirror
 
 log = logging.getLogger("runner.worker")
 
-_GROUPS_AHEAD = 2
-_LAST_SHARE, _LAST_SHARE_ALONE = 100, 8
-"""The last groups of shards are so small a share of an actor's part of the run: no actor works alone for longer.  One
-that is alone anyway has fewer groups, at the end of each of which a batch is not full."""
 _PROGRESS_S = 0.25
-_ROUNDS = 3
-"""So often in a row shards that got lost with an actor are begun anew without one of them done."""
+_LOOK_S = 1.0
 
 
 def carry_out(
@@ -63,7 +56,7 @@ def carry_out(
         mirror: the run's object store, if it has one.
 
     Raises:
-        EngineError: Ray is not installed, can't be reached, or has nothing to run on; shards are lost again and again.
+        EngineError: Ray is not installed, can't be reached, or has nothing to run on; shards kill their actors.
         RunnerError: what an actor failed with.
     """
     config = from_dict(spec["config"])
@@ -75,78 +68,51 @@ def carry_out(
         stop.begin(lambda: None)  # from here on it is looked at
         events.send("phase", name="cluster")
         assert isinstance(config.engine, RayEngineConfig)
-        ray = connect(config.engine)
-        stop.take_signals()  # Ray takes SIGTERM for itself
-        is_wav = window_types(Path(spec["manifest"]))[0] == "int16"
-        layout = layout_for(config.engine, config.device.name, ray.nodes(), decoding_is_light=is_wav)
-        events.send("phase", name="embed", seconds={})
         collected = Collected(spec, run_dir, events, result, done)
-        _embed_all(ray, brief_for(ray, spec), layout, collected, stop, mirror)
+        if collected.left:
+            ray = connect(config.engine)
+            stop.take_signals()  # Ray takes SIGTERM for itself
+            seat = _first_seat(ray, config.engine, config.device.name, events, stop)
+            collected.embed(ray, seat, stop)
         if mirror:
             mirror.get_parts(collected.writer.done)
-        collected.finish(stop.is_set() and bool(collected.left), layout)
+        collected.finish(stop.is_set() and bool(collected.left))
 
 
-def _embed_all(
-    ray: Any, brief: Brief, layout: Layout, collected: Collected, stop: StopSignal, mirror: StoreMirror | None
-) -> None:
-    """Embed what is left, and anew what was lost with an actor on the way."""
-    rounds = 0
-    while collected.left and not stop.is_set():
-        before = len(collected.left)
-        work = groups(collected.left, layout.decoders or layout.actors)
-        if layout.decoders:
-            from runner.ray_apart import reports
+def _first_seat(ray: Any, engine: RayEngineConfig, device: str, events: Events, stop: StopSignal) -> Seat:
+    """What an actor takes, once there is a machine that holds one; an autoscaler brings one that is reserved.
 
-            found = reports(ray, brief, work, layout, collected.figures.driver_stages, mirror)
-        else:
-            found = _reports(ray, brief, work, layout)
-        for report in found:
-            collected.take(report)
-            if stop.is_set():
-                return
-        rounds = 0 if len(collected.left) < before else rounds + 1
-        if rounds == _ROUNDS:
+    Raises:
+        EngineError: there is none, and none comes.
+    """
+    seat = seat_for(engine, device, ray.nodes())
+    if seat.fits(ray.nodes()):
+        return seat
+    wait_s = engine.wait_s if address_of(engine) else 0.0
+    waiting_until, wanted = time.monotonic() + wait_s, f"a machine with {seat}"
+    _say(events, f"waiting for {wanted}" if wait_s else None)
+    reserved = ray.util.placement_group([seat.bundle]) if wait_s else None
+    while not seat.fits(ray.nodes()) and not stop.is_set():
+        if time.monotonic() >= waiting_until:
             raise EngineError(
-                f"{len(collected.left)} shards were lost {_ROUNDS} times with the actors that had them: see runner.log "
-                "and Ray's own logs for why actors die, and run the same command again to go on"
+                f"the cluster has no machine with {seat} for an actor, and none came in {wait_s:g} s: add one, raise "
+                "engine.wait_s, or lower engine.num_cpus_per_actor or engine.num_gpus_per_actor"
             )
-        if collected.left:
-            log.warning("%d shards were lost with an actor, and are done again", len(collected.left))
+        time.sleep(_LOOK_S)
+    if reserved:
+        ray.util.remove_placement_group(reserved)
+    return seat_for(engine, device, ray.nodes())
 
 
-def _reports(ray: Any, brief: Brief, work: Sequence[Sequence[int]], layout: Layout) -> Iterator[dict[str, Any]]:
-    """The reports of actors that embed these groups of shards."""
-    from runner.ray_actor import CALLS, EmbedShards
-
-    rows = [{"shards": json.dumps(list(group))} for group in work]
-    reports = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-        EmbedShards,
-        fn_constructor_args=(brief,),
-        batch_size=1,
-        compute=actor_pool(ray, min(layout.actors, len(rows)), CALLS),
-        num_cpus=layout.cpus,
-        num_gpus=layout.gpus,
-    )
-    for batch in reports.iter_batches(batch_size=1, prefetch_batches=0):
-        yield from map(json.loads, batch["report"])
-
-
-def groups(shards: Sequence[int], actors: int) -> list[list[int]]:
-    """The shards in groups, the first ones large and the last ones small, so that no actor works long alone."""
-    found = []
-    at = 0
-    share = _LAST_SHARE if actors > 1 else _LAST_SHARE_ALONE
-    least = -(-len(shards) // (share * actors))
-    while at < len(shards):
-        size = max(least, (len(shards) - at) // (_GROUPS_AHEAD * actors))
-        found.append(list(shards[at : at + size]))
-        at += size
-    return found
+def _say(events: Events, what: str | None) -> None:
+    """Tell the person what the run waits for; None: that it is at work."""
+    if what:
+        log.info("%s", what)
+    events.send("phase", name="embed", seconds={}, text=what)
 
 
 class Collected:
-    """Takes the actors' reports: into the journal, the counts and the figures.
+    """Takes what actors give: into the journal, the counts and the figures.
 
     Args:
         spec: the run's.
@@ -164,9 +130,8 @@ class Collected:
         self._clips, self._examples, self._skipped = 0, 0, Counter[str]()
         for entry in done.values():
             self._count(entry)
-        self._before = self._clips
-        self._known: set[tuple[str, int]] = set()
-        self._told_at = 0.0
+        self._before, self._told_at = self._clips, 0.0
+        self._resolved: dict[str, Any] = {}
         self.writer = RunWriter(run_dir, {}, [], done)
         self.figures = ActorFigures(events, result)
 
@@ -175,39 +140,99 @@ class Collected:
         """The shards that are not done."""
         return [number for number in range(len(self._spec["shards"])) if number not in self.writer.done]
 
-    def take(self, report: dict[str, Any]) -> None:
-        """Take a report; raise what the actor failed with."""
-        self._meet(report["actor"])
-        self.figures.take(report)
-        for entry in report["entries"]:
-            if entry["undone"]:
-                if entry["shard"] in self.writer.done:
-                    self._count(self.writer.done[entry["shard"]], -1)
-                    self.writer.record(ShardEntry(entry["shard"], undone=True))
-                continue
+    def embed(self, ray: Any, seat: Seat, stop: StopSignal) -> None:
+        """Have all that is left embedded by actors.
+
+        Raises:
+            EngineError: shards have killed their actors; all else is done.
+        """
+        from runner.ray_actor import EmbedShards
+
+        engine, left, spans = self._config.engine, self.left, self._spec["shards"]
+        assert isinstance(engine, RayEngineConfig)
+        clips = sum(spans[number][1] - spans[number][0] for number in left)
+        each = -(-clips // max(1, most_actors(engine, seat, ray.nodes())))
+        brief = ray.put(Brief(self._spec, weights_in(ray, self._spec) if address_of(engine) else {}, each))
+        kind = ray.remote(EmbedShards).options(
+            num_cpus=seat.cpus, num_gpus=seat.gpus, resources=dict(seat.resources), max_restarts=0, max_task_retries=0
+        )
+        cluster = Cluster(
+            start=lambda: kind.remote(brief),
+            kill=ray.kill,
+            nodes=lambda: {node["NodeID"] for node in ray.nodes() if node["Alive"]},
+            most=lambda: most_actors(engine, seat, ray.nodes()),
+            death=ray.exceptions.RayActorError,
+        )
+        pool = ShardPool(
+            *(cluster, left),
+            clips=clips / len(left),
+            elastic=address_of(engine) is not None,
+            wait_s=engine.wait_s,
+            needs=str(seat),
+            say=lambda what: _say(self._events, what),
+        )
+        _say(self._events, None)
+        with contextlib.closing(pool):
+            for report in pool.reports(stop.is_set, engine.stop_grace_s):
+                self.take(report)
+        took = {"max_size": pool.largest, "num_cpus_per_actor": seat.cpus, "num_gpus_per_actor": seat.gpus}
+        self._resolved = {f"engine.{key}": value for key, value in took.items()}
+        if pool.killers and not stop.is_set():
+            self._blame(pool.killers)
+
+    def _blame(self, killers: dict[int, str]) -> None:
+        """Shards that can't be done end the run, rather than have their clips skipped.
+
+        What kills an actor is memory, a driver or the machine: decoders crash in processes of their own.  To skip
+        clips for it would write a machine's fault into the data set's result, where nobody sees it.
+        """
+        shard, death = next(iter(killers.items()))
+        first, end = self._spec["shards"][shard]
+        reader = ClipReader(Path(self._spec["manifest"]))
+        names = [clip.name for at in (first, end - 1) for clip in reader.clips(at, at + 1)]
+        raise EngineError(
+            f"{len(killers)} shards killed their actors {DEATHS} times each, the last time alone, and all others are "
+            f"done (the first is shard {shard}, {names[0]} to {names[1]}: {' '.join(death.split())}): see runner.log, "
+            "give actors more memory, or take such clips out, and run the same command again to go on"
+        )
+
+    def take(self, report: Report) -> None:
+        """Take what an actor gave; raise what it failed with."""
+        about, value = report.actor.about or {}, report.value
+        if report.kind == "make" and not value["error"]:
+            self._meet(about)
+        elif entry := value.get("entry"):
             entry["files"] = {name: tuple(described) for name, described in entry["files"].items()}
-            known = self.writer.done.get(entry["shard"])
-            if known is None or known.files != entry["files"]:  # of what was done twice the later files are there
-                self.writer.record(ShardEntry(**entry))
-                self._count(self.writer.done[entry["shard"]])
-                if known is not None:
-                    self._count(known, -1)
+            self.writer.record(ShardEntry(**entry))
+            self._count(self.writer.done[entry["shard"]])
+            self.figures.take_shard(about, entry)
+        elif report.kind in ("progress", "finish"):
+            self.figures.take_progress(about, value)
         if time.monotonic() > self._told_at + _PROGRESS_S:
             self._told_at = time.monotonic()
             self._progress()
-        if report["error"]:
-            raise error_of(Failure(**report["error"]))
+        if value.get("error"):
+            for shard in set(value["undone"]) & self.writer.done.keys():
+                self._count(self.writer.done[shard], -1)
+                self.writer.record(ShardEntry(shard, undone=True))
+            raise error_of(Failure(**value["error"]))
         check_skipped(self._config.dataset, self._spec["dataset"], self._skipped.total())
 
-    def _meet(self, actor: dict[str, Any]) -> None:
-        """An actor must embed with what the run was begun with; the first one's words are in clips.parquet."""
-        who = (actor["host"], actor["pid"])
-        if who in self._known or "identity" not in actor:
-            return
-        agree(self._run_dir, actor["identity"])
-        if not self._known:
-            self.writer.describe(actor["file_metadata"])
-        self._known.add(who)
+    def _meet(self, about: dict[str, Any]) -> None:
+        """An actor must embed with what the run was begun with; the first one's words are in clips.parquet.
+
+        Raises:
+            EngineError: it has other numbers than the actors before it.
+            ResumeError: it has other numbers than the run was begun with.
+        """
+        if self.figures.meet(about):
+            agree(self._run_dir, about["identity"])
+            self.writer.describe(about["file_metadata"])
+        elif others := differing(identity_begun_with(self._run_dir) or {}, about["identity"]):
+            raise EngineError(
+                f"{about['host']} embeds with other numbers than those before it: {others}; give a precision that "
+                "all machines have, as precision=float32, and the same weights on all of them"
+            )
 
     def _count(self, entry: ShardEntry, sign: int = 1) -> None:
         self._clips += sign * entry.clips
@@ -215,7 +240,7 @@ class Collected:
         for reason, clips in entry.counts["skipped"].items():
             self._skipped[reason] += sign * clips
 
-    def finish(self, killed: bool, layout: Layout) -> None:
+    def finish(self, killed: bool) -> None:
         """Make clips.parquet, and fill the result."""
         self._progress(over=True)
         self.writer.close()
@@ -227,11 +252,7 @@ class Collected:
         result["metrics"] |= overall
         self.figures.fill()
         result["shards"] = len(self.writer.done)
-        resolved = {"engine.concurrency": layout.actors, "engine.decode": "apart" if layout.decoders else "inside"}
-        if layout.decoders:
-            resolved["engine.decode_concurrency"] = layout.decoders
-            resolved["memory.decode_workers"] = layout.decoders * layout.decode_cpus
-        result["resolved"] = {**result.get("resolved", {}), **resolved}
+        result["resolved"] = result.get("resolved", {}) | self._resolved
 
     def _progress(self, *, over: bool = False) -> None:
         under_way = 0.0 if over else self.figures.examples_under_way * self._config.frontend.hop_s

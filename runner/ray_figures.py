@@ -11,29 +11,20 @@ from runner.engine import BatchTiming
 from runner.measure import bottleneck, share_of, windows_over_time
 
 _OF_THE_RUN = ("device", "precision", "weights", "model", "resolved", "batch_size_curve")
-_OF_AN_ACTOR = ("role", "host", "node", "pid", "device", "precision", "parity", "clips", "examples", "audio_s")
-_COUNTS = ("clips", "examples", "audio_s", "starved_s", "under_way")
-_MEASURED = ("audio_x_realtime", "busy_shares", "starved_share", "bottleneck")
-
-
-def _device_name(actor: Mapping[str, Any]) -> str | None:
-    """What an actor embedded on; None for one that only decodes."""
-    device = actor.get("device")
-    return f"{device['effective']} ({device['name']})" if device else None
+_OF_AN_ACTOR = ("host", "node", "pid", "device", "precision", "parity", "clips", "examples", "audio_s")
+_MEASURED = ("audio_x_realtime", "busy_shares", "starved_share", "bottleneck", "device_name")
 
 
 def described_actors(actors: Sequence[Mapping[str, Any]]) -> str:
     """A run's actors in a line: how many on what, and on how many machines."""
-    devices = Counter(each["device_name"] for each in actors if each["role"] != "decode")
-    parts = [f"{count} on {device}" for device, count in devices.most_common()]
-    if decoding := sum(each["role"] == "decode" for each in actors):
-        parts.append(f"{decoding} decoding")
+    devices = Counter(each["device_name"] for each in actors)
     machines = len({each["node"] for each in actors})
-    return f"{', '.join(parts)}; {machines} machine{'s' * (machines > 1)}"
+    parts = ", ".join(f"{count} on {device}" for device, count in devices.most_common())
+    return f"{parts}; {machines} machine{'s' * (machines > 1)}"
 
 
 class ActorFigures:
-    """Takes the figures of reports; see ``take``.
+    """Takes what actors tell of themselves, each known by machine and process.
 
     Args:
         events: told of what actors warn of.
@@ -42,19 +33,21 @@ class ActorFigures:
 
     def __init__(self, events: Events, result: dict[str, Any]) -> None:
         self._events, self._result = events, result
-        self._actors: dict[str, dict[str, Any]] = {}
-        self._began, self._ended = float("inf"), 0.0
+        self._actors: dict[tuple[str, int], dict[str, Any]] = {}
         self._examples_at: Counter[int] = Counter()
-        """Examples by the second since the epoch in which they were reported."""
-        self._decoded_at: dict[str, Counter[float]] = {}
-        """Seconds that each actor of those that only decode did so, likewise."""
-        self.driver_stages: dict[str, float] = {}
-        """Seconds of stages that are the driver's own, as in reports."""
+        """Examples by the second since the epoch in which they were told of."""
+
+    @property
+    def _span(self) -> tuple[float, float]:
+        """When the first actor began, and the last one was heard of, in seconds since the epoch."""
+        known = [each for each in self._actors.values() if "began" in each]
+        return min((each["began"] for each in known), default=0.0), max((each["ended"] for each in known), default=0.0)
 
     @property
     def elapsed_s(self) -> float:
-        """Seconds from the first session's first work to the last report's."""
-        return max(self._ended - self._began, 0.0)
+        """Seconds from the first session's first work to the last that was heard of."""
+        began, ended = self._span
+        return ended - began
 
     @property
     def audio_s(self) -> float:
@@ -64,110 +57,97 @@ class ActorFigures:
     @property
     def examples_under_way(self) -> float:
         """Examples embedded of clips that are not finished."""
-        return max(0.0, float(sum(each["under_way"] for each in self._actors.values())))
+        return float(sum(each["under_way"] for each in self._actors.values()))
 
-    def take(self, report: Mapping[str, Any]) -> None:
-        """Take a report.
+    def meet(self, about: Mapping[str, Any]) -> bool:
+        """Take what an actor is; whether it is the first one."""
+        counts = dict.fromkeys(("clips", "examples", "audio_s", "told_of", "under_way", "starved_s"), 0)
+        device = about.get("device")
+        name = f"{device['effective']} ({device['name']})" if device else None
+        first = not self._actors
+        self._actors[about["host"], about["pid"]] = {**about, **counts, "stages": {}, "device_name": name}
+        self._warn(about)
+        return first
 
-        Args:
-            report: ``actor`` (who it is, as it describes itself); once there is work done, ``began`` and ``ended`` in
-                seconds since the epoch, and what is known of that time: ``stages`` (seconds that each was busy),
-                ``starved_s``, ``clips``, ``examples`` and ``audio_s`` embedded, and by how many the examples of clips
-                ``under_way`` have become more.
-        """
-        actor = report["actor"]
-        for message in actor.get("warnings", []):
+    def take_shard(self, about: Mapping[str, Any], entry: Mapping[str, Any]) -> None:
+        """Take a line of the journal that an actor gave."""
+        known = self._actors[about["host"], about["pid"]]
+        known["clips"] += entry["counts"]["embedded"]
+        known["examples"] += entry["examples"]
+        known["audio_s"] += entry["counts"]["audio_s"]
+
+    def take_progress(self, about: Mapping[str, Any], told: Mapping[str, Any]) -> None:
+        """Take how far an actor is, or what it gave at its end."""
+        known = self._actors[about["host"], about["pid"]]
+        if "began" in told:
+            self._examples_at[int(told["ended"])] += told["examples"] - known["told_of"]
+            known["told_of"] = told["examples"]
+            known |= {key: value for key, value in told.items() if key not in ("examples", "warnings")}
+        self._warn(told)
+
+    def _warn(self, told: Mapping[str, Any]) -> None:
+        for message in told.get("warnings", ()):
             if message not in self._result["warnings"]:
                 warn(message, self._events, self._result)
-        nothing = dict.fromkeys((*_COUNTS, "busy_s", "until"), 0.0)
-        who = f"{actor['host']}:{actor['pid']}"
-        known = self._actors.setdefault(who, {**actor, **nothing, "stages": {}})
-        if "began" not in report:
-            return
-        self._ended = max(self._ended, report["ended"])
-        if known["role"] != "decode":  # as with the local engine: from a ready session
-            self._began = min(self._began, report["began"])
-        known["busy_s"] += max(0.0, report["ended"] - max(report["began"], known["until"]))  # calls overlap
-        known["until"] = max(known["until"], report["ended"])
-        self._examples_at[int(report["ended"])] += int(report.get("examples", 0))
-        for key in _COUNTS:
-            known[key] += report.get(key, 0.0)
-        for stage, seconds in report.get("stages", {}).items():
-            known["stages"][stage] = known["stages"].get(stage, 0.0) + seconds
-        if known["role"] == "decode":
-            self._decoded_at.setdefault(who, Counter())[int(report["ended"])] += report.get("stages", {}).get(
-                "decode", 0.0
-            )
 
     def fill(self) -> None:
         """Fill the run's result."""
         result, every = self._result, list(self._actors.values())
-        embedding = [each for each in every if each["role"] != "decode"]
-        result["metrics"] |= {"actors": float(len(embedding)), "nodes": float(len({each["node"] for each in every}))}
-        if decoding := [each for each in every if each["role"] == "decode"]:
-            result["metrics"]["decode_actors"] = float(len(decoding))
-        if embedding:
-            self._fill_from(embedding)
+        result["metrics"] |= {"actors": float(len(every)), "nodes": float(len({each["node"] for each in every}))}
+        if every:
+            self._fill_from(every)
         seconds = self.elapsed_s
-        if seconds > 0 and any(each["examples"] for each in embedding):
+        if seconds > 0 and any(each["examples"] for each in every):
             result["metrics"]["steady_s"] = seconds
             self._fill_shares(every, seconds)
-            self._fill_speed(embedding, max(seconds, self._decoding_s()))
+            self._fill_speed(every, seconds)
             result["series"] = self._over_time()
-            result["steady_started_at"] = self._began
-        result["actors"] = [
-            {key: each.get(key) for key in (*_OF_AN_ACTOR, *_MEASURED)} | {"device_name": _device_name(each)}
-            for each in every
-        ]
-        result["cluster"] = described_actors(result["actors"])
-        if len(models := {each["device_name"] for each in result["actors"]} - {None}) > 1:
-            warn(f"actors ran on different devices: {', '.join(sorted(models))}", self._events, result)
+            result["steady_started_at"] = self._span[0]
+        result["actors"] = [{key: each.get(key) for key in (*_OF_AN_ACTOR, *_MEASURED)} for each in every]
+        if every:
+            result["cluster"] = described_actors(every)
+        if len(names := {each["device_name"] for each in every} - {None}) > 1:
+            warn(f"actors ran on different devices: {', '.join(sorted(names))}", self._events, result)
 
-    def _fill_from(self, embedding: list[dict[str, Any]]) -> None:
+    def _fill_from(self, every: list[dict[str, Any]]) -> None:
         """What the run says of itself: the first actor's, the slowest one's start, the worst one's parity."""
         result = self._result
-        result.update({key: embedding[0][key] for key in _OF_THE_RUN if key in embedding[0]})
-        slowest = max(embedding, key=lambda each: each["metrics"].get("cold_start_s", 0.0))
-        worst = max(embedding, key=lambda each: each["metrics"].get("parity_rel_err", 0.0))
+        result.update({key: every[0][key] for key in _OF_THE_RUN if key in every[0]})
+        slowest = max(every, key=lambda each: each["metrics"].get("cold_start_s", 0.0))
+        worst = max(every, key=lambda each: each["metrics"].get("parity_rel_err", 0.0))
         if "parity" in worst:
             result["parity"] = worst["parity"]
         for of, start in ((slowest, "cold_start"), (worst, "parity_")):
             result["metrics"] |= {key: value for key, value in of["metrics"].items() if key.startswith(start)}
+        result["metrics"]["parity_canaries"] = float(sum(each.get("canaries", 0) for each in every))
 
-    def _fill_speed(self, embedding: list[dict[str, Any]], seconds: float) -> None:
+    def _fill_speed(self, every: list[dict[str, Any]], seconds: float) -> None:
         metrics = self._result["metrics"]
         for name, key in (("audio_x_realtime", "audio_s"), ("examples_per_s", "examples"), ("clips_per_s", "clips")):
-            metrics[name] = sum(each[key] for each in embedding) / seconds
-        nodes: dict[str, float] = {}
-        for number, each in enumerate(embedding):
-            if each["busy_s"] > 0:
-                each["audio_x_realtime"] = each["audio_s"] / each["busy_s"]
+            metrics[name] = sum(each[key] for each in every) / seconds
+        nodes: Counter[str] = Counter()
+        for number, each in enumerate(every):
+            if each.get("ended", 0.0) > each.get("began", 0.0):
+                each["audio_x_realtime"] = each["audio_s"] / (each["ended"] - each["began"])
                 metrics[f"actor{number}_audio_x_realtime"] = each["audio_x_realtime"]
-            metrics[f"lane{number}_starved_share"] = share_of(each["starved_s"], seconds)
-            nodes[each["node"]] = nodes.get(each["node"], 0.0) + each["audio_s"]
+            metrics[f"lane{number}_starved_share"] = each["starved_share"]
+            nodes[each["node"]] += each["audio_s"]
         for number, audio_s in enumerate(nodes.values()):
             metrics[f"node{number}_audio_x_realtime"] = audio_s / seconds
 
-    def _decoding_s(self) -> float:
-        """Seconds that actors of their own decoded, on average: no run is faster, though some was done earlier."""
-        return sum(each.total() for each in self._decoded_at.values()) / max(len(self._decoded_at), 1)
-
     def _over_time(self) -> list[dict[str, float]]:
-        """Throughput of all actors together, in windows of whole seconds with a report in them."""
+        """Throughput of all actors together, in windows of whole seconds in which something was told."""
+        began = self._span[0]
         timings = [
-            BatchTiming(0, 0.0, None, min(max(second + 1 - self._began, 0.0), self.elapsed_s), examples)
+            BatchTiming(0, 0.0, None, min(max(second + 1 - began, 0.0), self.elapsed_s), examples)
             for second, examples in sorted(self._examples_at.items())
             if examples
         ]
         return windows_over_time(timings, self.audio_s)
 
     def _fill_shares(self, every: list[dict[str, Any]], seconds: float) -> None:
-        """The share of the run in which each stage was busy, on average over the actors that have it."""
-        for who, decoded_at in self._decoded_at.items():  # of the steady state alone
-            self._actors[who]["stages"]["decode"] = sum(
-                decoded for second, decoded in decoded_at.items() if second >= self._began
-            )
-        shares = {stage: share_of(busy, seconds) for stage, busy in self.driver_stages.items()}
+        """The share of the run in which each stage was busy, on average over the actors that have told."""
+        shares = {}
         for stage in dict.fromkeys(stage for each in every for stage in each["stages"]):
             busy = [each["stages"][stage] for each in every if stage in each["stages"]]
             shares[stage] = share_of(sum(busy) / len(busy), seconds)

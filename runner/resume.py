@@ -19,6 +19,7 @@ import itertools
 import json
 import os
 import socket
+import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -158,7 +159,7 @@ class Plan:
     """What a run has to do: its clips, its shards (first clip, one past the last), and which are done by the journal.
 
     ``rows`` is the digest of each shard's rows; ``resumed`` says whether the folder held the run already; ``notes``
-    what was found to have changed since.
+    what was found to have changed since; ``id`` is the run's own, whatever changed.
     """
 
     manifest: Manifest
@@ -167,6 +168,7 @@ class Plan:
     done: dict[int, ShardEntry]
     resumed: bool
     notes: list[str] = field(default_factory=list)
+    id: str = ""
 
     @property
     def is_finished(self) -> bool:
@@ -203,8 +205,9 @@ def make_plan(
         else:
             shards = shards_of(listed.table, shard_clips, hop_s)
         rows = row_digests(listed.table, shards)
-        _write(state, listed.table, shards, rows, config, listed.part)
-        return Plan(replace(listed, whole=None), shards, rows, {}, resumed=False)
+        name = uuid.uuid4().hex
+        _write(state, listed.table, shards, rows, config, listed.part, name)
+        return Plan(replace(listed, whole=None), shards, rows, {}, resumed=False, id=name)
     if is_of_older_listing := listed.part is not None and found.get("part") != listed.part:
         listed = _as_part_began(listed, found["part"], state / MANIFEST)
     shards = [(int(first), int(end)) for first, end in found["shards"]]
@@ -228,10 +231,10 @@ def make_plan(
         notes.append(OLDER_LISTING)
     done, more_notes = _done(folder, table, shards, rows, changes, get_parts)
     if rows != found["rows"] or not table.equals(planned):
-        _write(state, table, shards, rows, config, listed.part)
+        _write(state, table, shards, rows, config, listed.part, plan_id(found))
     digest = listed.digest if table is listed.table else digest_of(table)
     manifest = replace(listed, table=table, digest=digest, whole=None)
-    return Plan(manifest, shards, rows, done, resumed=True, notes=notes + more_notes)
+    return Plan(manifest, shards, rows, done, resumed=True, notes=notes + more_notes, id=plan_id(found))
 
 
 def _done(
@@ -334,6 +337,11 @@ def check_plan(place: str, text: bytes) -> Mapping[str, Any]:
     return plan
 
 
+def plan_id(plan: Mapping[str, Any]) -> str:
+    """The id of the run that a plan.json is of; empty for one of an earlier version."""
+    return str(plan.get("id", ""))
+
+
 def _write(
     state: Path,
     table: pa.Table,
@@ -341,10 +349,11 @@ def _write(
     rows: Sequence[str],
     config: RunConfig,
     part: Mapping[str, Any] | None,
+    name: str,
 ) -> None:
     _write_manifest(state / MANIFEST, table)
-    plan = {"schema": PLAN_SCHEMA, "deciding": deciding(config), "shards": shards, "rows": rows, "part": part}
-    write_atomic(state / PLAN, json.dumps(plan))
+    about = {"schema": PLAN_SCHEMA, "id": name, "deciding": deciding(config)}
+    write_atomic(state / PLAN, json.dumps({**about, "shards": shards, "rows": rows, "part": part}))
 
 
 def _write_manifest(path: Path, table: pa.Table) -> None:

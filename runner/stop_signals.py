@@ -25,6 +25,11 @@ STOP_SIGNALS = tuple(
     number for name in ("SIGINT", "SIGTERM", "SIGHUP") if (number := getattr(signal, name, None)) is not None
 )
 _SIGHUP = getattr(signal, "SIGHUP", None)
+REQUEUE_SIGNAL: int | None = getattr(signal, "SIGUSR2", None)
+"""What Submitit has Slurm send before a time limit or a preemption (``--signal``), to every process of a job.
+
+Submitit's own handler queues the job again on the spot.  It has to wait for the shards under way, as a stop has.
+"""
 _ONE_REQUEST_S = 0.2
 """``timeout`` sends its signal to its child and to the group at once: that is one request, as nobody is so quick."""
 _terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
@@ -32,11 +37,15 @@ _terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
 
 @contextmanager
 def held_back() -> Iterator[None]:
-    """Processes that this thread starts begin with the signals blocked, until they ``take`` or ``ignore`` them."""
+    """Processes that this thread starts begin with the signals blocked, until they ``take`` or ``ignore`` them.
+
+    The one for queueing again stays blocked there: it is the command's to see to.
+    """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    assert REQUEUE_SIGNAL is not None
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (*STOP_SIGNALS, REQUEUE_SIGNAL))
     try:
         yield
     finally:
@@ -44,8 +53,13 @@ def held_back() -> Iterator[None]:
 
 
 def take(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
-    """Have the signals handled (main thread only); what handled them before.  A SIGHUP that nohup ignores stays so."""
+    """Have the signals handled (main thread only); what handled them before.
+
+    A SIGHUP that nohup ignores stays so; the one for queueing again is taken where Submitit handles it.
+    """
     wanted = [number for number in STOP_SIGNALS if number != _SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
+    if REQUEUE_SIGNAL is not None and callable(signal.getsignal(REQUEUE_SIGNAL)):
+        wanted.append(REQUEUE_SIGNAL)
     before = {int(number): signal.signal(number, handler) for number in wanted}
     _let_in()
     return before

@@ -1,8 +1,12 @@
 """One command at a time has an output in an object store: an object says which, and is written anew while it lives.
 
-Object stores have no locks.  A command reads ``.runner/holder.json``, writes its own, and looks after a while whose is
-there; of two that begin at once the later writer stays.  A holder that has not been seen for a minute is dead.  What
-decides in the end is the worker's look at the object before each shard's commit: who lost it commits no more.
+``.runner/holder.json`` is a lease.  It is made only where there is none, and renewed, taken over and removed only in
+the version that was seen: of two commands that begin at once, or find a dead one's, the store lets one through.  A
+holder that was not seen for a minute, by the store's clock, is dead.  What it still has under way stops 15 s before
+that (``left``), whatever its own patience says.
+
+Stores without conditional requests (``runner.conditional``) get what they can: a command looks after a while whose
+object is there, and the worker before each shard's commit; of two that begin at once the later writer stays.
 """
 
 from __future__ import annotations
@@ -20,6 +24,8 @@ from typing import Any
 
 import psutil
 
+from runner.clock import clock
+from runner.conditional import is_unknown
 from runner.errors import ConfigError, StoreError
 from runner.journal import STATE
 from runner.store_client import Store
@@ -31,14 +37,17 @@ BEAT_S = 10.0
 """How often a holder's object is written."""
 STALE_S = 60.0
 """A holder that was not written for so long is taken for dead."""
+LEASE_S = 45.0
+"""For how long after its object was written a holder may write; the rest is for clocks of a second, and requests under
+way."""
 _SETTLE_S = 1.0
-"""How long another command may take between its look at the object and its own put."""
+"""How long another command may take between its look at the object and its own put, where nothing is conditional."""
 _PROBE_S = 30.0
 """How long the store may take to answer for the first time."""
 
 
 class Hold:
-    """This command's hold on an output."""
+    """This command's hold on an output; while it lasts it is the store's fence."""
 
     def __init__(self, store: Store) -> None:
         self.token = uuid.uuid4().hex
@@ -47,6 +56,9 @@ class Hold:
         self._thread = threading.Thread(target=self._beat, name="holder", daemon=True)
         self._taken_at: float | None = None
         self._patience_s = min(_PROBE_S, store.timeout_s)
+        self._version, self._until = "", 0.0
+        self._beats = 0
+        self._lost: str | None = None
 
     def take(self) -> None:
         """Take the output, if nobody has it, and keep it until ``release``; ``confirm`` must follow.
@@ -55,11 +67,11 @@ class Hold:
             ConfigError: another command has it.
             StoreError: the store can't be read and written.
         """
-        found = read_holder(self._store, self._patience_s)
-        if found is not None and is_alive(self._store, found, self._patience_s):
-            raise ConfigError(_in_use(self._store, found))
         try:
-            self._put()
+            if self._store.conditions is not None:
+                self._take_fenced()
+            if self._store.conditions is None:
+                self._take_unfenced()
         except StoreError as error:
             if isinstance(error.__cause__, FileNotFoundError):
                 raise ConfigError(
@@ -70,10 +82,17 @@ class Hold:
         self._thread.start()
 
     def confirm(self) -> None:
-        """Make sure that no other command took it at the same moment."""
+        """Make sure that no other command took it at the same moment, where the store didn't."""
         assert self._taken_at is not None
-        time.sleep(max(0.0, self._taken_at + _SETTLE_S - time.monotonic()))
-        check_hold(self._store, self.token)
+        if self._store.conditions is None:
+            time.sleep(max(0.0, self._taken_at + _SETTLE_S - time.monotonic()))
+            check_hold(self._store, self.token)
+
+    def left(self) -> float:
+        """For how many seconds this command may write; raises StoreError where another has the output."""
+        if self._lost is not None:
+            raise StoreError(self._lost)
+        return self._until - clock()
 
     def is_ours(self) -> bool:
         """Whether the output is still this command's; for all that is known, where the store doesn't answer."""
@@ -94,23 +113,81 @@ class Hold:
         self._over.set()
         if self._thread.is_alive():
             self._thread.join()
+        self._store.fence = None
         try:
-            if self.is_ours():
+            if self._store.conditions is not None:
+                seen = self._store.look(HOLDER_OBJECT, BEAT_S)
+                if seen is not None and about_holder(seen.data).get("token") == self.token:
+                    self._store.remove_version(HOLDER_OBJECT, seen.id, BEAT_S)
+            elif self.is_ours():
                 self._store.remove(HOLDER_OBJECT, BEAT_S)
         except StoreError as error:
             log.warning("%s (another command on this machine can take it at once, others in a minute)", error)
         self._taken_at = None
 
-    def _put(self) -> None:
-        about = {**_self(), "token": self.token, "time": time.time()}
-        self._store.put_text(json.dumps(about), HOLDER_OBJECT, self._patience_s)
+    def _take_fenced(self) -> None:
+        """By conditional requests; forgets those of the store where it does not keep to them."""
+        store, begun, text = self._store, clock(), self._text()
+        found = store.look(HOLDER_OBJECT, self._patience_s)
+        if found is None:
+            try:
+                mine = store.create_text(text, HOLDER_OBJECT, self._patience_s)
+                if mine and not store.keeps_conditions(HOLDER_OBJECT, text, self._patience_s):
+                    store.conditions = None
+            except StoreError as error:
+                if not is_unknown(error.__cause__):
+                    raise
+                store.conditions = None
+            if store.conditions is None:
+                return
+        else:
+            if lives(store, about_holder(found.data), found.age_s):
+                raise ConfigError(_in_use(store, about_holder(found.data)))
+            mine = store.replace_text(text, HOLDER_OBJECT, found.id, self._patience_s) is not None
+        seen = store.look(HOLDER_OBJECT, self._patience_s)
+        if not mine or seen is None or seen.data != text.encode():
+            raise ConfigError(_in_use(store, about_holder(seen.data) if seen else {}))
+        self._version, self._until = seen.id, begun + LEASE_S
+        store.fence = self
+
+    def _take_unfenced(self) -> None:
+        store = self._store
+        found = read_holder(store, self._patience_s)
+        if found is not None and found.get("token") != self.token and is_alive(store, found, self._patience_s):
+            raise ConfigError(_in_use(store, found))
+        log.warning("%s has no conditional puts: two commands are kept apart by a look before each commit", store.url)
+        store.put_text(self._text(), HOLDER_OBJECT, self._patience_s)
+
+    def _text(self) -> str:
+        self._beats += 1  # no two versions are alike
+        return json.dumps({**_self(), "token": self.token, "time": time.time(), "beat": self._beats})
+
+    def _renew(self) -> None:
+        """Write the object anew.
+
+        Raises:
+            ConfigError: another has the output, or the object was removed.
+            StoreError: the store doesn't answer.
+        """
+        store, begun = self._store, clock()
+        if store.conditions is None:
+            check_hold(store, self.token, self._patience_s)
+            store.put_text(self._text(), HOLDER_OBJECT, self._patience_s)
+            return
+        text = self._text()
+        while (version := store.replace_text(text, HOLDER_OBJECT, self._version, self._patience_s)) is None:
+            seen = store.look(HOLDER_OBJECT, self._patience_s)
+            if seen is None or about_holder(seen.data).get("token") != self.token:
+                raise ConfigError(why_lost(store, None if seen is None else about_holder(seen.data)))
+            self._version = seen.id  # of a beat that was given up, and arrived all the same
+        self._version, self._until = version, begun + LEASE_S
 
     def _beat(self) -> None:
         while not self._over.wait(BEAT_S):
             try:
-                check_hold(self._store, self.token, self._patience_s)
-                self._put()
+                self._renew()
             except ConfigError as error:
+                self._lost = str(error)
                 log.error("%s", error)
                 return
             except StoreError as error:  # the worker will say more
@@ -125,18 +202,19 @@ def check_hold(store: Store, token: str, timeout_s: float | None = None) -> None
         StoreError: the store doesn't answer.
     """
     found = read_holder(store, timeout_s)
-    if found is None:
-        raise ConfigError(f"{store.url}: {HOLDER_OBJECT} was removed, so that others may write there: nothing more is")
-    if found.get("token") != token:
-        raise ConfigError(_in_use(store, found))
+    if found is None or found.get("token") != token:
+        raise ConfigError(why_lost(store, found))
 
 
 def is_alive(store: Store, holder: Mapping[str, Any], timeout_s: float | None = None) -> bool:
-    """Whether a holder lives; takes 15 s where it is another machine's and was not seen for long.
+    """Whether a holder lives; takes 15 s where the store has no clock, and it was not seen for long.
 
     Raises:
         StoreError: the store doesn't answer.
     """
+    if store.conditions is not None:
+        seen = store.look(HOLDER_OBJECT, timeout_s)
+        return seen is not None and lives(store, about_holder(seen.data), seen.age_s)
     if holder.get("machine") == _self()["machine"]:
         return _runs(holder)
     if abs(time.time() - float(holder.get("time", 0))) < STALE_S:
@@ -146,11 +224,23 @@ def is_alive(store: Store, holder: Mapping[str, Any], timeout_s: float | None = 
     return read_holder(store, timeout_s) not in (holder, None)
 
 
+def lives(store: Store, holder: Mapping[str, Any], age_s: float) -> bool:
+    """Whether a holder lives whose object was written so many seconds ago, by the store's clock."""
+    if holder.get("machine") == _self()["machine"]:
+        return _runs(holder)
+    if age_s >= STALE_S:
+        log.warning("%s was held by %s, which has not been seen for %.0f s", store.url, describe(holder), age_s)
+    return age_s < STALE_S
+
+
 def read_holder(store: Store, timeout_s: float | None = None) -> Mapping[str, Any] | None:
     """What the holder's object says; None where there is none."""
     text = store.read(HOLDER_OBJECT, timeout_s)
-    if text is None:
-        return None
+    return None if text is None else about_holder(text)
+
+
+def about_holder(text: bytes) -> Mapping[str, Any]:
+    """What the text of a holder's object says; empty where it says nothing."""
     try:
         found = json.loads(text)
     except ValueError:
@@ -166,6 +256,13 @@ def describe(holder: Mapping[str, Any]) -> str:
 def _in_use(store: Store, holder: Mapping[str, Any]) -> str:
     place = f"{store.key}={store.url}"
     return f"{place} is in use by another command ({describe(holder)}): wait for it, or name another folder"
+
+
+def why_lost(store: Store, holder: Mapping[str, Any] | None) -> str:
+    """Why the output is no longer a command's, given who has it."""
+    if holder is None:
+        return f"{store.url}: {HOLDER_OBJECT} was removed, so that others may write there: nothing more is"
+    return _in_use(store, holder)
 
 
 def _self() -> dict[str, Any]:

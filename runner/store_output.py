@@ -2,8 +2,9 @@
 
 The folder is a cache that may be deleted at any time: a command begins by emptying it and getting the run's state from
 the store.  A shard is done when its commit object, ``.runner/commits/shard-NNNNN.json`` (its line of the journal), is
-there, which is put last, after the shard's files; the journal is made anew from those objects.  result.json is the last
-object of a run, but for the note of its MLflow run, and is taken away while the run goes on.
+there, which is put last, after the shard's files; the journal is made anew from those objects.  None of them is ever
+replaced (``runner.store_names``), and only this command, which has the output, removes any: what is of no shard that is
+done.  result.json is the last object of a run, but for the note of its MLflow run, and is taken away while it goes on.
 
 ``StoreOutput`` is the command's side, ``runner.store_writer`` the worker's.
 """
@@ -13,12 +14,10 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from runner.config import RunConfig
 from runner.errors import ConfigError, RunnerError, StoreError
@@ -32,16 +31,19 @@ from runner.journal import (
     STATE,
     WORKER_LOCK,
     ShardEntry,
+    clips_part,
     describe_file,
     entry_of,
     line_of,
     read_journal,
 )
+from runner.orphans import ORPHAN_S, wait_for_orphan
 from runner.record import SWEEP_FILE, TRACKING
-from runner.resume import HOLDER, LOCK, MANIFEST, PLAN, SESSIONS, Plan
+from runner.resume import HOLDER, LOCK, MANIFEST, PLAN, SESSIONS, Plan, plan_id, read_plan
 from runner.store_client import Store
 from runner.store_hold import Hold
-from runner.stores import WORKING_FOLDERS
+from runner.store_names import name_in_folder, strays
+from runner.store_npz import shards_lacking_npz
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +54,6 @@ _HYDRAS = (".hydra", LOG)
 _STATE_FILES = (PLAN, MANIFEST, IDENTITY, SESSIONS)
 FAILED_PUT_S = 20.0
 """How long a run that failed may take to put each of its other files."""
-ORPHAN_S = 60.0
-"""How long the worker of a killed command may take to end, past its grace."""
 SAMPLED_SHARDS = 40
 """The shards that the map of embeddings is drawn from at most; they stay in the working folder."""
 
@@ -90,7 +90,9 @@ class StoreOutput:
         self._pictures = config.profile.pictures and config.profile.map != "none"
         self.hold = Hold(self._store)
         self._digests: dict[str, tuple[int, str]] = {}
-        self._committed: set[int] = set()
+        self._committed: dict[int, ShardEntry] = {}
+        self._present: Mapping[str, int] = {}
+        self._plan_id = ""
         self._has_result = False
         self._shards = 0
         self.hold.take()
@@ -104,19 +106,21 @@ class StoreOutput:
             self.hold.release()
             raise
 
-    def spec(self) -> dict[str, str]:
+    def spec(self) -> dict[str, Any]:
         """What the worker needs to know of it."""
-        return {"url": self._store.url, "token": self.hold.token}
+        fenced = self._store.conditions is not None
+        return {"url": self._store.url, "token": self.hold.token, "plan": self._plan_id, "fenced": fenced}
 
     def begin_session(self, plan: Plan) -> None:
         """Have the plan in the store, before anything of it is done.
 
         Shards that are no longer done lose their commit objects first: a plan that is newer than they are would have
-        them believed.
+        them believed.  Then go the files of shards that are not done.
         """
-        self._shards = len(plan.shards)
-        self._uncommit(self._committed - plan.done.keys())
-        self._committed &= plan.done.keys()
+        self._shards, self._plan_id = len(plan.shards), plan.id
+        self._uncommit(self._committed.keys() - plan.done.keys())
+        self._committed = {number: self._committed[number] for number in self._committed.keys() & plan.done.keys()}
+        self._remove(strays(self._present, self._committed.values()))
         if self._has_result:
             self._store.remove(RESULT)
         for name in (MANIFEST, SESSIONS, PLAN):
@@ -125,8 +129,7 @@ class StoreOutput:
 
     def get_parts(self, shards: Iterable[int]) -> None:
         """Get the parts of clips.parquet of these shards."""
-        names = [f"{STATE}/{CLIP_PARTS}/part-{number:05d}.parquet" for number in shards]
-        self._store.each(self._store.get, names, [self._folder / name for name in names])
+        get_named(self._store, self._folder, [clips_part(self._committed[number]) for number in shards])
 
     def get_sample(self) -> None:
         """Get the shards that the map is drawn from, and that an earlier session put."""
@@ -136,8 +139,7 @@ class StoreOutput:
             done, _ = read_journal(self._folder / STATE / JOURNAL)
             wanted = sampled(self._shards) & done.keys()
             files = [name for number in wanted for name in done[number].files if name.startswith(f"{EMBEDDINGS}/")]
-            missing = [name for name in files if not (self._folder / name).exists()]
-            self._store.each(self._store.get, missing, [self._folder / name for name in missing])
+            get_named(self._store, self._folder, files)
         except (RunnerError, OSError) as error:
             log.warning("the map of the embeddings is of this session's alone: %s", error)
 
@@ -160,14 +162,14 @@ class StoreOutput:
             ) from error
 
     def put_rest(self, result: dict[str, Any]) -> None:
-        """Put all files but the shards' own, result.json and tracking.json.
+        """Put all files but the shards' own, result.json and tracking.json; look whether the shards' are all there.
 
         Args:
             result: the run's, in the working folder as result.json; both become those of a failed run if that fails.
         """
         rest = [path for path in self._folder.rglob("*") if path.is_file() and self._is_rest(path)]
         names = [path.relative_to(self._folder).as_posix() for path in rest]
-        self._put(rest, names, result)
+        self._put(rest, names, result, self._tidy)
 
     def put_result(self, result: dict[str, Any]) -> None:
         """Put result.json, the last of a run's own; what fails is told as by ``put_rest``."""
@@ -186,19 +188,43 @@ class StoreOutput:
         self.hold.release()
         _open.pop(self._folder, None)
 
-    def _put(self, paths: Sequence[Path], names: Sequence[str], result: dict[str, Any]) -> None:
+    def _put(
+        self,
+        paths: Sequence[Path],
+        names: Sequence[str],
+        result: dict[str, Any],
+        then: Callable[[], None] = lambda: None,
+    ) -> None:
         finished = result["status"] == "finished"
         limit = None if finished else min(FAILED_PUT_S, self._store.timeout_s)
         try:
             if not self.hold.is_ours():
                 raise StoreError(f"{self._store.url} was taken by another command: nothing more is put there")
             self._store.each(lambda path, name: self._store.put(path, name, limit), paths, names)
+            if finished:
+                then()
         except (RunnerError, OSError) as error:
             log.error("%s", error)
             if finished:
                 failure = {**failure_of(error)._asdict(), "signal": None}
                 result |= {"status": "failed", "exit_status": 1, "failure": {**failure, "log_tail": ""}}
                 write_atomic(self._folder / RESULT, json.dumps(result, indent=2))
+
+    def _tidy(self) -> None:
+        """Remove what is of no shard, once all that is of one is there.
+
+        Raises:
+            StoreError: something of a shard is gone.
+        """
+        done, _ = read_journal(self._folder / STATE / JOURNAL)
+        present = sizes_of_shards(self._store, self._store.sizes(STATE))
+        gone = [n for n, entry in done.items() if commit_name(n) not in present or not is_whole(entry, present)]
+        if gone:
+            raise StoreError(
+                f"{self._store.url}: {len(gone):,} shards that were put there (the first: {gone[0]}) are no longer "
+                "whole: find out what else writes there, and run the same command again to go on"
+            )
+        self._remove(strays(present, done.values()))
 
     def _is_rest(self, path: Path) -> bool:
         parts = path.relative_to(self._folder).parts
@@ -228,19 +254,35 @@ class StoreOutput:
             if (path := self._folder / STATE / name).exists():
                 self._digests[name] = describe_file(path)
         self._has_result = RESULT in top
-        self._make_journal(read_commits(self._store, state), present)
+        self._present = present
+        plan = read_plan(self._folder)
+        assert plan is not None
+        self._make_journal(read_commits(self._store, state), present, plan_id(plan))
 
-    def _make_journal(self, commits: Mapping[int, ShardEntry | None], present: Mapping[str, int]) -> None:
-        whole = [entry for entry in commits.values() if entry is not None and is_whole(entry, present)]
-        self._committed = {entry.shard for entry in whole}
-        wrong = sorted(commits.keys() - self._committed)
+    def _make_journal(self, commits: Mapping[int, ShardEntry | None], present: Mapping[str, int], plan: str) -> None:
+        ours = [entry for entry in commits.values() if entry is not None and entry.plan == plan]
+        whole = [entry for entry in ours if is_whole(entry, present)]
+        lacking = shards_lacking_npz(self._store, whole)
+        whole = [entry for entry in whole if entry.shard not in lacking]
+        self._committed = {entry.shard: entry for entry in whole}
+        wrong = sorted(commits.keys() - self._committed.keys())
         (self._folder / STATE / JOURNAL).write_text("".join(f"{line_of(entry)}\n" for entry in whole), encoding="utf-8")
         if wrong:
             log.warning("%d shards in %s are damaged or incomplete, and are done again", len(wrong), self._store.url)
             self._uncommit(wrong)
 
     def _uncommit(self, shards: Iterable[int]) -> None:
-        self._store.each(self._store.remove, [commit_name(number) for number in shards])
+        self._remove([commit_name(number) for number in shards])
+
+    def _remove(self, names: Sequence[str]) -> None:
+        self._store.each(self._store.remove, names)
+
+
+def get_named(store: Store, folder: Path, names: Iterable[str]) -> None:
+    """Get objects of shards into a folder, under the names that they have there, which are not there already."""
+    paths = {name: folder / name_in_folder(name) for name in names}
+    missing = [name for name, path in paths.items() if not path.exists()]
+    store.each(store.get, missing, [paths[name] for name in missing])
 
 
 def commit_name(shard: int) -> str:
@@ -264,47 +306,13 @@ def sizes_of_shards(store: Store, state: Mapping[str, int]) -> dict[str, int]:
 
 
 def is_whole(entry: ShardEntry, present: Mapping[str, int]) -> bool:
-    """Whether a shard's files are in the store, in their sizes; npz files, too many to list, are taken for there."""
+    """Whether a shard's files are in the store, in their sizes; npz files are looked at by ``shards_lacking_npz``."""
     return all(present.get(name) == size for name, (size, _) in entry.files.items())
 
 
 def sampled(shards: int) -> set[int]:
     """The shards, of so many, that the map of embeddings is drawn from."""
     return set(range(0, shards, max(1, -(-shards // SAMPLED_SHARDS))))
-
-
-def orphan_lock(folder: Path) -> Path:
-    """The lock of a working folder's worker: beside it, as the folder may be deleted while a worker lives.
-
-    Those of a sweep's jobs are beside the sweep's working folder.
-    """
-    outermost = next((each for each in (folder, *folder.parents) if each.parent.name == WORKING_FOLDERS), folder)
-    return outermost.with_name(f"{'.'.join((outermost.name, *folder.relative_to(outermost).parts))}.lock")
-
-
-def wait_for_orphan(folder: Path, patience_s: float) -> None:
-    """Wait until the worker of a killed command on this machine, if there is one, has left the working folder.
-
-    Raises:
-        ConfigError: it does not end.
-    """
-    _wait_for(orphan_lock(folder), folder, patience_s)
-
-
-def wait_for_orphans(sweep_folder: Path, patience_s: float) -> None:
-    """Wait for those of a sweep's jobs, and for jobs that a launcher began; raises as ``wait_for_orphan`` does."""
-    workers = sweep_folder.parent.glob(f"{sweep_folder.name}.*.lock")
-    for lock in (*workers, *sweep_folder.glob(f"*/{STATE}/{LOCK}")):
-        _wait_for(lock, sweep_folder, patience_s)
-
-
-def _wait_for(path: Path, folder: Path, patience_s: float) -> None:
-    lock = FileLock(path, timeout=patience_s)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise ConfigError(f"a process of an earlier command is still at work on {folder}: end it") from None
-    lock.release()
 
 
 @contextmanager

@@ -16,11 +16,12 @@ from runner.config import RunConfig
 from runner.errors import ConfigError, RunnerError, StoreError
 from runner.formats import FOLDERS
 from runner.journal import STATE
+from runner.orphans import ORPHAN_S, wait_for_orphans
 from runner.pictures import PICTURES
 from runner.record import SWEEP_FILE
 from runner.store_client import Store
 from runner.store_hold import HOLDER_OBJECT, Hold
-from runner.store_output import FAILED_PUT_S, ORPHAN_S, RESULT, wait_for_orphans
+from runner.store_output import FAILED_PUT_S, RESULT
 
 log = logging.getLogger(__name__)
 

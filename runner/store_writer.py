@@ -1,5 +1,7 @@
 """The worker's side of an output in an object store: each shard's files are put, then its commit object.
 
+Nothing that is there is replaced: of two workers at the same shard, one's commit object is there, and tells of its own
+files.  Only npz files, whose names are their clips', are, while no commit object tells of them.
 ``runner.store_output`` is the command's side.
 """
 
@@ -7,28 +9,43 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from runner.config import RunConfig
-from runner.errors import ConfigError, StoreError
+from runner.errors import StoreError
 from runner.formats import DESCRIPTIONS, EMBEDDINGS, NPZ, TFRECORD
-from runner.journal import CLIP_PARTS, IDENTITY, JOURNAL, STATE, ShardEntry, believed, line_of, read_journal
-from runner.output import RunWriter, npz_files
+from runner.journal import (
+    IDENTITY,
+    JOURNAL,
+    STATE,
+    ShardEntry,
+    believed,
+    clips_part,
+    entry_of,
+    line_of,
+    read_journal,
+)
+from runner.orphans import orphan_lock
+from runner.output import RunWriter, npz_names
 from runner.resume import MANIFEST
 from runner.store_client import Store
-from runner.store_hold import check_hold
-from runner.store_output import commit_name, orphan_lock, sampled
+from runner.store_lease import Lease
+from runner.store_names import named_by_content
+from runner.store_output import commit_name, get_named, sampled
 
 _FIRST = (f"{STATE}/{IDENTITY}", f"{STATE}/spec.json", *DESCRIPTIONS)
 """What must be in the store before the first shard is: later sessions go by it."""
+_TRIES = 3
 
 
 class StoreMirror:
     """Puts what a worker writes into the store.
 
     Args:
-        spec: the run's; its ``store`` says where, and by what token the command holds the output.
+        spec: the run's; its ``store`` says where, by what token the command holds the output, which run it is, and
+            whether the store keeps to conditions.
         config: the run's.
         keeps: whether what the command reads of shards stays on this machine: parts of clips.parquet, and the shards
             that the map is drawn from.
@@ -36,8 +53,13 @@ class StoreMirror:
 
     def __init__(self, spec: Mapping[str, Any], config: RunConfig, *, keeps: bool = True) -> None:
         self._folder = Path(spec["run_dir"])
-        self._token: str = spec["store"]["token"]
+        self._plan: str = spec["store"]["plan"]
         self._store = Store(spec["store"]["url"], config.output.put_timeout_s)
+        if not spec["store"]["fenced"]:
+            self._store.conditions = None
+        self._lease = Lease(self._store, spec["store"]["token"])
+        if self._store.conditions is not None:
+            self._store.fence = self._lease
         self._rows: Sequence[str] = spec["rows"]
         self._keeps = keeps
         wanted = keeps and config.profile.pictures and config.profile.map != "none"
@@ -57,11 +79,9 @@ class StoreMirror:
         self.get_parts(done)
         return done
 
-    def get_parts(self, shards: Iterable[int]) -> None:
+    def get_parts(self, done: Mapping[int, ShardEntry]) -> None:
         """Get the parts of clips.parquet that are not on this machine."""
-        names = [f"{STATE}/{CLIP_PARTS}/part-{number:05d}.parquet" for number in shards]
-        names = [name for name in names if not (self._folder / name).exists()]
-        self._store.each(self._store.get, names, [self._folder / name for name in names])
+        get_named(self._store, self._folder, map(clips_part, done.values()))
 
     def get_manifest(self) -> None:
         """Get the manifest, which an actor reads."""
@@ -72,34 +92,91 @@ class StoreMirror:
         names = [name for name in _FIRST if (self._folder / name).exists()]
         self._store.each(self._store.put, [self._folder / name for name in names], names)
 
-    def commit(self, entry: ShardEntry) -> None:
-        """Put a shard's files, and then its commit object; its files that are not read again leave this machine.
+    def commit(self, entry: ShardEntry) -> ShardEntry:
+        """Put a shard's files, and then its commit object.
+
+        Returns:
+            What the store has of the shard now: this, with the names of its objects, or what another worker of the same
+            run committed before.
 
         Raises:
             StoreError: they could not be put in ``output.put_timeout_s``, or another command has the output now.
         """
-        npz = npz_files(self._folder, entry.shard) if (self._folder / NPZ).is_dir() else []
-        names = [*entry.files, *(path.relative_to(self._folder).as_posix() for path in npz)]
-        self._check()
-        self._store.each(self._store.put, [self._folder / name for name in names], names)
-        self._check()
-        self._store.put_text(line_of(entry) + "\n", commit_name(entry.shard))
+        part = self._folder / clips_part(entry)
+        has_npz = (self._folder / NPZ).is_dir()
+        self._lease.look()
+        names = self._store.each(self._create, entry.files, [sha256 for _, sha256 in entry.files.values()])
+        files = dict(zip(names, entry.files.values(), strict=True))
+        ours = replace(entry, files=files, plan=self._plan)
+        if has_npz:
+            self._store.each(functools.partial(self._put_npz, ours), npz_names(part))
+            self._store.each(self._store.remove, npz_names(part, skipped=True))  # of when they were not
+        self._lease.look()
+        counted = self._commit(ours)
+        if counted.files != ours.files and self._keeps:
+            part.unlink()
+            self.get_parts({entry.shard: counted})
+        return counted
 
-    def _check(self) -> None:
-        try:
-            check_hold(self._store, self._token)
-        except ConfigError as error:
-            raise StoreError(str(error)) from error
+    def _create(self, name: str, sha256: str) -> str:
+        """Put a file of a shard; what the object is called."""
+        for each in (name, named_by_content(name, sha256)):
+            if self._store.create(self._folder / name, each):
+                return each
+        raise StoreError(
+            f"{self._store.url}/{each} is not what was put there: remove it, and run the same command again"
+        )
+
+    def _put_npz(self, entry: ShardEntry, name: str) -> None:
+        """Put a clip's npz; one of an earlier attempt goes, unless it counts."""
+        path = self._folder / name
+        for _ in range(_TRIES):
+            if self._store.create(path, name):
+                return
+            self._lease.look()
+            if self._committed(entry) is not None:
+                return
+            self._store.remove(name)
+        raise StoreError(
+            f"{self._store.url}/{name} is put there by something else as well: stop that, and run it again"
+        )
+
+    def _commit(self, ours: ShardEntry) -> ShardEntry:
+        name = commit_name(ours.shard)
+        for _ in range(_TRIES):
+            if self._store.create_text(line_of(ours) + "\n", name):
+                return ours
+            self._lease.look()
+            if (theirs := self._committed(ours)) is not None:
+                return theirs
+            self._store.remove(name)
+        raise StoreError(
+            f"{self._store.url}/{name} is put there by something else as well: stop that, and run it again"
+        )
+
+    def _committed(self, ours: ShardEntry) -> ShardEntry | None:
+        """What another worker committed of a shard: of this run, of the same rows, with files that are there."""
+        line = self._store.read(commit_name(ours.shard))
+        found = entry_of(line.strip()) if line else None
+        if found is None or (found.plan, found.rows) != (ours.plan, ours.rows):
+            return None
+
+        def is_there(name: str) -> bool:
+            if name in ours.files:
+                return found.files[name] == ours.files[name]
+            return self._store.size(name) == found.files[name][0]
+
+        return found if all(map(is_there, found.files)) else None
 
     def drop(self, entry: ShardEntry) -> None:
         """Remove a committed shard's files from this machine, but those that are kept."""
-        npz = npz_files(self._folder, entry.shard) if (self._folder / NPZ).is_dir() else []
+        npz = npz_names(self._folder / clips_part(entry)) if (self._folder / NPZ).is_dir() else []
         for name in entry.files:
             kept = entry.shard in self._kept if name.startswith(f"{EMBEDDINGS}/") else self._keeps
             if name.startswith(f"{TFRECORD}/") or not kept:
                 (self._folder / name).unlink(missing_ok=True)
-        for path in npz:
-            path.unlink(missing_ok=True)
+        for name in npz:
+            (self._folder / name).unlink(missing_ok=True)
 
     def uncommit(self, shards: Iterable[int]) -> None:
         """Have the store say that these shards are to be done again."""
@@ -126,9 +203,7 @@ class StoreWriter(RunWriter):
 
     def record(self, entry: ShardEntry) -> None:
         """Note a shard whose files are on disk, whole, once the store has it."""
-        if not entry.undone:
-            self._mirror.commit(entry)
-        super().record(entry)
+        super().record(entry if entry.undone else self._mirror.commit(entry))
         if entry.shard in self.done:
             self._mirror.drop(entry)
         else:

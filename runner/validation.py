@@ -34,6 +34,7 @@ from runner.config import (
 from runner.devices import ALL
 from runner.errors import ConfigError
 from runner.framing import hop_samples
+from runner.ray_cluster import address_of
 from runner.stores import is_url, open_store
 
 _LARGEST = 2**32
@@ -65,13 +66,7 @@ def validate(config: RunConfig) -> None:
     one_of("parity.action", config.parity.action, ("fail", "warn"))
     one_of("engine.kind", config.engine.kind, ("local", "ray"))
     if isinstance(config.engine, RayEngineConfig):
-        one_of("engine.decode", config.engine.decode, (AUTO, "inside", "apart"))
-        for key in ("concurrency", "decode_concurrency"):
-            if getattr(config.engine, key) != AUTO:
-                _whole(f"engine.{key}", getattr(config.engine, key), 1, "or auto")
-        for key in ("num_cpus_per_actor", "num_gpus_per_actor"):
-            if getattr(config.engine, key) is not None:
-                _at_least(f"engine.{key}", getattr(config.engine, key), 0)
+        _validate_ray(config.engine)
     one_of("tracking.kind", config.tracking.kind, ("local", "server", "none"))
     if config.device.index != ALL:
         _whole("device.index", config.device.index, 0, "or all")
@@ -250,6 +245,24 @@ def _validate_dataset(dataset: DatasetConfig) -> None:
             raise ConfigError(f"dataset.path={dataset.path} does not exist: give a CSV or Parquet file")
         if not (dataset.root is None or is_url(dataset.root) or Path(dataset.root).expanduser().is_dir()):
             raise ConfigError(f"dataset.root={dataset.root} does not exist: give the folder that paths start from")
+
+
+def _validate_ray(engine: RayEngineConfig) -> None:
+    address_of(engine)
+    _whole("engine.min_size", engine.min_size, 1, "or leave it out")
+    if engine.max_size != AUTO:
+        _whole("engine.max_size", engine.max_size, engine.min_size, "which is engine.min_size, or auto")
+    for key in ("num_cpus_per_actor", "num_gpus_per_actor"):
+        if getattr(engine, key) is not None:
+            _at_least(f"engine.{key}", getattr(engine, key), 0)
+    for key in ("resources_per_actor", "runtime_env"):
+        if not isinstance(getattr(engine, key) or {}, dict):
+            raise ConfigError(f"engine.{key} is not a mapping: give it as 'engine.{key}={{name:value}}'")
+    for name, amount in (engine.resources_per_actor or {}).items():
+        if not isinstance(amount, int | float) or amount < 0:
+            raise ConfigError(f"engine.resources_per_actor.{name}={amount} is not an amount: use a number from 0")
+    _at_least("engine.wait_s", engine.wait_s, 0)
+    check_free_of_credentials("engine.runtime_env", str(engine.runtime_env))
 
 
 def _whole(key: str, value: object, lowest: int, otherwise: str) -> None:

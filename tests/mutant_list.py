@@ -299,7 +299,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "a worker that lost the output says nothing and goes on",
-        "store_writer.py",
+        "store_lease.py",
         "        except ConfigError as error:\n            raise StoreError(str(error)) from error\n",
         "        except ConfigError:\n            return\n",
         "tests/test_object_output.py::test_a_worker_that_lost_the_output_commits_no_more",
@@ -314,7 +314,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "shards that are to be done again keep their commit objects",
         "store_output.py",
-        "        self._uncommit(self._committed - plan.done.keys())\n",
+        "        self._uncommit(self._committed.keys() - plan.done.keys())\n",
         "",
         "tests/test_object_output.py::test_shards_of_changed_sources_lose_their_commit_objects",
     ),
@@ -443,16 +443,16 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     # Ray
     Mutant(
-        "the last shard of each group is left out",
-        "ray_engine.py",
-        "found.append(list(shards[at : at + size]))",
-        "found.append(list(shards[at : at + size - 1]))",
-        "tests/end_to_end/test_ray.py::test_the_groups_are_all_shards_and_the_last_ones_small",
+        "a machine that goes is the fault of the shards that were under way there",
+        "ray_pool.py",
+        "self._deaths[shard] += not by_machine",
+        "self._deaths[shard] += 1",
+        "tests/test_ray_pool.py::test_machines_that_go_are_no_fault_of_their_shards_however_often",
     ),
     Mutant(
         "a shard that an actor takes back stays done",
         "ray_engine.py",
-        '                    self.writer.record(ShardEntry(entry["shard"], undone=True))\n',
+        "                self.writer.record(ShardEntry(shard, undone=True))\n",
         "",
         "tests/test_ray_actor.py::test_shards_that_an_actor_takes_back_are_left_to_be_done",
     ),

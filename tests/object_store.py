@@ -12,21 +12,22 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 Fault = str | None
-"""slow_down (503), broken (500), forbidden and bad_key (403), gone (404), throttled, incomplete and expired (400),
-stall (silence), None, or drop: half of the body, or no answer to what was done where that has no body."""
+"""slow_down (503), broken (500), forbidden and bad_key (403), gone (404), refused (412), throttled, incomplete and
+expired (400), stall (silence), None, or drop: half of the body, or no answer to what was done where it has none."""
 _ANSWERS = {
     "slow_down": (503, "SlowDown"),
     "broken": (500, "InternalError"),
     "forbidden": (403, "AccessDenied"),
     "bad_key": (403, "InvalidAccessKeyId"),
     "gone": (404, "NoSuchKey"),
+    "refused": (412, "PreconditionFailed"),
     "throttled": (400, "ThrottlingException"),
     "incomplete": (400, "IncompleteBody"),
     "expired": (400, "ExpiredToken"),
@@ -38,19 +39,25 @@ class Proxy:
     """Before a server on a port of this machine.
 
     ``fault`` decides what becomes of a request by its method and key (S3's ``bucket/name``, with a / at its end for a
-    listing; else the path of the URL), and may take its time; ``requests`` are those that were made.
+    listing; else the path of the URL), and may take its time; ``requests`` are those that were made.  Headers in
+    ``unknown`` are not passed on, as by a server that does not know them.  ``refuses`` decides by method, path with
+    query and body whether a request's condition does not hold, for a server that has none; nothing is done meanwhile.
     """
 
     def __init__(self, port: int) -> None:
         self.fault: Callable[[str, str], Fault] = lambda method, key: None
         self.requests: list[tuple[str, str]] = []
-        self._port = port
+        self.unknown: tuple[str, ...] = ()
+        self.refuses: Callable[[str, str, bytes], bool] | None = None
+        self.one_at_a_time = threading.Lock()
+        self.port = port
         self._proxy = _Server(("127.0.0.1", 0), _handler(self, port))
         threading.Thread(target=self._proxy.serve_forever, daemon=True).start()
         self.address = f"http://127.0.0.1:{self._proxy.server_address[1]}"
 
     def behave(self) -> None:
         """No faults from now on, and no requests so far."""
+        self.unknown, self.refuses = (), None
         self.fault = lambda method, key: None
         self.requests.clear()
 
@@ -79,7 +86,7 @@ class ObjectStore(Proxy):
 
         return boto3.client(
             "s3",
-            endpoint_url=f"http://127.0.0.1:{self._port}",
+            endpoint_url=f"http://127.0.0.1:{self.port}",
             aws_access_key_id="test",
             aws_secret_access_key="test",
             region_name="us-east-1",
@@ -99,7 +106,7 @@ class ObjectStore(Proxy):
     def close(self) -> None:
         """End the proxy, and leave the server as empty as it was."""
         super().close()
-        request = urllib.request.Request(f"http://127.0.0.1:{self._port}/moto-api/reset", method="POST")
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}/moto-api/reset", method="POST")
         urllib.request.urlopen(request, timeout=30).close()
 
 
@@ -159,6 +166,11 @@ class _Server(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
+def _refusal(fault: str) -> tuple[int, list[tuple[str, str]], bytes]:
+    status, code = _ANSWERS[fault]
+    return status, [], f"<Error><Code>{code}</Code><Message>{fault}</Message></Error>".encode()
+
+
 def _handler(store: Proxy, port: int) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -174,27 +186,34 @@ def _handler(store: Proxy, port: int) -> type[BaseHTTPRequestHandler]:
             store.requests.append((self.command, key))
             fault = store.fault(self.command, key)
             if fault in _ANSWERS:
-                status, code = _ANSWERS[fault]
-                self._answer(status, [], f"<Error><Code>{code}</Code><Message>{fault}</Message></Error>".encode())
+                self._answer(*_refusal(fault))
                 return
             if fault == "stall":
                 time.sleep(STALL_S)
                 self.close_connection = True
                 return
+            with store.one_at_a_time if store.refuses else nullcontext():
+                if store.refuses and store.refuses(self.command, self.path, body):
+                    self._answer(*_refusal("refused"))
+                    return
+                status, headers, data = self._ask(body)
+            if fault == "drop" and not data:
+                self.close_connection = True
+            elif fault == "drop":
+                self._answer(status, headers, data, len(data) // 2)
+            else:
+                self._answer(status, headers, data)
+
+        def _ask(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
             upstream = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-            left_out = ("host", "connection", "expect")
+            left_out = ("host", "connection", "expect", *store.unknown)
             headers = {name: value for name, value in self.headers.items() if name.lower() not in left_out}
             upstream.request(self.command, self.path, body, headers | {"Host": self.headers["Host"]})
             answer = upstream.getresponse()
             data = answer.read()
             headers_back = [(name, value) for name, value in answer.getheaders() if name.lower() != "connection"]
             upstream.close()
-            if fault == "drop" and not data:
-                self.close_connection = True
-            elif fault == "drop":
-                self._answer(answer.status, headers_back, data, len(data) // 2)
-            else:
-                self._answer(answer.status, headers_back, data)
+            return answer.status, headers_back, data
 
         def _answer(self, status: int, headers: list[tuple[str, str]], data: bytes, cut: int | None = None) -> None:
             self.send_response_only(status)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import yaml
 
 from runner.compose import compose_config
 from runner.metrics import metric_of
@@ -44,6 +45,23 @@ def test_a_command_of_the_documentation_composes(command: str, tmp_path: Path) -
     single = [word.partition(",")[0] if word in several else word for word in words if word != "-m"]
     config = compose_config(["hydra.mode=RUN" if word.startswith("hydra.mode") else word for word in single])
     assert config.engine.kind in ("local", "ray")
+
+
+def test_the_rayjob_is_yaml_and_its_entrypoint_composes() -> None:
+    job = yaml.safe_load((PROJECT / "docs" / "rayjob.yaml").read_text(encoding="utf-8"))["spec"]
+    words = shlex.split(job["entrypoint"])
+    assert words[:3] == ["python", "-m", "runner"]
+    engine = compose_config(words[3:]).engine
+    (group,) = job["rayClusterSpec"]["workerGroupSpecs"]
+    limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+    assert (group["minReplicas"], group["maxReplicas"]) == (0, engine.max_size)
+    assert (float(limits["cpu"]), float(limits["nvidia.com/gpu"])) == (engine.num_cpus_per_actor, 1)
+
+
+def test_a_job_of_slurm_has_time_for_the_shards_under_way_before_its_limit() -> None:
+    launcher = yaml.safe_load((PROJECT / "conf" / "experiment" / "slurm.yaml").read_text())["hydra"]["launcher"]
+    engine = compose_config(["experiment=slurm", "hydra.mode=RUN", "dataset=demo", "weights=random"]).engine
+    assert engine.stop_grace_s < launcher["signal_delay_s"]
 
 
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)

@@ -32,11 +32,12 @@ def run(
     asked: bool = False,
     grace_s: float = 30,
     engine: str = "local",
+    guard: InterruptGuard | None = None,
 ) -> dict[str, Any]:
     """What comes of a worker that is this script; ``asked``: an end was asked for before it started."""
     (folder / "worker.py").write_text(f"import json, os, signal, sys, time\nfolder = {str(folder)!r}\n{script}")
     monkeypatch.setattr(launch, "WORKER", (sys.executable, str(folder / "worker.py")))
-    guard = InterruptGuard()
+    guard = guard or InterruptGuard()
     if asked:
         guard._requests.add(signal.SIGINT)
     with RunProgress(1) as progress:
@@ -242,6 +243,28 @@ cli._main = job
 sys.exit(cli.main([]))
 """
     assert start(tmp_path, code).wait(timeout=20) == 143
+
+
+def test_a_job_that_is_to_be_queued_again_ends_in_order_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slurm's signal comes to every process; Submitit's handler would end the job on the spot."""
+    requeued: list[int] = []
+    before = signal.signal(signal.SIGUSR2, lambda number, frame: requeued.append(number))
+    script = """
+os.kill(os.getpid(), signal.SIGUSR2)
+os.kill(os.getppid(), signal.SIGUSR2)
+assert sys.stdin.readline() == 'stop\\n'
+open(folder + '/result.json', 'w').write('{"status": "killed"}')
+"""
+    try:
+        with InterruptGuard().installed() as guard:
+            result = run(tmp_path, monkeypatch, script, guard=guard)
+        assert result == {"status": "killed", "worker_s": result["worker_s"]}
+        assert requeued == []
+        assert guard.requeues
+        guard.pass_on()
+        assert requeued == [signal.SIGUSR2]
+    finally:
+        signal.signal(signal.SIGUSR2, before)
 
 
 def test_a_job_that_was_finished_all_the_same_passes_the_signal_on_to_its_sweep(

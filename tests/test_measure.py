@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from runner.engine import BatchTiming
-from runner.measure import LaneClock, bottleneck, covered, lane_seconds, stage_shares, starved_shares
+from runner.measure import bottleneck, covered, lane_seconds, stage_shares, starved_shares
 from runner.profiling import clips_for_a_pass, evenly
 
 
@@ -56,14 +56,9 @@ def test_starvation_is_the_share_of_a_lanes_average_thread() -> None:
     assert starved_shares(starved, threads=4) == {"lane0_starved_share": 0.1, "lane1_starved_share": 0.5}
 
 
-def test_batches_told_of_in_parts_that_overlap_are_counted_once() -> None:
-    first = [BatchTiming(0, 0.0, 1.0, 4.0, 8), BatchTiming(0, 1.0, 2.0, 5.0, 8)]
-    second = [BatchTiming(0, 2.0, 3.0, 6.0, 8), BatchTiming(1, 2.0, None, 9.0, 8)]
-    clock = LaneClock()
-    found = [lane_seconds(timings, clock) for timings in (first, second)]
-    assert found[0] == {"copy": 2.0, "compute": 4.0, "lane": 5.0}
-    assert found[1] == {"copy": 0.5, "compute": (1 + 7) / 2, "lane": (1 + 7) / 2}
-    assert lane_seconds(first) == found[0]
+def test_batches_that_overlap_are_counted_once() -> None:
+    timings = [BatchTiming(0, 0.0, 1.0, 4.0, 8), BatchTiming(0, 1.0, 2.0, 5.0, 8), BatchTiming(1, 2.0, None, 9.0, 8)]
+    assert lane_seconds(timings) == {"copy": 1.0, "compute": (4 + 7) / 2, "lane": (5 + 7) / 2}
 
 
 def test_a_repeated_pass_is_some_batches_long_and_of_clips_from_all_over() -> None:

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
+import re
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 from urllib.request import Request, urlopen
 
 import pytest
 from gcp_storage_emulator.server import create_server
 
+from runner import store_hold
 from runner.compose import compose_config
 from runner.config import FolderDataset
-from runner.errors import ClipError, DatasetError, StoreError
+from runner.errors import ClipError, ConfigError, DatasetError, StoreError
 from runner.frozen_listing import list_clips
 from runner.listing import walk_store
 from runner.manifest import build_manifest
 from runner.remote import fetch
 from runner.store_client import Store
+from runner.store_hold import HOLDER_OBJECT, Hold
 from tests.chaos import make_clips
 from tests.conftest import Done, run_command
 from tests.object_store import Fault, Proxy, free_port
@@ -69,6 +75,78 @@ def numbers_in(store: Store) -> dict[str, bytes]:
 def numbers_of(folder: Path) -> dict[str, bytes]:
     paths = [folder / "clips.parquet", *(folder / "embeddings").rglob("*.*"), *(folder / "npz").rglob("*.*")]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+class Generations:
+    """Refuses what Google's store refuses by ``ifGenerationMatch``, which the emulator does not look at."""
+
+    def __init__(self, server: Proxy) -> None:
+        self._address = f"http://127.0.0.1:{server.port}"
+
+    def __call__(self, method: str, path: str, body: bytes) -> bool:
+        query = parse_qs(urlsplit(path).query)
+        if (wanted := query.get("ifGenerationMatch")) is None:
+            return False
+        told = re.search(rb'"name": "([^"]+)"', body)
+        name = query["name"][0] if "name" in query else told[1].decode() if told else unquote(path).split("/o/")[1]
+        key = quote(name.partition("?")[0], safe="")
+        try:
+            with urlopen(f"{self._address}/storage/v1/b/{BUCKET}/o/{key}", timeout=10) as answer:
+                return bool(json.load(answer)["generation"] != wanted[0])
+        except HTTPError:
+            return wanted[0] != "0"
+
+
+def test_conditions_make_one_command_win_and_the_late_one_replace_nothing(
+    quiet: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As against the S3 server (``test_object_fencing``), with the answers to every other put lost."""
+    quiet.refuses = Generations(quiet)
+    monkeypatch.setattr(store_hold, "BEAT_S", 1000.0)
+    url = f"gs://{BUCKET}/fenced"
+    barrier = threading.Barrier(4)
+
+    def take(_: int) -> tuple[Store, Hold] | str:
+        store = Store(url, 30)
+        hold = Hold(store)
+        barrier.wait()
+        try:
+            hold.take()
+        except ConfigError as error:
+            return str(error)
+        return store, hold
+
+    with ThreadPoolExecutor(4) as threads:
+        ends = list(threads.map(take, range(4)))
+    ((store, hold),) = (end for end in ends if not isinstance(end, str))
+    assert store.conditions is not None
+    assert all("is in use by another command" in end for end in ends if isinstance(end, str))
+    seen, count = store.look(HOLDER_OBJECT), itertools.count()
+    assert seen is not None
+    assert 0 <= seen.age_s < 30
+    quiet.fault = lambda method, key: "drop" if method == "POST" and next(count) % 2 == 0 else None
+    hold._renew()
+    assert store.create_text("ours", "small")
+    quiet.fault = lambda method, key: None
+    (tmp_path / "file").write_bytes(b"ours" * (2 << 20))  # more than goes at once
+    assert store.create(tmp_path / "file", "large")
+    (tmp_path / "file").write_bytes(b"late")
+    assert not store.create(tmp_path / "file", "large")
+    assert not store.create_text("late", "small")
+    store.put_text("another's", HOLDER_OBJECT)
+    with pytest.raises(ConfigError):
+        hold._renew()
+    hold.release()
+    assert store.read(HOLDER_OBJECT) == b"another's"
+
+
+def test_a_store_that_knows_no_generations_is_found_out(quiet: Proxy) -> None:
+    store = Store(f"gs://{BUCKET}/unfenced", 30)
+    hold = Hold(store)
+    hold.take()
+    assert store.conditions is None
+    hold.release()
+    assert store.sizes("") == {}
 
 
 @pytest.mark.slow

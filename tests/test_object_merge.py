@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +21,12 @@ import pytest
 import soundfile
 
 from runner import store_hold
+from runner.journal import ShardEntry, entry_of, line_of, read_journal
 from runner.merge import main as merge
+from runner.resume import plan_id, read_plan
 from runner.store_client import Store
 from runner.store_hold import HOLDER_OBJECT, Hold
+from runner.store_output import COMMITS, commit_name
 from tests.conftest import PROJECT, environment, run_command
 from tests.object_store import ObjectStore, object_store
 
@@ -97,8 +100,9 @@ def put_run(server: ObjectStore, folder: Path, prefix: str) -> None:
     client = server.client()
     left_out = {f".runner/{name}" for name in ("journal.jsonl", "command.lock", "worker.lock", "holder.json")}
     objects = {name: data for name, data in files_of(folder, everything=True).items() if name not in left_out}
-    for line in (folder / ".runner" / "journal.jsonl").read_bytes().splitlines(keepends=True):
-        objects[f".runner/commits/shard-{json.loads(line)['shard']:05d}.json"] = line
+    plan = plan_id(read_plan(folder) or {})
+    for number, entry in read_journal(folder / ".runner" / "journal.jsonl")[0].items():
+        objects[commit_name(number)] = f"{line_of(replace(entry, plan=plan))}\n".encode()
     for name, data in objects.items():
         client.put_object(Bucket=BUCKET, Key=f"{prefix}/{name}", Body=data)
 
@@ -126,8 +130,17 @@ def read_of(server: ObjectStore) -> set[str]:
     return {key[2].partition("/")[0] for key in keys if len(key) == 3}
 
 
-def kept(server: ObjectStore, prefix: str) -> dict[str, bytes]:
-    return {name: data for name, data in objects(server, prefix).items() if name.startswith((*KEPT, ".runner/c"))}
+def kept(server: ObjectStore, prefix: str) -> dict[str, bytes | ShardEntry]:
+    """A run's files, and its commit objects but for its plan's id."""
+    found: dict[str, bytes | ShardEntry] = {}
+    for name, data in objects(server, prefix).items():
+        if name.startswith(f"{COMMITS}/"):
+            entry = entry_of(data.strip())
+            assert entry is not None
+            found[name] = replace(entry, plan="")
+        elif name.startswith((*KEPT, ".runner/c")):
+            found[name] = data
+    return found
 
 
 def assert_whole(found: dict[str, bytes], parts: Parts) -> None:

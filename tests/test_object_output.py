@@ -354,7 +354,7 @@ def test_a_holder_is_written_anew_while_its_command_lives(memory_store: Store) -
 def test_a_worker_that_lost_the_output_commits_no_more(memory_store: Store, tmp_path: Path) -> None:
     config = compose_config(["weights=random"])
     spec: dict[str, Any] = {"run_dir": str(tmp_path), "shards": [[0, 1]], "rows": ["of shard 0"]}
-    spec["store"] = {"url": memory_store.url, "token": "ours"}
+    spec["store"] = {"url": memory_store.url, "token": "ours", "plan": "", "fenced": False}
     mirror = StoreMirror(spec, config)
     (tmp_path / "embeddings").mkdir()
     (tmp_path / "embeddings/part-00000.parquet").write_bytes(b"rows")
@@ -370,7 +370,7 @@ def test_a_worker_that_lost_the_output_commits_no_more(memory_store: Store, tmp_
 
 
 def test_shards_that_are_taken_back_lose_their_commit_objects(memory_store: Store, tmp_path: Path) -> None:
-    store = {"url": memory_store.url, "token": "ours"}
+    store = {"url": memory_store.url, "token": "ours", "plan": "", "fenced": False}
     spec = {"run_dir": str(tmp_path), "shards": [[0, 1]] * 3, "rows": [""] * 3, "store": store}
     (tmp_path / STATE).mkdir()
     put_holder(memory_store, token="ours")

@@ -18,10 +18,10 @@ from runner.compose import compose_config
 from runner.errors import ConfigError, StoreError
 from runner.job import Job
 from runner.live_tracking import RunTracking
+from runner.orphans import orphan_lock
 from runner.record import LIVE
 from runner.store_client import Store
 from runner.store_hold import HOLDER_OBJECT, Hold
-from runner.store_output import orphan_lock
 from runner.stores import working_folder
 from runner.track import main as track
 from tests.chaos import victims

@@ -1,17 +1,14 @@
-"""An actor that does all, without Ray: calls that overlap, one that fails, pages that stay locked, one identity."""
+"""The actor of ``engine=ray``, without Ray or TensorFlow: calls under way together, one that fails, the last canary."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import io
-import json
 import os
-import threading
+import sys
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,14 +24,14 @@ from runner.cold_start import ColdStart, Events
 from runner.compose import compose_config
 from runner.decode import DecodeOptions
 from runner.engine import Lane
-from runner.errors import ParityError
+from runner.errors import EngineError, ParityError
 from runner.journal import ShardEntry, read_journal
-from runner.output import make_formats
+from runner.output import RunWriter, make_formats
 from runner.pool import DecodePool
-from runner.ray_actor import CALLS, EmbedShards, Entries, ShardWriter
+from runner.ray_actor import EmbedShards, Reports, ShardWriter
 from runner.ray_engine import Collected
-from runner.ray_registry import Registry
-from runner.taking_up import differing
+from runner.ray_pool import Actor, Report
+from runner.ray_registry import Brief
 from tests.test_engine import fake_embed
 
 CLIPS, A_SHARD = 96, 8
@@ -42,49 +39,83 @@ SHARDS = [(first, first + A_SHARD) for first in range(0, CLIPS, A_SHARD)]
 
 
 class Writer(ShardWriter):
-    """Fails at one shard, if told so; takes its time for each."""
+    """Fails at one shard, if told so."""
 
     fails_at: int | None = None
 
     def write_shard(self, shard: int, rows: Any) -> None:
-        time.sleep(0.05)
         if shard == self.fails_at:
             raise OSError("no room for shard 1")
         super().write_shard(shard, rows)
 
 
+class FakeCanary:
+    """``misses``: whether the last one comes back wrong; shards from the second on are then not to be trusted."""
+
+    def __init__(self, misses: bool) -> None:
+        self.wrong, self.count, self.trusted, self.misses = misses, 0, 1, []
+
+    def finish(self) -> None:
+        self.count += 1
+        if self.wrong:
+            raise ParityError("at the end it is wrong")
+
+
+class PlainActor(EmbedShards):
+    """An actor whose session is plain arithmetic."""
+
+    def __init__(self, folder: Path, *, fails_at: int | None = None, misses: bool = False, pause_s: float = 0) -> None:
+        super().__init__(Brief({"dataset": {"root": str(folder), "clips": CLIPS}, "shards": SHARDS}, {}, CLIPS))
+        self.folder, self.fails_at, self.canary, self.pause_s = folder, fails_at, FakeCanary(misses), pause_s
+
+    async def where(self) -> str:
+        return "here"
+
+    def _make(self, about: dict[str, Any]) -> None:
+        self.config, self.mirror, self._folder = compose_config(["weights=random"]), None, None
+        self.spec = self._brief.spec | {"manifest": str(self.folder / "manifest.parquet"), "run_dir": str(self.folder)}
+        self._pool = DecodePool(DecodeOptions(0.96, "pad", "drop", "reference"), 1)
+        self._pool.open(1, 2, 5)
+        self._ready = SimpleNamespace(sessions=[])
+
+    def _make_writer(self) -> RunWriter:
+        formats = make_formats(self.config.output, self.folder, {}, 0.96, [])
+        writer = Writer(self.folder, {}, formats, journal=self._reports)
+        writer.fails_at = self.fails_at
+        return writer
+
+    def _make_lanes(self) -> list[Lane]:
+        def embed(windows: np.ndarray, copied: object) -> np.ndarray:
+            time.sleep(self.pause_s)
+            return fake_embed(windows)
+
+        return [Lane("lane", embed, 1, self.canary)]
+
+
 @pytest.fixture
-def actor(tmp_path: Path) -> Iterator[EmbedShards]:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Clips of which each has a level of its own, and their manifest."""
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", None, raising=False)
     names = [f"{number:03d}.wav" for number in range(CLIPS)]
     for number, name in enumerate(names):
         soundfile.write(tmp_path / name, np.full(40_000, (number + 1) / 128, np.float32), 16_000, subtype="FLOAT")
     columns = {"clip": names, "path": [os.fsencode(tmp_path / name) for name in names], "bytes": [1] * CLIPS}
     empty = {name: pa.nulls(CLIPS, kind) for name, kind in (("start", pa.float64()), ("end", pa.float64()))}
     table = pa.table({**columns, **empty, "label": pa.nulls(CLIPS, pa.string())})
-    pq.write_table(table, tmp_path / "manifest.parquet")
-    made = object.__new__(EmbedShards)
-    made.config = compose_config(["weights=random"])
-    made.spec = {"dataset": {"root": str(tmp_path), "clips": CLIPS}}
-    made.error, made.about, made.shards = None, {"resolved": {}, "warnings": []}, SHARDS
-    made.manifest, made.run_dir = tmp_path / "manifest.parquet", tmp_path
-    made._thread, made._calls, made._entries = ThreadPoolExecutor(1), ThreadPoolExecutor(CALLS), Entries()
-    made._pool = made._thread.submit(DecodePool, DecodeOptions(0.96, "pad", "drop", "reference"), 1).result()
-    made._pool.open(1, 2, 5)
-    formats = make_formats(made.config.output, tmp_path, {}, 0.96, [])
-    made._writer = Writer(tmp_path, {}, formats, journal=made._entries)
-    made._lanes = [Lane("lane", lambda windows, copied: fake_embed(windows), 1)]
-    yield made
-    made._pool.close()
+    pq.write_table(table, tmp_path / "manifest.parquet", row_group_size=30)
+    return tmp_path
 
 
-def both(actor: EmbedShards, *calls: list[int]) -> list[list[dict[str, Any]]]:
-    """The reports of calls that are made at the same time."""
-    with ThreadPoolExecutor(len(calls)) as threads:
-        begun = []
-        for numbers in calls:
-            begun.append(threads.submit(lambda numbers=numbers: list(actor._embed(numbers))))
-            time.sleep(0.05)
-        return [each.result(60) for each in begun]
+def given(actor: EmbedShards, *shards: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """What comes of shards that an actor has at the same time, and of its end."""
+
+    async def life() -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        assert (await actor.make())["error"] is None
+        reports = await asyncio.gather(*map(actor.embed, shards))
+        await actor.progress()
+        return reports, await actor.finish()
+
+    return asyncio.run(asyncio.wait_for(life(), 60))
 
 
 def assert_right(folder: Path, shards: list[int]) -> None:
@@ -93,103 +124,117 @@ def assert_right(folder: Path, shards: list[int]) -> None:
             assert row["embedding"][0] == pytest.approx((int(row["clip"][:3]) + 1) / 128), row["clip"]
 
 
-def test_calls_that_overlap_give_every_clip_its_own_rows_and_every_shard_one_entry(
-    actor: EmbedShards, tmp_path: Path
-) -> None:
-    found = both(actor, [0, 1, 2, 3, 4, 5], [6, 7, 8], [9, 10, 11])
-    entries = [entry for reports in found for report in reports for entry in report["entries"]]
-    assert sorted(entry["shard"] for entry in entries) == list(range(len(SHARDS)))
-    assert {report["error"] for reports in found for report in reports} == {None}
-    assert sum(report["clips"] for reports in found for report in reports) == CLIPS
-    assert_right(tmp_path, list(range(len(SHARDS))))
-    json.dumps(found)
+def test_every_shard_has_one_line_and_its_own_rows_and_the_last_canary_comes_at_the_end(folder: Path) -> None:
+    actor = PlainActor(folder)
+    reports, end = given(actor, 5, 0, 1, 2, 11, 3, 4, 10, 9, 8, 6, 7)
+    assert [report["entry"]["shard"] for report in reports] == [5, 0, 1, 2, 11, 3, 4, 10, 9, 8, 6, 7]
+    assert sum(report["entry"]["clips"] for report in reports) == CLIPS
+    assert_right(folder, list(range(len(SHARDS))))
+    assert (end["canaries"], end["examples"], end["under_way"]) == (1, 2 * CLIPS, 0)
+    assert set(end["stages"]) == {"decode", "write", "copy", "compute", "lane"}
+    assert end["ended"] > end["began"]
+    batches = actor._engine.timings
+    assert sum(timing.examples == 5 for timing in batches) >= len(batches) - 2  # filled across shards
 
 
-def test_after_a_call_that_failed_no_other_writes_the_wrong_clips_rows(actor: EmbedShards, tmp_path: Path) -> None:
-    def slow(windows: np.ndarray, copied: object) -> np.ndarray:
-        time.sleep(0.05)  # so that clips are under way when the first call fails
-        return fake_embed(windows)
-
-    actor._writer.fails_at, actor._lanes = 1, [Lane("lane", slow, 1)]
-    first, second = both(actor, [0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 11])
-    assert "no room for shard 1" in first[-1]["error"]["message"]
-    assert second[-1]["error"] == first[-1]["error"]
-    written = [int(path.stem[-5:]) for path in (tmp_path / "embeddings").glob("*.parquet")]
-    assert max(written) < 6
-    assert_right(tmp_path, written)
-    (report,) = actor._embed([11])
-    assert report["error"] == first[-1]["error"]
+def test_after_a_failure_all_calls_end_with_it_and_no_wrong_rows_are_written(folder: Path) -> None:
+    reports, end = given(PlainActor(folder, fails_at=1, pause_s=0.02), *range(12))
+    failed = [report["error"]["message"] for report in reports if "error" in report]
+    assert len(set(failed)) == 1
+    assert "no room for shard 1" in failed[0]
+    assert end["error"]["message"] == failed[0]
+    assert_right(folder, [report["entry"]["shard"] for report in reports if "entry" in report])
 
 
-def test_pages_stay_locked_while_the_actor_lives(actor: EmbedShards, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_canary_at_the_end_takes_back_what_an_actor_wrote_since_the_last_good_one(folder: Path) -> None:
+    reports, end = given(PlainActor(folder, misses=True), 4, 5, 6)
+    done = [report["entry"]["shard"] for report in reports]
+    assert end["error"]["kind"] == "parity"
+    assert len(end["undone"]) == 2
+    assert set(end["undone"]) < set(done)
+
+
+def test_pages_stay_locked_while_the_actor_lives(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
 
     @contextlib.contextmanager
     def pinned(memory: object) -> Iterator[str | None]:
         said.append("locked")
-        try:
-            yield None
-        finally:
-            said.append("unlocked")
+        yield None
+        said.append("unlocked")
 
     monkeypatch.setattr(ray_actor, "pinned", pinned)
-    actor._pins = ExitStack()
-    actor._lock_pages(ColdStart(0.0))
+    about: dict[str, Any] = {"resolved": {}, "warnings": []}
+    actor = PlainActor(folder)
+    actor._pool = SimpleNamespace(memory=None)
+    actor._lock_pages(ColdStart(0.0), about)
     assert said == ["locked"]
-    assert actor.about["resolved"]["memory.pinned"] is True
+    assert about["resolved"]["memory.pinned"] is True
     actor._pins.close()
+    assert said == ["locked", "unlocked"]
 
 
-def test_entries_may_be_taken_from_two_threads() -> None:
-    entries, found = Entries(), []
+def test_what_an_actor_can_not_make_is_the_runs_failure_in_the_same_words(folder: Path, tmp_path: Path) -> None:
+    def broken(self: EmbedShards, about: dict[str, Any]) -> None:
+        raise ParityError("other embeddings than the reference")
 
-    def take() -> None:
-        while len(found) < 2000:
-            found.extend(entries.take())
-
-    threads = [threading.Thread(target=take) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for number in range(2000):
-        entries.append(SimpleNamespace(shard=number))
-    for thread in threads:
-        thread.join(30)
-    assert sorted(entry.shard for entry in found) == list(range(2000))
+    actor = PlainActor(folder)
+    actor._make = broken.__get__(actor)
+    about = asyncio.run(actor.make())
+    with pytest.raises(ParityError, match="other embeddings than the reference"):
+        collected(tmp_path).take(Report(Actor(None, about=about), "make", about))
 
 
-def test_all_actors_embed_with_what_the_first_one_has() -> None:
-    fast, exact = ({"weights.checksum": "c", "precision": precision} for precision in ("bfloat16", "float32"))
+def collected(folder: Path) -> Collected:
+    config = compose_config(["weights=random", "dataset=demo", "engine=ray"])
+    spec = {"config": config.to_dict(), "shards": [[0, 1], [1, 2]], "dataset": {"clips": 2}}
+    (folder / ".runner").mkdir(exist_ok=True)
+    return Collected(spec, folder, Events(io.StringIO()), {"warnings": []}, {})
 
-    async def asked(registry: Registry) -> list[Any]:
-        return [await registry.agree(identity) for identity in (fast, exact)]
 
-    assert asyncio.run(asked(Registry({}))) == [fast, fast]
-    assert asyncio.run(asked(Registry({}, exact))) == [exact, exact]
-    assert differing(fast, exact) == "precision (bfloat16 then, float32 now)"
-    assert not differing(fast, dict(fast))
+def about(pid: int, precision: str) -> dict[str, Any]:
+    identity = {"weights.checksum": "c", "precision": precision}
+    who = {"host": "here", "pid": pid, "node": "n", "metrics": {}, "warnings": [], "error": None}
+    return {**who, "identity": identity, "file_metadata": {}}
+
+
+def meet(taker: Collected, what: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
+    """Have an actor met; what takes what else it gives."""
+    actor = Actor(None, about=what)
+    taker.take(Report(actor, "make", what))
+    return lambda value: taker.take(Report(actor, "embed", value))
+
+
+def test_all_actors_embed_with_what_the_first_one_has(tmp_path: Path) -> None:
+    taker = collected(tmp_path)
+    meet(taker, about(1, "bfloat16"))
+    meet(taker, about(2, "bfloat16"))
+    with pytest.raises(EngineError, match=r"precision \(bfloat16 then, float32 now\)"):
+        meet(taker, about(3, "float32"))
 
 
 def test_shards_that_an_actor_takes_back_are_left_to_be_done(tmp_path: Path) -> None:
-    config = compose_config(["weights=random", "dataset=demo", "engine=ray"])
-    spec = {"config": config.to_dict(), "shards": [[0, 1], [1, 2]], "dataset": {"clips": 2}}
-    (tmp_path / ".runner").mkdir()
-    collected = Collected(spec, tmp_path, Events(io.StringIO()), {}, {})
-    actor = {"host": "here", "pid": 1, "role": "whole", "node": "n", "metrics": {}, "warnings": []}
+    taker = collected(tmp_path)
+    take = meet(taker, about(1, "float32"))
     counts = {"embedded": 1, "audio_s": 1.0, "padded": 0, "skipped": {}, "noted": {}}
-    done = [vars(ShardEntry(number, 1, 1, {}, counts)) for number in range(2)]
-    collected.take({"actor": actor, "error": None, "entries": done})
-    assert collected.left == []
-    entries = [vars(ShardEntry(1, undone=True))]
-    report = {"actor": actor, "error": {"kind": "parity", "message": "wrong"}, "entries": entries}
+    for number in range(2):
+        take({"entry": vars(ShardEntry(number, 1, 1, {}, counts))})
+    assert taker.left == []
     with pytest.raises(ParityError, match="wrong"):
-        collected.take(report)
-    assert collected.left == [1]
+        take({"error": {"kind": "parity", "message": "wrong"}, "undone": [1]})
+    assert taker.left == [1]
     assert list(read_journal(tmp_path / ".runner" / "journal.jsonl")[0]) == [0]
 
 
-def test_no_shard_is_noted_after_others_were_taken_back(actor: EmbedShards) -> None:
+def test_no_shard_is_noted_after_others_were_taken_back(tmp_path: Path) -> None:
+    reports = Reports()
+    writer = ShardWriter(tmp_path, {}, [], journal=reports)
+    waiting = [reports.expect(number) for number in range(3)]
     for number in range(2):
-        actor._writer.record(ShardEntry(number))
-    actor._writer.take_back(1)
-    actor._writer.record(ShardEntry(2))  # an earlier call's, which was still being written
-    assert [(entry.shard, entry.undone) for entry in actor._entries.take()] == [(0, False), (1, False), (1, True)]
+        writer.record(ShardEntry(number))
+    writer.take_back(1)
+    writer.record(ShardEntry(2))  # which was still being written
+    assert [each.done() for each in waiting] == [True, True, False]
+    reports.fail(ParityError("wrong"))
+    assert waiting[2].result()["undone"] == [1]
+    assert reports.expect(3).result()["error"]["kind"] == "parity"

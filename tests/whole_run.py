@@ -197,7 +197,7 @@ class _Worker:
 @contextlib.contextmanager
 def _patched() -> Iterator[None]:
     facts, found = hardware.host_facts(), hardware.versions()
-    stop = SimpleNamespace(begin=lambda stop: None, is_set=lambda: False)
+    stop = SimpleNamespace(begin=lambda stop: None, is_set=lambda: False, take_signals=lambda: None)
     with contextlib.ExitStack() as stack:
         for target, name, value in (
             (job, "host_facts", lambda: facts),

@@ -2,9 +2,9 @@
 
 The same files through ``engine=local`` and ``engine=ray`` (which it starts), a command each, one after the other,
 several rounds interleaved with the order turned round; both may use all cores, and the GPU with ``--device gpu``.  A
-speed is the run's own: seconds of audio over seconds of the steady state, from ready sessions to the last embedding
-(local) or to the last shard (Ray).  Printed are medians, what Ray takes more, and how far
-rows lie from those of the first run.
+speed is the run's own: seconds of audio over seconds of the steady state, from ready sessions to the last embedding.
+Printed are medians, what Ray takes more, in how many runs slots' pages were locked for the GPU, and how far rows lie
+from those of the first run.
 """
 
 from __future__ import annotations
@@ -29,9 +29,8 @@ from tests.benchmarks.gpu import make_many
 PROJECT = Path(__file__).resolve().parents[2]
 ENGINES = {
     "engine=local": ("engine=local",),
-    "engine=ray": ("engine=ray", "engine.decode=inside"),
-    "engine=ray, decoding apart": ("engine=ray", "engine.decode=apart"),
-    "engine=ray, 2 actors a GPU": (*("engine=ray", "engine.decode=inside", "engine.num_gpus_per_actor=0.5"),),
+    "engine=ray": ("engine=ray",),
+    "engine=ray, 2 actors a GPU": ("engine=ray", "engine.num_gpus_per_actor=0.5"),
 }
 
 
@@ -42,7 +41,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--kind", default="wav16", choices=("wav16", "flac44", "ogg44"))
     parser.add_argument("--precision", default="auto")
-    parser.add_argument("--apart", action="store_true", help="also with decoding apart from the actors that embed")
     parser.add_argument("--device", default="cpu", choices=("cpu", "gpu"))
     parser.add_argument("--two", action="store_true", help="also with two actors a GPU")
     parser.add_argument("--distinct", type=int, help="recordings; other clips are hard links to them")
@@ -54,8 +52,7 @@ def main() -> None:
         clips = make_many(folder, options.kind, options.clips, options.distinct)
     else:
         clips = make_clips(folder, options.kind, options.clips)[0].parent
-    left_out = [word for word, asked in (("apart", options.apart), ("2 actors", options.two)) if not asked]
-    names = [name for name in ENGINES if not any(word in name for word in left_out)]
+    names = [name for name in ENGINES if options.two or "2 actors" not in name]
     differs, reference = 0.0, folder / "reference"
     shutil.rmtree(reference, ignore_errors=True)
     found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
@@ -78,6 +75,9 @@ def main() -> None:
         start, whole = (statistics.median(each[key] for each in runs) for key in ("start_s", "whole_s"))
         spread = (max(speeds[name]) - min(speeds[name])) / speed
         print(f"{name:28s} {speed:10.0f} {spread:7.0%} {start:8.1f} {whole:8.1f} {local / speed - 1:11.1%}")
+    if options.device == "gpu":
+        locked = [bool(each["pinned"]) for runs in found.values() for each in runs]
+        print(f"slots' pages were locked in {sum(locked)} of {len(locked)} runs")
     print(f"the same clips and examples in all; embeddings differ by {differs:.1e} of the largest value at most")
 
 
@@ -92,9 +92,10 @@ def _run(settings: tuple[str, ...], clips: Path, folder: Path) -> dict[str, floa
     whole = time.perf_counter() - start
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
-    metrics = json.loads((run_dir / "result.json").read_text())["metrics"]
-    speed, steady = metrics["audio_x_realtime"], metrics["steady_s"]
-    return {"audio_x_realtime": speed, "whole_s": whole, "start_s": whole - steady}
+    result = json.loads((run_dir / "result.json").read_text())
+    speed, steady = (result["metrics"][key] for key in ("audio_x_realtime", "steady_s"))
+    pinned = float(result["resolved"].get("memory.pinned", False))
+    return {"audio_x_realtime": speed, "whole_s": whole, "start_s": whole - steady, "pinned": pinned}
 
 
 def _difference(run_dir: Path, reference: Path) -> float:

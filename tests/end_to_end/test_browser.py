@@ -83,7 +83,7 @@ def sweep(few_clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     with (outputs / "ui.log").open("w") as log:
         server = subprocess.Popen(
             [sys.executable, "-m", *command, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"],
-            env=environment(MLFLOW_DISABLE_TELEMETRY="true"),
+            env=environment(MLFLOW_DISABLE_TELEMETRY="true", MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"),
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,

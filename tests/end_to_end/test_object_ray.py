@@ -81,9 +81,8 @@ def until_shards(url: str, many: int, command: subprocess.Popen[str]) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("decode", ["inside", "apart"])
 def test_an_actor_and_then_the_driver_killed_and_their_folder_lost(
-    store: ObjectStore, local: dict[str, bytes], tmp_path: Path, decode: str
+    store: ObjectStore, local: dict[str, bytes], tmp_path: Path
 ) -> None:
     """Begun on Ray, killed twice, finished by the local engine on what might be another machine."""
 
@@ -91,13 +90,12 @@ def test_an_actor_and_then_the_driver_killed_and_their_folder_lost(
         time.sleep(0.4 if method == "PUT" and "/commits/" in key else 0)
 
     store.fault = slow
-    url, known = f"s3://{BUCKET}/{decode}", ray_processes()
+    url, known = f"s3://{BUCKET}/killed", ray_processes()
     settings = (*SETTINGS, *RANDOM, f"output.dir={url}")
-    command = start(*settings, f"engine.decode={decode}", f"paths.outputs={tmp_path}/one")
+    command = start(*settings, f"paths.outputs={tmp_path}/one")
     until_shards(url, 1, command)
-    if decode == "inside":  # apart, the actors' work is done by now, and only the driver still puts
-        actors = [pid for pid in ray_processes() - known if "MapWorker" in words_of(pid)]
-        os.kill(actors[0], signal.SIGKILL)
+    actors = [pid for pid in ray_processes() - known if "EmbedShards" in words_of(pid)]
+    os.kill(actors[0], signal.SIGKILL)
     until_shards(url, 3, command)
     (driver,) = [child for child in psutil.Process(command.pid).children() if "tests.double.worker" in child.cmdline()]
     for process in (driver, psutil.Process(command.pid)):
@@ -111,7 +109,7 @@ def test_an_actor_and_then_the_driver_killed_and_their_folder_lost(
     assert again.status == 0, again.err
     assert again.out.count("files") == 1
     assert f"files  {url}" in again.out
-    assert_same(store, decode, local)
+    assert_same(store, "killed", local)
 
 
 def test_actors_on_a_machine_that_sees_none_of_the_drivers_folders(store: ObjectStore, tmp_path: Path) -> None:
