@@ -10,6 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from runner.packed import container_of, is_packed
+
 OLDER_LISTING = (
     "the data set has changed since this part began, which keeps the listing that it began with: parts that begin now "
     "have another, unless dataset.listing names one for all"
@@ -51,8 +53,10 @@ def reconcile(planned: pa.Table, listed: pa.Table) -> tuple[pa.Table, Changes]:
 
     What is not known any more of a file that is gone stays as it was.
     """
+    paths, listed_paths = planned["path"].to_pylist(), listed["path"].to_pylist()
     keys, listed_keys = (
-        zip(each["path"].to_pylist(), each["clip"].to_pylist(), strict=True) for each in (planned, listed)
+        zip(map(container_of, places), each["clip"].to_pylist(), strict=True)
+        for places, each in ((paths, planned), (listed_paths, listed))
     )
     places = {key: row for row, key in enumerate(listed_keys)}
     at = np.array([places.pop(key, -1) for key in keys], np.int64)
@@ -60,6 +64,12 @@ def reconcile(planned: pa.Table, listed: pa.Table) -> tuple[pa.Table, Changes]:
     now = listed.select(["label", "bytes", "mtime_ns"]).take(pa.array(at, mask=~is_listed))
     there = is_listed & has_file(now)
     table, differs = planned, {}
+    moved = np.zeros(len(paths), bool)
+    if any(map(is_packed, paths[:1])):  # a clip's place in its container may be another now
+        current = [listed_paths[row] if known else path for path, row, known in zip(paths, at, there, strict=True)]
+        moved = np.array([path != before for path, before in zip(current, paths, strict=True)], bool)
+        column = pa.chunked_array([pa.array(current, pa.binary())])
+        table = table.set_column(table.schema.get_field_index("path"), table.schema.field("path"), column)
     for name, known in (("label", is_listed), ("bytes", there), ("mtime_ns", there)):
         before, after = planned[name].combine_chunks(), now[name].combine_chunks()
         same = pc.fill_null(pc.equal(before, after), pa.scalar(False))
@@ -72,7 +82,7 @@ def reconcile(planned: pa.Table, listed: pa.Table) -> tuple[pa.Table, Changes]:
     added = listed.filter(pa.array(is_new))  # `take` would join the names, of which there may be more than 2 GiB
     changes = Changes(
         there=np.concatenate([there, has_file(added)]),
-        changed=np.flatnonzero(differs["bytes"] | differs["mtime_ns"]).tolist(),
+        changed=np.flatnonzero(differs["bytes"] | differs["mtime_ns"] | moved).tolist(),
         relabelled=np.flatnonzero(differs["label"]).tolist(),
         removed=np.flatnonzero(~is_listed).tolist(),
         vanished=int(np.count_nonzero(~there & has_file(planned))),

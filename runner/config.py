@@ -109,7 +109,7 @@ class AutoWeights(AudiosetWeights):
 
 @dataclass
 class DatasetConfig:
-    """What to embed; ``kind`` is folder, manifest or demo.
+    """What to embed; ``kind`` is folder, manifest, webdataset, parquet or demo.
 
     ``on_error`` (skip or fail) is what a clip that can't be embedded does; ``max_skipped`` stops a run that skips more
     (a whole number of clips, or a share of them below 1); ``on_truncated`` (keep or skip) is for clips that break off;
@@ -154,6 +154,46 @@ class ManifestDataset(DatasetConfig):
     path: str | None = None
     root: str | None = None
     allow_outside: bool = False
+
+
+@dataclass
+class PackedDataset(DatasetConfig):
+    """Clips packed in the files that ``path`` names: one, all below a folder or prefix, or a pattern.
+
+    ``prefix`` puts the names of those files before those of clips.
+    """
+
+    path: str | None = None
+    prefix: bool = False
+
+    def asked(self) -> tuple[Any, ...]:
+        """What decides, beside a container's content, what is listed of it."""
+        return ()
+
+
+@dataclass
+class WebDataset(PackedDataset):
+    """The members of tars with one of ``extensions``; the label is their folder's name or another member's content."""
+
+    kind: str = "webdataset"
+    extensions: list[str] = field(default_factory=list)
+    label_from: str = "parent"
+
+    def asked(self) -> tuple[Any, ...]:
+        return (*sorted(self.extensions), self.label_from)
+
+
+@dataclass
+class ParquetDataset(PackedDataset):
+    """The rows of Parquet files: ``audio`` (null: the only column that may be it), ``name``, ``label`` are columns."""
+
+    kind: str = "parquet"
+    audio: str | None = None
+    name: str | None = None
+    label: str = "label"
+
+    def asked(self) -> tuple[Any, ...]:
+        return self.audio, self.name, self.label
 
 
 @dataclass
@@ -317,6 +357,8 @@ SCHEMAS: dict[str, type[Any]] = {
     "dataset_demo": DatasetConfig,
     "dataset_folder": FolderDataset,
     "dataset_manifest": ManifestDataset,
+    "dataset_webdataset": WebDataset,
+    "dataset_parquet": ParquetDataset,
     "frontend": FrontendConfig,
     "output": OutputConfig,
     "parity": ParityConfig,
@@ -333,7 +375,13 @@ _GROUPS = (
 )
 _WEIGHTS = {"random": RandomWeights, "file": FileWeights, "audioset": AudiosetWeights, "auto": AutoWeights}
 _ENGINES = {"local": EngineConfig, "ray": RayEngineConfig}
-_DATASETS = {"demo": DatasetConfig, "folder": FolderDataset, "manifest": ManifestDataset}
+_DATASETS: dict[str, type[DatasetConfig]] = {
+    "demo": DatasetConfig,
+    "folder": FolderDataset,
+    "manifest": ManifestDataset,
+    "webdataset": WebDataset,
+    "parquet": ParquetDataset,
+}
 
 
 def from_dict(values: dict[str, Any]) -> RunConfig:

@@ -26,6 +26,8 @@ from runner.audio import ClipReader, read_clip
 from runner.errors import ClipError
 from runner.framing import WindowCutter, cut
 from runner.hardware import peak_own_mib
+from runner.packed import is_packed
+from runner.packed_clips import PackedClips
 from runner.remote import FetchAhead, Fetched, is_remote
 from runner.slots import SlotMemory, Windows, scaled
 from runner.stop_signals import ignore
@@ -243,6 +245,7 @@ class _Decoder:
         self._decoded = 0
         self._busy = BusyClock()
         self._store = FetchAhead(options.fetch_ahead, options.fetch_timeout_s)
+        self._packed = PackedClips(options.fetch_ahead, options.fetch_timeout_s)
 
     def run(self) -> None:
         while True:
@@ -322,9 +325,9 @@ class _Decoder:
 
     @contextlib.contextmanager
     def _opened(self, task: ClipTask) -> Iterator[ClipReader]:
-        """The clip's reader; an object is fetched first, and those behind it meanwhile."""
+        """The clip's reader; what is no file is made one first, and of a store what comes behind is read meanwhile."""
         resampler = self._options.resampler
-        if not is_remote(task.path):
+        if not (is_packed(task.path) or is_remote(task.path)):
             with read_clip(task.path, task.start, task.end, resampler=resampler) as clip:
                 yield clip
             return
@@ -335,6 +338,9 @@ class _Decoder:
             yield clip
 
     def _fetched(self, task: ClipTask) -> Fetched:
+        if is_packed(task.path):
+            behind = ((each.job, each.path) for each, _ in self._tasks)
+            return self._packed.take(task.job, task.path, behind, lambda: self._memory.beat(self._process))
         self._store.begin(task.job, task.path)
         for following, _ in self._tasks:
             if is_remote(following.path) and not self._store.begin(following.job, following.path):

@@ -6,11 +6,15 @@ from collections.abc import Callable, Iterator
 
 from runner.decode import ClipTask
 from runner.gathering import Clip
+from runner.packed import group_of
 from runner.pool import DecodePool
 
 _MESSAGE_CLIPS = 128
 _MESSAGE_BYTES = 16 << 20
 """Clips go to decode processes in messages of at most so many, and of about so many bytes."""
+_GROUP_BYTES = 32 << 20
+"""A message that ends inside a Parquet file's row group goes on to the group's end, up to so many bytes: every process
+that has rows of it reads the group up to them."""
 _UNKNOWN_BYTES = 1 << 20
 _MESSAGES_A_PROCESS = 4
 """A small data set goes in smaller messages: every process gets so many."""
@@ -64,7 +68,8 @@ class Feeder:
             del again[: self._message_clips]
             size = sum(size for _, size, _ in message)
             while self._waiting is not None and more():
-                if len(message) == self._message_clips or (message and size >= _MESSAGE_BYTES):
+                is_full = len(message) >= self._message_clips or (message and size >= _MESSAGE_BYTES)
+                if is_full and not (size < _GROUP_BYTES and _in_one_group(message[-1][0], self._waiting)):
                     break
                 own = self._waiting.bytes if self._waiting.bytes >= 0 else _UNKNOWN_BYTES
                 message.append((self._waiting, own, 0))
@@ -89,6 +94,11 @@ class Feeder:
         job, self._next_job = self._next_job, self._next_job + 1
         self._register_job(job, clip)
         return ClipTask(job, clip.path, clip.start, clip.end, attempt)
+
+
+def _in_one_group(clip: Clip, following: Clip) -> bool:
+    group = group_of(clip.path)
+    return group is not None and group == group_of(following.path)
 
 
 def _message_size(clips: int, processes: int) -> int:

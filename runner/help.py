@@ -48,6 +48,7 @@ Examples
   python -m runner dataset.root=/data/clips                     a folder of your own
   python -m runner device=metal memory=greedy dataset.root=/data/clips
   python -m runner dataset=manifest dataset.path=clips.csv weights=file weights.path=model.ckpt
+  python -m runner dataset=webdataset dataset.path=s3://bucket/tars
   python -m runner -m device=cpu,gpu memory=conservative,greedy dataset.root=/data/clips
 """
 

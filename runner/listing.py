@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
@@ -187,6 +188,14 @@ def _by_folder(store: AbstractFileSystem, path: str, timeout_s: float) -> Iterat
             yield item["name"][below:], -1 if size is None else int(size), _modified(item)
         else:
             pending.pop()
+
+
+def stamp_of(item: dict[str, Any]) -> tuple[int, int]:
+    """(size in bytes, time of modification in ns, or a number made of its ETag; −1: unknown) of an object's info."""
+    size, modified = item.get("size"), _modified(item)
+    if modified < 0 and (tag := next((item[key] for key in ("ETag", "etag", "blob_id") if item.get(key)), None)):
+        modified = zlib.crc32(str(tag).encode())
+    return -1 if size is None else int(size), modified
 
 
 def _modified(item: dict[str, Any]) -> int:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from runner.config import DatasetConfig, FolderDataset, ManifestDataset
+from runner.config import DatasetConfig, FolderDataset, ManifestDataset, PackedDataset
 from runner.demo import demo_clips
 from runner.digests import digest_of
 from runner.errors import ClipError, DatasetError
@@ -54,7 +54,8 @@ class Manifest:
 
     ``table`` has the columns of ``SCHEMA``: ``clip`` is the path relative to ``root`` (with ``#t=start,end`` for a part
     of a file), ``path`` the absolute path in the file system's bytes, ``bytes`` the file's size and ``mtime_ns`` its
-    time of modification (−1: unknown).
+    time of modification (−1: unknown).  Of a packed clip ``clip`` is its name in the container, ``path`` an address as
+    in ``runner.packed``, ``bytes`` the clip's own and ``mtime_ns`` the container's.
     ``digest`` is the same for the same data on another machine.  ``ignored`` counts files that are no clips.
     ``part`` tells of a partition: which, of how many, and the whole's digest, clips, and the numbers and sizes of
     the shards in it.  ``whole`` is all that it was cut from.
@@ -116,13 +117,17 @@ def build_manifest(dataset: DatasetConfig, outputs: Path) -> Manifest:
 
     Args:
         dataset: what the configuration asks for.
-        outputs: where the demo clips are made, should they be wanted.
+        outputs: where the demo clips are made, should they be wanted, and listings of packed data sets kept.
 
     Raises:
         DatasetError: there are no clips, or a manifest file has a bad row.
     """
     if isinstance(dataset, ManifestDataset):
         return _from_file(dataset)
+    if isinstance(dataset, PackedDataset):
+        from runner.packed_manifest import list_packed
+
+        return list_packed(dataset, outputs)
     if isinstance(dataset, FolderDataset) and dataset.root is not None:
         root = dataset.root.rstrip("/") if is_url(dataset.root) else Path(dataset.root).expanduser().resolve()
         return _from_folder(root, dataset, is_demo=False)
@@ -241,11 +246,11 @@ class _Chunks:
 
     def _flush(self) -> None:
         count, encoded = len(self._names), [os.fsencode(name) for name in self._names]
-        labels = map(_parent, encoded) if self._labelled else itertools.repeat(None, count)
+        labels = map(parent_of, encoded) if self._labelled else itertools.repeat(None, count)
         self._batches.append(
             pa.record_batch(
                 [
-                    pa.array(map(_shown, encoded), pa.string(), size=count),
+                    pa.array(map(shown, encoded), pa.string(), size=count),
                     pa.array([self._prefix + name for name in encoded], pa.binary()),
                     self._no_times[:count],
                     self._no_times[:count],
@@ -453,7 +458,7 @@ def stamps(paths: Sequence[str]) -> list[tuple[int, int]]:
     return [known[path] for path in paths]
 
 
-def _shown(name: bytes) -> str:
+def shown(name: bytes) -> str:
     r"""A name as text, another for each: bytes that are not UTF-8 as ``\xff``, a backslash that reads so ``\x5c``."""
     plain = _AMBIGUOUS.sub(rb"\\x5c", name) if b"\\x" in name else name
     return plain.decode("utf-8", "backslashreplace")
@@ -465,9 +470,9 @@ def _below(spellings: Sequence[str], path: str) -> str:
     return path[len(spelling) :].replace(os.sep, "/")
 
 
-def _parent(name: bytes) -> str | None:
+def parent_of(name: bytes) -> str | None:
     folder, slash, _ = name.rpartition(b"/")
-    return _shown(folder.rpartition(b"/")[2]) if slash else None
+    return shown(folder.rpartition(b"/")[2]) if slash else None
 
 
 def _mark(seconds: float | None) -> str:

@@ -13,15 +13,20 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from runner.errors import ClipError
 from runner.retry import is_disk_full, may_pass, patiently
 from runner.stores import store_of
 from runner.whole_object import read_whole
 
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+
 _LOOK_EVERY_S = 0.2
 _LONGEST_SCHEME = 16
+
+Get = Callable[["AbstractFileSystem", str, str], None]
 
 
 def is_remote(path: bytes) -> bool:
@@ -32,18 +37,30 @@ def is_remote(path: bytes) -> bool:
 class Fetched:
     """An object's bytes in a file; a context manager.
 
-    ``path`` is what to open; ``suffix`` the object's own, for decoders that go by it.
+    ``path`` is what to open; ``suffix`` the object's own, for decoders that go by it.  ``in_memory`` keeps them there,
+    where the system can.
     """
 
-    def __init__(self, suffix: str) -> None:
+    def __init__(self, suffix: str, *, in_memory: bool = False) -> None:
         self.suffix = suffix
         self._file: IO[bytes]
         if sys.platform.startswith("linux"):
-            self._file = tempfile.TemporaryFile()  # noqa: SIM115
+            self._file = os.fdopen(os.memfd_create("clip"), "w+b") if in_memory else tempfile.TemporaryFile()  # noqa: SIM115
             self.path = f"/proc/self/fd/{self._file.fileno()}"
         else:
             self._file = tempfile.NamedTemporaryFile(suffix=suffix)  # noqa: SIM115
             self.path = self._file.name
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Make these its bytes."""
+        self._file.seek(0)
+        self._file.write(data)
+        self._file.truncate()
+        self._file.flush()
+
+    def fileno(self) -> int:
+        """The descriptor of the file."""
+        return self._file.fileno()
 
     def __enter__(self) -> Fetched:
         return self
@@ -57,12 +74,13 @@ class Fetched:
             self._file.close()
 
 
-def fetch(url: str, timeout_s: float) -> Fetched:
+def fetch(url: str, timeout_s: float, get: Get | None = None) -> Fetched:
     """Read an object.
 
     Args:
         url: its own.
         timeout_s: as in ``runner.retry.patiently``.
+        get: what reads (a part of) it into a file, given the store, the URL and the file's path; None: all of it.
 
     Raises:
         ClipError: ``missing``, ``unreadable``, ``unreachable`` where the store did not give it in time, or
@@ -73,7 +91,7 @@ def fetch(url: str, timeout_s: float) -> Fetched:
     try:
         fetched = Fetched(os.path.splitext(url)[1].lower())
         store, path = store_of(url, timeout_s), fetched.path
-        patiently(lambda: read_whole(store, url, path), timeout_s)
+        patiently(lambda: (get or read_whole)(store, url, path), timeout_s)
     except BaseException as error:
         if fetched is not None:
             fetched.close()

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from runner.journal import CLIP_PARTS, STATE, ShardEntry
+from runner.packed import container_of, is_packed
 from runner.remote import is_remote
 from runner.retry import may_pass, patiently
 from runner.stores import store_of
@@ -137,13 +138,15 @@ def shards_to_retry(
         except (OSError, pa.ArrowException):
             return True  # it is damaged, and done again anyway
         columns = (part["reason"].to_pylist(), part["detail"].to_pylist(), paths[first:end].to_pylist())
-        lost = [row for row in zip(*columns, there[first:end].tolist(), strict=False) if row[0] in MAY_PASS]
+        rows = zip(*columns, there[first:end].tolist(), strict=False)
+        # a packed clip that is not listed: its container has other clips now, or none
+        lost = [row for row in rows if row[0] in MAY_PASS and (row[3] or not is_packed(row[2]))]
         random.shuffle(lost)
         asked = 0
         for reason, detail, path, is_listed in lost:
             asks = is_remote(path) and not (is_listed and reason == "missing")
             asked += asks
-            if not (asks and asked > _ASKED) and MAY_PASS[reason](Lost(path, detail, is_listed, stores)):
+            if not (asks and asked > _ASKED) and MAY_PASS[reason](Lost(container_of(path), detail, is_listed, stores)):
                 return True
         return False
 

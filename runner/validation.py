@@ -23,11 +23,13 @@ from runner.config import (
     FolderDataset,
     ManifestDataset,
     OutputConfig,
+    PackedDataset,
     RandomWeights,
     RayEngineConfig,
     RunConfig,
     ToleranceConfig,
     TrackingConfig,
+    WebDataset,
     WeightsConfig,
     one_of,
 )
@@ -238,6 +240,8 @@ def _validate_dataset(dataset: DatasetConfig) -> None:
         if not (dataset.root is None or is_url(dataset.root) or Path(dataset.root).expanduser().is_dir()):
             what = "is a file, not a folder" if Path(dataset.root).expanduser().is_file() else "does not exist"
             raise ConfigError(f"dataset.root={dataset.root} {what}: give a folder of audio files")
+    if isinstance(dataset, PackedDataset):
+        _validate_packed(dataset)
     if isinstance(dataset, ManifestDataset):
         if not dataset.path:
             raise ConfigError("dataset=manifest needs dataset.path: give a CSV or Parquet file with a column 'path'")
@@ -263,6 +267,28 @@ def _validate_ray(engine: RayEngineConfig) -> None:
             raise ConfigError(f"engine.resources_per_actor.{name}={amount} is not an amount: use a number from 0")
     _at_least("engine.wait_s", engine.wait_s, 0)
     check_free_of_credentials("engine.runtime_env", str(engine.runtime_env))
+
+
+def _validate_packed(dataset: PackedDataset) -> None:
+    what = "a tar" if isinstance(dataset, WebDataset) else "a Parquet file"
+    if not dataset.path:
+        raise ConfigError(
+            f"dataset={dataset.kind} needs dataset.path: give {what}, a folder or URL of them, or a pattern with "
+            "{000..123} or *"
+        )
+    if dataset.path.startswith("pipe:") or "::" in dataset.path:
+        raise ConfigError(
+            f"dataset.path={dataset.path} is WebDataset's way to name a command or several places, and no path: "
+            "give a path or an object store's URL"
+        )
+    is_plain = not (is_url(dataset.path) or re.search(r"[*?\[{]", dataset.path))
+    if is_plain and not Path(dataset.path).expanduser().exists():
+        raise ConfigError(f"dataset.path={dataset.path} does not exist: give {what}, or a folder of them")
+    if isinstance(dataset, WebDataset):
+        if not dataset.extensions:
+            raise ConfigError("dataset.extensions is empty: name at least one, as in dataset.extensions=[wav,flac]")
+        if not dataset.label_from.strip(":"):
+            raise ConfigError("dataset.label_from is empty: use parent, none, or an extension as cls or json:KEY")
 
 
 def _whole(key: str, value: object, lowest: int, otherwise: str) -> None:

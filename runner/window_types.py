@@ -12,6 +12,9 @@ import stat
 import threading
 from pathlib import Path
 
+from runner.errors import ClipError
+from runner.packed import ParquetRow, address, is_packed, place_of_clip
+from runner.packed_clips import PackedClips
 from runner.readable import readable
 from runner.remote import is_remote
 from runner.vggish.constants import SAMPLE_RATE
@@ -46,10 +49,25 @@ def window_types(manifest: Path, patience_s: float = _PATIENCE_S) -> tuple[str, 
 
 def is_int16(path: bytes) -> bool:
     """Whether a file's head is that of 16-bit 16 kHz mono WAV or FLAC, which gives int16 windows."""
+    if is_packed(path):
+        return _is_packed_int16(path)
     if plain := PlainWav.open(path):
         plain.close()
         return True
     return _is_flac(_head(path))
+
+
+def _is_packed_int16(path: bytes) -> bool:
+    clips, place = PackedClips(1, _PATIENCE_S), place_of_clip(path)
+    if isinstance(place, ParquetRow):
+        path = address(place._replace(row=0))  # a row group is read from its beginning
+    try:
+        with clips.take(0, path, (), lambda: None) as file:
+            return is_int16(os.fsencode(file.path))
+    except ClipError:
+        return False
+    finally:
+        clips.close()
 
 
 def _some_paths(manifest: Path) -> list[bytes]:

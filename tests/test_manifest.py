@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from runner.config import DatasetConfig, FolderDataset, ManifestDataset
 from runner.digests import digest_of, row_digests
 from runner.errors import DatasetError
-from runner.manifest import SCHEMA, Manifest, _shown, build_manifest, longest_seconds, plan_shards, take_part
+from runner.manifest import SCHEMA, Manifest, build_manifest, longest_seconds, plan_shards, shown, take_part
 
 
 @pytest.fixture
@@ -434,7 +434,7 @@ def test_what_lies_above_a_link_is_not_what_its_spelling_says(root: Path, tmp_pa
 @given(st.lists(st.lists(st.sampled_from([b"\\", b"x", b"5c", b"ff", b"\xff", b"\xc3", b"\xa9"]), max_size=6)))
 def test_different_names_are_shown_differently(names: list[list[bytes]]) -> None:
     different = {b"".join(name) for name in names}
-    assert len({_shown(name) for name in different}) == len(different)
+    assert len({shown(name) for name in different}) == len(different)
 
 
 def test_a_name_of_bytes_and_one_that_reads_like_it_are_two_clips(root: Path) -> None:

@@ -11,14 +11,19 @@ are in the seconds, which are the command's less its cold start.  The server tak
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import shutil
 import statistics
 import subprocess
 import sys
+import tarfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from runner.hardware import host_facts
 from tests.benchmarks.data import SECONDS, make_clips
@@ -26,7 +31,8 @@ from tests.object_store import object_store
 
 PROJECT = Path(__file__).resolve().parents[2]
 BUCKET = "benchmark"
-FIXED = ("dataset=folder", "device=cpu", "weights=random", "tracking=none", "profile.pictures=false")
+PACKED_IN = 4
+FIXED = ("device=cpu", "weights=random", "tracking=none", "profile.pictures=false")
 
 
 @dataclass(frozen=True)
@@ -48,10 +54,29 @@ def ways(clips: Path) -> list[Way]:
         Way(parquet, parquet, (local,)),
         Way("read from a store", parquet, (remote,)),
         Way("read, fetch_ahead=1", parquet, (remote, "dataset.fetch_ahead=1")),
+        Way("tars in a store", parquet, ("dataset=webdataset", f"dataset.path=s3://{BUCKET}/tars")),
+        Way("Parquet in a store", parquet, ("dataset=parquet", f"dataset.path=s3://{BUCKET}/parquet")),
         Way("written to a store", parquet, (local,), stored=True),
         Way(npz, npz, (local, "output=npz")),
         Way("written to a store, npz", npz, (local, "output=npz"), stored=True),
     ]
+
+
+def packed(files: dict[str, bytes]) -> dict[str, bytes]:
+    """The clips in tars and in Parquet files, by their keys."""
+    found = {}
+    for number in range(PACKED_IN):
+        names = sorted(files)[number::PACKED_IN]
+        tar_file, parquet_file = io.BytesIO(), io.BytesIO()
+        with tarfile.open(fileobj=tar_file, mode="w") as tar:
+            for name in names:
+                about = tarfile.TarInfo(name)
+                about.size = len(files[name])
+                tar.addfile(about, io.BytesIO(files[name]))
+        rows = pa.array([{"bytes": files[name], "path": name} for name in names])
+        pq.write_table(pa.table({"audio": rows}), parquet_file, row_group_size=100, compression="none")
+        found[f"tars/{number}.tar"], found[f"parquet/{number}.parquet"] = tar_file.getvalue(), parquet_file.getvalue()
+    return found
 
 
 def main() -> None:
@@ -60,15 +85,18 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=600, help="of ten seconds")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--delay-ms", type=float, default=30.0)
+    parser.add_argument("--only", nargs="+", default=[""], help="measure only what has one of these in its name")
     parser.add_argument("--folder", type=Path, default=PROJECT / "outputs" / "benchmark")
     options = parser.parse_args()
     folder = options.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     clips = make_clips(folder, "wav16", options.clips)[0].parent
-    measured = ways(clips)
+    chosen = [way for way in ways(clips) if any(part in way.name for part in options.only)]
+    measured = [way for way in ways(clips) if way in chosen or way.name in {each.base for each in chosen}]
     found: dict[str, list[tuple[float, float]]] = {way.name: [] for way in measured}
     with object_store() as store:
-        store.bucket(BUCKET, {f"clips/{path.name}": path.read_bytes() for path in sorted(clips.iterdir())})
+        files = {path.name: path.read_bytes() for path in sorted(clips.iterdir())}
+        store.bucket(BUCKET, {f"clips/{name}": data for name, data in files.items()} | packed(files))
 
         def held_up(method: str, key: str) -> None:
             time.sleep(options.delay_ms / 1000)
