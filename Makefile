@@ -1,4 +1,5 @@
 # make run    set up, then the main job on the demo clips
+# make check  set up, then lint, types and the quick tests: before each commit
 # make test   set up, then all tests
 PYTHON ?= python3
 VENV := .venv
@@ -6,7 +7,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEER := $(VENV)/.peer
 
-.PHONY: run test lint format ui clean constraints chaos faults fuzz mutants
+# Test processes at once, each with outputs and databases of its own.
+PARALLEL := -n 2 --dist loadgroup
+
+.PHONY: run check test lint format ui clean constraints chaos faults fuzz mutants mutations
 .DEFAULT_GOAL := run
 
 # Set up anew only when a requirement has changed.
@@ -24,8 +28,11 @@ $(PEER): $(READY)
 run: $(READY)
 	$(BIN)/python -m runner $(ARGS)
 
+check: lint
+	$(BIN)/python -m pytest -q $(PARALLEL) -m "not slow and not long" $(ARGS)
+
 test: $(READY) $(PEER)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 # Kills runs 200 times and compares what comes out with an undisturbed one (about an hour on 2 cores).
 chaos: $(READY)
@@ -34,6 +41,10 @@ chaos: $(READY)
 # Every call on a run's files fails with every error, and power is lost at every moment (half an hour; Linux with gcc).
 faults: $(READY)
 	$(BIN)/python -m tests.faults $(ARGS)
+
+# All of tests/mutation_list.py; `make test` takes a third of each kind (ten minutes).
+mutations: $(READY)
+	$(BIN)/python -m pytest -m "long or not long" tests/test_mutations.py $(ARGS)
 
 # Broken input of all kinds for five minutes.
 fuzz: $(READY)

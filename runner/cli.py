@@ -121,7 +121,7 @@ def _through_hydra(given: list[str]) -> int:
     try:
         sys.argv[1:] = check_arguments(given)
         with composing():
-            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=CONFIG_NAME)(_task)()
+            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=CONFIG_NAME)(task)()
     except (HydraException, OmegaConfBaseException, RunnerError) as error:
         if wants_traceback:
             raise
@@ -182,7 +182,8 @@ class _Stopped(BaseException):
         self.exit_status = exit_status
 
 
-def _task(config: DictConfig) -> dict[str, Any] | float:
+def task(config: DictConfig) -> dict[str, Any] | float:
+    """What Hydra calls with each composed configuration: one job; gives its result, or what a sweeper maximises."""
     from hydra.core.hydra_config import HydraConfig
 
     from runner.compose import typed, typed_words

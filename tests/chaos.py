@@ -15,6 +15,8 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +24,13 @@ import psutil
 import pyarrow.parquet as pq
 import soundfile
 
-from tests.conftest import PROJECT, environment
+from tests.commands import PROJECT, environment
+from tests.fork_server import Forked
 
 TARGETS = ("worker", "decode", "command")
 SETTINGS = ("weights=random", "device=cpu", "output.shard_clips=16", "memory=conservative", "memory.decode_workers=2")
 FINISHED = 0
+_WORKERS = {"runner.worker", "tests.double.worker"}
 
 
 def make_clips(folder: Path, clips: int, seed: int = 0) -> Path:
@@ -55,13 +59,13 @@ def start(clips: Path, out: Path, *arguments: str) -> subprocess.Popen[bytes]:
         )
 
 
-def victims(command: subprocess.Popen[bytes], target: str) -> list[psutil.Process]:
+def victims(command: subprocess.Popen[bytes] | Forked, target: str) -> list[psutil.Process]:
     """The processes of a command that are its target."""
     try:
         itself = psutil.Process(command.pid)
         if target == "command":
             return [itself]
-        workers = [child for child in itself.children() if "runner.worker" in child.cmdline()]
+        workers = [child for child in itself.children() if _WORKERS & set(child.cmdline())]
         if target == "worker":
             return workers
         return [child for worker in workers for child in worker.children() if "spawn_main" in " ".join(child.cmdline())]
@@ -69,23 +73,42 @@ def victims(command: subprocess.Popen[bytes], target: str) -> list[psutil.Proces
         return []
 
 
-def disturb(clips: Path, out: Path, rng: random.Random, most: int, killed: collections.Counter[str]) -> int:
-    """Run, kill and resume until the run is finished; how many sessions that took."""
+def disturb(
+    start: Callable[[], subprocess.Popen[bytes] | Forked],
+    out: Path,
+    rng: random.Random,
+    most: int,
+    killed: collections.Counter[str],
+    longest_s: float = 12.0,
+) -> int:
+    """Run, kill and resume until the run is finished.
+
+    Args:
+        start: starts the command, whose run is in ``out``.
+        out: the run's folder.
+        rng: chooses whom to kill, and when.
+        most: kills.
+        killed: counts them.
+        longest_s: before the first kill of a session; the next one comes in half the time.
+
+    Returns:
+        How many sessions it took.
+    """
     sessions = 0
     while True:
         sessions += 1
         before = killed.total()
-        command = start(clips, out, "tracking=none")
-        ends_at = time.monotonic() + rng.uniform(0.5, 12)
+        command = start()
+        ends_at = time.monotonic() + rng.uniform(longest_s / 24, longest_s)
         while command.poll() is None and killed.total() < most:
             if time.monotonic() < ends_at:
-                time.sleep(0.05)
+                time.sleep(0.02)
                 continue
             target = rng.choice(TARGETS)
             if found := victims(command, target):
                 rng.choice(found).kill()
                 killed[target] += 1
-            ends_at = time.monotonic() + rng.uniform(0.5, 6)
+            ends_at = time.monotonic() + rng.uniform(longest_s / 24, longest_s / 2)
         if command.wait() == FINISHED:
             return sessions
         if killed.total() == before:
@@ -139,7 +162,7 @@ def main() -> int:
     rounds = bad = 0
     while killed.total() < options.kills:
         run = folder / f"run-{rounds:03d}"
-        sessions = disturb(clips, run, rng, options.kills, killed)
+        sessions = disturb(partial(start, clips, run, "tracking=none"), run, rng, options.kills, killed)
         wrong = differences(run, undisturbed) + [f"still alive: {process}" for process in left_over(run)]
         rounds += 1
         bad += bool(wrong)

@@ -2,25 +2,44 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import subprocess
-import sys
-from dataclasses import dataclass
+import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
+import soundfile
+
+from tests.commands import PROJECT, Done, environment
+from tests.commands import run as run_command
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from runner.vggish.session import VGGishSession
 
-PROJECT = Path(__file__).resolve().parents[1]
+__all__ = ["PROJECT", "Done", "environment", "run_command"]
 AUDIO = PROJECT.parent / "shared" / "audio"
+if (
+    "PYTEST_XDIST_WORKER" in os.environ
+):  # several processes share the cores: TensorFlow's and NumPy's threads don't add up
+    os.environ |= dict.fromkeys(("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"  # read by gcsfs when imported; it needs gRPC of an emulator
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What starts commands is slow, and comes first; each module's tests run in one process, Ray's all in the same.
+
+    Tests look for Ray's processes by their names, and share scenarios in a module.
+    """
+    for item in items:
+        if item.path.parent.name == "end_to_end" or item.path.stem.startswith("test_object_"):
+            item.add_marker(pytest.mark.slow)
+        if config.pluginmanager.hasplugin("xdist"):
+            group = "ray" if "ray" in item.path.stem.split("_") else item.path.stem
+            item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: ("ray" not in item.path.stem.split("_"), item.path.parent.name != "end_to_end"))
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +54,18 @@ def audio() -> Path:
     if not AUDIO.is_dir():
         pytest.skip(f"no real audio at {AUDIO}")
     return AUDIO
+
+
+@pytest.fixture(scope="session")
+def few_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six clips of two seconds at 16 kHz in two folders: 12 examples, decoded in no time."""
+    folder = tmp_path_factory.mktemp("few") / "clips"
+    random = np.random.default_rng(0)
+    for number in range(6):
+        path = folder / "ab"[number % 2] / f"{number}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, random.uniform(-0.5, 0.5, 32_000), 16_000)
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -53,45 +84,31 @@ def vggish(weights: dict[str, np.ndarray]) -> VGGishSession:
     return make_session(weights)
 
 
-@dataclass(frozen=True)
-class Done:
-    """A finished command."""
+@pytest.fixture(scope="session")
+def new_outputs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
+    """Makes a folder for ``paths.outputs`` whose MLflow database has its tables: to create them takes seconds."""
+    database = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
 
-    status: int
-    out: str
-    err: str
+    def make(folder: Path) -> Path:
+        if not database.exists():
+            from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    @property
-    def run_dir(self) -> Path:
-        """The folder that the summary names."""
-        lines = [line.split(None, 1) for line in self.out.splitlines() if line.strip().startswith("files")]
-        return Path(lines[-1][1])
+            store = SqlAlchemyStore(f"sqlite:///{database}", str(database.parent / "artifacts"))
+            store.engine.dispose()
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(database, folder / database.name)
+        return folder
 
-    @property
-    def result(self) -> dict[str, Any]:
-        """The run's result.json."""
-        found: dict[str, Any] = json.loads((self.run_dir / "result.json").read_text())
-        return found
+    return make
 
 
-def environment(**extra: str) -> dict[str, str]:
-    """This process's environment without what would change a run, plus ``extra``."""
-    left_out = ("MLFLOW_", "HYDRA_", "VGGISH_")
-    return {key: value for key, value in os.environ.items() if not key.startswith(left_out)} | extra
+@pytest.fixture
+def outputs(tmp_path: Path, new_outputs: Callable[[Path], Path]) -> Path:
+    """A test's own folder for ``paths.outputs``, with a prepared MLflow database."""
+    return new_outputs(tmp_path / "outputs")
 
 
-def run_command(*arguments: str, cwd: Path = PROJECT, timeout: float = 300, **env: str) -> Done:
-    """``python -m runner`` with these arguments, to its end."""
-    command = [sys.executable, "-m", "runner", *arguments]
-    path = os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        command,
-        cwd=cwd,
-        env=environment(PYTHONPATH=path, **env),
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
-    return Done(done.returncode, done.stdout, done.stderr)
+@pytest.fixture
+def prepared_database(tmp_path: Path, new_outputs: Callable[[Path], Path]) -> None:
+    """A test's folder is one for ``paths.outputs``, with a prepared MLflow database."""
+    new_outputs(tmp_path)

@@ -14,6 +14,7 @@ import faulthandler
 import hashlib
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import run_command
+from tests.commands import DOUBLE, REAL, run_real
 from tests.disk import FROM_THEN_ON, HALF, ONCE, Call, Watch, build, why_not
 from tests.power_loss import Contents, Disk, choices, restore
 
@@ -202,7 +203,9 @@ class Workbench:
         return {scenario.damaged} if before.read_bytes().count(line) == now.read_bytes().count(line) else set()
 
 
-def command_with_fault(run: Path, arguments: Sequence[str], library: Path, process: str, fault: Fault) -> list[str]:
+def command_with_fault(
+    run: Path, arguments: Sequence[str], library: Path, process: str, fault: Fault, command: str
+) -> list[str]:
     """What is wrong if a call fails in the real command, or in its worker; nothing if all is told.
 
     Args:
@@ -211,11 +214,12 @@ def command_with_fault(run: Path, arguments: Sequence[str], library: Path, proce
         library: that is preloaded.
         process: words of the command line of the process in which the call fails.
         fault: the call.
+        command: its module.
     """
     call, error, how = map(str, fault)
     run.mkdir(parents=True, exist_ok=True)
     disk = {"DISK_FOLDER": str(run), "DISK_PROCESS": process, "DISK_CALL": call, "DISK_ERRNO": error, "DISK_HOW": how}
-    done = run_command(*arguments, f"output.dir={run}", LD_PRELOAD=str(library), **disk)
+    done = run_real(*arguments, f"output.dir={run}", command=command, LD_PRELOAD=str(library), **disk)
     told = done.out + done.err
     wrong = ["a traceback is told"] if "Traceback" in told else []
     if done.status not in (0, 1) or (done.status == 1) == ("error: " not in told and "failed" not in told):
@@ -223,28 +227,37 @@ def command_with_fault(run: Path, arguments: Sequence[str], library: Path, proce
     return wrong
 
 
-def check_commands(folder: Path, times: int, seed: int) -> int:
-    """The same with the real command and TensorFlow, a few times at random; how often something came out otherwise."""
+def check_commands(folder: Path, times: int, seed: int, command: str = REAL) -> int:
+    """The same with the real command in its process, a few times at random; how often something came out otherwise.
+
+    Args:
+        folder: to work in.
+        times: how often.
+        seed: of the choice.
+        command: its module: the one with TensorFlow, or that of the double.
+    """
     from tests.whole_run import command_arguments, make_data, tree
 
     library = build(folder)
     arguments = command_arguments(make_data(folder / "data"), folder)
     undisturbed, rng, bad = folder / "undisturbed", random.Random(seed), 0
-    assert run_command(*arguments, f"output.dir={undisturbed}").status == 0
+    run = partial(run_real, *arguments, command=command)
+    worker = "tests.double.worker" if command == DOUBLE else "runner.worker"
+    assert run(f"output.dir={undisturbed}").status == 0
     for number in range(times):
-        process = ("-m runner.worker", "-m runner dataset.root")[number % 2]
+        process = (f"-m {worker}", f"-m {command} dataset.root")[number % 2]
         kind = rng.choice(["open", "write", "fsync"])
         fault = (
             rng.randrange(1, 400 if number % 2 == 0 else 80),
             rng.choice(ERRORS[kind]),
             rng.choice([ONCE, FROM_THEN_ON]),
         )
-        run = folder / f"run-{number}"
-        wrong = command_with_fault(run, arguments, library, process, fault)
-        again = run_command(*arguments, f"output.dir={run}")
+        out = folder / f"run-{number}"
+        wrong = command_with_fault(out, arguments, library, process, fault, command)
+        again = run(f"output.dir={out}")
         if again.status:
             wrong.append(f"then: exit status {again.status}, {again.err[-500:]!r}")
-        found, expected = tree(run), tree(undisturbed)
+        found, expected = tree(out), tree(undisturbed)
         wrong += [f"then: {name} is other" for name in expected.keys() | found if expected.get(name) != found.get(name)]
         bad += bool(wrong)
         told = f"call {fault[0]}: {errno.errorcode[fault[1]]} {HOW[fault[2]]}"
@@ -288,27 +301,49 @@ def losses_of(scenario: Scenario, root: Path, quick: bool) -> Iterator[tuple[str
             digest = hashlib.sha256(repr(sorted(contents.items())).encode()).digest()
             if digest not in known:
                 known.add(digest)
-                yield f"call {number} ({call.kind}), kept: {name}", contents
+                yield f"call {number} ({call.kind} {Path(call.path).name}), kept: {name}", contents
 
 
-def check(bench: Workbench, only: str | None, share: tuple[int, int], quick: bool) -> int:
+@dataclass(frozen=True)
+class Case:
+    """Something to try: its name, what it is one of (to which file what happens, and how), and what tries it."""
+
+    name: str
+    kind: tuple[str, ...]
+    wrong: Callable[[], list[str]]
+
+
+def one_of_each_kind(cases: Sequence[Case]) -> list[Case]:
+    """The middle one of each kind."""
+    kinds: dict[tuple[str, ...], list[Case]] = {}
+    for case in cases:
+        kinds.setdefault(case.kind, []).append(case)
+    return [each[len(each) // 2] for each in kinds.values()]
+
+
+def check(bench: Workbench, only: str | None, share: tuple[int, int], quick: bool, short: bool) -> int:
     """Try everything; how much came out otherwise."""
     bad = 0
     for scenario in bench.scenarios():
-        cases: list[tuple[str, Callable[[], list[str]]]] = []
+        cases: list[Case] = []
         if only != "power-loss":
             for fault in faults_of(scenario.calls, quick):
                 call = counted(scenario.calls)[fault[0] - 1]
-                told = f"{call.kind} {Path(call.path).name}: {errno.errorcode[fault[1]]} {HOW[fault[2]]}"
-                cases.append((f"call {fault[0]}, {told}", partial(bench.with_fault, scenario, fault)))
+                name, how = Path(call.path).name, HOW[fault[2]]
+                told = f"call {fault[0]}, {call.kind} {name}: {errno.errorcode[fault[1]]} {how}"
+                kind = (call.kind, re.sub(r"\d+", "N", name), how)
+                cases.append(Case(told, kind, partial(bench.with_fault, scenario, fault)))
         if only != "calls":
-            for name, contents in losses_of(scenario, bench.disk, quick):
-                cases.append((f"power lost after {name}", partial(bench.with_power_loss, scenario, contents)))
+            for told, contents in losses_of(scenario, bench.disk, quick):
+                kind = (re.sub(r"\d+", "N", told),)
+                cases.append(Case(f"power lost after {told}", kind, partial(bench.with_power_loss, scenario, contents)))
+        if short:
+            cases = one_of_each_kind(cases)
         own = cases[share[0] :: share[1]]
-        for name, case in own:
-            if wrong := case():
+        for case in own:
+            if wrong := case.wrong():
                 bad += 1
-                print(f"{scenario.name}: {name}: {'; '.join(wrong)}", flush=True)
+                print(f"{scenario.name}: {case.name}: {'; '.join(wrong)}", flush=True)
         print(f"{scenario.name}: {len(scenario.calls)} calls, {len(own)} cases of {len(cases)}", flush=True)
     return bad
 
@@ -317,9 +352,11 @@ def main() -> int:
     """Try everything; exit status 1 if something came out otherwise."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one error a call, fewer writes")
+    parser.add_argument("--short", action="store_true", help="of what is tried, one of each kind")
     parser.add_argument("--only", choices=["calls", "power-loss"])
     parser.add_argument("--share", default="0/1", help="I/N: every N-th case, from the I-th on")
     parser.add_argument("--commands", type=int, default=0, help="so many times with the real command instead")
+    parser.add_argument("--double", action="store_true", help="--commands with tests.double in TensorFlow's place")
     parser.add_argument("--seed", type=int, default=0, help="of --commands")
     options = parser.parse_args()
     from tests.merges import MergeBench  # it takes the workbench from here
@@ -328,7 +365,8 @@ def main() -> int:
         raise SystemExit(reason)
     with tempfile.TemporaryDirectory() as folder:
         if options.commands:
-            return int(check_commands(Path(folder), options.commands, options.seed) > 0)
+            command = DOUBLE if options.double else REAL
+            return int(check_commands(Path(folder), options.commands, options.seed, command) > 0)
         if PRELOADED not in os.environ:
             library = build(Path(folder))
             environment = {**os.environ, "LD_PRELOAD": str(library), PRELOADED: "yes"}
@@ -337,7 +375,7 @@ def main() -> int:
         bad = 0
         for name, bench in (("runs", Workbench), ("merges", MergeBench)):
             (Path(folder) / name).mkdir()
-            bad += check(bench(Path(folder) / name), options.only, (first, of), options.quick)
+            bad += check(bench(Path(folder) / name), options.only, (first, of), options.quick, options.short)
     print(f"{bad} came out otherwise")
     return int(bad > 0)
 

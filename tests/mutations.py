@@ -81,9 +81,9 @@ def edited(*edits: Edit) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def lying(lie: Callable[..., Any]) -> Iterator[None]:
-    """Have every session's ``embed_windows`` go through ``lie(session, windows, embed, state)``."""
-    kind, state = session.VGGishSession, {}
+def lying(lie: Callable[..., Any], kind: Any = session.VGGishSession) -> Iterator[None]:
+    """Have ``embed_windows`` of every session of that kind go through ``lie(session, windows, embed, state)``."""
+    state: dict[str, Any] = {}
     plain = kind.embed_windows
 
     def embed_windows(self: Any, windows: Any, copied: Any = None) -> Any:
@@ -96,11 +96,11 @@ def lying(lie: Callable[..., Any]) -> Iterator[None]:
         kind.embed_windows = plain  # type: ignore[method-assign]
 
 
-def install(name: str) -> None:
-    """Have this process's sessions lie as the fault of that name does, to its end."""
+def install(name: str, kind: Any) -> None:
+    """Have this process's sessions of a kind lie as the fault of that name does, to its end."""
     (what,) = (fault.what for fault in FAULTS if fault.name == name)
     assert isinstance(what, Lie)
-    _held.enter_context(lying(what.lie))
+    _held.enter_context(lying(what.lie, kind))
 
 
 _held = contextlib.ExitStack()

@@ -17,7 +17,7 @@ from pathlib import Path
 from mlflow.tracking import MlflowClient
 from PIL import Image
 
-from tests.conftest import PROJECT, environment, run_command
+from tests.commands import PROJECT, environment, run_real
 from tests.end_to_end.test_browser import AXES_OF_THE_PLOT, free_port, open_browser, page_text, wait_until_up
 
 IMAGES = PROJECT / "docs" / "images"
@@ -36,7 +36,7 @@ def main() -> None:
     IMAGES.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         outputs = Path(folder) / "outputs"
-        done = run_command(*SWEEP, f"paths.outputs={outputs}", timeout=600)
+        done = run_real(*SWEEP, f"paths.outputs={outputs}", timeout=600)
         if done.status:
             raise SystemExit(done.err)
         browser = open_browser()

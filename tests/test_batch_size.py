@@ -88,6 +88,7 @@ def test_the_largest_allowed_ends_it() -> None:
     assert is_climb(found.to_dict())
 
 
+@pytest.mark.slow
 def test_a_session_is_measured_and_resized(weights: dict[str, np.ndarray]) -> None:
     session = make_session(weights, batch_size=64)
     step = measure_on(session, "int16")(4)

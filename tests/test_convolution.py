@@ -15,6 +15,7 @@ from runner.vggish.session import CPU_CHUNK, VGGishSession
 from tests.reference import make_session, reference_log_mel, reference_network
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("places", [1, 2, 4])
 @pytest.mark.parametrize("pool", [False, True])
 def test_equals_a_direct_convolution_in_float64(places: int, pool: bool) -> None:

@@ -51,6 +51,7 @@ def test_all_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pyte
     assert folder.parent.stat().st_ino in flushed
 
 
+@pytest.mark.slow
 def test_there_are_about_forty_labelled_clips_in_every_common_format(clips: Path) -> None:
     sounds = _sounds(clips)
     about = [soundfile.info(path) for path in sounds]
@@ -79,6 +80,7 @@ def test_every_clip_sounds_at_one_level(clips: Path) -> None:
             assert np.abs(samples).max() == pytest.approx(0.6, abs=1e-3), path
 
 
+@pytest.mark.slow
 def test_a_second_synthesis_gives_the_same_sound(clips: Path, tmp_path: Path) -> None:
     again = demo_clips(tmp_path)
 
@@ -141,6 +143,7 @@ def _demo_in_process(outputs: str, ready: multiprocessing.synchronize.Barrier) -
     assert len(_sounds(folder)) == 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stale", [False, True], ids=["first use", "outdated clips"])
 def test_processes_that_start_together_all_get_whole_clips(clips: Path, tmp_path: Path, stale: bool) -> None:
     if stale:

@@ -104,49 +104,73 @@ def test_a_gpu_whose_memory_others_hold_is_not_taken() -> None:
     assert chosen(server, "gpu", index="all").indices == (1,)
 
 
-def run_fresh(code: str) -> str:
-    """TensorFlow fixes its devices once per process, so each of these gets one of its own."""
+RUN_EACH = """
+import os, sys
+import tensorflow  # imported once; what it does with devices is for each process to say
+for code in sys.argv[1:]:
+    sys.stdout.flush()
+    if not os.fork():
+        exec(code)
+        sys.stdout.flush()
+        os._exit(0)
+    assert os.wait()[1] == 0, code
+"""
+
+
+def run_fresh(*codes: str) -> list[str]:
+    """What each code prints: TensorFlow fixes its devices once per process, so each gets one of its own."""
+    each = [f"{textwrap.dedent(code)}\nprint('-----')" for code in codes]
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, "-c", RUN_EACH, *each], capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+    return done.stdout.split("-----\n")[:-1]
+
+
+V1_SESSION = """
+    from runner import get_tf_session_config
+    config = get_tf_session_config({!r}, gpu_memory_fraction=0.5, allow_growth=True)
+    import tensorflow.compat.v1 as tf
+    assert isinstance(config, tf.ConfigProto)
+    with tf.Graph().as_default(), tf.Session(config=config) as session:
+        print("sum", session.run(tf.reduce_sum(tf.constant([1.0, 2.0, 3.0]))))
+        print("gpus", sum(device.device_type == "GPU" for device in session.list_devices()))
+"""
+MODEL = """
+    import numpy as np
+    from runner import load_vggish_model
+    session = load_vggish_model(
+        device_preference="gpu", gpu_memory_fraction=0.5, gpu_allow_growth=True, weights="random"
+    )
+    embeddings = session.embed_waveform(np.sin(np.arange(48_000) * 0.4).astype(np.float32), 16_000)
+    print(embeddings.shape, embeddings.dtype, bool(np.isfinite(embeddings).all()))
+    device = session.metadata.device
+    print(device["requested"], device["effective"] in ("cpu", "gpu"), session.metadata.weights["source"])
+    print("fallback", device["effective"] == "gpu" or bool(device["fallback_reason"]))
+"""
+
+
+@pytest.fixture(scope="module")
+def printed() -> dict[str, str]:
+    """What processes print in which TensorFlow is new: v1 sessions by device, and the ``model``."""
+    devices = ("cpu", "auto", "gpu")
+    found = run_fresh(*map(V1_SESSION.format, devices), MODEL)
+    return dict(zip((*devices, "model"), found, strict=True))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("device", ["cpu", "auto", "gpu"])
-def test_the_config_proto_runs_a_v1_session(device: str) -> None:
-    out = run_fresh(f"""
-        from runner import get_tf_session_config
-        config = get_tf_session_config({device!r}, gpu_memory_fraction=0.5, allow_growth=True)
-        import tensorflow.compat.v1 as tf
-        assert isinstance(config, tf.ConfigProto)
-        with tf.Graph().as_default(), tf.Session(config=config) as session:
-            print("sum", session.run(tf.reduce_sum(tf.constant([1.0, 2.0, 3.0]))))
-            print("gpus", sum(device.device_type == "GPU" for device in session.list_devices()))
-    """)
-    assert "sum 6.0" in out
+def test_the_config_proto_runs_a_v1_session(printed: dict[str, str], device: str) -> None:
+    assert "sum 6.0" in printed[device]
     if device == "cpu":
-        assert "gpus 0" in out
+        assert "gpus 0" in printed[device]
 
 
 @pytest.mark.slow
-def test_load_vggish_model_returns_a_ready_session_with_its_device_in_the_metadata() -> None:
-    out = run_fresh("""
-        import numpy as np
-        from runner import load_vggish_model
-        session = load_vggish_model(
-            device_preference="gpu", gpu_memory_fraction=0.5, gpu_allow_growth=True, weights="random"
-        )
-        embeddings = session.embed_waveform(np.sin(np.arange(48_000) * 0.4).astype(np.float32), 16_000)
-        print(embeddings.shape, embeddings.dtype, bool(np.isfinite(embeddings).all()))
-        device = session.metadata.device
-        print(device["requested"], device["effective"] in ("cpu", "gpu"), session.metadata.weights["source"])
-        print("fallback", device["effective"] == "gpu" or bool(device["fallback_reason"]))
-    """)
-    assert "(3, 128) float32 True" in out
-    assert "gpu True random" in out
-    assert "fallback True" in out
+def test_load_vggish_model_returns_a_ready_session_with_its_device_in_the_metadata(printed: dict[str, str]) -> None:
+    assert "(3, 128) float32 True" in printed["model"]
+    assert "gpu True random" in printed["model"]
+    assert "fallback True" in printed["model"]
 
 
 def test_log_device_info_lists_absent_devices_too(caplog: pytest.LogCaptureFixture) -> None:

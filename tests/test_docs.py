@@ -15,7 +15,9 @@ import yaml
 
 from runner.compose import compose_config
 from runner.metrics import metric_of
-from tests.conftest import PROJECT, environment, run_command
+from runner.profiling import trace
+from runner.vggish.session import VGGishSession
+from tests.commands import PROJECT, environment, run
 
 DOCS = (PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md")))
 
@@ -90,9 +92,7 @@ def test_the_notebooks_examples_run_in_their_order(tmp_path: Path) -> None:
     for name in ("a", "b"):
         soundfile.write(clips / f"{name}.wav", rng.normal(0, 0.1, 32_000), 16_000)
     outputs = tmp_path / "outputs"
-    done = run_command(
-        f"dataset.root={clips}", "weights=random", f"paths.outputs={outputs}", f"output.dir={outputs}/my-run"
-    )
+    done = run(f"dataset.root={clips}", "weights=random", f"paths.outputs={outputs}", f"output.dir={outputs}/my-run")
     assert done.status == 0, done.err
     code = "\n".join(blocks(PROJECT / "docs" / "python.md", "python"))
     ran = subprocess.run(
@@ -111,9 +111,10 @@ def test_the_notebooks_examples_run_in_their_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_every_metric_of_a_full_run_is_defined(tmp_path: Path) -> None:
-    short = ["profile=full", "profile.min_seconds=1", "profile.min_batches=1"]
-    done = run_command("weights=random", "dataset=demo", *short, f"paths.outputs={tmp_path}", timeout=400)
+def test_every_metric_of_a_full_run_is_defined(few_clips: Path, outputs: Path) -> None:
+    short = ["profile=full", "profile.min_seconds=0.1", "profile.min_batches=1", "profile.trace=false"]
+    short += ["profile.device_speed_s={cpu:0.1,gpu:0.1,metal:0.1}", "device=cpu", "memory=conservative"]
+    done = run("weights=random", f"dataset.root={few_clips}", *short, f"paths.outputs={outputs}")
     assert done.status == 0, done.err
     result = done.result
     assert result["warnings"] == []
@@ -121,11 +122,17 @@ def test_every_metric_of_a_full_run_is_defined(tmp_path: Path) -> None:
     # What full is for:
     assert result["metrics"]["repeats"] >= 5
     assert len(result["repeats"]["passes"]) == result["metrics"]["repeats"]
+    assert result["metrics"]["model_only_examples_per_s"] > 0
     sizes = [step["batch_size"] for step in result["batch_size_curve"]["steps"]]
     assert sizes[:2] == [1, 4]
-    assert list((done.run_dir / "trace").rglob("*.xplane.pb"))
     pictures = {path.name for path in (done.run_dir / "pictures").iterdir()}
     assert pictures == {"throughput.png", "stages.png", "memory.png", "batch_size.png", "embeddings.png",
                         "embeddings.html"}  # fmt: skip
     assert "passes" in done.out
     assert "advice" in done.out
+
+
+@pytest.mark.slow
+def test_a_trace_is_a_profile_of_tensorflows(vggish: VGGishSession, tmp_path: Path) -> None:
+    trace(vggish, tmp_path / "trace", "int16")
+    assert list((tmp_path / "trace").rglob("*.xplane.pb"))

@@ -30,6 +30,7 @@ def test_windows_are_those_of_a_run(short_clips: str, tail: str) -> None:
         assert np.array_equal(found[0], expected(noise[:length], frontend)), (hop_s, length)
 
 
+@pytest.mark.slow
 def test_the_models_rows_are_those_of_a_run(weights: dict[str, np.ndarray], vggish: VGGishSession) -> None:
     frontend = FrontendConfig(short_clips="skip", tail="pad")
     _, signatures = _module(weights, "float32", frontend, "{}")

@@ -1,4 +1,4 @@
-"""Small runs under every call that fails and every loss of power; see tests/faults.py."""
+"""Small runs under calls that fail and losses of power, one of each kind; all of them: ``make faults``."""
 
 from __future__ import annotations
 
@@ -9,49 +9,36 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import PROJECT, environment
+from tests.commands import PROJECT, environment
 from tests.disk import Call, why_not
 from tests.power_loss import Contents, Disk, choices
 
 needs_shim = pytest.mark.skipif(why_not() is not None, reason=f"what a process does to files: {why_not()}")
-SHARES = 2
 
 
-def run_faults(*arguments: str) -> list[str]:
-    """``python -m tests.faults`` to its end, in processes at once; what they say, if something came out otherwise."""
-    command = [sys.executable, "-m", "tests.faults", *arguments]
-    started = [
-        subprocess.Popen(
-            [*command, "--share", f"{number}/{SHARES}"],
-            cwd=PROJECT,
-            env=environment(PYTHONPATH=str(PROJECT)),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for number in range(SHARES)
-    ]
-    try:
-        said = [process.communicate()[0] for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    return [each[-4000:] for each, process in zip(said, started, strict=True) if process.returncode]
+def run_faults(*arguments: str) -> str:
+    """``python -m tests.faults`` to its end; what it says if something came out otherwise, or nothing."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.faults", *arguments],
+        cwd=PROJECT,
+        env=environment(PYTHONPATH=str(PROJECT)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return (done.stdout + done.stderr)[-4000:] if done.returncode else ""
 
 
 @needs_shim
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
 def test_every_call_that_fails_leaves_a_run_that_the_same_command_completes() -> None:
-    assert run_faults("--quick", "--only", "calls") == []
+    assert run_faults("--quick", "--short", "--only", "calls") == ""
 
 
 @needs_shim
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
 def test_a_loss_of_power_at_any_moment_leaves_a_run_that_the_same_command_completes() -> None:
-    assert run_faults("--quick", "--only", "power-loss") == []
+    assert run_faults("--quick", "--short", "--only", "power-loss") == ""
 
 
 def test_a_finished_run_that_is_given_again_changes_no_byte(tmp_path: Path) -> None:
@@ -69,15 +56,7 @@ def test_a_finished_run_that_is_given_again_changes_no_byte(tmp_path: Path) -> N
 @needs_shim
 @pytest.mark.slow
 def test_calls_that_fail_in_the_real_command_and_its_worker_are_told_and_cost_nothing() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.faults", "--commands", "2"],
-        cwd=PROJECT,
-        env=environment(PYTHONPATH=str(PROJECT)),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert run_faults("--commands", "2", "--double") == ""
 
 
 # What a disk may hold: the model that the losses of power come from

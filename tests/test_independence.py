@@ -36,7 +36,7 @@ def embeddings(vggish: VGGishSession, windows: np.ndarray) -> np.ndarray:
     return vggish.embed_windows(windows)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=10)
 @given(rows=st.lists(st.integers(0, 11), min_size=1, max_size=20), batch_size=st.integers(1, 20))
 def test_neighbours_and_batch_size_do_not_matter(
     vggish: VGGishSession, windows: np.ndarray, embeddings: np.ndarray, rows: list[int], batch_size: int
@@ -50,7 +50,7 @@ def test_neighbours_and_batch_size_do_not_matter(
     assert np.abs(found - embeddings[rows]).max() <= RELATIVE * np.abs(embeddings).max()
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=8)
 @given(row=st.integers(0, 11), place=st.integers(0, 6), others=st.lists(st.integers(0, 11), min_size=6, max_size=6))
 def test_the_bits_are_the_same_for_the_same_batch_shape(
     vggish: VGGishSession, windows: np.ndarray, row: int, place: int, others: list[int]
@@ -67,7 +67,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Clip]:
     rng = np.random.default_rng(5)
     found = []
     for index, (rate, seconds) in enumerate(
-        [(16_000, 0.2), (16_000, 12.0), (44_100, 2.5), (8_000, 0.97), (16_000, 71.0)]
+        [(16_000, 0.2), (16_000, 12.0), (44_100, 2.5), (8_000, 0.97), (16_000, 31.0)]
     ):
         path = folder / f"{index}.wav"
         soundfile.write(path, rng.uniform(-1, 1, int(rate * seconds)), rate, subtype="PCM_16")
@@ -81,7 +81,7 @@ def rows_of(folder: Path) -> dict[tuple[str, int], np.ndarray]:
     return {(row["clip"], row["example"]): np.array(row["embedding"], np.float32) for row in table}
 
 
-@settings(deadline=None, max_examples=8, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=6, suppress_health_check=[HealthCheck.too_slow])
 @given(workers=st.integers(1, 3), batch=st.integers(1, 70), shard=st.integers(1, 6), order=st.permutations(range(5)))
 def test_workers_batches_shards_and_order_do_not_matter(
     clips: list[Clip], plain: dict[tuple[str, int], np.ndarray], workers: int, batch: int, shard: int, order: list[int]
@@ -104,7 +104,7 @@ def plain(clips: list[Clip], tmp_path_factory: pytest.TempPathFactory) -> dict[t
     folder = tmp_path_factory.mktemp("plain")
     run_engine(clips, folder, workers=1, batch=1, shard=1)
     found = rows_of(folder)
-    assert len(found) == sum(max(1, count_examples(int(16_000 * s))) for s in (0.2, 12.0, 2.5, 0.97, 71.0))
+    assert len(found) == sum(max(1, count_examples(int(16_000 * s))) for s in (0.2, 12.0, 2.5, 0.97, 31.0))
     return found
 
 

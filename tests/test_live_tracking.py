@@ -25,6 +25,8 @@ from runner.mlflow_client import TrackingError, store_uri
 from runner.system_metrics import SystemMetrics
 from tests.test_tracking import make_run, mute, read_back
 
+pytestmark = pytest.mark.usefixtures("prepared_database")
+
 __all__ = ["mute"]
 
 

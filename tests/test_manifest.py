@@ -188,6 +188,7 @@ def test_absolute_and_relative_paths_below_the_root_are_the_same_data(root: Path
 # Demo clips
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dataset", [DatasetConfig(), FolderDataset(extensions=["wav"])], ids=["demo", "no root"])
 def test_no_data_of_ones_own_means_the_demo_clips(tmp_path: Path, dataset: DatasetConfig) -> None:
     manifest = build_manifest(dataset, tmp_path)

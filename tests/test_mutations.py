@@ -1,23 +1,47 @@
-"""Every fault of ``tests/mutation_list.py`` is caught or listed; some of them in runs of the command."""
+"""Faults of ``tests/mutation_list.py`` are caught or listed, with TensorFlow; some of them in runs of the command.
+
+``make mutations`` takes all of them, ``make test`` a third of each kind.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import soundfile
+from _pytest.mark import ParameterSet
 
 from runner.journal import JOURNAL, STATE
-from tests.conftest import PROJECT, Done, run_command
+from tests import commands
+from tests.commands import PROJECT, Done
 from tests.mutation_list import FAULTS, PASSES, Fault
 from tests.mutations import Bench
 
 pytestmark = pytest.mark.slow
 ON_A_CPU = [fault for fault in FAULTS if "cpu" in fault.devices]
+SHARE = 3
+
+
+def kind_of(fault: Fault) -> tuple[object, ...]:
+    """What faults have in common whose every third is enough for a short form: where they are, and how looked at."""
+    modules = sorted({edit.module for edit in fault.edits})
+    return (type(fault.what), *modules, fault.precision, fault.conv, fault.shared, fault.inputs)
+
+
+def a_third_of_each_kind(faults: list[Fault]) -> list[ParameterSet]:
+    """All of them; but for every third of each kind, they are marked ``long``."""
+    seen: Counter[tuple[object, ...]] = Counter()
+    found = []
+    for fault in faults:
+        marks = [pytest.mark.long] if seen[kind_of(fault)] % SHARE else []
+        seen[kind_of(fault)] += 1
+        found.append(pytest.param(fault, marks=marks, id=fault.name))
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +49,7 @@ def bench() -> Bench:
     return Bench("cpu")
 
 
-@pytest.mark.parametrize("fault", ON_A_CPU, ids=lambda fault: fault.name)
+@pytest.mark.parametrize("fault", a_third_of_each_kind(ON_A_CPU))
 def test_a_fault_is_caught_or_listed(bench: Bench, fault: Fault) -> None:
     found = bench.examine(fault)
     assert found.caught_by or fault.name in PASSES, f"nothing saw it; it changes embeddings by {found.effect:.1e}"
@@ -56,20 +80,16 @@ def run(clips: Path, folder: Path, fault: str = "") -> Done:
     (folder / "site").mkdir(parents=True, exist_ok=True)
     (folder / "site" / "sitecustomize.py").write_text(
         "import sys\n"
-        f"if {fault!r} and 'runner.worker' in sys.orig_argv:\n"
+        f"if {fault!r} and 'tests.double.worker' in sys.orig_argv:\n"
+        "    from tests.double.session import DoubleSession\n"
         "    from tests.mutations import install\n"
-        f"    install({fault!r})\n"
+        f"    install({fault!r}, DoubleSession)\n"
     )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(folder / "site"), prepend=os.pathsep)
-        return _command(clips, folder)
-
-
-def _command(clips: Path, folder: Path) -> Done:
-    return run_command(
+    return commands.run(
         *(f"dataset.root={clips}", "device=cpu", "weights=random", "tracking=none", "profile=off"),
         *("memory.batch_size=16", "memory.decode_workers=1", "output.shard_clips=2"),
         *(f"output.dir={folder / 'run'}", f"paths.models={clips / 'models'}", f"paths.outputs={folder}"),
+        PYTHONPATH=os.pathsep.join([str(folder / "site"), str(PROJECT)]),
     )
 
 

@@ -32,7 +32,8 @@ from runner.store_hold import HOLDER_OBJECT, Hold, check_hold
 from runner.store_output import StoreOutput, take
 from runner.store_writer import StoreMirror
 from tests.chaos import make_clips, victims
-from tests.conftest import PROJECT, Done, environment, run_command
+from tests.commands import PROJECT, Done, start, wait_until
+from tests.commands import run as run_command
 from tests.object_store import Fault, ObjectStore, object_store
 
 BUCKET = "bucket"
@@ -172,20 +173,17 @@ class Troubles:
 def kill_after_two_shards(clips: Path, url: str, server: ObjectStore, outputs: Path) -> None:
     server.fault = lambda method, key: time.sleep(0.3) if method == "PUT" and "/embeddings/" in key else None
     outputs.mkdir()
-    log = outputs / "log"
     given = (f"dataset.root={clips}", f"output.dir={url}", f"paths.outputs={outputs}", *SETTINGS)
-    with log.open("wb") as file:
-        command = subprocess.Popen(
-            [sys.executable, "-m", "runner", *given], cwd=PROJECT, env=environment(), stdout=file, stderr=file
-        )
-        store, deadline = Store(url, 20), time.monotonic() + 60
-        while len(store.sizes(".runner/commits")) < 2:
-            assert time.monotonic() < deadline, log.read_text()
-            assert command.poll() is None, log.read_text()
-            time.sleep(0.02)
-        for process in [*victims(command, "worker"), command]:
-            process.kill()
-        command.wait()
+    command, store = start(*given, log=outputs / "log"), Store(url, 20)
+
+    def has_two() -> bool:
+        assert command.poll() is None, command.out
+        return len(store.sizes(".runner/commits")) >= 2
+
+    wait_until(has_two, lambda: command.out)
+    for process in [*victims(command, "worker"), command]:
+        process.kill()
+    command.wait()
     server.behave()
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,7 +25,9 @@ from runner.store_hold import HOLDER_OBJECT, Hold
 from runner.stores import working_folder
 from runner.track import main as track
 from tests.chaos import victims
-from tests.conftest import PROJECT, Done, environment, run_command
+from tests.commands import Done, start, wait_until
+from tests.commands import run as run_command
+from tests.fork_server import Forked
 from tests.object_store import Fault, ObjectStore, object_store
 
 BUCKET = "bucket"
@@ -109,24 +109,21 @@ def slow(method: str, key: str) -> Fault:
     return None
 
 
-def stop_when(
-    seen: Callable[[], bool], command: list[str], log: Path, stop: Callable[[subprocess.Popen[bytes]], None]
-) -> int:
+def stop_when(seen: Callable[[], bool], command: list[str], log: Path, stop: Callable[[Forked], None]) -> int:
     """Start a command, and stop it when something is seen; its exit status."""
-    with log.open("wb") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "runner", *command], cwd=PROJECT, env=environment(), stdout=file, stderr=file
-        )
-    deadline = time.monotonic() + 120
-    while not seen():
-        assert time.monotonic() < deadline, log.read_text()
-        assert process.poll() is None, log.read_text()
-        time.sleep(0.02)
+    log.unlink(missing_ok=True)
+    process = start(*command, log=log)
+
+    def is_seen() -> bool:
+        assert process.poll() is None, process.out
+        return seen()
+
+    wait_until(is_seen, lambda: process.out)
     stop(process)
     return process.wait(60)
 
 
-def kill(process: subprocess.Popen[bytes]) -> None:
+def kill(process: Forked) -> None:
     for each in [*victims(process, "worker"), process]:
         each.kill()
 

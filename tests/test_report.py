@@ -146,6 +146,7 @@ def test_nothing_is_written_to_the_store(store, capsys) -> None:
     assert MlflowClient(store[0]).get_experiment_by_name("not-there") is None
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_is_no_error(store) -> None:
     command = [sys.executable, "-m", "runner.report", "--uri", store[0]]
     reader, writer = os.pipe()

@@ -82,6 +82,7 @@ def test_files_are_freed_when_their_shards_are_written(tmp_path: Path, monkeypat
     assert open_files() == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [[5000, 60_000], [64] * 2000])
 def test_files_are_the_same_bytes_however_their_rows_came(tmp_path: Path, sizes: list[int]) -> None:
     whole = embeddings(70_000)
@@ -107,6 +108,7 @@ def test_files_are_the_same_bytes_however_their_rows_came(tmp_path: Path, sizes:
         assert found["start_s"][-1] == pytest.approx(0.96 * 69_999)
 
 
+@pytest.mark.slow
 def test_a_long_clip_is_written_in_little_memory(tmp_path: Path) -> None:
     """Half a million examples, 256 MB, of which a writer holds a row group and a block at a time."""
     spill = Spill(tmp_path, 1)

@@ -5,10 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-import subprocess
-import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +17,10 @@ from runner.config import AutoWeights, ConfigError, FolderDataset, RunConfig, Tr
 from runner.mlflow_client import TrackingError, store_uri, ui_command
 from runner.record import command_line, record_from_result, without_credentials
 from runner.tracking import finish_run, finish_sweep, open_run, open_sweep
-from tests.conftest import PROJECT, environment
+from tests.commands import PROJECT, start
+from tests.tracking_server import TrackingServer
+
+pytestmark = pytest.mark.usefixtures("prepared_database")
 
 LOCAL = TrackingConfig()
 
@@ -189,51 +189,30 @@ def test_a_sweeps_parent_is_taken_up_where_the_store_has_it(tmp_path: Path) -> N
     assert (parent.info.run_id, parent.data.tags["run_dir"]) == (ids[2], "s3://bucket/sweep")
 
 
-def test_four_first_runs_at_once_on_a_fresh_database(tmp_path: Path) -> None:
-    code = """
+FINISH = """
 import sys
 from pathlib import Path
 from runner.config import TrackingConfig
 from runner.tracking import finish_run
 finish_run(TrackingConfig(), Path(sys.argv[1]), Path(sys.argv[2]))
 """
+
+
+@pytest.mark.slow
+def test_four_first_runs_at_once_on_a_fresh_database(tmp_path: Path) -> None:
+    (tmp_path / "finish.py").write_text(FINISH)
+    outputs, path = tmp_path / "outputs", f"{tmp_path}{os.pathsep}{PROJECT}"
     folders = [make_run(tmp_path / str(number)) for number in range(4)]
-    processes = [
-        subprocess.Popen([sys.executable, "-c", code, str(tmp_path), str(folder)], cwd=PROJECT, env=environment())
-        for folder in folders
-    ]
-    assert [process.wait(timeout=240) for process in processes] == [0, 0, 0, 0]
-    assert len(read_back(MlflowClient(store_uri(LOCAL, tmp_path)))) == 4
+    processes = [start(str(outputs), str(folder), command="finish", PYTHONPATH=path) for folder in folders]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0, 0, 0]
+    assert len(read_back(MlflowClient(store_uri(LOCAL, outputs)))) == 4
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real `mlflow server`."""
-    folder = tmp_path_factory.mktemp("server")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += [
-        "--backend-store-uri",
-        f"sqlite:///{folder}/server.db",
-        "--artifacts-destination",
-        str(folder / "files"),
-    ]
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(command, env=environment(), stdout=log, stderr=log, start_new_session=True)
-    deadline = time.monotonic() + 120
-    while True:
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).close()
-            break
-        except OSError:
-            assert process.poll() is None, (folder / "log").read_text()
-            assert time.monotonic() < deadline, (folder / "log").read_text()
-            time.sleep(0.3)
-    yield f"http://127.0.0.1:{port}"
-    os.killpg(process.pid, 15)
-    process.wait(timeout=30)
+    """The address of MLflow's own server."""
+    with TrackingServer(tmp_path_factory.mktemp("server")) as server:
+        yield server.uri
 
 
 @pytest.mark.slow

@@ -19,6 +19,8 @@ from runner.track import main, track
 from runner.tracking import finish_run, is_logged, open_run
 from tests.test_tracking import LOCAL, make_run, read_back
 
+pytestmark = pytest.mark.usefixtures("prepared_database")
+
 
 def change(run_dir: Path, **values: object) -> dict:
     """Another result.json, as a later session leaves it."""

@@ -17,9 +17,10 @@ from mlflow.tracking import MlflowClient
 from PIL import Image
 
 from runner.mlflow_links import run_page
-from tests.conftest import AUDIO, PROJECT, environment, run_command
+from tests import commands
+from tests.commands import PROJECT, environment
 
-pytestmark = [pytest.mark.slow, pytest.mark.browser]
+pytestmark = pytest.mark.browser
 
 SCREENSHOTS = PROJECT / "outputs" / "screenshots"
 
@@ -67,13 +68,12 @@ def browser() -> Iterator:
 
 
 @pytest.fixture(scope="module")
-def sweep(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list, str]:
+def sweep(few_clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, list, str]]:
     """The issue's sweep, and `mlflow ui` exactly as its summary says: (address, runs, the parent first, its page)."""
     outputs = tmp_path_factory.mktemp("browser") / "outputs"
-    root = AUDIO / "tiny_fsdd300"
-    data = [f"dataset.root={root}"] if root.is_dir() else []
-    done = run_command(
-        "-m", "device=cpu,gpu", "memory=conservative,greedy", *data, "weights=random", f"paths.outputs={outputs}"
+    done = commands.run(
+        *("-m", "device=cpu,gpu", "memory=conservative,greedy", f"dataset.root={few_clips}", "weights=random"),
+        f"paths.outputs={outputs}",
     )
     assert done.status == 0, done.err
     line = next(line for line in done.out.splitlines() if line.startswith("mlflow  "))
@@ -82,8 +82,8 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list, str]:
     port = free_port()
     with (outputs / "ui.log").open("w") as log:
         server = subprocess.Popen(
-            [sys.executable, "-m", *command, "--host", "127.0.0.1", "--port", str(port)],
-            env=environment(MLFLOW_DISABLE_TELEMETRY="true"),
+            [sys.executable, "-m", *command, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"],
+            env=environment(MLFLOW_DISABLE_TELEMETRY="true", MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"),
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -110,7 +110,7 @@ def wait_until_up(address: str, server: subprocess.Popen, log: Path) -> None:
         except OSError:
             assert server.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.5)
+            time.sleep(0.1)
 
 
 def page_text(browser, wanted: list[str], seconds: float = 60) -> str:
@@ -122,14 +122,14 @@ def page_text(browser, wanted: list[str], seconds: float = 60) -> str:
         if not missing:
             return text
         assert time.monotonic() < deadline, f"{missing} not on {browser.current_url}:\n{text[:3000]}"
-        time.sleep(0.5)
+        time.sleep(0.1)
 
 
 def wait_for_a_picture(browser, seconds: float = 30) -> None:
     deadline = time.monotonic() + seconds
     while not browser.execute_script(PICTURE):
         assert time.monotonic() < deadline, "no picture was loaded"
-        time.sleep(0.5)
+        time.sleep(0.1)
 
 
 def keep_screenshot(browser, name: str) -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import PROJECT, environment, run_command
+from tests.commands import PROJECT, environment, run
 
 
 def test_help_is_for_a_person_and_imports_nothing_heavy() -> None:
-    done = run_command("--help")
+    done = run("--help")
     assert done.status == 0
     assert "schema" not in done.out
     for group in ("device", "memory", "precision", "weights", "dataset", "output", "tracking", "experiment"):
@@ -29,7 +29,7 @@ def test_help_loads_neither_hydra_nor_numpy() -> None:
 
 
 def test_help_names_every_option_of_every_group() -> None:
-    out = run_command("--help").out
+    out = run("--help").out
     for path in (PROJECT / "conf").glob("*/*.yaml"):
         if path.parent.name != "hydra":
             assert f" {path.stem} " in out, path
@@ -64,7 +64,7 @@ def test_help_names_every_option_of_every_group() -> None:
     ],
 )
 def test_bad_configuration_is_one_short_message(arguments: list[str], words: list[str], tmp_path) -> None:
-    done = run_command(*arguments, f"paths.outputs={tmp_path}/out")
+    done = run(*arguments, f"paths.outputs={tmp_path}/out")
     assert done.status == 1
     assert "Traceback" not in done.err + done.out
     assert len(done.err.strip().splitlines()) == 1, done.err
@@ -75,11 +75,11 @@ def test_bad_configuration_is_one_short_message(arguments: list[str], words: lis
 
 
 def test_the_configuration_can_be_shown() -> None:
-    shown = run_command("--cfg", "job", "--resolve", "device=metal", "memory=greedy")
+    shown = run("--cfg", "job", "--resolve", "device=metal", "memory=greedy")
     assert shown.status == 0
     assert "name: metal" in shown.out
     assert "gpu_memory_fraction: 0.95" in shown.out
-    tree = run_command("--info", "defaults-tree")
+    tree = run("--info", "defaults-tree")
     assert tree.status == 0
     assert "memory: balanced" in tree.out or "memory/balanced" in tree.out
 
@@ -94,17 +94,10 @@ def test_the_configuration_can_be_shown() -> None:
     ],
 )
 def test_shell_completion(line: str, expected: list[str]) -> None:
-    command = [sys.executable, "-m", "runner", "-sc", "query=bash"]
-    done = subprocess.run(
-        command,
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        env=environment(COMP_LINE=line, COMP_POINT=str(len(line))),
-        check=True,
-    )
-    assert set(expected) <= set(done.stdout.split())
-    assert "schema" not in done.stdout
+    done = run("-sc", "query=bash", COMP_LINE=line, COMP_POINT=str(len(line)))
+    assert done.status == 0, done.err
+    assert set(expected) <= set(done.out.split())
+    assert "schema" not in done.out
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import PROJECT, Done, environment
+from tests.commands import Done, run_module
 
 pytestmark = pytest.mark.slow
 
@@ -37,16 +37,8 @@ np.savez(sys.argv[3], clip=clip, batch=batch, default=default, short=short, exam
 
 
 def export(*arguments: str) -> Done:
-    done = subprocess.run(
-        [sys.executable, "-m", "runner.export", *arguments],
-        cwd=PROJECT,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    return Done(done.returncode, done.stdout, done.stderr)
+    """``python -m runner.export``, with TensorFlow where there is anything to export."""
+    return run_module("runner.export", *arguments, timeout=300)
 
 
 def close(found: np.ndarray, expected: np.ndarray) -> bool:

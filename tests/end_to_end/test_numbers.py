@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from runner.hardware import cpu_flags
 from runner.vggish.postprocess import project, quantize, random_pca
-from tests.conftest import Done, run_command
+from tests.commands import Done, run
 from tests.test_smoke import stand_in
-
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def everything(audio: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
     """All formats at once, on real audio."""
     folder = tmp_path_factory.mktemp("formats")
-    return run_command(
+    return run(
         f"dataset.root={audio / 'mixed'}",
         "weights=random",
         "weights.seed=5",
@@ -66,10 +66,11 @@ def test_all_formats_together_hold_the_same(everything: Done) -> None:
         assert features == [bytes(row["embedding_u8"]) for row in own]
 
 
-def test_pca_alone_is_a_column_of_its_own(tmp_path: Path) -> None:
-    done = run_command(
-        "dataset=demo", "weights=random", "tracking=none", "output.postprocess=pca", f"output.dir={tmp_path / 'run'}"
-    )
+def test_pca_alone_is_a_column_of_its_own(few_clips: Path, tmp_path: Path) -> None:
+    done = run(
+        f"dataset.root={few_clips}", "weights=random", "tracking=none", "output.postprocess=pca",
+        f"output.dir={tmp_path / 'run'}",
+    )  # fmt: skip
     assert done.status == 0, done.err
     table = pq.read_table(done.run_dir / "embeddings")
     projected = np.stack(table["embedding_pca"].to_numpy())
@@ -79,56 +80,61 @@ def test_pca_alone_is_a_column_of_its_own(tmp_path: Path) -> None:
 
 
 def test_tfrecords_without_their_post_processing_are_refused() -> None:
-    done = run_command("output=tfrecord", "output.postprocess=none", "weights=random")
+    done = run("output=tfrecord", "output.postprocess=none", "weights=random")
     assert done.status == 1
     assert "add output.postprocess=audioset" in done.err
 
 
-def client_of(outputs: Path) -> MlflowClient:
-    return MlflowClient(f"sqlite:///{outputs}/mlflow.db")
-
-
-def parity_run(tmp_path: Path, *arguments: str) -> tuple[Done, dict]:
-    """A run in bfloat16 whose tolerance is float32's, which no bfloat16 meets."""
+@pytest.fixture
+def parity_run(few_clips: Path, outputs: Path) -> Callable[..., tuple[Done, Run]]:
+    """Makes a run in bfloat16 whose tolerance is float32's, which no bfloat16 meets; gives what MLflow has of it."""
     tolerance = "parity.tolerances.bfloat16={rel_err:2e-5,min_cosine:0.999999,scale_err:1e-5}"
-    done = run_command(
-        "dataset=demo", "weights=random", "precision=bfloat16", tolerance, *arguments, f"paths.outputs={tmp_path}"
-    )
-    client = client_of(tmp_path)
-    (run,) = client.search_runs([client.get_experiment_by_name("vggish-runner").experiment_id])
-    return done, {"status": run.info.status, "tags": run.data.tags, "metrics": run.data.metrics}
+    settings = (f"dataset.root={few_clips}", "weights=random", "device=cpu", "precision=bfloat16", tolerance)
+
+    def make(*arguments: str) -> tuple[Done, Run]:
+        done = run(*settings, *arguments, f"paths.outputs={outputs}")
+        client = MlflowClient(f"sqlite:///{outputs}/mlflow.db")
+        (logged,) = client.search_runs([client.get_experiment_by_name("vggish-runner").experiment_id])
+        return done, logged
+
+    return make
 
 
-def test_a_device_that_misses_fails_its_run_and_no_throughput_is_published(tmp_path: Path) -> None:
-    done, run = parity_run(tmp_path)
+def test_a_device_that_misses_fails_its_run_and_no_throughput_is_published(
+    parity_run: Callable[..., tuple[Done, Run]],
+) -> None:
+    done, logged = parity_run()
     assert done.status == 1
     assert "gives other embeddings than the reference" in done.out
     assert "× realtime" not in done.out
-    assert run["status"] == "FAILED"
-    assert run["tags"]["failure.kind"] == "parity"
-    assert run["tags"]["parity.passed"] == "false"
-    assert run["metrics"]["parity_rel_err"] > 2e-5
-    assert run["metrics"]["parity_min_cosine"] > 0.999
-    assert run["metrics"]["parity_s"] > 0
-    assert not [name for name in run["metrics"] if "realtime" in name or "per_s" in name]
+    assert logged.info.status == "FAILED"
+    assert logged.data.tags["failure.kind"] == "parity"
+    assert logged.data.tags["parity.passed"] == "false"
+    assert logged.data.metrics["parity_rel_err"] > 2e-5
+    assert logged.data.metrics["parity_min_cosine"] > 0.999
+    assert logged.data.metrics["parity_s"] > 0
+    assert not [name for name in logged.data.metrics if "realtime" in name or "per_s" in name]
     assert not (done.run_dir / "embeddings").exists()
 
 
-def test_with_warn_the_run_goes_on_and_says_so(tmp_path: Path) -> None:
-    done, run = parity_run(tmp_path, "parity.action=warn")
+def test_with_warn_the_run_goes_on_and_says_so(parity_run: Callable[..., tuple[Done, Run]]) -> None:
+    done, logged = parity_run("parity.action=warn")
     assert done.status == 0, done.err
     assert "gives other embeddings than the reference" in " ".join(done.err.split())
     assert "FAILED" in done.out
-    assert run["status"] == "FINISHED"
-    assert (run["tags"]["parity.passed"], run["tags"]["parity.action"]) == ("false", "warn")
-    assert run["metrics"]["audio_x_realtime"] > 0
+    assert logged.info.status == "FINISHED"
+    assert (logged.data.tags["parity.passed"], logged.data.tags["parity.action"]) == ("false", "warn")
+    assert logged.data.metrics["audio_x_realtime"] > 0
 
 
-def test_a_run_that_passes_logs_by_how_much_and_its_reference_is_kept(tmp_path: Path) -> None:
-    arguments = ("dataset=demo", "weights=random", "weights.seed=77", f"paths.models={tmp_path / 'models'}")
-    first, second = (
-        run_command(*arguments, "tracking=none", f"output.dir={tmp_path / name}") for name in ("first", "second")
+def test_a_run_that_passes_logs_by_how_much_and_its_reference_is_kept(few_clips: Path, tmp_path: Path) -> None:
+    arguments = (
+        f"dataset.root={few_clips}",
+        "weights=random",
+        "weights.seed=77",
+        f"paths.models={tmp_path / 'models'}",
     )
+    first, second = (run(*arguments, "tracking=none", f"output.dir={tmp_path / name}") for name in ("first", "second"))
     for done, reference in ((first, "computed now"), (second, "from the cache")):
         assert done.status == 0, done.err
         parity = done.result["parity"]
@@ -139,7 +145,7 @@ def test_a_run_that_passes_logs_by_how_much_and_its_reference_is_kept(tmp_path: 
         assert "max error" in done.out
 
 
-def worker_result(tmp_path: Path, **change: float) -> dict:
+def worker_result(clips: Path, tmp_path: Path, **change: float) -> dict:
     """What a worker makes of stand-ins for the released weights, whose checksums no command would let pass."""
     from runner.compose import compose_config
     from runner.digests import row_digests
@@ -147,7 +153,7 @@ def worker_result(tmp_path: Path, **change: float) -> dict:
     from runner.manifest import build_manifest, plan_shards
     from runner.terminal import RunProgress
 
-    config = compose_config(["dataset=demo", "tracking=none", f"paths.models={tmp_path / 'models'}"])
+    config = compose_config([f"dataset.root={clips}", "tracking=none", f"paths.models={tmp_path / 'models'}"])
     manifest = build_manifest(config.dataset, tmp_path)
     folder = tmp_path / "run"
     (folder / ".runner").mkdir(parents=True)
@@ -166,27 +172,27 @@ def worker_result(tmp_path: Path, **change: float) -> dict:
         return run_worker(spec, folder, progress, InterruptGuard())
 
 
-def test_the_released_weights_are_tested_first_and_their_figures_logged(tmp_path: Path) -> None:
-    result = worker_result(tmp_path)
+def test_the_released_weights_are_tested_first_and_their_figures_logged(few_clips: Path, tmp_path: Path) -> None:
+    result = worker_result(few_clips, tmp_path)
     assert result["status"] == "finished", json.dumps(result.get("failure"))
     assert result["metrics"]["smoke_embedding_mean"] == pytest.approx(0.000657, rel=0.1)
     assert result["metrics"]["smoke_postprocessed_std"] == pytest.approx(89.3, rel=0.1)
 
 
-def test_released_weights_with_other_answers_stop_the_run(tmp_path: Path) -> None:
-    result = worker_result(tmp_path, mean=0.01)
+def test_released_weights_with_other_answers_stop_the_run(few_clips: Path, tmp_path: Path) -> None:
+    result = worker_result(few_clips, tmp_path, mean=0.01)
     assert result["status"] == "failed"
     assert result["failure"]["kind"] == "weights"
     assert "smoke test" in result["failure"]["message"]
     assert not (tmp_path / "run" / "embeddings").exists()
 
 
-def test_auto_takes_the_next_precision_where_the_first_misses(tmp_path: Path) -> None:
+def test_auto_takes_the_next_precision_where_the_first_misses(few_clips: Path, tmp_path: Path) -> None:
     if not cpu_flags() & {"avx512_bf16", "amx_bf16"}:
         pytest.skip("this CPU has no bfloat16 units: auto begins with float32")
     tolerance = "parity.tolerances.bfloat16={rel_err:2e-5,min_cosine:0.999999,scale_err:1e-5}"
-    settings = ("dataset=demo", "weights=random", "device=cpu", "tracking=none", "precision=auto")
-    done = run_command(*settings, tolerance, f"output.dir={tmp_path}/run", f"paths.outputs={tmp_path}")
+    settings = (f"dataset.root={few_clips}", "weights=random", "device=cpu", "tracking=none", "precision=auto")
+    done = run(*settings, tolerance, f"output.dir={tmp_path}/run", f"paths.outputs={tmp_path}")
     assert done.status == 0, done.err
     assert "bfloat16 failed parity" in done.err
     assert done.result["precision"]["effective"] == "float32"

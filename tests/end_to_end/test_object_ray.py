@@ -17,7 +17,7 @@ import pytest
 
 from runner.store_client import Store
 from tests.chaos import make_clips
-from tests.conftest import environment, run_command
+from tests.commands import environment, run, run_real
 from tests.end_to_end.test_ray import ray_processes, start, words_of
 from tests.object_store import ObjectStore, object_store
 from tests.test_checkpoint import save
@@ -48,7 +48,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
 def local(store: ObjectStore, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The numbers of an undisturbed run of the local engine."""
     out = tmp_path_factory.mktemp("object-ray-local") / "run"
-    done = run_command(*SETTINGS, *RANDOM, f"output.dir={out}")
+    done = run(*SETTINGS, *RANDOM, f"output.dir={out}")
     assert done.status == 0, done.err
     return numbers_of(out)
 
@@ -97,9 +97,7 @@ def test_an_actor_and_then_the_driver_killed_and_their_folder_lost(
     actors = [pid for pid in ray_processes() - known if "EmbedShards" in words_of(pid)]
     os.kill(actors[0], signal.SIGKILL)
     until_shards(url, 3, command)
-    (driver,) = [
-        child for child in psutil.Process(command.pid).children() if "runner.worker" in " ".join(child.cmdline())
-    ]
+    (driver,) = [child for child in psutil.Process(command.pid).children() if "tests.double.worker" in child.cmdline()]
     for process in (driver, psutil.Process(command.pid)):
         process.kill()
     command.communicate(timeout=60)
@@ -107,7 +105,7 @@ def test_an_actor_and_then_the_driver_killed_and_their_folder_lost(
     store.behave()
     committed = len(Store(url, 20).sizes(".runner/commits"))
     assert 3 <= committed <= SHARDS
-    again = run_command(*settings, f"paths.outputs={tmp_path}/two")
+    again = run(*settings, f"paths.outputs={tmp_path}/two")
     assert again.status == 0, again.err
     assert again.out.count("files") == 1
     assert f"files  {url}" in again.out
@@ -127,13 +125,13 @@ def test_actors_on_a_machine_that_sees_none_of_the_drivers_folders(store: Object
     settings = (*SETTINGS, *weights, f"weights.pca_path={pca}")
     with blind_cluster(hidden) as address:
         url = f"s3://{BUCKET}/blind"
-        done = run_command(
+        done = run_real(
             *(*settings, "engine=ray", f"engine.address={address}", f"output.dir={url}"),
             *(f"paths.outputs={hidden}/outputs", f"paths.models={hidden}/models"),
         )
     assert done.status == 0, done.out + done.err
     assert "1 on cpu" in done.out
-    same = run_command(*settings, f"output.dir={tmp_path}/local")
+    same = run_real(*settings, f"output.dir={tmp_path}/local")
     assert same.status == 0, same.err
     assert_same(store, "blind", numbers_of(tmp_path / "local"))
 

@@ -15,7 +15,7 @@ from runner.errors import ConfigError, DatasetError
 from runner.manifest import build_manifest, take_part
 from runner.merge import main as merge
 from runner.validation import part_of
-from tests.conftest import run_command
+from tests.commands import run
 
 SETTINGS = (
     *("weights=random", "tracking=none", "output.shard_clips=4", "profile=off"),
@@ -40,9 +40,9 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def runs(clips: Path) -> dict[str, Path]:
     """The whole as one run, and in three partitions as a sweep through Submitit's local launcher."""
     home = clips.parent
-    whole = run_command(f"dataset.root={clips}", f"output.dir={home}/whole", *SETTINGS)
+    whole = run(f"dataset.root={clips}", f"output.dir={home}/whole", *SETTINGS)
     assert whole.status == 0, whole.err
-    parts = run_command(
+    parts = run(
         *("-m", "hydra/launcher=submitit_local", "dataset.partition=1/3,2/3,3/3", f"dataset.root={clips}", *SETTINGS),
         f"output.dir={home}/parts",
     )
@@ -58,7 +58,6 @@ def parts_of(runs: dict[str, Path]) -> list[str]:
     return [str(runs[name]) for name in "123"]
 
 
-@pytest.mark.slow
 def test_partitions_make_the_whole_bit_for_bit(runs: dict[str, Path], tmp_path: Path, capsys) -> None:
     merged = tmp_path / "merged"
     assert merge([*parts_of(runs), "--output", str(merged)]) == 0
@@ -78,7 +77,6 @@ def test_partitions_make_the_whole_bit_for_bit(runs: dict[str, Path], tmp_path: 
     assert merge([*parts_of(runs), "--output", str(merged)]) == 1
 
 
-@pytest.mark.slow
 def test_what_is_no_whole_is_said(runs: dict[str, Path], tmp_path: Path, capsys) -> None:
     one, two, three = parts_of(runs)
     assert merge([one, two]) == 1

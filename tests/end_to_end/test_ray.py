@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
+from tests.commands import DOUBLE
 from tests.conftest import PROJECT, environment, run_command
 
 SETTINGS = ("device=cpu", "weights=random", "tracking=none", "profile=off", "output.shard_clips=4")
@@ -91,7 +92,7 @@ def until_the_first_shard(run_dir: Path, *arguments: str) -> subprocess.Popen:
 def start(*arguments: str) -> subprocess.Popen:
     """``python -m runner engine=ray`` with these arguments, begun."""
     return subprocess.Popen(
-        [sys.executable, "-m", "runner", "engine=ray", *arguments],
+        [sys.executable, "-m", DOUBLE, "engine=ray", *arguments],
         cwd=PROJECT,
         env=environment(),
         stdout=subprocess.PIPE,
@@ -150,9 +151,7 @@ def test_a_driver_killed_costs_the_command_again(clips: Path, local: Path, tmp_p
     run_dir = tmp_path / "run"
     arguments = (f"dataset.root={clips}", f"output.dir={run_dir}", *SETTINGS)
     command = until_the_first_shard(run_dir, *arguments)
-    (driver,) = [
-        child for child in psutil.Process(command.pid).children() if "runner.worker" in " ".join(child.cmdline())
-    ]
+    (driver,) = [child for child in psutil.Process(command.pid).children() if "tests.double.worker" in child.cmdline()]
     driver.kill()
     command.communicate(timeout=60)
     assert command.returncode == 1

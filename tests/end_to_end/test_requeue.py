@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pyarrow.parquet as pq
-import pytest
 import soundfile
 
-from tests.conftest import PROJECT, environment
+from tests.commands import start, wait_until
+from tests.double.session import BATCH_S
 
 CLIPS, A_SHARD = 60, 2
 
@@ -26,24 +23,21 @@ def preempted(folder: Path, number: int) -> tuple[int, str, str, list[str]]:
     (folder / "data").mkdir()
     for each in range(CLIPS):
         soundfile.write(folder / "data" / f"{each:02d}.wav", rng.normal(0, 0.1, 160_000), 16_000)
-    command = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "runner", "-m", "hydra/launcher=submitit_local", "memory=conservative"),
-            *("memory.batch_size=4", "memory.decode_workers=1"),  # few clips are under way at a time
-            *(f"dataset.root={folder}/data", f"output.dir={folder}/sweep", f"output.shard_clips={A_SHARD}"),
-            *("device=cpu", "weights=random", "tracking=none", "profile=off", f"paths.outputs={folder}"),
-        ],
-        cwd=PROJECT,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
+    command = start(
+        *("-m", "hydra/launcher=submitit_local", "memory=conservative"),
+        *("memory.batch_size=4", "memory.decode_workers=1"),  # few clips are under way at a time
+        *(f"dataset.root={folder}/data", f"output.dir={folder}/sweep", f"output.shard_clips={A_SHARD}"),
+        *("device=cpu", "weights=random", "tracking=none", "profile=off", f"paths.outputs={folder}"),
+        log=folder / "said",
+        **{BATCH_S: "0.05"},
     )
-    journal, deadline = folder / "sweep" / "0" / ".runner" / "journal.jsonl", time.monotonic() + 120
-    while not (journal.exists() and journal.read_text().count("\n") >= 1):
-        assert time.monotonic() < deadline
-        assert command.poll() is None, command.stdout.read()
-        time.sleep(0.05)
+    journal = folder / "sweep" / "0" / ".runner" / "journal.jsonl"
+
+    def at_work() -> bool:
+        assert command.poll() is None, command.out
+        return journal.exists() and journal.read_text().count("\n") >= 1
+
+    wait_until(at_work, lambda: command.out)
     (job,) = [
         each
         for each in psutil.Process(command.pid).children(recursive=True)
@@ -51,13 +45,12 @@ def preempted(folder: Path, number: int) -> tuple[int, str, str, list[str]]:
     ]
     for process in (job, *job.children(recursive=True)):  # Slurm sends it to all of a job's processes
         os.kill(process.pid, number)
-    out, _ = command.communicate(timeout=240)
+    out, _ = command.communicate(timeout=120)
     logs = "".join(path.read_text() for path in (folder / "sweep" / ".submitit").rglob("*_log.*"))
     assert "stopping: the shards under way are finished first" in logs, out + logs
     return command.returncode, out, logs, journal.read_text().splitlines()
 
 
-@pytest.mark.slow
 def test_a_preempted_job_ends_its_shards_is_queued_again_and_goes_on(tmp_path: Path) -> None:
     status, out, logs, lines = preempted(tmp_path, signal.SIGUSR2)
     assert status == 0, out
@@ -68,7 +61,6 @@ def test_a_preempted_job_ends_its_shards_is_queued_again_and_goes_on(tmp_path: P
     assert len(lines) == CLIPS // A_SHARD  # none was done twice
 
 
-@pytest.mark.slow
 def test_a_job_that_is_told_to_end_ends_its_shards_and_its_command_says_what_to_do(tmp_path: Path) -> None:
     status, out, _, lines = preempted(tmp_path, signal.SIGTERM)
     assert status == 1

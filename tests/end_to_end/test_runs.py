@@ -7,7 +7,6 @@ import csv
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -21,9 +20,10 @@ from mlflow.tracking import MlflowClient
 
 from runner.audio import count_samples
 from runner.framing import count_examples
-from tests.conftest import PROJECT, Done, environment, run_command
-
-pytestmark = pytest.mark.slow
+from tests.chaos import victims
+from tests.commands import DOUBLE, REAL, Done, run, run_module, run_real, start, wait_until
+from tests.double.session import BATCH_S
+from tests.fork_server import Forked
 
 
 def client_of(outputs: Path) -> MlflowClient:
@@ -42,9 +42,9 @@ def tables(run_dir: Path):
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Done, Path]:
-    """The first command of a new user, without a network: auto everything."""
+    """The first command of a new user, without a network: auto everything, TensorFlow and all."""
     outputs = tmp_path_factory.mktemp("demo") / "outputs"
-    done = run_command(
+    done = run_real(
         f"paths.outputs={outputs}", f"paths.models={outputs}/models", "weights.base_url=http://127.0.0.1:9/"
     )
     return done, outputs
@@ -138,7 +138,7 @@ def check_every_clip_is_accounted_for(done: Done, root: Path) -> list[dict]:
 
 def test_labelled_real_audio(audio: Path, tmp_path: Path) -> None:
     root = audio / "labelled_esc10_fold1"
-    done = run_command(f"dataset.root={root}", "weights=random", f"paths.outputs={tmp_path}", "tracking=none")
+    done = run(f"dataset.root={root}", "weights=random", f"paths.outputs={tmp_path}", "tracking=none")
     assert done.status == 0, done.err
     clips = check_every_clip_is_accounted_for(done, root)
     assert {clip["status"] for clip in clips} == {"embedded"}
@@ -153,7 +153,7 @@ def test_labelled_real_audio(audio: Path, tmp_path: Path) -> None:
 def test_mixed_real_audio_on_a_device_that_is_absent(audio: Path, tmp_path: Path) -> None:
     root = audio / "mixed"
     arguments = ["device=metal", "memory=greedy", f"dataset.root={root}", "weights=random", "tracking=none"]
-    done = run_command(*arguments, f"paths.outputs={tmp_path}")
+    done = run(*arguments, f"paths.outputs={tmp_path}")
     assert done.status == 0, done.err
     check_every_clip_is_accounted_for(done, root)
     if sys.platform != "darwin":
@@ -165,7 +165,7 @@ def test_mixed_real_audio_on_a_device_that_is_absent(audio: Path, tmp_path: Path
 
 def test_hostile_files_are_embedded_or_skipped_with_a_reason(audio: Path, tmp_path: Path) -> None:
     root = audio / "hostile"
-    done = run_command(f"dataset.root={root}", "weights=random", f"paths.outputs={tmp_path}", "tracking=none")
+    done = run(f"dataset.root={root}", "weights=random", f"paths.outputs={tmp_path}", "tracking=none")
     assert done.status == 0, done.err
     clips = {clip["clip"]: clip for clip in check_every_clip_is_accounted_for(done, root)}
     assert clips["a_png.wav"]["reason"] == "unsupported_format"
@@ -176,14 +176,13 @@ def test_hostile_files_are_embedded_or_skipped_with_a_reason(audio: Path, tmp_pa
     assert "unsupported_format" in done.out
 
 
-def test_a_sweep_has_a_parent_and_a_child_per_job_also_when_one_fails(tmp_path: Path) -> None:
+def test_a_sweep_has_a_parent_and_a_child_per_job_also_when_one_fails(tmp_path: Path, outputs: Path) -> None:
     tone = tmp_path / "tone.wav"
     soundfile.write(tone, np.sin(np.arange(48_000) * 0.3), 16_000)
     good, bad = tmp_path / "good.csv", tmp_path / "bad.csv"
     good.write_text("path,label\ntone.wav,a\n")
     bad.write_text("path,start,end\ntone.wav,2,1\n")
-    outputs = tmp_path / "outputs"
-    done = run_command(
+    done = run(
         "-m", "dataset=manifest", f"dataset.path={good},{bad}", "device=cpu,gpu", "weights=random",
         f"paths.outputs={outputs}",
     )  # fmt: skip
@@ -214,26 +213,30 @@ def many_clips(folder: Path, count: int) -> Path:
     return folder / "clips.csv"
 
 
-def start_long_run(tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
+def start_long_run(tmp_path: Path, *arguments: str, command: str = DOUBLE) -> Forked:
+    """A run of 5000 clips with ten batches a second: it has to be ended."""
     manifest = many_clips(tmp_path, 5000)
-    command = [sys.executable, "-m", "runner", "dataset=manifest", f"dataset.path={manifest}", "weights=random"]
-    command += [f"output.dir={tmp_path}/run", f"paths.outputs={tmp_path}", "device=cpu", *arguments]
-    return subprocess.Popen(
-        command, cwd=PROJECT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        start_new_session=True,
-    )  # fmt: skip
+    return start(
+        *("dataset=manifest", f"dataset.path={manifest}", "weights=random", "device=cpu", "memory=conservative"),
+        *(f"output.dir={tmp_path}/run", f"paths.outputs={tmp_path}/outputs", *arguments),
+        command=command,
+        **{BATCH_S: "0.1"},
+    )
 
 
-def wait_for_shard(tmp_path: Path) -> None:
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("run/embeddings/part-*.parquet")):
-        assert time.monotonic() < deadline, "no shard came"
-        time.sleep(0.1)
+def wait_for_shards(process: Forked, run_dir: Path, shards: int = 1) -> None:
+    """Return once so many shards are on disk, of a run that goes on."""
+
+    def there() -> bool:
+        assert process.poll() is None, process.err
+        return len(list(run_dir.glob("embeddings/part-*.parquet"))) >= shards
+
+    wait_until(there, lambda: f"no shard came: {process.err}")
 
 
-def test_ctrl_c_ends_the_shard_and_keeps_what_was_done(tmp_path: Path) -> None:
+def test_ctrl_c_ends_the_shard_and_keeps_what_was_done(tmp_path: Path, outputs: Path) -> None:
     process = start_long_run(tmp_path, "output.shard_clips=8")
-    wait_for_shard(tmp_path)
+    wait_for_shards(process, tmp_path / "run")
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole foreground group
     out, err = process.communicate(timeout=90)
     assert process.returncode == 130, err
@@ -248,24 +251,24 @@ def test_ctrl_c_ends_the_shard_and_keeps_what_was_done(tmp_path: Path) -> None:
     assert f"to go on  python -m runner dataset=manifest dataset.path={tmp_path}/clips.csv" in out
     assert f"output.dir={tmp_path}/run" in out
     assert not list((tmp_path / "run").rglob(".*.tmp"))
-    (run,) = runs_of(tmp_path)
-    assert run.info.status == "KILLED"
+    (logged,) = runs_of(outputs)
+    assert logged.info.status == "KILLED"
 
 
-def signal_all(process: subprocess.Popen[str], number: int) -> None:
+def signal_all(process: Forked, number: int) -> None:
     """As systemd, Slurm and containers do: to the command, its worker and the decode processes alike."""
     for each in (psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)):
         with contextlib.suppress(psutil.NoSuchProcess):
             each.send_signal(number)
 
 
-def test_sigterm_to_all_processes_ends_the_shard_and_a_pause_loses_nothing(tmp_path: Path) -> None:
+def test_sigterm_to_all_processes_ends_the_shard_and_a_pause_loses_nothing(tmp_path: Path, outputs: Path) -> None:
     process = start_long_run(tmp_path, "output.shard_clips=8", "dataset.clip_timeout_s=1")
-    wait_for_shard(tmp_path)
+    wait_for_shards(process, tmp_path / "run")
     signal_all(process, signal.SIGSTOP)
-    time.sleep(3)
+    time.sleep(2)  # twice the limit of a clip
     signal_all(process, signal.SIGCONT)
-    time.sleep(1)
+    wait_for_shards(process, tmp_path / "run", len(list((tmp_path / "run/embeddings").glob("part-*.parquet"))) + 2)
     signal_all(process, signal.SIGTERM)
     _, err = process.communicate(timeout=90)
     assert process.returncode == 143, err
@@ -277,15 +280,13 @@ def test_sigterm_to_all_processes_ends_the_shard_and_a_pause_loses_nothing(tmp_p
     assert {clip["status"] for clip in clips} == {"embedded"}
     assert len(clips) % 8 == 0
     assert embeddings.num_rows == 10 * len(clips)
-    (run,) = runs_of(tmp_path)
-    assert run.info.status == "KILLED"
+    (logged,) = runs_of(outputs)
+    assert logged.info.status == "KILLED"
 
 
 def test_sigterm_before_the_first_clip_ends_at_once(tmp_path: Path) -> None:
-    process = start_long_run(tmp_path, "tracking=none")
-    while not (tmp_path / "run/.runner/spec.json").exists():
-        time.sleep(0.02)
-    time.sleep(1)  # the worker starts, or imports TensorFlow
+    process = start_long_run(tmp_path, "tracking=none", command=REAL)
+    wait_until(lambda: victims(process, "decode"), lambda: process.err)  # the worker imports TensorFlow
     started = time.monotonic()
     signal_all(process, signal.SIGTERM)
     out, err = process.communicate(timeout=90)
@@ -295,12 +296,10 @@ def test_sigterm_before_the_first_clip_ends_at_once(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run/result.json").read_text())["status"] == "killed"
 
 
-def test_a_killed_worker_is_a_failed_run_with_its_signal(tmp_path: Path) -> None:
+def test_a_killed_worker_is_a_failed_run_with_its_signal(tmp_path: Path, outputs: Path) -> None:
     process = start_long_run(tmp_path, "output.shard_clips=8")
-    wait_for_shard(tmp_path)
-    workers = [
-        child for child in psutil.Process(process.pid).children(recursive=True) if "runner.worker" in child.cmdline()
-    ]
+    wait_for_shards(process, tmp_path / "run")
+    workers = victims(process, "worker")
     assert len(workers) == 1
     decoders = workers[0].children(recursive=True)
     workers[0].kill()
@@ -311,31 +310,23 @@ def test_a_killed_worker_is_a_failed_run_with_its_signal(tmp_path: Path) -> None
     result = json.loads((tmp_path / "run/result.json").read_text())
     assert result["failure"]["signal"] == "SIGKILL"
     pq.read_table(tmp_path / "run/embeddings")  # what was done stays readable
-    (run,) = runs_of(tmp_path)
-    assert run.info.status == "FAILED"
-    assert run.data.tags["failure.signal"] == "SIGKILL"
-    assert "INFO" in run.data.tags["failure.log_tail"]
+    (logged,) = runs_of(outputs)
+    assert logged.info.status == "FAILED"
+    assert logged.data.tags["failure.signal"] == "SIGKILL"
+    assert "INFO" in logged.data.tags["failure.log_tail"]
     psutil.wait_procs(decoders, timeout=15)
     assert not [decoder for decoder in decoders if decoder.is_running() and decoder.status() != "zombie"]
 
 
 def test_a_decode_process_that_dies_costs_at_most_the_clip_under_way(tmp_path: Path) -> None:
     process = start_long_run(tmp_path, "output.shard_clips=8", "tracking=none")
-    wait_for_shard(tmp_path)
-    killed = 0
-    workers = [
-        child for child in psutil.Process(process.pid).children(recursive=True) if "runner.worker" in child.cmdline()
-    ]
-    for child in workers[0].children():
-        if "spawn_main" in " ".join(child.cmdline()):
-            child.kill()
-            killed += 1
+    wait_for_shards(process, tmp_path / "run")
+    decoders = victims(process, "decode")
+    for decoder in decoders:
+        decoder.kill()
+    killed = len(decoders)
     before = len(list(tmp_path.glob("run/embeddings/part-*.parquet")))
-    deadline = time.monotonic() + 60
-    while len(list(tmp_path.glob("run/embeddings/part-*.parquet"))) < before + 12:
-        assert time.monotonic() < deadline, "no shard came after the decode process died"
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.1)
+    wait_for_shards(process, tmp_path / "run", before + 12)
     os.killpg(process.pid, signal.SIGINT)
     process.communicate(timeout=90)
     _, clips = tables(tmp_path / "run")
@@ -347,7 +338,7 @@ def test_a_decode_process_that_dies_costs_at_most_the_clip_under_way(tmp_path: P
 
 def test_own_data_without_weights_is_an_error_that_names_the_ways_out(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "tone.wav", np.zeros(16_000), 16_000)
-    done = run_command(
+    done = run(
         f"dataset.root={tmp_path}", "weights.base_url=http://127.0.0.1:9/", f"paths.models={tmp_path}/models",
         f"paths.outputs={tmp_path}/outputs",
     )  # fmt: skip
@@ -360,16 +351,16 @@ def test_own_data_without_weights_is_an_error_that_names_the_ways_out(tmp_path: 
 def test_an_output_folder_that_holds_a_run_is_not_overwritten(demo) -> None:
     done, outputs = demo
     before = (done.run_dir / ".hydra/overrides.yaml").read_text()
-    again = run_command(f"output.dir={done.run_dir}", f"paths.outputs={outputs}", "weights=random", "memory=greedy")
+    again = run(f"output.dir={done.run_dir}", f"paths.outputs={outputs}", "weights=random", "memory=greedy")
     assert again.status == 1
     assert "already holds a run" in again.err
     assert (done.run_dir / ".hydra/overrides.yaml").read_text() == before
 
 
-def test_a_dead_tracking_server_never_fails_a_run_and_track_logs_it_later(tmp_path: Path) -> None:
+def test_a_dead_tracking_server_never_fails_a_run_and_track_logs_it_later(few_clips: Path, tmp_path: Path) -> None:
     started = time.monotonic()
-    done = run_command(
-        "dataset=demo", "weights=random", "tracking=server", f"paths.outputs={tmp_path}",
+    done = run(
+        f"dataset.root={few_clips}", "weights=random", "tracking=server", f"paths.outputs={tmp_path}",
         MLFLOW_TRACKING_URI="http://user:planted@127.0.0.1:9",
     )  # fmt: skip
     assert done.status == 0, done.err
@@ -377,14 +368,13 @@ def test_a_dead_tracking_server_never_fails_a_run_and_track_logs_it_later(tmp_pa
     assert "could not be told" in done.err
     assert f"python -m runner.track {done.run_dir}" in done.out
     uri = f"sqlite:///{tmp_path}/later.db"
-    command = [sys.executable, "-m", "runner.track", str(done.run_dir), "--uri", uri]
-    later = subprocess.run(command, cwd=PROJECT, env=environment(), capture_output=True, text=True, check=False)
-    assert later.returncode == 0, later.stderr
+    later = run_module("runner.track", str(done.run_dir), "--uri", uri)
+    assert later.status == 0, later.err
     client = MlflowClient(uri)
     runs = client.search_runs([client.get_experiment_by_name("vggish-runner").experiment_id])
     assert [run.info.status for run in runs] == ["FINISHED"]
-    assert runs[0].data.metrics["clips_embedded"] == 40
-    again = subprocess.run(command, cwd=PROJECT, env=environment(), capture_output=True, text=True, check=False)
-    assert "was logged already" in again.stdout
+    assert runs[0].data.metrics["clips_embedded"] == 6
+    again = run_module("runner.track", str(done.run_dir), "--uri", uri)
+    assert "was logged already" in again.out
     assert len(client.search_runs([client.get_experiment_by_name("vggish-runner").experiment_id])) == 1
     assert "planted" not in done.out + done.err + str(runs[0].data.params) + str(runs[0].data.tags)

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
 
 from runner.report import main as report
-from tests.conftest import Done, run_command
-
-pytestmark = pytest.mark.slow
+from tests.commands import Done, run
 
 
 @pytest.fixture(scope="module")
-def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Done, Path]:
-    outputs = tmp_path_factory.mktemp("tune") / "outputs"
-    done = run_command(
-        *("experiment=tune", "dataset=demo", "weights=random", "hydra.sweeper.n_trials=2", "profile.min_seconds=1"),
+def tuned(
+    few_clips: Path, tmp_path_factory: pytest.TempPathFactory, new_outputs: Callable[[Path], Path]
+) -> tuple[Done, Path]:
+    """Optuna's search for the best settings, two trials long: what it printed, and its outputs."""
+    outputs = new_outputs(tmp_path_factory.mktemp("tune") / "outputs")
+    done = run(
+        *("experiment=tune", f"dataset.root={few_clips}", "weights=random", "hydra.sweeper.n_trials=2"),
+        *("profile.min_seconds=0.1", "device=cpu"),
         f"paths.outputs={outputs}",
     )
     assert done.status == 0, done.err

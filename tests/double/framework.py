@@ -1,0 +1,80 @@
+"""What the double puts in the place of TensorFlow, in its worker's process.
+
+The few questions that the runner asks of TensorFlow around a session are answered here: there are no GPUs.  Whatever
+else is asked of it is an ``AttributeError`` that names it.  TFRecords are TensorFlow's own, which they alone import.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.metadata
+import logging
+import os
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+from tests.double.session import DoubleSession, draw_arrays, embed
+
+
+def take_the_place_of_tensorflow() -> None:
+    """Have every session of this process be the double's, and TensorFlow never be imported."""
+    from runner import build, cold_start, convolution, embed_run, output
+    from runner.weights import DrawnWeights, WeightsChoice
+
+    def draw_weights(choice: WeightsChoice) -> DrawnWeights | None:
+        if choice.source != "random":
+            return None
+        seed = choice.seed or 0
+        return DrawnWeights(draw_arrays(seed), f"{seed:064x}")
+
+    sys.modules["tensorflow"] = _StandIn("tensorflow")
+    output.TfrecordShards = _with_tensorflow(output.TfrecordShards)
+    cold_start.draw_weights = build.draw_weights = draw_weights
+    build.VGGishSession = DoubleSession
+    build.reference_embeddings = embed
+    convolution.calibrate = lambda: (1.0, 1.0)
+    embed_run.matmul_peak = lambda session, kind, precision, seconds: 1.0
+
+
+def take_its_place_in_rays_processes() -> None:
+    """Have the actors of a Ray that this process starts do so as well."""
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent / "site"), os.environ.get("PYTHONPATH", "")])
+
+
+class _StandIn(ModuleType):
+    """A module ``tensorflow`` on a machine with a CPU alone."""
+
+    __version__ = importlib.metadata.version("tensorflow")
+    config = SimpleNamespace(
+        list_physical_devices=lambda kind: [],
+        set_soft_device_placement=lambda enabled: None,
+        set_visible_devices=lambda devices, kind: None,
+        threading=SimpleNamespace(
+            set_intra_op_parallelism_threads=lambda threads: None,
+            set_inter_op_parallelism_threads=lambda threads: None,
+        ),
+    )
+    test = SimpleNamespace(is_built_with_cuda=lambda: False)
+
+    @staticmethod
+    def get_logger() -> logging.Logger:
+        return logging.getLogger("tensorflow")
+
+    @staticmethod
+    def device(name: str) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+
+def _with_tensorflow(kind: Any) -> Any:
+    """The format that writes TFRecords, made where the real TensorFlow is the module of that name."""
+
+    def make(*arguments: Any, **options: Any) -> Any:
+        if isinstance(sys.modules["tensorflow"], _StandIn):
+            del sys.modules["tensorflow"]
+            importlib.import_module("tensorflow")
+        return kind(*arguments, **options)
+
+    return make

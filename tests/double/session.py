@@ -1,0 +1,144 @@
+"""A session that is exact arithmetic: windows times a fixed matrix of small whole numbers, plus an offset.
+
+All products and sums are whole numbers below 2**53, so float64 gives the same bits for a window in whatever batch,
+order or number of threads it is computed.  Each sample of a window matters, and so does its place; another seed of the
+weights gives other numbers; bfloat16 and float16 round the samples, and so are as coarse as they should be.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runner.devices import DeviceChoice
+from runner.precision import PrecisionChoice
+from runner.samples import as_samples
+from runner.slots import Windows, scaled
+from runner.vggish import reference
+from runner.vggish.constants import EMBEDDING_SIZE, EXAMPLE_SAMPLES, LARGEST_SAMPLE
+from runner.vggish.session import SessionMetadata, VGGishSession
+
+Array = NDArray[np.float32]
+
+SEED = "double/seed"
+"""Name of the only weight, from which the matrix is drawn."""
+BATCH_S = "DOUBLE_BATCH_S"
+"""Environment variable: seconds that each batch takes, for a run that is to be caught in the middle."""
+_GRID = float(1 << 20)
+"""Samples are rounded to so many steps."""
+_LARGEST = 8
+_SCALE = 1.0 / (_GRID * _LARGEST * 16.0)
+_KEPT_BITS = {"bfloat16": 7, "float16": 10}
+"""Of the mantissa, behind the point."""
+
+
+def draw_arrays(seed: int) -> dict[str, Array]:
+    """The weights for a seed."""
+    return {SEED: np.array([seed], np.float32)}
+
+
+def embed(arrays: Mapping[str, Array], windows: Windows, precision: str = "float32") -> Array:
+    """Embeddings float32 [n, 128] of windows [n, 15600]; NaN for a window that holds NaN or no waveform."""
+    samples = scaled(windows).astype(np.float64)
+    is_waveform = (np.abs(samples) <= LARGEST_SAMPLE).all(axis=1)
+    samples[~is_waveform] = 0.0
+    if precision in _KEPT_BITS:
+        samples = _rounded(samples, _KEPT_BITS[precision])
+    matrix, offsets = _network(int(arrays[SEED][0]))
+    found = (np.rint(samples * _GRID) @ matrix + offsets) * _SCALE
+    found[~is_waveform] = np.nan
+    return found.astype(np.float32)
+
+
+@functools.cache
+def _network(seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Whole numbers [15600, 128], and those that are added [128]."""
+    random = np.random.Generator(np.random.PCG64(seed))
+    matrix = random.integers(-_LARGEST, _LARGEST + 1, (EXAMPLE_SAMPLES, EMBEDDING_SIZE)).astype(np.float64)
+    return matrix, random.integers(0, _LARGEST, EMBEDDING_SIZE) * _GRID
+
+
+def _rounded(values: NDArray[np.float64], bits: int) -> NDArray[np.float64]:
+    """Values with so many bits behind the point of their mantissa."""
+    mantissa, exponent = np.frexp(values)
+    return np.ldexp(np.rint(mantissa * (2 << bits)) / (2 << bits), exponent)
+
+
+class DoubleSession(VGGishSession):
+    """``VGGishSession`` without a network: what is made of clips, files and sample rates is inherited."""
+
+    def __init__(
+        self,
+        weights: dict[str, Array],
+        device: DeviceChoice,
+        precision: PrecisionChoice,
+        batch_size: int,
+        metadata: SessionMetadata,
+        conv: str = "direct",
+        ordinal: int = 0,
+    ) -> None:
+        self.metadata = metadata
+        self.halvings: list[str] = []
+        self.device_name = "/CPU:0"
+        self.compiler = {"effective": "numpy", "reason": "a test double"}
+        self.copies = {"effective": "none", "reason": "a test double"}
+        self._weights = dict(weights)
+        self._precision = precision.effective
+        self._rows_at_once = batch_size
+        self._batch_s = float(os.environ.get(BATCH_S, "0"))
+        weights.clear()
+
+    @property
+    def fills_batches(self) -> bool:
+        """No."""
+        return False
+
+    @property
+    def in_flight(self) -> int:
+        """One call at a time."""
+        return 1
+
+    def memory_peak_mib(self) -> float | None:
+        """Nobody counts."""
+        return None
+
+    def warm_up(self, dtype: str = "float32") -> float:
+        """Nothing is compiled; the call is made all the same."""
+        start = time.perf_counter()
+        self.embed_windows(np.zeros((1, EXAMPLE_SAMPLES), dtype))
+        return time.perf_counter() - start
+
+    def embed_windows(self, windows: Windows, copied: Callable[[], None] | None = None) -> Array:
+        """See ``VGGishSession.embed_windows``."""
+        if not isinstance(windows, np.ndarray) or windows.dtype not in (np.float32, np.int16):
+            windows = as_samples(windows, "windows")
+        if windows.shape[1:] != (EXAMPLE_SAMPLES,):
+            raise ValueError(f"rows have shape {windows.shape}: give [n, {EXAMPLE_SAMPLES}]")
+        time.sleep(self._batch_s)
+        return embed(self._weights, windows, self._precision)
+
+    def log_mel(self, windows: Windows) -> Array:
+        """The reference's own."""
+        return reference.reference_log_mel(scaled(windows)).astype(np.float32)
+
+    def on_device(self, windows: Windows) -> Any:
+        """The windows, where they are."""
+        return windows
+
+    def run_on_device(self, windows: Any) -> Any:
+        """Embeddings, with the method ``numpy`` of a tensor."""
+        return _Tensor(self.embed_windows(windows))
+
+
+class _Tensor:
+    def __init__(self, values: Array) -> None:
+        self._values = values
+
+    def numpy(self) -> Array:
+        return self._values

@@ -1,0 +1,274 @@
+"""Starts Python modules as ``python -m MODULE`` does, by a fork of a process that has the slow libraries already.
+
+MLflow, Hydra, Arrow and Matplotlib take two seconds of processor time to import: paid once a test session here, where a
+fresh process pays it each time.  What is started is a process of its own all the same: arguments, folder, environment,
+standard streams, signals, exit status and the interpreter's own end are those of a command.
+
+``ForkServer`` is the tests' side.  ``python -m tests.fork_server`` is the server: it has one thread, and runs nothing
+itself; its standard input's end ends it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+PRELOADED = (
+    *("hydra", "hydra._internal.utils", "hydra._internal.core_plugins.basic_launcher", "omegaconf", "mlflow"),
+    *("hydra._internal.core_plugins.basic_sweeper", "mlflow.tracking", "mlflow.store.tracking.sqlalchemy_store"),
+    *("mlflow.data.meta_dataset", "matplotlib.pyplot", "matplotlib.backends.backend_agg", "numpy", "pandas"),
+    *("pyarrow.parquet", "pyarrow.compute", "pyarrow.csv", "requests", "rich.progress", "soundfile", "fsspec"),
+    *("filelock", "psutil"),
+    *("runner.job", "runner.sweep", "runner.tracking", "runner.pictures", "runner.arguments", "runner.advice"),
+)  # fmt: skip
+_SIZE = struct.Struct("!Q")
+
+
+class Forked:
+    """A process that was started, as ``subprocess.Popen`` has it; its output goes to files.
+
+    Attributes:
+        pid: of the process, which leads a session of its own if that was asked for.
+    """
+
+    def __init__(self, line: socket.socket, arguments: Sequence[str], out: Path, err: Path) -> None:
+        self.args, self._line, self._paths = arguments, line, (out, err)
+        self._told = b""
+        self.returncode: int | None = None
+        self.pid = int(self._tell(None))
+
+    def poll(self) -> int | None:
+        """The exit status, negative for a signal; None while the process runs."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.wait(0)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the end.
+
+        Raises:
+            subprocess.TimeoutExpired: it did not come.
+        """
+        if self.returncode is None:
+            self.returncode = int(self._tell(timeout))
+            self._line.close()
+        return self.returncode
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """Wait for the end, and give what was written to standard output and standard error."""
+        self.wait(timeout)
+        return self.out, self.err
+
+    @property
+    def out(self) -> str:
+        """What was written to standard output so far."""
+        return self._paths[0].read_text(encoding="utf-8", errors="replace")
+
+    @property
+    def err(self) -> str:
+        """What was written to standard error so far."""
+        return self._paths[1].read_text(encoding="utf-8", errors="replace")
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, if the process still runs."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        self.send_signal(signal.SIGTERM)
+
+    def _tell(self, timeout: float | None) -> str:
+        """The next line of the server's."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while b"\n" not in self._told:
+            left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
+            if not select.select([self._line], [], [], left)[0]:
+                raise subprocess.TimeoutExpired(list(self.args), timeout or 0.0)
+            data = self._line.recv(4096)
+            if not data:
+                raise RuntimeError(f"the fork server ended: see {self._paths[1]}")
+            self._told += data
+        line, _, self._told = self._told.partition(b"\n")
+        return line.decode()
+
+
+class ForkServer:
+    """The server's process, started with the first command, and the way to it.
+
+    Args:
+        folder: for the socket and the commands' output.
+        environment: of the server.
+        cwd: its working folder.
+    """
+
+    def __init__(self, folder: Path, environment: Mapping[str, str], cwd: Path) -> None:
+        self._folder, self._environment, self._cwd = folder, environment, cwd
+        self._server: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+        self._count = 0
+
+    def start(
+        self,
+        module: str,
+        arguments: Sequence[str],
+        *,
+        cwd: Path,
+        env: Mapping[str, str],
+        new_session: bool = False,
+        together: Path | None = None,
+    ) -> Forked:
+        """Start ``python -m module arguments``.
+
+        Args:
+            module: by name.
+            arguments: of the command line.
+            cwd: working folder.
+            env: the whole environment.
+            new_session: whether the process leads a session of its own, as in a terminal that has no other.
+            together: a file to which all output is appended; files of the server's own when None.
+        """
+        with self._lock:
+            self._begin()
+            self._count += 1
+            out, err = (self._folder / f"{self._count}.{name}" for name in ("out", "err"))
+        out, err = (together, together) if together else (out, err)
+        line = socket.socket(socket.AF_UNIX)
+        line.connect(str(self._folder / "socket"))
+        wanted = {"module": module, "arguments": list(arguments), "cwd": str(cwd), "env": dict(env)}
+        data = json.dumps({**wanted, "new_session": new_session}).encode()
+        with open(os.devnull, "rb") as nothing, out.open("ab") as to_out, err.open("ab") as to_err:
+            socket.send_fds(line, [_SIZE.pack(len(data))], [each.fileno() for each in (nothing, to_out, to_err)])
+            line.sendall(data)
+            return Forked(line, [module, *arguments], out, err)
+
+    def close(self) -> None:
+        """End the server; what it started runs on."""
+        if self._server is not None:
+            assert self._server.stdin is not None
+            self._server.stdin.close()
+            self._server.wait()
+
+    def _begin(self) -> None:
+        if self._server is not None:
+            return
+        command = [sys.executable, "-m", "tests.fork_server", str(self._folder / "socket")]
+        pipe = subprocess.PIPE
+        self._server = subprocess.Popen(command, cwd=self._cwd, env=self._environment, stdin=pipe, stdout=pipe)
+        assert self._server.stdout is not None
+        if self._server.stdout.readline() != b"ready\n":
+            raise RuntimeError(f"the fork server ended with {self._server.wait()}")
+
+
+def main(path: str) -> None:
+    """Serve until standard input ends; in the process of a command, be that command."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name in PRELOADED:
+            importlib.import_module(name)
+        from hydra.core.plugins import Plugins
+
+        Plugins.instance()  # of Hydra's, which are looked for in all of its packages
+    assert threading.active_count() == 1, f"a fork would lose threads: {threading.enumerate()}"
+    gc.collect()
+    gc.freeze()  # so that no collection writes to memory that is shared
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen(64)
+    wake_reader, wake_writer = os.pipe()
+    os.set_blocking(wake_writer, False)
+    signal.set_wakeup_fd(wake_writer, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda number, frame: None)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in pytest's terminal
+    os.write(1, b"ready\n")
+    lines: dict[int, socket.socket] = {}
+    while True:
+        found, _, _ = select.select([0, wake_reader, listener], [], [])
+        if wake_reader in found:
+            os.read(wake_reader, 4096)
+            _reap(lines)
+        if listener in found:
+            line, _ = listener.accept()
+            wanted, streams = _wanted(line)
+            pid = os.fork()
+            if pid == 0:
+                _become(wanted, streams, [wake_reader, wake_writer, line, listener, *lines.values()])
+                sys.argv = [wanted["module"], *wanted["arguments"]]
+                runpy.run_module(wanted["module"], run_name="__main__", alter_sys=True)
+                return
+            for stream in streams:
+                os.close(stream)
+            lines[pid] = line
+            _send(line, pid)
+        if 0 in found:
+            return
+
+
+def _reap(lines: dict[int, socket.socket]) -> None:
+    while lines:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        with lines.pop(pid) as line:
+            _send(line, os.waitstatus_to_exitcode(status))
+
+
+def _send(line: socket.socket, number: int) -> None:
+    with contextlib.suppress(OSError):  # nobody waits any more
+        line.sendall(f"{number}\n".encode())
+
+
+def _wanted(line: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    head, streams, _, _ = socket.recv_fds(line, _SIZE.size, 3)
+    size = _SIZE.unpack(head)[0]
+    data = b""
+    while len(data) < size:
+        data += line.recv(size - len(data))
+    return json.loads(data), list(streams)
+
+
+def _become(wanted: dict[str, Any], streams: list[int], unneeded: Sequence[Any]) -> None:
+    """Make of this fork of the server the process that was asked for."""
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for each in unneeded:
+        each.close() if isinstance(each, socket.socket) else os.close(each)
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
+    if wanted["new_session"]:
+        os.setsid()
+    os.chdir(wanted["cwd"])
+    os.environ.clear()
+    os.environ.update(wanted["env"])
+    path = [wanted["cwd"], *wanted["env"].get("PYTHONPATH", "").split(os.pathsep)]
+    sys.path[:1] = [folder for folder in path if folder and folder not in sys.path[1:]]
+    time.tzset()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
