@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 PEER := $(VENV)/.peer
 
 # Test processes at once, each with outputs and databases of its own.
-PARALLEL := -n 2 --dist loadgroup
+PARALLEL := -n 2 --dist loadfile
 
 .PHONY: run check test lint format ui clean constraints chaos faults fuzz mutants mutations
 .DEFAULT_GOAL := run

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import soundfile
+from filelock import FileLock
 
 from tests.commands import PROJECT, Done, environment
 from tests.commands import run as run_command
@@ -28,18 +29,22 @@ if (
 os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"  # read by gcsfs when imported; it needs gRPC of an emulator
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What starts commands is slow, and comes first; each module's tests run in one process, Ray's all in the same.
-
-    Tests look for Ray's processes by their names, and share scenarios in a module.
-    """
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What starts commands is slow; what takes longest comes first."""
     for item in items:
         if item.path.parent.name == "end_to_end" or item.path.stem.startswith("test_object_"):
             item.add_marker(pytest.mark.slow)
-        if config.pluginmanager.hasplugin("xdist"):
-            group = "ray" if "ray" in item.path.stem.split("_") else item.path.stem
-            item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: ("ray" not in item.path.stem.split("_"), item.path.parent.name != "end_to_end"))
+    items.sort(key=lambda item: item.path.parent.name != "end_to_end")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_ray_at_a_time(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Modules about Ray look for its processes by their names: in test processes at once they take turns."""
+    if "PYTEST_XDIST_WORKER" not in os.environ or "ray" not in request.path.stem.split("_"):
+        yield
+        return
+    with FileLock(tmp_path_factory.getbasetemp().parent / "ray.lock"):
+        yield
 
 
 @pytest.fixture(autouse=True)

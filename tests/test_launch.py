@@ -275,6 +275,7 @@ def test_a_job_that_was_finished_all_the_same_passes_the_signal_on_to_its_sweep(
         return {"status": "finished", "metrics": {}}
 
     monkeypatch.setattr("runner.job.run_worker", finish)
+    monkeypatch.setenv("VGGISH_RUNNER_SWEEP", str(tmp_path / "sweep.json"))
     soundfile.write(tmp_path / "a.wav", np.zeros(16_000), 16_000)
     options = [f"dataset.root={tmp_path}", f"paths.outputs={tmp_path}", "weights=random", "tracking=none"]
     (tmp_path / "run").mkdir()

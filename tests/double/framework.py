@@ -21,7 +21,7 @@ from tests.double.session import DoubleSession, draw_arrays, embed
 
 def take_the_place_of_tensorflow() -> None:
     """Have every session of this process be the double's, and TensorFlow never be imported."""
-    from runner import build, cold_start, convolution, embed_run, output
+    from runner import build, cold_start, convolution, embed_run, output, sampling
     from runner.weights import DrawnWeights, WeightsChoice
 
     def draw_weights(choice: WeightsChoice) -> DrawnWeights | None:
@@ -37,6 +37,7 @@ def take_the_place_of_tensorflow() -> None:
     build.reference_embeddings = embed
     convolution.calibrate = lambda: (1.0, 1.0)
     embed_run.matmul_peak = lambda session, kind, precision, seconds: 1.0
+    sampling.OthersLoad.share = lambda self, own_cpu_s: 0.0  # other tests run beside it, and must not keep it unranked
 
 
 def take_its_place_in_rays_processes() -> None:

@@ -18,7 +18,7 @@ def test_help_is_for_a_person_and_imports_nothing_heavy() -> None:
         assert f"\n  {group}\n" in done.out
     for option in ("auto", "metal", "conservative", "greedy", "bfloat16", "audioset", "manifest", "device_sweep"):
         assert option in done.out
-    assert done.out.split("Examples")[1].split("Also")[0].count("python -m runner") == 5
+    assert done.out.split("Examples")[1].split("Also")[0].count("python -m runner") == 6
 
 
 def test_help_loads_neither_hydra_nor_numpy() -> None:

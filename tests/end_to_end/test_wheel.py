@@ -32,12 +32,16 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(python: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     command = [python, "-m", "runner", *arguments]
-    return subprocess.run(command, cwd="/", env=environment(**env), capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command, cwd="/", env=environment(PYTHONPATH="", **env), capture_output=True, text=True, check=False
+    )
 
 
 def test_the_package_is_the_installed_one(installed: Path) -> None:
     code = "import runner; print(runner.__file__)"
-    found = subprocess.run([installed, "-c", code], cwd="/", capture_output=True, text=True, check=True).stdout
+    found = subprocess.run(
+        [installed, "-c", code], cwd="/", env=environment(PYTHONPATH=""), capture_output=True, text=True, check=True
+    ).stdout
     assert str(installed.parent.parent) in found
 
 
