@@ -218,9 +218,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.mark.slow
 def test_a_run_on_a_real_server(server: str, tmp_path: Path) -> None:
     tracking = TrackingConfig(kind="server", uri=server)
-    finish_run(tracking, tmp_path, make_run(tmp_path / "run"))
+    outputs = tmp_path / "outputs"
+    finish_run(tracking, outputs, make_run(tmp_path / "run"))
     check_logged(MlflowClient(server))
-    assert not (tmp_path / "mlflow.db").exists()
+    assert not (outputs / "mlflow.db").exists()
 
 
 @pytest.fixture
