@@ -36,28 +36,29 @@ test: $(READY) $(PEER)
 
 # Kills runs 200 times and compares what comes out with an undisturbed one (about an hour on 2 cores).
 chaos: $(READY)
-	$(BIN)/python -m tests.chaos $(ARGS)
+	$(BIN)/python -m tests.stress.chaos $(ARGS)
 
 # Every call on a run's files fails with every error, and power is lost at every moment (half an hour; Linux with gcc).
 faults: $(READY)
-	$(BIN)/python -m tests.faults $(ARGS)
+	$(BIN)/python -m tests.stress.faults $(ARGS)
 
-# All of tests/mutation_list.py; `make test` takes a third of each kind (ten minutes).
+# All of tests/stress/mutation_list.py; `make test` takes a third of each kind (ten minutes).
 mutations: $(READY)
-	$(BIN)/python -m pytest -m "long or not long" tests/test_mutations.py $(ARGS)
+	$(BIN)/python -m pytest -m "long or not long" tests/stress/test_mutations.py $(ARGS)
 
 # Broken input of all kinds for five minutes.
 fuzz: $(READY)
-	$(BIN)/python -m tests.fuzz $(ARGS)
+	$(BIN)/python -m tests.stress.fuzz $(ARGS)
 
 # Sixty mistakes in a copy of the package, one at a time: what tests caught before, they must catch (half an hour).
 mutants: $(READY)
-	$(BIN)/python -m tests.mutants --jobs 2 --compare tests/mutants.tsv $(ARGS)
+	$(BIN)/python -m tests.stress.mutants --jobs 2 --compare tests/stress/mutants.tsv $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	@if test -x $(BIN)/lint-imports; then $(BIN)/lint-imports; else echo 'the import contracts are checked with Python 3.11 and later'; fi
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -9,14 +9,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from runner.build import load_vggish_model
-    from runner.devices import (
-        DeviceInfo,
-        DeviceType,
-        detect_available_devices,
-        get_tf_session_config,
-        log_device_info,
-    )
+    from runner.devices.detection import DeviceInfo, DeviceType
+    from runner.devices.probe import detect_available_devices, get_tf_session_config, log_device_info
+    from runner.inference.api import load_vggish_model
 
 __version__ = "0.1.0"
 
@@ -30,8 +25,17 @@ __all__ = [
 ]
 
 
+_MODULES = {
+    "DeviceInfo": "runner.devices.detection",
+    "DeviceType": "runner.devices.detection",
+    "detect_available_devices": "runner.devices.probe",
+    "get_tf_session_config": "runner.devices.probe",
+    "load_vggish_model": "runner.inference.api",
+    "log_device_info": "runner.devices.probe",
+}
+
+
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in _MODULES:
         raise AttributeError(f"module 'runner' has no attribute {name!r}")
-    module = "runner.build" if name == "load_vggish_model" else "runner.devices"
-    return getattr(importlib.import_module(module), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)

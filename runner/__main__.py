@@ -1,8 +1,8 @@
-"""``python -m runner``; see ``runner.cli``."""
+"""``python -m runner``; see ``runner.cli.run``."""
 
 import sys
 
-from runner.cli import main
+from runner.cli.run import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -18,7 +18,7 @@ from tests.commands import PROJECT, Done, environment
 from tests.commands import run as run_command
 
 if TYPE_CHECKING:
-    from runner.vggish.session import VGGishSession
+    from runner.inference.session import VGGishSession
 
 __all__ = ["PROJECT", "Done", "environment", "run_command"]
 AUDIO = PROJECT.parent / "shared" / "audio"
@@ -76,7 +76,7 @@ def few_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def weights() -> dict[str, np.ndarray]:
     """Random weights."""
-    from runner.vggish.checkpoint import random_weights
+    from runner.vggish.arrays import random_weights
 
     return random_weights(7)
 

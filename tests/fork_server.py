@@ -35,7 +35,8 @@ PRELOADED = (
     *("mlflow.data.meta_dataset", "matplotlib.pyplot", "matplotlib.backends.backend_agg", "numpy", "pandas"),
     *("pyarrow.parquet", "pyarrow.compute", "pyarrow.csv", "requests", "rich.progress", "soundfile", "fsspec"),
     *("filelock", "psutil"),
-    *("runner.job", "runner.sweep", "runner.tracking", "runner.pictures", "runner.arguments", "runner.advice"),
+    *("runner.jobs.job", "runner.jobs.sweep", "runner.tracking.runs", "runner.reporting.run_figures"),
+    *("runner.config.arguments", "runner.reporting.advice"),
 )  # fmt: skip
 _SIZE = struct.Struct("!Q")
 

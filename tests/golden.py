@@ -1,7 +1,8 @@
 """Golden values: what the fixed signals come to by the published formulas alone, committed as golden.npz.
 
 ``python -m tests.golden`` makes them anew with ``tests/reference.py``, float64 NumPy without the runner's code.
-They change with the signals or the random weights, and for no other reason: ``tests/test_golden.py`` holds front ends,
+They change with the signals or the random weights, and for no other reason: ``tests/vggish/test_golden.py`` holds
+front ends,
 network and reference to them, so that a fault in what those have in common is seen too.
 """
 
@@ -12,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from runner.parity import fixed_signals
-from runner.vggish.checkpoint import random_weights, weights_checksum
+from runner.inference.parity import fixed_signals
+from runner.vggish.arrays import random_weights, weights_checksum
 from tests.reference import reference_log_mel, reference_network
 
 PATH = Path(__file__).with_name("golden.npz")

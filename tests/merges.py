@@ -1,4 +1,4 @@
-"""The workbench of tests/faults.py for merges: two partitions, finished, are put together."""
+"""The workbench of tests/stress/faults.py for merges: two partitions, finished, are put together."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from tests.faults import Scenario, Workbench
+from tests.stress.faults import Scenario, Workbench
 
 
 class MergeBench(Workbench):
     """Where merges are disturbed."""
 
     def __init__(self, folder: Path) -> None:
-        from runner import merge
+        from runner.output.merge import merge
 
         self._merge = merge
         self._parts = [folder / f"part-{which}" for which in (1, 2)]
@@ -53,7 +53,7 @@ class MergeBench(Workbench):
         return [name for name in undisturbed.keys() | found if undisturbed.get(name) != found.get(name)]
 
     def _again(self, scenario: Scenario) -> list[str]:
-        if (self.run / "merged.json").exists() and not (self.run / "merging.json").exists():
+        if (self.run / "merged.json").exists() and not (self.run / "merge_in_progress.json").exists():
             return self._wrong(scenario.undisturbed, {})  # it is finished, and would be refused
         return super()._again(scenario)
 

@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from runner.devices import DeviceInfo, DeviceType, choose_device
-from runner.precision import choose_precision
-from runner.vggish.session import SessionMetadata, VGGishSession
+from runner.devices.detection import DeviceInfo, DeviceType
+from runner.devices.selection import choose_device
+from runner.inference.precision import choose_precision
+from runner.inference.session import SessionMetadata, VGGishSession
 
 CPU = DeviceInfo(DeviceType.CPU, True, "CPU", "")
 

@@ -21,7 +21,7 @@ from tests.commands import PROJECT, environment, run_real
 from tests.end_to_end.test_browser import AXES_OF_THE_PLOT, free_port, open_browser, page_text, wait_until_up
 
 IMAGES = PROJECT / "docs" / "images"
-SWEEP = ("-m", "memory=conservative,greedy", "precision=float32,auto", "profile.min_seconds=5", "weights=random")
+SWEEP = ("-m", "memory=conservative,greedy", "precision=float32,auto", "profile.repeat_s=5", "weights=random")
 _WRAP = 150
 _SUMMARY_LINES = 22
 _COLORS = 96
@@ -66,7 +66,7 @@ def _compare(browser, outputs: Path) -> None:
     """MLflow's compare page of two runs that differ in precision."""
     client = MlflowClient(f"sqlite:///{outputs}/mlflow.db")
     (experiment,) = client.search_experiments(filter_string="name = 'vggish-runner'")
-    greedy = "metrics.audio_x_realtime > 0 and params.`memory.name` = 'greedy'"
+    greedy = "metrics.realtime_factor > 0 and params.`memory.name` = 'greedy'"
     runs = client.search_runs([experiment.experiment_id], greedy)
     port = free_port()
     with (outputs / "ui.log").open("w") as log:
@@ -84,7 +84,7 @@ def _compare(browser, outputs: Path) -> None:
         ids = ",".join(f'"{run.info.run_id}"' for run in (runs[0], runs[-1]))
         browser.get(f'{address}/#/compare-runs?runs=[{ids}]&experiments=["{experiment.experiment_id}"]')
         page_text(browser, ["Parallel Coordinates Plot"])
-        while "audio_x_realtime" not in browser.execute_script(AXES_OF_THE_PLOT):
+        while "realtime_factor" not in browser.execute_script(AXES_OF_THE_PLOT):
             time.sleep(0.5)
         _keep(browser.get_screenshot_as_png(), "compare", outputs)
     finally:

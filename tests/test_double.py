@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from runner.config import ToleranceConfig
-from runner.parity import Answers, as_int16, compare, fixed_signals
+from runner.config.schema import ToleranceConfig
+from runner.inference.parity import as_int16, compare, fixed_signals
+from runner.vggish.answers import Answers
 from tests.commands import PROJECT, run, run_module, start, wait_until
 from tests.double.session import draw_arrays, embed
 
@@ -38,7 +39,7 @@ def test_a_run_is_a_real_one_but_imports_no_tensorflow(clips: Path, tmp_path: Pa
     assert done.result["metrics"]["parity_canaries"] > 0
     assert pq.read_table(tmp_path / "run/embeddings").num_rows == 8
     imported = {line.rpartition("|")[2].strip() for line in (tmp_path / "run/runner.log").read_text().splitlines()}
-    assert "runner.embed_run" in imported
+    assert "runner.engines.local" in imported
     assert not [name for name in imported if name.partition(".")[0] in {"tensorflow", "mlflow", "hydra"}]
 
 

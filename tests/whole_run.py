@@ -26,14 +26,21 @@ import numpy as np
 import pyarrow.parquet as pq
 import soundfile
 
-from runner import embed_run, engine, files, formats, hardware, job, journal, launch, output, pool, resume
-from runner.compose import compose_config
-from runner.config import RunConfig
-from runner.devices import DeviceChoice, DeviceInfo, DeviceType
-from runner.errors import RunnerError
-from runner.memory import MemoryPlan
-from runner.precision import PrecisionChoice
-from runner.slots import scaled
+from runner.config.composition import compose_config
+from runner.config.schema import RunConfig
+from runner.core import files
+from runner.core.errors import RunnerError
+from runner.devices import host
+from runner.devices.detection import DeviceInfo, DeviceType
+from runner.devices.selection import DeviceChoice
+from runner.engines import entrypoint, local
+from runner.inference.memory import MemoryPlan
+from runner.inference.precision import PrecisionChoice
+from runner.jobs import job, spec, worker_process
+from runner.output import formats, verify
+from runner.output.state import locks
+from runner.pipeline import decode_pool, pipeline
+from runner.vggish.framing import scaled
 
 VOLATILE = ("runner.log", "batches.parquet", "result.json")
 """Files of a run, beside those of ``.runner``, that tell of times."""
@@ -58,7 +65,7 @@ def command_arguments(data: Path, folder: Path) -> list[str]:
         f"dataset.root={data}",
         f"paths.outputs={folder}",
         f"paths.models={folder}",
-        *("weights=random", "output.formats=[parquet,npz]", "output.shard_clips=2"),
+        *("weights=random", "output.formats=[parquet,npz]", "output.clips_per_shard=2"),
         *("profile=off", "tracking=none", "device=cpu", "memory=conservative", "memory.decode_workers=1"),
     ]
 
@@ -78,11 +85,11 @@ def session(config: RunConfig, run: Path) -> dict[str, Any] | str:
     with _patched(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         try:
             os.makedirs(run, exist_ok=True)  # Hydra does this
-            return job.run_job(job.Job(config, run))
+            return job.run_job(spec.Job(config, run))
         except (RunnerError, OSError) as error:  # as in runner.cli
             return str(error)
         finally:
-            resume.release(run)
+            locks.release(run)
             logging.getLogger().handlers.clear()
 
 
@@ -134,13 +141,18 @@ def _make_ready(
     precision = PrecisionChoice("float32", "float32", "for tests")
     placement = SimpleNamespace(device=device, precision=precision, memory=MemoryPlan(4, 1, 1, None), gpu_memory={})
     metadata = SimpleNamespace(
-        weights={"source": "random", "checksum": "0", "seed": 0, "meaningless": True, "reason": "for tests"},
+        weights={"source": "random", "checksum": "0", "seed": 0, "is_random": True, "reason": "for tests"},
         precision=precision.to_dict(),
         device=device.to_dict(),
         model={"conv": {"effective": "direct", "reason": "for tests"}},
     )
     vggish = SimpleNamespace(
-        metadata=metadata, rows_at_once=4, in_flight=1, device_name="/CPU:0", halvings=[], embed_windows=_embed
+        metadata=metadata,
+        effective_batch_size=4,
+        in_flight=1,
+        device_name="/CPU:0",
+        oom_backoffs=[],
+        embed_windows=_embed,
     )
     result |= {"device": device.to_dict(), "precision": precision.to_dict(), "warnings": [], "resolved": {}}
     return SimpleNamespace(
@@ -173,10 +185,10 @@ class _Worker:
     def __init__(self, command: list[str], *, stderr: Any, **options: Any) -> None:
         events = io.StringIO()
         log = open(stderr.name, "a", encoding="utf-8")  # noqa: SIM115
-        taken = mock.patch.object(embed_run, "_take_standard_output", return_value=events)
+        taken = mock.patch.object(entrypoint, "_take_standard_output", return_value=events)
         with taken, contextlib.redirect_stderr(log):
             try:
-                self._status = embed_run.main(command[-1])
+                self._status = entrypoint.main(command[-1])
             except Exception:
                 self._status = 1  # a process that ends with a traceback in its log
         logging.getLogger().handlers.clear()
@@ -196,27 +208,27 @@ class _Worker:
 
 @contextlib.contextmanager
 def _patched() -> Iterator[None]:
-    facts, found = hardware.host_facts(), hardware.versions()
+    facts, found = host.host_facts(), host.versions()
     stop = SimpleNamespace(begin=lambda stop: None, is_set=lambda: False, take_signals=lambda: None)
     with contextlib.ExitStack() as stack:
         for target, name, value in (
             (job, "host_facts", lambda: facts),
             (job, "versions", lambda: found),
             (job, "git_state", lambda: None),
-            (embed_run, "host_facts", lambda: facts),
-            (embed_run, "versions", lambda: found),
-            (embed_run, "make_ready", _make_ready),
-            (embed_run, "Canary", _no_canary),
-            (embed_run, "StopSignal", lambda end_at_once: stop),
-            (embed_run, "gpu_memory_metrics", lambda device: {}),
-            (embed_run, "ThreadPoolExecutor", _Inline),
-            (embed_run, "favour_lanes", lambda: None),
-            (launch, "subprocess", SimpleNamespace(**{**vars(subprocess), "Popen": _Worker})),
-            (pool, "_CONTEXT", multiprocessing.get_context("fork")),
+            (entrypoint, "host_facts", lambda: facts),
+            (entrypoint, "versions", lambda: found),
+            (local, "prepare_sessions", _make_ready),
+            (local, "Canary", _no_canary),
+            (entrypoint, "StopSignal", lambda end_at_once: stop),
+            (local, "gpu_memory_metrics", lambda device: {}),
+            (local, "ThreadPoolExecutor", _Inline),
+            (local, "tune_interpreter", lambda: None),
+            (worker_process, "subprocess", SimpleNamespace(**{**vars(subprocess), "Popen": _Worker})),
+            (decode_pool, "_CONTEXT", multiprocessing.get_context("fork")),
             (formats, "_WRITERS", 1),
-            (journal, "_THREADS", 1),
-            (output, "_THREADS", 1),
-            (engine, "writer_threads", lambda: 1),
+            (verify, "_HASHING_THREADS", 1),
+            (verify, "_THREADS", 1),
+            (pipeline, "writer_threads", lambda: 1),
         ):
             stack.enter_context(mock.patch.object(target, name, value))
         yield

@@ -4,29 +4,44 @@ from __future__ import annotations
 
 SAMPLE_RATE = 16_000
 """Hz; every waveform is mono at this rate before the log-mel."""
+
 INT16_SCALE = 1 / 32768
 """From 16-bit samples to -1..1."""
+
 LARGEST_SAMPLE = 1000.0
 """60 dB above full scale, beyond any headroom: what is larger was never scaled to -1..1."""
+
 STFT_WINDOW = 400
 """Samples of the periodic Hann window (25 ms)."""
+
 STFT_HOP = 160
 """Samples between frames (10 ms)."""
+
 FFT_LENGTH = 512
+
 MEL_BANDS = 64
+
 MEL_MIN_HZ = 125.0
+
 MEL_MAX_HZ = 7500.0
+
 LOG_OFFSET = 0.01
 """log-mel = ln(mel + LOG_OFFSET)."""
+
 LARGEST_LOG_MEL = 100.0
 """No float32 has so large a logarithm."""
+
 EXAMPLE_FRAMES = 96
 """Frames of one example (0.96 s)."""
+
 EXAMPLE_SAMPLES = STFT_WINDOW + (EXAMPLE_FRAMES - 1) * STFT_HOP
 """Samples that one example's frames cover: 15,600."""
+
 EXAMPLE_HOP_S = 0.96
+
 FLOP_AN_EXAMPLE = 1.728e9
 """Multiplications and additions of the network's convolutions and dense layers."""
+
 EMBEDDING_SIZE = 128
 
 VARIABLE_SHAPES: dict[str, tuple[int, ...]] = {
@@ -52,8 +67,11 @@ VARIABLE_SHAPES: dict[str, tuple[int, ...]] = {
 """The checkpoint's variables and shapes, in network order: 72,141,184 parameters."""
 
 PCA_EIGEN_VECTORS = "pca_eigen_vectors"
+
 PCA_MEANS = "pca_means"
 """Names in ``vggish_pca_params.npz``."""
+
 QUANTIZE_MIN = -2.0
+
 QUANTIZE_MAX = 2.0
 """The range that the 8-bit form spreads over 0..255."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from runner.vggish.checkpoint import aligned
+from runner.vggish.arrays import aligned
 from runner.vggish.constants import EXAMPLE_FRAMES, MEL_BANDS
 
 _FIRST = (("conv1", True), ("conv2", True))
+
 _DEEP = (
     ("conv3/conv3_1", False),
     ("conv3/conv3_2", True),
@@ -16,8 +17,10 @@ _DEEP = (
     ("conv4/conv4_2", True),
 )
 """Layer, and whether a 2×2 max-pool follows."""
+
 FEATURES = 12288
 """Width of the flattened convolutions."""
+
 _KEPT_FLOAT32 = ("/conv1/", "/fc2/")
 """Layers whose weights stay float32 in coarser precisions: fc2, where those cost most, and (where ``fused``) conv1."""
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runner.errors import WeightsError
+from runner.core.errors import WeightsError
 from runner.vggish.constants import EMBEDDING_SIZE, PCA_EIGEN_VECTORS, PCA_MEANS, QUANTIZE_MAX, QUANTIZE_MIN
 
 COLUMNS = {"pca": "embedding_pca", "audioset": "embedding_u8"}
@@ -106,3 +106,8 @@ class Postprocessor:
         """float32 [n, 128] to float32 (pca) or uint8 (audioset) [n, 128]."""
         projected = project(embeddings, self.pca)
         return quantize(projected) if self.kind == "audioset" else projected.astype(np.float32)
+
+
+def pca_in_effect(postprocess: Postprocessor | None) -> dict[str, str]:
+    """The part of an identity that is of PCA parameters; none without post-processing."""
+    return {} if postprocess is None else {"pca.checksum": postprocess.pca.checksum}

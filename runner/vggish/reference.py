@@ -15,10 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
+
 Exact = NDArray[np.float64]
 
 VERSION = 2
 """To be raised where the answers change; so does ``version`` whenever a character of this file does."""
+
 _CONVOLUTIONS = (
     ("conv1", True),
     ("conv2", True),
@@ -28,6 +30,7 @@ _CONVOLUTIONS = (
     ("conv4/conv4_2", True),
 )
 """Layer, and whether a 2×2 max-pool follows."""
+
 _COLUMNS = 512
 """Outputs of a dense layer that are computed at a time: its weights are never in memory as float64 all at once."""
 

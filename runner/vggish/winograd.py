@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 
 TILE = 4
 """Outputs of a tile, along each axis."""
+
 _READ = TILE + 2
 """Inputs that they depend on."""
+
 PLACES_READ = _READ * _READ
 """Inputs of a tile; so many products are summed a channel pair."""
 
@@ -34,6 +36,7 @@ _INPUT = np.array(
     ],
     np.float64,
 )
+
 _FILTER = np.array(
     [
         [1 / 4, 0, 0],
@@ -44,8 +47,11 @@ _FILTER = np.array(
         [0, 0, 1],
     ]
 )
+
 _OUTPUT = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]], np.float64)
+
 _CHANNELS_AT_ONCE = 32
+
 _LAYERS = (
     ("conv3/conv3_1", (24, 16), 1, False),
     ("conv3/conv3_2", (24, 16), 4, True),

@@ -2,7 +2,8 @@
 
 import sys
 
-from tests.double.jobs import cli
+import tests.double.jobs  # noqa: F401  # it sets the worker
+from runner.cli import run
 
 if __name__ == "__main__":
-    sys.exit(cli.main())
+    sys.exit(run.main())

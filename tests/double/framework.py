@@ -21,23 +21,29 @@ from tests.double.session import DoubleSession, draw_arrays, embed
 
 def take_the_place_of_tensorflow() -> None:
     """Have every session of this process be the double's, and TensorFlow never be imported."""
-    from runner import build, cold_start, convolution, embed_run, output, sampling
-    from runner.weights import DrawnWeights, WeightsChoice
+    from runner.devices import load
+    from runner.engines import local
+    from runner.inference import builder, convolution, startup
+    from runner.output import writer
+    from runner.vggish import answers
+    from runner.weights import loading
+    from runner.weights.loading import RandomInit
+    from runner.weights.selection import WeightsChoice
 
-    def draw_weights(choice: WeightsChoice) -> DrawnWeights | None:
+    def init_random_weights(choice: WeightsChoice) -> RandomInit | None:
         if choice.source != "random":
             return None
         seed = choice.seed or 0
-        return DrawnWeights(draw_arrays(seed), f"{seed:064x}")
+        return RandomInit(draw_arrays(seed), f"{seed:064x}")
 
     sys.modules["tensorflow"] = _StandIn("tensorflow")
-    output.TfrecordShards = _with_tensorflow(output.TfrecordShards)
-    cold_start.draw_weights = build.draw_weights = draw_weights
-    build.VGGishSession = DoubleSession
-    build.reference_embeddings = embed
+    writer.TfrecordShards = _with_tensorflow(writer.TfrecordShards)
+    startup.init_random_weights = loading.init_random_weights = init_random_weights
+    builder.VGGishSession = DoubleSession
+    answers.reference_embeddings = embed
     convolution.calibrate = lambda: (1.0, 1.0)
-    embed_run.matmul_peak = lambda session, kind, precision, seconds: 1.0
-    sampling.OthersLoad.share = lambda self, own_cpu_s: 0.0  # other tests run beside it, and must not keep it unranked
+    local.matmul_peak = lambda session, kind, precision, seconds: 1.0
+    load.BackgroundLoad.share = lambda self, own_cpu_s: 0.0  # other tests run beside it, and must not keep it unranked
 
 
 def take_its_place_in_rays_processes() -> None:

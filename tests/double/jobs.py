@@ -11,9 +11,10 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from runner import cli, launch
+from runner.cli import run
+from runner.jobs import worker_process
 
-_task = cli.task
+_task = run.task
 
 
 def task(config: DictConfig) -> dict[str, Any] | float:
@@ -21,5 +22,5 @@ def task(config: DictConfig) -> dict[str, Any] | float:
     return _task(config)
 
 
-launch.WORKER = (sys.executable, "-m", "tests.double.worker")
-cli.task = task
+worker_process.WORKER = (sys.executable, "-m", "tests.double.worker")
+run.task = task

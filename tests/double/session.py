@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runner.devices import DeviceChoice
-from runner.precision import PrecisionChoice
-from runner.samples import as_samples
-from runner.slots import Windows, scaled
+from runner.audio.samples import as_samples
+from runner.devices.selection import DeviceChoice
+from runner.inference.precision import PrecisionChoice
+from runner.inference.session import SessionMetadata, VGGishSession
 from runner.vggish import reference
 from runner.vggish.constants import EMBEDDING_SIZE, EXAMPLE_SAMPLES, LARGEST_SAMPLE
-from runner.vggish.session import SessionMetadata, VGGishSession
+from runner.vggish.framing import Windows, scaled
 
 Array = NDArray[np.float32]
 
@@ -84,7 +84,7 @@ class DoubleSession(VGGishSession):
         ordinal: int = 0,
     ) -> None:
         self.metadata = metadata
-        self.halvings: list[str] = []
+        self.oom_backoffs: list[str] = []
         self.device_name = "/CPU:0"
         self.compiler = {"effective": "numpy", "reason": "a test double"}
         self.copies = {"effective": "none", "reason": "a test double"}

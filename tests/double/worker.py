@@ -1,6 +1,6 @@
 """``python -m tests.double.worker SPEC.json``: the real worker, whose session is ``tests.double.session``'s.
 
-As in ``runner.worker``, everything is imported under the guard: decode processes import this module anew.
+As in ``runner.engines.worker``, everything is imported under the guard: decode processes import this module anew.
 """
 
 if __name__ == "__main__":
@@ -8,7 +8,7 @@ if __name__ == "__main__":
     import os
     import sys
 
-    from runner.embed_run import main
+    from runner.engines.entrypoint import main
     from tests.double.framework import take_its_place_in_rays_processes, take_the_place_of_tensorflow
 
     take_the_place_of_tensorflow()

@@ -16,7 +16,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 from PIL import Image
 
-from runner.mlflow_links import run_page
+from runner.tracking.links import run_page
 from tests import commands
 from tests.commands import PROJECT, environment
 
@@ -141,7 +141,7 @@ def test_the_run_list_shows_the_parent_with_its_children_and_our_columns(browser
     _, (_, *children), page = sweep
     assert len(children) == 4
     browser.get(page)
-    text = page_text(browser, ["sweep device=cpu,gpu", "audio_x_realtime", "Dataset"])
+    text = page_text(browser, ["sweep device=cpu,gpu", "realtime_factor", "Dataset"])
     assert "Model registry" in text
     assert "Judges" not in text  # the menu is not that of language models
     names = [child.info.run_name for child in children]
@@ -154,13 +154,13 @@ def test_the_run_list_shows_the_parent_with_its_children_and_our_columns(browser
         browser.execute_script(SCROLL, left)
         time.sleep(0.3)
         headers |= set(browser.execute_script(HEADERS))
-    assert {"audio_x_realtime", "rss_peak_mib", "parity_rel_err", "bottleneck"} <= headers
+    assert {"realtime_factor", "rss_peak_mib", "parity_rel_err", "bottleneck"} <= headers
 
 
 def test_the_parent_page_says_how_its_jobs_went(browser, sweep) -> None:
     address, (parent, *children), _ = sweep
     browser.get(f"{address}/{run_page(parent.info.experiment_id, parent.info.run_id)}")
-    text = page_text(browser, ["best_audio_x_realtime", "sweep.finished", "swept.device", "best.run_id", "Use it:"])
+    text = page_text(browser, ["best_realtime_factor", "sweep.finished", "swept.device", "best.run_id", "Use it:"])
     assert all(child.info.run_name in text for child in children)
     note = browser.execute_script(DESCRIPTION)
     assert all(line in note for line in parent.data.tags["verdict"].splitlines()[:-1])
@@ -171,11 +171,11 @@ def test_the_parent_page_says_how_its_jobs_went(browser, sweep) -> None:
 def test_the_parents_pictures_are_shown(browser, sweep) -> None:
     address, (parent, *_), _ = sweep
     page = f"{address}/#/experiments/{parent.info.experiment_id}/runs/{parent.info.run_id}/artifacts/pictures"
-    pictures = Path(parent.data.tags["run_dir"]) / "pictures"
+    pictures = Path(parent.data.tags["run_dir"]) / "plots"
     for name in ("throughput", "parity"):
         browser.get("about:blank")  # or only the address behind its # would change
         browser.get(f"{page}/{name}.png")
-        page_text(browser, [f"pictures/{name}.png", "speedup.png"])
+        page_text(browser, [f"plots/{name}.png", "speedup.png"])
         wait_for_a_picture(browser)
         assert list(Image.open(pictures / f"{name}.png").size) in browser.execute_script(SIZES)
         keep_screenshot(browser, f"picture-{name}")
@@ -183,7 +183,7 @@ def test_the_parents_pictures_are_shown(browser, sweep) -> None:
 
 def test_the_map_of_a_run_can_be_clicked_in(browser, sweep, tmp_path) -> None:
     _, (_, run, *_), _ = sweep
-    page = next(Path(run.data.tags["run_dir"]).glob("pictures/embeddings.html"))
+    page = next(Path(run.data.tags["run_dir"]).glob("plots/embeddings.html"))
     browser.get(page.as_uri())
     browser.execute_script("document.querySelector('ellipse').dispatchEvent(new MouseEvent('click'))")
     text = page_text(browser, [", from 0 s, label "])
@@ -195,7 +195,7 @@ def test_the_compare_page_shows_throughput_and_devices_of_two_runs(browser, swee
     address, (parent, cpu, *_, gpu), _ = sweep
     ids = f'["{cpu.info.run_id}","{gpu.info.run_id}"]'
     browser.get(f'{address}/#/compare-runs?runs={ids}&experiments=["{parent.info.experiment_id}"]')
-    page_text(browser, ["audio_x_realtime", "clips_per_s", cpu.info.run_name, gpu.info.run_name])
+    page_text(browser, ["realtime_factor", "clips_per_s", cpu.info.run_name, gpu.info.run_name])
     page_text(browser, ["Parallel Coordinates Plot"])
     axes = browser.execute_script(AXES_OF_THE_PLOT)
     assert len(axes) > 1, axes  # the metric is the one that MLflow was told of first: of the system, since it is live
@@ -205,7 +205,7 @@ def test_the_compare_page_shows_throughput_and_devices_of_two_runs(browser, swee
     _, _, parameters = text.partition("\nParameters\n")
     assert parameters.partition("\nMetrics\n")[0].split("\n")[1].startswith("actual.device"), parameters[:300]
     for run in (cpu, gpu):
-        assert f"{run.data.metrics['audio_x_realtime']:.4g}" in text  # the page's own rounding
+        assert f"{run.data.metrics['realtime_factor']:.4g}" in text  # the page's own rounding
     keep_screenshot(browser, "compare")
     browser.execute_script(SHOW_LAST_TABLE)
     keep_screenshot(browser, "compare-tags")

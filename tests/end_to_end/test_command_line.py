@@ -22,7 +22,7 @@ def test_help_is_for_a_person_and_imports_nothing_heavy() -> None:
 
 
 def test_help_loads_neither_hydra_nor_numpy() -> None:
-    code = "import sys; from runner.cli import main; main(['--help']); print(*sys.modules, file=sys.stderr)"
+    code = "import sys; from runner.cli.run import main; main(['--help']); print(*sys.modules, file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
     loaded = set(done.stderr.split())
     assert not loaded & {"hydra", "numpy", "tensorflow", "mlflow", "pyarrow", "rich"}

@@ -15,19 +15,19 @@ from pathlib import Path
 import psutil
 import pytest
 
-from runner.store_client import Store
-from tests.chaos import make_clips
+from runner.storage.object_store import Store
 from tests.commands import environment, run, run_real
 from tests.end_to_end.test_ray import ray_processes, start, words_of
 from tests.object_store import ObjectStore, object_store
-from tests.test_checkpoint import save
-from tests.test_object_output import numbers, numbers_of
+from tests.output.remote.test_object_output import numbers, numbers_of
+from tests.stress.chaos import make_clips
+from tests.vggish.test_checkpoint import save
 
 pytestmark = pytest.mark.slow
 BUCKET, SHARDS, A_SHARD = "ray", 8, 3
 SETTINGS = (
     *("dataset=folder", f"dataset.root=s3://{BUCKET}/data", "device=cpu", "model.conv=direct"),
-    *("memory.decode_workers=1", "output.formats=[parquet,npz]", f"output.shard_clips={A_SHARD}"),
+    *("memory.decode_workers=1", "output.formats=[parquet,npz]", f"output.clips_per_shard={A_SHARD}"),
     *("tracking=none", "profile=off"),
 )
 RANDOM = ("weights=random",)
@@ -69,7 +69,7 @@ def assert_same(store: ObjectStore, prefix: str, local: dict[str, bytes]) -> Non
     assert sorted(numbers(found)) == sorted(local)
     assert [name for name, data in local.items() if found[name] != data] == []
     assert sum(name.startswith(".runner/commits/") for name in found) == SHARDS
-    assert ".runner/holder.json" not in found
+    assert ".runner/lease.json" not in found
 
 
 def until_shards(url: str, many: int, command: subprocess.Popen[str]) -> None:
@@ -114,7 +114,7 @@ def test_an_actor_and_then_the_driver_killed_and_their_folder_lost(
 
 def test_actors_on_a_machine_that_sees_none_of_the_drivers_folders(store: ObjectStore, tmp_path: Path) -> None:
     """Neither the working folder nor the weights: only Ray and the store connect the two; then the local engine."""
-    from runner.vggish.checkpoint import random_weights
+    from runner.vggish.arrays import random_weights
 
     hidden = tmp_path / "hidden"
     hidden.mkdir()

@@ -10,15 +10,15 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from runner.config import FolderDataset
-from runner.errors import ConfigError, DatasetError
-from runner.manifest import build_manifest, take_part
-from runner.merge import main as merge
-from runner.validation import part_of
+from runner.cli.merge import main as merge
+from runner.config.schema import FolderDataset
+from runner.config.validation import parse_partition
+from runner.core.errors import ConfigError, DatasetError
+from runner.dataset.manifest import build_manifest, select_partition
 from tests.commands import run
 
 SETTINGS = (
-    *("weights=random", "tracking=none", "output.shard_clips=4", "profile=off"),
+    *("weights=random", "tracking=none", "output.clips_per_shard=4", "profile=off"),
     *("output.formats=[parquet,npz,tfrecord]", "output.postprocess=audioset"),
 )
 
@@ -49,7 +49,7 @@ def runs(clips: Path) -> dict[str, Path]:
     assert parts.status == 0, parts.err + parts.out
     assert "3 jobs, all finished" in parts.out
     together = " ".join(str(home / "parts" / str(number)) for number in range(3))
-    assert f"Put them together: python -m runner.merge {together} --output FOLDER" in parts.out
+    assert f"Put them together: python -m runner merge {together} --output FOLDER" in parts.out
     assert "is the fastest" not in parts.out
     return {"whole": home / "whole", **{str(n + 1): home / "parts" / str(n) for n in range(3)}}
 
@@ -100,17 +100,17 @@ def test_what_is_no_whole_is_said(runs: dict[str, Path], tmp_path: Path, capsys)
 
 def test_parts_are_a_deterministic_cut_without_overlap(clips: Path) -> None:
     whole = build_manifest(FolderDataset(root=str(clips), extensions=["wav"]), clips)
-    parts = [take_part(whole, which, 3, 4) for which in (1, 2, 3)]
+    parts = [select_partition(whole, which, 3, 4) for which in (1, 2, 3)]
     names = [set(part.table["clip"].to_pylist()) for part in parts]
     assert set.union(*names) == set(whole.table["clip"].to_pylist())
     assert sum(map(len, names)) == whole.table.num_rows
     assert [part.part["shards"] for part in parts] == [[0, 3, 6], [1, 4, 7], [2, 5]]
     assert {part.part["digest"] for part in parts} == {whole.digest}
     with pytest.raises(DatasetError, match="only 8 shards"):
-        take_part(whole, 9, 9, 4)
+        select_partition(whole, 9, 9, 4)
 
 
 @pytest.mark.parametrize("text", ["0/3", "4/3", "1", "a/b", "1/0", "-1/3", "1/3/5"])
 def test_what_is_no_partition_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="is not i/n"):
-        part_of(text)
+        parse_partition(text)

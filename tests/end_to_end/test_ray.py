@@ -1,6 +1,6 @@
 """``engine=ray`` with real sessions: the local engine's rows, files, counts and reasons; across engines and a kill.
 
-Deaths of actors and machines are in ``tests/test_ray_elastic.py``, with sessions that cost nothing.
+Deaths of actors and machines are in ``tests/engines/ray/test_ray_elastic.py``, with sessions that cost nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import soundfile
 from tests.commands import DOUBLE
 from tests.conftest import PROJECT, environment, run_command
 
-SETTINGS = ("device=cpu", "weights=random", "tracking=none", "profile=off", "output.shard_clips=4")
+SETTINGS = ("device=cpu", "weights=random", "tracking=none", "profile=off", "output.clips_per_shard=4")
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def test_rows_files_counts_and_reasons_are_the_local_engines(clips: Path, local:
     assert result["actors"][0]["device"]["effective"] == "cpu"
     assert result["actors"][0]["parity"]["passed"]
     assert result["metrics"]["actors"] == result["metrics"]["nodes"] == 1
-    assert result["metrics"]["audio_x_realtime"] > 1
+    assert result["metrics"]["realtime_factor"] > 1
     assert result["metrics"]["parity_canaries"] >= 1  # however few the batches
     log = (tmp_path / "run" / "runner.log").read_text()
     assert "parity of /CPU:0" in log  # as the actor says it

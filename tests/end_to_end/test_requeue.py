@@ -26,7 +26,7 @@ def preempted(folder: Path, number: int) -> tuple[int, str, str, list[str]]:
     command = start(
         *("-m", "hydra/launcher=submitit_local", "memory=conservative"),
         *("memory.batch_size=4", "memory.decode_workers=1"),  # few clips are under way at a time
-        *(f"dataset.root={folder}/data", f"output.dir={folder}/sweep", f"output.shard_clips={A_SHARD}"),
+        *(f"dataset.root={folder}/data", f"output.dir={folder}/sweep", f"output.clips_per_shard={A_SHARD}"),
         *("device=cpu", "weights=random", "tracking=none", "profile=off", f"paths.outputs={folder}"),
         log=folder / "said",
         **{BATCH_S: "0.05"},
@@ -47,7 +47,7 @@ def preempted(folder: Path, number: int) -> tuple[int, str, str, list[str]]:
         os.kill(process.pid, number)
     out, _ = command.communicate(timeout=120)
     logs = "".join(path.read_text() for path in (folder / "sweep" / ".submitit").rglob("*_log.*"))
-    assert "stopping: the shards under way are finished first" in logs, out + logs
+    assert "stopping after the current shards" in logs, out + logs
     return command.returncode, out, logs, journal.read_text().splitlines()
 
 

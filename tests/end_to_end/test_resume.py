@@ -22,11 +22,11 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from tests import commands
-from tests.chaos import SETTINGS, differences, disturb, left_over, make_clips, victims
 from tests.commands import PROJECT, Done, environment, run, run_module, wait_until
 from tests.double.session import BATCH_S
 from tests.end_to_end.test_runs import client_of, runs_of
 from tests.fork_server import Forked
+from tests.stress.chaos import SETTINGS, differences, disturb, left_over, make_clips, victims
 from tests.tracking_server import TrackingServer
 
 
@@ -99,9 +99,9 @@ def test_a_killed_command_is_continued_in_its_mlflow_run(
     assert logged.data.metrics["clips_embedded"] == 98
     assert logged.data.metrics["session_clips"] < 100
     assert differences(out, undisturbed) == []
-    third = run(f"dataset.root={clips}", f"output.dir={out}", own, "weights=random", "output.shard_clips=16")
+    third = run(f"dataset.root={clips}", f"output.dir={out}", own, "weights=random", "output.clips_per_shard=16")
     assert third.status == 0, third.err
-    assert "is finished already" in third.err
+    assert "is already complete" in third.err
     assert len(runs_of(outputs)) == 1
 
 
@@ -111,7 +111,11 @@ def test_other_settings_are_refused_with_the_keys_that_differ(clips: Path, undis
         f"dataset.root={clips}", f"output.dir={undisturbed}", "weights=random", "weights.seed=5", "precision=bfloat16"
     )
     assert done.status == 1
-    for words in ("output.shard_clips (16 there, None now)", "precision.name (float32 there", "weights.seed (0 there"):
+    for words in (
+        "output.clips_per_shard (16 there, None now)",
+        "precision.name (float32 there",
+        "weights.seed (0 there",
+    ):
         assert words in done.err
     assert (undisturbed / ".hydra/overrides.yaml").read_text() == before
 
@@ -122,7 +126,7 @@ def test_two_commands_at_once_one_is_refused(clips: Path, tmp_path: Path) -> Non
     wait_until_shards(first, out, 1)
     with held_in_the_middle(first):
         second = run(
-            f"dataset.root={clips}", f"output.dir={out}", "weights=random", "device=cpu", "output.shard_clips=16",
+            f"dataset.root={clips}", f"output.dir={out}", "weights=random", "device=cpu", "output.clips_per_shard=16",
             "tracking=none",
         )  # fmt: skip
     assert second.status == 1
@@ -142,12 +146,12 @@ def test_a_full_disk_is_one_message_and_room_lets_it_go_on(clips: Path, undistur
     try:
         out = small / "run"
         arguments = (f"dataset.root={clips}", f"output.dir={out}", "weights=random", "device=cpu", "tracking=none")
-        arguments += ("output.shard_clips=16", "memory=conservative")
+        arguments += ("output.clips_per_shard=16", "memory=conservative")
         done = run(*arguments)
         assert done.status == 1
         assert "Traceback" not in done.err + done.out
         assert "No space left" in done.out + done.err
-        assert "run the same command again" in done.out + done.err
+        assert "rerun the same command" in done.out + done.err
         pq.read_table(out / "embeddings")
         subprocess.run(["mount", "-o", "remount,size=50m", str(small)], check=True)
         again = run(*arguments)
@@ -175,7 +179,7 @@ def test_a_data_set_that_vanishes_loses_no_clip(clips: Path, undisturbed: Path, 
     assert first.wait(60) == 1
     log = first.out
     assert "is gone, or empty" in log
-    assert "run the same command again" in log
+    assert "rerun the same command" in log
     data.rmdir()
     away.rename(data)
     assert start(data, out, "tracking=none").wait() == 0
@@ -265,9 +269,9 @@ def test_a_run_that_ended_without_its_tracking_server_is_logged_later(
     server.kill()
     assert command.wait(60) == 0, command.out
     assert json.loads((out / "tracking.json").read_text())["state"] == "open"
-    assert f"python -m runner.track {out}" in command.out
+    assert f"python -m runner track {out}" in command.out
     server.start()
-    later = run_module("runner.track", str(out))
+    later = run_module("runner", "track", str(out))
     assert later.status == 0, later.err
     logged = logged_run(server)
     assert (logged.info.status, logged.data.metrics["clips_embedded"]) == ("FINISHED", 98)
@@ -285,7 +289,7 @@ def test_a_sweep_that_was_stopped_is_resumed(tmp_path: Path, outputs: Path) -> N
     shutil.rmtree(tmp_path / "sweep/1/embeddings")
     second = run(*arguments)
     assert second.status == 0, second.err
-    assert f"{tmp_path}/sweep/0 is finished already" in second.err.replace("\n", " ")
+    assert f"{tmp_path}/sweep/0 is already complete" in second.err.replace("\n", " ")
     assert pq.read_table(tmp_path / "sweep/1/embeddings").num_rows == 8
     client = client_of(outputs)
     runs = client.search_runs([client.get_experiment_by_name("vggish-runner").experiment_id])
@@ -306,7 +310,7 @@ def test_credentials_are_in_no_file_param_tag_or_message(few_clips: Path, tmp_pa
     assert done.status == 0, done.err
     assert secret not in done.out + done.err
     local = f"sqlite:///{tmp_path}/later.db"
-    later = run_module("runner.track", f"{tmp_path}/run", "--uri", local)
+    later = run_module("runner", "track", f"{tmp_path}/run", "--uri", local)
     assert later.status == 0, later.err
     sweep = run(
         "-m", f"dataset.root={few_clips}", "weights=random", "device=cpu", "hydra/launcher=submitit_local",
@@ -330,7 +334,7 @@ def test_corrected_labels_reach_the_files_and_rows_taken_out_are_refused(tmp_pat
         manifest.write_text("path,label\n" + "".join(f"{name},{label}\n" for name, label in labels.items()))
         return run(
             "dataset=manifest", f"dataset.path={manifest}", "weights=random", "device=cpu", "tracking=none",
-            "profile=off", f"output.dir={tmp_path}/run", "output.shard_clips=1", "output=npz",
+            "profile=off", f"output.dir={tmp_path}/run", "output.clips_per_shard=1", "output=npz",
         )  # fmt: skip
 
     first = run_with(dict.fromkeys(names, "dog"))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from runner.report import main as report
+from runner.cli.report import main as report
 from tests.commands import Done, run
 
 
@@ -21,7 +21,7 @@ def tuned(
     outputs = new_outputs(tmp_path_factory.mktemp("tune") / "outputs")
     done = run(
         *("experiment=tune", f"dataset.root={few_clips}", "weights=random", "hydra.sweeper.n_trials=2"),
-        *("profile.min_seconds=0.1", "device=cpu"),
+        *("profile.repeat_s=0.1", "device=cpu"),
         f"paths.outputs={outputs}",
     )
     assert done.status == 0, done.err
@@ -60,14 +60,14 @@ def test_the_parent_has_the_verdict_and_the_pictures(tuned: tuple[Done, Path]) -
     parent, *jobs = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time ASC"])
     assert parent.data.tags["verdict"] == said(done)
     assert len({job.info.run_name for job in jobs}) == 2
-    assert parent.data.metrics["best_audio_x_realtime"] > 1
-    kept = {artifact.path for artifact in client.list_artifacts(parent.info.run_id, "pictures")}
-    assert "pictures/throughput.png" in kept
+    assert parent.data.metrics["best_realtime_factor"] > 1
+    kept = {artifact.path for artifact in client.list_artifacts(parent.info.run_id, "plots")}
+    assert "plots/throughput.png" in kept
     if are_ranked(done):
-        assert kept == {f"pictures/{name}.png" for name in ("throughput", "speedup", "pareto", "parity")}
+        assert kept == {f"plots/{name}.png" for name in ("throughput", "speedup", "pareto", "parity")}
     for job in jobs:
-        own = {artifact.path for artifact in client.list_artifacts(job.info.run_id, "pictures")}
-        assert {"pictures/throughput.png", "pictures/embeddings.html"} <= own
+        own = {artifact.path for artifact in client.list_artifacts(job.info.run_id, "plots")}
+        assert {"plots/throughput.png", "plots/embeddings.html"} <= own
         assert job.data.metrics["repeats"] >= 5
         assert job.data.tags["advice"]
     assert experiment.tags["mlflow.sharedViewState.vggish"]

@@ -7,11 +7,11 @@ import sys
 
 
 class _BeforeActors:
-    """Finds ``runner.ray_actor`` as Python does, but for what is done before."""
+    """Finds ``runner.engines.ray.actor`` as Python does, but for what is done before."""
 
     @staticmethod
     def find_spec(name: str, path: object = None, target: object = None) -> None:
-        if name == "runner.ray_actor":
+        if name == "runner.engines.ray.actor":
             sys.meta_path.remove(_BeforeActors)
             from tests.double.framework import take_the_place_of_tensorflow
 

@@ -1,0 +1,137 @@
+"""Planning and taking up a run of very many clips: ``python -m benchmarks.scale --clips 10000000``.
+
+The files are simulated (a folder is listed without one), the shards written are empty; all else is the runner's own:
+manifest, digest, plan, journal, and what resuming checks.  Each step runs in a process of its own, whose time and peak
+memory are printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import resource
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = "/data/clips"
+_A_FOLDER = 1000
+_DONE = 0.99
+
+
+def listing(clips: int) -> Callable[[Path, Counter[str]], Iterator[tuple[str, int, int]]]:
+    """In the place of a walk through a folder: a thousand clips a subfolder, ten seconds each."""
+
+    def walk(root: Path, ignored: Counter[str]) -> Iterator[tuple[str, int, int]]:
+        for folder in range(-(-clips // _A_FOLDER)):
+            for number in range(folder * _A_FOLDER, min((folder + 1) * _A_FOLDER, clips)):
+                yield f"{folder:06d}/{number:09d}.wav", 320_044, 1_700_000_000_000_000_000 + number
+
+    return walk
+
+
+def _plan(clips: int, folder: Path) -> dict[str, Any]:
+    from runner.config.composition import compose_config
+    from runner.config.schema import FolderDataset
+    from runner.dataset import folder as listed_folder
+    from runner.dataset import manifest
+    from runner.output.state.plan import make_plan
+
+    listed_folder.walk = listing(clips)
+    config = compose_config(["dataset=folder", "weights=random"])
+    dataset = FolderDataset(root=ROOT, extensions=["wav"])
+    start = time.perf_counter()
+    listed = manifest.build_manifest(dataset, folder)
+    built = time.perf_counter()
+    plan = make_plan(folder, config, listed)
+    return {"manifest_s": built - start, "plan_s": time.perf_counter() - built, "shards": len(plan.shards),
+            "left": len(plan.shards) - len(plan.done), "notes": plan.notes}  # fmt: skip
+
+
+def _journal(clips: int, folder: Path) -> dict[str, Any]:
+    """Ninety-nine per cent of the shards, done by a writer that is given no embeddings."""
+    from runner.core.layout import CLIP_PARTS, JOURNAL, STATE
+    from runner.output.state.journal import Journal, ShardEntry, size_and_sha256
+
+    plan = json.loads((folder / STATE / "plan.json").read_text())
+    shards, rows = plan["shards"], plan["rows"]
+    (folder / STATE / CLIP_PARTS).mkdir(parents=True)
+    (folder / "embeddings").mkdir()
+    journal = Journal(folder / STATE / JOURNAL)
+    counts = {"embedded": 0, "audio_s": 0.0, "padded": 0, "skipped": {}, "noted": {}}
+    start = time.perf_counter()
+    done = int(_DONE * len(shards))
+    for number in range(done):
+        first, end = shards[number]
+        files = {}
+        for name in (f"embeddings/part-{number:05d}.parquet", f"{STATE}/{CLIP_PARTS}/part-{number:05d}.parquet"):
+            (folder / name).write_bytes(os.urandom(4096))
+            files[name] = size_and_sha256(folder / name)
+        own = counts | {"embedded": end - first, "audio_s": 10.0 * (end - first)}
+        journal.append(ShardEntry(number, end - first, 10 * (end - first), files, own, rows=rows[number]))
+    journal.close()
+    return {"journal_s": time.perf_counter() - start, "shards": done}
+
+
+def _take_up(clips: int, folder: Path) -> dict[str, Any]:
+    from runner.config.composition import compose_config
+    from runner.core.layout import MANIFEST, STATE
+    from runner.dataset.clips import read_clips
+    from runner.output.verify import shards_done
+    from runner.output.writer import totals
+
+    start = time.perf_counter()
+    found = _plan(clips, folder)
+    planned = time.perf_counter()
+    config = compose_config(["dataset=folder", "weights=random"])
+    plan = json.loads((folder / STATE / "plan.json").read_text())
+    done = shards_done(folder, config, plan["rows"])
+    totals(done)
+    shards = plan["shards"]
+    spans = [tuple(span) for number, span in enumerate(shards) if number not in done]
+    first = next(read_clips(folder / STATE / MANIFEST, spans))
+    return {**found, "check_s": time.perf_counter() - planned, "total_s": time.perf_counter() - start,
+            "done": len(done), "first_clip_left": first.name}  # fmt: skip
+
+
+def _measured(step: Callable[[int, Path], dict[str, Any]], clips: int, folder: Path, queue: Any) -> None:
+    start = time.perf_counter()
+    found = step(clips, folder)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    queue.put({**found, "seconds": time.perf_counter() - start, "peak_mib": peak})
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", type=int, default=10_000_000)
+    parser.add_argument("--folder", type=Path, help="for the run's state (default: a temporary folder)")
+    options = parser.parse_args()
+    folder = options.folder or Path(tempfile.mkdtemp(prefix="scale-"))
+    context = multiprocessing.get_context("spawn")
+    found = {}
+    try:
+        for name, step in (("plan", _plan), ("journal", _journal), ("resume", _take_up)):
+            queue = context.Queue()
+            process = context.Process(target=_measured, args=(step, options.clips, folder, queue))
+            process.start()
+            found[name] = queue.get()
+            process.join()
+            shown = {key: round(value, 1) if isinstance(value, float) else value for key, value in found[name].items()}
+            print(f"{name}: {shown}", flush=True)
+        size = sum(path.stat().st_size for path in (folder / ".runner").glob("*") if path.is_file())
+        print(f"state on disk: {size / 1e6:,.0f} MB")
+    finally:
+        if options.folder is None:
+            shutil.rmtree(folder)
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,300 @@
+"""Where streams of frames and pages end: MPEG audio, FLAC and Ogg, which have no chunk that states their bytes.
+
+Each function reads little (Ogg: the heads of the pages) and takes whatever bytes there are: a file that is not what it
+should be is no error, but gives None or nothing to tell.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from dataclasses import dataclass
+
+_MPEG_HEAD = 1 << 16
+"""Bytes after the ID3v2 tags in which the first MPEG frame must begin."""
+
+_MOST_TAGS = 16
+
+_MOST_JUNK = 1 << 24
+
+_FLAC_TAIL = 1 << 16
+
+_MOST_FLAC_TAIL = 1 << 21
+
+_OGG_CHUNK = 1 << 16
+
+_CUT_OFF = "the last page of its Ogg stream is missing"
+
+
+@dataclass(frozen=True)
+class MpegHeader:
+    """The frame of an MPEG file that states its length (Xing, Info or VBRI)."""
+
+    frames_place: int
+    """Byte of the file at which its 32-bit number of frames is."""
+    is_complete: bool
+    """Whether no more frames follow the bytes that it states."""
+
+
+def mpeg_header(path: str | bytes, begin: int = 0) -> MpegHeader | None:
+    """What an MPEG file states of its length; None where that is nothing, or lacks the bytes that it is about.
+
+    Args:
+        path: of the file.
+        begin: byte of the file at which to look for it.
+    """
+    try:
+        with open(path, "rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            start = _behind_id3(file.fileno(), begin)
+            head = _read(file.fileno(), start, _MPEG_HEAD)
+            place = _first_frame(head)
+            if place is None or (found := _length_fields(head, place)) is None:
+                return None
+            frames_at, stated = found
+            end = start + place + stated
+            more = b"" if end + 4 >= size else _read(file.fileno(), _behind_id3(file.fileno(), end), _MPEG_HEAD)
+            return MpegHeader(start + frames_at, is_complete=_first_frame(more) is None)
+    except (OSError, ValueError, OverflowError):
+        return None
+
+
+def next_mpeg_frame(path: str | bytes, place: int) -> int | None:
+    """Where the next MPEG frame lies at or behind a byte of a file; None where there is none within 16 MiB.
+
+    Raises:
+        OSError: the system would not read.
+    """
+    with open(path, "rb", buffering=0) as file:
+        for start in range(place, place + _MOST_JUNK, _MPEG_HEAD - 4096):
+            data = _read(file.fileno(), start, _MPEG_HEAD)
+            if (found := _first_frame(data)) is not None:
+                return start + found
+            if len(data) < _MPEG_HEAD:
+                break
+    return None
+
+
+def _behind_id3(descriptor: int, place: int = 0) -> int:
+    for _ in range(_MOST_TAGS):
+        tag = _read(descriptor, place, 10)
+        if len(tag) < 10 or tag[:3] != b"ID3":
+            break
+        size = (tag[6] & 127) << 21 | (tag[7] & 127) << 14 | (tag[8] & 127) << 7 | tag[9] & 127
+        place += 10 + size + (10 if tag[5] & 16 else 0)
+    return place
+
+
+def _first_frame(data: bytes) -> int | None:
+    """Where the first of two like MPEG frames in a row lies (or one alone that ends with the data, or just before)."""
+    place = -1
+    while (place := data.find(b"\xff", place + 1)) >= 0:
+        length = _mpeg_frame_bytes(data[place : place + 4])
+        if length is None:
+            continue
+        following = data[place + length : place + length + 4]
+        alike = len(following) == 4 and not (
+            (data[place + 1] ^ following[1]) & 0xFE or (data[place + 2] ^ following[2]) & 12
+        )
+        if (alike and _mpeg_frame_bytes(following) is not None) or len(data) - 4 < place + length <= len(data):
+            return place
+    return None
+
+
+_KBITS = {
+    (3, 3): (0, 32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
+    (3, 2): (0, 32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
+    (3, 1): (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    (2, 3): (0, 32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
+    (2, 2): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}
+"""Kilobits a second by MPEG version (3: 1; 2: 2 and 2.5) and layer (3: I, 2: II, 1: III)."""
+
+
+def _mpeg_frame_bytes(head: bytes) -> int | None:
+    """Length of the MPEG frame with this head of 4 bytes; None if it is none."""
+    if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
+        return None
+    version, layer = head[1] >> 3 & 3, head[1] >> 1 & 3
+    bitrate, rate = head[2] >> 4, head[2] >> 2 & 3
+    if version == 1 or layer == 0 or bitrate in (0, 15) or rate == 3:
+        return None
+    hertz = (44_100, 48_000, 32_000)[rate] >> {3: 0, 2: 1, 0: 2}[version]
+    kbits = _KBITS[min(version | 2, 3), 2 if version != 3 and layer == 1 else layer][bitrate]
+    padding = head[2] >> 1 & 1
+    if layer == 3:
+        return (12_000 * kbits // hertz + padding) * 4
+    return (72_000 if layer == 1 and version != 3 else 144_000) * kbits // hertz + padding
+
+
+def _length_fields(head: bytes, place: int) -> tuple[int, int] | None:
+    """Of the frame at ``place``: where its number of frames lies, and the bytes of audio that it states."""
+    mpeg1, mono = head[place + 1] >> 3 & 3 == 3, head[place + 3] >> 6 == 3
+    xing = place + 4 + ((17 if mono else 32) if mpeg1 else (9 if mono else 17))
+    for start in (xing, xing + 2):
+        if head[start : start + 4] in (b"Xing", b"Info"):
+            flags = int.from_bytes(head[start + 4 : start + 8], "big")
+            stated = int.from_bytes(head[start + 12 : start + 16], "big")
+            return (start + 8, stated) if flags & 3 == 3 and stated else None
+    if head[place + 36 : place + 40] == b"VBRI":
+        stated = int.from_bytes(head[place + 46 : place + 50], "big")
+        return (place + 50, stated) if stated else None
+    return None
+
+
+@dataclass(frozen=True)
+class FlacEnd:
+    """The end of a FLAC file."""
+
+    samples: int
+    """That the file holds, by its last frame's head."""
+    unknown_total: tuple[int, bytes]
+    """A place in the file, and the bytes that, put there, state that the total is not known."""
+
+
+def flac_end(path: str | bytes) -> FlacEnd | None:
+    """The end of a FLAC file, or None if its last frame is not found."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            descriptor = file.fileno()
+            start = _behind_id3(descriptor)
+            info = _read(descriptor, start, 42)
+            if len(info) < 42 or info[:4] != b"fLaC" or info[4] & 127 != 0:
+                return None
+            largest_frame = int.from_bytes(info[15:18], "big")
+            size = os.fstat(descriptor).st_size
+            count = min(max(2 * largest_frame, _FLAC_TAIL), _MOST_FLAC_TAIL, max(0, size - start - 42))
+            tail = _read(descriptor, size - count, count)
+    except (OSError, ValueError, OverflowError):
+        return None
+    place = len(tail)
+    while (place := tail.rfind(b"\xff", 0, place)) >= 0:
+        if (end := _flac_frame_end(tail[place : place + 16].ljust(16, b"\0"), info)) is not None:
+            return FlacEnd(end, (start + 21, bytes([info[21] & 0xF0, 0, 0, 0, 0])))
+    return None
+
+
+def _flac_frame_end(head: bytes, info: bytes) -> int | None:
+    """The sample after a FLAC frame with this head, if it is one of the stream that ``info`` begins."""
+    if head[1] & 0xFE != 0xF8 or head[3] & 1:
+        return None
+    number, used = _coded_number(head[4:11])
+    if number is None:
+        return None
+    least, most = struct.unpack_from(">HH", info, 8)
+    code, place = head[2] >> 4, 4 + used
+    if code in (6, 7):
+        block = int.from_bytes(head[place : place + code - 5], "big") + 1
+        place += code - 5
+    else:
+        block = 192 if code == 1 else 576 << (code - 2) if 2 <= code <= 5 else 256 << (code - 8) if code >= 8 else 0
+    place += {12: 1, 13: 2, 14: 2}.get(head[2] & 15, 0)
+    if not 0 < block <= most or place >= len(head) or _crc8(head[:place]) != head[place]:
+        return None
+    return (number if head[1] & 1 else number * (most if least == most else block)) + block
+
+
+def _coded_number(data: bytes) -> tuple[int | None, int]:
+    """A number coded as UTF-8 codes characters, in up to 7 bytes, and how many bytes that took."""
+    first = data[0]
+    if first < 0x80:
+        return first, 1
+    length = 8 - (first ^ 0xFF).bit_length()
+    if not 2 <= length <= 7:
+        return None, 1
+    number = first & (0x7F >> length)
+    for byte in data[1:length]:
+        if byte & 0xC0 != 0x80:
+            return None, 1
+        number = number << 6 | byte & 0x3F
+    return number, length
+
+
+def _crc8(data: bytes) -> int:
+    crc = 0
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = (crc << 1 ^ 7 if crc & 128 else crc << 1) & 255
+    return crc
+
+
+@dataclass(frozen=True)
+class OggLink:
+    """One logical stream of an Ogg file (the others of a chain follow it)."""
+
+    next_link: int | None
+    """Byte at which the next stream of the chain begins."""
+    fault: str | None
+    """What its pages lack, if anything."""
+
+
+def ogg_link(path: str | bytes, begin: int) -> OggLink:
+    """Walk the pages of the Ogg stream that begins at byte ``begin``.
+
+    Raises:
+        OSError: the system would not read.
+    """
+    with open(path, "rb", buffering=0) as file:
+        pages = _Pages(file.fileno(), begin)
+        serial, ended, fault, number = None, False, None, -1
+        for flags, page_serial, page_number, codec in pages:
+            if flags & 2 and (ended or number > 0):
+                return OggLink(pages.place, fault or (None if ended else _CUT_OFF))
+            if serial is None and flags & 2 and codec:
+                serial = page_serial
+            if page_serial != serial:
+                continue
+            if number >= 0 and page_number != number + 1 & 0xFFFFFFFF and not ended:
+                fault = "pages are missing in the middle of its Ogg stream"
+            number = page_number
+            ended = ended or bool(flags & 4)
+        return OggLink(None, fault or (_CUT_OFF if serial is not None and not ended else None))
+
+
+class _Pages:
+    """Iterates the whole pages of an Ogg file: flags, serial number, page number, whether an audio codec begins there.
+
+    ``place`` is where the page that was given last begins.
+    """
+
+    def __init__(self, descriptor: int, begin: int) -> None:
+        self._descriptor = descriptor
+        self._size = os.fstat(descriptor).st_size
+        self._chunk, self._chunk_at = b"", begin
+        self.place = self._next = begin
+
+    def __iter__(self) -> _Pages:
+        return self
+
+    def __next__(self) -> tuple[int, int, int, bool]:
+        while True:
+            head = self._bytes(self._next, 300)
+            if len(head) < 27:
+                raise StopIteration
+            if head[:4] != b"OggS":
+                skipped = head.find(b"OggS", 1)
+                self._next += skipped if skipped > 0 else max(1, len(head) - 3)
+                continue
+            segments = head[26]
+            length = 27 + segments + sum(head[27 : 27 + segments])
+            if self._next + length > self._size:
+                raise StopIteration
+            self.place, self._next = self._next, self._next + length
+            serial, number = struct.unpack_from("<II", head, 14)
+            body = head[27 + segments : 35 + segments]
+            return head[5], serial, number, body[:7] == b"\x01vorbis" or body in (b"OpusHead", b"Speex   ")
+
+    def _bytes(self, place: int, count: int) -> bytes:
+        inside = place - self._chunk_at
+        if not 0 <= inside <= len(self._chunk) - count:
+            self._chunk, self._chunk_at, inside = _read(self._descriptor, place, _OGG_CHUNK), place, 0
+        return self._chunk[inside : inside + count]
+
+
+def _read(descriptor: int, place: int, count: int) -> bytes:
+    """Up to ``count`` bytes from a place."""
+    if count <= 0 or place < 0:
+        return b""
+    os.lseek(descriptor, place, os.SEEK_SET)
+    return os.read(descriptor, count)

@@ -1,0 +1,298 @@
+"""What this machine has for VGGish, what is missing, and how to mend it: ``python -m runner doctor [--json]``.
+
+``gather`` asks the machine; ``diagnose`` is pure, so that every platform's answers are tested on any platform.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.metadata
+import json
+import os
+import platform
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from runner.devices.detection import CUDA_LIBRARIES, DeviceType
+from runner.devices.probe import detect_available_devices
+from runner.devices.selection import choose_device
+
+if TYPE_CHECKING:
+    from runner.devices.detection import MachineFacts
+
+_SELFTEST_S = 300.0
+
+_CPU_UNITS = {"avx512f": "AVX-512", "avx512_bf16": "AVX512-BF16", "amx_bf16": "AMX-BF16", "avx2": "AVX2"}
+
+_FORMATS = ("WAV", "FLAC", "OGG", "MP3")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the table: ``ok`` None stands for what is absent but not needed; ``mend`` is one command or step."""
+
+    name: str
+    ok: bool | None
+    detail: str
+    mend: str | None = None
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a diagnosis rests on.
+
+    ``nvidia`` holds a mapping a GPU (name, memory_mib, driver, compute_capability); ``cuda_libraries`` says of each
+    library whether it opens (empty where there is nothing to use it); ``weights`` of each released file whether it is
+    there and verified; ``store`` is the MLflow store and ``store_trouble`` why it can't be reached.
+    """
+
+    machine: MachineFacts
+    cores: int = 1
+    all_cores: int = 1
+    memory_mib: int = 0
+    cpu_flags: frozenset[str] = frozenset()
+    python: str = ""
+    nvidia: Sequence[Mapping[str, Any]] = ()
+    cuda_libraries: Mapping[str, bool] = field(default_factory=dict)
+    formats: Sequence[str] = ()
+    packages: Mapping[str, str | None] = field(default_factory=dict)
+    weights: Mapping[str, str] = field(default_factory=dict)
+    models: str = ""
+    store: str = ""
+    store_trouble: str | None = None
+
+
+def gather() -> Facts:
+    """Ask the machine; imports TensorFlow."""
+    import soundfile
+
+    from runner.config.schema import TrackingConfig
+    from runner.core.paths import default_models, default_outputs
+    from runner.devices import nvml
+    from runner.devices.detection import can_load_library
+    from runner.devices.host import cpu_flags, usable_cores, usable_memory_mib
+    from runner.devices.probe import gather_facts
+    from runner.tracking.client import store_uri
+    from runner.weights.download import state_of_released_files
+
+    with _quiet():
+        machine = gather_facts()
+    uses_cuda = machine.nvidia_driver and machine.system == "Linux"
+    store = store_uri(TrackingConfig(), default_outputs())
+    return Facts(
+        machine=machine,
+        cores=usable_cores(),
+        all_cores=os.cpu_count() or 1,
+        memory_mib=usable_memory_mib(),
+        cpu_flags=cpu_flags(),
+        python=platform.python_version(),
+        nvidia=nvml.describe_gpus(),
+        cuda_libraries={name: can_load_library(name) for name in CUDA_LIBRARIES} if uses_cuda else {},
+        formats=tuple(name for name in _FORMATS if name in soundfile.available_formats()),
+        packages={name: _version(name) for name in ("av", "ray", "tensorflow-metal", "nvidia-ml-py", "mlflow")},
+        weights=state_of_released_files(default_models()),
+        models=str(default_models()),
+        store=store,
+        store_trouble=_store_trouble(store),
+    )
+
+
+def diagnose(facts: Facts) -> list[Check]:
+    """The table without the self-tests."""
+    return [
+        *_processor(facts),
+        *_devices(facts),
+        *_audio(facts),
+        *_weights(facts),
+        _store(facts),
+        Check(
+            "Ray",
+            True if facts.packages.get("ray") else None,
+            facts.packages.get("ray") or "not installed; only needed beyond one machine",
+        ),
+    ]
+
+
+def _processor(facts: Facts) -> list[Check]:
+    machine = facts.machine
+    limited = "" if facts.cores == facts.all_cores else f" of {facts.all_cores} (affinity or container limit)"
+    units = [name for flag, name in _CPU_UNITS.items() if flag in facts.cpu_flags]
+    return [
+        Check(
+            "CPU",
+            True,
+            f"{machine.cpu}: {facts.cores} cores{limited}, {facts.memory_mib / 1024:,.0f} GiB"
+            + (f", {', '.join(units)}" if units else ""),
+        ),
+        Check("Python", True, facts.python),
+        Check("TensorFlow", True, machine.tensorflow + (", built with CUDA" if machine.built_with_cuda else "")),
+    ]
+
+
+def _devices(facts: Facts) -> list[Check]:
+    machine = facts.machine
+    checks = []
+    for gpu in facts.nvidia:
+        details = f"{gpu['name']}, {gpu['memory_mib'] / 1024:,.0f} GiB, driver {gpu['driver']}"
+        capability = gpu.get("compute_capability")
+        checks.append(Check("NVIDIA", True, details + (f", compute capability {capability}" if capability else "")))
+    if missing := [name for name, found in facts.cuda_libraries.items() if not found]:
+        mend = "pip install 'vggish-runner[cuda]'"
+        checks.append(Check("CUDA libraries", False, f"not found: {', '.join(missing)}", mend))
+    elif facts.cuda_libraries:
+        checks.append(Check("CUDA libraries", True, f"all {len(facts.cuda_libraries)} found"))
+    devices = detect_available_devices(machine)
+    for info in devices:
+        if info.available:
+            checks.append(Check(f"device={info.type.value}", True, f"{info.name}: {info.reason}"))
+            continue
+        detail, _, mend = info.reason.partition("; ")
+        wanted = is_expected(info.type, facts)
+        checks.append(Check(f"device={info.type.value}", False if wanted else None, detail, mend if wanted else None))
+    choice = choose_device(DeviceType.AUTO, devices)
+    checks.append(Check("device=auto", True, f"takes {choice.effective.value}: {choice.reason}"))
+    return checks
+
+
+def is_expected(kind: DeviceType, facts: Facts) -> bool:
+    """Whether this machine seems to have such a device, so that its absence is something to mend."""
+    if kind is DeviceType.METAL:
+        return facts.machine.system == "Darwin" and facts.machine.machine == "arm64"
+    return bool(facts.nvidia) or facts.machine.nvidia_driver
+
+
+def _audio(facts: Facts) -> list[Check]:
+    missing = [name for name in _FORMATS if name not in facts.formats]
+    return [
+        Check(
+            "audio",
+            not missing,
+            f"{', '.join(facts.formats)} and more" if not missing else f"libsndfile can't read {', '.join(missing)}",
+            "pip install --upgrade soundfile" if missing else None,
+        ),
+        Check(
+            "m4a, aac, webm",
+            True if facts.packages.get("av") else None,
+            f"PyAV {facts.packages['av']}" if facts.packages.get("av") else "need the extra av",
+            None if facts.packages.get("av") else "pip install 'vggish-runner[av]'",
+        ),
+    ]
+
+
+def _weights(facts: Facts) -> list[Check]:
+    checks = []
+    for name, state in facts.weights.items():
+        mend = None if state == "verified" else f"python -m runner downloads it; or put it into {facts.models}/vggish"
+        checks.append(Check(name, True if state == "verified" else False if state == "wrong" else None, state, mend))
+    return checks
+
+
+def _store(facts: Facts) -> Check:
+    from runner.core.redact import without_credentials
+
+    version = facts.packages.get("mlflow") or "not installed"
+    where = f"MLflow {version}, {without_credentials(facts.store)}"
+    if facts.store_trouble is None:
+        return Check("tracking", True, where)
+    mend = "start the server, or unset MLFLOW_TRACKING_URI" if "://" in facts.store else "check its permissions"
+    return Check("tracking", False, f"{where}: {facts.store_trouble}", mend)
+
+
+def _store_trouble(uri: str) -> str | None:
+    parts = urlsplit(uri)
+    if parts.scheme in ("http", "https"):
+        try:
+            port = parts.port or (443 if parts.scheme == "https" else 80)
+            socket.create_connection((parts.hostname or "localhost", port), timeout=3).close()
+        except OSError as error:
+            return f"no answer ({error})"
+        return None
+    if parts.scheme == "sqlite":
+        folder = Path(uri.removeprefix("sqlite:///")).parent
+        while not folder.exists():
+            folder = folder.parent
+        return None if os.access(folder, os.W_OK) else f"{folder} can't be written"
+    return None
+
+
+def self_test(kind: DeviceType) -> Check:
+    """A second's work on a device, in a process of its own."""
+    name = f"self-test {kind.value}"
+    command = [sys.executable, "-m", "runner.cli.selftest", kind.value]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_SELFTEST_S, check=False)
+        found = json.loads(done.stdout.strip().splitlines()[-1])
+    except (subprocess.TimeoutExpired, ValueError, IndexError) as error:
+        what = "no answer in time" if isinstance(error, subprocess.TimeoutExpired) else "the process died"
+        return Check(name, False, f"{what}: this device can't be used", "use device=cpu")
+    if not found["ok"]:
+        return Check(name, False, found["detail"], "use device=cpu")
+    return Check(
+        name,
+        True,
+        f"{found['realtime_factor']:,.0f} × realtime in float32, max error {found['parity_rel_err']:.1e} of the "
+        "largest value against the reference",
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what TensorFlow's libraries print while they are loaded out of the table."""
+    sys.stderr.flush()
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table; exit status 0 if some device works."""
+    parser = argparse.ArgumentParser(prog="vggish-runner doctor", description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="print a JSON object instead of a table")
+    parser.add_argument("--no-self-test", action="store_true", help="leave out the second of work on each device")
+    options = parser.parse_args(arguments)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    facts = gather()
+    checks = diagnose(facts)
+    present = dict.fromkeys(info.type for info in detect_available_devices(facts.machine) if info.available)
+    tests = [] if options.no_self_test else [self_test(kind) for kind in present]
+    works = any(test.ok for test in tests) if tests else bool(present)
+    checks += tests
+    if options.json:
+        print(json.dumps({"works": works, "checks": [asdict(check) for check in checks]}, indent=2))
+    else:
+        _print(checks)
+    return 0 if works else 1
+
+
+def _print(checks: Sequence[Check]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(show_header=False, box=None, padding=(0, 1))
+    marks = {True: "[green]✓[/green]", False: "[red]✗[/red]", None: "[dim]–[/dim]"}
+    for check in checks:
+        detail = Text(check.detail)
+        if check.mend:
+            detail.append(f"\n→ {check.mend}", style="yellow")
+        table.add_row(marks[check.ok], Text(check.name), detail)
+    Console(highlight=False).print(table)

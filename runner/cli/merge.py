@@ -1,0 +1,102 @@
+"""``vggish-runner merge``: makes one output of the partitions of a data set."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runner.config.schema import OutputConfig
+from runner.core.errors import RunnerError
+from runner.core.paths import as_path, is_url
+from runner.core.printable import printable
+from runner.output.merge.folders import FolderSource, FolderTarget
+from runner.output.merge.merge import merge_partitions, problems, read_part
+from runner.output.writer import totals
+
+if TYPE_CHECKING:
+    from runner.output.merge.folders import Source, Target
+    from runner.output.merge.merge import Part
+    from runner.output.state.journal import ShardEntry
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C."""
+
+
+def table(parts: Sequence[Part]) -> str:
+    """A line a part, and their sum."""
+    rows: list[tuple[str, ...]] = [("part", "clips", "embedded", "skipped", "examples", "files")]
+    everything: dict[int, ShardEntry] = {}
+    for part in sorted(parts, key=lambda each: int(each.about["which"])):
+        everything |= {part.about["shards"][local]: entry for local, entry in part.done.items()}
+        rows.append(_row(f"{part.about['which']}/{part.about['of']}", part.done, part.name))
+    rows.append(_row("all", everything, ""))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
+    return "\n".join(
+        "  ".join([*(cell.rjust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]).rstrip()
+        for row in rows
+    )
+
+
+def _row(name: str, done: Mapping[int, ShardEntry], place: str) -> tuple[str, ...]:
+    metrics, _, _ = totals(done)
+    clips = sum(entry.clips for entry in done.values())
+    figures = (clips, metrics["clips_embedded"], metrics["clips_skipped"], metrics["examples"])
+    return (name, *(f"{int(figure):,}" for figure in figures), place)
+
+
+def source_of(text: str, timeout_s: float) -> Source:
+    """The place of a part that the command line names.
+
+    Raises:
+        RunnerError: a URL can't be opened, or its store does not answer.
+    """
+    if is_url(text):
+        from runner.output.merge.stores import StoreSource
+
+        return StoreSource(text, timeout_s)
+    return FolderSource(Path(as_path(text)))
+
+
+def target_of(text: str, timeout_s: float) -> Target:
+    """The place of the whole; raises as ``source_of``."""
+    if is_url(text):
+        from runner.output.merge.stores import StoreTarget
+
+        return StoreTarget(text, timeout_s)
+    return FolderTarget(Path(as_path(text)))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Check the parts given; exit status 1 if they don't make the whole."""
+    parser = argparse.ArgumentParser(prog="vggish-runner merge", description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("parts", nargs="+", metavar="PART", help="a partition's run (output.dir): a folder or a URL")
+    parser.add_argument("--output", metavar="FOLDER", help="put the whole together there: in a folder or at a URL")
+    parser.add_argument(
+        "--timeout-s",
+        type=float,
+        metavar="SECONDS",
+        default=OutputConfig.upload_timeout_s,
+        help="how long an object store may fail before the merge does (%(default)g)",
+    )
+    options = parser.parse_args(arguments)
+    try:
+        target = target_of(options.output, options.timeout_s) if options.output is not None else None
+        parts = [read_part(source_of(text, options.timeout_s)) for text in options.parts]
+        found = problems(parts)
+        if not found and target is not None:
+            merge_partitions(parts, target)
+    except (RunnerError, OSError) as error:
+        print(f"error: {printable(str(error))}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; rerun the same command to resume", file=sys.stderr)
+        return INTERRUPTED
+    print(printable(table(parts)))
+    for problem in found:
+        print(f"FAILED: {printable(problem)}", file=sys.stderr)
+    if not found:
+        print(f"the {len(parts)} parts make the whole" + (f": {target.name}" if target else ""))
+    return int(bool(found))

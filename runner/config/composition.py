@@ -1,0 +1,191 @@
+"""Between Hydra and the typed configuration: schemas and resolvers in, ``RunConfig`` out, errors in one message."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from runner.config.arguments import check_overrides, several_values
+from runner.config.schema import DEVICES, SCHEMAS, from_dict
+from runner.config.validation import validate
+from runner.core.errors import ConfigError
+from runner.core.paths import as_path, conf_dir, default_models, default_outputs, is_url, staging_dir
+from runner.core.redact import without_credentials
+from runner.devices.detection import DeviceType, unavailable_devices
+
+if TYPE_CHECKING:
+    from runner.config.schema import RunConfig
+
+CONFIG_NAME = "config"
+
+_NO_OPTION = re.compile(r"Could not find '(.+)/([^/]*)'\s+Available options in '.+':((?:\n\t\S+)+)")
+
+
+def register() -> None:
+    """Put the schemas into Hydra's ConfigStore and the resolvers into OmegaConf; harmless when done again."""
+    store = ConfigStore.instance()
+    for name, schema in SCHEMAS.items():
+        store.store(group="schema", name=name, node=schema)
+    OmegaConf.register_new_resolver("runner_models", lambda: str(default_models()), replace=True)
+    OmegaConf.register_new_resolver("runner_outputs", lambda: str(default_outputs()), replace=True)
+    OmegaConf.register_new_resolver("runner_dir", _run_dir, replace=True)
+    OmegaConf.register_new_resolver("runner_devices", _devices, replace=True)
+
+
+def _run_dir(given: str | None, outputs: str, kind: str, day: str, time_of_day: str) -> str:
+    """``output.dir`` if it is given (for an object store its working folder), else one of its own under the outputs."""
+    if is_url(given):
+        return str(staging_dir(given, Path(os.path.expanduser(outputs))))
+    if given:
+        return str(Path(os.path.expanduser(as_path(given))))
+    return str(Path(os.path.expanduser(outputs)) / kind / day / time_of_day)
+
+
+def _devices() -> str:
+    """The devices that this machine may have, for a sweep over them."""
+    absent = unavailable_devices()
+    return ",".join(name for name in DEVICES[1:] if DeviceType(name) not in absent)
+
+
+def to_run_config(config: DictConfig) -> RunConfig:
+    """The checked configuration of a composed config, Hydra's own node aside.
+
+    Raises:
+        ConfigError: as ``validate`` does.
+        omegaconf.errors.OmegaConfBaseException: an interpolation that can't be resolved.
+    """
+    values = OmegaConf.to_container(
+        OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]), resolve=True
+    )
+    assert isinstance(values, dict)
+    try:
+        run = from_dict({str(key): value for key, value in values.items()})
+        run.output.dir = run.output.dir and as_path(run.output.dir)
+        validate(run)
+    except (TypeError, AttributeError, ValueError, OverflowError) as error:
+        # Types are checked while composing, but what an interpolation comes to is not.
+        raise ConfigError(
+            f"a value is of the wrong kind ({error}): see what the configuration comes to with --cfg job --resolve"
+        ) from error
+    return run
+
+
+def typed_words(hydra: Any) -> tuple[str, ...]:
+    """What was typed to get a configuration, Hydra's own keys aside: where conf/ is another one, and the overrides.
+
+    Args:
+        hydra: the node ``hydra`` of a composed config.
+    """
+    words = []
+    for source in hydra.runtime.config_sources:
+        if source.provider == "command-line":
+            words.append(f"--config-dir={source.path}")
+        elif source.provider == "main" and source.path != str(conf_dir()):
+            words.append(f"--config-path={source.path}")
+    if hydra.job.config_name != CONFIG_NAME:
+        words.append(f"--config-name={hydra.job.config_name}")
+    return (*words, *map(str, hydra.overrides.task))
+
+
+def compose_config(overrides: Sequence[str]) -> RunConfig:
+    """The checked configuration that a command line's overrides come to, outside a Hydra run.
+
+    Raises:
+        ConfigError: as ``validate`` does.
+        hydra.errors.HydraException: an override that can't be composed.
+    """
+    from hydra import compose, initialize_config_dir
+
+    check_overrides(overrides)
+    register()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"), translate_hydra_errors():
+        return to_run_config(compose(CONFIG_NAME, overrides=list(overrides)))
+
+
+@contextmanager
+def translate_hydra_errors() -> Iterator[None]:
+    """Around Hydra's work: turns what it raises about a group's option that is no name into ``ConfigError``."""
+    try:
+        yield
+    except ValueError as error:
+        if "Config group override" not in str(error):
+            raise
+        raise ConfigError(f"a group was given something that is no option's name ({error}): see --help") from error
+
+
+def expand_sweep(config: DictConfig) -> list[RunConfig]:
+    """Compose and check every job of a sweep with Hydra's basic sweeper; other sweepers choose as they go: the base.
+
+    Raises:
+        ConfigError: of the first job that is not sound, or two jobs have the same folder.
+        hydra.errors.HydraException: of the first job that can't be composed.
+    """
+    from hydra.core.global_hydra import GlobalHydra
+
+    sweeper = config.hydra.sweeper
+    if not str(sweeper.get("_target_")).endswith("BasicSweeper"):
+        return [to_run_config(config)]
+    arguments = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
+    arguments += list(config.hydra.overrides.task)
+    loader = GlobalHydra.instance().config_loader()
+    overrides = OverridesParser.create(config_loader=loader).parse_overrides(arguments)
+    jobs, numbers = [], dict[str, int]()
+    for number, chosen in enumerate(BasicSweeper.split_arguments(overrides, max_batch_size=None)[0]):
+        job = loader.load_sweep_config(config, list(chosen))
+        jobs.append(to_run_config(job))
+        folder = _sweep_folder(job, number)
+        if (other := numbers.setdefault(folder, number)) != number:
+            raise ConfigError(
+                f"hydra.sweep.subdir={folder} is the folder of both job {other} and job {number}: "
+                "leave hydra.sweep.subdir out, or give it a part that differs, as in '${hydra.job.num}'"
+            )
+    if not jobs:
+        raise ConfigError("the sweep has no jobs, as one of its keys has no value: see what is after -m")
+    return jobs
+
+
+def _sweep_folder(job: DictConfig, number: int) -> str:
+    """The folder of a sweep's job, below that of the sweep."""
+    with read_write(job), open_dict(job):
+        job.hydra.job.num, job.hydra.job.id = number, str(number)
+    before = HydraConfig.instance().cfg
+    HydraConfig.instance().cfg = job  # type: ignore[assignment]  # for ${hydra:job.num}
+    try:
+        return str(job.hydra.sweep.subdir)
+    finally:
+        HydraConfig.instance().cfg = before
+
+
+def format_hydra_error(error: BaseException) -> str:
+    """Hydra's and OmegaConf's words about a configuration that can't be composed, shortened to what helps a person."""
+    if "hydra/sweeper/optuna" in str(error):
+        return "experiment=tune needs Optuna: pip install 'vggish-runner[tune]'"
+    if "hydra/launcher/submitit" in str(error):
+        return "this launcher needs Submitit: pip install 'vggish-runner[slurm]'"
+    lines = [line.rstrip() for line in without_credentials(str(error)).splitlines()]
+    if lines and (ambiguous := re.fullmatch(r"Ambiguous value for argument '(.*)'", lines[0])):
+        return several_values(ambiguous[1])
+    if absent := _NO_OPTION.search("\n".join(lines)):
+        return f"{absent[1]}={absent[2]} is not an option: use one of {', '.join(absent[3].split())}"
+    unhelpful = ("full_key:", "object_type=", "Config search path", "provider=", "reference_type=", "To append")
+    kept = []
+    for line in lines:
+        if line.strip().startswith(unhelpful) or not line.strip():
+            continue
+        kept.append(line.strip() if line.startswith("\t") else line)
+    cause = error.__cause__
+    if cause is not None and type(cause).__module__.startswith("omegaconf"):
+        kept += [line.strip() for line in str(cause).splitlines() if not line.strip().startswith(unhelpful)]
+    keys = [line.split(":", 1)[1].strip() for line in lines if line.strip().startswith("full_key:")]
+    text = " ".join(dict.fromkeys(kept))
+    return f"{keys[0]}: {text}" if keys and keys[0] not in text else text

@@ -1,0 +1,46 @@
+"""A configuration as flat parameters."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from runner.core.redact import without_credentials
+
+ACTUAL = "actual."
+"""What the names of parameters begin with that say what took effect."""
+
+MAX_PARAM = 6000
+
+_NOT_IN_KEYS = re.compile(r"[^\w\-. /]")
+
+EXCLUDED_PARAMS = ("memory.default_batch_size.", "profile.device_benchmark_s.", "parity.tolerances.")
+
+
+def config_params(config: Mapping[str, Any]) -> dict[str, str]:
+    """The configuration flat and dotted, without credentials, as MLflow takes parameters.
+
+    Tables (by kind of device, by precision) are left out: what took effect of them is in ``actual.*``.  The whole is
+    among the artifacts.
+    """
+    flat = [(key, value) for key, value in _flat("", config) if not key.startswith(EXCLUDED_PARAMS)]
+    return {_NOT_IN_KEYS.sub("_", key): _text(value) for key, value in flat}
+
+
+def _flat(prefix: str, value: Any) -> list[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        return [
+            pair for key, inner in value.items() for pair in _flat(f"{prefix}.{key}" if prefix else str(key), inner)
+        ]
+    return [(prefix, value)]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        value = ",".join(map(str, value))
+    return without_credentials(str(value))[:MAX_PARAM]
+
+
+_ACTUAL_BEFORE = "resolved."
+"""What ``ACTUAL`` was in runs that were logged before it had its name."""

@@ -1,0 +1,315 @@
+"""Every metric that a run or a sweep logs: its unit, whether more or less of it is better, what it means.
+
+The one table of them: ``runner.report`` ranks by it, MLflow's pages have its order, and docs/measuring.md is printed
+from it (``python -m runner.metrics``).
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from runner.core.errors import RunnerError
+
+
+class Direction(Enum):
+    """Which of two values of a metric is the better one."""
+
+    HIGHER = "higher"
+    LOWER = "lower"
+    NEUTRAL = "-"
+    """Neither: it describes a run."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric; an ``N`` in its ``name`` is a number, as in ``replicaN_input_wait_share``, and ``NAME`` is any
+    name."""
+
+    name: str
+    unit: str
+    direction: Direction
+    meaning: str
+
+    def goodness(self, value: float, reference: float) -> float:
+        """How good a value is as a share of the reference: 0.5 is half as fast, or twice as long; NaN if unknown."""
+        if value == reference:
+            return 1.0
+        more, less = (value, reference) if self.direction is Direction.HIGHER else (reference, value)
+        return more / less if less else math.copysign(math.inf, more) if more else math.nan
+
+
+def _metrics(direction: Direction, *rows: tuple[str, str, str]) -> tuple[Metric, ...]:
+    return tuple(Metric(name, unit, direction, meaning) for name, unit, meaning in rows)
+
+
+_MORE, _LESS, _NEITHER = Direction.HIGHER, Direction.LOWER, Direction.NEUTRAL
+
+METRICS: tuple[Metric, ...] = (
+    # What people compare by comes first: MLflow's pages keep the order, and plot the first ones.
+    *_metrics(
+        _MORE,
+        ("realtime_factor", "× realtime", "first pass: seconds of audio of embedded clips over `steady_s`"),
+        ("realtime_factor_low", "× realtime", "lower end of its 95 % interval; needs 30 batches"),
+        ("realtime_factor_high", "× realtime", "upper end"),
+        ("repeat_realtime_factor_mean", "× realtime", "mean over the passes after the run that write nothing"),
+        ("repeat_realtime_factor_mean_low", "× realtime", "lower end of its 95 % interval"),
+        ("repeat_realtime_factor_mean_high", "× realtime", "upper end"),
+    ),
+    *_metrics(
+        _LESS,
+        ("repeat_realtime_factor_std", "× realtime", "standard deviation over those passes"),
+        ("startup_s", "s", "worker's start to ready session; the parts follow below"),
+        ("rss_peak_mib", "MiB", "the worker's resident memory at most, before the profile"),
+        ("device_memory_peak_mib", "MiB", "what tensors took of the GPU at most"),
+        ("parity_rel_err", "", "against the reference in float64: the largest error over the largest value"),
+    ),
+    *_metrics(
+        _MORE,
+        ("clips_embedded", "clips", "clips of the whole run that were embedded"),
+    ),
+    *_metrics(
+        _LESS,
+        ("clips_skipped", "clips", "clips of the whole run that could not be"),
+    ),
+    # Speed
+    *_metrics(
+        _MORE,
+        ("examples_per_s", "1/s", "examples over `steady_s`"),
+        ("clips_per_s", "1/s", "clips that ended, embedded or skipped, over `steady_s`"),
+    ),
+    *_metrics(
+        _LESS,
+        (
+            "window_realtime_factor_std",
+            "× realtime",
+            "standard deviation over ten equal windows of batches, the first (warm-up) left out; needs 30 batches",
+        ),
+        ("steady_s", "s", "the steady state by the wall clock"),
+        ("steady_cpu_s", "s", "the worker's processor time in it"),
+        ("decode_cpu_s", "s", "the decode processes' processor time, all of it"),
+        (
+            "batch_ms_p50",
+            "ms",
+            "a batch from its taking to its result, median; on a GPU four are in flight",
+        ),
+        ("batch_ms_p95", "ms", "likewise, 95th percentile"),
+        ("batch_ms_p99", "ms", "likewise, 99th percentile"),
+    ),
+    *_metrics(
+        _NEITHER,
+        ("repeats", "passes", "passes after the run"),
+        ("repeat_seconds", "s", "what they took together"),
+        ("batches", "batches", "batches of the run"),
+    ),
+    # Cold start
+    *_metrics(
+        _LESS,
+        ("startup_import_s", "s", "importing TensorFlow"),
+        ("startup_device_s", "s", "choosing and preparing the device"),
+        ("startup_weights_s", "s", "reading and checking the weights"),
+        ("startup_calibration_s", "s", "timing both kinds of convolution, once on a machine"),
+        ("startup_compile_s", "s", "building and warming up the sessions"),
+        ("startup_batch_size_s", "s", "finding `memory.batch_size=auto`"),
+        ("startup_parity_s", "s", "the parity gate"),
+        ("startup_pin_s", "s", "page-locking the slots of batches"),
+    ),
+    # Where the time went
+    *_metrics(
+        _NEITHER,
+        ("decode_busy_share", "share", "of the steady state in which decode processes were busy, on average"),
+        ("copy_busy_share", "share", "in which a replica had at least one batch on its way to the device"),
+        ("compute_busy_share", "share", "in which a replica had at least one batch being computed"),
+        ("write_busy_share", "share", "in which the writers made files of complete shards"),
+        ("replica_busy_share", "share", "in which a replica had at least one batch, copied or computed"),
+    ),
+    *_metrics(
+        _LESS,
+        (
+            "replicaN_input_wait_share",
+            "share",
+            "of the steady state in which a thread of the replica waited for a batch",
+        ),
+        ("background_cpu_share", "share", "of the processors that other programs took during the first pass"),
+        ("repeat_background_cpu_share", "share", "the same during the repeated passes"),
+        ("decode_process_restarts", "processes", "decode processes that died"),
+    ),
+    # Counts
+    *_metrics(
+        _NEITHER,
+        ("clips_padded", "clips", "clips shorter than an example that were padded to one"),
+        ("examples", "examples", "examples of the whole run"),
+        ("audio_s", "s", "audio of the whole run's embedded clips"),
+        ("session_clips", "clips", "clips that ended in this session of a resumed run, which its speed is of"),
+    ),
+    # Memory
+    *_metrics(
+        _LESS,
+        ("decode_rss_peak_mib", "MiB", "the decode processes' resident memory at most, together, without the slots"),
+        ("device_memory_reserved_mib", "MiB", "what the process holds of the GPU by the driver's account (NVML)"),
+    ),
+    # The device by itself
+    *_metrics(
+        _MORE,
+        ("model_only_realtime_factor", "× realtime", "the program on data on the device: no decoding, no copy in"),
+        ("model_only_examples_per_s", "1/s", "likewise, in examples"),
+        ("model_only_tflops", "TFLOP/s", "likewise, in the network's operations"),
+        ("model_only_share_of_peak", "share", "of `matmul_peak_tflops`"),
+        ("matmul_peak_tflops", "TFLOP/s", "large matrix products in that precision on the same device"),
+        ("achieved_tflops", "TFLOP/s", "the network's operations over the run's steady state"),
+    ),
+    # Energy, of whole processor packages (RAPL) and GPUs (NVML), whoever used them
+    *_metrics(
+        _LESS,
+        ("joules_per_audio_hour", "J", "energy of the repeated passes for an hour of audio"),
+    ),
+    *_metrics(
+        _NEITHER,
+        ("energy_j", "J", "energy of the repeated passes: whole processor packages and GPUs, whoever used them"),
+        ("energy_rapl_j", "J", "of it the processor packages (RAPL); absent where that can't be read"),
+        ("energy_nvml_j", "J", "of it the GPUs (NVML)"),
+        ("gpu_power_w_mean", "W", "the GPUs' power in the repeated passes"),
+    ),
+    # Correctness
+    *_metrics(
+        _LESS,
+        ("parity_max_abs_err", "", "the largest error itself"),
+        ("parity_scale_err", "", "error of scale"),
+        ("parity_noise_ratio", "", "error in units of what rounding explains (docs/numerics.md)"),
+        ("parity_bias_ratio", "", "likewise of the average of rows"),
+        ("parity_log_mel_err", "", "the largest error of log-mel"),
+        ("parity_s", "s", "the gate's time with the reference's"),
+    ),
+    *_metrics(
+        _MORE,
+        ("parity_min_cosine", "", "the least cosine between an embedding and the reference's"),
+    ),
+    *_metrics(
+        _NEITHER,
+        ("parity_canaries", "batches", "canaries among the run's batches"),
+        ("smoke_embedding_mean", "", "the release's own smoke test, with the released weights: mean of embeddings"),
+        ("smoke_embedding_std", "", "their standard deviation"),
+        ("smoke_postprocessed_mean", "", "mean of their 8-bit form"),
+        ("smoke_postprocessed_std", "", "its standard deviation"),
+    ),
+    # A cluster
+    *_metrics(
+        _NEITHER,
+        ("actors", "actors", "with `engine=ray`: actors that embedded"),
+        ("nodes", "machines", "machines that they were on"),
+    ),
+    *_metrics(
+        _MORE,
+        ("actorN_realtime_factor", "× realtime", "an actor's own speed while it was at work"),
+        ("nodeN_realtime_factor", "× realtime", "a machine's share of the run's speed"),
+    ),
+    # Series
+    *_metrics(
+        _MORE,
+        ("window_realtime_factor", "× realtime", "series over the steady state, at most 200 windows"),
+        ("window_examples_per_s", "1/s", "series likewise"),
+        ("pass_realtime_factor", "× realtime", "series of the repeated passes"),
+        ("batch_size_examples_per_s", "1/s", "series whose step is the batch size: the model's speed"),
+    ),
+    *_metrics(
+        _LESS,
+        ("batch_size_memory_mib", "MiB", "series whose step is the batch size: memory of the device"),
+    ),
+    # While a run goes on: ever fewer points, in steps that go on where an earlier session ended
+    *_metrics(
+        _MORE,
+        ("progress_realtime_factor", "× realtime", "series while the run goes on: speed since the point before"),
+    ),
+    *_metrics(
+        _NEITHER,
+        ("progress_clips", "clips", "series likewise: clips of the whole run that have ended"),
+        ("progress_audio_s", "s", "series likewise: audio embedded in this session"),
+        ("system/NAME", "", "series likewise: the machine's load, under MLflow's own names; see its System tab"),
+    ),
+    *_metrics(
+        _LESS,
+        ("progress_clips_skipped", "clips", "series likewise: clips of this session that were skipped"),
+    ),
+    # A sweep's parent
+    *_metrics(
+        _MORE,
+        ("best_realtime_factor", "× realtime", "on a sweep's parent: its best job's"),
+        ("best_speedup", "×", "over the fastest CPU job in float32, else over the slowest job"),
+    ),
+    *_metrics(
+        _NEITHER,
+        ("jobs", "jobs", "jobs of a sweep"),
+    ),
+    *_metrics(
+        _LESS,
+        ("jobs_failed", "jobs", "of them failed"),
+        ("jobs_killed", "jobs", "of them stopped"),
+    ),
+)
+
+_BY_NAME: Mapping[str, Metric] = {metric.name: metric for metric in METRICS}
+
+_PLACE: Mapping[str, int] = {metric.name: place for place, metric in enumerate(METRICS)}
+
+
+def metric_of(name: str) -> Metric | None:
+    """The metric that a run logs under a name; None if there is none."""
+    pattern = "system/NAME" if name.startswith("system/") else re.sub(r"^([a-z]+)\d+_", r"\1N_", name)
+    return _BY_NAME.get(name) or _BY_NAME.get(pattern)
+
+
+def known_metric(name: str) -> Metric:
+    """The metric of a name that a person gave.
+
+    Raises:
+        RunnerError: there is none; the message has similar ones.
+    """
+    found = metric_of(name)
+    if found is None:
+        similar = difflib.get_close_matches(name, _BY_NAME, 3) or list(_BY_NAME)[:3]
+        raise RunnerError(f"{name} is no metric: see docs/measuring.md (similar: {', '.join(similar)})")
+    return found
+
+
+def ranking_metric(name: str) -> Metric:
+    """The metric of a name that a person gave to tell better runs from worse ones.
+
+    Raises:
+        RunnerError: there is none, or neither more nor less of it is better.
+    """
+    found = known_metric(name)
+    if found.direction is Direction.NEUTRAL:
+        raise RunnerError(
+            f"{name} describes a run, and neither more nor less of it is better: give one that can be ranked first, "
+            f"as in --metric realtime_factor --metric {name}"
+        )
+    return found
+
+
+def in_order(metrics: Mapping[str, float]) -> dict[str, float]:
+    """A run's metrics in the table's order; what is not in it comes last."""
+
+    def place(name: str) -> int:
+        found = metric_of(name)
+        return _PLACE[found.name] if found else len(METRICS)
+
+    return {name: float(metrics[name]) for name in sorted(metrics, key=place)}
+
+
+def as_markdown() -> str:
+    """The table as docs/measuring.md has it."""
+    rows = [f"| `{each.name}` | {each.unit} | {each.direction.value} | {each.meaning} |" for each in METRICS]
+    return "\n".join(["| metric | unit | better | meaning |", "| --- | --- | --- | --- |", *rows])
+
+
+if __name__ == "__main__":
+    print(as_markdown())
+
+BACKGROUND_LOAD = "other programs took"
+
+MAX_BACKGROUND_LOAD = 0.25
+"""Other programs on so large a share of the processors make a figure unfit for comparison."""

@@ -1,0 +1,37 @@
+"""Takes credentials out of what is shown, logged or stored."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from runner.core.files import write_atomic
+
+
+def public(value: Any) -> Any:
+    """A plain nested value with the credentials taken out of every address in it."""
+    if isinstance(value, dict):
+        return {key: public(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [public(inner) for inner in value]
+    return without_credentials(value) if isinstance(value, str) else value
+
+
+# Hydra writes the colons of a sweep's overrides with a backslash
+_USER = re.compile(r"([A-Za-z][\w+.\-]*\\?://)[^\s/'\"]*@")
+
+_QUERY = re.compile(r"([A-Za-z][\w+.\-]*\\?://[^\s'\"?#]*)[?#][^\s'\"]*")
+
+
+def without_credentials(text: str) -> str:
+    """A text with user, password and query taken out of every address in it."""
+    return _QUERY.sub(r"\1", _USER.sub(r"\1", text))
+
+
+def hide_credentials(folder: Path) -> None:
+    """Take credentials out of what Hydra has written of the command line into a run's or a sweep's folder."""
+    for path in (*folder.glob("*.yaml"), *(folder / ".hydra").glob("*.yaml")):
+        text = path.read_text(encoding="utf-8")
+        if (clean := without_credentials(text)) != text:
+            write_atomic(path, clean)

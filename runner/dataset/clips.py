@@ -1,0 +1,75 @@
+"""Clips of a manifest, read in pieces."""
+
+from __future__ import annotations
+
+import itertools
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class Clip(NamedTuple):
+    """A row of the manifest and its number; ``bytes`` is the file's size, -1 if unknown."""
+
+    number: int
+    name: str
+    path: bytes
+    start: float | None
+    end: float | None
+    label: str | None
+    bytes: int
+
+
+_MANIFEST_ROWS = 4096
+
+_MANIFEST_COLUMNS = ("clip", "path", "start", "end", "label", "bytes")
+"""The manifest's columns in the order of ``Clip``'s fields behind ``number``."""
+
+
+def read_clips(path: Path, spans: Sequence[tuple[int, int]]) -> Iterator[Clip]:
+    """The clips of these spans (first, one past the last), in order; of the manifest only what holds them is read."""
+    reader = ClipReader(path)
+    for first, end in spans:
+        yield from reader.clips(first, end)
+
+
+class ClipReader:
+    """Reads clips of a manifest; the row group of the last ones is kept, as the next ones are mostly in it, too.
+
+    Args:
+        path: of the manifest.
+    """
+
+    def __init__(self, path: Path) -> None:
+        import pyarrow.parquet as pq
+
+        self._file = pq.ParquetFile(path)
+        groups = range(self._file.num_row_groups)
+        self._ends = list(itertools.accumulate(self._file.metadata.row_group(group).num_rows for group in groups))
+        self._group: int | None = None
+        self._rows: pa.Table = None
+
+    def clips(self, first: int, end: int) -> Iterator[Clip]:
+        """The clips from ``first`` up to, not including, ``end``."""
+        while first < end:
+            group = bisect_right(self._ends, first)
+            begins, stop = self._ends[group - 1] if group else 0, min(end, self._ends[group], first + _MANIFEST_ROWS)
+            if group != self._group:
+                self._rows = self._file.read_row_group(group, columns=list(_MANIFEST_COLUMNS))
+                self._group = group
+            part = self._rows.slice(first - begins, stop - first)
+            columns = (part.column(name).to_pylist() for name in _MANIFEST_COLUMNS)
+            yield from itertools.starmap(Clip, zip(range(first, stop), *columns, strict=True))
+            first = stop
+
+
+def labels_of(path: Path) -> list[str]:
+    """The data set's distinct labels."""
+    import pyarrow.parquet as pq
+
+    labels: list[str] = pq.read_table(path, columns=["label"])["label"].unique().drop_null().to_pylist()
+    return labels

@@ -1,0 +1,191 @@
+"""Which devices this machine has, which one a run takes, and why.
+
+``gather_facts`` asks the machine (and imports TensorFlow); everything else is pure, so that every platform's answers
+are tested on any platform.  Metal is not run on hardware by this project's authors.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import logging
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from runner.devices.host import cpu_name
+
+log = logging.getLogger(__name__)
+
+CUDA_LIBRARIES = (
+    "libcudart.so.12",
+    "libcublas.so.12",
+    "libcublasLt.so.12",
+    "libcufft.so.11",
+    "libcusolver.so.11",
+    "libcusparse.so.12",
+    "libcudnn.so.9",
+)
+"""What TensorFlow's CUDA build opens at run time; one missing library hides every GPU."""
+
+GPU_LEAST_MIB = 1024
+"""Free memory that a GPU must have: CUDA, the weights and a small batch."""
+
+_FREE_IT = "end the programs that hold the rest (nvidia-smi lists them)"
+
+METAL_LAST_TENSORFLOW = (2, 19)
+"""tensorflow-metal 1.2.0 lacks symbols that TensorFlow 2.20 and later ask for."""
+
+_INSTALL_CUDA = "pip install 'vggish-runner[cuda]'"
+
+_INSTALL_METAL = "pip install 'vggish-runner[metal]'"
+
+
+class DeviceType(str, Enum):
+    """A kind of compute device; AUTO stands for the best of those present."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    GPU = "gpu"
+    METAL = "metal"
+
+
+@dataclass(frozen=True)
+class DeviceInfo:
+    """One device, or one kind of device that is absent.
+
+    ``reason`` says why it is (un)available and, if absent, what to do; ``details`` holds what TensorFlow knows of it.
+    """
+
+    type: DeviceType
+    available: bool
+    name: str
+    reason: str
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, fit for JSON."""
+        return {
+            "type": self.type.value,
+            "available": self.available,
+            "name": self.name,
+            "reason": self.reason,
+            "details": dict(self.details),
+        }
+
+
+@dataclass(frozen=True)
+class MachineFacts:
+    """What the device decisions rest on; ``gpus`` are TensorFlow's details of each physical GPU, in its order."""
+
+    system: str
+    machine: str
+    cpu: str
+    tensorflow: str
+    built_with_cuda: bool
+    gpus: Sequence[Mapping[str, Any]] = ()
+    metal_plugin: str | None = None
+    nvidia_driver: bool = False
+    missing_cuda_libraries: Sequence[str] = ()
+
+
+def unavailable_devices() -> dict[DeviceType, str]:
+    """The kinds of device that this machine can't have, with the reason: known without TensorFlow, so in no time."""
+    facts = MachineFacts(
+        platform.system(),
+        platform.machine(),
+        cpu_name(),
+        importlib.metadata.version("tensorflow"),
+        built_with_cuda=True,
+        metal_plugin=_metal_plugin_version(),
+        nvidia_driver=_nvidia_driver_present(),
+    )
+    absent = {}
+    if facts.system == "Darwin" or not facts.nvidia_driver:
+        absent[DeviceType.GPU] = _why_no_cuda(facts)
+    if facts.system != "Darwin" or facts.machine != "arm64" or facts.metal_plugin is None:
+        absent[DeviceType.METAL] = _why_no_metal(facts)
+    return absent
+
+
+def _cuda_device(gpu: Mapping[str, Any]) -> DeviceInfo:
+    details = dict(gpu)
+    capability = details.get("compute_capability")
+    if capability is not None:
+        details["compute_capability"] = list(capability)
+    shown = f", compute capability {'.'.join(map(str, capability))}" if capability else ""
+    name = str(gpu.get("device_name", "NVIDIA GPU"))
+    free = details.get("memory_free_mib")
+    if free is not None and free < GPU_LEAST_MIB:
+        why = f"only {free:,} of its {details['memory_mib']:,} MiB are free, {GPU_LEAST_MIB:,} are needed: {_FREE_IT}"
+        return DeviceInfo(DeviceType.GPU, False, name, why, details)
+    return DeviceInfo(DeviceType.GPU, True, name, f"CUDA device{shown}", details)
+
+
+def _why_no_cuda(facts: MachineFacts) -> str:
+    if facts.system == "Darwin":
+        return "macOS has no CUDA; use device=metal on Apple Silicon"
+    if not facts.nvidia_driver:
+        return "no NVIDIA driver was found; install the driver if this machine has an NVIDIA GPU"
+    if facts.system == "Windows":
+        return "TensorFlow has no CUDA build for Windows; run inside WSL 2"
+    if not facts.built_with_cuda:
+        return f"TensorFlow {facts.tensorflow} was built without CUDA; {_INSTALL_CUDA}"
+    if facts.missing_cuda_libraries:
+        return f"CUDA libraries not found: {', '.join(facts.missing_cuda_libraries)}; {_INSTALL_CUDA}"
+    return "TensorFlow found no GPU although driver and libraries are there; check nvidia-smi and CUDA_VISIBLE_DEVICES"
+
+
+def _why_no_metal(facts: MachineFacts) -> str:
+    if facts.system != "Darwin":
+        return "Metal needs macOS on Apple Silicon"
+    if facts.machine != "arm64":
+        return "tensorflow-metal has no build for Intel Macs; use device=cpu"
+    if sys.version_info >= (3, 13) and facts.metal_plugin is None:
+        return "tensorflow-metal has no build for Python 3.13; make the environment with Python 3.10 to 3.12"
+    if facts.metal_plugin is None:
+        return f"tensorflow-metal is not installed; {_INSTALL_METAL}"
+    return _metal_pair_trouble(facts) or "tensorflow-metal is installed, but TensorFlow found no Metal device"
+
+
+def _metal_pair_trouble(facts: MachineFacts) -> str:
+    if _version(facts.tensorflow)[:2] > METAL_LAST_TENSORFLOW:
+        return (
+            f"tensorflow-metal {facts.metal_plugin} does not work with TensorFlow {facts.tensorflow}; "
+            "pip install 'tensorflow<2.20'"
+        )
+    return ""
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(".")[:3] if part.isdigit())
+
+
+def _metal_plugin_version() -> str | None:
+    try:
+        return importlib.metadata.version("tensorflow-metal")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _nvidia_driver_present() -> bool:
+    if Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvidiactl").exists() or Path("/dev/dxg").exists():
+        return True
+    return not _missing_libraries(("nvcuda.dll",) if sys.platform == "win32" else ("libcuda.so.1",))
+
+
+def _missing_libraries(names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(name for name in names if not can_load_library(name))
+
+
+def can_load_library(library: str) -> bool:
+    """Whether the system finds a shared library by its name."""
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,139 @@
+"""A Ray cluster: connecting to it or starting one, and what an actor of a run takes of it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from runner.config.ray_address import address_of
+from runner.config.schema import AUTO
+from runner.core.errors import EngineError
+from runner.core.scratch import HeldFolder
+from runner.devices.host import usable_cores
+
+if TYPE_CHECKING:
+    from runner.config.schema import RayEngineConfig
+
+_OBJECT_STORE_BYTES = 128 << 20
+"""Nothing but shards' numbers and reports goes through a Ray that is started here."""
+
+_SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0", "RAY_COLOR_PREFIX": "0"}
+
+_OWN_SETTINGS = {"RAY_AUTH_MODE": "disabled"}
+"""Of a Ray that is started here; what the environment says of these goes before."""
+
+_FOLDER = "vggish-ray-"
+
+_folders: list[HeldFolder] = []
+"""Of the Ray that was started here."""
+
+
+@dataclass(frozen=True)
+class Seat:
+    """What an actor takes of a machine."""
+
+    cpus: float
+    gpus: float
+    resources: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def bundle(self) -> dict[str, float]:
+        """What it takes by Ray's names, without what it takes none of."""
+        whole = {"CPU": self.cpus, "GPU": self.gpus, **self.resources}
+        return {name: amount for name, amount in whole.items() if amount}
+
+    def fits(self, nodes: Iterable[Mapping[str, Any]]) -> int:
+        """How many actors the machines hold, as ``ray.nodes()`` gives them."""
+        return sum(
+            int(min((node["Resources"].get(name, 0.0) // takes for name, takes in self.bundle.items()), default=1.0))
+            for node in nodes
+            if node["Alive"]
+        )
+
+    def __str__(self) -> str:
+        own = [f"{amount:g} of {name}" for name, amount in self.resources.items()]
+        return " and ".join([f"{self.cpus:g} CPUs", f"{self.gpus:g} GPUs", *own])
+
+
+def connect(engine: RayEngineConfig) -> Any:
+    """Ray, connected to the cluster, or started here; ``disconnect`` ends both.
+
+    Raises:
+        EngineError: it is not installed, or can't be reached or started.
+        ConfigError: as ``address_of`` does.
+    """
+    address = address_of(engine)
+    for name, value in {**_SETTINGS, **({} if address else _OWN_SETTINGS)}.items():
+        os.environ.setdefault(name, value)
+    try:
+        import ray
+
+        ray.init(
+            address=address or "local",
+            log_to_driver=True,  # into runner.log: what actors say would else be gone with Ray's own folder
+            logging_level=logging.ERROR,
+            runtime_env=engine.runtime_env,
+            **({} if address else _own(engine)),
+        )
+        return ray
+    except ImportError as error:
+        raise EngineError(f"engine=ray needs Ray ({error}): pip install 'vggish-runner[ray]'") from error
+    except Exception as error:  # Ray has many, and its own are RuntimeErrors
+        where = f"the Ray cluster at {address} can't be reached" if address else "Ray did not start"
+        raise EngineError(f"{where} ({error}): see runner.log") from error
+
+
+def _own(engine: RayEngineConfig) -> dict[str, Any]:
+    """How Ray is started here."""
+    _folders.append(HeldFolder(_FOLDER))
+    return {
+        "num_cpus": usable_cores(),
+        "include_dashboard": engine.dashboard,
+        "object_store_memory": _OBJECT_STORE_BYTES,
+        "_temp_dir": str(_folders[-1].path),
+    }
+
+
+def disconnect() -> None:
+    """Leave the cluster, and stop it if it was started here; the last thing a worker does.
+
+    A driver that loses its cluster is ended by Ray on the spot, so all is on disk before.
+    """
+    with contextlib.suppress(Exception):
+        import ray
+
+        ray.shutdown()
+    while _folders:
+        _folders.pop().remove()
+
+
+def seat_for(engine: RayEngineConfig, device: str, nodes: Sequence[Mapping[str, Any]]) -> Seat:
+    """What an actor takes, where the configuration leaves that open: a machine's cores shared by its GPUs.
+
+    Args:
+        engine: the configuration.
+        device: the device asked for.
+        nodes: as ``ray.nodes()`` gives them; of machines that are not there yet nothing is known, and a CPU is asked.
+    """
+    machines = [node["Resources"] for node in nodes if node["Alive"]]
+    gpus = engine.num_gpus_per_actor
+    if gpus is None:
+        gpus = 1.0 if device == "gpu" or (device == AUTO and any(each.get("GPU") for each in machines)) else 0.0
+    cpus, own = engine.num_cpus_per_actor, engine.resources_per_actor or {}
+    if cpus is None:
+        least = {"CPU": 1.0, "GPU": gpus, **own}  # a head may have no CPU at all
+        fitting = [each for each in machines if all(each.get(name, 0.0) >= least[name] for name in least)]
+        shares = [each["CPU"] / max(each["GPU"] // gpus, 1.0) if gpus else each["CPU"] for each in fitting]
+        cpus = max(1.0, float(int(min(shares, default=1.0))))
+    return Seat(cpus, gpus, own)
+
+
+def most_actors(engine: RayEngineConfig, seat: Seat, nodes: Sequence[Mapping[str, Any]]) -> int:
+    """How many actors a run has at a time: those asked for, or as many as the machines that are there hold."""
+    if engine.max_size != AUTO:
+        return int(engine.max_size)
+    return max(engine.min_size, seat.fits(nodes))

@@ -1,0 +1,152 @@
+"""Builds a session: device chosen, memory policy applied, weights loaded; one path for runs and notebooks."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from runner.devices.host import usable_cores, versions
+from runner.devices.probe import detect_available_devices
+from runner.devices.selection import choose_device
+from runner.inference.convolution import choose_convolution
+from runner.inference.gpu_memory import apply_gpu_memory
+from runner.inference.memory import plan_memory
+from runner.inference.precision import choose_precision
+from runner.inference.session import SessionMetadata, VGGishSession
+
+if TYPE_CHECKING:
+    from runner.config.schema import MemoryConfig
+    from runner.devices.selection import DeviceChoice
+    from runner.inference.convolution import ConvolutionChoice
+    from runner.inference.memory import MemoryPlan
+    from runner.inference.precision import PrecisionChoice
+    from runner.weights.loading import LoadedWeights
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class DeviceRequest:
+    """What is asked of the device."""
+
+    name: str = "auto"
+    index: int | str = 0
+    strict: bool = False
+    precision: str = "float32"
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where and how a session will run; ``gpu_memory`` is what took effect of the policy on the device."""
+
+    device: DeviceChoice
+    precision: PrecisionChoice
+    memory: MemoryPlan
+    gpu_memory: dict[str, Any]
+
+
+def place(request: DeviceRequest, memory: MemoryConfig) -> Placement:
+    """Choose device and precision and apply the memory policy; once per process, before TensorFlow touches a device."""
+    import tensorflow as tf
+
+    devices = detect_available_devices()
+    device = choose_device(request.name, devices, index=request.index, strict=request.strict)
+    cores = usable_cores()
+    gpu_memory = apply_gpu_memory(device, fraction=memory.gpu_memory_fraction, allow_growth=memory.gpu_allow_growth)
+    tf.config.set_soft_device_placement(True)
+    tf.config.threading.set_intra_op_parallelism_threads(cores)
+    tf.config.threading.set_inter_op_parallelism_threads(min(2, cores))
+    precision = choose_precision(request.precision, device.device)
+    plan = memory_plan(device, precision, memory, gpu_memory)
+    return Placement(device=device, precision=precision, memory=plan, gpu_memory=gpu_memory)
+
+
+def memory_plan(
+    device: DeviceChoice, precision: PrecisionChoice, memory: MemoryConfig, gpu_memory: Mapping[str, Any]
+) -> MemoryPlan:
+    """What the memory policy comes to on the devices chosen, with the memory that they have."""
+    return plan_memory(
+        memory,
+        device.effective,
+        usable_cores(),
+        len(device.indices),
+        precision=precision.effective,
+        gpu_mib=gpu_memory.get("gpu_memory_available_mib"),
+    )
+
+
+def build_sessions(
+    placement: Placement,
+    loaded: LoadedWeights,
+    *,
+    conv: str = "auto",
+    calibration: Callable[[], tuple[float, float]] | None = None,
+    timed: Callable[[str, float], None] | None = None,
+    dtypes: Sequence[str] = ("float32",),
+) -> list[VGGishSession]:
+    """Put the weights onto the placed devices, one session each, and compile their programs.
+
+    Args:
+        placement: as ``place`` gives it.
+        loaded: the weights; their arrays are emptied.
+        conv: algorithm of the deep convolutions: auto, direct or winograd.
+        calibration: gives seconds of (direct, winograd) for ``auto``; measured now when None.
+        timed: told the seconds of each step: ``calibration``, ``weights`` and ``compile``.
+        dtypes: of the windows to compile for.
+    """
+    start = time.perf_counter()
+    chosen = choose_convolution(conv, placement.device.effective, placement.precision.effective, calibration)
+    calibrated = time.perf_counter()
+    devices = range(len(placement.device.indices))
+    sessions = [
+        VGGishSession(
+            loaded.arrays if ordinal == devices[-1] else dict(loaded.arrays),
+            placement.device,
+            placement.precision,
+            placement.memory.batch_size,
+            _session_metadata(placement, loaded, chosen),
+            chosen.effective,
+            ordinal,
+        )
+        for ordinal in devices
+    ]
+    placed = time.perf_counter()
+    with ThreadPoolExecutor(len(sessions)) as threads:
+        for _ in threads.map(lambda session: [session.warm_up(dtype) for dtype in dtypes], sessions):
+            pass
+    if timed:
+        timed("calibration", calibrated - start)
+        timed("weights", placed - calibrated)
+        timed("compile", time.perf_counter() - placed)
+    return sessions
+
+
+def build_session(placement: Placement, loaded: LoadedWeights, *, conv: str = "auto") -> VGGishSession:
+    """A session on the first of the placed devices; ``loaded``'s arrays are emptied."""
+    (session,) = build_sessions(replace(placement, device=replace(placement.device, others=())), loaded, conv=conv)
+    return session
+
+
+def _session_metadata(placement: Placement, loaded: LoadedWeights, conv: ConvolutionChoice) -> SessionMetadata:
+    weights = loaded.choice
+    return SessionMetadata(
+        device=placement.device.to_dict(),
+        precision=placement.precision.to_dict(),
+        memory={"batch_size": placement.memory.batch_size, **placement.gpu_memory},
+        weights={
+            "requested": weights.requested,
+            "source": weights.source,
+            "path": weights.path,
+            "seed": weights.seed,
+            "reason": weights.reason,
+            "is_random": weights.is_random,
+            "checksum": loaded.checksum,
+            "smoke": loaded.smoke,
+        },
+        model={"conv": conv.to_dict()},
+        versions=versions(),
+    )

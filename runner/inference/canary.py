@@ -1,0 +1,138 @@
+"""Canaries: while a run goes on, the gate's signals are embedded again among the data's own windows.
+
+A device can go wrong after the gate: memory that decays, a clock that is too fast, a batch shape that the gate did not
+see.  So signals take the places of some rows in the first full batch of each type, in one batch of a thousand, and in
+one more after the last; the rows that they displace are embedded in a call of their own.  A miss ends the run, and the
+shards that were written since the last good canary are to be done again.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runner.core.errors import ParityError
+from runner.inference.gate import measure_session, message_of, signals_of
+from runner.inference.parity import compare
+
+if TYPE_CHECKING:
+    from runner.config.schema import ParityConfig
+    from runner.inference.parity import Parity
+    from runner.inference.session import VGGishSession
+    from runner.vggish.answers import Answers
+    from runner.vggish.framing import Windows
+
+log = logging.getLogger("runner.engines.worker")
+
+EVERY = 1000
+"""Batches of a session from one canary to the next: each costs less than a batch more, so below 0.2 %."""
+
+
+class Canary:
+    """Embeds as its session does, and has it answer the signals now and then; from any thread.
+
+    Args:
+        session: that has passed the gate.
+        answers: what it was held to.
+        config: the gate's.
+        dtypes: of windows, that the gate has measured it in; another is measured before its first batch.
+        shards: how many shards are written so far.
+    """
+
+    def __init__(
+        self,
+        session: VGGishSession,
+        answers: Answers,
+        config: ParityConfig,
+        dtypes: Sequence[str],
+        shards: Callable[[], int] = lambda: 0,
+    ) -> None:
+        self._session, self._answers, self._action = session, answers, config.action
+        self._tolerance = config.tolerances[str(session.metadata.precision["effective"])]
+        self._shards = shards
+        self._measured: set[tuple[str, int]] = set()
+        """Types of windows that were measured, each with the rows of full batches (0: before any)."""
+        for dtype in dtypes:
+            self._note(dtype)
+        self._random = np.random.Generator(np.random.PCG64(0))
+        self._lock = threading.Lock()
+        self._batches = 0
+        self._last: Windows | None = None
+        self.count = 0
+        """Canaries so far."""
+        self.trusted = shards()
+        """Shards that were written when the last canary began that came back well."""
+        self.misses: list[str] = []
+        """What was wrong, where ``parity.action`` is warn."""
+
+    def embed(self, windows: Windows, copied: Callable[[], None] | None = None) -> NDArray[np.float32]:
+        """See ``VGGishSession.embed_windows``.
+
+        Raises:
+            ParityError: the session misses what it once met.
+        """
+        if not len(windows):
+            return self._session.embed_windows(windows, copied)
+        with self._lock:
+            self._last = windows
+            unknown = (windows.dtype.name, 0) not in self._measured
+            if unknown:
+                self._judge(measure_session(self._session, self._answers, windows.dtype.name))
+                self._note(windows.dtype.name)
+            self._batches += 1
+            full = (windows.dtype.name, self._session.effective_batch_size)
+            due = self._batches % EVERY == 0 or (len(windows) >= full[1] and full not in self._measured)
+            if due:
+                self._measured.add(full)
+        return self._with_signals(windows, copied) if due else self._session.embed_windows(windows, copied)
+
+    def finish(self) -> None:
+        """One more canary, among the windows of the last batch; to be called when no other thread embeds.
+
+        Raises:
+            ParityError: it came back wrong.
+        """
+        last, self._last = self._last, None
+        if last is not None:
+            self._with_signals(last)
+            self._batches = 0
+
+    def _note(self, dtype: str) -> None:
+        self._measured.add((dtype, 0))
+        if self._session.fills_batches:
+            self._measured.add((dtype, self._session.effective_batch_size))
+
+    def _with_signals(self, windows: Windows, copied: Callable[[], None] | None = None) -> NDArray[np.float32]:
+        shards, signals = self._shards(), signals_of(windows.dtype.name)
+        rows = max(len(windows), len(signals))
+        batch = np.zeros((rows, windows.shape[1]), windows.dtype)
+        batch[: len(windows)] = windows
+        with self._lock:
+            inner = self._random.permutation(np.arange(1, rows - 1))[: len(signals) - 2]
+        places = np.array([0, *inner, rows - 1])  # both ends are among them
+        batch[places] = signals
+        found = self._session.embed_windows(batch, copied)
+        self._judge(compare(found[places], self._answers, np.arange(len(signals))))
+        own = places[places < len(windows)]
+        found[own] = self._session.embed_windows(windows[own])
+        with self._lock:
+            self.count += 1
+            self.trusted = max(self.trusted, shards)
+        return found[: len(windows)]
+
+    def _judge(self, parity: Parity) -> None:
+        misses = parity.misses(self._tolerance)
+        log.info("canary %d of %s: %s", self.count, self._session.device_name, parity)
+        if not misses:
+            return
+        message = f"in the middle of the run {message_of(self._session, misses)}"
+        if self._action == "fail":
+            raise ParityError(
+                f"{message}. What was written since its last good answer is done again when the run is taken up"
+            )
+        self.misses.append(message)

@@ -1,0 +1,120 @@
+"""Which algorithm the deep convolutions take: decided by device and precision, on a CPU in float32 by the stopwatch."""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runner.core.cache import remembered
+from runner.devices.detection import DeviceType
+from runner.devices.host import cpu_name, usable_cores, versions
+from runner.vggish import network, winograd
+from runner.vggish.constants import VARIABLE_SHAPES
+
+log = logging.getLogger(__name__)
+
+CALIBRATION_EXAMPLES = 16
+
+_CALIBRATION_RUNS = 3
+
+_IMAGE = (12, 8)
+"""What conv4_1 convolves."""
+
+_WORTH_IT = 1.1
+"""Winograd is taken if it is faster by this factor at least: its sums are in another order for nothing otherwise."""
+
+
+@dataclass(frozen=True)
+class ConvolutionChoice:
+    """Algorithm asked for, in effect, and why."""
+
+    requested: str
+    effective: str
+    reason: str
+
+    def to_dict(self) -> dict[str, str]:
+        """Plain values, fit for result.json."""
+        return asdict(self)
+
+
+def choose_convolution(
+    requested: str,
+    device: DeviceType,
+    precision: str,
+    seconds: Callable[[], tuple[float, float]] | None = None,
+) -> ConvolutionChoice:
+    """Decide between ``direct`` and ``winograd``.
+
+    Args:
+        requested: auto, direct or winograd.
+        device: the kind of device in use.
+        precision: in effect.
+        seconds: measures (direct, winograd); ``calibrate`` when None.
+    """
+    if requested == "direct":
+        return ConvolutionChoice(requested, "direct", "model.conv=direct was asked for")
+    possible = device is DeviceType.CPU and precision == "float32"
+    if not possible:
+        why = (
+            f"the {device.value} has its own algorithms"
+            if device is not DeviceType.CPU
+            else f"Winograd's sums are too coarse in {precision}"
+        )
+        return ConvolutionChoice(requested, "direct", why)
+    if requested == "winograd":
+        return ConvolutionChoice(requested, "winograd", "model.conv=winograd was asked for")
+    direct, fast = (seconds or calibrate)()
+    ratio = direct / fast
+    effective = "winograd" if ratio >= _WORTH_IT else "direct"
+    measured = f"conv4_1 of {CALIBRATION_EXAMPLES} examples: {1e3 * fast:.1f} ms, directly {1e3 * direct:.1f} ms"
+    return ConvolutionChoice(requested, effective, f"Winograd is {ratio:.2f} × as fast here ({measured})")
+
+
+def remembered_calibration(folder: Path) -> tuple[float, float]:
+    """What ``calibrate`` measured on this machine, with this TensorFlow, the first time; kept in ``folder``."""
+    key = f"{cpu_name()}, {usable_cores()} cores, TensorFlow {versions()['tensorflow']}"
+    direct, fast = remembered(folder / "calibration.json", key, calibrate, _is_pair)
+    return float(direct), float(fast)
+
+
+def _is_pair(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(each, float) and each > 0 for each in value)
+
+
+def calibrate() -> tuple[float, float]:
+    """Median seconds of conv4_1 on a chunk of examples on the CPU: (direct, Winograd)."""
+    import tensorflow as tf
+
+    inputs, outputs = VARIABLE_SHAPES["vggish/conv4/conv4_1/weights"][2:]
+    rng = np.random.default_rng(0)
+    images, kernel, transformed = (
+        tf.constant(rng.standard_normal(shape, np.float32))
+        for shape in (
+            (CALIBRATION_EXAMPLES, *_IMAGE, inputs),
+            (3, 3, inputs, outputs),
+            (winograd.PLACES_READ, inputs, outputs),
+        )
+    )
+    biases = tf.zeros(outputs)
+    programs = (
+        tf.function(lambda x: network.convolution(x, kernel, biases, pool=False), autograph=False),
+        tf.function(lambda x: winograd.convolution(x, transformed, biases, _IMAGE, 1, pool=False), autograph=False),
+    )
+    given: tuple[Any, ...] = (images, tf.reshape(images, [-1, inputs]))
+    taken: tuple[list[float], list[float]] = ([], [])
+    with tf.device("/CPU:0"):
+        for run in range(_CALIBRATION_RUNS + 1):
+            for program, x, seconds in zip(programs, given, taken, strict=True):
+                start = time.perf_counter()
+                program(x).numpy()
+                if run:  # the first one traces and compiles
+                    seconds.append(time.perf_counter() - start)
+    direct, fast = (statistics.median(seconds) for seconds in taken)
+    return direct, fast

@@ -1,0 +1,133 @@
+"""The parity gate: before any clip, each session must answer fixed signals as the reference does.
+
+A session is measured in the way that the run will use it: each type of windows that is expected, full batches, a ragged
+one and a single row, rows in a shuffled order, from as many threads as the run has.  On a CPU, where a full batch can
+take a second, those are left to the run's own first one (``runner.canary``), and so is a type that was not expected.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import socket
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from runner.inference.parity import INT16_SIGNALS, Parity, as_int16, compare, fixed_signals, worst_of
+from runner.vggish import reference
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from runner.config.schema import ParityConfig
+    from runner.inference.session import VGGishSession
+    from runner.vggish.answers import Answers
+    from runner.vggish.framing import Windows
+
+log = logging.getLogger("runner.engines.worker")
+
+_RAGGED = 43
+"""Rows of the ragged batch: no multiple of anything, and two chunks of a CPU's."""
+
+
+def signals_of(dtype: str) -> Windows:
+    """The fixed signals as windows of that type: [16, 15600] of float32, or [13, 15600] of int16."""
+    signals = fixed_signals()
+    return as_int16(signals[:INT16_SIGNALS]) if dtype == "int16" else signals
+
+
+def measure_session(session: VGGishSession, answers: Answers, dtype: str = "float32") -> Parity:
+    """The worst of all that a session is asked, in windows of one type; see the module.
+
+    Args:
+        session: compiled or not.
+        answers: the reference's.
+        dtype: float32 or int16.
+    """
+    signals = signals_of(dtype)
+    calls = [_shuffled(rows, len(signals), seed) for seed, rows in enumerate(_rows(session, len(signals)))]
+    calls.append(np.array([INT16_SIGNALS // 2]))
+
+    def ask(which: NDArray[np.int64]) -> Parity:
+        return compare(session.embed_windows(signals[which]), answers, which)
+
+    with ThreadPoolExecutor(session.in_flight) as threads:
+        found = worst_of(threads.map(ask, calls))
+    return _with_log_mel(found, session.log_mel(signals), signals)
+
+
+def _rows(session: VGGishSession, signals: int) -> list[int]:
+    """Rows of the batches that hold all signals."""
+    full = session.effective_batch_size
+    if not session.fills_batches:
+        return [max(min(full, _RAGGED), signals)]
+    return [max(full, signals)] * max(session.in_flight - 2, 1) + [max(min(full * 5 // 8 | 1, full), signals)]
+
+
+def _shuffled(rows: int, signals: int, seed: int) -> NDArray[np.int64]:
+    """Numbers of signals, all of them about equally often, in an order of their own."""
+    return np.random.Generator(np.random.PCG64(seed)).permutation(np.arange(rows) % signals)
+
+
+@functools.cache
+def _expected_log_mel() -> NDArray[np.float64]:
+    return reference.reference_log_mel(fixed_signals())
+
+
+def _with_log_mel(found: Parity, log_mel: NDArray[np.float32], signals: Windows) -> Parity:
+    if log_mel.shape != (len(signals), 96, 64):
+        raise ValueError(f"log-mel is {list(log_mel.shape)} where [{len(signals)}, 96, 64] was expected")
+    worst = float(np.abs(log_mel - _expected_log_mel()[: len(signals)]).max())
+    return worst_of([found, Parity(0.0, 0.0, 1.0, 0.0, log_mel_err=worst if np.isfinite(worst) else np.inf)])
+
+
+def run_parity_gate(
+    sessions: Sequence[VGGishSession],
+    answers: Answers,
+    config: ParityConfig,
+    *,
+    result: dict[str, Any],
+    dtypes: Sequence[str] = ("float32",),
+) -> str | None:
+    """Measure every session; what is wrong with the worst of each measure, or None.
+
+    ``result`` gets ``parity`` (the verdict, and who measured) and its measures among its ``metrics``.
+    """
+    metadata = sessions[0].metadata
+    precision = str(metadata.precision["effective"])
+    tolerance = config.tolerances[precision]
+    found, missed = [], []
+    for session in sessions:
+        own = worst_of(measure_session(session, answers, dtype) for dtype in dtypes)
+        log.info("parity of %s in %s: %s", session.device_name, " and ".join(dtypes), own)
+        found.append(own)
+        if own.misses(tolerance):
+            missed.append(session.device_name)
+    parity = worst_of(found)
+    misses = parity.misses(tolerance)
+    result["parity"] = {
+        "passed": not misses,
+        "misses": misses,
+        "action": config.action,
+        "tolerance": vars(tolerance),
+        "dtypes": list(dtypes),
+        "reference": f"NumPy float64, {'from the cache' if answers.cached else 'computed now'}",
+        "measured_by": f"{socket.gethostname()}:{os.getpid()}",
+    }
+    result["metrics"] |= parity.metrics()
+    if not misses:
+        return None
+    return message_of(sessions[0], misses) + (f" ({', '.join(missed)})" if len(sessions) > 1 else "")
+
+
+def message_of(session: VGGishSession, misses: Sequence[str]) -> str:
+    """What a person is told of a device that misses."""
+    device, precision = session.metadata.device, session.metadata.precision["effective"]
+    return (
+        f"{device['name']} ({device['effective']}, {precision}) gives other embeddings than the reference in float64: "
+        f"{', '.join(misses)}. Use device=cpu or precision=float32, or parity.action=warn to go on all the same"
+    )

@@ -1,0 +1,149 @@
+"""The memory policy: what a run may take on the host, and how TensorFlow is told about the GPU's share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from runner.devices.detection import DeviceType
+from runner.vggish.framing import slot_bytes
+
+if TYPE_CHECKING:
+    from runner.config.schema import MemoryConfig
+
+MIB = 1 << 20
+
+IN_FLIGHT_ON_CUDA = 4
+"""Batches at once on a GPU: while one computes, the next are copied and their kernels launched (measured on an H100:
+167,000, 200,000, 218,000 and 236,000 × realtime with one to four)."""
+
+_WORKER_BASE_MIB = 1230
+"""TensorFlow, the weights and a chunk of convolutions, before any batch (measured on Linux, float32)."""
+
+_CUDA_HOST_MIB = 1000
+"""What CUDA's libraries take of the host beside that (measured on an H100); no policy can do without it."""
+
+_FEW_CORES = 8
+
+_DECODER_MIB = 70
+
+_ACTIVATION_MIB_PER_EXAMPLE = 0.2
+"""What one example in a batch costs the CPU in activations (measured)."""
+
+_FEWEST_ON_GPU = 256
+"""A GPU's batch is cut so far (conservative's own) before decode processes are, and below it when nothing else helps:
+on a machine of 64 cores ``balanced`` came to a batch of 8, which no GPU is worth being launched for."""
+
+_GPU_BASE_MIB = 700
+
+_GPU_MIB_PER_EXAMPLE = {"float32": 15.0, "tf32": 8.0, "float16": 6.0, "bfloat16": 6.0}
+"""What an example in a batch costs a GPU, XLA's trials of algorithms included (measured on an H100, by precision)."""
+
+MAX_BATCH = 2048
+"""More than 2**31 elements in one activation is an illegal memory access on a GPU; conv1 gives 393,216 an example."""
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What the policy comes to on this machine: the effective settings, and a note for each that was cut.
+
+    ``in_flight`` is the number of batches that the devices have at once.
+    """
+
+    batch_size: int
+    queue_depth: int
+    decode_workers: int
+    host_limit_mib: int | None
+    in_flight: int = 1
+    notes: tuple[str, ...] = ()
+
+    @property
+    def spare_slots(self) -> int:
+        """Slots beside those that decode processes fill: batches that wait, and batches in flight."""
+        return self.queue_depth + self.in_flight
+
+    @property
+    def slots_mib(self) -> float:
+        """Host memory of all slots, full of float32 windows."""
+        return (self.decode_workers + self.spare_slots) * slot_bytes(self.batch_size) / MIB
+
+
+def default_decode_workers(device: DeviceType, cores: int) -> int:
+    """Decode processes for a device.
+
+    On a CPU they share the cores with the network, and wait when they are ahead of it: enough of them that compressed
+    audio, of which a core decodes no more than it embeds, never leaves the network waiting.  Beside a GPU they have
+    the cores to themselves: what the worker does there is little.
+    """
+    if device is DeviceType.CPU:
+        return max(min(cores, _FEW_CORES), cores // 2)
+    return cores
+
+
+def plan_memory(
+    memory: MemoryConfig,
+    device: DeviceType,
+    cores: int,
+    devices: int = 1,
+    *,
+    precision: str = "float32",
+    gpu_mib: int | None = None,
+) -> MemoryPlan:
+    """Turn the policy into effective settings: queue, then batch, then decode processes shrink to fit the ceiling.
+
+    On a GPU the batch shrinks below ``_FEWEST_ON_GPU`` last of all: a machine of many cores would have a tiny one.
+
+    Args:
+        memory: the policy; a batch size ``auto`` starts from the device's own.
+        device: the kind of device in use.
+        cores: usable cores.
+        devices: how many of that kind are in use.
+        precision: number format of the network.
+        gpu_mib: what a run may take of each GPU; None where that is not known.
+    """
+    batch = memory.batch_size if isinstance(memory.batch_size, int) else memory.default_batch_size[device.value]
+    depth = memory.queue_depth
+    workers = memory.decode_workers or default_decode_workers(device, cores)
+    in_flight = devices * (IN_FLIGHT_ON_CUDA if device is DeviceType.GPU else 1)
+    notes = []
+    if batch > MAX_BATCH:
+        notes.append(f"batch_size cut from {batch} to {MAX_BATCH}: larger activations overflow 2**31 elements")
+        batch = MAX_BATCH
+    if device is DeviceType.GPU and gpu_mib is not None:
+        asked_for = batch
+        while batch > 1 and _GPU_BASE_MIB + batch * _GPU_MIB_PER_EXAMPLE[precision] > gpu_mib:
+            batch //= 2
+        if batch < asked_for:
+            notes.append(f"batch_size cut from {asked_for} to {batch}: the GPU has {gpu_mib:,} MiB for this run")
+    ceiling = memory.host_limit_mib
+    if ceiling is not None:
+        activations = _ACTIVATION_MIB_PER_EXAMPLE if device is DeviceType.CPU else 0.0
+
+        def needed() -> float:
+            slots = (workers + depth + in_flight) * slot_bytes(batch) / MIB
+            return _WORKER_BASE_MIB + batch * activations + slots + workers * _DECODER_MIB
+
+        asked = (batch, depth, workers)
+        while needed() > ceiling and depth > 1:
+            depth -= 1
+        while needed() > ceiling and batch > (_FEWEST_ON_GPU if device is DeviceType.GPU else 8):
+            batch //= 2
+        while needed() > ceiling and workers > devices:
+            workers -= 1
+        while needed() > ceiling and batch > 8:
+            batch //= 2
+        while needed() > ceiling and workers > 1:
+            workers -= 1
+        for name, before, after in zip(
+            ("batch_size", "queue_depth", "decode_workers"), asked, (batch, depth, workers), strict=True
+        ):
+            if before != after:
+                notes.append(f"{name} cut from {before} to {after}: memory.host_limit_mib is {ceiling}")
+    return MemoryPlan(batch, depth, workers, ceiling, in_flight, tuple(notes))
+
+
+def ceiling_mib(host_limit_mib: int | None, device: DeviceType) -> int | None:
+    """What the worker may take on the host with a device: the policy's ceiling, and what CUDA takes in any case."""
+    if host_limit_mib is None:
+        return None
+    return host_limit_mib + (_CUDA_HOST_MIB if device is DeviceType.GPU else 0)

@@ -1,0 +1,92 @@
+"""Which number format the network computes in, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from runner.devices.detection import DeviceType
+from runner.devices.host import cpu_flags
+
+if TYPE_CHECKING:
+    from runner.devices.detection import DeviceInfo
+
+_AMPERE = [8, 0]
+
+_VOLTA = [7, 0]
+
+_CPU_BFLOAT16 = ("avx512_bf16", "amx_bf16")
+
+
+@dataclass(frozen=True)
+class PrecisionChoice:
+    """What was asked, what took effect, and why; ``warning`` is set where the user should know of a cost.
+
+    ``others`` are what to try next, fastest first, should the device fail the parity gate in this one.
+    """
+
+    requested: str
+    effective: str
+    reason: str
+    warning: str | None = None
+    others: tuple[str, ...] = ()
+
+    def next(self, why: str) -> PrecisionChoice | None:
+        """The choice after this one has failed, because of ``why``; None if there is none left."""
+        if not self.others:
+            return None
+        reason = f"{self.effective} failed parity ({why}); the next fastest is {self.others[0]}"
+        return PrecisionChoice(self.requested, self.others[0], reason, None, self.others[1:])
+
+    def to_dict(self) -> dict[str, str]:
+        """Plain values, fit for result.json."""
+        return {"requested": self.requested, "effective": self.effective, "reason": self.reason}
+
+    @property
+    def compute_dtype(self) -> str:
+        """Name of the TensorFlow dtype of weights and activations."""
+        return "float32" if self.effective == "tf32" else self.effective
+
+
+def choose_precision(requested: str, device: DeviceInfo, flags: frozenset[str] | None = None) -> PrecisionChoice:
+    """Decide the precision for ``device``; ``flags`` are the processor's (asked of the machine when None)."""
+    flags = cpu_flags() if flags is None else flags
+    if requested == "auto":
+        return _automatic(device, flags)
+    asked = f"precision={requested} was asked for"
+    if requested == "tf32" and not _has_tf32(device):
+        why = f"{device.name} has no TF32 (NVIDIA Ampere and later do), so float32 is used"
+        return PrecisionChoice(requested, "float32", why, why)
+    if device.type is DeviceType.CPU and requested == "float16":
+        slow = "float16 is a hundred times slower than float32 on a CPU: use float32, or bfloat16"
+        return PrecisionChoice(requested, requested, asked, slow)
+    if device.type is DeviceType.CPU and requested == "bfloat16" and not flags.intersection(_CPU_BFLOAT16):
+        return PrecisionChoice(
+            requested, requested, asked, "this CPU has neither AVX512_BF16 nor AMX: bfloat16 is slow; use float32"
+        )
+    return PrecisionChoice(requested, requested, asked)
+
+
+def _automatic(device: DeviceInfo, flags: frozenset[str]) -> PrecisionChoice:
+    if device.type is DeviceType.CPU:
+        if found := [flag for flag in _CPU_BFLOAT16 if flag in flags]:
+            why = f"the CPU multiplies bfloat16 natively ({', '.join(found)})"
+            return PrecisionChoice("auto", "bfloat16", why, others=("float32",))
+        return PrecisionChoice("auto", "float32", "the CPU has no native bfloat16 (AVX512_BF16 or AMX)")
+    if _has_tf32(device):
+        why = "the fastest of the formats that the GPU has tensor cores for"
+        return PrecisionChoice("auto", "float16", why, others=("bfloat16", "tf32", "float32"))
+    if _capability(device) >= _VOLTA:
+        why = "the GPU has float16 tensor cores (Volta or later)"
+        return PrecisionChoice("auto", "float16", why, others=("float32",))
+    return PrecisionChoice("auto", "float32", "the device is not known to have units for fewer bits")
+
+
+def _has_tf32(device: DeviceInfo) -> bool:
+    return _capability(device) >= _AMPERE
+
+
+def _capability(device: DeviceInfo) -> list[int]:
+    """A CUDA device's compute capability; empty, which is below all, for any other."""
+    capability: Any = device.details.get("compute_capability")
+    return list(capability) if device.type is DeviceType.GPU and capability is not None else []

@@ -1,0 +1,160 @@
+"""Exports the model, frontend included, as a SavedModel."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runner.core.errors import ConfigError, ParityError
+from runner.core.files import commit_folder, write_atomic
+from runner.core.paths import is_url
+
+if TYPE_CHECKING:
+    from runner.config.schema import FrontendConfig, RunConfig
+
+METADATA = "metadata.json"
+
+
+def export(config: RunConfig) -> Path:
+    """Write the SavedModel that ``config`` describes to ``output.dir``.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ConfigError: no folder is given, or it holds something already.
+        WeightsError: the weights can't be had.
+        ParityError: the model's embeddings are not the reference's.
+    """
+    if config.output.dir is None:
+        raise ConfigError("output.dir is not set: say where the SavedModel is to go, as in output.dir=exported")
+    if is_url(config.output.dir):
+        raise ConfigError(f"output.dir={config.output.dir} is in an object store: export to a folder, and copy it")
+    folder = Path(config.output.dir).expanduser().absolute()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"output.dir={folder} is not an empty folder: name another")
+    from runner.weights.selection import random_weights_banner, resolve_weights
+
+    models = Path(config.paths.models).expanduser().resolve()
+    chosen = resolve_weights(config.weights, models, is_demo=False)
+    if chosen.is_random:
+        print(random_weights_banner(chosen), file=sys.stderr)
+
+    import tensorflow as tf
+
+    from runner.core.layout import CACHE
+    from runner.inference.builder import DeviceRequest, build_session, place
+    from runner.inference.gate import run_parity_gate
+    from runner.inference.parity import parity_answers
+    from runner.weights.loading import load_weights
+
+    request = DeviceRequest(config.device.name, config.device.index, config.device.strict, config.precision.name)
+    placement = place(request, config.memory)
+    loaded = load_weights(chosen)
+    answers = parity_answers(loaded, models / CACHE, placement.precision.effective)
+    session = build_session(placement, loaded, conv="direct")
+    result: dict[str, Any] = {"metrics": {}}
+    missed = run_parity_gate([session], answers, config.parity, result=result)
+    if missed and config.parity.action == "fail":
+        raise ParityError(missed)
+    about = _about(config, session.metadata.weights, placement.precision.effective, result)
+    module, signatures = _module(session.weights, placement.precision.compute_dtype, config.frontend, about)
+    unfinished = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    tf.saved_model.save(module, str(unfinished), signatures=signatures)
+    write_atomic(unfinished / METADATA, about)
+    if folder.exists():
+        folder.rmdir()
+    commit_folder(unfinished, folder)
+    return folder
+
+
+def _about(config: RunConfig, weights: Any, precision: str, result: dict[str, Any]) -> str:
+    from runner.devices.host import versions
+    from runner.vggish.constants import EMBEDDING_SIZE, SAMPLE_RATE
+
+    about = {
+        "model": "VGGish",
+        "sample_rate": SAMPLE_RATE,
+        "embedding_size": EMBEDDING_SIZE,
+        "hop_s": config.frontend.hop_s,
+        "short_clips": config.frontend.short_clips,
+        "tail": config.frontend.tail,
+        "precision": precision,
+        "weights": {key: weights[key] for key in ("source", "checksum", "seed", "is_random")},
+        "parity": {"passed": result["parity"]["passed"], **result["metrics"]},
+        "versions": versions(),
+    }
+    return json.dumps(about, indent=2)
+
+
+def cut(samples: Any, frontend: FrontendConfig) -> Any:
+    """The windows of waveforms, as ``runner.framing.WindowCutter`` cuts them, in TensorFlow's operations.
+
+    Args:
+        samples: float32 [batch, samples], mono 16 kHz.
+        frontend: what becomes of the ends.
+
+    Returns:
+        float32 [batch, n, 15600].
+    """
+    import tensorflow as tf
+
+    from runner.vggish.constants import EXAMPLE_FRAMES, EXAMPLE_SAMPLES, STFT_HOP, STFT_WINDOW
+    from runner.vggish.framing import hop_samples
+
+    hop, given = hop_samples(frontend.hop_s), tf.shape(samples)[1]
+    wanted = tf.constant(EXAMPLE_SAMPLES if frontend.short_clips == "pad" else 0)
+    if frontend.tail == "pad":
+        examples = 1 + (given - EXAMPLE_SAMPLES) // hop
+        covered = tf.maximum((examples - 1) * (hop // STFT_HOP) + EXAMPLE_FRAMES, examples * (hop // STFT_HOP))
+        leaves_a_frame = (given >= EXAMPLE_SAMPLES) & (1 + (given - STFT_WINDOW) // STFT_HOP > covered)
+        wanted = tf.where(leaves_a_frame, examples * hop + EXAMPLE_SAMPLES, wanted)
+    return tf.signal.frame(tf.pad(samples, [[0, 0], [0, tf.maximum(wanted - given, 0)]]), EXAMPLE_SAMPLES, hop)
+
+
+def _module(weights: Any, compute_dtype: str, cutting: FrontendConfig, about: str) -> tuple[Any, dict[str, Any]]:
+    """The module to save, and its signatures."""
+    import tensorflow as tf
+
+    from runner.inference.session import MIN_ROWS_CPU
+    from runner.vggish import frontend, network
+    from runner.vggish.constants import EMBEDDING_SIZE, EXAMPLE_FRAMES, EXAMPLE_SAMPLES, MEL_BANDS
+
+    dtype = tf.dtypes.as_dtype(compute_dtype)
+    module = tf.Module()
+    module.weights = dict(weights)
+
+    def embed(log_mel: Any, sane: Any) -> Any:
+        count = tf.shape(log_mel)[0]
+        fill = tf.maximum(MIN_ROWS_CPU - count, 0)
+        enough, sane = tf.pad(log_mel, [[0, fill], [0, 0], [0, 0]]), tf.pad(sane, [[0, fill]])
+        return network.embed(module.weights, enough, dtype, sane)[:count]
+
+    def waveform(samples: Any) -> dict[str, Any]:
+        framed = cut(samples, cutting)
+        windows = tf.reshape(framed, [-1, EXAMPLE_SAMPLES])
+        log_mel = frontend.log_mel(windows)
+        sane = frontend.are_samples(windows) & frontend.are_log_mel(log_mel) & (tf.shape(samples)[1] > 0)
+        embeddings = embed(log_mel, sane)
+        return {"embeddings": tf.reshape(embeddings, [*tf.unstack(tf.shape(framed)[:2]), EMBEDDING_SIZE])}
+
+    def clip(samples: Any) -> dict[str, Any]:
+        return {"embeddings": waveform(samples[tf.newaxis])["embeddings"][0]}
+
+    def examples(log_mel: Any) -> dict[str, Any]:
+        return {"embeddings": embed(log_mel, frontend.are_log_mel(log_mel))}
+
+    def program(function: Callable[..., Any], shape: list[int | None], name: str) -> Any:
+        return tf.function(function, input_signature=[tf.TensorSpec(shape, tf.float32, name=name)], autograph=False)
+
+    module.waveform = program(waveform, [None, None], "samples")
+    module.clip = program(clip, [None], "samples")
+    module.examples = program(examples, [None, EXAMPLE_FRAMES, MEL_BANDS], "log_mel")
+    module.metadata = tf.function(lambda: tf.constant(about), input_signature=[], autograph=False)
+    signatures = {"waveform": module.waveform, "clip": module.clip, "examples": module.examples}
+    return module, {"serving_default": module.waveform, **signatures}

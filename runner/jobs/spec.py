@@ -1,0 +1,51 @@
+"""One job: its configuration and its place."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runner.core.paths import display_location
+from runner.reporting.naming import run_name, swept_of
+
+if TYPE_CHECKING:
+    from runner.config.schema import RunConfig
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be run: the configuration, where its files go, and what was typed to get it.
+
+    ``sweep_run_id`` is the MLflow parent run of the sweep that this job belongs to.
+    """
+
+    config: RunConfig
+    run_dir: Path
+    overrides: tuple[str, ...] = ()
+    in_sweep: bool = False
+    sweep_run_id: str | None = None
+
+    @property
+    def place(self) -> str:
+        """Where a person finds the run's files: its folder, or its URL in an object store."""
+        return display_location(self.config.output.dir, self.run_dir)
+
+    @property
+    def outputs(self) -> Path:
+        """Its ``paths.outputs``."""
+        return Path(self.config.paths.outputs).expanduser().resolve()
+
+    @property
+    def swept(self) -> dict[str, str]:
+        """The job's values of what its sweep sweeps, as they are shown."""
+        if not self.in_sweep:
+            return {}
+        from runner.jobs.sweep import SWEEP_ENVIRONMENT
+
+        return swept_of(self.config.to_dict(), os.environ.get(SWEEP_ENVIRONMENT))
+
+
+def requested_run_name(job: Job) -> str:
+    return run_name({"config": job.config.to_dict(), "swept": job.swept})

@@ -1,0 +1,314 @@
+"""A decode process: audio files in, windows of waveform out through shared memory.
+
+It imports neither TensorFlow nor anything slow.  Windows of successive clips fill one slot, so that thousands of tiny
+clips cost few messages; a slot goes to the parent when it is full, when it has been open for long, or when the parent
+has no more clips to give.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from runner.audio.reader import read_clip
+from runner.core.errors import ClipError
+from runner.core.stop_signals import ignore
+from runner.dataset.packed.address import is_packed
+from runner.dataset.packed.clips import PackedClips
+from runner.devices.host import peak_own_mib
+from runner.pipeline.messages import ClipResult, Decode, DecodeReport, Segment, SlotGrant, decode_message, packed
+from runner.pipeline.slots import SlotMemory
+from runner.storage.prefetch import FetchAhead, is_remote
+from runner.vggish.constants import EXAMPLE_SAMPLES
+from runner.vggish.framing import WindowCutter, cut, scaled
+
+if TYPE_CHECKING:
+    from runner.audio.reader import ClipReader
+    from runner.pipeline.messages import ClipTask, DecodeOptions
+    from runner.storage.prefetch import Fetched
+    from runner.vggish.framing import Windows
+
+_OPEN_S = 0.5
+"""A slot that has been open so long is handed over as it is: slow decoding must not keep a device waiting."""
+
+_CONVERT_ROWS = 64
+
+_PR_SET_PDEATHSIG = 1
+
+READY = b"ready"
+"""What a decode process sends once, when it has started well."""
+
+
+class SlotWriter:
+    """Fills one slot after another with windows.
+
+    A slot is int16 for as long as all its windows are; the first float32 ones turn what it holds into float32.
+    """
+
+    def __init__(self, memory: SlotMemory) -> None:
+        self._memory = memory
+        self._slot: int | None = None
+        self._opened_at = 0.0
+        self.dtype = "int16"
+        self.rows = 0
+        self.segments: list[Segment] = []
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a slot to write to."""
+        return self._slot is not None
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no more windows fit."""
+        return self.rows == self._memory.rows
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the slot holds windows and has been open for long."""
+        return self.rows > 0 and time.monotonic() - self._opened_at > _OPEN_S
+
+    def open(self, slot: int) -> None:
+        """Begin with an empty slot."""
+        self._slot, self.rows, self.segments = slot, 0, []
+        self._opened_at = time.monotonic()
+
+    def close(self) -> int:
+        """The slot, which is no longer written to."""
+        assert self._slot is not None
+        slot, self._slot, self.rows = self._slot, None, 0
+        return slot
+
+    def put(self, job: int, first: int, windows: Windows) -> int:
+        """Write as many of the windows as fit; how many that were."""
+        assert self._slot is not None
+        count = min(self._memory.rows - self.rows, len(windows))
+        if self.rows == 0:
+            self.dtype = windows.dtype.name
+        elif self.dtype == "int16" and windows.dtype != np.int16:
+            self._turn_into_float()
+        target = self._memory.windows(self._slot, self.dtype)[self.rows : self.rows + count]
+        target[:] = windows[:count] if windows.dtype == target.dtype else scaled(windows[:count])
+        self.segments.append(Segment(job, first, count))
+        self.rows += count
+        return count
+
+    def _turn_into_float(self) -> None:
+        assert self._slot is not None
+        samples, floats = self._memory.windows(self._slot, np.int16), self._memory.windows(self._slot, np.float32)
+        for end in range(self.rows, 0, -_CONVERT_ROWS):  # from the end: a float32 row lies beyond its int16 one
+            start = max(0, end - _CONVERT_ROWS)
+            floats[start:end] = scaled(samples[start:end].copy())
+        self.dtype = "float32"
+
+
+class BusyClock:
+    """The seconds in which something was at work, so far; what is under way counts, waiting in between does not."""
+
+    def __init__(self) -> None:
+        self._before = 0.0
+        self._since: float | None = None
+
+    def start(self) -> None:
+        """Work begins, or goes on."""
+        self._since = time.perf_counter()
+
+    def stop(self) -> None:
+        """Work ends, or waits."""
+        self._before, self._since = self.seconds, None
+
+    @property
+    def seconds(self) -> float:
+        """Never less than before."""
+        return self._before if self._since is None else self._before + time.perf_counter() - self._since
+
+
+class _Decoder:
+    """The loop of one decode process."""
+
+    def __init__(self, connection: Connection, memory: SlotMemory, process: int, options: DecodeOptions) -> None:
+        self._connection = connection
+        self._memory = memory
+        self._process = process
+        self._options = options
+        self._tasks: deque[tuple[ClipTask, bool]] = deque()
+        self._last = False
+        self._free: deque[int] = deque()
+        self._writer = SlotWriter(memory)
+        self._finished: list[ClipResult] = []
+        self._decoded = 0
+        self._busy = BusyClock()
+        self._store = FetchAhead(options.prefetch, options.download_timeout_s)
+        self._packed = PackedClips(options.prefetch, options.download_timeout_s)
+
+    def run(self) -> None:
+        while True:
+            while not self._tasks:
+                self._receive()
+            task, ends_message = self._tasks.popleft()
+            self._memory.set_current_job(self._process, task.job)
+            self._memory.beat(self._process)
+            self._busy.start()
+            result = self._decode(task)
+            self._busy.stop()
+            self._finished.append(result)
+            self._decoded += ends_message
+            self._memory.set_current_job(self._process, -1)
+            while self._connection.poll():
+                self._receive()
+            if ends_message or self._writer.is_due:
+                self._report()
+
+    def _receive(self) -> None:
+        message = decode_message(self._connection.recv_bytes())
+        if isinstance(message, SlotGrant):
+            self._free.append(message.slot)
+        elif isinstance(message, Decode):
+            final = len(message.tasks) - 1
+            self._tasks.extend((task, place == final) for place, task in enumerate(message.tasks))
+            self._last = message.last
+            if not message.tasks and not self._tasks:
+                self._report()
+        else:
+            raise SystemExit(0)
+
+    def _report(self) -> None:
+        """Hand over an open slot if it is time to; else tell of progress, and of clips that had no windows."""
+        if self._writer.rows and (self._writer.is_due or (self._last and not self._tasks)):
+            self._submit_slot()
+            return
+        held = {segment.job for segment in self._writer.segments} if self._writer.rows else set()
+        done = [result for result in self._finished if result.job not in held]
+        self._finished = [result for result in self._finished if result.job in held]
+        self._send(None, [], done)
+
+    def _decode(self, task: ClipTask) -> ClipResult:
+        options = self._options
+        cutter = WindowCutter(options.hop_s, pad_short=options.short_clips == "pad", pad_tail=options.tail == "pad")
+        rate: int | None = None
+        channels: int | None = None
+        try:
+            with self._opened(task) as clip:
+                rate, channels = clip.sample_rate, clip.channels
+                sent = 0
+                if clip.known_duration_s > options.max_duration_s:
+                    raise ClipError(
+                        "too_long", f"{clip.known_duration_s:,.0f} s: dataset.max_duration_s says otherwise"
+                    )
+                for windows in cut(iter(clip), cutter):
+                    if clip.seconds > options.max_duration_s:
+                        raise ClipError("too_long", f"longer than dataset.max_duration_s={options.max_duration_s:g}")
+                    self._memory.beat(self._process)
+                    self._put(task.job, sent, windows)
+                    sent += len(windows)
+                    if whole := clip.known_duration_s:
+                        self._memory.set_part(self._process, min(1.0, clip.seconds / whole))
+            if clip.note and clip.note.startswith("truncated") and options.on_truncated == "skip":
+                raise ClipError("truncated", clip.note.partition(": ")[2])
+            if cutter.examples == 0:
+                raise ClipError("too_short", f"{cutter.samples} samples at 16 kHz; one example needs {EXAMPLE_SAMPLES}")
+        except ClipError as error:
+            return ClipResult(task.job, False, error.reason, error.detail, 0, 0.0, rate, channels, False)
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            raise  # the parent is gone
+        except Exception as error:
+            detail = f"{type(error).__name__}: {error}"
+            return ClipResult(task.job, False, "decode_error", detail, 0, 0.0, rate, channels, False)
+        reason = clip.note.split(":", 1)[0] if clip.note else None
+        return ClipResult(
+            task.job, True, reason, clip.note, cutter.examples, clip.seconds, rate, channels, cutter.padded
+        )
+
+    @contextlib.contextmanager
+    def _opened(self, task: ClipTask) -> Iterator[ClipReader]:
+        """The clip's reader; what is no file is made one first, and of a store what comes behind is read meanwhile."""
+        resampler = self._options.resampler
+        if not (is_packed(task.path) or is_remote(task.path)):
+            with read_clip(task.path, task.start, task.end, resampler=resampler) as clip:
+                yield clip
+            return
+        with (
+            self._fetched(task) as file,
+            read_clip(file.path, task.start, task.end, resampler=resampler, suffix=file.suffix) as clip,
+        ):
+            yield clip
+
+    def _fetched(self, task: ClipTask) -> Fetched:
+        if is_packed(task.path):
+            behind = ((each.job, each.path) for each, _ in self._tasks)
+            return self._packed.take(task.job, task.path, behind, lambda: self._memory.beat(self._process))
+        self._store.begin(task.job, task.path)
+        for following, _ in self._tasks:
+            if is_remote(following.path) and not self._store.begin(following.job, following.path):
+                break
+        return self._store.take(task.job, task.path, lambda: self._memory.beat(self._process))
+
+    def _put(self, job: int, first: int, windows: Windows) -> None:
+        done = 0
+        while done < len(windows):
+            if not self._writer.is_open:
+                self._writer.open(self._wait_for_slot())
+            done += self._writer.put(job, first + done, windows[done:])
+            if self._writer.is_full or self._writer.is_due:
+                self._submit_slot()
+
+    def _wait_for_slot(self) -> int:
+        self._busy.stop()
+        self._memory.beat(self._process, waiting=True)
+        while not self._free:
+            self._receive()
+        self._memory.beat(self._process)
+        self._busy.start()
+        return self._free.popleft()
+
+    def _submit_slot(self) -> None:
+        segments, finished = self._writer.segments, self._finished
+        self._finished = []
+        self._send(self._writer.close(), segments, finished)
+
+    def _send(self, slot: int | None, segments: list[Segment], finished: Sequence[ClipResult]) -> None:
+        if slot is None and not finished and not self._decoded:
+            return
+        decoded, self._decoded = self._decoded, 0
+        handover = DecodeReport(
+            slot,
+            self._writer.dtype,
+            segments,
+            list(finished),
+            decoded,
+            peak_own_mib(),
+            time.process_time(),
+            self._busy.seconds,
+        )
+        self._connection.send_bytes(packed(handover))
+
+
+def decode_main(connection: Connection, process: int, parent: int, options: DecodeOptions) -> None:
+    """Entry point of a decode process; ends when told to, or when the worker is gone."""
+    ignore()
+    _die_with(parent)
+    try:
+        memory = SlotMemory.receive(connection)
+        connection.send_bytes(READY)
+        _Decoder(connection, memory, process, options).run()
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return
+
+
+def _die_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent ends, even one that is stuck in a decoder (Linux only)."""
+    if not sys.platform.startswith("linux"):
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)

@@ -1,0 +1,184 @@
+"""Figures of a run from its raw timings; no clock is read here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from runner.core.files import atomic
+
+if TYPE_CHECKING:
+    from runner.pipeline.messages import BatchTiming
+    from runner.pipeline.pipeline import EmbeddingPipeline
+
+Span = tuple[float, float]
+"""From and to, in seconds."""
+
+MAX_WINDOWS = 200
+
+_SPREAD_WINDOWS = 10
+
+
+def steady_metrics(engine: EmbeddingPipeline) -> dict[str, float]:
+    """Throughput over the steady state (from a ready session to the last result on the host) and batch latencies."""
+    progress, timings = engine.progress, engine.timings
+    steady = engine.results_at - engine.started_at
+    metrics = {
+        "steady_s": steady,
+        "steady_cpu_s": engine.cpu_s,
+        "clips_embedded": float(progress.embedded),
+        "clips_skipped": float(sum(progress.skipped.values())),
+        "clips_padded": float(progress.padded),
+        "examples": float(progress.examples),
+        "audio_s": progress.audio_s,
+        "batches": float(len(timings)),
+    }
+    if steady > 0 and timings:
+        metrics |= {
+            "realtime_factor": progress.audio_s / steady,
+            "examples_per_s": progress.examples / steady,
+            "clips_per_s": progress.clips / steady,
+        }
+        p50, p95, p99 = np.percentile([1000 * timing.duration_s for timing in timings], [50, 95, 99])
+        metrics |= {"batch_ms_p50": float(p50), "batch_ms_p95": float(p95), "batch_ms_p99": float(p99)}
+    return metrics
+
+
+def window_spread(timings: Sequence[BatchTiming], audio_s: float) -> dict[str, float]:
+    """Standard deviation of × realtime over ten windows of equally many batches, the first (warm-up) left out.
+
+    Args:
+        timings: one per batch; fewer than thirty give no spread.
+        audio_s: seconds of audio in all batches together.
+    """
+    if len(timings) < 3 * _SPREAD_WINDOWS:
+        return {}
+    speeds = [window["realtime_factor"] for window in throughput_series(timings, audio_s, _SPREAD_WINDOWS)[1:]]
+    return {"window_realtime_factor_std": float(np.std(speeds, ddof=1))}
+
+
+def write_batches(path: Path, timings: Sequence[BatchTiming]) -> None:
+    """The raw timings as a Parquet file: a row a batch, in seconds since the steady state began."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    seconds = [(name, pa.float64()) for name in ("started_s", "copied_s", "at_s")]
+    schema = pa.schema([("replica", pa.int32()), *seconds, ("examples", pa.int32())])
+    columns = {name: [getattr(timing, name) for timing in timings] for name in schema.names}
+    with atomic(path) as temporary:
+        pq.write_table(pa.Table.from_pydict(columns, schema=schema), temporary)
+
+
+def stage_shares(engine: EmbeddingPipeline, decode_s: float, workers: int) -> dict[str, float]:
+    """The share of the steady state in which each stage was busy, 0 to 1: all of the time; see ``stage_seconds``."""
+    steady = engine.results_at - engine.started_at
+    if steady <= 0 or not engine.timings:
+        return {}
+    return {stage: share_of(busy, steady) for stage, busy in stage_seconds(engine, decode_s, workers).items()}
+
+
+def share_of(busy_s: float, seconds: float) -> float:
+    """The share of ``seconds`` that ``busy_s`` is, 0 to 1.
+
+    Writers work past the last result, and decoders do where nothing came of the last clips: that is no more than busy
+    all of the time.
+    """
+    return min(1.0, max(0.0, busy_s / seconds)) if seconds > 0 else 0.0
+
+
+def stage_seconds(engine: EmbeddingPipeline, decode_s: float, workers: int) -> dict[str, float]:
+    """The seconds that each stage was busy.
+
+    ``decode`` is of all decode processes, on average; ``copy`` (to a device of its own memory) and ``compute`` are of
+    the time in which at least one batch of a replica was there, ``replica`` that of either, all averaged over the
+    replicas;
+    ``write`` is making files of complete shards, averaged over the writers.
+
+    Args:
+        engine: one that has run.
+        decode_s: seconds that decode processes decoded, all together.
+        workers: decode processes.
+    """
+    own = {"decode": decode_s / workers, "write": engine.write_s / engine.writers}
+    return {**own, **replica_seconds(engine.timings)}
+
+
+_LANE_SPANS: dict[str, Callable[[BatchTiming], Span]] = {
+    "copy": lambda each: (each.started_s, each.started_s if each.copied_s is None else each.copied_s),
+    "compute": lambda each: (each.started_s if each.copied_s is None else each.copied_s, each.at_s),
+    "replica": lambda each: (each.started_s, each.at_s),
+}
+"""When a batch kept a stage of its replica busy."""
+
+
+def replica_seconds(timings: Sequence[BatchTiming]) -> dict[str, float]:
+    """The seconds of ``copy``, ``compute`` and ``replica`` as ``stage_seconds`` has them; 0 without timings."""
+    replicas = {timing.replica for timing in timings}
+
+    def mean(span: Callable[[BatchTiming], Span]) -> float:
+        spans = [[span(each) for each in timings if each.replica == replica] for replica in replicas]
+        return sum(map(covered, spans)) / max(len(replicas), 1)
+
+    return {stage: mean(span) for stage, span in _LANE_SPANS.items()}
+
+
+def input_wait_shares(engine: EmbeddingPipeline, threads: int) -> dict[str, float]:
+    """The share of the steady state in which a thread of a replica waited for a batch, on average, by replica's number.
+
+    Args:
+        engine: one that has run.
+        threads: of each replica.
+    """
+    steady = engine.results_at - engine.started_at
+    starved = engine.starved_s.items()
+    return {f"replica{number}_input_wait_share": share_of(waited / threads, steady) for number, waited in starved}
+
+
+def bottleneck(shares: Mapping[str, float]) -> str | None:
+    """The stage that was busy most: decode, copy, compute or write; None where nothing was measured."""
+    stages = [stage for stage in ("compute", "decode", "copy", "write") if stage in shares]
+    return max(stages, key=lambda stage: shares[stage]) if stages else None
+
+
+def covered(spans: Sequence[tuple[float, float]]) -> float:
+    """The length of the union of spans (start, end)."""
+    total, reached = 0.0, float("-inf")
+    for start, end in sorted(spans):
+        total += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return total
+
+
+def throughput_series(
+    timings: Sequence[BatchTiming], audio_s: float, most: int = MAX_WINDOWS
+) -> list[dict[str, float]]:
+    """Throughput in windows of equally many batches.
+
+    Args:
+        timings: one per batch, in order.
+        audio_s: seconds of audio in all batches together; a batch's share is its share of the examples.
+        most: windows, at most.
+    """
+    if not timings:
+        return []
+    total = sum(timing.examples for timing in timings)
+    per_window = -(-len(timings) // most)
+    windows = []
+    previous = 0.0
+    timings = sorted(timings, key=lambda timing: timing.at_s)
+    for start in range(0, len(timings), per_window):
+        group = timings[start : start + per_window]
+        examples, end = sum(timing.examples for timing in group), group[-1].at_s
+        seconds = max(end - previous, 1e-9)
+        windows.append(
+            {
+                "t_s": end,
+                "examples_per_s": examples / seconds,
+                "realtime_factor": examples / total * audio_s / seconds,
+            }
+        )
+        previous = end
+    return windows

@@ -1,0 +1,52 @@
+"""The style of all figures, and how they are saved."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+log = logging.getLogger(__name__)
+
+BLUE, GREY, ORANGE, GREEN, RED = "#2f6fab", "#8a8f98", "#d9822b", "#3a8f5d", "#b5443c"
+"""The project's colours."""
+
+_DPI = 110
+
+
+def new_figure(width: float = 8.0, height: float = 3.6) -> tuple[Figure, Axes]:
+    """A figure in the project's style, and its axes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
+    axes = figure.subplots()
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    axes.grid(True, color="#e4e6ea", linewidth=0.7)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write a figure as a small PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Software": None})
+    return path
+
+
+def draw(drawings: Mapping[str, Callable[[Any], Figure | None]], given: Any, folder: Path) -> list[Path]:
+    """Draw pictures, by name, of what is given; trouble with one is a warning."""
+    written = []
+    for name, drawing in drawings.items():
+        try:
+            figure = drawing(given)
+            if figure is not None:
+                written.append(save(figure, folder / f"{name}.png"))
+        except Exception as error:  # a picture never costs a run
+            log.warning("the picture %s was not drawn: %s", name, error)
+    return written

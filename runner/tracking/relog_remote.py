@@ -1,0 +1,100 @@
+"""Logs a run or a sweep to MLflow later, from its files in an object store: the store's side of ``runner.track``."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from runner.core.errors import RunnerError, StoreError
+from runner.core.layout import FOLDERS, PLOTS, RESULT, SWEEP_FILE, TRACE, TRACKING
+from runner.core.readable import read_json
+from runner.storage.lease import Lease
+from runner.storage.object_store import Store
+from runner.tracking.relog import logged_with, outputs_of, track
+from runner.tracking.runs import is_logged
+
+_PATIENCE_S = 120.0
+"""How long an object may take."""
+
+_LOGGED_FOLDERS = (".hydra", PLOTS, TRACE)
+
+
+def track_url(url: str, uri: str | None = None) -> str:
+    """Log a run's or a sweep's URL to MLflow; what was done, in one line.
+
+    What is logged is got into a temporary folder.  What is noted there of the logging is put to the store.
+
+    Raises:
+        RunnerError: the URL holds no run, another command is at work on it, or MLflow or the store can't be told.
+    """
+    store = Store(url, _PATIENCE_S)
+    top = store.top()
+    if RESULT not in top and SWEEP_FILE not in top:
+        raise RunnerError(f"{url} holds no finished or stopped run and no sweep: give the URL of one")
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="vggish-track-")))
+        hold = Lease(store)
+        stack.callback(hold.release)
+        hold.take()
+        hold.confirm()
+        files = _Files(store, folder)
+        if SWEEP_FILE in top:
+            files.get(SWEEP_FILE)
+            files.get_below(PLOTS)
+            for job in read_json(folder / SWEEP_FILE)["jobs"]:
+                files.get_run(f"{job}/", uri)
+        else:
+            files.get_run("", uri)
+        try:
+            told = track(folder, uri, url)
+        except RunnerError:
+            files.put_notes()
+            raise
+        try:
+            files.put_notes()
+        except StoreError as error:
+            raise RunnerError(f"{told}; but that this was logged could not be noted: {error}") from error
+        return told
+
+
+class _Files:
+    """What of an output is needed for logging, in a folder."""
+
+    def __init__(self, store: Store, folder: Path) -> None:
+        self._store, self._folder = store, folder
+        self._notes: dict[str, bytes] = {}
+
+    def get(self, name: str) -> None:
+        """Get an object; one in which the logging is noted is put again when it has changed."""
+        self._store.get(name, self._folder / name)
+        self._notes[name] = (self._folder / name).read_bytes()
+
+    def get_below(self, name: str) -> None:
+        """Get a folder."""
+        self._store.get_below(name, self._folder)
+
+    def get_run(self, below: str, uri: str | None) -> None:
+        """Get a run's files, ``below`` being "" or the folder of a job with a slash; few of one that is logged."""
+        there = self._store.top(below)
+        if f"{below}{RESULT}" not in there:
+            return  # never got so far
+        self._store.get(f"{below}{RESULT}", self._folder / below / RESULT)
+        self._notes[f"{below}{TRACKING}"] = b""
+        if f"{below}{TRACKING}" in there:
+            self.get(f"{below}{TRACKING}")
+        config = logged_with(self._folder / below, uri)
+        if is_logged(config.tracking, outputs_of(config), self._folder / below):
+            return
+        files = [name for name, size in there.items() if size is not None and not (self._folder / name).exists()]
+        self._store.each(self._store.get, files, [self._folder / name for name in files])
+        for name in (*_LOGGED_FOLDERS, *(FOLDERS if config.tracking.log_embeddings else ())):
+            if f"{below}{name}" in there:
+                self.get_below(f"{below}{name}")
+
+    def put_notes(self) -> None:
+        """Put what the logging has changed; raises StoreError."""
+        for name, before in self._notes.items():
+            path = self._folder / name
+            if path.exists() and path.read_bytes() != before:
+                self._store.put(path, name)

@@ -1,0 +1,110 @@
+"""The MLflow parent run of a sweep."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runner.config.command_line import command_line
+from runner.core.files import write_atomic
+from runner.core.layout import PLOTS, SWEEP_FILE
+from runner.core.readable import read_json, read_results
+from runner.core.redact import without_credentials
+from runner.reporting.advice import command
+from runner.reporting.naming import SWEPT
+from runner.reporting.verdict import only_contest, verdict
+from runner.tracking.calls import cut, log_batch, log_dataset, log_params, metrics_at
+from runner.tracking.client import known_run, store_uri, telling
+from runner.tracking.record import source_tags, started_at
+from runner.tracking.runs import _with_run_id
+from runner.tracking.sweep_page import RUN_ID, fixed_params, sweep_note, swept_params
+
+if TYPE_CHECKING:
+    from runner.config.schema import TrackingConfig
+
+_SWEEP_NAME_CHARACTERS = 250
+
+
+def open_sweep(
+    tracking: TrackingConfig, outputs: Path, sweep_dir: Path, overrides: Sequence[str], place: str | None = None
+) -> None:
+    """Create the parent run of a sweep, and put its id into the folder's sweep.json, if this store has none of it yet.
+
+    ``place`` is where a person finds the sweep, if that is not its folder.
+    """
+    path = sweep_dir / SWEEP_FILE
+    record = read_json(path)
+    with telling(tracking, outputs) as (client, experiment_id):
+        if record.get("run_id") and known_run(client, record["run_id"]):
+            return
+        name = " ".join(["sweep", *map(without_credentials, _swept(overrides))])[:_SWEEP_NAME_CHARACTERS]
+        tags = {
+            "run_dir": place or str(sweep_dir),
+            "sweep.overrides": " ".join(map(without_credentials, overrides)),
+            "command": command_line(overrides, multirun=True),
+        } | source_tags(record)
+        began_ms = int(1000 * started_at(record)) or None
+        run = client.create_run(experiment_id, began_ms, cut(tags), name)
+        record |= {"run_id": run.info.run_id, "experiment_id": experiment_id}
+        record["uri"] = without_credentials(store_uri(tracking, outputs))
+        write_atomic(path, json.dumps(record, indent=2))
+        log_params(client, run.info.run_id, swept_params(record.get(SWEPT) or {}))
+
+
+def _swept(overrides: Sequence[str]) -> list[str]:
+    """The overrides that make a sweep what it is: those with several values, and the experiment."""
+    several = [each for each in overrides if "," in each or "(" in each or each.startswith("experiment=")]
+    return several or list(overrides)
+
+
+def finish_sweep(
+    tracking: TrackingConfig,
+    outputs: Path,
+    sweep_dir: Path,
+    run_dirs: Sequence[Path],
+    *,
+    interrupted: bool,
+    place: str | None = None,
+) -> None:
+    """Say on the parent run how its jobs went, and close it; opens one if there is none yet, as ``open_sweep``."""
+    path = sweep_dir / SWEEP_FILE
+    record = read_json(path)
+    if not record.get("run_id"):
+        open_sweep(tracking, outputs, sweep_dir, record["overrides"], place)
+    record = read_json(path)
+    run_id = record["run_id"]
+    uri = without_credentials(store_uri(tracking, outputs))
+    results = [_with_run_id(result, run_dir, uri) for run_dir in run_dirs for result in read_results([run_dir])]
+    count = dict.fromkeys(("finished", "failed", "killed"), 0)
+    for result in results:
+        count[result["status"]] += 1
+    with telling(tracking, outputs) as (client, experiment_id):
+        killed = bool(interrupted or count["killed"])
+        params = {} if killed else swept_params(record.get(SWEPT) or {}, results)
+        params |= {} if killed else fixed_params(results, record["overrides"])  # MLflow takes no other value later
+        known = client.get_run(run_id).data.params
+        log_params(client, run_id, {key: value for key, value in params.items() if key not in known})
+        tags = {"sweep.jobs": str(len(results)), **{f"sweep.{status}": str(n) for status, n in count.items()}}
+        tags["mlflow.note.content"] = sweep_note(results, record["overrides"], experiment_id)
+        metrics: dict[str, float] = {}
+        tags["verdict"] = verdict(results)
+        if contest := only_contest(results):
+            chosen = contest.chosen
+            tags |= {"best.run": chosen.name, "best.command": command(chosen.best)}
+            tags |= {"best.run_id": chosen.best[RUN_ID]} if RUN_ID in chosen.best else {}
+            metrics["best_realtime_factor"] = chosen.speed
+            metrics["best_speedup"] = chosen.speed / (contest.baseline.speed or 1.0)
+        metrics |= {"jobs": len(results), **{f"jobs_{status}": count[status] for status in ("failed", "killed")}}
+        log_batch(client, run_id, metrics=metrics_at(metrics, int(1000 * time.time())), tags=cut(tags))
+        datasets = [result["dataset"] for result in results if result.get("dataset")]
+        if len({dataset["digest"] for dataset in datasets}) == 1:
+            log_dataset(client, run_id, datasets[0])
+        client.log_artifact(run_id, str(path))
+        if (sweep_dir / PLOTS).is_dir():
+            client.log_artifacts(run_id, str(sweep_dir / PLOTS), PLOTS)
+        status = "KILLED" if killed else "FAILED" if count["failed"] or not results else "FINISHED"
+        ended_at = max((float(result.get("ended_at") or 0.0) for result in results), default=0.0)
+        client.set_terminated(run_id, status, end_time=int(1000 * ended_at) or None)

@@ -1,0 +1,137 @@
+"""Cuts a stream of waveform into windows of one example each, exactly as the reference's framing counts them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runner.vggish.constants import EXAMPLE_FRAMES, EXAMPLE_HOP_S, EXAMPLE_SAMPLES, INT16_SCALE, STFT_HOP, STFT_WINDOW
+
+FRAMES_PER_SECOND = 100
+
+LONGEST_HOP_S = 60.0
+
+Waveform = NDArray[Any]
+"""float32, or int16 samples; what is cut keeps its type."""
+
+
+def hop_samples(hop_s: float = EXAMPLE_HOP_S) -> int:
+    """Samples between the starts of neighbouring examples: a whole number of 10 ms frames.
+
+    Raises:
+        ValueError: ``hop_s`` is not such a number, or not between 10 ms and a minute.
+    """
+    frames = hop_s * FRAMES_PER_SECOND
+    if not 1 <= frames <= LONGEST_HOP_S * FRAMES_PER_SECOND or not math.isclose(frames, round(frames), abs_tol=1e-6):
+        raise ValueError(
+            f"hop_s={hop_s} is not a whole number of 10 ms frames, of a minute at most: use for example 0.96 or 0.48"
+        )
+    return round(frames) * STFT_HOP
+
+
+def count_frames(samples: int) -> int:
+    """Whole frames of a clip of ``samples`` at 16 kHz, as the reference counts them."""
+    return 0 if samples < STFT_WINDOW else 1 + (samples - STFT_WINDOW) // STFT_HOP
+
+
+def count_examples(samples: int, hop_s: float = EXAMPLE_HOP_S) -> int:
+    """Examples of a clip of ``samples`` at 16 kHz, without padding: the first needs 15,600 samples, each further a hop.
+
+    Equal to the reference's frames = 1 + ⌊(N−400)/160⌋, examples = 1 + ⌊(frames−96)/hop frames⌋.
+    """
+    if samples < EXAMPLE_SAMPLES:
+        return 0
+    return 1 + (samples - EXAMPLE_SAMPLES) // hop_samples(hop_s)
+
+
+class WindowCutter:
+    """Turns one clip's blocks of 16 kHz mono into windows [n, 15600], keeping less than a window between calls.
+
+    Args:
+        hop_s: seconds between examples.
+        pad_short: give a clip too short for one example a single zero-padded one.
+        pad_tail: give what is left after the last whole example one more, zero-padded, if that has a whole frame of the
+            clip which no earlier example has.
+    """
+
+    def __init__(self, hop_s: float = EXAMPLE_HOP_S, *, pad_short: bool = True, pad_tail: bool = False) -> None:
+        self._hop = hop_samples(hop_s)
+        self._pad_short = pad_short
+        self._pad_tail = pad_tail
+        self._rest: Waveform = np.empty(0, np.float32)
+        self._skip = 0
+        self.samples = 0
+        """Samples seen so far."""
+        self.examples = 0
+        """Windows given so far, padded ones included."""
+        self.padded = False
+        """Whether a padded window was given."""
+
+    def push(self, block: Waveform) -> Waveform:
+        """Take [n] samples, float32 or int16 throughout; give the windows [k, 15600] (a view) that they complete."""
+        self.samples += len(block)
+        if self._skip:
+            skipped = min(self._skip, len(block))
+            self._skip -= skipped
+            block = block[skipped:]
+        waveform = np.concatenate([self._rest, block]) if len(self._rest) else block
+        if len(waveform) < EXAMPLE_SAMPLES:
+            self._rest = waveform.copy()
+            return np.empty((0, EXAMPLE_SAMPLES), block.dtype)
+        windows = np.lib.stride_tricks.sliding_window_view(waveform, EXAMPLE_SAMPLES)[:: self._hop]
+        self.examples += len(windows)
+        used = len(windows) * self._hop
+        self._skip = max(0, used - len(waveform))
+        self._rest = waveform[used:].copy()
+        return windows
+
+    def finish(self) -> Waveform:
+        """The last window [0 or 1, 15600], zero-padded, if the clip's end asks for one."""
+        short = self.examples == 0 and self.samples > 0
+        if not (self._pad_short if short else self._pad_tail and self._leaves_a_frame()):
+            return np.empty((0, EXAMPLE_SAMPLES), self._rest.dtype)
+        window = np.zeros((1, EXAMPLE_SAMPLES), self._rest.dtype)
+        window[0, : len(self._rest)] = self._rest
+        self.examples += 1
+        self.padded = True
+        return window
+
+    def _leaves_a_frame(self) -> bool:
+        """Whether the next example would have a whole frame of the clip that no example has."""
+        hop = self._hop // STFT_HOP
+        covered = (self.examples - 1) * hop + EXAMPLE_FRAMES if self.examples else 0
+        return count_frames(self.samples) > max(covered, self.examples * hop)
+
+
+def cut(blocks: Iterator[Waveform], cutter: WindowCutter) -> Iterator[Waveform]:
+    """All windows of a clip's blocks, the padded last one included."""
+    for block in blocks:
+        yield cutter.push(block)
+    yield cutter.finish()
+
+
+Windows = NDArray[Any]
+"""int16 or float32 [n, 15600]; see ``scaled``."""
+
+WINDOW_BYTES = EXAMPLE_SAMPLES * 4
+
+_PAGE = 4096
+
+
+def scaled(windows: Windows) -> NDArray[np.float32]:
+    """Windows as float32 in -1..1; int16 are divided by 32768, which is exact."""
+    floats: NDArray[np.float32] = windows.astype(np.float32, copy=False)
+    return floats * np.float32(INT16_SCALE) if windows.dtype == np.int16 else floats
+
+
+def slot_bytes(rows: int) -> int:
+    """Memory of a slot of so many windows."""
+    return _whole_pages(rows * WINDOW_BYTES)
+
+
+def _whole_pages(size: int) -> int:
+    return -(-size // _PAGE) * _PAGE

@@ -1,0 +1,54 @@
+"""The release's smoke test: three seconds of a 1 kHz sine through the real weights have known answers.
+
+Source: the AudioSet VGGish release (``vggish_smoke_test.py``, figures of July 2023).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runner.vggish.constants import SAMPLE_RATE
+from runner.vggish.framing import WindowCutter
+from runner.vggish.postprocess import project, quantize
+
+if TYPE_CHECKING:
+    from runner.vggish.postprocess import PcaParameters
+
+KNOWN: Mapping[str, float] = {
+    "embedding_mean": 0.000657,
+    "embedding_std": 0.343,
+    "postprocessed_mean": 126.0,
+    "postprocessed_std": 89.3,
+}
+
+RELATIVE_TOLERANCE = 0.1
+
+
+def smoke_windows() -> NDArray[np.float32]:
+    """The sine, cut into its three windows: float32 [3, 15600]."""
+    t = np.arange(3 * SAMPLE_RATE) / SAMPLE_RATE
+    return WindowCutter().push(np.sin(2 * np.pi * 1000.0 * t).astype(np.float32))
+
+
+def smoke_statistics(embeddings: NDArray[np.float32], pca: PcaParameters) -> dict[str, float]:
+    """Mean and standard deviation of the sine's embeddings, float32 [3, 128], and of their 8-bit form."""
+    postprocessed = quantize(project(embeddings, pca))
+    return {
+        "embedding_mean": float(embeddings.mean(dtype=np.float64)),
+        "embedding_std": float(embeddings.std(dtype=np.float64)),
+        "postprocessed_mean": float(postprocessed.mean()),
+        "postprocessed_std": float(postprocessed.std()),
+    }
+
+
+def smoke_failures(figures: Mapping[str, float], known: Mapping[str, float] = KNOWN) -> list[str]:
+    """The figures that are not within a tenth of the known ones, in words; empty if all are."""
+    return [
+        f"{name} is {figures[name]:.6g}, not {value:.6g}"
+        for name, value in known.items()
+        if not abs(figures[name] - value) <= RELATIVE_TOLERANCE * abs(value)
+    ]

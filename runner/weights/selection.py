@@ -1,0 +1,112 @@
+"""Which weights a run takes, and getting them: found, downloaded once, or random.  No TensorFlow here."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runner.config.schema import AudiosetWeights, AutoWeights, FileWeights, RandomWeights
+from runner.core.errors import WeightsError
+from runner.weights.download import PCA_PARAMETERS, RELEASE, fetch
+
+if TYPE_CHECKING:
+    from runner.config.schema import WeightsConfig
+    from runner.weights.download import Progress, ReleasedFile
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class WeightsChoice:
+    """The weights that a run takes: what was asked, what it got, and why.
+
+    ``path`` and ``pca_path`` are files (None for random weights; no PCA either where none is needed of weights of one's
+    own), ``seed`` is of random weights, and ``is_random`` says that embeddings are good for a speed test only.
+    """
+
+    requested: str
+    source: str
+    path: str | None
+    pca_path: str | None
+    seed: int | None
+    reason: str
+    is_random: bool
+
+
+def resolve_weights(
+    weights: WeightsConfig,
+    models: Path,
+    *,
+    is_demo: bool,
+    needs_pca: bool = False,
+    progress: Progress | None = None,
+    files: Sequence[ReleasedFile] = RELEASE,
+) -> WeightsChoice:
+    """Decide on the weights, downloading the released ones if need be.
+
+    Args:
+        weights: what the configuration asks for.
+        models: the folder whose ``vggish/`` holds the released files.
+        is_demo: whether the data are the built-in demo clips, on which ``auto`` may fall back to random weights.
+        needs_pca: whether PCA parameters are needed beside weights of one's own.
+        progress: told (name, bytes done, bytes in all) during a download.
+        files: the release, checkpoint last.
+
+    Raises:
+        WeightsError: they can't be had; the message names the ways out.
+    """
+    if isinstance(weights, RandomWeights):
+        return _random("random", weights.seed, "weights=random was asked for.")
+    if isinstance(weights, FileWeights):
+        path, pca = _own_checkpoint(weights), _own_pca(weights, models, progress) if needs_pca else None
+        return WeightsChoice("file", "file", path, pca, None, "weights=file was asked for", False)
+    assert isinstance(weights, AudiosetWeights)
+    try:
+        paths = [fetch(file, models / "vggish", weights, progress) for file in files]
+    except WeightsError as error:
+        if isinstance(weights, AutoWeights) and is_demo:
+            return _random(
+                "auto", weights.seed, f"The released weights can't be had, and these are the demo clips. {error}"
+            )
+        raise
+    return WeightsChoice(
+        weights.kind,
+        "audioset",
+        str(paths[-1]),
+        str(paths[0]),
+        None,
+        f"the released weights in {models / 'vggish'}",
+        False,
+    )
+
+
+def _random(requested: str, seed: int, reason: str) -> WeightsChoice:
+    return WeightsChoice(requested, "random", None, None, seed, reason, True)
+
+
+def _own_checkpoint(weights: FileWeights) -> str:
+    path = Path(str(weights.path)).expanduser().absolute()
+    if path.is_file() or Path(f"{path}.index").is_file():
+        return str(path)
+    if path.name.endswith(".index") or path.is_dir():
+        raise WeightsError(
+            f"weights.path={path} is not a checkpoint: give the V1 file, or the V2 prefix without .index"
+        )
+    raise WeightsError(f"weights.path={path} does not exist: give a checkpoint's file (V1) or prefix (V2)")
+
+
+def _own_pca(weights: FileWeights, models: Path, progress: Progress | None) -> str:
+    if weights.pca_path is None:
+        return str(fetch(PCA_PARAMETERS, models / "vggish", AudiosetWeights(), progress))
+    path = Path(weights.pca_path).expanduser().absolute()
+    if not path.is_file():
+        raise WeightsError(f"weights.pca_path={path} does not exist: give PCA parameters (.npz), or leave it out")
+    return str(path)
+
+
+def random_weights_banner(weights: WeightsChoice) -> str:
+    """The banner over a run whose embeddings mean nothing."""
+    return f"RANDOM WEIGHTS: for benchmarking only; embeddings are not meaningful. {weights.reason}"

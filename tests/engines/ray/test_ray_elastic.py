@@ -1,0 +1,170 @@
+"""A Ray cluster that grows, shrinks and has actors die, with sessions of plain arithmetic: the local engine's files.
+
+The driver is a process of its own, since Ray ends one on the spot that loses its cluster.  The machines are raylets of
+one machine.  Ray's own ``AutoscalingCluster`` begins with ``ray stop``, which would end
+what others run here; machines are added by hand instead, once the run has said what it waits for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+pytest.importorskip("ray", reason="Ray has no build for this machine")
+
+from runner.engines.ray import actor
+from runner.engines.ray.actor import EmbedShards
+from tests import whole_run
+from tests.conftest import PROJECT
+
+pytestmark = pytest.mark.slow
+SHARDS = 40
+MEMORY = {"object_store_memory": 80 << 20}
+
+
+class ArithmeticActor(EmbedShards):
+    """Waits with every shard while there is ``hold`` beside the run's folder, and dies of the one that POISON names."""
+
+    def _make(self, about: dict[str, Any]) -> None:
+        actor.prepare_sessions = whole_run._make_ready
+        actor.Canary = whole_run._no_canary
+        super()._make(about)
+
+    async def embed(self, shard: int) -> dict[str, Any]:
+        folder = Path(self.spec["run_dir"])
+        (folder.parent / f"actor-{os.getpid()}-of-{self._about['node']}").touch()
+        while (folder.parent / "hold").exists():
+            await asyncio.sleep(0.05)
+        if os.environ.get("POISON") == str(shard):
+            os._exit(1)
+        return await super().embed(shard)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A head without CPUs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")]))
+        from ray.cluster_utils import Cluster
+
+        head = {**MEMORY, "num_cpus": 0, "include_dashboard": False}
+        found = Cluster(initialize_head=True, head_node_args=head)
+        patch.setenv("RAY_ADDRESS", found.address)  # as `ray job submit` does
+        yield found
+        found.shutdown()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("elastic") / "data" / "label"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for number in range(SHARDS):
+        soundfile.write(folder / f"{number:02d}.wav", rng.uniform(-0.5, 0.5, 16_000 + 997 * number), 16_000)
+    (folder / "07.wav").write_bytes(b"RIFF no audio at all")
+    return folder.parent
+
+
+def run(data: Path, folder: Path, *more: str) -> Any:
+    """What became of a run, as `whole_run.session` gives it."""
+    run = folder / "run"
+    return whole_run.session(whole_run.make_config(data, run, "output.clips_per_shard=1", *more, folder=folder), run)
+
+
+@pytest.fixture(scope="module")
+def local(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files of an undisturbed run of the local engine."""
+    folder = tmp_path_factory.mktemp("elastic-local")
+    result = run(data, folder)
+    assert result["status"] == "finished", result
+    return whole_run.tree(folder / "run")
+
+
+def drive(data: str, folder: str, *more: str) -> None:
+    """What a driver does, in a process of its own."""
+    actor.EmbedShards = ArithmeticActor
+    print(run(Path(data), Path(folder), *more))
+
+
+def begun(data: Path, folder: Path, *more: str) -> subprocess.Popen[bytes]:
+    code = "import sys; from tests.engines.ray.test_ray_elastic import drive; drive(*sys.argv[1:])"
+    with (folder / "driver.log").open("wb") as log:
+        return subprocess.Popen(
+            [sys.executable, "-c", code, str(data), str(folder), *more], cwd=PROJECT, stdout=log, stderr=log
+        )
+
+
+def ended(command: subprocess.Popen[bytes], folder: Path) -> dict[str, Any]:
+    """The result of a driver."""
+    assert command.wait(timeout=120) == 0, (folder / "driver.log").read_text()[-3000:]
+    result: dict[str, Any] = json.loads((folder / "run" / "result.json").read_text())
+    return result
+
+
+def until(command: subprocess.Popen[bytes], holds: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + 90
+    while not holds():
+        assert command.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def actors(folder: Path) -> dict[int, str]:
+    """The machine of each actor that was given a shard, by process."""
+    names = [path.name.split("-") for path in folder.glob("actor-*")]
+    return {int(pid): machine for _, pid, _, machine in names}
+
+
+def test_a_cluster_that_begins_with_no_cpu_grows_and_loses_an_actor_and_a_machine(
+    cluster: Any, data: Path, local: dict[str, bytes], tmp_path: Path
+) -> None:
+    hold = tmp_path / "hold"
+    hold.touch()
+    command, log = begun(data, tmp_path, "engine=ray", "engine.wait_s=60"), tmp_path / "run" / "runner.log"
+    until(command, lambda: log.exists() and "waiting for a machine with 1 CPUs and 0 GPUs" in log.read_text())
+    cluster.add_node(**MEMORY, num_cpus=1)
+    until(command, lambda: actors(tmp_path))
+    second = cluster.add_node(**MEMORY, num_cpus=1)
+    until(command, lambda: len(set(actors(tmp_path).values())) == 2)
+    os.kill(next(pid for pid, machine in actors(tmp_path).items() if machine != second.node_id), signal.SIGKILL)
+    cluster.remove_node(second, allow_graceful=False)
+    until(command, lambda: len(actors(tmp_path)) == 3)
+    hold.unlink()
+    result = ended(command, tmp_path)
+    assert result["status"] == "finished", result
+    assert whole_run.tree(tmp_path / "run") == local
+    assert result["metrics"]["nodes"] == 2
+    assert result["metrics"]["actors"] == 3
+
+
+def test_a_shard_that_kills_its_actor_ends_the_run_once_all_else_is_done(
+    cluster: Any, data: Path, local: dict[str, bytes], tmp_path: Path
+) -> None:
+    if not cluster.worker_nodes:
+        cluster.add_node(**MEMORY, num_cpus=1)
+    command = begun(data, tmp_path, "engine=ray", 'engine.runtime_env={env_vars:{POISON:"11"}}')
+    result = ended(command, tmp_path)
+    assert result["status"] == "failed", result
+    assert result["failure"]["kind"] == "engine"
+    message = result["failure"]["message"]
+    assert "1 shards killed their actors 3 times each, the last time alone" in message
+    assert "(the first is shard 11, label/11.wav to label/11.wav: " in message
+    lines = (tmp_path / "run" / ".runner" / "journal.jsonl").read_text().splitlines()
+    assert sorted(json.loads(line)["shard"] for line in lines) == [each for each in range(SHARDS) if each != 11]
+    result = run(data, tmp_path)  # by the local engine
+    assert result["status"] == "finished", result
+    assert whole_run.tree(tmp_path / "run") == local

@@ -1,0 +1,126 @@
+"""The memory policy's plan, and precision's choice: pure decisions."""
+
+import pytest
+
+from runner.config.schema import MemoryConfig
+from runner.devices.detection import DeviceInfo, DeviceType
+from runner.inference.memory import MAX_BATCH, ceiling_mib, plan_memory
+from runner.inference.precision import choose_precision
+
+BATCHES = {"cpu": 64, "gpu": 512, "metal": 128}
+
+
+def policy(**settings: object) -> MemoryConfig:
+    return MemoryConfig(default_batch_size=BATCHES, **settings)
+
+
+@pytest.mark.parametrize("device", [DeviceType.CPU, DeviceType.GPU, DeviceType.METAL])
+def test_batch_size_follows_the_device_unless_set(device: DeviceType) -> None:
+    assert plan_memory(policy(), device, 8).batch_size == BATCHES[device.value]
+    assert plan_memory(policy(batch_size=7), device, 8).batch_size == 7
+
+
+def test_a_gpu_gets_more_decode_processes_than_a_cpu() -> None:
+    assert plan_memory(policy(), DeviceType.GPU, 16).decode_workers == 16
+    assert plan_memory(policy(), DeviceType.CPU, 16).decode_workers == 8
+    assert plan_memory(policy(), DeviceType.CPU, 2).decode_workers == 2
+    assert plan_memory(policy(), DeviceType.CPU, 64).decode_workers == 32
+    assert plan_memory(policy(decode_workers=3), DeviceType.CPU, 16).decode_workers == 3
+
+
+def test_the_ceiling_cuts_the_queue_first_and_says_so() -> None:
+    plan = plan_memory(policy(batch_size=64, queue_depth=200, host_limit_mib=1800), DeviceType.CPU, 2)
+    assert plan.batch_size == 64
+    assert 1 <= plan.queue_depth < 200
+    assert any("queue_depth cut from 200" in note and "1800" in note for note in plan.notes)
+
+
+def test_a_low_ceiling_cuts_the_batch_too() -> None:
+    plan = plan_memory(policy(batch_size=512, queue_depth=4, host_limit_mib=1434), DeviceType.CPU, 2)
+    assert plan.batch_size < 512
+    assert any(note.startswith("batch_size cut from 512") for note in plan.notes)
+
+
+@pytest.mark.parametrize(("cores", "gpus"), [(16, 1), (24, 1), (32, 1), (32, 2), (64, 4), (128, 8)])
+def test_on_many_cores_a_gpu_keeps_a_batch_that_is_worth_launching(cores: int, gpus: int) -> None:
+    balanced = policy(batch_size=1024, queue_depth=4, host_limit_mib=4096)
+    plan = plan_memory(balanced, DeviceType.GPU, cores, gpus, precision="float16", gpu_mib=65_000)
+    assert plan.batch_size >= 256
+    assert plan.decode_workers >= 16
+    assert 1230 + plan.slots_mib + 70 * plan.decode_workers <= 4096
+    low = plan_memory(policy(batch_size=256, host_limit_mib=1434), DeviceType.GPU, 4, 8)
+    assert low.batch_size < 256  # a ceiling holds, whatever it costs
+    assert low.decode_workers <= 8
+
+
+def test_without_a_ceiling_nothing_is_cut() -> None:
+    assert plan_memory(policy(batch_size=512, queue_depth=64), DeviceType.CPU, 2).notes == ()
+
+
+def test_a_batch_whose_activations_overflow_is_cut() -> None:
+    plan = plan_memory(policy(batch_size=100_000), DeviceType.GPU, 2)
+    assert plan.batch_size == MAX_BATCH
+    assert "2**31" in plan.notes[0]
+
+
+def test_a_batch_that_the_gpu_has_no_room_for_is_cut() -> None:
+    plan = plan_memory(policy(), DeviceType.GPU, 16, precision="float32", gpu_mib=4077)
+    assert plan.batch_size == 128
+    assert plan.notes == ("batch_size cut from 512 to 128: the GPU has 4,077 MiB for this run",)
+    assert plan_memory(policy(), DeviceType.GPU, 16, precision="float16", gpu_mib=4077).batch_size == 512
+    assert plan_memory(policy(), DeviceType.CPU, 16, gpu_mib=1).batch_size == 64
+
+
+def test_the_ceiling_leaves_out_what_cuda_takes_in_any_case() -> None:
+    assert ceiling_mib(None, DeviceType.GPU) is None
+    assert ceiling_mib(1434, DeviceType.CPU) == 1434
+    assert ceiling_mib(1434, DeviceType.GPU) == 2434
+
+
+CPU = DeviceInfo(DeviceType.CPU, True, "Some CPU", "")
+AMPERE = DeviceInfo(DeviceType.GPU, True, "A100", "", {"compute_capability": [8, 0]})
+TURING = DeviceInfo(DeviceType.GPU, True, "T4", "", {"compute_capability": [7, 5]})
+MODERN, OLD = frozenset({"avx512_bf16", "amx_bf16"}), frozenset({"avx2"})
+
+
+@pytest.mark.parametrize(
+    ("requested", "device", "flags", "effective"),
+    [
+        ("float32", CPU, OLD, "float32"),
+        ("tf32", CPU, MODERN, "float32"),
+        ("tf32", AMPERE, OLD, "tf32"),
+        ("tf32", TURING, OLD, "float32"),
+        ("auto", CPU, MODERN, "bfloat16"),
+        ("auto", CPU, OLD, "float32"),
+        ("auto", AMPERE, OLD, "float16"),
+        ("auto", TURING, OLD, "float16"),
+        ("bfloat16", CPU, OLD, "bfloat16"),
+    ],
+)
+def test_precision(requested: str, device: DeviceInfo, flags: frozenset[str], effective: str) -> None:
+    choice = choose_precision(requested, device, flags)
+    assert choice.effective == effective
+    assert choice.reason
+
+
+def test_a_precision_that_is_slow_or_absent_warns() -> None:
+    assert "slow" in str(choose_precision("bfloat16", CPU, OLD).warning)
+    assert choose_precision("bfloat16", CPU, MODERN).warning is None
+    assert "TF32" in str(choose_precision("tf32", CPU, OLD).warning)
+
+
+def test_a_precision_that_fails_parity_makes_way_for_the_next() -> None:
+    tried = []
+    choice = choose_precision("auto", AMPERE, OLD)
+    while choice is not None:
+        tried.append(choice.effective)
+        last, choice = choice, choice.next("rel_err 1 is above 0.005")
+    assert tried == ["float16", "bfloat16", "tf32", "float32"]
+    assert last.reason == "tf32 failed parity (rel_err 1 is above 0.005); the next fastest is float32"
+    assert choose_precision("float16", AMPERE, OLD).next("anything") is None
+
+
+def test_every_gpu_has_its_batches_in_flight() -> None:
+    one, two = (plan_memory(policy(), DeviceType.GPU, 16, count) for count in (1, 2))
+    assert (one.in_flight, two.in_flight) == (4, 8)
+    assert two.spare_slots == one.spare_slots + 4

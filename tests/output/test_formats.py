@@ -1,0 +1,194 @@
+"""TFRecord and npz output as their readers see them, and names that a file system would not take."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from runner.core.errors import ResumeError
+from runner.output.formats import Extra, NpzFiles, npz_path
+from runner.output.rows import ClipRow
+from runner.output.tfrecord import TfrecordShards, label_numbers
+from tests.conftest import PROJECT
+
+
+def row(clip: str, examples: int, label: str | None = "dog", start_s: float = 0.0) -> ClipRow:
+    rng = np.random.default_rng(examples)
+    return ClipRow(
+        clip=clip,
+        status="embedded" if examples else "skipped",
+        reason=None if examples else "empty",
+        detail=None,
+        examples=examples,
+        seconds=0.96 * examples + 0.3,
+        sample_rate=16_000,
+        channels=1,
+        padded=False,
+        label=label,
+        start_s=start_s,
+        embeddings=rng.normal(0, 1, (examples, 128)).astype(np.float32),
+    )
+
+
+def quantize(embeddings: np.ndarray) -> np.ndarray:
+    return (embeddings * 50 + 128).clip(0, 255).astype(np.uint8)
+
+
+def test_a_plain_reader_of_audiosets_format_parses_the_tfrecords(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    rows = [row("dogs/a.wav", 3, "dog", 1.5), row("broken.wav", 0), row("b.wav", 1, None), row("c.wav", 2, "cat")]
+    TfrecordShards(tmp_path, {"model": "VGGish"}, ["dog", "cat"], quantize).write(4, rows)
+
+    def parse(record):
+        context, features = tf.io.parse_single_sequence_example(
+            record,
+            context_features={
+                "video_id": tf.io.FixedLenFeature([], tf.string),
+                "start_time_seconds": tf.io.FixedLenFeature([], tf.float32),
+                "end_time_seconds": tf.io.FixedLenFeature([], tf.float32),
+                "labels": tf.io.VarLenFeature(tf.int64),
+            },
+            sequence_features={"audio_embedding": tf.io.FixedLenSequenceFeature([], tf.string)},
+        )
+        return context, tf.io.decode_raw(features["audio_embedding"], tf.uint8)
+
+    found = list(tf.data.TFRecordDataset(str(tmp_path / "tfrecord" / "part-00004.tfrecord")).map(parse))
+    assert [context["video_id"].numpy().decode() for context, _ in found] == ["dogs/a.wav", "b.wav", "c.wav"]
+    assert [tf.sparse.to_dense(context["labels"]).numpy().tolist() for context, _ in found] == [[1], [], [0]]
+    for (context, values), expected in zip(found, [rows[0], rows[2], rows[3]], strict=True):
+        assert np.array_equal(values.numpy(), quantize(expected.embeddings))
+        assert context["start_time_seconds"].numpy() == pytest.approx(expected.start_s)
+        assert context["end_time_seconds"].numpy() == pytest.approx(expected.start_s + expected.seconds)
+    assert (tmp_path / "tfrecord" / "labels.csv").read_text() == "index,label\n0,cat\n1,dog\n"
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_labels_that_are_numbers_keep_them() -> None:
+    assert label_numbers(["74", "0", "137"]) == {"0": 0, "74": 74, "137": 137}
+    assert label_numbers(["74", "dog"]) == {"74": 0, "dog": 1}
+    assert label_numbers([]) == {}
+    assert label_numbers(["1", "01"]) == {"01": 0, "1": 1}
+
+
+def test_an_npz_lies_at_its_clips_path(tmp_path: Path) -> None:
+    rows = [row("dogs/é a.wav", 3, None, 1.5), row("dogs/é a.flac", 1), row("broken.wav", 0)]
+    NpzFiles(tmp_path, {"model": "VGGish"}, 0.96, Extra("embedding_u8", quantize)).write(0, rows)
+    names = sorted(str(path.relative_to(tmp_path / "npz")) for path in tmp_path.rglob("*.npz"))
+    assert names == ["dogs/é a.flac.npz", "dogs/é a.wav.npz"]
+    with np.load(tmp_path / "npz" / "dogs/é a.wav.npz", allow_pickle=False) as found:
+        assert np.array_equal(found["embedding"], rows[0].embeddings)
+        assert np.array_equal(found["embedding_u8"], quantize(rows[0].embeddings))
+        assert found["start_s"] == pytest.approx([1.5, 2.46, 3.42])
+        assert (str(found["clip"]), str(found["label"]), bool(found["padded"])) == ("dogs/é a.wav", "", False)
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_no_name_leaves_the_folder_or_is_too_long_for_it(tmp_path: Path) -> None:
+    outside, long = ["/etc/passwd", "../../x.wav", "a/../b.wav"], ["ü" * 127 + ".wav", "x" * 251 + ".wav", "y" * 250]
+    names = [*outside, *long, "new\nline"]
+    NpzFiles(tmp_path, {}, 0.96).write(0, [row(name, 1) for name in names])
+    paths = list((tmp_path / "npz").rglob("*.npz"))
+    assert len(paths) == len(names) == len({npz_path(name) for name in names})
+    assert sorted(str(np.load(path)["clip"]) for path in paths) == sorted(names)
+    assert len(list(tmp_path.rglob("*.npz"))) == len(names)
+
+
+def test_a_later_session_keeps_the_numbers_that_labels_have(tmp_path: Path) -> None:
+    TfrecordShards(tmp_path, {}, ["dog", "owl"], quantize)
+    TfrecordShards(tmp_path, {}, ["cat", "dog", "owl", "ant"], quantize)
+    with (tmp_path / "tfrecord/labels.csv").open() as file:
+        assert {row["label"]: row["index"] for row in csv.DictReader(file)} == {
+            "dog": "0", "owl": "1", "ant": "2", "cat": "3"
+        }  # fmt: skip
+
+
+def test_labels_of_any_text_have_their_numbers_again_in_a_later_session(tmp_path: Path) -> None:
+    labels = ["a\rb", "a\nb", "a\r\nb", 'say "so", twice', "\r", "", " ", "ä\u2028", "0"]
+    first = TfrecordShards(tmp_path, {}, labels, quantize)._numbers
+    assert TfrecordShards(tmp_path, {}, labels, quantize)._numbers == first == label_numbers(labels)
+    with (tmp_path / "tfrecord/labels.csv").open(encoding="utf-8", newline="") as file:
+        assert {row["label"]: int(row["index"]) for row in csv.DictReader(file)} == first
+
+
+@pytest.mark.parametrize("text", [b"", b"index,label\n0,a\nx,b\n", b"a,b\n1,2\n", b"index,label\n\xff\xfe,a\n"])
+def test_numbers_of_labels_that_cannot_be_read_are_told(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "tfrecord").mkdir()
+    (tmp_path / "tfrecord/labels.csv").write_bytes(text)
+    if not text:
+        assert TfrecordShards(tmp_path, {}, ["a"], quantize)._numbers == {"a": 0}
+        return
+    with pytest.raises(ResumeError, match=r"labels\.csv can't be read .*put it back"):
+        TfrecordShards(tmp_path, {}, ["a"], quantize)
+    assert (tmp_path / "tfrecord/labels.csv").read_bytes() == text
+
+
+def test_a_clip_that_is_skipped_when_its_shard_is_done_again_keeps_no_npz(tmp_path: Path) -> None:
+    files = NpzFiles(tmp_path, {}, 0.96)
+    files.write(0, [row("a", 1), row("b", 2)])
+    files.write(1, [row("c", 1)])
+    files.write(0, [row("a", 0), row("b", 3)])
+    assert sorted(path.name for path in (tmp_path / "npz").glob("*.npz")) == ["b.npz", "c.npz"]
+    assert len(np.load(tmp_path / "npz" / "b.npz")["embedding"]) == 3
+
+
+def test_a_label_that_is_gone_gives_its_number_to_no_other(tmp_path: Path) -> None:
+    """Rows with it may stay: their file is gone, and so is the label from the listing."""
+    TfrecordShards(tmp_path, {}, ["ant", "bee"], quantize)
+    assert TfrecordShards(tmp_path, {}, ["ant", "cat"], quantize)._numbers == {"ant": 0, "bee": 1, "cat": 2}
+
+
+PARTS = ["", ".", "..", "a", "A", "a.npz", "a.wav", "a.wav.npz", "metadata.json", ".a.wav.npz.tmp", "~", "_up", "_root",
+         "_empty", "_here", "_long", "x" * 236, "x" * 237, "x" * 300, "x" * 301, "ü" * 200, "\\", "\n"]  # fmt: skip
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(st.sampled_from(PARTS), min_size=1, max_size=6), min_size=2, max_size=8))
+def test_no_two_clips_have_one_npz_nor_one_the_others_for_a_folder(made: list[list[str]]) -> None:
+    clips = {"/".join(parts) for parts in made} - {""}
+    clips |= {npz_path(clip).as_posix().removesuffix(".npz") for clip in clips}  # clips called what was made for others
+    paths = {npz_path(clip) for clip in clips}
+    assert len(paths) == len(clips)
+    folders = {folder for path in paths for folder in path.parents}
+    assert not paths & folders
+    assert Path("metadata.json") not in folders
+    for path in paths:
+        assert not path.is_absolute()
+        assert ".." not in path.parts
+        assert all(len(part.encode()) <= 240 for part in path.parts)
+        assert not any(part.endswith(".tmp") for part in path.parts)
+        assert len(str(path).encode()) < 1300
+
+
+@pytest.mark.slow
+def test_tfrecords_are_the_same_bytes_in_every_process(tmp_path: Path) -> None:
+    """A protobuf map has another order in each process: a run that is resumed must not differ for that."""
+    code = """
+import hashlib, sys
+from pathlib import Path
+from runner.output.tfrecord import TfrecordShards
+from tests.output.test_formats import quantize, row
+folder = Path(sys.argv[1])
+folder.mkdir()
+rows = [row(f"{n}.wav", 2) for n in range(20)]
+print(hashlib.sha256(TfrecordShards(folder, {}, ["dog"], quantize).write(0, rows)[0].read_bytes()).hexdigest())
+"""
+    digests = [
+        subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / name)], cwd=PROJECT, capture_output=True, text=True, check=True
+        ).stdout
+        for name in ("one", "two")
+    ]
+    with contextlib.redirect_stdout(io.StringIO()) as own, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["", str(tmp_path / "own")])
+        exec(code, {})
+    assert len({*digests, own.getvalue()}) == 1

@@ -1,0 +1,144 @@
+"""Slots, how they are filled and merged, and the queue that replicas take batches from."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runner.pipeline.batching import BatchQueue, Merger
+from runner.pipeline.decode_worker import SlotWriter
+from runner.pipeline.messages import (
+    ClipResult,
+    ClipTask,
+    Decode,
+    DecodeReport,
+    FilledSlot,
+    Segment,
+    SlotGrant,
+    decode_message,
+    packed,
+)
+from runner.pipeline.slots import SlotMemory
+from runner.vggish.framing import scaled
+
+ROWS = 10
+
+
+def numbered(first: int, count: int, dtype: str) -> np.ndarray:
+    """Windows that say which they are."""
+    values = np.arange(first, first + count, dtype=np.int16)
+    windows = np.repeat(values[:, None], 15_600, axis=1)
+    return windows if dtype == "int16" else scaled(windows)
+
+
+@pytest.fixture
+def memory():
+    memory = SlotMemory(slots=4, rows=130, processes=2)
+    yield memory
+    memory.close()
+
+
+def test_a_slot_of_int16_becomes_float32_when_it_must(memory: SlotMemory) -> None:
+    writer = SlotWriter(memory)
+    writer.open(1)
+    assert writer.put(7, 0, numbered(0, 100, "int16")) == 100
+    assert writer.dtype == "int16"
+    assert writer.put(8, 0, numbered(100, 20, "float32")) == 20
+    assert writer.dtype == "float32"
+    assert writer.put(9, 0, numbered(120, 20, "int16")) == 10  # as many as fit
+    assert writer.is_full
+    assert writer.segments == [Segment(7, 0, 100), Segment(8, 0, 20), Segment(9, 0, 10)]
+    assert np.array_equal(memory.windows(1, "float32"), numbered(0, 130, "float32"))
+
+
+def test_slots_do_not_overlap_and_are_aligned(memory: SlotMemory) -> None:
+    for slot in range(memory.slots):
+        memory.windows(slot, "float32")[:] = slot
+        assert memory.windows(slot, "int16").ctypes.data % 64 == 0
+    memory.set_current_job(0, 5)
+    memory.set_current_job(1, 6)
+    assert (memory.current_job(0), memory.current_job(1)) == (5, 6)
+    assert all((memory.windows(slot, "float32") == slot).all() for slot in range(memory.slots))
+
+
+@given(st.lists(st.tuples(st.integers(1, ROWS), st.sampled_from(["int16", "float32"])), max_size=30))
+def test_merging_keeps_every_row_with_its_job_and_wastes_one_batch_a_type(parts: list[tuple[int, str]]) -> None:
+    memory = {slot: np.zeros((ROWS, 1), np.int64) for slot in range(len(parts))}
+    released: list[int] = []
+    merger = Merger(ROWS, lambda filled: memory[filled.slot][: filled.rows], released.append)
+    given_rows: list[int] = []
+    batches: list[FilledSlot] = []
+    seen: list[tuple[int, str, int]] = []
+    for slot, (rows, dtype) in enumerate(parts):
+        memory[slot][:rows, 0] = np.arange(rows) + 100 * slot
+        given_rows += [(dtype, 100 * slot + row) for row in range(rows)]
+        batches += merger.add(FilledSlot(slot, dtype, rows, [Segment(slot, 0, rows)]))
+    full = len(batches)
+    batches += merger.rest()
+    for batch in batches:
+        row = 0
+        for job, first, windows in batch.segments:
+            found = memory[batch.slot][row : row + windows, 0].tolist()
+            assert found == [100 * job + first + place for place in range(windows)]
+            seen += [(batch.dtype, value) for value in found]
+            row += windows
+        assert row == batch.rows
+    assert sorted(seen) == sorted(given_rows)
+    assert all(batch.rows == ROWS for batch in batches[:full])
+    assert len(batches) - full <= 2
+    assert len(released) + len(batches) == len(parts)
+
+
+def filled(slot: int) -> FilledSlot:
+    return FilledSlot(slot, "int16", 1, [])
+
+
+def test_a_batch_handed_back_goes_to_another_replica_even_after_the_end() -> None:
+    batches = BatchQueue()
+    batches.put(filled(3))
+    batches.close()
+    first = batches.get()
+    assert first is not None
+    taken: list[FilledSlot | None] = []
+    other = threading.Thread(target=lambda: taken.append(batches.get()))
+    other.start()
+    other.join(0.1)
+    assert other.is_alive()  # the first replica may yet fail
+    batches.requeue(first)
+    other.join(5)
+    assert taken == [first]
+    batches.done()
+    assert batches.get() is None
+
+
+def test_starving_is_a_replica_that_waits_for_nothing() -> None:
+    batches = BatchQueue()
+    assert not batches.has_idle_replica
+    replica = threading.Thread(target=batches.get)
+    replica.start()
+    while not batches.has_idle_replica:
+        pass
+    batches.abort()
+    replica.join(5)
+    assert not replica.is_alive()
+
+
+def test_messages_come_out_of_their_bytes_as_they_went_in() -> None:
+    result = ClipResult(4, True, None, None, 3, 2.9, 16_000, 1, False)
+    messages = [
+        Decode([ClipTask(4, b"/data/\xff.wav", None, 2.5, 1)], last=True),
+        DecodeReport(None, "int16", [Segment(4, 0, 3)], [result], 1, 70.0, 1.5, 0.5),
+        SlotGrant(0),
+        None,
+    ]
+    for message in messages:
+        again = decode_message(packed(message))
+        assert again == message
+        assert type(again) is type(message)
+    handover = decode_message(packed(messages[1]))
+    assert isinstance(handover, DecodeReport)
+    assert (handover.segments[0].windows, handover.finished[0].seconds) == (3, 2.9)

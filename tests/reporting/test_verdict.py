@@ -1,0 +1,118 @@
+"""Which of a sweep's settings is chosen, how sure that is, and what is said of it: made-up results."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from runner.reporting.comparability import REPEATS
+from runner.reporting.verdict import contests, only_contest, verdict
+from tests.reporting.test_advice import result
+
+
+def repeated(passes: list[float], **given: Any) -> dict[str, Any]:
+    found = result(**given)
+    found["repeats"] = {"passes": [{"realtime_factor": speed} for speed in passes]}
+    found["metrics"][REPEATS] = sum(passes) / len(passes)
+    return found
+
+
+def chosen(results: list[dict]) -> dict:
+    return only_contest(results).chosen.best
+
+
+def test_the_baseline_is_the_fastest_float32_run_on_the_cpu_else_the_slowest() -> None:
+    slow, fast, gpu = result(speed=50), result(memory="greedy", speed=60), result("gpu", precision="float16", speed=9e4)
+    assert only_contest([slow, fast, gpu]).baseline.best is fast
+    assert only_contest([gpu, result("gpu", speed=1e4)]).baseline.speed == 1e4
+    assert only_contest([result(status="failed")]) is None
+
+
+def test_what_is_within_noise_is_not_called_the_fastest() -> None:
+    one = repeated([175.0, 168.0, 171.0, 165.0, 173.0], memory="balanced")
+    same = repeated([152.0, 178.0, 163.0, 149.0, 176.0], memory="greedy")
+    text = verdict([one, same])
+    assert "the fastest" not in text
+    assert "No measurable difference: cpu-balanced-float32 170 (" in text
+    assert ", cpu-greedy-float32 164 (" in text
+
+
+def test_a_difference_has_an_interval() -> None:
+    fast = repeated([200.0, 204.0, 198.0, 202.0, 199.0], memory="greedy")
+    slow = repeated([100.0, 103.0, 99.0, 101.0, 98.0], memory="balanced")
+    text = verdict([slow, fast])
+    assert "cpu-greedy-float32 is the fastest: 201 (19" in text
+    assert "2.00 (1.9" in text
+    assert "Compared by repeated passes; in brackets 95 % intervals" in text
+
+
+def test_what_was_measured_once_is_said_to_be() -> None:
+    text = verdict([result(memory="greedy", speed=110), result(speed=100)])
+    assert "1.10 × cpu-balanced-float32, measured once: that may be chance" in text
+    assert "Compared by first passes, some too short for an interval: profile.repeat_s=10 repeats them." in text
+
+
+def test_without_a_measurable_difference_the_run_that_takes_clearly_less_memory_is_chosen() -> None:
+    fast = result(memory="greedy", speed=100, std=9, rss=2000)
+    light = result(memory="conservative", speed=99, std=9, rss=1200)
+    far = result(memory="balanced", speed=50, std=5, rss=1000)
+    assert chosen([fast, light, far]) is light
+    assert chosen([fast, {**light, "metrics": {**light["metrics"], "rss_peak_mib": 1900.0}}]) is fast
+    assert "Use cpu-conservative-float32, which takes less memory" in verdict([fast, light, far])
+
+
+def test_another_workload_has_a_line_and_no_rank() -> None:
+    jobs = [result(speed=hop * 100, run_name=f"cpu-balanced-float32 hop_s={hop}") for hop in (0.48, 1.92)]
+    for job, hop in zip(jobs, (0.48, 1.92), strict=True):
+        job["config"]["frontend"] = {"hop_s": hop}
+    text = verdict(jobs)
+    assert "the fastest" not in text
+    assert "hop_s=1.92 with cpu-balanced-float32 hop_s=0.48, because frontend.hop_s is 1.92, not 0.48" in text
+    assert only_contest(jobs) is None
+
+
+def test_rounds_are_taken_together() -> None:
+    jobs = []
+    for number, (a, b) in enumerate(((100.0, 80.0), (140.0, 112.0), (120.0, 96.0)), 1):
+        for memory, speed in (("greedy", a), ("balanced", b)):
+            job = result(memory=memory, speed=speed, swept={"memory": memory, "profile.round": str(number)})
+            jobs.append(job | {"run_name": f"cpu-{memory}-float32 round={number}"})
+    found = only_contest(jobs)
+    assert [(each.name, each.speed, len(each.results)) for each in found.variants] == [
+        ("cpu-greedy-float32", 120.0, 3),
+        ("cpu-balanced-float32", 96.0, 3),
+    ]
+    assert "No measurable difference" in verdict(jobs)  # what differs between rounds is more than between settings
+    assert "round" not in verdict(jobs).splitlines()[-1]
+
+
+def test_the_verdict_is_a_few_lines_that_end_in_a_command() -> None:
+    disturbed = result(memory="conservative", speed=90.6)
+    disturbed["metrics"]["background_cpu_share"] = 0.6
+    jobs = [result(speed=100, std=2), result("gpu", "greedy", "float16", 50_000, std=500), disturbed]
+    lines = verdict(jobs).splitlines()
+    assert len(lines) == 5
+    assert "gpu-greedy-float16 is the fastest: 50,000 (" in lines[0]
+    assert "500.00 (" in lines[0]
+    assert lines[1].startswith("gpu-greedy-float16: limited by compute, 1,000 MiB, its numbers passed the parity gate")
+    assert lines[3] == "Not ranked: cpu-conservative-float32 (other programs took 60% of the processors)."
+    assert lines[4] == "Use it: python -m runner device=gpu memory=greedy"
+    assert "No run" in verdict([result(status="failed")])
+
+
+def test_on_a_machine_that_was_always_busy_the_verdict_says_so() -> None:
+    busy = [result(speed=speed, memory=memory) for speed, memory in ((50.0, "balanced"), (60.0, "greedy"))]
+    for each in busy:
+        each["metrics"]["background_cpu_share"] = 0.5
+    assert chosen(busy) is busy[1]
+    assert "other programs took 50% of the processors: measure again when the machine is idle" in verdict(busy)
+    assert "measure again" not in verdict([*busy, result(speed=10.0)])
+
+
+def test_parts_of_a_data_set_are_put_together_and_not_ranked() -> None:
+    parts = [result(run_dir=f"s3://bucket/sweep/{number}") for number in (0, 1)]
+    for number, part in enumerate(parts, 1):
+        part["config"]["dataset"] = {"partition": f"{number}/2"}
+    assert verdict(parts).endswith("python -m runner merge s3://bucket/sweep/0 s3://bucket/sweep/1 --output FOLDER")
+    assert contests(parts) == ([], [])
+    parts[1]["status"] = "killed"
+    assert "give the same command again" in verdict(parts)

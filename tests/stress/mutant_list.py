@@ -1,0 +1,477 @@
+"""The mistakes of ``tests/stress/mutants.py``: in orchestration, each one that somebody could make and none without
+effect."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Mutant(NamedTuple):
+    """A mistake: what goes wrong by it, and the text of a file in runner/, there once, that becomes another.
+
+    ``tests`` are files or tests that may catch it, most likely ones first, with blanks in between.
+    """
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+FAULTS = "tests/stress/test_faults.py"
+POWER = f"{FAULTS}::test_a_loss_of_power_at_any_moment_leaves_a_run_that_the_same_command_completes"
+CALLS = f"{FAULTS}::test_every_call_that_fails_leaves_a_run_that_the_same_command_completes"
+PARTITIONS = "tests/end_to_end/test_partitions.py"
+
+MUTANTS: tuple[Mutant, ...] = (
+    # Taking up: journal, identity, locks
+    Mutant(
+        "a line of the journal is not flushed to disk",
+        "output/state/journal.py",
+        "        os.fsync(self._file)\n",
+        "",
+        f"tests/output/state/test_journal.py {POWER}",
+    ),
+    Mutant(
+        "a new line is glued to one that was cut off",
+        "output/state/journal.py",
+        'self._cut_off = _last_byte(path) not in (b"", b"\\n")',
+        "self._cut_off = False",
+        "tests/output/state/test_journal.py",
+    ),
+    Mutant(
+        "a shard that was taken back counts as done",
+        "output/state/journal.py",
+        "            done.pop(entry.shard, None)\n",
+        "            continue\n",
+        "tests/output/state/test_journal.py tests/output/state/test_resume.py",
+    ),
+    Mutant(
+        "a line of the journal is believed though the plan's rows are others",
+        "output/state/journal.py",
+        " if number < len(rows) and entry.rows == rows[number]}",
+        " if number < len(rows)}",
+        "tests/output/state/test_resume.py",
+    ),
+    Mutant(
+        "the checksum of a journal's line is not compared",
+        "output/state/journal.py",
+        'if json.loads(_with_checksum(values))["crc"] != checksum:',
+        "if not checksum:",
+        "tests/output/state/test_journal.py",
+    ),
+    Mutant(
+        "a file of the right size is taken for whole",
+        "output/state/journal.py",
+        " or size_and_sha256(path) != tuple(described)",
+        "",
+        "tests/output/state/test_journal.py tests/output/test_output.py",
+    ),
+    Mutant(
+        "each command has a lock of its own",
+        "output/state/locks.py",
+        "FileLock(state / LOCK, timeout=0)",
+        'FileLock(state / f"{os.getpid()}.lock", timeout=0)',
+        "tests/output/state/test_resume.py tests/end_to_end/test_resume.py::test_two_commands_at_once_one_is_refused",
+    ),
+    Mutant(
+        "shards of new clips count from 0 again",
+        "output/state/plan.py",
+        "shards += [(clips + start, clips + end) for start, end in more]",
+        "shards += more",
+        "tests/output/state/test_resume.py",
+    ),
+    Mutant(
+        "a run goes on with other weights or PCA parameters than it was begun with",
+        "output/state/identity.py",
+        "    if before is None:\n        write_atomic",
+        "    if before != now:\n        write_atomic",
+        "tests/output/state/test_resume.py tests/core/test_readable.py",
+    ),
+    Mutant(
+        "a finished run is begun again for a file that can't be read for good",
+        "output/state/redo.py",
+        '"unreadable": _opens,',
+        '"unreadable": _is_tried,',
+        "tests/output/state/test_resume.py",
+    ),
+    # The data set: manifest, listing, partitions, labels
+    Mutant(
+        "the first partition begins with the second shard",
+        "dataset/manifest.py",
+        "range(which - 1, len(shards), of)",
+        "range(which, len(shards), of)",
+        f"{PARTITIONS}::test_parts_are_a_deterministic_cut_without_overlap tests/dataset/test_manifest.py",
+    ),
+    Mutant(
+        "the label is the topmost folder's name",
+        "dataset/folder.py",
+        'return shown(folder.rpartition(b"/")[2]) if slash else None',
+        'return _shown(folder.partition(b"/")[0]) if slash else None',
+        "tests/dataset/test_manifest.py",
+    ),
+    Mutant(
+        "folders are listed in the order of their names without the slash",
+        "dataset/listing.py",
+        "    found.sort(key=itemgetter(0))\n    return found",
+        "    found.sort(key=lambda each: os.fsencode(each[1].name))\n    return found",
+        "tests/dataset/test_manifest.py tests/storage/test_object_input.py::test_listing_is_in_the_order_of_a_folders",
+    ),
+    Mutant(
+        "a listing of S3 ends after its first page",
+        "dataset/listing.py",
+        'if not page.get("IsTruncated"):',
+        'if len(page.get("Contents", ())) <= _PAGE_KEYS:',
+        (
+            "tests/storage/test_object_input.py::test_listing_is_in_the_order_of_a_folders "
+            "tests/storage/test_object_input.py"
+        ),
+    ),
+    Mutant(
+        "a part of a file may be of no length",
+        "dataset/manifest_file.py",
+        "if end is not None and end <= (start or 0.0):",
+        "if end is not None and end < (start or 0.0):",
+        "tests/dataset/test_manifest.py",
+    ),
+    Mutant(
+        "the digest does not tell apart names that run together",
+        "dataset/digests.py",
+        "                lengths.update(column.lengths.data)\n",
+        "                lengths.update(b'')\n",
+        "tests/dataset/test_manifest.py",
+    ),
+    Mutant(
+        "a path is held to the root before its .. are taken out",
+        "dataset/manifest_file.py",
+        "if not os.path.normpath(os.path.join(root, path)).startswith(inside):",
+        "if not os.path.join(root, path).startswith(inside):",
+        "tests/dataset/test_manifest.py",
+    ),
+    Mutant(
+        "a new label gets the number of the last known one",
+        "output/tfrecord.py",
+        "max(known.values()) + 1 + n for n, label",
+        "max(known.values()) + n for n, label",
+        "tests/output/test_formats.py",
+    ),
+    # At work: pool, decoding, engine, spill, signals
+    Mutant(
+        "clips that waited for a decode process that died are lost",
+        "pipeline/decode_pool.py",
+        "        self._retries.extend(dead.tasks.values())\n",
+        "",
+        (
+            "tests/pipeline/test_pool.py "
+            "tests/pipeline/test_engine.py::test_decode_processes_that_are_killed_cost_their_clip_alone"
+        ),
+    ),
+    Mutant(
+        "a clip is tried once more than it may be",
+        "pipeline/decode_pool.py",
+        "task.attempt + 1 < _ATTEMPTS",
+        "task.attempt + 1 <= _ATTEMPTS",
+        (
+            "tests/pipeline/test_pool.py "
+            "tests/pipeline/test_engine.py::test_decode_processes_that_are_killed_cost_their_clip_alone"
+        ),
+    ),
+    Mutant(
+        "the time in which all processes were stopped counts as a decoder's silence",
+        "pipeline/decode_pool.py",
+        "process.silent_s += min(since, _LOOK_COUNTS_S)",
+        "process.silent_s += since",
+        "tests/pipeline/test_pool.py",
+    ),
+    Mutant(
+        "starts that failed are added up over the whole run",
+        "pipeline/decode_pool.py",
+        "process.ready, self._failed_starts = True, 0",
+        "process.ready = True",
+        "tests/pipeline/test_pool.py",
+    ),
+    Mutant(
+        "on_truncated=skip keeps what is truncated, and keep skips it",
+        "pipeline/decode_worker.py",
+        'options.on_truncated == "skip"',
+        'options.on_truncated != "skip"',
+        "tests/audio/test_hostile.py tests/audio/test_lengths.py",
+    ),
+    Mutant(
+        "a stop leaves the shards under way unfinished",
+        "pipeline/pipeline.py",
+        "return last_clip is not None and self._open_shards.of(clip.number) == self._open_shards.of(last_clip)",
+        "return False",
+        "tests/pipeline/test_engine.py::test_a_stop_finishes_the_shards_under_way_only "
+        "tests/end_to_end/test_runs.py::test_ctrl_c_ends_the_shard_and_keeps_what_was_done",
+    ),
+    Mutant(
+        "the batch of a replica that failed is lost",
+        "pipeline/pipeline.py",
+        "                return\n        self._batches.requeue(batch)\n",
+        "                return\n        self._batches.done()\n",
+        (
+            "tests/pipeline/test_engine.py::test_a_replica_that_fails_hands_its_batch_to_the_others "
+            "tests/pipeline/test_engine.py"
+        ),
+    ),
+    Mutant(
+        "embeddings that are NaN are written",
+        "pipeline/assembler.py",
+        "all_finite = bool(np.isfinite(embeddings).all())",
+        "all_finite = bool(np.isfinite(embeddings).any())",
+        "tests/pipeline/test_engine.py::test_embeddings_that_overflow_are_no_embeddings tests/pipeline/test_engine.py",
+    ),
+    Mutant(
+        "memory of embeddings that are written is never given back",
+        "output/spill.py",
+        "            self.in_memory -= size\n",
+        "            self.in_memory -= 0\n",
+        "tests/output/test_spill.py",
+    ),
+    Mutant(
+        "two signals at once count as two requests",
+        "core/stop_signals.py",
+        "if self.count and (number == _SIGHUP or now - self._at < _ONE_REQUEST_S):",
+        "if self.count and number == _SIGHUP:",
+        "tests/jobs/test_launch.py",
+    ),
+    # Files: writer, formats, merge
+    Mutant(
+        "the journal does not know of a shard's part of clips.parquet",
+        "output/writer.py",
+        "        files.append(part)\n",
+        "",
+        f"tests/output/test_output.py "
+        f"tests/output/remote/test_object_output.py::test_shards_that_are_taken_back_lose_their_commit_objects "
+        f"{PARTITIONS} {POWER}",
+    ),
+    Mutant(
+        "a file gets its name before its bytes are on disk",
+        "core/files.py",
+        "    flush(temporary)\n    temporary.replace(path)",
+        "    temporary.replace(path)",
+        f"tests/dataset/test_demo.py {POWER}",
+    ),
+    Mutant(
+        "a write that failed leaves its temporary file",
+        "core/files.py",
+        "            temporary.unlink(missing_ok=True)\n        raise",
+        "            pass\n        raise",
+        f"tests/output/test_output.py {CALLS}",
+    ),
+    Mutant(
+        "the examples of a part of a file begin at 0",
+        "output/formats.py",
+        "starts = np.repeat(np.array([row.start_s for row in rows]), counts) + example * hop_s",
+        "starts = example * hop_s",
+        "tests/output/test_output.py",
+    ),
+    Mutant(
+        "a shard that is done again loses the npz files that are new",
+        "output/formats.py",
+        "for name in json.loads(before).keys() - set(now):",
+        "for name in set(now) - json.loads(before).keys():",
+        "tests/output/test_formats.py",
+    ),
+    Mutant(
+        "a part's shards keep their own numbers in the whole",
+        "output/merge/merge.py",
+        'MergedShard(part.about["shards"][local], part, entry)',
+        "MergedShard(local, part, entry)",
+        f"{PARTITIONS}::test_partitions_make_the_whole_bit_for_bit",
+    ),
+    Mutant(
+        "a merge does not miss the last part",
+        "output/merge/merge.py",
+        'sorted(set(range(1, first.about["of"] + 1)) - set(numbers))',
+        'sorted(set(range(1, first.about["of"])) - set(numbers))',
+        f"{PARTITIONS}::test_what_is_no_whole_is_said",
+    ),
+    Mutant(
+        "clips.parquet has the shards as they were finished",
+        "output/writer.py",
+        "            for shard in sorted(self.done):\n",
+        "            for shard in self.done:\n",
+        "tests/output/test_output.py tests/pipeline/test_engine.py",
+    ),
+    # Object stores: commits, lease, retries, reading ahead
+    Mutant(
+        "a store that throttles is not asked again",
+        "storage/retry.py",
+        "TRANSIENT_STATUS = (408, 409, 425, 429)",
+        "TRANSIENT_STATUS = (408, 409, 425)",
+        (
+            "tests/output/remote/test_object_output.py::test_errors_are_told_apart_by_their_status "
+            "tests/storage/test_object_input.py"
+        ),
+    ),
+    Mutant(
+        "what will never pass is tried again, and what may pass is not",
+        "storage/retry.py",
+        "            if is_last or not is_transient(error):\n",
+        "            if is_last or is_transient(error):\n",
+        "tests/output/remote/test_object_output.py::test_what_may_pass_is_tried_again_and_the_rest_is_not",
+    ),
+    Mutant(
+        "a worker that lost the output says nothing and goes on",
+        "storage/worker_lease.py",
+        "        except ConfigError as error:\n            raise StoreError(str(error)) from error\n",
+        "        except ConfigError:\n            return\n",
+        "tests/output/remote/test_object_output.py::test_a_worker_that_lost_the_output_commits_no_more",
+    ),
+    Mutant(
+        "a holder that was seen lately is taken for dead",
+        "storage/lease.py",
+        'if abs(time.time() - float(holder.get("time", 0))) < LEASE_EXPIRY_S:',
+        'if abs(time.time() - float(holder.get("time", 0))) > LEASE_EXPIRY_S:',
+        "tests/output/remote/test_object_output.py::test_a_dead_holder_is_taken_over_and_a_living_one_is_not",
+    ),
+    Mutant(
+        "shards that are to be done again keep their commit objects",
+        "output/remote/run.py",
+        "        self._revoke_commits(self._committed.keys() - plan.done.keys())\n",
+        "",
+        "tests/output/remote/test_object_output.py::test_shards_of_changed_sources_lose_their_commit_objects",
+    ),
+    Mutant(
+        "one object more is fetched ahead than asked for",
+        "storage/prefetch.py",
+        "if len(self._under_way) >= self._ahead:",
+        "if len(self._under_way) > self._ahead:",
+        "tests/storage/test_object_input.py::test_objects_are_fetched_ahead_and_never_more_than_asked",
+    ),
+    Mutant(
+        "an object that is not there counts as unreadable",
+        "storage/prefetch.py",
+        "if isinstance(error, FileNotFoundError | IsADirectoryError):",
+        "if isinstance(error, IsADirectoryError):",
+        "tests/storage/test_object_input.py::test_final_answers_are_reasons_and_not_asked_for_again",
+    ),
+    Mutant(
+        "a store that is silent is asked for each object",
+        "output/state/redo.py",
+        "self._silent = self._silent or is_transient(error)",
+        "self._silent = False",
+        "tests/output/remote/test_object_output.py::test_objects_of_a_store_that_is_silent_are_asked_for_once",
+    ),
+    # The command: sweeps, job, launch, exit status, command line, redaction
+    Mutant(
+        "a worker that SIGTERM ended is a failed run",
+        "jobs/worker_process.py",
+        "if killed is None and -status in STOP_SIGNALS:",
+        "if killed is None and status in STOP_SIGNALS:",
+        "tests/jobs/test_launch.py",
+    ),
+    Mutant(
+        "the exit status after a signal is the signal's number",
+        "cli/run.py",
+        "raise RunInterrupted(128 + number)",
+        "raise RunInterrupted(number)",
+        "tests/jobs/test_launch.py tests/end_to_end/test_runs.py",
+    ),
+    Mutant(
+        "what else is printed as JSON is taken for an event",
+        "jobs/worker_process.py",
+        'return event if isinstance(event, dict) and "event" in event else None',
+        "return event if isinstance(event, dict) else None",
+        "tests/jobs/test_launch.py",
+    ),
+    Mutant(
+        "queries stay in addresses that are logged",
+        "core/redact.py",
+        'return _QUERY.sub(r"\\1", _USER.sub(r"\\1", text))',
+        'return _USER.sub(r"\\1", text)',
+        "tests/tracking/test_tracking.py::test_credentials_are_taken_out_and_the_rest_is_left",
+    ),
+    Mutant(
+        "a failed run has the exit status 0",
+        "jobs/job.py",
+        '{"finished": 0, "killed": killed_status}.get(result["status"], 1)',
+        '{"finished": 0, "killed": killed_status}.get(result["status"], 0)',
+        "tests/jobs/test_launch.py::test_a_spec_that_was_cut_off_is_a_failure_in_one_sentence "
+        "tests/end_to_end/test_runs.py::test_a_killed_worker_is_a_failed_run_with_its_signal",
+    ),
+    Mutant(
+        "a sweep's folder takes another sweep",
+        "jobs/sweep.py",
+        "        if before != list(map(without_credentials, overrides)):\n",
+        "        if len(before) != len(overrides):\n",
+        "tests/output/state/test_resume.py "
+        "tests/output/remote/test_object_sweep.py::test_a_second_command_and_another_sweep_are_refused "
+        "tests/end_to_end/test_resume.py::test_a_sweep_that_was_stopped_is_resumed",
+    ),
+    Mutant(
+        "a signal that came too late for a job does not end its sweep",
+        "jobs/job.py",
+        'if guard.count and job.in_sweep and result["status"] != "killed":',
+        'if guard.count and job.in_sweep and result["status"] == "killed":',
+        "tests/jobs/test_launch.py",
+    ),
+    Mutant(
+        "a run may skip one clip less than dataset.max_skipped",
+        "pipeline/skip_limit.py",
+        "if self._most is not None and self._skipped > self._most:",
+        "if self._most is not None and self._skipped >= self._most:",
+        "tests/pipeline/test_limits.py tests/end_to_end/test_resume.py::test_a_run_that_skips_too_much_is_stopped",
+    ),
+    # Comparing: tracking, report, metrics, verdict
+    Mutant(
+        "the variant that takes most memory is recommended",
+        "reporting/verdict.py",
+        "each.memory_mib <= _LIGHTER * fastest.memory_mib]",
+        "each.memory_mib >= _LIGHTER * fastest.memory_mib]",
+        "tests/reporting/test_verdict.py",
+    ),
+    Mutant(
+        "more counts as better of every metric",
+        "reporting/comparability.py",
+        "reverse=ranking_metric(by).direction is Direction.HIGHER)",
+        "reverse=True)",
+        "tests/reporting/test_comparing.py",
+    ),
+    Mutant(
+        "twice as long counts as twice as good",
+        "core/metrics.py",
+        "(value, reference) if self.direction is Direction.HIGHER else (reference, value)",
+        "(value, reference)",
+        "tests/core/test_metrics.py",
+    ),
+    Mutant(
+        "a sweep with failed jobs is FINISHED in MLflow",
+        "tracking/sweeps.py",
+        '"FAILED" if count["failed"] or not results else "FINISHED"',
+        '"FAILED" if not results else "FINISHED"',
+        "tests/tracking/test_tracking.py::test_the_parent_of_a_sweep_says_how_its_jobs_went",
+    ),
+    Mutant(
+        "the regression check fails the better run",
+        "cli/report.py",
+        "elif not (share := judge.goodness(value, expected)) >= least:",
+        "elif not (share := judge.goodness(value, expected)) <= least:",
+        "tests/cli/test_report.py::test_the_regression_check",
+    ),
+    Mutant(
+        "MLFLOW_TRACKING_URI goes before the address that was given",
+        "tracking/client.py",
+        'if given := tracking.uri or os.environ.get("MLFLOW_TRACKING_URI"):',
+        'if given := os.environ.get("MLFLOW_TRACKING_URI") or tracking.uri:',
+        "tests/tracking/test_tracking.py::test_the_store_is_the_given_one_else_the_environments_else_local",
+    ),
+    # Ray
+    Mutant(
+        "a machine that goes is the fault of the shards that were under way there",
+        "engines/ray/pool.py",
+        "self._deaths[shard] += not by_machine",
+        "self._deaths[shard] += 1",
+        "tests/engines/ray/test_ray_pool.py::test_machines_that_go_are_no_fault_of_their_shards_however_often",
+    ),
+    Mutant(
+        "a shard that an actor takes back stays done",
+        "engines/ray/driver.py",
+        "                self.writer.record(ShardEntry(shard, undone=True))\n",
+        "",
+        "tests/engines/ray/test_ray_actor.py::test_shards_that_an_actor_takes_back_are_left_to_be_done",
+    ),
+)
