@@ -34,6 +34,23 @@ _SECRET = re.compile(rf"env_set\.{_SECRET_NAME}$", re.IGNORECASE)
 
 _SECRET_OF_ACTORS = re.compile(rf"{_SECRET_NAME}['\"]?\s*[:=]", re.IGNORECASE)
 
+RENAMED = {
+    "dataset.fetch_ahead": "dataset.prefetch",
+    "dataset.fetch_timeout_s": "dataset.download_timeout_s",
+    "dataset.clip_timeout_s": "dataset.decode_timeout_s",
+    "dataset.max_clip_s": "dataset.max_duration_s",
+    "dataset.allow_outside": "dataset.allow_paths_outside_root",
+    "output.put_timeout_s": "output.upload_timeout_s",
+    "output.shard_clips": "output.clips_per_shard",
+    "memory.host_memory_mib": "memory.host_limit_mib",
+    "memory.batch_size_by_device": "memory.default_batch_size",
+    "engine.stop_grace_s": "engine.shutdown_timeout_s",
+    "engine.concurrency": "engine.min_size and engine.max_size",
+    "profile.device_speed_s": "profile.device_benchmark_s",
+    "profile.min_seconds": "profile.repeat_s",
+}
+"""Keys of earlier versions, and their names now."""
+
 _INSTEAD = {
     "tracking.uri": "give MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or the whole address as "
     "MLFLOW_TRACKING_URI, in the environment",
@@ -94,6 +111,9 @@ def check_overrides(overrides: Sequence[str]) -> None:
     for text in overrides:
         key, _, given = text.partition("=")
         check_free_of_credentials(key.lstrip("+~"), text)
+        for before, now in RENAMED.items():
+            if f"{key.lstrip('+~')}.".startswith(f"{before}."):
+                raise ConfigError(f"{before} has another name now: use {now}")
         try:
             value = parser.parse_override(text).value()
         except HydraException as error:

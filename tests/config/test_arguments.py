@@ -102,6 +102,8 @@ def outcome(line: str, outputs: Path, capsys: pytest.CaptureFixture[str]) -> tup
         ("-m experiment=nosuch", "use one of batch_sweep"),
         ("hydra/launcher=nosuch", "use one of basic"),
         ("-m 'memory=glob(x*)'", "the sweep has no jobs"),
+        ("dataset.fetch_ahead=4", "dataset.fetch_ahead has another name now: use dataset.prefetch"),
+        ("+memory.batch_size_by_device.cpu=4", "use memory.default_batch_size"),
         # numbers
         ("frontend.hop_s=nan", "frontend.hop_s=nan is not a finite number"),
         ("weights.timeout_s=inf", "weights.timeout_s=inf is not"),
