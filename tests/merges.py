@@ -16,9 +16,10 @@ class MergeBench(Workbench):
     """Where merges are disturbed."""
 
     def __init__(self, folder: Path) -> None:
+        from runner.cli import merge as command
         from runner.output.merge import merge
 
-        self._merge = merge
+        self._merge, self._command = merge, command
         self._parts = [folder / f"part-{which}" for which in (1, 2)]
         super().__init__(folder)
 
@@ -42,7 +43,7 @@ class MergeBench(Workbench):
         told = io.StringIO()
         one_by_one = mock.patch.object(self._merge, "_ahead", map)
         with one_by_one, contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(told):
-            status = self._merge.main([*map(str, self._parts), "--output", str(self.run)])
+            status = self._command.main([*map(str, self._parts), "--output", str(self.run)])
         return told.getvalue().strip() if status else {"status": "finished"}
 
     def _wrong(self, undisturbed: dict[str, bytes], result: dict[str, Any] | str) -> list[str]:

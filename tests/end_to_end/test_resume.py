@@ -341,7 +341,7 @@ def test_corrected_labels_reach_the_files_and_rows_taken_out_are_refused(tmp_pat
     assert first.status == 0, first.err
     second = run_with({**dict.fromkeys(names, "dog"), names[1]: "cat"})
     assert second.status == 0, second.err
-    assert "1 labels changed since the run began" in " ".join(second.err.split())
+    assert "1 labels changed since the run started" in " ".join(second.err.split())
     assert second.result["metrics"]["session_clips"] == 1
     clips = pq.read_table(tmp_path / "run/clips.parquet")
     assert dict(zip(clips["clip"].to_pylist(), clips["label"].to_pylist(), strict=True)) == {

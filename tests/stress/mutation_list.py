@@ -167,10 +167,10 @@ _LIES: dict[str, Lie] = {
     "2 rows of 461 wrong, by content": Lie(_by_content),
 }
 
-FRONTEND, NETWORK, WINOGRAD, SESSION = (
-    f"runner.vggish.{name}" for name in ("frontend", "network", "winograd", "session")
+FRONTEND, NETWORK, WINOGRAD, REFERENCE, ARRAYS = (
+    f"runner.vggish.{name}" for name in ("frontend", "network", "winograd", "reference", "arrays")
 )
-REFERENCE, PARITY, CHECKPOINT = "runner.vggish.reference", "runner.inference.parity", "runner.vggish.checkpoint"
+PARITY, SESSION = "runner.inference.parity", "runner.inference.session"
 
 _EDGE = ("np.array([MEL_MIN_HZ, MEL_MAX_HZ])", "np.array([{}])")
 _HANN = ("np.arange(STFT_WINDOW) / STFT_WINDOW)", "np.arange(STFT_WINDOW) / (STFT_WINDOW - 1))")
@@ -388,8 +388,8 @@ _SHARED: dict[str, tuple[Edit, ...]] = {
 }
 _INPUTS: dict[str, tuple[Edit, ...]] = {
     "the signals are silent": (Edit(PARITY, "finer = [", "exact *= 0\n    finer = ["),),
-    "random biases are zero": (Edit(CHECKPOINT, "_BIAS = 0.1", "_BIAS = 0.0"),),
-    "random weights of another law": (Edit(CHECKPOINT, "np.sqrt(2.0 /", "np.sqrt(1.0 /"),),
+    "random biases are zero": (Edit(ARRAYS, "_BIAS = 0.1", "_BIAS = 0.0"),),
+    "random weights of another law": (Edit(ARRAYS, "np.sqrt(2.0 /", "np.sqrt(1.0 /"),),
 }
 
 FAULTS: tuple[Fault, ...] = (

@@ -632,7 +632,7 @@ def test_a_long_member_is_of_one_object_though_it_is_read_in_pieces(
     store: ObjectStore, tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runner.dataset.packed.clips._IN_MEMORY", 1000)
-    for module in ("ranges", "packed_clips"):
+    for module in ("storage.ranges", "dataset.packed.clips"):
         monkeypatch.setattr(f"runner.{module}.PIECE", 20_000)
     store.behave()
     assert bytes_of(listed(web(f"s3://data/{tars.name}"))) == CLIPS

@@ -147,7 +147,7 @@ def test_a_run_that_was_killed_refused_and_throttled_ends_as_a_local_one(
     assert min(troubles.seen[fault] for fault in ("slow_down", "broken", "drop")) > 0
     assert troubles.stubborn > STUBBORN
     assert f"files  {url}" in done.out
-    assert f"1 shards in {url} are damaged" in done.err
+    assert f"re-running 1 damaged or incomplete shards in {url}" in done.err
     result = assert_same("killed", out)
     assert result["session"] == 3
     assert result["metrics"]["session_clips"] == A_SHARD * left
