@@ -38,6 +38,7 @@ def test_a_run_is_a_real_one_but_imports_no_tensorflow(clips: Path, tmp_path: Pa
     assert done.result["parity"]["passed"] is True
     assert done.result["metrics"]["parity_canaries"] > 0
     assert pq.read_table(tmp_path / "run/embeddings").num_rows == 8
+    assert not (tmp_path / ".cache/calibration.json").exists(), "real runs would find the double's figures"
     imported = {line.rpartition("|")[2].strip() for line in (tmp_path / "run/runner.log").read_text().splitlines()}
     assert "runner.engines.local" in imported
     assert not [name for name in imported if name.partition(".")[0] in {"tensorflow", "mlflow", "hydra"}]

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+from runner.core.cache import remembered
 from tests.double.session import DoubleSession, draw_arrays, embed
 
 
@@ -23,7 +24,7 @@ def take_the_place_of_tensorflow() -> None:
     """Have every session of this process be the double's, and TensorFlow never be imported."""
     from runner.devices import load
     from runner.engines import local
-    from runner.inference import builder, convolution, startup
+    from runner.inference import builder, startup
     from runner.output import writer
     from runner.vggish import answers
     from runner.weights import loading
@@ -41,7 +42,8 @@ def take_the_place_of_tensorflow() -> None:
     startup.init_random_weights = loading.init_random_weights = init_random_weights
     builder.VGGishSession = DoubleSession
     answers.reference_embeddings = embed
-    convolution.calibrate = lambda: (1.0, 1.0)
+    startup.remembered_calibration = lambda folder: (1.0, 1.0)  # the checkout's cache keeps what was measured
+    startup.remembered = _apart
     local.matmul_peak = lambda session, kind, precision, seconds: 1.0
     load.BackgroundLoad.share = lambda self, own_cpu_s: 0.0  # other tests run beside it, and must not keep it unranked
 
@@ -49,6 +51,11 @@ def take_the_place_of_tensorflow() -> None:
 def take_its_place_in_rays_processes() -> None:
     """Have the actors of a Ray that this process starts do so as well."""
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent / "site"), os.environ.get("PYTHONPATH", "")])
+
+
+def _apart(path: Path, *arguments: Any, **options: Any) -> Any:
+    """``runner.core.cache.remembered`` in a file of the double's own: real runs must not find its figures."""
+    return remembered(path.with_name(f"double-{path.name}"), *arguments, **options)
 
 
 class _StandIn(ModuleType):
