@@ -2,7 +2,8 @@
 
 Runs are ranked beside those of the same workload (data set, front end, weights); those that can't be ranked (a loaded
 machine, failed parity) are listed with the reason.  ``--fail-below METRIC=RATIO:BASELINE`` makes it a regression check:
-exit status 1 if a run is worse than that share of the baseline, in the metric's own direction (``runner.metrics``), or
+exit status 1 if a run is worse than that share of the baseline, in the metric's own direction
+(``runner.core.metrics``), or
 if the two can't be compared.  Nothing is written to MLflow.
 """
 

@@ -1,6 +1,8 @@
-"""A second's work on one device, in a process of its own: ``python -m runner.selftest DEVICE`` prints a JSON object.
+"""A second's work on one device, in a process of its own: ``python -m runner.cli.selftest DEVICE`` prints a JSON
+object.
 
-Random weights through the parity gate, then the model on data that lies on the device.  ``runner.doctor`` calls it.
+Random weights through the parity gate, then the model on data that lies on the device.  ``vggish-runner doctor``
+calls it.
 """
 
 from __future__ import annotations

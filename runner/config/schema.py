@@ -1,6 +1,7 @@
 """The typed configuration of a run: one dataclass per Hydra group.
 
-conf/ holds the values, this module the types, ``runner.validation`` the checks.  Hydra merges each YAML file of a group
+conf/ holds the values, this module the types, ``runner.config.validation`` the checks.  Hydra merges each YAML file
+of a group
 into the dataclass named in its ``defaults`` (registered under ``schema/``), so that an unknown key or a wrong type is
 refused while composing.
 """
@@ -121,7 +122,7 @@ class DatasetConfig:
     ``max_duration_s`` too.
     Of an object store each decode process fetches ``prefetch`` clips ahead, and a clip that is not given within
     ``download_timeout_s`` seconds, however often it is tried, is skipped.
-    ``partition`` (``2/5``) takes the second fifth of the shards, for a machine of five; see ``runner.merge``.
+    ``partition`` (``2/5``) takes the second fifth of the shards, for a machine of five; see ``vggish-runner merge``.
     ``listing`` is a file, by path or URL, that the first of those machines makes and all plan from.
     """
 
@@ -229,7 +230,7 @@ class OutputConfig:
 
 @dataclass
 class ToleranceConfig:
-    """How far a device may be from the reference's answers; see ``runner.parity.Parity`` for the measures."""
+    """How far a device may be from the reference's answers; see ``runner.inference.parity.Parity`` for the measures."""
 
     rel_err: float = 0.0
     min_cosine: float = 1.0

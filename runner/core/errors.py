@@ -1,6 +1,7 @@
 """The errors a user may see: each message names the thing, what is wrong with it and what to do.
 
-``kind`` is the word for such an error in result.json and in the tag ``failure.kind``; ``runner.failures`` finds it for
+``kind`` is the word for such an error in result.json and in the tag ``failure.kind``; ``runner.core.failures`` finds
+it for
 any exception, and makes an error of it again on the other side of a process.
 """
 

@@ -18,7 +18,7 @@ DESCRIPTIONS = (f"{NPZ}/metadata.json", f"{TFRECORD}/metadata.json", f"{TFRECORD
 """Files in them beside the shards' own."""
 
 STATE = ".runner"
-"""Folder of a run's state, below its own; see ``runner.resume``."""
+"""Folder of a run's state, below its own; see ``runner.output.state.plan``."""
 
 JOURNAL, CLIP_PARTS, NPZ_FILES = "journal.jsonl", "clips", "npz"
 
@@ -43,9 +43,9 @@ TRACKING, SWEEP_FILE = "tracking.json", "sweep.json"
 
 PLAN, MANIFEST = "plan.json", "manifest.parquet"
 
-LOCK, HOLDER, SESSIONS = "run.lock", "lease.json", "attempts.jsonl"
+LOCK, HOLDER, SESSIONS = "run.lock", "lock_owner.json", "attempts.jsonl"
 
-HOLDER_OBJECT = f"{STATE}/holder.json"
+HOLDER_OBJECT = f"{STATE}/lease.json"
 
 COMMITS = f"{STATE}/commits"
 

@@ -1,7 +1,8 @@
 """Every metric that a run or a sweep logs: its unit, whether more or less of it is better, what it means.
 
-The one table of them: ``runner.report`` ranks by it, MLflow's pages have its order, and docs/measuring.md is printed
-from it (``python -m runner.metrics``).
+The one table of them: ``vggish-runner report`` ranks by it, MLflow's pages have its order, and docs/measuring.md is
+printed
+from it (``python -m runner.core.metrics``).
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def row_digests(table: pa.Table, shards: Sequence[tuple[int, int]]) -> list[str]
     """A digest of each shard's rows: all that is known of their clips, labels and the state of their files too.
 
     Args:
-        table: with the columns of ``runner.manifest.SCHEMA``.
+        table: with the columns of ``runner.dataset.table.SCHEMA``.
         shards: (first row, one past the last), one after the other; the digests don't depend on the others.
     """
     found = []

@@ -32,7 +32,7 @@ class Manifest:
     ``table`` has the columns of ``SCHEMA``: ``clip`` is the path relative to ``root`` (with ``#t=start,end`` for a part
     of a file), ``path`` the absolute path in the file system's bytes, ``bytes`` the file's size and ``mtime_ns`` its
     time of modification (−1: unknown).  Of a packed clip ``clip`` is its name in the container, ``path`` an address as
-    in ``runner.packed``, ``bytes`` the clip's own and ``mtime_ns`` the container's.
+    in ``runner.dataset.packed.address``, ``bytes`` the clip's own and ``mtime_ns`` the container's.
     ``digest`` is the same for the same data on another machine.  ``ignored`` counts files that are no clips.
     ``part`` tells of a partition: which, of how many, and the whole's digest, clips, and the numbers and sizes of
     the shards in it.  ``whole`` is all that it was cut from.

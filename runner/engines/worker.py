@@ -1,6 +1,6 @@
 """The worker: the fresh process that owns TensorFlow for one run.
 
-    python -m runner.worker SPEC.json
+    python -m runner.engines.worker SPEC.json
 
 Everything is imported under the guard, because each decode process imports this module anew (spawn does that with the
 main module) and has no need of any of it.

@@ -2,7 +2,8 @@
 
 A session is measured in the way that the run will use it: each type of windows that is expected, full batches, a ragged
 one and a single row, rows in a shuffled order, from as many threads as the run has.  On a CPU, where a full batch can
-take a second, those are left to the run's own first one (``runner.canary``), and so is a type that was not expected.
+take a second, those are left to the run's own first one (``runner.inference.canary``), and so is a type that was not
+expected.
 """
 
 from __future__ import annotations

@@ -93,7 +93,7 @@ def _about(config: RunConfig, weights: Any, precision: str, result: dict[str, An
 
 
 def cut(samples: Any, frontend: FrontendConfig) -> Any:
-    """The windows of waveforms, as ``runner.framing.WindowCutter`` cuts them, in TensorFlow's operations.
+    """The windows of waveforms, as ``runner.vggish.framing.WindowCutter`` cuts them, in TensorFlow's operations.
 
     Args:
         samples: float32 [batch, samples], mono 16 kHz.

@@ -129,7 +129,7 @@ def _take_output(folder: Path, jobs: Sequence[RunConfig]) -> SweepOutput | None:
     """What a sweep has in an object store, taken for this command; None where it stays on a file system.
 
     Raises:
-        ConfigError: its jobs want several places, or as ``runner.store_sweep.take`` does.
+        ConfigError: its jobs want several places, or as ``runner.output.remote.sweep.take`` does.
     """
     places = {job.output.dir for job in jobs}
     if not any(map(is_url, places)):

@@ -5,7 +5,8 @@ the version that was seen: of two commands that begin at once, or find a dead on
 holder that was not seen for a minute, by the store's clock, is dead.  What it still has under way stops 15 s before
 that (``left``), whatever its own patience says.
 
-Stores without conditional requests (``runner.conditional``) get what they can: a command looks after a while whose
+Stores without conditional requests (``runner.storage.conditional``) get what they can: a command looks after a while
+whose
 object is there, and the worker before each shard's commit; of two that begin at once the later writer stays.
 """
 

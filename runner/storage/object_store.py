@@ -2,7 +2,7 @@
 
 A put is atomic: other readers see an object whole or not at all.  With a ``fence`` nothing is written any more once
 another command may have the output, whatever is under way.  Drivers try again a few times by themselves; what
-they give up on is tried again by ``runner.retry``, until ``output.upload_timeout_s`` is over.
+they give up on is tried again by ``runner.storage.retry``, until ``output.upload_timeout_s`` is over.
 """
 
 from __future__ import annotations

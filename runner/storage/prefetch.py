@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from runner.core.errors import ClipError
 from runner.storage.filesystem import store_of
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
 _LOOK_EVERY_S = 0.2
+T = TypeVar("T")
 
 _LONGEST_SCHEME = 16
 
@@ -80,7 +81,7 @@ def fetch(url: str, timeout_s: float, get: Get | None = None) -> Fetched:
 
     Args:
         url: its own.
-        timeout_s: as in ``runner.retry.with_retries``.
+        timeout_s: as in ``runner.storage.retry.with_retries``.
         get: what reads (a part of) it into a file, given the store, the URL and the file's path; None: all of it.
 
     Raises:
@@ -144,14 +145,18 @@ class FetchAhead:
         """
         while not self.begin(job, path):  # others are ahead of it: a clip was given back, and is asked for out of turn
             self._under_way.pop(next(iter(self._under_way))).add_done_callback(_close)
-        future = self._under_way.pop(job)
-        while True:
-            try:
-                return future.result(timeout=_LOOK_EVERY_S)
-            except TimeoutError:
-                if future.done():
-                    raise
-                waiting()
+        return waited_for(self._under_way.pop(job), waiting)
+
+
+def waited_for(future: Future[T], waiting: Callable[[], Any]) -> T:
+    """The result of a future; ``waiting`` is called every now and then until it is there."""
+    while True:
+        try:
+            return future.result(timeout=_LOOK_EVERY_S)
+        except TimeoutError:
+            if future.done():
+                raise
+            waiting()
 
 
 def _close(future: Future[Fetched]) -> None:

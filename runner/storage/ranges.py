@@ -31,7 +31,7 @@ ReadRange = Callable[[int, int], bytes]
 
 
 def fetch_range(url: str, first: int, end: int, timeout_s: float) -> Fetched:
-    """The bytes of an object from ``first`` up to ``end`` in a file; see ``runner.remote.fetch``.
+    """The bytes of an object from ``first`` up to ``end`` in a file; see ``runner.storage.prefetch.fetch``.
 
     Raises:
         ClipError: as ``fetch`` does.

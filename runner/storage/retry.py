@@ -41,7 +41,8 @@ _PASSING_CODES = {
 """Error codes of stores, whatever HTTP status they come with.
 
 ``AccessDenied`` is none: it is also what S3 answers about an object that is not there to those who may not list, so
-that every lost clip would be waited for.  Such clips are tried again by the next command (``runner.retrying``).
+that every lost clip would be waited for.  Such clips are tried again by the next command
+(``runner.output.state.redo``).
 """
 
 _DENIED = {"AccessDenied", "Forbidden", "403", "forbidden"}

@@ -2,7 +2,7 @@
 
 s3fs resumes a broken download by asking for the rest of whatever the object is by then, and so does the Hub's driver:
 if it was replaced meanwhile, that is the beginning of one and the end of another.  Here a download that breaks off has
-failed, and is begun anew by who asked (``runner.retry``).
+failed, and is begun anew by who asked (``runner.storage.retry``).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How long a worker may write: what is left of its command's hold, by the store's clock (``runner.store_hold``).
+"""How long a worker may write: what is left of its command's hold, by the store's clock (``runner.storage.lease``).
 
 A worker, on whatever machine, sees the holder's object and its age.  Its puts end before another command may take the
 output, whatever they are waiting for; one that takes long goes on while the command renews the object.

@@ -57,7 +57,7 @@ def save(saved_model: Path, folder: Path, result: dict[str, Any], *, run_id: str
     """Make an MLflow model of a SavedModel.
 
     Args:
-        saved_model: as ``runner.export`` writes it.
+        saved_model: as ``vggish-runner export`` writes it.
         folder: where the model goes.
         result: the run's result.json.
         run_id: whose model it is.

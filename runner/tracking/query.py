@@ -1,4 +1,4 @@
-"""Runs as MLflow has them, for ``runner.report``; nothing is written."""
+"""Runs as MLflow has them, for ``vggish-runner report``; nothing is written."""
 
 from __future__ import annotations
 

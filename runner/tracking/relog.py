@@ -1,6 +1,6 @@
 """Logs runs to MLflow from their files, later: ``python -m runner track RUN_DIR [RUN_DIR ...] [--uri URI]``.
 
-A run's or a sweep's place is a folder, or a URL in an object store (see ``runner.store_track``).
+A run's or a sweep's place is a folder, or a URL in an object store (see ``runner.tracking.relog_remote``).
 """
 
 from __future__ import annotations

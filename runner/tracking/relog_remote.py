@@ -1,4 +1,5 @@
-"""Logs a run or a sweep to MLflow later, from its files in an object store: the store's side of ``runner.track``."""
+"""Logs a run or a sweep to MLflow later, from its files in an object store: the store's side of ``vggish-runner
+track``."""
 
 from __future__ import annotations
 

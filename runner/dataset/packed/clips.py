@@ -9,13 +9,13 @@ import os
 import sys
 import zlib
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from runner.core.errors import ClipError
 from runner.dataset.packed.address import ParquetRow, TarMember, open_container, place_of_clip
-from runner.storage.prefetch import Fetched, is_remote
+from runner.storage.prefetch import Fetched, is_remote, waited_for
 from runner.storage.ranges import PIECE, fetch_range
 from runner.storage.retry import is_disk_full
 
@@ -33,10 +33,6 @@ _GAP = 1 << 18
 """Bytes between two members that are read along, rather than asked for the second by itself."""
 
 _RUNS = 2
-
-_LOOK_EVERY_S = 0.2
-
-T = TypeVar("T")
 
 
 @dataclass
@@ -80,7 +76,7 @@ class PackedClips:
 
     Args:
         ahead: runs of members, or pieces of a Parquet file, that are fetched at a time; two are enough.
-        timeout_s: as in ``runner.remote.fetch``.
+        timeout_s: as in ``runner.storage.prefetch.fetch``.
     """
 
     def __init__(self, ahead: int, timeout_s: float) -> None:
@@ -155,7 +151,7 @@ class PackedClips:
             self._rows = RowReader(self._timeout_s, executor if self._ahead > 1 else None)
         reader = self._rows
         if is_remote(place.container):
-            data = _waited_for(self._executor().submit(reader.take, place), waiting)
+            data = waited_for(self._executor().submit(reader.take, place), waiting)
         else:
             data = reader.take(place)
         file = self._file_for(place.suffix, len(data))
@@ -193,7 +189,7 @@ class PackedClips:
             self._begin([(job, place), *_members(following, max(job, self._begun))])
         run = self._runs[0]
         assert run.future is not None
-        fetched = _waited_for(run.future, waiting)
+        fetched = waited_for(run.future, waiting)
         descriptor = os.open(fetched.path, os.O_RDONLY)
         try:
             return self._member(place, descriptor, run.first)
@@ -255,16 +251,6 @@ def _copy(descriptor: int, first: int, count: int, target: int) -> None:
             break
         done += got
     os.ftruncate(target, done)
-
-
-def _waited_for(future: Future[T], waiting: Callable[[], Any]) -> T:
-    while True:
-        try:
-            return future.result(timeout=_LOOK_EVERY_S)
-        except TimeoutError:
-            if future.done():
-                raise
-            waiting()
 
 
 def _let_go(run: _Run) -> None:

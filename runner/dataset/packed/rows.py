@@ -37,7 +37,7 @@ class RowReader:
     """The rows of one Parquet file at a time.
 
     Args:
-        timeout_s: as in ``runner.remote.fetch``.
+        timeout_s: as in ``runner.storage.prefetch.fetch``.
         executor: reads of files in object stores ahead; None: nothing does.
     """
 

@@ -1,4 +1,5 @@
-"""Where the parts that ``runner.merge`` takes lie, and where the whole is put: folders here, URLs in ``merge_store``.
+"""Where the parts that ``vggish-runner merge`` takes lie, and where the whole is put: folders here, URLs in
+``merge_store``.
 
 A whole that is not finished has ``merge_in_progress.json``, which says what it is made of: only a merge of the same
 goes on.

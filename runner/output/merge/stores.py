@@ -1,4 +1,4 @@
-"""Parts and wholes of ``runner.merge`` in object stores.
+"""Parts and wholes of ``vggish-runner merge`` in object stores.
 
 Of a part's files names and sizes are looked at, by listing; their SHA-256 is where they come to this machine.
 """
@@ -121,7 +121,7 @@ class StoreSource:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """As a run's output is; see ``runner.store_hold``."""
+        """As a run's output is; see ``runner.storage.lease``."""
         hold = Lease(self.store)
         try:
             try:
@@ -182,7 +182,7 @@ class StoreTarget:
 
     @contextmanager
     def under_way(self, marker: str) -> Iterator[None]:
-        """Held as a run's output is; see ``runner.store_hold``."""
+        """Held as a run's output is; see ``runner.storage.lease``."""
         self.check(marker)
         try:
             self._hold.take()

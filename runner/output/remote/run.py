@@ -3,10 +3,11 @@
 The folder is a cache that may be deleted at any time: a command begins by emptying it and getting the run's state from
 the store.  A shard is done when its commit object, ``.runner/commits/shard-NNNNN.json`` (its line of the journal), is
 there, which is put last, after the shard's files; the journal is made anew from those objects.  None of them is ever
-replaced (``runner.store_names``), and only this command, which has the output, removes any: what is of no shard that is
+replaced (``runner.output.remote.names``), and only this command, which has the output, removes any: what is of no
+shard that is
 done.  result.json is the last object of a run, but for the note of its MLflow run, and is taken away while it goes on.
 
-``RemoteRun`` is the command's side, ``runner.store_writer`` the worker's.
+``RemoteRun`` is the command's side, ``runner.output.remote.writer`` the worker's.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Nothing that is there is replaced: of two workers at the same shard, one's commit object is there, and tells of its own
 files.  Only npz files, whose names are their clips', are, while no commit object tells of them.
-``runner.store_output`` is the command's side.
+``runner.output.remote.run`` is the command's side.
 """
 
 from __future__ import annotations

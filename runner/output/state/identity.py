@@ -1,6 +1,6 @@
 """The worker's side of resuming: one worker at a time, shards that are believed, numbers that are the same.
 
-``runner.resume`` is the command's side.
+``runner.output.state.plan`` is the command's side.
 """
 
 from __future__ import annotations

@@ -32,7 +32,8 @@ class ShardEntry:
     """A shard that is done.
 
     ``files`` gives each of its files, relative to the run's folder, its (bytes, sha256); ``counts`` what ``Progress``
-    counts of it; ``rows`` is the digest of the plan's rows that it was made of (``runner.digests``), ``plan`` the
+    counts of it; ``rows`` is the digest of the plan's rows that it was made of (``runner.dataset.digests``),
+    ``plan`` the
     id of the plan where the files are in an object store.  With ``undone`` set the line takes an earlier one back.
     """
 

@@ -7,7 +7,8 @@ locks: of the command and of its worker.  The locks are the system's (flock), so
 The rule for source files, on resuming: one that changed (size or time of modification) is embedded anew, its shard
 with it; one that vanished keeps its rows if its shard is done, else it is skipped as ``missing``; new ones get shards
 of their own at the end.  A manifest file may get new rows and other labels, whose shards are done again, but must keep
-those that it had.  Clips that were skipped for a reason that may have passed are tried again (``runner.retrying``).
+those that it had.  Clips that were skipped for a reason that may have passed are tried again
+(``runner.output.state.redo``).
 
 A shard's line of the journal is believed if it is of the plan's rows as they are now, by their digest: the worker of a
 killed command, which goes on with an older plan, may write its line at any time.

@@ -99,7 +99,7 @@ def embed(clips: Path, which: str, out: str, outputs: Path, server: ObjectStore)
 def put_run(server: ObjectStore, folder: Path, prefix: str) -> None:
     """Put a run's folder as a run at a URL leaves it: commit objects for the journal, no locks."""
     client = server.client()
-    left_out = {f".runner/{name}" for name in ("journal.jsonl", "run.lock", "worker.lock", "lease.json")}
+    left_out = {f".runner/{name}" for name in ("journal.jsonl", "run.lock", "worker.lock", "lock_owner.json")}
     objects = {name: data for name, data in files_of(folder, everything=True).items() if name not in left_out}
     plan = plan_id(read_plan(folder) or {})
     for number, entry in read_journal(folder / ".runner" / "journal.jsonl")[0].items():
@@ -184,7 +184,7 @@ def test_urls_to_a_url_are_copied_by_the_store(server: ObjectStore, parts: Parts
     server.behave()
     assert merge([*parts.urls, "--output", f"s3://{BUCKET}/whole/"]) == 0
     assert read_of(server) == {".runner", "clips.parquet", "result.json"}  # nothing else passed this machine
-    puts = [key for method, key in server.requests if method == "PUT" and "holder" not in key]
+    puts = [key for method, key in server.requests if method == "PUT" and not key.endswith("lease.json")]
     assert (puts[0], puts[-1]) == (f"{BUCKET}/whole/merge_in_progress.json", f"{BUCKET}/whole/merged.json")
     assert_whole(objects(server, "whole"), parts)
 
