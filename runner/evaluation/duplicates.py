@@ -133,9 +133,7 @@ def _root(roots: NDArray[np.int64], clip: int) -> int:
     return clip
 
 
-def _groups(
-    names: list[str], roots: NDArray[np.int64], pairs: list[tuple[int, int, float]]
-) -> list[DuplicateGroup]:
+def _groups(names: list[str], roots: NDArray[np.int64], pairs: list[tuple[int, int, float]]) -> list[DuplicateGroup]:
     members: dict[int, set[int]] = {}
     scores: dict[int, list[float]] = {}
     for left, right, score in pairs:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from runner.core.files import write_atomic
+from runner.core.printable import printable
 
 _RAVEN = (
     *("Selection", "View", "Channel", "Begin Time (s)", "End Time (s)", "Low Freq (Hz)", "High Freq (Hz)"),
@@ -58,6 +59,36 @@ def raven_table(selections: Iterable[Selection], root: str = "") -> str:
         row = (number, "Spectrogram 1", 1, start, end, 0, _NYQUIST_HZ, selection.label, score, path, start)
         writer.writerow(row)
     return text.getvalue()
+
+
+def csv_table(selections: Iterable[Selection]) -> str:
+    """Return comma-separated rows: score, clip, start_s, end_s, label."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("score", "clip", "start_s", "end_s", "label"))
+    for item in selections:
+        score = "" if item.score is None else f"{item.score:.6f}"
+        writer.writerow((score, item.clip, f"{item.start_s:.3f}", f"{item.end_s:.3f}", item.label))
+    return text.getvalue()
+
+
+def text_table(selections: Iterable[Selection]) -> str:
+    """Return a table for the terminal."""
+    lines = [f"{'score':>9}  {'start':>10}  {'end':>10}  clip"]
+    for item in selections:
+        score = "" if item.score is None else f"{item.score:.4f}"
+        clip = f"{item.clip}  ({item.label})" if item.label else item.clip
+        lines.append(f"{score:>9}  {_clock(item.start_s):>10}  {_clock(item.end_s):>10}  {printable(clip)}")
+    return "\n".join(lines)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(seconds, 60)
+    return (
+        f"{int(minutes):02d}:{rest:05.2f}"
+        if minutes < 60
+        else f"{int(minutes) // 60}:{int(minutes) % 60:02d}:{rest:05.2f}"
+    )
 
 
 def audacity_tracks(selections: Iterable[Selection]) -> Mapping[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from runner.core.errors import RunnerError
-from runner.core.layout import EMBEDDINGS
+from runner.core.layout import RunLayout
 from runner.core.paths import as_path, is_url
 from runner.storage.filesystem import open_store
 from runner.storage.retry import with_retries
@@ -98,6 +99,16 @@ class EmbeddingReader:
                 yield Block(first, table.drop_columns([embedding]), rows)
                 first += len(rows)
 
+    def settings(self) -> Mapping[str, Any]:
+        """Return the settings that decide the run's numbers, by config key.
+
+        Raises:
+            RunnerError: the location is no run's, or has no plan any more.
+        """
+        content: bytes = self._retried(self._filesystem.cat_file, f"{self._root}/{RunLayout.plan}")
+        settings: dict[str, Any] = json.loads(content)["deciding"]
+        return settings
+
     def _groups(self, columns: list[str]) -> Iterator[pa.Table]:
         for path in self._paths:
             with self._open(path) as file:
@@ -107,7 +118,7 @@ class EmbeddingReader:
     def _list(self) -> list[str]:
         if self._root.endswith(".parquet"):
             return [self._root]
-        for folder in (f"{self._root}/{EMBEDDINGS}", self._root):
+        for folder in (f"{self._root}/{RunLayout.embeddings}", self._root):
             paths: list[str] = self._retried(self._filesystem.glob, f"{folder}/part-*.parquet")
             if paths:
                 return sorted(paths)
@@ -123,7 +134,9 @@ class EmbeddingReader:
                 return pq.ParquetFile(pa.BufferReader(self._retried(self._filesystem.cat_file, path)))
             return pq.ParquetFile(path)
         except (OSError, pa.ArrowInvalid) as error:
-            raise RunnerError(f"{path} cannot be read as Parquet ({error}): rerun the run's command to restore it") from error
+            raise RunnerError(
+                f"{path} cannot be read as Parquet ({error}): rerun the run's command to restore it"
+            ) from error
 
     def _retried(self, call: Any, path: str) -> Any:
         try:
