@@ -61,7 +61,8 @@ def _find(options: argparse.Namespace) -> str:
 
 def _table(groups: Sequence[DuplicateGroup], clips: int, above: float) -> str:
     inside = sum(len(group.clips) for group in groups)
-    lines = [f"{len(groups)} groups with {inside} of {clips:,} clips have a similarity of at least {above:g}"]
+    count = f"{len(groups)} group{'s' * (len(groups) != 1)}"
+    lines = [f"{count} with {inside} of {clips:,} clips: each is at least {above:g} similar to another of its group"]
     for number, group in enumerate(groups, start=1):
         lines.append(f"\ngroup {number}: {len(group.clips)} clips, similarity {group.least:.4f} to {group.most:.4f}")
         lines += [f"  {clip}" for clip in group.clips]

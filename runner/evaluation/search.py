@@ -121,7 +121,9 @@ class _Query:
         squares = np.einsum("ij,ij->i", embeddings, embeddings)
         if self._similarity is Similarity.COSINE:
             lengths = np.sqrt(squares)
-            return np.divide(products.max(axis=1), lengths, out=np.zeros(len(lengths), np.float32), where=lengths != 0)
+            scores: NDArray[np.float32] = np.zeros(len(lengths), np.float32)
+            np.divide(products.max(axis=1), lengths, out=scores, where=lengths != 0)
+            return scores
         distances = squares[:, None] + self._squares - 2 * products
         return np.asarray(-np.sqrt(np.maximum(distances.min(axis=1), 0)), np.float32)
 
@@ -129,4 +131,6 @@ class _Query:
 def unit(embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
     """Scale rows to length 1, float32 [n, d]; rows of zeros stay."""
     lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
-    return np.divide(embeddings, lengths, out=np.zeros_like(embeddings), where=lengths != 0)
+    scaled: NDArray[np.float32] = np.zeros_like(embeddings)
+    np.divide(embeddings, lengths, out=scaled, where=lengths != 0)
+    return scaled

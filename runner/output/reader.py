@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +16,7 @@ import pyarrow.parquet as pq
 
 from runner.core.errors import RunnerError
 from runner.core.layout import RunLayout
+from runner.core.lookahead import map_ahead
 from runner.core.paths import as_path, is_url
 from runner.storage.filesystem import open_store
 from runner.storage.retry import with_retries
@@ -22,6 +25,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _TIMEOUT_S = 60.0
+
+_THREADS = min(4, os.cpu_count() or 1)
+"""Row groups decompressed at once; each is up to 32 MiB."""
+
+_SHARD = re.compile(r"(^|/)part-\d+\.parquet$")
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,28 @@ class Block:
 
     def __len__(self) -> int:
         return len(self.embeddings)
+
+
+class _Shard(NamedTuple):
+    """A Parquet file: its path, and its bytes where it is an object's."""
+
+    path: str
+    content: pa.Buffer | None
+
+    def open(self) -> pq.ParquetFile:
+        try:
+            return pq.ParquetFile(self.path if self.content is None else self.content)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise RunnerError(
+                f"{self.path} cannot be read as Parquet ({error}): rerun the run's command to restore it"
+            ) from error
+
+
+class _RowGroup(NamedTuple):
+    """A row group of a shard."""
+
+    shard: _Shard
+    number: int
 
 
 class EmbeddingReader:
@@ -71,7 +101,7 @@ class EmbeddingReader:
                 f"{location} has no Parquet embeddings (embeddings/part-*.parquet): name the folder or URL of a run "
                 "whose output.formats include parquet"
             )
-        with self._open(self._paths[0]) as file:
+        with self._shard(self._paths[0]).open() as file:
             self.metadata: Mapping[str, str] = {
                 key.decode(): value.decode() for key, value in (file.schema_arrow.metadata or {}).items()
             }
@@ -82,22 +112,23 @@ class EmbeddingReader:
             return sum(threads.map(self._count, self._paths))
 
     def blocks(self, columns: Sequence[str] = ("clip", "start_s"), *, embedding: str = "embedding") -> Iterator[Block]:
-        """Yield the examples in blocks of a row group, read ahead by one.
+        """Yield the examples in blocks, a row group each; a few are read ahead.
 
         Args:
             columns: further columns of each block.
             embedding: the column of the vectors.
         """
+
+        def read(group: _RowGroup) -> pa.Table:
+            with group.shard.open() as file:
+                return file.read_row_group(group.number, columns=[*columns, embedding])
+
         first = 0
-        with ThreadPoolExecutor(1) as reader:
-            groups = self._groups([*columns, embedding])
-            coming = reader.submit(next, groups, None)
-            while (table := coming.result()) is not None:
-                coming = reader.submit(next, groups, None)
-                vectors = table[embedding].combine_chunks()
-                rows = vectors.flatten().to_numpy(zero_copy_only=False).reshape(len(vectors), -1)
-                yield Block(first, table.drop_columns([embedding]), rows)
-                first += len(rows)
+        for table in map_ahead(read, self._groups(), _THREADS, 2 * _THREADS):
+            vectors = table[embedding].combine_chunks()
+            rows = vectors.flatten().to_numpy(zero_copy_only=False).reshape(len(vectors), -1)
+            yield Block(first, table.drop_columns([embedding]), rows)
+            first += len(rows)
 
     def settings(self) -> Mapping[str, Any]:
         """Return the settings that decide the run's numbers, by config key.
@@ -105,41 +136,42 @@ class EmbeddingReader:
         Raises:
             RunnerError: the location is no run's, or has no plan any more.
         """
-        content: bytes = self._retried(self._filesystem.cat_file, f"{self._root}/{RunLayout.plan}")
-        settings: dict[str, Any] = json.loads(content)["deciding"]
+        settings: dict[str, Any] = json.loads(self._read(f"{self._root}/{RunLayout.plan}"))["deciding"]
         return settings
 
-    def _groups(self, columns: list[str]) -> Iterator[pa.Table]:
-        for path in self._paths:
-            with self._open(path) as file:
-                for group in range(file.num_row_groups):
-                    yield file.read_row_group(group, columns=columns)
+    def _groups(self) -> Iterator[_RowGroup]:
+        """Yield the row groups; an object is downloaded whole while the one before it is read."""
+        for shard in map_ahead(self._shard, self._paths, 1, 2):
+            with shard.open() as file:
+                count = file.num_row_groups
+            yield from (_RowGroup(shard, number) for number in range(count))
 
     def _list(self) -> list[str]:
         if self._root.endswith(".parquet"):
             return [self._root]
         for folder in (f"{self._root}/{RunLayout.embeddings}", self._root):
-            paths: list[str] = self._retried(self._filesystem.glob, f"{folder}/part-*.parquet")
+            paths = [path for path in self._ls(folder) if _SHARD.search(path)]
             if paths:
-                return sorted(paths)
+                return sorted(paths, key=lambda path: (len(path), path))
         return []
 
+    def _ls(self, folder: str) -> list[str]:
+        try:
+            paths: list[str] = with_retries(lambda: self._filesystem.ls(folder, detail=False), _TIMEOUT_S)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return paths
+
     def _count(self, path: str) -> int:
-        with self._open(path) as file:
+        with self._shard(path).open() as file:
             return int(file.metadata.num_rows)
 
-    def _open(self, path: str) -> pq.ParquetFile:
-        try:
-            if self._is_remote:
-                return pq.ParquetFile(pa.BufferReader(self._retried(self._filesystem.cat_file, path)))
-            return pq.ParquetFile(path)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise RunnerError(
-                f"{path} cannot be read as Parquet ({error}): rerun the run's command to restore it"
-            ) from error
+    def _shard(self, path: str) -> _Shard:
+        return _Shard(path, pa.py_buffer(self._read(path)) if self._is_remote else None)
 
-    def _retried(self, call: Any, path: str) -> Any:
+    def _read(self, path: str) -> bytes:
         try:
-            return with_retries(lambda: call(path), _TIMEOUT_S)
+            content: bytes = with_retries(lambda: self._filesystem.cat_file(path), _TIMEOUT_S)
         except OSError as error:
             raise RunnerError(f"{path} cannot be read ({error}): check the address and your credentials") from error
+        return content

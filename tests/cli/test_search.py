@@ -22,7 +22,7 @@ def test_a_search_prints_clips_with_times_and_scores(run: str, capsys: pytest.Ca
     assert search.main([run, "--clip", "b.wav", "--start", "0.96", "--end", "1", "--top", "2"]) == 0
     header, first, second = capsys.readouterr().out.splitlines()
     assert header.split() == ["score", "start", "end", "clip"]
-    assert first.split() == ["1.0000", "00:00.96", "00:01.93", "b.wav", "(b)"]
+    assert first.split() == ["1.0000", "00:00.96", "00:01.94", "b.wav", "(b)"]
     assert float(second.split()[0]) < 1
 
 
@@ -60,7 +60,7 @@ def test_a_query_that_cannot_be_is_one_sentence(
 
 def test_duplicates_are_printed_as_groups_and_as_rows(run: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert duplicates.main([run, "--above", "0.999"]) == 0
-    assert "1 groups with 2 of 4 clips" in capsys.readouterr().out
+    assert "1 group with 2 of 4 clips" in capsys.readouterr().out
     assert duplicates.main([run, "--above", "0.999", "--format", "csv"]) == 0
     rows = capsys.readouterr().out.splitlines()
     assert [row.split(",")[:2] for row in rows[1:]] == [["1", "a.wav"], ["1", "d.wav"]]
