@@ -48,8 +48,25 @@ RENAMED = {
     "engine.concurrency": "engine.min_size and engine.max_size",
     "profile.device_speed_s": "profile.device_benchmark_s",
     "profile.min_seconds": "profile.repeat_s",
+    "profile.pictures": "profile.plots",
+    "profile.map": "profile.projection",
+    "profile.curve": "profile.batch_size_curve",
+    "parity.action": "parity=strict, parity=warn or parity=off",
+    "dataset.audio": "dataset.audio_column",
+    "dataset.name": "dataset.name_column for a Parquet column, or dataset=OPTION for another data set",
+    "dataset.label": "dataset.label_column",
+    **{f"{group}.kind": f"{group}=OPTION" for group in ("weights", "dataset", "engine", "tracking")},
+    "parity=gate": "parity=strict",
+    "frontend.resampler=reference": "frontend.resampler=kaiser_best",
+    "output=parquet": "output.formats=[parquet]",
+    "output=npz": "output.formats=[npz]",
+    "output=tfrecord": "output.formats=[tfrecord] output.postprocess=audioset",
 }
-"""Keys of earlier versions, and their names now."""
+"""Keys, or options of keys, of earlier versions, and their names now."""
+
+RENAMED_RESOLVERS = {"runner_models": "runner.models_dir", "runner_outputs": "runner.outputs_root"}
+RENAMED_RESOLVERS |= {"runner_dir": "runner.output_dir", "runner_devices": "runner.devices"}
+"""Interpolations of earlier versions, ``${runner_devices:}``, and their names now."""
 
 _INSTEAD = {
     "tracking.uri": "give MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or the whole address as "
@@ -111,9 +128,8 @@ def check_overrides(overrides: Sequence[str]) -> None:
     for text in overrides:
         key, _, given = text.partition("=")
         check_free_of_credentials(key.lstrip("+~"), text)
-        for before, now in RENAMED.items():
-            if f"{key.lstrip('+~')}.".startswith(f"{before}."):
-                raise ConfigError(f"{before} has another name now: use {now}")
+        if message := new_name(key.lstrip("+~"), given):
+            raise ConfigError(message)
         try:
             value = parser.parse_override(text).value()
         except HydraException as error:
@@ -124,6 +140,14 @@ def check_overrides(overrides: Sequence[str]) -> None:
             raise ConfigError(f"{text} is no text for Hydra: give {shell_override(key, given)}")
         if key.lstrip("+") in _LISTS and isinstance(value, str) and not value.startswith("${"):
             raise ConfigError(f"{text} is not a list: give {shlex.quote(f'{key}=[{given}]')}")
+
+
+def new_name(key: str, value: str = "") -> str | None:
+    """Return a message with the new key, or option, for one of an earlier version; None for any other."""
+    for before, now in RENAMED.items():
+        if f"{key}={value}" == before or f"{key}.".startswith(f"{before}."):
+            return f"{before} has another name now: use {now}"
+    return None
 
 
 def check_free_of_credentials(key: str, text: str) -> None:

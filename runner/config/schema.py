@@ -73,16 +73,16 @@ class ModelConfig:
 
 @dataclass
 class WeightsConfig:
-    """Where the network's weights come from; ``kind`` is auto, audioset, file or random."""
+    """Where the network's weights come from; ``name`` is auto, audioset, file or random."""
 
-    kind: str = "auto"
+    name: str = "auto"
 
 
 @dataclass
 class RandomWeights(WeightsConfig):
     """Seeded He initialisation: for benchmarking only; embeddings are not meaningful."""
 
-    kind: str = "random"
+    name: str = "random"
     seed: int = 0
 
 
@@ -90,7 +90,7 @@ class RandomWeights(WeightsConfig):
 class FileWeights(WeightsConfig):
     """A TensorFlow checkpoint (V1 single file or V2 prefix) of one's own; ``pca_path`` null: the released PCA."""
 
-    kind: str = "file"
+    name: str = "file"
     path: str | None = None
     pca_path: str | None = None
 
@@ -99,7 +99,7 @@ class FileWeights(WeightsConfig):
 class AudiosetWeights(WeightsConfig):
     """The released checkpoint, from ``paths.models`` or downloaded once from ``base_url``."""
 
-    kind: str = "audioset"
+    name: str = "audioset"
     base_url: str = "https://storage.googleapis.com/audioset/"
     timeout_s: float = 10.0
 
@@ -108,13 +108,13 @@ class AudiosetWeights(WeightsConfig):
 class AutoWeights(AudiosetWeights):
     """The released checkpoint if it can be had; on the demo clips only, random weights otherwise."""
 
-    kind: str = "auto"
+    name: str = "auto"
     seed: int = 0
 
 
 @dataclass
 class DatasetConfig:
-    """What to embed; ``kind`` is folder, manifest, webdataset, parquet or demo.
+    """What to embed; ``name`` is folder, manifest, webdataset, parquet or demo.
 
     ``on_error`` (skip or fail) is what a clip that can't be embedded does; ``max_skipped`` stops a run that skips more
     (a whole number of clips, or a share of them below 1); ``on_truncated`` (keep or skip) is for clips that break off;
@@ -126,7 +126,7 @@ class DatasetConfig:
     ``listing`` is a file, by path or URL, that the first of those machines makes and all plan from.
     """
 
-    kind: str = "demo"
+    name: str = "demo"
     on_error: str = "skip"
     max_skipped: float | None = None
     on_truncated: str = "keep"
@@ -142,7 +142,7 @@ class DatasetConfig:
 class FolderDataset(DatasetConfig):
     """Every audio file below ``root`` (null: the demo clips) with one of ``extensions`` that match ``pattern``."""
 
-    kind: str = "folder"
+    name: str = "folder"
     root: str | None = None
     pattern: str = "*"
     extensions: list[str] = field(default_factory=list)
@@ -156,7 +156,7 @@ class ManifestDataset(DatasetConfig):
     They may not lead out of it unless ``allow_paths_outside_root`` is set.
     """
 
-    kind: str = "manifest"
+    name: str = "manifest"
     path: str | None = None
     root: str | None = None
     allow_paths_outside_root: bool = False
@@ -181,7 +181,7 @@ class PackedDataset(DatasetConfig):
 class WebDataset(PackedDataset):
     """The members of tars with one of ``extensions``; the label is their folder's name or another member's content."""
 
-    kind: str = "webdataset"
+    name: str = "webdataset"
     extensions: list[str] = field(default_factory=list)
     label_from: str = "parent"
 
@@ -191,15 +191,15 @@ class WebDataset(PackedDataset):
 
 @dataclass
 class ParquetDataset(PackedDataset):
-    """The rows of Parquet files: ``audio`` (null: the only column that may be it), ``name``, ``label`` are columns."""
+    """The rows of Parquet files; ``audio_column`` null is the only column that may have audio."""
 
-    kind: str = "parquet"
-    audio: str | None = None
-    name: str | None = None
-    label: str = "label"
+    name: str = "parquet"
+    audio_column: str | None = None
+    name_column: str | None = None
+    label_column: str = "label"
 
     def asked(self) -> tuple[Any, ...]:
-        return self.audio, self.name, self.label
+        return self.audio_column, self.name_column, self.label_column
 
 
 @dataclass
@@ -209,7 +209,7 @@ class FrontendConfig:
     hop_s: float = 0.96
     short_clips: str = "pad"
     tail: str = "drop"
-    resampler: str = "reference"
+    resampler: str = "kaiser_best"
 
 
 @dataclass
@@ -242,17 +242,24 @@ class ToleranceConfig:
 
 @dataclass
 class ParityConfig:
-    """The parity gate: what a miss does (``action`` is fail or warn), and the tolerances by effective precision."""
+    """The parity gate: ``name`` (strict, warn or off) is the effect of a miss; tolerances are by effective precision."""
 
-    action: str = "fail"
-    tolerances: dict[str, ToleranceConfig] = field(default_factory=dict)
+    name: str = "strict"
+    tolerances: dict[str, ToleranceConfig] = field(
+        default_factory=lambda: {
+            "float32": ToleranceConfig(2e-5, 0.999999, 1e-5, 60.0, 30.0, 2e-5),
+            "tf32": ToleranceConfig(5e-3, 0.99999, 1e-3, 2.0, 1.5, 2e-3),
+            "float16": ToleranceConfig(5e-3, 0.99999, 1e-3, 2.0, 1.5, 2e-3),
+            "bfloat16": ToleranceConfig(3e-2, 0.9998, 5e-3, 1.5, 0.9, 2e-3),
+        }
+    )
 
 
 @dataclass
 class EngineConfig:
     """How the run is carried out; ``shutdown_timeout_s`` is how long Ctrl-C waits for the shards under way."""
 
-    kind: str = "local"
+    name: str = "local"
     shutdown_timeout_s: float = 30.0
 
 
@@ -266,7 +273,7 @@ class RayEngineConfig(EngineConfig):
     long a run waits for a machine while it has no actor; ``runtime_env`` is what Ray is to set up for actors.
     """
 
-    kind: str = "ray"
+    name: str = "ray"
     address: str | None = None
     min_size: int = 1
     max_size: Any = AUTO
@@ -284,10 +291,10 @@ class ProfileConfig:
 
     ``device_benchmark_s`` is seconds for each figure of the device by itself, by kind of device.  With ``repeat_s`` or
     ``min_batches`` above 0 the clips are embedded again, without writing, until both are reached, for a mean and a
-    spread.  ``sample_every_s`` is how often memory (and in those passes power) is read; ``pictures`` draws; ``map``
-    (pca, umap or none) is how embeddings come to two dimensions; ``curve`` measures batch sizes; ``trace`` keeps
-    TensorFlow's profile.  ``round`` changes nothing: swept first (``profile.round=1,2,3``) it repeats a sweep's jobs in
-    turns, which the verdict takes together.
+    spread.  ``sample_every_s`` is how often memory (and in those passes power) is read; ``plots`` draws;
+    ``projection`` (pca, umap or none) is how embeddings come to two dimensions; ``batch_size_curve`` measures batch
+    sizes; ``trace`` keeps TensorFlow's profile.  ``round`` changes nothing: swept first (``profile.round=1,2,3``) it
+    repeats a sweep's jobs in turns, which the verdict takes together.
     """
 
     name: str = "quick"
@@ -295,22 +302,22 @@ class ProfileConfig:
     repeat_s: float = 0.0
     min_batches: int = 0
     sample_every_s: float = 0.5
-    pictures: bool = True
-    map: str = "pca"
-    curve: bool = False
+    plots: bool = True
+    projection: str = "pca"
+    batch_size_curve: bool = False
     trace: bool = False
     round: int = 1
 
 
 @dataclass
 class TrackingConfig:
-    """The MLflow store; ``kind`` is local (sqlite under ``paths.outputs``), server (``uri``) or none.
+    """The MLflow store; ``name`` is local (sqlite under ``paths.outputs``), server (``uri``) or none.
 
     ``experiment`` null is MLFLOW_EXPERIMENT_NAME, else MLFLOW_EXPERIMENT_ID, else vggish-runner; ``timeout_s`` is how
     long a call may take where MLFLOW_HTTP_REQUEST_TIMEOUT does not say; ``log_model`` logs the exported model as well.
     """
 
-    kind: str = "local"
+    name: str = "local"
     uri: str | None = None
     experiment: str | None = None
     run_name: str | None = None
@@ -413,12 +420,12 @@ def from_dict(values: dict[str, Any]) -> RunConfig:
         memory=_made("memory", MemoryConfig, values["memory"]),
         precision=_made("precision", PrecisionConfig, values["precision"]),
         model=_made("model", ModelConfig, values["model"]),
-        weights=_made("weights", _WEIGHTS[one_of("weights.kind", weights["kind"], tuple(_WEIGHTS))], weights),
-        dataset=_made("dataset", _DATASETS[one_of("dataset.kind", dataset["kind"], tuple(_DATASETS))], dataset),
+        weights=_made("weights", _WEIGHTS[one_of("weights.name", weights["name"], tuple(_WEIGHTS))], weights),
+        dataset=_made("dataset", _DATASETS[one_of("dataset.name", dataset["name"], tuple(_DATASETS))], dataset),
         frontend=_made("frontend", FrontendConfig, values["frontend"]),
         output=_made("output", OutputConfig, values["output"]),
         parity=_made("parity", ParityConfig, {**parity, "tolerances": tolerances}),
-        engine=_made("engine", _ENGINES[one_of("engine.kind", engine["kind"], tuple(_ENGINES))], engine),
+        engine=_made("engine", _ENGINES[one_of("engine.name", engine["name"], tuple(_ENGINES))], engine),
         profile=_made("profile", ProfileConfig, values["profile"]),
         tracking=_made("tracking", TrackingConfig, values["tracking"]),
         paths=_made("paths", PathsConfig, values["paths"]),

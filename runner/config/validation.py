@@ -56,7 +56,7 @@ def validate(config: RunConfig) -> None:
     one_of("model.conv", config.model.conv, ("auto", "direct", "winograd"))
     one_of("frontend.short_clips", config.frontend.short_clips, ("pad", "skip"))
     one_of("frontend.tail", config.frontend.tail, ("drop", "pad"))
-    one_of("frontend.resampler", config.frontend.resampler, ("reference", "soxr"))
+    one_of("frontend.resampler", config.frontend.resampler, ("kaiser_best", "soxr"))
     _validate_output(config.output)
     if is_url(url := config.output.dir):
         if url.startswith("hf://") and not url.startswith("hf://buckets/"):
@@ -65,11 +65,11 @@ def validate(config: RunConfig) -> None:
                 "takes few an hour: use hf://buckets/..., or write to a folder and upload that"
             )
         open_store("output.dir", url)  # refuses one with credentials before any message repeats it
-    one_of("parity.action", config.parity.action, ("fail", "warn"))
-    one_of("engine.kind", config.engine.kind, ("local", "ray"))
+    one_of("parity.name", config.parity.name, ("strict", "warn", "off"))
+    one_of("engine.name", config.engine.name, ("local", "ray"))
     if isinstance(config.engine, RayEngineConfig):
         _validate_ray(config.engine)
-    one_of("tracking.kind", config.tracking.kind, ("local", "server", "none"))
+    one_of("tracking.name", config.tracking.name, ("local", "server", "none"))
     if config.device.index != ALL:
         _whole("device.index", config.device.index, 0, "or all")
     memory = config.memory
@@ -110,7 +110,7 @@ def validate(config: RunConfig) -> None:
     _at_least("profile.repeat_s", config.profile.repeat_s, 0)
     _at_least("profile.min_batches", config.profile.min_batches, 0)
     _at_least("profile.sample_every_s", config.profile.sample_every_s, 0.05)
-    one_of("profile.map", config.profile.map, ("pca", "umap", "none"))
+    one_of("profile.projection", config.profile.projection, ("pca", "umap", "none"))
     _at_least("engine.shutdown_timeout_s", config.engine.shutdown_timeout_s, 0)
     if config.tracking.timeout_s <= 0:
         raise ConfigError("tracking.timeout_s must be above 0 seconds: use for example 5")
@@ -155,7 +155,7 @@ def _check_leaf(key: str, value: object) -> None:
 
 
 def _validate_tracking(tracking: TrackingConfig) -> None:
-    if tracking.kind == "server" and not (tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")):
+    if tracking.name == "server" and not (tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")):
         raise ConfigError("tracking=server needs an address: give tracking.uri=http://host:5000 or MLFLOW_TRACKING_URI")
     if tracking.uri and re.fullmatch(r"[\w.\-]+:\d+", tracking.uri):
         raise ConfigError(f"tracking.uri={tracking.uri} is not an address: give tracking.uri=http://{tracking.uri}")
@@ -275,7 +275,7 @@ def _validate_packed(dataset: PackedDataset) -> None:
     what = "a tar" if isinstance(dataset, WebDataset) else "a Parquet file"
     if not dataset.path:
         raise ConfigError(
-            f"dataset={dataset.kind} needs dataset.path: give {what}, a folder or URL of them, or a pattern with "
+            f"dataset={dataset.name} needs dataset.path: give {what}, a folder or URL of them, or a pattern with "
             "{000..123} or *"
         )
     if dataset.path.startswith("pipe:") or "::" in dataset.path:

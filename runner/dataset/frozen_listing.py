@@ -83,7 +83,7 @@ def list_clips(config: RunConfig, listing: str | None, outputs: Path) -> Manifes
     whole = list_now() if listing is None else frozen(config, listing, list_now)
     numbered = "tfrecord" in config.output.formats
     part = select_partition(whole, which, of, config.output.clips_per_shard, config.frontend.hop_s, labels=numbered)
-    return part if listing is None or config.dataset.kind not in _OF_FILES else as_they_are_now(part)
+    return part if listing is None or config.dataset.name not in _OF_FILES else as_they_are_now(part)
 
 
 def frozen(config: RunConfig, place: str, list_now: Callable[[], Manifest]) -> Manifest:

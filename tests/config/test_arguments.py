@@ -104,6 +104,12 @@ def outcome(line: str, outputs: Path, capsys: pytest.CaptureFixture[str]) -> tup
         ("-m 'memory=glob(x*)'", "the sweep has no jobs"),
         ("dataset.fetch_ahead=4", "dataset.fetch_ahead has another name now: use dataset.prefetch"),
         ("+memory.batch_size_by_device.cpu=4", "use memory.default_batch_size"),
+        ("weights.kind=random", "weights.kind has another name now: use weights=OPTION"),
+        ("dataset=parquet dataset.name=id", "use dataset.name_column for a Parquet column"),
+        ("parity=gate", "parity=gate has another name now: use parity=strict"),
+        ("output=npz", "use output.formats=[npz]"),
+        ("output=tfrecord", "use output.formats=[tfrecord] output.postprocess=audioset"),
+        ("frontend.resampler=reference", "use frontend.resampler=kaiser_best"),
         # numbers
         ("frontend.hop_s=nan", "frontend.hop_s=nan is not a finite number"),
         ("weights.timeout_s=inf", "weights.timeout_s=inf is not"),
@@ -150,6 +156,22 @@ def test_a_value_from_a_file_is_checked_as_one_that_was_typed(
     assert "MLFLOW_TRACKING_PASSWORD" in said
     assert SECRET not in said
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("profile: {curve: true}", "profile.curve has another name now: use profile.batch_size_curve"),
+        ("paths: {models: '${runner_models:}'}", "${runner_models:} has another name now: use ${runner.models_dir:}"),
+    ],
+)
+def test_a_name_of_an_earlier_version_in_a_file_is_refused_with_its_new_one(
+    text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], jobs: list[Job]
+) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment/mine.yaml").write_text(f"# @package _global_\n{text}\n", encoding="utf-8")
+    status, said = outcome(f"--config-dir {tmp_path} experiment=mine", tmp_path / "out", capsys)
+    assert (status, said) == (1, f"error: {message}\n")
 
 
 def test_every_number_of_the_configuration_must_be_finite() -> None:
@@ -216,7 +238,7 @@ def test_a_failure_is_told_once_and_without_the_overrides(
         f"dataset.root={tmp_path}/none",
         f"paths.outputs={tmp_path}/out",
         "tracking=none",
-        "profile.pictures=false",
+        "profile.plots=false",
     ]
     assert main([*many, *words]) == 1
     said = capsys.readouterr()

@@ -103,7 +103,7 @@ class RemoteRun:
         assert config.output.dir is not None
         self._folder = folder
         self._store = Store(config.output.dir, config.output.upload_timeout_s)
-        self._pictures = config.profile.pictures and config.profile.map != "none"
+        self._pictures = config.profile.plots and config.profile.projection != "none"
         self.hold = Lease(self._store)
         self._digests: dict[str, tuple[int, str]] = {}
         self._committed: dict[int, ShardEntry] = {}
