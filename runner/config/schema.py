@@ -242,7 +242,7 @@ class ToleranceConfig:
 
 @dataclass
 class ParityConfig:
-    """The parity gate: ``name`` (strict, warn or off) is the effect of a miss; tolerances are by effective precision."""
+    """The parity gate: ``name`` (strict, warn or off) is the effect of a miss; tolerances by effective precision."""
 
     name: str = "strict"
     tolerances: dict[str, ToleranceConfig] = field(

@@ -162,7 +162,7 @@ def test_a_value_from_a_file_is_checked_as_one_that_was_typed(
     ("text", "message"),
     [
         ("profile: {curve: true}", "profile.curve has another name now: use profile.batch_size_curve"),
-        ("paths: {models: '${runner_models:}'}", "${runner_models:} has another name now: use ${runner.models_dir:}"),
+        ("output: {dir: '${runner_models:}'}", "${runner_models:} has another name now: use ${runner.models_dir:}"),
     ],
 )
 def test_a_name_of_an_earlier_version_in_a_file_is_refused_with_its_new_one(
