@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from filelock import FileLock
 
 from runner.config.fingerprint import deciding
-from runner.config.validation import parse_partition
+from runner.config.groups.dataset import parse_partition
 from runner.core.errors import ClipError, DatasetError
 from runner.core.files import flush, flush_folder, make_folder
 from runner.core.paths import as_path, is_url

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import shlex
 from collections.abc import Iterator
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from runner.config.arguments import check_overrides
 from runner.config.command_line import command_line
 from runner.config.composition import compose_config
 from runner.config.quoting import hydra_value, shell_override
-from runner.config.validation import validate
+from runner.config.schema import from_dict
 from runner.core.errors import ConfigError
 from runner.jobs.spec import Job
 
@@ -76,8 +78,8 @@ def outcome(line: str, outputs: Path, capsys: pytest.CaptureFixture[str]) -> tup
         ("'dataset.root=/a (2019)'", """give 'dataset.root="/a (2019)"'"""),
         ('"dataset.root=it\'s"', """give 'dataset.root="it'"'"'s"'"""),
         ("~engine[a,b]", "is not of the form key=value"),
-        ("'dataset.root=\"~nobody-here/x\"'", "the home of a user that there is not"),
-        ("'output.dir=\"~nobody-here/x\"'", "the home of a user that there is not"),
+        ("'dataset.root=\"~nobody-here/x\"'", "the home folder of an unknown user"),
+        ("'output.dir=\"~nobody-here/x\"'", "the home folder of an unknown user"),
         ("dataset.root=x=y", """give 'dataset.root="x=y"'"""),
         ("dataset.root=[x", """give 'dataset.root="[x"'"""),
         ("dataset.root=[2019]", """give 'dataset.root="[2019]"'"""),
@@ -175,13 +177,14 @@ def test_a_name_of_an_earlier_version_in_a_file_is_refused_with_its_new_one(
 
 
 def test_every_number_of_the_configuration_must_be_finite() -> None:
-    composed = compose_config([])
-    for path, value in _leaves(composed.to_dict()):
+    composed = compose_config([]).to_dict()
+    for path, value in _leaves(composed):
         if isinstance(value, float):
-            config = copy.deepcopy(composed)
-            _set(config, path, float("nan"))
+            *groups, key = path
+            values = copy.deepcopy(composed)
+            reduce(getitem, groups, values)[key] = float("nan")
             with pytest.raises(ConfigError, match="finite"):
-                validate(config)
+                from_dict(values)
 
 
 def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -190,15 +193,6 @@ def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str,
             yield from _leaves(inner, (*path, key))
     else:
         yield path, value
-
-
-def _set(target: Any, path: tuple[str, ...], value: float) -> None:
-    for key in path[:-1]:
-        target = target[key] if isinstance(target, dict) else getattr(target, key)
-    if isinstance(target, dict):
-        target[path[-1]] = value
-    else:
-        setattr(target, path[-1], value)
 
 
 @pytest.mark.parametrize(

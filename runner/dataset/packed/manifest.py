@@ -169,7 +169,14 @@ def _kept_at(dataset: PackedDataset, outputs: Path, container: Container) -> Pat
     """Where a container's listing is kept; nowhere if it is not known whether it stays the same."""
     if container.size < 0 or container.stamp < 0:
         return None
-    asked = (_LISTING_VERSION, dataset.name, container.place.hex(), container.size, container.stamp, *dataset.asked())
+    asked = (
+        _LISTING_VERSION,
+        dataset.name,
+        container.place.hex(),
+        container.size,
+        container.stamp,
+        *dataset.listing_options(),
+    )
     return outputs / LISTINGS / f"{hashlib.sha256(repr(asked).encode()).hexdigest()[:32]}.parquet"
 
 
