@@ -20,6 +20,7 @@ import numpy as np
 
 from runner.core.errors import RunnerError
 from runner.dataset.clip_names import split_range
+from runner.dataset.recorded_at import recorded_at
 from runner.vggish.constants import EXAMPLE_SAMPLES, SAMPLE_RATE
 
 if TYPE_CHECKING:
@@ -203,10 +204,13 @@ def _numbered(reader: EmbeddingReader) -> Iterator[tuple[EmbeddedClip, int]]:
 def _insert_rows(database: sqlite3.Connection, deployment: int, clip: EmbeddedClip, first: int) -> None:
     """Insert a clip's recording, windows and label, unless they are there."""
     filename, _, _ = split_range(clip.name)
-    values = (filename, deployment)
-    database.execute("INSERT OR IGNORE INTO recordings (filename, deployment_id) VALUES (?, ?)", values)
+    when = recorded_at(filename)
+    database.execute(
+        "INSERT OR IGNORE INTO recordings (filename, datetime, deployment_id) VALUES (?, ?, ?)",
+        (filename, when and when.isoformat(), deployment),
+    )
     query = "SELECT id FROM recordings WHERE filename = ? AND deployment_id = ?"
-    (recording,) = database.execute(query, values).fetchone()
+    (recording,) = database.execute(query, (filename, deployment)).fetchone()
     ends = clip.starts_s + EXAMPLE_SAMPLES / SAMPLE_RATE
     offsets = np.stack([clip.starts_s, ends], axis=1).astype("<f8")
     rows = [(first + 1 + row, recording, pair.tobytes()) for row, pair in enumerate(offsets)]

@@ -12,7 +12,7 @@ from runner.core.layout import RunLayout
 from runner.output.reader import EmbeddingReader
 from tests.evaluation.test_search import write_run
 
-CLIPS = [f"{'abcdefgh'[row // 5]}/{row // 5}.wav" for row in range(40)]
+CLIPS = [f"{'abcdefgh'[row // 5]}/2023011{row // 5}_053000.wav" for row in range(40)]
 
 
 @pytest.fixture

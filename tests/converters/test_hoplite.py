@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ def test_perch_hoplite_finds_recordings_windows_and_labels(
     database = open_database(tmp_path / "db")
     recordings = {recording.id: recording.filename for recording in database.get_all_recordings()}
     assert list(recordings.values()) == list(dict.fromkeys(CLIPS))
+    assert database.get_recording(1).datetime == datetime(2023, 1, 10, 5, 30)
     windows = database.get_all_windows()
     assert [recordings[window.recording_id] for window in windows] == CLIPS
     np.testing.assert_allclose(windows[7].offsets, [1.92, 1.92 + 0.975])

@@ -18,7 +18,7 @@ from tests.evaluation.test_search import write_run
 
 def test_each_clip_is_an_npy_file_at_its_own_path(run: EmbeddingReader, embeddings: np.ndarray, tmp_path: Path) -> None:
     assert export_npy(run, tmp_path / "npy") == 8
-    np.testing.assert_array_equal(np.load(tmp_path / "npy" / "c" / "2_vggish.npy"), embeddings[10:15])
+    np.testing.assert_array_equal(np.load(tmp_path / "npy" / "c" / "20230112_053000_vggish.npy"), embeddings[10:15])
 
 
 @pytest.mark.parametrize(
@@ -71,11 +71,11 @@ def test_consecutive_examples_of_a_label_are_one_stretch() -> None:
 
 def test_timelines_have_the_clips_labels(run: EmbeddingReader, tmp_path: Path) -> None:
     assert export_timelines(run, tmp_path / "raven", "raven") == 8
-    _, row = (tmp_path / "raven" / "b" / "1.wav.selections.txt").read_text().splitlines()
+    _, row = (tmp_path / "raven" / "b" / "20230111_053000.wav.selections.txt").read_text().splitlines()
     assert row.split("\t")[3:5] == ["0.000", "4.815"]
-    assert "/data/clips/b/1.wav" in row
+    assert "/data/clips/b/20230111_053000.wav" in row
     assert export_timelines(run, tmp_path / "audacity", "audacity") == 8
-    assert (tmp_path / "audacity" / "b" / "1.wav.txt").read_text() == "0.000000\t4.815000\tb\n"
+    assert (tmp_path / "audacity" / "b" / "20230111_053000.wav.txt").read_text() == "0.000000\t4.815000\tb\n"
 
 
 def test_timelines_have_clusters_of_the_sounds(tmp_path: Path) -> None:

@@ -1,0 +1,62 @@
+"""Times of recording from file names, as recorders write them."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta, timezone
+from pathlib import PurePosixPath
+
+_DATE = r"(?P<year>(?:19|20)\d\d)(?P<d>[-_]?)(?P<month>\d\d)(?P=d)(?P<day>\d\d)"
+_TIME = r"(?P<hour>\d\d)(?P<t>[-_.:h]?)(?P<minute>\d\d)(?:(?P=t)(?P<second>\d\d))?"
+_ZONE = r"(?P<zone>Z|UTC|[+-]\d\d:?\d\d)?"
+
+_LONG = re.compile(rf"(?<!\d){_DATE}[-_T ]{{0,2}}{_TIME}(?:\.\d+)?{_ZONE}(?!\d)")
+"""20230115_053000 (AudioMoth, Song Meter, Swift), 2023-01-15T05_30_00Z, 2023-01-15 05-30."""
+
+_SHORT = re.compile(
+    r"(?<!\d)(?P<year>\d\d)(?P<month>\d\d)(?P<day>\d\d)[-_]?(?P<hour>\d\d)(?P<minute>\d\d)(?P<second>\d\d)(?!\d)"
+)
+"""230115053000 (SoundTrap, after its serial number), 230115_053000."""
+
+_HEXADECIMAL = re.compile(r"[0-9A-F]{8}")
+"""5C3B2A10: seconds since 1970 in UTC, of AudioMoth's firmware before 1.2."""
+
+_AUDIOMOTH = range(1_451_606_400, 1_893_456_000)
+"""2016 to 2029 in seconds since 1970: other hexadecimal names are no AudioMoth's."""
+
+
+def recorded_at(name: str) -> datetime | None:
+    """Return when a recording began, by its file name; None where the name has no date and time.
+
+    The result has a time zone only where the name says so: ``Z``, ``UTC``, an offset, or AudioMoth's hexadecimal
+    names, which are in UTC.
+
+    Args:
+        name: of the file, with or without folders.
+    """
+    stem = PurePosixPath(name).stem
+    if _HEXADECIMAL.fullmatch(stem) and int(stem, 16) in _AUDIOMOTH:
+        return datetime.fromtimestamp(int(stem, 16), timezone.utc)
+    for pattern, century in ((_LONG, 0), (_SHORT, 2000)):
+        for match in pattern.finditer(stem):
+            if (when := _datetime(match, century)) is not None:
+                return when
+    return None
+
+
+def _datetime(match: re.Match[str], century: int) -> datetime | None:
+    """Return the time that a match says; None where there is no such day or hour."""
+    parts = match.groupdict()
+    year, month, day, hour, minute = (int(parts[key]) for key in ("year", "month", "day", "hour", "minute"))
+    try:
+        when = datetime(century + year, month, day, hour, minute, int(parts["second"] or 0))
+    except ValueError:
+        return None
+    return when.replace(tzinfo=_zone(parts["zone"])) if parts.get("zone") else when
+
+
+def _zone(text: str) -> timezone:
+    if text in ("Z", "UTC"):
+        return timezone.utc
+    offset = timedelta(hours=int(text[1:3]), minutes=int(text[-2:]))
+    return timezone(-offset if text[0] == "-" else offset)
