@@ -1,5 +1,4 @@
-"""Logs a run or a sweep to MLflow later, from its files in an object store: the store's side of ``vggish-runner
-track``."""
+"""Logs a run or a sweep to MLflow later, from its files in an object store."""
 
 from __future__ import annotations
 
@@ -16,18 +15,18 @@ from runner.tracking.relog import logged_with, outputs_of, track
 from runner.tracking.runs import is_logged
 
 _PATIENCE_S = 120.0
-"""How long an object may take."""
+"""Seconds that a download may take."""
 
 _LOGGED_FOLDERS = (".hydra", PLOTS, TRACE)
 
 
 def track_url(url: str, uri: str | None = None) -> str:
-    """Log a run's or a sweep's URL to MLflow; what was done, in one line.
+    """Log a run's or a sweep's URL to MLflow, and return a line about it.
 
-    What is logged is got into a temporary folder.  What is noted there of the logging is put to the store.
+    The files are downloaded to a temporary folder, and the notes of the logging are uploaded.
 
     Raises:
-        RunnerError: the URL holds no run, another command is at work on it, or MLflow or the store can't be told.
+        RunnerError: the URL holds no run, another command is at work on it, or MLflow or the store can't be reached.
     """
     store = Store(url, _PATIENCE_S)
     top = store.top()
@@ -48,19 +47,19 @@ def track_url(url: str, uri: str | None = None) -> str:
         else:
             files.get_run("", uri)
         try:
-            told = track(folder, uri, url)
+            line = track(folder, uri, url)
         except RunnerError:
             files.put_notes()
             raise
         try:
             files.put_notes()
         except StoreError as error:
-            raise RunnerError(f"{told}; but that this was logged could not be noted: {error}") from error
-        return told
+            raise RunnerError(f"{line}; but that this was logged could not be noted: {error}") from error
+        return line
 
 
 class _Files:
-    """What of an output is needed for logging, in a folder."""
+    """The files of an output that logging needs, in a folder."""
 
     def __init__(self, store: Store, folder: Path) -> None:
         self._store, self._folder = store, folder
