@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from runner.config.schema import PrecisionConfig, RandomWeights
 from runner.contract.files import read_result
 from runner.core.errors import ResumeError, RunnerError
-from runner.core.layout import RESULT
+from runner.core.layout import RunLayout
 
 if TYPE_CHECKING:
     from runner.config.schema import RunConfig
@@ -40,7 +40,7 @@ def main(run_dir: str, folder: str) -> int:
     from runner.inference.saved_model import export
 
     try:
-        export(config_of(read_result(Path(run_dir) / RESULT), Path(folder)))
+        export(config_of(read_result(RunLayout(Path(run_dir)).result), Path(folder)))
     except RunnerError as error:
         print(f"{error}", file=sys.stderr)
         return 1

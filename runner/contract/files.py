@@ -15,6 +15,7 @@ from runner.contract.result import RunInfo, RunResult, RunStats, Startup, Worker
 from runner.contract.spec import RunSpec
 from runner.core.errors import ResumeError, RunnerError
 from runner.core.files import write_atomic
+from runner.core.layout import RunLayout
 from runner.core.readable import read_json
 from runner.core.redact import public
 
@@ -78,7 +79,7 @@ def read_results(folders: Iterable[Path]) -> list[RunResult]:
     """Read the result.json of each run's folder that has one; one that can't be read is a warning."""
     results = []
     for folder in folders:
-        path = folder / "result.json"
+        path = RunLayout(folder).result
         try:
             if path.exists():
                 results.append(read_result(path))

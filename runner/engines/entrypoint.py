@@ -16,7 +16,7 @@ from runner.contract.files import read_spec, write_result
 from runner.contract.result import WorkerResult
 from runner.core.events import LOG_FORMAT, Events
 from runner.core.failures import failure_of
-from runner.core.layout import RESULT
+from runner.core.layout import RunLayout
 from runner.core.printable import PrintableFormatter
 from runner.core.stop_signals import StopSignal
 from runner.devices.host import host_facts, versions
@@ -82,7 +82,7 @@ def _result(status: Status, failure: Failure | None, engine: Engine | None, even
 def _report(run_dir: Path, events: Events, result: WorkerResult) -> Status:
     """Write result.json and tell the command the status, which is failed where a finished run can't be written."""
     try:
-        write_result(run_dir / RESULT, result)
+        write_result(RunLayout(run_dir).result, result)
     except OSError as error:  # the command learns it from the event
         log.error("result.json could not be written: %s", error)
         if result.status == "finished":

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from runner.contract.result import RunStats
 from runner.core.events import StartupTimer
-from runner.core.layout import BATCHES
+from runner.core.layout import RunLayout
 from runner.dataset.clips import read_clips
 from runner.dataset.window_types import window_types
 from runner.devices.cuda import pinned
@@ -109,7 +109,7 @@ class LocalEngine(Engine):
         self.metrics["decode_process_restarts"] = float(work.pool.deaths)
         if status == "finished":
             self._measure_device(model)
-        write_batches(self._spec.run_dir / BATCHES, work.pipeline.timings)
+        write_batches(RunLayout(self._spec.run_dir).batches, work.pipeline.timings)
         self._warn_of_ceiling(model.placement)
         return status
 

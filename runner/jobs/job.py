@@ -17,7 +17,7 @@ from runner.contract.result import RunInfo, RunResult, WeightsReport, WorkerResu
 from runner.contract.spec import DatasetSummary, RunSpec
 from runner.core.errors import ResumeError, RunnerError
 from runner.core.failures import failure_of
-from runner.core.layout import CLIPS, MANIFEST, RESULT, STATE
+from runner.core.layout import RunLayout
 from runner.core.provenance import git_state, user_name
 from runner.core.redact import hide_credentials, public
 from runner.dataset.frozen_listing import list_clips, listing_of_sweep
@@ -145,7 +145,7 @@ def _finished_result(job: Job, prepared: _Prepared) -> RunResult | WorkerResult 
     It is the worker's alone where the command was killed before it could complete it; None where there is none.
     """
     run_dir, plan = job.run_dir, prepared.plan
-    if not plan.is_finished or not (run_dir / CLIPS).exists():
+    if not plan.is_finished or not RunLayout(run_dir).clips.exists():
         return None
     if not prepared.remote:
         if "npz" in job.config.output.formats and not npz_are_there(run_dir, plan.done):
@@ -154,7 +154,7 @@ def _finished_result(job: Job, prepared: _Prepared) -> RunResult | WorkerResult 
             return None
     for read in (read_result, read_worker_result):
         with contextlib.suppress(ResumeError):
-            result = read(run_dir / RESULT)
+            result = read(RunLayout(run_dir).result)
             return result if result.status == "finished" else None
     return None
 
@@ -222,7 +222,7 @@ class _Attempt:
             KeyboardInterrupt: the user stopped the logging; all else is done.
         """
         result = self._complete(outcome)
-        path = self._job.run_dir / RESULT
+        path = RunLayout(self._job.run_dir).result
         try:
             write_result(path, result)
             result = self._draw_and_upload(result)
@@ -264,7 +264,7 @@ def _spec(job: Job, prepared: _Prepared, dataset: DatasetSummary) -> RunSpec:
     return RunSpec(
         config=job.config,
         run_dir=job.run_dir,
-        manifest=job.run_dir / STATE / MANIFEST,
+        manifest=RunLayout(job.run_dir).manifest,
         dataset=dataset,
         shards=tuple(plan.shards),
         rows=tuple(plan.rows),

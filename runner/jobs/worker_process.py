@@ -22,7 +22,7 @@ from runner.contract.result import WorkerResult
 from runner.core.errors import ResumeError
 from runner.core.failures import Failure
 from runner.core.files import make_folder, remove
-from runner.core.layout import RESULT, STATE
+from runner.core.layout import RunLayout
 from runner.core.paths import PACKAGE
 from runner.core.printable import printable
 from runner.core.stop_signals import REQUEUE_SIGNAL, STOP_SIGNALS, Requests, held_back, leave_terminal, take
@@ -40,8 +40,6 @@ _RAYS_STATUS = 1
 """Exit status of a driver that Ray ends on the spot because its cluster is gone."""
 
 WORKER = (sys.executable, "-m", "runner.engines.worker")
-
-SPEC = "spec.json"
 
 _LOG_TAIL_LINES = 40
 
@@ -229,10 +227,11 @@ def _failure_in(end: Event | None) -> Failure | None:
 
 def start_worker(spec: RunSpec) -> subprocess.Popen[str]:
     """Write spec.json and start the worker on it, in a process group of its own, its log going to runner.log."""
-    run_dir, path = spec.run_dir, spec.run_dir / STATE / SPEC
+    run = RunLayout(spec.run_dir)
+    path = run.spec
     make_folder(path.parent)
     write_spec(path, replace(spec, spawned_at=time.time()))
-    remove(run_dir / RESULT)  # for good: an old one must not be taken for that of this attempt
+    remove(run.result)  # for good: an old one must not be taken for that of this attempt
     environment = {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"}
     environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     environment["PYTHONPATH"] = os.pathsep.join([str(PACKAGE.parent), environment.get("PYTHONPATH", "")])
@@ -240,7 +239,7 @@ def start_worker(spec: RunSpec) -> subprocess.Popen[str]:
     # NumPy's products in the decode processes: each is one of several, and waiting threads of OpenBLAS spin.
     # TensorFlow's own threads know nothing of these.
     environment |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    with (run_dir / "runner.log").open("ab") as worker_log, held_back():  # until the worker can handle them
+    with run.log.open("ab") as worker_log, held_back():  # until the worker can handle them
         return subprocess.Popen(
             [*WORKER, str(path)],
             stdin=subprocess.PIPE,
@@ -277,7 +276,7 @@ def describe_exit(status: int, run_dir: Path) -> Failure:
 def log_tail(run_dir: Path) -> str:
     """The last lines of runner.log, as text that is safe to show."""
     try:
-        with (run_dir / "runner.log").open("rb") as file:
+        with RunLayout(run_dir).log.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 16_384))
             lines = file.read().decode("utf-8", "replace").splitlines()
     except OSError:
@@ -324,7 +323,7 @@ def _handle_event(event: Event, progress: RunProgress) -> None:
 
 
 def _read_result(run_dir: Path) -> WorkerResult | None:
-    path = run_dir / RESULT
+    path = RunLayout(run_dir).result
     try:
         return read_worker_result(path) if path.exists() else None
     except ResumeError as error:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from runner.contract.result import BatchSizeCurve, BatchSizePoint, Repeats
-from runner.core.layout import TRACE
+from runner.core.layout import RunLayout
 from runner.devices.detection import DeviceType
 from runner.devices.load import BackgroundLoad
 from runner.inference.batch_size import measure_on
@@ -123,7 +123,7 @@ class Profiler:
                 result = replace(result, batch_size_curve=self._curve())
             if profile.trace and not self._stopped():
                 self._events.send("phase", name="trace")
-                trace(self._model.sessions[0], self._run_dir / TRACE, self._model.dtypes[0])
+                trace(self._model.sessions[0], RunLayout(self._run_dir).trace, self._model.dtypes[0])
         except Exception as error:
             self._events.warn(f"profile={profile.name}: {type(error).__name__}: {error}")
         return result

@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from runner.contract.files import read_result
-from runner.core.layout import RESULT
+from runner.core.layout import RunLayout
 from runner.core.paths import PACKAGE
 from runner.tracking.client import TrackingError
 
@@ -47,7 +47,11 @@ def log_model(client: MlflowClient, experiment_id: str, run_id: str, run_dir: Pa
         model_id = client.create_logged_model(experiment_id, _NAME, run_id).model_id
         try:
             save(
-                saved, Path(folder) / "model", read_result(run_dir / RESULT).versions, run_id=run_id, model_id=model_id
+                saved,
+                Path(folder) / "model",
+                read_result(RunLayout(run_dir).result).versions,
+                run_id=run_id,
+                model_id=model_id,
             )
             client.log_model_artifacts(model_id, str(Path(folder) / "model"))
         except BaseException:

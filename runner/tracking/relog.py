@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from runner.contract.files import read_result
 from runner.core.errors import ResumeError, RunnerError
-from runner.core.layout import RESULT, SWEEP_FILE
+from runner.core.layout import RunLayout
 from runner.core.readable import read_json
 from runner.tracking.client import store_uri, ui_command
 from runner.tracking.runs import finish_run
@@ -34,14 +34,14 @@ def track(folder: Path, uri: str | None = None, place: str | None = None) -> str
     Raises:
         RunnerError: the folder holds no run, one of another version of the runner, or MLflow can't be reached.
     """
-    sweep = folder / SWEEP_FILE
+    sweep = RunLayout(folder).sweep
     if not sweep.exists():
         config = logged_with(folder, uri)
         logged = finish_run(config.tracking, outputs_of(config), folder)
         where = ui_command(store_uri(config.tracking, outputs_of(config)))
         return f"{'logged' if logged else 'was logged already'}; {where}"
     record = read_json(sweep)
-    run_dirs = [folder / job for job in record["jobs"] if (folder / job / RESULT).exists()]
+    run_dirs = [folder / job for job in record["jobs"] if RunLayout(folder / job).result.exists()]
     if not run_dirs:
         raise RunnerError(f"{place or folder} holds no job that came to a result: there is nothing to log")
     config = logged_with(run_dirs[0], uri)
@@ -71,7 +71,7 @@ def logged_with(run_dir: Path, uri: str | None) -> RunConfig:
         RunnerError: there is no result.json that can be read.
     """
     try:
-        config = read_result(run_dir / RESULT).info.config
+        config = read_result(RunLayout(run_dir).result).info.config
     except ResumeError as error:
         raise RunnerError(f"{run_dir} has no readable result.json ({error}): give the folder of a run") from error
     if uri:

@@ -194,7 +194,8 @@ class ShardPool:
         if waited > wait_s:
             raise EngineError(
                 f"no machine of the cluster has had {needs} for an actor in engine.wait_s={wait_s:g} s: add one, raise "
-                "engine.wait_s, or lower engine.num_cpus_per_actor or engine.num_gpus_per_actor, and rerun the same command to resume"
+                "engine.wait_s, or lower engine.num_cpus_per_actor or engine.num_gpus_per_actor, and rerun the "
+                "same command to resume"
             )
 
     def _dismiss(self, actor: Actor) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from runner.core.layout import MANIFEST, STATE
+from runner.core.layout import RunLayout
 from runner.core.paths import default_models
 from runner.core.scratch import HeldFolder
 
@@ -70,7 +70,7 @@ def localize(init: ActorInit) -> LocalRun:
 
     assert folder is not None
     run_dir = folder.path / "run"
-    spec = replace(spec, run_dir=run_dir, manifest=run_dir / STATE / MANIFEST)
+    spec = replace(spec, run_dir=run_dir, manifest=RunLayout(run_dir).manifest)
     remote = RemoteCommitter(spec, keeps=False)
     remote.get_manifest()
     return LocalRun(spec, remote, folder)
