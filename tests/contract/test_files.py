@@ -94,6 +94,16 @@ def test_a_spec_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert read_spec(tmp_path / "spec.json") == spec(tmp_path)
 
 
+def test_a_sweep_goes_on_without_a_result_that_was_cut_off(tmp_path: Path) -> None:
+    for number, status in enumerate(("finished", "failed")):
+        (tmp_path / str(number)).mkdir()
+        write_result(tmp_path / str(number) / "result.json", make_result({"status": status}))
+    (tmp_path / "2").mkdir()
+    (tmp_path / "2" / "result.json").write_text('{"status": "fin')
+    results = read_results(tmp_path / name for name in "0213")
+    assert [result.status for result in results] == ["finished", "failed"]
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [
