@@ -129,7 +129,7 @@ class WeightsReport:
 class ParityReport:
     """The parity gate's verdict; its measures are among the metrics, ``parity_…``.
 
-    ``misses`` names each measure out of ``tolerance``; ``action`` is ``parity.action``; ``dtypes`` are the types of
+    ``misses`` names each measure out of ``tolerance``; ``action`` is the option of ``parity``; ``dtypes`` are the types
     windows that were measured; ``measured_by`` is host:pid.
     """
 

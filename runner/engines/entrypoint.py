@@ -60,7 +60,7 @@ def main(spec_path: str) -> int:
 
 
 def _make_engine(spec: RunSpec, events: Events, stop: StopSignal) -> Engine:
-    if spec.config.engine.kind == "ray":
+    if spec.config.engine.name == "ray":
         from runner.engines.ray.driver import RayEngine
 
         return RayEngine(spec, events, stop)

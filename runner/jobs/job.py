@@ -252,7 +252,7 @@ class _Attempt:
         has_series = bool(result.stats.throughput_series)
         if self._remote and has_series:
             self._remote.download_sampled_shards()
-        if self._job.config.profile.pictures and has_series:
+        if self._job.config.profile.plots and has_series:
             from runner.reporting.run_figures import draw_run
 
             draw_run(result, self._job.run_dir)

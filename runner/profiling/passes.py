@@ -118,7 +118,7 @@ class Profiler:
             if profile.repeat_s > 0 or profile.min_batches > 0:
                 self._events.send("phase", name="repeat")
                 result = self._repeat(clips, metrics)
-            if profile.curve and not has_curve and not self._stopped():
+            if profile.batch_size_curve and not has_curve and not self._stopped():
                 self._events.send("phase", name="curve")
                 result = replace(result, batch_size_curve=self._curve())
             if profile.trace and not self._stopped():

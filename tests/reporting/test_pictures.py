@@ -30,7 +30,7 @@ def run(**changes: Any) -> RunResult:
     found["metrics"] |= {"compute_busy_share": 0.9, "replica0_input_wait_share": 0.1}
     found["throughput_series"] = [{"t_s": 1.0, "realtime_factor": 90.0}, {"t_s": 2.0, "realtime_factor": 110.0}]
     found["memory_series"] = [{"t_s": -5.0, "rss_mib": 70.0}, {"t_s": 2.0, "rss_mib": 1100.0, "device_memory_mib": 9.0}]
-    found["config"]["profile"] = {"map": "none"}
+    found["config"]["profile"] = {"projection": "none"}
     return make_result(found)
 
 
@@ -47,7 +47,7 @@ def test_a_run_is_drawn_as_far_as_its_figures_go(tmp_path: Path) -> None:
         {"host": "here", "node": n, "pid": n, "device_name": "cpu (a)", "realtime_factor": 9.0 + n} for n in (1, 2)
     ]
     assert "actors.png" in names(draw_run(run(actors=actors, actors_summary="2 on cpu (a)"), tmp_path))
-    assert draw_run(with_config(result(), profile={"map": "none"}), tmp_path / "none") == []
+    assert draw_run(with_config(result(), profile={"projection": "none"}), tmp_path / "none") == []
 
 
 def test_trouble_with_a_picture_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
@@ -101,7 +101,7 @@ def test_the_map_has_every_point_and_its_page_is_safe(tmp_path: Path) -> None:
 
 def test_the_map_of_much_is_an_even_sample(tmp_path: Path) -> None:
     write_embeddings(tmp_path, 500, shards=60)
-    table = sample(tmp_path / "embeddings", most=1000)
+    table = sample(tmp_path / "embeddings", max_points=1000)
     assert 500 < table.num_rows <= 1000
     assert len({name.split(">")[2].split("-")[0] for name in table["clip"].to_pylist()}) == 30
 

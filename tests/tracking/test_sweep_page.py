@@ -69,10 +69,9 @@ def test_a_parents_parameters_are_what_was_swept_and_what_its_jobs_have_in_commo
         "frontend.short_clips": "pad",
         "frontend.tail": "drop",
         "frontend.resampler": jobs[0].info.config.frontend.resampler,
-        "weights.kind": "random",
-        "dataset.kind": "demo",
-        "engine.kind": "local",
-        "actual.memory.decode_workers": "2",
+        "weights.name": "random",
+        "dataset.name": "demo",
+        "engine.name": "local",
     }
     assert fixed_params([], []) == {}
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from runner.contract.files import write_result
 from runner.contract.spec import RemoteHandle
+from runner.core.cleanup import at_cleanup
 from runner.core.errors import ConfigError, RunnerError, StoreError
 from runner.core.failures import failure_of
 from runner.core.layout import (
@@ -83,6 +84,7 @@ def take(folder: Path, config: RunConfig, in_sweep: bool = False) -> RemoteRun:
     folder = folder.absolute()
     if folder not in _open:
         _open[folder] = RemoteRun(folder, config, in_sweep)
+        at_cleanup(release_all)
     return _open[folder]
 
 
@@ -105,7 +107,7 @@ class RemoteRun:
         assert config.output.dir is not None
         self._folder = folder
         self._store = Store(config.output.dir, config.output.upload_timeout_s)
-        self._pictures = config.profile.pictures and config.profile.map != "none"
+        self._pictures = config.profile.plots and config.profile.projection != "none"
         self.hold = Lease(self._store)
         self._digests: dict[str, tuple[int, str]] = {}
         self._committed: dict[int, ShardEntry] = {}
