@@ -129,8 +129,8 @@ class WeightsReport:
 class ParityReport:
     """The parity gate's verdict; its measures are among the metrics, ``parity_…``.
 
-    ``misses`` names each measure out of ``tolerance``; ``action`` is the option of ``parity``; ``dtypes`` are the types
-    windows that were measured; ``measured_by`` is host:pid.
+    ``misses`` names each measure out of ``tolerance``; ``action`` is the option of ``parity``; ``dtypes`` are those of
+    the windows that were measured; ``measured_by`` is host:pid.
     """
 
     passed: bool

@@ -64,16 +64,6 @@ def test_the_file_is_flat_and_leaves_out_what_is_not_known(tmp_path: Path) -> No
     assert not {"startup", "stats", "info", "actors", "failure", "mlflow_run_id"} & values.keys()
 
 
-def test_neither_file_has_credentials(tmp_path: Path) -> None:
-    address = "s3://me:planted@host/bucket"
-    values = {"config": {"output": {"dir": address}}, "overrides": [f"output.dir={address}"]}
-    write_result(tmp_path / "result.json", make_result(values))
-    write_spec(tmp_path / "spec.json", replace(spec(tmp_path), config=make_result(values).info.config))
-    text = (tmp_path / "result.json").read_text() + (tmp_path / "spec.json").read_text()
-    assert text.count("s3://host/bucket") == 3
-    assert "planted" not in text
-
-
 def spec(folder: Path) -> RunSpec:
     part = PartitionInfo(1, 2, "e", 9, (0, 2), (1, 2), ("a",))
     return RunSpec(
