@@ -23,7 +23,6 @@ def values(
     **changes: Any,
 ) -> dict[str, Any]:
     metrics = {"realtime_factor": speed, "rss_peak_mib": rss, "steady_s": 60.0, "parity_rel_err": 1e-6}
-    metrics["parity_min_cosine"] = 1.0
     windows = [{"t_s": n, "realtime_factor": speed + 2 * (std or 0) * ((7 * n) % 11 / 10 - 0.5)} for n in range(60)]
     found: dict[str, Any] = {
         "run_name": f"{device}-{memory}-{precision}",

@@ -45,7 +45,7 @@ def test_the_note_has_the_short_table_first_then_the_verdict_then_commands_that_
 
 
 def test_a_baseline_that_is_slow_is_in_the_table_and_a_job_that_is_not_ranked_is_named_with_the_reason() -> None:
-    fast = [result("gpu", precision=f"float{n}", speed=1000.0 * n) for n in range(1, 8)]
+    fast = [result("gpu", memory=f"policy{n}", speed=1000.0 * n) for n in range(1, 8)]
     note = sweep_note([*fast, result(speed=9.0), result(memory="greedy", status="failed")], ["device=cpu,gpu"], "1")
     assert "| cpu-balanced-float32&emsp;| 9.0&emsp;| baseline&emsp;|" in note
     assert "Not ranked: cpu-greedy-float32 (failed)." in note
@@ -78,7 +78,7 @@ def test_a_parents_parameters_are_what_was_swept_and_what_its_jobs_have_in_commo
 
 def test_what_took_effect_and_what_was_swept_sort_first_and_what_was_asked_for_is_called_so() -> None:
     effects = {"device": "cpu", "memory.batch_size": 64}
-    run = result("gpu", resolved=effects, swept={"hop_s": "0.48", "batch_size": "9"})
+    run = result("gpu", resolved=effects, swept={"hop_s": "0.48", "batch_size": "9"}, metrics={})
     assert actual_params(run) == {
         "actual.device": "cpu",
         "actual.hop_s": "0.48",
