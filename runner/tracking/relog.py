@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.contract.files import read_result, read_sweep
-from runner.core.errors import ResumeError, RunnerError
+from runner.core.errors import RunnerError
 from runner.core.layout import RunLayout
 from runner.tracking.client import store_uri, ui_command
 from runner.tracking.runs import finish_run
@@ -65,12 +65,12 @@ def logged_with(run_dir: Path, uri: str | None) -> RunConfig:
     """Return a run's configuration with the tracking that it is to be logged with.
 
     Raises:
-        RunnerError: there is no result.json that can be read.
+        RunnerError: there is no result.json, or none that this version of the runner can read.
     """
-    try:
-        config = read_result(RunLayout(run_dir).result).info.config
-    except ResumeError as error:
-        raise RunnerError(f"{run_dir} has no readable result.json ({error}): give the folder of a run") from error
+    path = RunLayout(run_dir).result
+    if not path.exists():
+        raise RunnerError(f"{run_dir} has no result.json: give the folder of a run")
+    config = read_result(path).info.config
     if uri:
         return replace(config, tracking=replace(config.tracking, uri=uri))
     if config.tracking.name == "none":
