@@ -5,6 +5,7 @@ import numpy as np
 from runner.devices.detection import DeviceInfo, DeviceType
 from runner.devices.selection import choose_device
 from runner.inference.precision import choose_precision
+from runner.inference.program import Program
 from runner.inference.session import SessionMetadata, VGGishSession
 
 CPU = DeviceInfo(DeviceType.CPU, True, "CPU", "")
@@ -55,4 +56,4 @@ def make_session(
     choice = choose_device("cpu", [CPU])
     chosen = choose_precision(precision, CPU)
     metadata = SessionMetadata(choice.to_dict(), chosen.to_dict(), {}, {})
-    return VGGishSession(dict(weights), choice, chosen, batch_size, metadata, conv)
+    return VGGishSession(Program(dict(weights), DeviceType.CPU, chosen, conv), batch_size, metadata)

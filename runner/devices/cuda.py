@@ -78,7 +78,7 @@ class StagingBuffer:
         _call(runtime, "cudaStreamCreateWithFlags", ctypes.byref(self._stream), _NON_BLOCKING)
         weakref.finalize(self, runtime.cudaStreamDestroy, self._stream).atexit = False
 
-    def fill(self, rows: Windows) -> Any:
+    def copy_from(self, rows: Windows) -> Any:
         """Copy ``rows``, as many and of such a type as the tensor has, and give the tensor once they are there.
 
         What was computed of the rows before must be on the host by then.

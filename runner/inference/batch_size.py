@@ -146,7 +146,7 @@ def measure_on(session: VGGishSession, dtype: str) -> Callable[[int], Step | Non
     """
 
     def measure(size: int) -> Step | None:
-        session.resize(size)
+        session.set_batch_size(size)
         halved = len(session.oom_backoffs)
         compile_s = session.warm_up(dtype)
         rng = np.random.default_rng(0)

@@ -16,6 +16,7 @@ from runner.inference.convolution import choose_convolution
 from runner.inference.gpu_memory import apply_gpu_memory
 from runner.inference.memory import plan_memory
 from runner.inference.precision import choose_precision
+from runner.inference.program import Program
 from runner.inference.session import SessionMetadata, VGGishSession
 
 if TYPE_CHECKING:
@@ -101,23 +102,16 @@ def build_sessions(
     start = time.perf_counter()
     chosen = choose_convolution(conv, placement.device.effective, placement.precision.effective, calibration)
     calibrated = time.perf_counter()
-    devices = range(len(placement.device.indices))
-    sessions = [
-        VGGishSession(
-            loaded.arrays if ordinal == devices[-1] else dict(loaded.arrays),
-            placement.device,
-            placement.precision,
-            placement.memory.batch_size,
-            _session_metadata(placement, loaded, chosen),
-            chosen.effective,
-            ordinal,
-        )
-        for ordinal in devices
-    ]
+    metadata = _session_metadata(placement, loaded, chosen)
+    sessions = []
+    for ordinal in range(len(placement.device.indices)):
+        is_last = ordinal == len(placement.device.others)
+        arrays = loaded.arrays if is_last else dict(loaded.arrays)
+        program = Program(arrays, placement.device.effective, placement.precision, chosen.effective, ordinal)
+        sessions.append(VGGishSession(program, placement.memory.batch_size, metadata))
     placed = time.perf_counter()
     with ThreadPoolExecutor(len(sessions)) as threads:
-        for _ in threads.map(lambda session: [session.warm_up(dtype) for dtype in dtypes], sessions):
-            pass
+        list(threads.map(lambda session: [session.warm_up(dtype) for dtype in dtypes], sessions))  # raises their errors
     if timed:
         timed("calibration", calibrated - start)
         timed("weights", placed - calibrated)

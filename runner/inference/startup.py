@@ -207,7 +207,7 @@ def _tune_batch_size(
     chosen = int(found["batch_size"])
     for each in sessions:
         each.oom_backoffs.clear()  # the climb went to the limit on purpose
-        each.resize(chosen)
+        each.set_batch_size(chosen)
         for dtype in dtypes:
             each.warm_up(dtype)
     return replace(placement, memory=plan(chosen))

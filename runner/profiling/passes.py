@@ -265,7 +265,7 @@ def speed_over_batch_sizes(session: VGGishSession, dtype: str, fits: Callable[[i
                 break
             steps.append(step)
     finally:
-        session.resize(own)
+        session.set_batch_size(own)
         session.oom_backoffs[:] = oom_backoffs
     return [asdict(step) for step in steps]
 

@@ -89,11 +89,11 @@ def test_a_batch_is_filled_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "_runtime", HostRuntime)
     upload = cuda.StagingBuffer(tf.zeros((3, 15600), tf.int16))
     for rows in (noise(3), -noise(3)):
-        assert np.array_equal(upload.fill(rows).numpy(), rows)
+        assert np.array_equal(upload.copy_from(rows).numpy(), rows)
     with pytest.raises(ValueError, match="float32"):
-        upload.fill(noise(3, "float32"))
+        upload.copy_from(noise(3, "float32"))
     with pytest.raises(ValueError, match="2, 15600"):
-        upload.fill(noise(2))
+        upload.copy_from(noise(2))
 
 
 def test_a_call_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

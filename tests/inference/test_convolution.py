@@ -10,7 +10,8 @@ import pytest
 from runner.devices.detection import DeviceType
 from runner.inference.convolution import calibrate, choose_convolution, remembered_calibration
 from runner.inference.parity import fixed_signals
-from runner.inference.session import CPU_CHUNK, VGGishSession
+from runner.inference.program import CPU_CHUNK
+from runner.inference.session import VGGishSession
 from runner.vggish import network, winograd
 from tests.reference import make_session, reference_log_mel, reference_network
 
@@ -77,14 +78,14 @@ def test_chunks_do_not_show(vggish: VGGishSession, fast: VGGishSession, conv: st
     rng = np.random.default_rng(1)
     windows = rng.uniform(-1, 1, (2 * CPU_CHUNK + 1, 15_600)).astype(np.float32)
     before = session.effective_batch_size
-    session.resize(len(windows))
+    session.set_batch_size(len(windows))
     try:
         together = session.embed_windows(windows)
         for size in (1, 2, 3, CPU_CHUNK, CPU_CHUNK + 1):
             found = session.embed_windows(windows[-size:])
             assert np.abs(found - together[-size:]).max() <= 1e-6 * np.abs(together).max()
     finally:
-        session.resize(before)
+        session.set_batch_size(before)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 7, 8, 9, 15, 16, 17, 100])

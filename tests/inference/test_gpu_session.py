@@ -16,6 +16,7 @@ from runner.devices.selection import DeviceChoice
 from runner.inference.batch_size import measure_on
 from runner.inference.parity import as_int16, fixed_signals
 from runner.inference.precision import choose_precision
+from runner.inference.program import Program
 from runner.inference.session import SessionMetadata, VGGishSession
 from tests.devices.test_cuda import HostRuntime, noise
 
@@ -33,7 +34,7 @@ def gpu_session(weights: dict[str, np.ndarray], precision: str = "float32", batc
     tf.config.set_soft_device_placement(True)
     chosen = choose_precision(precision, H100)
     metadata = SessionMetadata(CHOICE.to_dict(), chosen.to_dict(), {}, {})
-    return VGGishSession(dict(weights), CHOICE, chosen, batch_size, metadata)
+    return VGGishSession(Program(dict(weights), DeviceType.GPU, chosen), batch_size, metadata)
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +75,8 @@ def test_the_climb_measures_batches_that_lie_on_the_device(
     weights: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = gpu_session(weights)
-    copied, on_device = [], session.on_device
-    monkeypatch.setattr(session, "on_device", lambda windows: copied.append(len(windows)) or on_device(windows))
+    copied, copy = [], session._copy.by_tensorflow
+    monkeypatch.setattr(session._copy, "by_tensorflow", lambda windows: copied.append(len(windows)) or copy(windows))
     monkeypatch.setattr(session, "memory_peak_mib", lambda: None)  # a GPU that is simulated keeps no account
     step = measure_on(session, "int16")(4)
     assert step is not None
@@ -137,18 +138,18 @@ def out_of_memory_above(session: VGGishSession, most: int, monkeypatch: pytest.M
     import tensorflow as tf
 
     tried: list[int] = []
-    plain = session._program
+    plain = session.program.function
 
-    def program(name: str):
+    def function(kind: str):
         def run(rows):
             tried.append(int(rows.shape[0]))
             if rows.shape[0] > most:
                 raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
-            return plain(name)(rows)
+            return plain(kind)(rows)
 
         return run
 
-    monkeypatch.setattr(session, "_program", program)
+    monkeypatch.setattr(session.program, "function", function)
     return tried
 
 

@@ -42,11 +42,11 @@ def test_neighbours_and_batch_size_do_not_matter(
     vggish: VGGishSession, windows: np.ndarray, embeddings: np.ndarray, rows: list[int], batch_size: int
 ) -> None:
     before = vggish.effective_batch_size
-    vggish.resize(batch_size)
+    vggish.set_batch_size(batch_size)
     try:
         found = vggish.embed_windows(windows[rows])
     finally:
-        vggish.resize(before)
+        vggish.set_batch_size(before)
     assert np.abs(found - embeddings[rows]).max() <= RELATIVE * np.abs(embeddings).max()
 
 
