@@ -11,8 +11,7 @@ import numpy as np
 from runner.core.files import atomic
 
 if TYPE_CHECKING:
-    from runner.pipeline.messages import BatchTiming
-    from runner.pipeline.pipeline import EmbeddingPipeline
+    from runner.pipeline.messages import BatchTiming, PipelineStats
 
 Span = tuple[float, float]
 """From and to, in seconds."""
@@ -22,13 +21,13 @@ MAX_WINDOWS = 200
 _SPREAD_WINDOWS = 10
 
 
-def steady_metrics(engine: EmbeddingPipeline) -> dict[str, float]:
+def steady_metrics(stats: PipelineStats) -> dict[str, float]:
     """Throughput over the steady state (from a ready session to the last result on the host) and batch latencies."""
-    progress, timings = engine.progress, engine.timings
-    steady = engine.results_at - engine.started_at
+    progress, timings = stats.progress, stats.timings
+    steady = stats.steady_s
     metrics = {
         "steady_s": steady,
-        "steady_cpu_s": engine.cpu_s,
+        "steady_cpu_s": stats.cpu_s,
         "clips_embedded": float(progress.embedded),
         "clips_skipped": float(sum(progress.skipped.values())),
         "clips_padded": float(progress.padded),
@@ -72,12 +71,12 @@ def write_batches(path: Path, timings: Sequence[BatchTiming]) -> None:
         pq.write_table(pa.Table.from_pydict(columns, schema=schema), temporary)
 
 
-def stage_shares(engine: EmbeddingPipeline, decode_s: float, workers: int) -> dict[str, float]:
+def stage_shares(stats: PipelineStats, decode_s: float, workers: int) -> dict[str, float]:
     """The share of the steady state in which each stage was busy, 0 to 1: all of the time; see ``stage_seconds``."""
-    steady = engine.results_at - engine.started_at
-    if steady <= 0 or not engine.timings:
+    steady = stats.steady_s
+    if steady <= 0 or not stats.timings:
         return {}
-    return {stage: share_of(busy, steady) for stage, busy in stage_seconds(engine, decode_s, workers).items()}
+    return {stage: share_of(busy, steady) for stage, busy in stage_seconds(stats, decode_s, workers).items()}
 
 
 def share_of(busy_s: float, seconds: float) -> float:
@@ -89,7 +88,7 @@ def share_of(busy_s: float, seconds: float) -> float:
     return min(1.0, max(0.0, busy_s / seconds)) if seconds > 0 else 0.0
 
 
-def stage_seconds(engine: EmbeddingPipeline, decode_s: float, workers: int) -> dict[str, float]:
+def stage_seconds(stats: PipelineStats, decode_s: float, workers: int) -> dict[str, float]:
     """The seconds that each stage was busy.
 
     ``decode`` is of all decode processes, on average; ``copy`` (to a device of its own memory) and ``compute`` are of
@@ -102,11 +101,11 @@ def stage_seconds(engine: EmbeddingPipeline, decode_s: float, workers: int) -> d
         decode_s: seconds that decode processes decoded, all together.
         workers: decode processes.
     """
-    own = {"decode": decode_s / workers, "write": engine.write_s / engine.writers}
-    return {**own, **replica_seconds(engine.timings)}
+    own = {"decode": decode_s / workers, "write": stats.write_s / stats.writers}
+    return {**own, **replica_seconds(stats.timings)}
 
 
-_LANE_SPANS: dict[str, Callable[[BatchTiming], Span]] = {
+_STAGE_SPANS: dict[str, Callable[[BatchTiming], Span]] = {
     "copy": lambda each: (each.started_s, each.started_s if each.copied_s is None else each.copied_s),
     "compute": lambda each: (each.started_s if each.copied_s is None else each.copied_s, each.at_s),
     "replica": lambda each: (each.started_s, each.at_s),
@@ -122,19 +121,19 @@ def replica_seconds(timings: Sequence[BatchTiming]) -> dict[str, float]:
         spans = [[span(each) for each in timings if each.replica == replica] for replica in replicas]
         return sum(map(covered, spans)) / max(len(replicas), 1)
 
-    return {stage: mean(span) for stage, span in _LANE_SPANS.items()}
+    return {stage: mean(span) for stage, span in _STAGE_SPANS.items()}
 
 
-def input_wait_shares(engine: EmbeddingPipeline, threads: int) -> dict[str, float]:
+def input_wait_shares(stats: PipelineStats, threads: int) -> dict[str, float]:
     """The share of the steady state in which a thread of a replica waited for a batch, on average, by replica's number.
 
     Args:
         engine: one that has run.
         threads: of each replica.
     """
-    steady = engine.results_at - engine.started_at
-    starved = engine.starved_s.items()
-    return {f"replica{number}_input_wait_share": share_of(waited / threads, steady) for number, waited in starved}
+    steady = stats.steady_s
+    waits = stats.input_wait_s.items()
+    return {f"replica{number}_input_wait_share": share_of(wait_s / threads, steady) for number, wait_s in waits}
 
 
 def bottleneck(shares: Mapping[str, float]) -> str | None:

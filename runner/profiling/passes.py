@@ -23,7 +23,7 @@ from runner.devices.detection import DeviceType
 from runner.devices.load import BackgroundLoad
 from runner.inference.batch_size import measure_on
 from runner.output.writer import RunWriter
-from runner.pipeline.pipeline import EmbeddingPipeline
+from runner.pipeline.pipeline import EmbeddingPipeline, ShardedClips
 from runner.profiling.sampler import EnergyMeter, Sampler
 from runner.vggish.constants import EXAMPLE_SAMPLES
 
@@ -169,18 +169,19 @@ def repeat(
             enough = sum(each["seconds"] for each in passes) >= profile.repeat_s
             if len(passes) >= _PASSES and enough and sum(each["batches"] for each in passes) >= profile.min_batches:
                 break
-            engine = EmbeddingPipeline([(0, len(clips))], iter(clips), pool, NullWriter(), shutdown_timeout_s=0.0)
+            engine = EmbeddingPipeline(
+                ShardedClips([(0, len(clips))], iter(clips)), pool, NullWriter(), shutdown_timeout_s=0.0
+            )
             start = time.perf_counter()
             engine.run(replicas)
-            seconds = engine.results_at - engine.started_at
-            progress = engine.progress
+            seconds, progress = engine.stats.steady_s, engine.stats.progress
             if not progress.examples:
                 break
             passes.append(
                 {
                     "started_s": start - began,
                     "seconds": seconds,
-                    "batches": float(len(engine.timings)),
+                    "batches": float(len(engine.stats.timings)),
                     "examples": float(progress.examples),
                     "audio_s": progress.audio_s,
                     "realtime_factor": progress.audio_s / seconds,

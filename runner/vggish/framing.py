@@ -108,7 +108,7 @@ class WindowCutter:
 
 
 def cut(blocks: Iterator[Waveform], cutter: WindowCutter) -> Iterator[Waveform]:
-    """All windows of a clip's blocks, the padded last one included."""
+    """Yield all windows of a clip's blocks, the padded last one included."""
     for block in blocks:
         yield cutter.push(block)
     yield cutter.finish()
@@ -123,15 +123,16 @@ _PAGE = 4096
 
 
 def scaled(windows: Windows) -> NDArray[np.float32]:
-    """Windows as float32 in -1..1; int16 are divided by 32768, which is exact."""
+    """Return windows as float32 in -1..1; int16 are divided by 32768, which is exact."""
     floats: NDArray[np.float32] = windows.astype(np.float32, copy=False)
     return floats * np.float32(INT16_SCALE) if windows.dtype == np.int16 else floats
 
 
 def slot_bytes(rows: int) -> int:
-    """Memory of a slot of so many windows."""
-    return _whole_pages(rows * WINDOW_BYTES)
+    """Return the bytes of a slot of ``rows`` float32 windows, in whole pages."""
+    return whole_pages(rows * WINDOW_BYTES)
 
 
-def _whole_pages(size: int) -> int:
+def whole_pages(size: int) -> int:
+    """Round bytes up to whole pages."""
     return -(-size // _PAGE) * _PAGE

@@ -22,7 +22,7 @@ from runner.inference.gate import signals_of
 from runner.output.state.journal import read_journal
 from runner.pipeline.decode_pool import DecodePool
 from runner.pipeline.messages import Replica
-from runner.pipeline.pipeline import EmbeddingPipeline
+from runner.pipeline.pipeline import EmbeddingPipeline, ShardedClips
 from tests.inference.test_gate import ANSWERS, CONFIG, FakeSession
 from tests.pipeline.test_engine import OPTIONS, make_writer
 
@@ -154,7 +154,9 @@ def test_shards_since_the_last_good_canary_are_to_be_done_again(
         return canary.embed(windows, copied)
 
     clips = make_clips(tmp_path)
-    engine = EmbeddingPipeline(plan_shards(len(clips), 1), iter(clips), pool, writer, shutdown_timeout_s=10)
+    engine = EmbeddingPipeline(
+        ShardedClips(plan_shards(len(clips), 1), iter(clips)), pool, writer, shutdown_timeout_s=10
+    )
     try:
         with pytest.raises(ParityError, match="is done again when the run is taken up"):
             engine.run([Replica("replica", embed, 1, canary)])
@@ -175,7 +177,7 @@ def test_a_miss_in_one_replica_is_not_made_good_by_another(tmp_path: Path, monke
     pool, clips = DecodePool(OPTIONS, 1), make_clips(tmp_path)
     pool.open(1, 4, 1)
     engine = EmbeddingPipeline(
-        plan_shards(len(clips), 1), iter(clips), pool, make_writer(tmp_path), shutdown_timeout_s=10
+        ShardedClips(plan_shards(len(clips), 1), iter(clips)), pool, make_writer(tmp_path), shutdown_timeout_s=10
     )
     try:
         with pytest.raises(ParityError):

@@ -23,7 +23,7 @@ from runner.output.writer import RunWriter, make_formats
 from runner.pipeline.assembler import ClipAssembler
 from runner.pipeline.decode_pool import DecodePool
 from runner.pipeline.messages import DecodeOptions, Replica
-from runner.pipeline.pipeline import EmbeddingPipeline
+from runner.pipeline.pipeline import EmbeddingPipeline, ShardedClips
 from runner.vggish.framing import scaled
 
 OPTIONS = DecodeOptions(hop_s=0.96, short_clips="pad", tail="drop", resampler="reference")
@@ -71,7 +71,7 @@ def run_engine(
     pool.open(workers, 2 + threads * replicas, batch)
     writer = make_writer(folder, options.hop_s)
     engine = EmbeddingPipeline(
-        plan_shards(len(clips), shard), iter(clips), pool, writer, shutdown_timeout_s=10, spill=spill
+        ShardedClips(plan_shards(len(clips), shard), iter(clips)), pool, writer, shutdown_timeout_s=10, spill=spill
     )
     try:
         engine.run([Replica(f"replica {n}", lambda windows, copied: embed(windows), threads) for n in range(replicas)])
@@ -88,7 +88,7 @@ def test_every_row_belongs_to_its_clip_in_any_setting(
     ends = pq.read_table(tmp_path / "clips.parquet").to_pylist()
     assert [end["clip"] for end in ends] == [clip.name for clip in clips]
     rows = pq.read_table(tmp_path / "embeddings").to_pylist()
-    assert engine.progress.examples == len(rows) == sum(end["examples"] for end in ends)
+    assert engine.stats.progress.examples == len(rows) == sum(end["examples"] for end in ends)
     for index, (end, samples) in enumerate(zip(ends, LENGTHS, strict=True)):
         own = [row for row in rows if row["clip"] == end["clip"]]
         if samples == 0:
@@ -126,7 +126,7 @@ def test_a_stop_finishes_the_shards_under_way_only(clips: list[Clip], tmp_path: 
             enumerate(clips * 40)]  # fmt: skip
     writer = make_writer(tmp_path)
     # messages of clips end within shards of 7
-    engine = EmbeddingPipeline(plan_shards(len(many), 7), iter(many), pool, writer, shutdown_timeout_s=30)
+    engine = EmbeddingPipeline(ShardedClips(plan_shards(len(many), 7), iter(many)), pool, writer, shutdown_timeout_s=30)
 
     def stop_early(windows: np.ndarray, copied: object) -> np.ndarray:
         engine.stop()
@@ -139,7 +139,7 @@ def test_a_stop_finishes_the_shards_under_way_only(clips: list[Clip], tmp_path: 
     done = pq.read_table(tmp_path / "clips.parquet").num_rows
     assert 0 < done < len(many)
     assert done % 7 == 0
-    assert engine.progress.clips == done  # no clip was begun whose shard is not finished
+    assert engine.stats.progress.clips == done  # no clip was begun whose shard is not finished
     assert pq.read_table(tmp_path / "embeddings").num_rows == 10 * done
 
 
@@ -160,7 +160,7 @@ def test_replicas_and_batches_in_flight_change_no_row(
     engine = run_engine(clips, tmp_path / "many", workers=2, replicas=replicas, threads=threads)
     for name in ("clips.parquet", "embeddings"):
         assert pq.read_table(tmp_path / "many" / name).equals(pq.read_table(tmp_path / "one" / name))
-    assert {timing.replica for timing in engine.timings} <= set(range(replicas))
+    assert {timing.replica for timing in engine.stats.timings} <= set(range(replicas))
 
 
 def test_a_replica_that_fails_hands_its_batch_to_the_others(clips: list[Clip], tmp_path: Path) -> None:
@@ -170,7 +170,10 @@ def test_a_replica_that_fails_hands_its_batch_to_the_others(clips: list[Clip], t
     pool = DecodePool(OPTIONS, 1)
     pool.open(1, 4, 16)
     engine = EmbeddingPipeline(
-        plan_shards(len(clips), 7), iter(clips), pool, make_writer(tmp_path / "two"), shutdown_timeout_s=10
+        ShardedClips(plan_shards(len(clips), 7), iter(clips)),
+        pool,
+        make_writer(tmp_path / "two"),
+        shutdown_timeout_s=10,
     )
     failed = threading.Event()
 
@@ -186,7 +189,7 @@ def test_a_replica_that_fails_hands_its_batch_to_the_others(clips: list[Clip], t
         engine.run([Replica("GPU:0", sound), Replica("GPU:1", broken)])
     finally:
         pool.close()
-    assert engine.replica_failures == ["GPU:1: RuntimeError: GPU is lost"]
+    assert engine.stats.replica_failures == ["GPU:1: RuntimeError: GPU is lost"]
     rows = pq.read_table(tmp_path / "two" / "embeddings")
     assert rows.equals(pq.read_table(tmp_path / "one" / "embeddings"))
 
@@ -195,7 +198,7 @@ def test_decode_processes_that_are_killed_cost_their_clip_alone(clips: list[Clip
     pool = DecodePool(OPTIONS, 2)
     pool.open(2, 3, 4)
     engine = EmbeddingPipeline(
-        plan_shards(len(clips), 7), iter(clips), pool, make_writer(tmp_path), shutdown_timeout_s=10
+        ShardedClips(plan_shards(len(clips), 7), iter(clips)), pool, make_writer(tmp_path), shutdown_timeout_s=10
     )
     victims: list[int] = []
 
@@ -226,11 +229,11 @@ def test_a_decoder_that_gives_nothing_is_given_up(clips: list[Clip], tmp_path: P
     pool = DecodePool(OPTIONS, 1, decode_timeout_s=1.0)
     pool.open(1, 3, 4)
     engine = EmbeddingPipeline(
-        plan_shards(len(clips), 7), iter(clips), pool, make_writer(tmp_path), shutdown_timeout_s=10
+        ShardedClips(plan_shards(len(clips), 7), iter(clips)), pool, make_writer(tmp_path), shutdown_timeout_s=10
     )
 
     def freeze() -> None:
-        while pool.memory.pulse(0) is None:
+        while pool.memory.last_heartbeat(0) is None:
             pass
         os.kill(pool._processes[0].process.pid, signal.SIGSTOP)
 
@@ -266,13 +269,13 @@ def test_a_run_that_lost_something_on_the_way_does_not_end_well(
 ) -> None:
     """A fault of our own between decoding and writing, of whatever kind, is told and not written."""
     done = threading.Event()
-    take_results, add_embeddings = ClipAssembler.take_results, ClipAssembler.add_embeddings
+    add_results, add_embeddings = ClipAssembler.add_results, ClipAssembler.add_embeddings
 
     def without_one(self: ClipAssembler, results: list) -> list:
         if lost == "a result" and not done.is_set():
             done.set()
             results = results[1:]
-        return take_results(self, results)
+        return add_results(self, results)
 
     def with_other_rows(self: ClipAssembler, segments: list, embeddings: np.ndarray) -> list:
         if lost != "a result" and not done.is_set():
@@ -282,7 +285,7 @@ def test_a_run_that_lost_something_on_the_way_does_not_end_well(
             return add_embeddings(self, segments * 2, np.concatenate([embeddings] * 2))
         return add_embeddings(self, segments, embeddings)
 
-    monkeypatch.setattr(ClipAssembler, "take_results", without_one)
+    monkeypatch.setattr(ClipAssembler, "add_results", without_one)
     monkeypatch.setattr(ClipAssembler, "add_embeddings", with_other_rows)
     with pytest.raises(EngineError, match="please report it"):
         run_engine(clips, tmp_path)
@@ -302,7 +305,7 @@ def test_embeddings_that_overflow_are_no_embeddings(clips: list[Clip], tmp_path:
     ends = pq.read_table(tmp_path / "clips.parquet").to_pylist()
     assert [end["clip"] for end in ends if end["reason"] == "non_finite_embedding"] == [clips[2].name]
     assert np.isfinite(np.stack(pq.read_table(tmp_path / "embeddings")["embedding"].to_numpy())).all()
-    assert engine.progress.skipped["non_finite_embedding"] == 1
+    assert engine.stats.progress.skipped["non_finite_embedding"] == 1
 
 
 def test_the_part_of_a_long_clip_that_is_decoded_is_known(tmp_path: Path) -> None:
@@ -314,14 +317,14 @@ def test_the_part_of_a_long_clip_that_is_decoded_is_known(tmp_path: Path) -> Non
 
     def looking(windows: np.ndarray, copied: object) -> np.ndarray:
         time.sleep(0.01)
-        parts.append(pool.memory.parts_done())
+        parts.append(pool.memory.fractions_decoded())
         return fake_embed(windows)
 
     clip = Clip(0, path.name, os.fsencode(path), None, None, None, path.stat().st_size)
-    engine = EmbeddingPipeline([(0, 1)], iter([clip]), pool, make_writer(tmp_path), shutdown_timeout_s=10)
+    engine = EmbeddingPipeline(ShardedClips([(0, 1)], iter([clip])), pool, make_writer(tmp_path), shutdown_timeout_s=10)
     try:
         engine.run([Replica("replica", looking)])
-        assert pool.memory.parts_done() == 0
+        assert pool.memory.fractions_decoded() == 0
     finally:
         pool.close()
     assert parts[0] == 0
@@ -337,11 +340,11 @@ def test_decoders_are_busy_between_none_and_all_of_the_time(clips: list[Clip], t
 
     def slow(windows: np.ndarray, copied: object) -> np.ndarray:
         time.sleep(0.02)  # the decode process waits for a slot in the middle of its clip
-        seen.append((sum(pool.busy_s.values()), time.perf_counter() - engine.started_at))
+        seen.append((sum(pool.busy_s.values()), time.perf_counter() - engine.stats.started_at))
         return fake_embed(windows)
 
     engine = EmbeddingPipeline(
-        [(0, 1)], iter([clips[5]._replace(number=0)]), pool, make_writer(tmp_path), shutdown_timeout_s=10
+        ShardedClips([(0, 1)], iter([clips[5]._replace(number=0)])), pool, make_writer(tmp_path), shutdown_timeout_s=10
     )
     try:
         engine.run([Replica("replica", slow)])
@@ -351,4 +354,4 @@ def test_decoders_are_busy_between_none_and_all_of_the_time(clips: list[Clip], t
     assert len(seen) > 20
     assert busy == sorted(busy)
     assert all(0 <= each <= elapsed for each, elapsed in seen)
-    assert engine.examples_done == engine.progress.examples == 71
+    assert engine.stats.examples_done == engine.stats.progress.examples == 71

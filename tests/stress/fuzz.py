@@ -109,7 +109,7 @@ def fuzz_audio(rng: random.Random, until: float, keep: Path) -> Counter[str]:
     from runner.output.writer import RunWriter, make_formats
     from runner.pipeline.decode_pool import DecodePool
     from runner.pipeline.messages import DecodeOptions, Replica
-    from runner.pipeline.pipeline import EmbeddingPipeline
+    from runner.pipeline.pipeline import EmbeddingPipeline, ShardedClips
     from runner.vggish.framing import scaled
     from runner.vggish.reference import reference_log_mel
 
@@ -136,9 +136,9 @@ def fuzz_audio(rng: random.Random, until: float, keep: Path) -> Counter[str]:
                 return np.zeros((len(windows), 128), np.float32)
 
             try:
-                EmbeddingPipeline(plan_shards(len(clips), 64), iter(clips), pool, writer, shutdown_timeout_s=10).run(
-                    [Replica("x", embed)]
-                )
+                EmbeddingPipeline(
+                    ShardedClips(plan_shards(len(clips), 64), iter(clips)), pool, writer, shutdown_timeout_s=10
+                ).run([Replica("x", embed)])
             finally:
                 pool.close()
             ends = pq.read_table(folder / "clips.parquet").to_pylist()
