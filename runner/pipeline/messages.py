@@ -79,7 +79,8 @@ class DecodeReport(NamedTuple):
 
     A clip is finished once all its windows are in submitted slots.  ``decoded`` counts the ``Decode`` messages that
     were completed since the last report.  ``rss_peak_mib`` (without the slots), ``cpu_s`` and ``busy_s`` (decoding, not
-    waiting) are the process's own, since it started."""
+    waiting) are the process's own, since it started.
+    """
 
     slot: int | None
     dtype: str
