@@ -98,7 +98,7 @@ def _carry_out(spec: dict[str, Any], run_dir: Path, events: Events, result: dict
         pool.open(workers, plan.spare_slots, sessions[0].effective_batch_size)
         if placement.device.effective is DeviceType.GPU:
             with cold.step("pin"):
-                unpinned = stack.enter_context(pinned(pool.memory))
+                unpinned = stack.enter_context(pinned(pool.memory.bytes))
             result["resolved"]["memory.pinned"] = unpinned is None
             if unpinned:
                 warn(f"batches are copied to the GPU from pageable memory, which is slow: {unpinned}", events, result)

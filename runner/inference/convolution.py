@@ -99,7 +99,7 @@ def calibrate() -> tuple[float, float]:
         for shape in (
             (CALIBRATION_EXAMPLES, *_IMAGE, inputs),
             (3, 3, inputs, outputs),
-            (winograd.PLACES_READ, inputs, outputs),
+            (winograd.INPUTS_A_TILE, inputs, outputs),
         )
     )
     biases = tf.zeros(outputs)

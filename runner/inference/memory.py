@@ -62,11 +62,6 @@ class MemoryPlan:
         """Slots beside those that decode processes fill: batches that wait, and batches in flight."""
         return self.queue_depth + self.in_flight
 
-    @property
-    def slots_mib(self) -> float:
-        """Host memory of all slots, full of float32 windows."""
-        return (self.decode_workers + self.spare_slots) * slot_bytes(self.batch_size) / MIB
-
 
 def default_decode_workers(device: DeviceType, cores: int) -> int:
     """Decode processes for a device.

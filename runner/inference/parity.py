@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runner.core.errors import WeightsError
-from runner.vggish.answers import Answers, _reference_answers
+from runner.vggish.answers import Answers, reference_answers
 
 if TYPE_CHECKING:
     from runner.config.schema import ToleranceConfig
@@ -182,10 +182,10 @@ def parity_answers(weights: LoadedWeights, folder: Path, precision: str) -> Answ
         WeightsError: the weights give NaN or infinity.
     """
     signals = fixed_signals()
-    exact, known = _reference_answers(weights.arrays, weights.checksum, signals, folder)
+    exact, known = reference_answers(weights.arrays, weights.checksum, signals, folder)
     if not np.isfinite(exact).all():
         raise WeightsError(f"{weights.choice.path} gives NaN or infinity on ordinary sound: get another checkpoint")
     if precision == "float32":
         return Answers(exact, exact, known)
-    rounded, also = _reference_answers(weights.arrays, weights.checksum, signals, folder, precision)
+    rounded, also = reference_answers(weights.arrays, weights.checksum, signals, folder, precision)
     return Answers(exact, rounded, known and also)

@@ -211,8 +211,8 @@ class _Decoder:
                     sent += len(windows)
                     if duration_s := clip.known_duration_s:
                         self._memory.set_fraction(self._process, min(1.0, clip.seconds / duration_s))
-            if clip.note and clip.note.startswith("truncated") and options.on_truncated == "skip":
-                raise ClipError("truncated", clip.note.partition(": ")[2])
+            if clip.warning and clip.warning.startswith("truncated") and options.on_truncated == "skip":
+                raise ClipError("truncated", clip.warning.partition(": ")[2])
             if cutter.examples == 0:
                 raise ClipError("too_short", f"{cutter.samples} samples at 16 kHz; one example needs {EXAMPLE_SAMPLES}")
         except ClipError as error:
@@ -221,9 +221,9 @@ class _Decoder:
             raise  # the parent is gone
         except Exception as error:
             return ClipResult.skipped(task.job, "decode_error", f"{type(error).__name__}: {error}", rate, channels)
-        reason = clip.note.split(":", 1)[0] if clip.note else None
+        reason = clip.warning.split(":", 1)[0] if clip.warning else None
         return ClipResult(
-            task.job, True, reason, clip.note, cutter.examples, clip.seconds, rate, channels, cutter.padded
+            task.job, True, reason, clip.warning, cutter.examples, clip.seconds, rate, channels, cutter.padded
         )
 
     @contextlib.contextmanager

@@ -34,7 +34,7 @@ def test_lossless_formats_keep_their_precision(tmp_path: Path, extension: str, s
     found, clip = read(path)
     assert found.dtype == np.float32
     assert np.abs(found - ramp(50_000)).max() <= tolerance
-    assert (clip.sample_rate, clip.channels, clip.samples, clip.note) == (RATE, 1, 50_000, None)
+    assert (clip.sample_rate, clip.channels, clip.samples, clip.warning) == (RATE, 1, 50_000, None)
     assert clip.seconds == pytest.approx(3.125)
 
 
@@ -101,7 +101,7 @@ def test_what_is_no_file_is_refused_and_never_waited_for(tmp_path: Path) -> None
 def test_a_truncated_file_is_kept_and_noted(audio: Path) -> None:
     found, clip = read(audio / "hostile/a_trunc_60pct.mp3")
     assert len(found) == clip.samples > RATE
-    assert clip.note == "truncated: 92207 of 220500 frames decoded"
+    assert clip.warning == "truncated: 92207 of 220500 frames decoded"
 
 
 def test_every_hostile_file_decodes_or_is_refused_with_a_documented_reason(audio: Path) -> None:

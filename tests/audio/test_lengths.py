@@ -12,7 +12,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner.audio.lengths import StatedBytes, mended_header, stated_bytes
+from runner.audio.lengths import StatedBytes, fixed_header, stated_bytes
 from runner.audio.reader import ClipReader, read_clip
 from runner.audio.sources import Array
 from runner.audio.stream_ends import flac_end, mpeg_header, next_mpeg_frame, ogg_link
@@ -49,7 +49,7 @@ def read(folder: Path, extension: str, data: bytes, *span: float) -> tuple[Array
     path = folder / f"read.{extension}"
     path.write_bytes(data)
     with read_clip(str(path), *span) as clip:
-        return decoded(clip), clip.note
+        return decoded(clip), clip.warning
 
 
 def without_xing(data: bytes) -> bytes:
@@ -228,13 +228,15 @@ def test_a_cut_file_is_truncated_where_its_container_states_more(tmp_path: Path,
     soundfile.write(path, signal(2, rate), rate, format=container, subtype=subtype)
     with read_clip(str(path)) as clip:
         decoded(clip)
-        assert clip.note is None
+        assert clip.warning is None
     found = stated_bytes(str(path), container)
     os.truncate(path, path.stat().st_size * 7 // 10)
     with read_clip(str(path)) as clip:
         decoded(clip)
         assert clip.seconds > 1
-        assert (clip.note is not None and clip.note.startswith("truncated: ")) == ((container, subtype) in STATING)
+        assert (clip.warning is not None and clip.warning.startswith("truncated: ")) == (
+            (container, subtype) in STATING
+        )
     assert (found is None) == ((container, subtype) in SILENT)
     if found is not None:
         cut = stated_bytes(str(path), container)
@@ -331,7 +333,7 @@ def test_a_wav_file_that_outgrew_its_32_bits(tmp_path: Path) -> None:
     file.close()
     with read_clip(str(tmp_path / "44100.wav")) as clip:
         decoded(clip)
-    assert clip.note == f"truncated: {1 << 20} of the {samples} bytes of samples that its header states are read"
+    assert clip.warning == f"truncated: {1 << 20} of the {samples} bytes of samples that its header states are read"
 
 
 @settings(max_examples=150, deadline=None)
@@ -345,7 +347,7 @@ def test_no_header_breaks_the_parsers(tmp_path_factory: pytest.TempPathFactory, 
     )
     body = data.draw(st.binary(max_size=200)) + data.draw(st.sampled_from([b"", b"data", b"SSND", b"ds64"]))
     path.write_bytes(start + body + data.draw(st.binary(max_size=60)))
-    mended_header(str(path))
+    fixed_header(str(path))
     found = stated_bytes(str(path), container)
     assert found is None or 0 <= found.present <= path.stat().st_size
 

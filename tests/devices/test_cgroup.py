@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from runner.devices.cgroup import Groups
+from runner.devices.cgroup import ControlGroups
 from runner.devices.load import BackgroundLoad
 
 
-def groups(tmp_path: Path, own: str, files: dict[str, str]) -> Groups:
+def groups(tmp_path: Path, own: str, files: dict[str, str]) -> ControlGroups:
     root = tmp_path / "cgroup"
     root.mkdir()
     for name, text in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text + "\n")
     (tmp_path / "own").write_text(own + "\n")
-    return Groups(root, tmp_path / "own")
+    return ControlGroups(root, tmp_path / "own")
 
 
 def test_the_tightest_limit_of_nested_groups_holds(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_in_a_container_the_group_itself_is_mounted(tmp_path: Path) -> None:
 def test_without_limits_there_are_none(tmp_path: Path, own: str) -> None:
     found = groups(tmp_path, own, {})
     assert (found.cores(), found.memory_bytes(), found.used_s()) == (None, None, None)
-    assert Groups(tmp_path / "none", tmp_path / "none").cores() is None
+    assert ControlGroups(tmp_path / "none", tmp_path / "none").cores() is None
 
 
 def test_what_others_of_the_group_take_is_of_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

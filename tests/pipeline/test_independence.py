@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from runner.dataset.clips import Clip
 from runner.inference.session import VGGishSession
-from runner.vggish.framing import count_examples
 from tests.pipeline.test_engine import fake_embed, run_engine
+from tests.reference import count_examples
 
 pytestmark = pytest.mark.slow
 RELATIVE = 1e-6

@@ -156,7 +156,7 @@ def fuzz_audio(rng: random.Random, until: float, keep: Path) -> Counter[str]:
 
 def fuzz_lengths(rng: random.Random, until: float, keep: Path) -> Counter[str]:
     """Mutated audio through all that looks for lengths in containers."""
-    from runner.audio.lengths import mended_header, stated_bytes
+    from runner.audio.lengths import fixed_header, stated_bytes
     from runner.audio.stream_ends import flac_end, mpeg_header, next_mpeg_frame, ogg_link
 
     def read(path: Path) -> None:
@@ -164,7 +164,7 @@ def fuzz_lengths(rng: random.Random, until: float, keep: Path) -> Counter[str]:
         for container in ("WAV", "W64", "AIFF", "CAF", "AU", "NIST", "VOC", "AVR", "HTK", "WVE", "MPC2K"):
             found = stated_bytes(name, container)
             assert found is None or 0 <= found.present <= path.stat().st_size, (container, found)
-        mended_header(name)
+        fixed_header(name)
         for begin in (0, rng.randrange(path.stat().st_size + 1)):
             mpeg_header(name, begin)
             next_mpeg_frame(name, begin)

@@ -202,7 +202,7 @@ class EmbedShards:
     def _lock_pages(self, cold: StartupTimer, about: dict[str, Any]) -> None:
         """Lock the slots' pages for the GPU, for as long as this actor lives."""
         with cold.step("pin"):
-            unpinned = self._pins.enter_context(pinned(self._pool.memory))
+            unpinned = self._pins.enter_context(pinned(self._pool.memory.bytes))
         about["resolved"]["memory.pinned"] = unpinned is None
         if unpinned:
             about["warnings"].append(f"batches are copied to the GPU from pageable memory: {unpinned}")
