@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import importlib.metadata
-import logging
 import platform
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,8 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from runner.devices.host import cpu_name
-
-log = logging.getLogger(__name__)
 
 CUDA_LIBRARIES = (
     "libcudart.so.12",

@@ -78,13 +78,13 @@ class BatchFiller:
 
 def _first(segments: list[Segment], rows: int) -> list[Segment]:
     """Cut the segments off after the first rows."""
-    kept = []
+    first_segments = []
     for job, first, windows in segments:
         if rows <= 0:
             break
-        kept.append(Segment(job, first, min(windows, rows)))
+        first_segments.append(Segment(job, first, min(windows, rows)))
         rows -= windows
-    return kept
+    return first_segments
 
 
 def _without_first(segments: list[Segment], rows: int) -> list[Segment]:

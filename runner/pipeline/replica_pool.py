@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from runner.pipeline.messages import FilledSlot, PipelineStats, Replica
     from runner.pipeline.shutdown import Shutdown
 
-log = logging.getLogger("runner.engines.worker")
+log = logging.getLogger(__name__)
 
 
 class ReplicaPool:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from runner.config.schema import ProfileConfig, RunConfig
     from runner.core.events import Events
     from runner.dataset.clips import Clip
-    from runner.inference.batch_size import Step
+    from runner.inference.batch_size import Trial
     from runner.inference.builder import Placement
     from runner.inference.session import VGGishSession
     from runner.inference.startup import LoadedModel
@@ -257,7 +257,7 @@ def speed_over_batch_sizes(session: VGGishSession, dtype: str, fits: Callable[[i
     own = session.effective_batch_size
     oom_backoffs = list(session.oom_backoffs)
     sizes = sorted({size for size in (1, 4, 16, 64, 256, 1024, own // 2, own, 2 * own) if size and fits(size)})
-    steps: list[Step] = []
+    steps: list[Trial] = []
     start = time.perf_counter()
     try:
         measure = measure_on(session, dtype)

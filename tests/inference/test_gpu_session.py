@@ -71,7 +71,7 @@ def test_int16_samples_give_the_bits_of_the_same_floats(session: VGGishSession, 
         assert np.array_equal(each.embed_windows(as_int16(SIGNALS)), each.embed_windows(SIGNALS))
 
 
-def test_the_climb_measures_batches_that_lie_on_the_device(
+def test_the_search_measures_batches_that_are_on_the_device(
     weights: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = gpu_session(weights)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from runner.pipeline.messages import BatchTiming, PipelineStats
-from runner.profiling.metrics import bottleneck, covered, input_wait_shares, replica_seconds, stage_shares
+from runner.profiling.metrics import bottleneck, input_wait_shares, replica_seconds, stage_shares, union_length
 from runner.profiling.passes import clips_for_a_pass, evenly
 
 
@@ -13,9 +13,9 @@ def stats(*timings: BatchTiming, write_s: float = 0.0) -> PipelineStats:
     return PipelineStats(started_at=100.0, results_at=110.0, timings=list(timings), write_s=write_s)
 
 
-def test_covered_is_the_length_of_the_union() -> None:
-    assert covered([(3, 5), (0, 1), (4, 8), (4, 5)]) == 6
-    assert covered([]) == 0
+def test_the_length_of_a_union_counts_overlaps_once() -> None:
+    assert union_length([(3, 5), (0, 1), (4, 8), (4, 5)]) == 6
+    assert union_length([]) == 0
 
 
 def test_shares_count_overlapping_batches_once_and_average_over_replicas() -> None:
