@@ -94,14 +94,14 @@ class SoundFileSource(SequentialSource):
         self._container = file.format
         self.sample_rate = int(file.samplerate)
         self.channels = int(file.channels)
-        as_is = file.subtype == "PCM_16" and (self.sample_rate, self.channels) == (SAMPLE_RATE, 1)
-        self.dtype = "int16" if as_is else "float32"
+        is_plain = file.subtype == "PCM_16" and (self.sample_rate, self.channels) == (SAMPLE_RATE, 1)
+        self.dtype = "int16" if is_plain else "float32"
         frames = int(file.frames)
-        self._stated = frames if frames < _UNKNOWN_FRAMES else None
-        self._limit = self._stated
+        self._stated = frames if frames < _UNKNOWN_FRAMES else None  # frames of the whole file, by its header
+        self._limit = self._stated  # frame of the open part at which reading stops
         self._seeks = file.subtype in _EXACT_SEEK and self._limit is not None
         self._block_frames = max(1, min(BLOCK_S * self.sample_rate, _BLOCK_SAMPLES // max(1, self.channels)))
-        self._position = 0  # in the open part, in frames
+        self._position = 0  # frame of the open part
         self._part_offset = self._parts_before = 0
         self._defect: str | None = None
         if self._container == "MP3":

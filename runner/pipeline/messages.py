@@ -166,13 +166,13 @@ class BatchTiming:
     replica: int
     started_s: float
     copied_s: float | None
-    at_s: float
+    finished_s: float
     examples: int
 
     @property
     def duration_s(self) -> float:
         """Seconds from start to result."""
-        return self.at_s - self.started_s
+        return self.finished_s - self.started_s
 
 
 @dataclass

@@ -66,7 +66,7 @@ def write_batches(path: Path, timings: Sequence[BatchTiming]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    seconds = [(name, pa.float64()) for name in ("started_s", "copied_s", "at_s")]
+    seconds = [(name, pa.float64()) for name in ("started_s", "copied_s", "finished_s")]
     schema = pa.schema([("replica", pa.int32()), *seconds, ("examples", pa.int32())])
     columns = {name: [getattr(timing, name) for timing in timings] for name in schema.names}
     with atomic(path) as temporary:
@@ -107,8 +107,8 @@ def stage_seconds(stats: PipelineStats, decode_s: float, workers: int) -> dict[s
 
 _STAGE_SPANS: dict[str, Callable[[BatchTiming], Span]] = {
     "copy": lambda batch: (batch.started_s, batch.started_s if batch.copied_s is None else batch.copied_s),
-    "compute": lambda batch: (batch.started_s if batch.copied_s is None else batch.copied_s, batch.at_s),
-    "replica": lambda batch: (batch.started_s, batch.at_s),
+    "compute": lambda batch: (batch.started_s if batch.copied_s is None else batch.copied_s, batch.finished_s),
+    "replica": lambda batch: (batch.started_s, batch.finished_s),
 }
 """Time in which a batch keeps a stage of its replica busy."""
 
@@ -167,10 +167,10 @@ def throughput_series(
     per_window = -(-len(timings) // most)
     windows = []
     previous = 0.0
-    timings = sorted(timings, key=lambda timing: timing.at_s)
+    timings = sorted(timings, key=lambda timing: timing.finished_s)
     for start in range(0, len(timings), per_window):
         window = timings[start : start + per_window]
-        examples, end = sum(timing.examples for timing in window), window[-1].at_s
+        examples, end = sum(timing.examples for timing in window), window[-1].finished_s
         seconds = max(end - previous, 1e-9)
         windows.append(
             {

@@ -59,11 +59,16 @@ def test_floats_of_any_kind_are_taken(given: Any) -> None:
     assert as_mono(given).tolist() == [0.5, -0.5]
 
 
+NO_SAMPLES = (np.int64, np.uint64, np.uint16, np.uint32, np.int8, np.complex64, np.bool_, object, "U3")
+
+
 @pytest.mark.parametrize(
     ("waveform", "words"),
     [
-        *[(np.zeros(9, dtype), f"type {np.dtype(dtype)}, which says no full scale: give int16") for dtype in
-          (np.int64, np.uint64, np.uint16, np.uint32, np.int8, np.complex64, np.bool_, object, "U3")],
+        *[
+            (np.zeros(9, dtype), f"type {np.dtype(dtype)}, which says no full scale: give int16")
+            for dtype in NO_SAMPLES
+        ],
         ([1, 2, 3], "type int64"),
         ([[0.1], [0.2, 0.3]], "no array of numbers"),
         (None, "type object"),
@@ -82,7 +87,7 @@ def test_floats_of_any_kind_are_taken(given: Any) -> None:
         (np.array([0.0, -1000.5], np.float32), "up to 1000"),
         (np.array([0.0, 12_345.0]), "up to 1.234e"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_waveform_is_refused_in_a_sentence(waveform: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words) as refused:
         as_mono(waveform)

@@ -186,9 +186,8 @@ if __name__ == "__main__":
     print(*(each.process.pid for each in pool._processes), flush=True)
 """
     (tmp_path / "script.py").write_text(code)
-    done = subprocess.run(
-        [sys.executable, "script.py"], cwd=tmp_path, env=environment(PYTHONPATH=str(PROJECT)), capture_output=True,
-        text=True, check=False, timeout=30,
-    )  # fmt: skip
+    env = environment(PYTHONPATH=str(PROJECT))
+    command = [sys.executable, "script.py"]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False, timeout=30)
     assert done.returncode == 0, done.stderr
     assert not [pid for pid in map(int, done.stdout.split()) if psutil.pid_exists(pid)]

@@ -49,8 +49,15 @@ def test_an_empty_clip_has_no_example() -> None:
 @pytest.mark.parametrize(
     ("samples", "examples", "padded"),
     [
-        *[(30_959, 2, True), (15_600, 1, False), (15_759, 1, False), (15_760, 2, True), (15_999, 2, True)],
-        *[(16_000, 2, True), (30_960, 2, False), (31_119, 2, False), (31_120, 3, True)],
+        (15_600, 1, False),
+        (15_759, 1, False),
+        (15_760, 2, True),
+        (15_999, 2, True),
+        (16_000, 2, True),
+        (30_959, 2, True),
+        (30_960, 2, False),
+        (31_119, 2, False),
+        (31_120, 3, True),
     ],
 )
 def test_a_tail_is_kept_where_that_is_asked_for(samples: int, examples: int, padded: bool) -> None:
