@@ -52,7 +52,7 @@ def read_clip(
     start: float | None = None,
     end: float | None = None,
     *,
-    resampler: str = "reference",
+    resampler: str = "kaiser_best",
     suffix: str | None = None,
 ) -> ClipReader:
     """Open a clip; iterate the reader for its waveform.
@@ -61,7 +61,7 @@ def read_clip(
         path: of the file, as the file system spells it.
         start: start of the clip in the file, in seconds; None: the file's beginning.
         end: end of the clip; None: the file's end.
-        resampler: ``reference`` or ``soxr``.
+        resampler: ``kaiser_best`` or ``soxr``.
         suffix: of the clip's name, where the file is a temporary copy of it.
 
     Raises:

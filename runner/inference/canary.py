@@ -38,7 +38,7 @@ class Canary:
 
     Args:
         session: one that has passed the gate.
-        answers: the reference's.
+        answers: the reference's; None with ``parity=off``: embed without canaries.
         config: the gate's.
         dtypes: of windows, that the gate has measured; another is measured before its first batch.
         shards: returns the number of shards written so far.
@@ -46,18 +46,18 @@ class Canary:
     Attributes:
         count: canaries so far.
         trusted: shards written when the last good canary began.
-        misses: messages of failed canaries, where ``parity.action`` is warn.
+        misses: messages of failed canaries, with ``parity=warn``.
     """
 
     def __init__(
         self,
         session: VGGishSession,
-        answers: Answers,
+        answers: Answers | None,
         config: ParityConfig,
         dtypes: Sequence[str],
         shards: Callable[[], int] = lambda: 0,
     ) -> None:
-        self._session, self._answers, self._action = session, answers, config.action
+        self._session, self._answers, self._is_strict = session, answers, config.name == "strict"
         self._tolerance = config.tolerances[str(session.metadata.precision["effective"])]
         self._shards = shards
         self._measured: set[tuple[str, int]] = set()  # types of windows, and rows of full batches (0: by the gate)
@@ -75,9 +75,9 @@ class Canary:
         """Embed windows; see ``VGGishSession.embed_windows``.
 
         Raises:
-            ParityError: the session is out of tolerance, and ``parity.action`` is fail.
+            ParityError: the session is out of tolerance, with ``parity=strict``.
         """
-        if not len(windows):
+        if self._answers is None or not len(windows):
             return self._session.embed_windows(windows, copied)
         with self._lock:
             self._last = windows
@@ -95,7 +95,7 @@ class Canary:
         """Check once more, among the windows of the last batch, when no other thread embeds.
 
         Raises:
-            ParityError: the session is out of tolerance, and ``parity.action`` is fail.
+            ParityError: the session is out of tolerance, with ``parity=strict``.
         """
         last, self._last = self._last, None
         if last is not None:
@@ -114,6 +114,7 @@ class Canary:
         batch[: len(windows)] = windows
         with self._lock:
             inner = self._random.permutation(np.arange(1, rows - 1))[: len(signals) - 2]
+        assert self._answers is not None
         signal_rows = np.array([0, *inner, rows - 1])  # both ends are among them
         batch[signal_rows] = signals
         embeddings = self._session.embed_windows(batch, copied)
@@ -131,7 +132,7 @@ class Canary:
         if not misses:
             return
         message = f"in the middle of the run {message_of(self._session, misses)}"
-        if self._action == "fail":
+        if self._is_strict:
             raise ParityError(
                 f"{message}. Shards written since the last good canary are redone when the run is resumed"
             )
