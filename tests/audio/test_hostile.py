@@ -56,7 +56,7 @@ def embed(folder: Path, out: Path, options: DecodeOptions = OPTIONS) -> dict[str
     found = pq.read_table(out / "clips.parquet").to_pylist()
     assert [row["clip"] for row in found] == [clip.name for clip in clips]
     assert pq.read_table(out / "embeddings").num_rows == sum(row["examples"] for row in found)
-    assert engine.stats.progress.embedded + sum(engine.progress.skipped.values()) == len(clips)
+    assert engine.stats.progress.embedded + sum(engine.stats.progress.skipped.values()) == len(clips)
     for row in found:
         assert row["status"] == "embedded" or row["reason"] in REASONS, row
         assert (row["status"] == "skipped") == (row["examples"] == 0), row
