@@ -94,7 +94,7 @@ def test_a_time_outside_the_file_is_a_bad_range(
 
 
 def test_an_end_far_beyond_the_file_is_a_note(files: dict[str, bytes], tmp_path: Path) -> None:
-    found, note = read(tmp_path, "flac", files["flac"], 11.0, 1e16)
-    assert len(found) == RATE
+    frames, note = read(tmp_path, "flac", files["flac"], 11.0, 1e16)
+    assert len(frames) == RATE
     assert note is not None
     assert note.startswith("truncated: the file ends ")

@@ -40,7 +40,7 @@ def test_a_cut_file_is_truncated_where_its_container_states_more(tmp_path: Path,
     with read_clip(str(path)) as clip:
         decoded(clip)
         assert clip.warning is None
-    found = stated_bytes(str(path), container)
+    stated = stated_bytes(str(path), container)
     os.truncate(path, path.stat().st_size * 7 // 10)
     with read_clip(str(path)) as clip:
         decoded(clip)
@@ -48,11 +48,11 @@ def test_a_cut_file_is_truncated_where_its_container_states_more(tmp_path: Path,
         assert (clip.warning is not None and clip.warning.startswith("truncated: ")) == (
             (container, subtype) in STATING
         )
-    assert (found is None) == ((container, subtype) in SILENT)
-    if found is not None:
+    assert (stated is None) == ((container, subtype) in SILENT)
+    if stated is not None:
         cut = stated_bytes(str(path), container)
         assert cut is not None
-        assert cut.present < cut.stated == found.stated == found.present
+        assert cut.present < cut.stated == stated.stated == stated.present
 
 
 @pytest.mark.parametrize("subtype", ["PCM_16", "ALAC_16"])
@@ -62,14 +62,14 @@ def test_a_caf_file_whose_size_is_not_true_is_read(tmp_path: Path, subtype: str)
     expected, note = read(tmp_path, "caf", data)
     assert note is None
     place = data.index(b"data") + 4
-    found, note = read(tmp_path, "caf", data[:place] + bytes(b"\xff" * 8) + data[place + 8 :])
+    frames, note = read(tmp_path, "caf", data[:place] + bytes(b"\xff" * 8) + data[place + 8 :])
     assert note is None
-    assert np.array_equal(found, expected)
-    found, note = read(tmp_path, "caf", data[: len(data) * 7 // 10])
+    assert np.array_equal(frames, expected)
+    frames, note = read(tmp_path, "caf", data[: len(data) * 7 // 10])
     assert note is not None
     assert note.startswith("truncated: ")
-    assert len(found) > 0.5 * len(expected)
-    assert np.array_equal(found, expected[: len(found)])
+    assert len(frames) > 0.5 * len(expected)
+    assert np.array_equal(frames, expected[: len(frames)])
     part, _ = read(tmp_path, "caf", data[: len(data) * 7 // 10], 0.5, 0.7)
     assert np.array_equal(part, expected[RATE // 2 : round(0.7 * RATE)])
 
@@ -81,11 +81,11 @@ def test_a_wav_file_that_its_recorder_did_not_finish_is_read(tmp_path: Path, rat
     data = path.read_bytes()
     expected, _ = read(tmp_path, "wav", data)
     for riff, size in ((0, 0), (36, 0), (0xFFFFFFFF, 0xFFFFFFFF), (len(data) - 8, 0)):
-        found, note = read(
+        frames, note = read(
             tmp_path, "wav", data[:4] + struct.pack("<I", riff) + data[8:40] + struct.pack("<I", size) + data[44:]
         )
         assert note is None
-        assert np.array_equal(found, expected)
+        assert np.array_equal(frames, expected)
     listed = b"LIST" + struct.pack("<I", 26) + b"INFOISFT" + struct.pack("<I", 14) + b"a programme   "
     path.write_bytes(data[:40] + bytes(4) + listed)
     with read_clip(str(path)) as clip, pytest.raises(ClipError, match="empty"):
@@ -99,10 +99,10 @@ def test_rf64_and_bw64_streams_are_read(tmp_path: Path) -> None:
     expected, _ = read(tmp_path, "wav", data)
     place = data.index(b"ds64") + 16
     for changed in (b"BW64" + data[4:], data[:place] + bytes(8) + data[place + 8 :]):
-        found, note = read(tmp_path, "wav", changed)
+        frames, note = read(tmp_path, "wav", changed)
         assert note is None
-        assert np.array_equal(found, expected)
-    found, note = read(tmp_path, "wav", (b"BW64" + data[4:])[: len(data) // 2])
+        assert np.array_equal(frames, expected)
+    frames, note = read(tmp_path, "wav", (b"BW64" + data[4:])[: len(data) // 2])
     assert note is not None
 
 
@@ -159,8 +159,8 @@ def test_no_header_breaks_the_parsers(tmp_path_factory: pytest.TempPathFactory, 
     body = data.draw(st.binary(max_size=200)) + data.draw(st.sampled_from([b"", b"data", b"SSND", b"ds64"]))
     path.write_bytes(start + body + data.draw(st.binary(max_size=60)))
     fixed_header(str(path))
-    found = stated_bytes(str(path), container)
-    assert found is None or 0 <= found.present <= path.stat().st_size
+    stated = stated_bytes(str(path), container)
+    assert stated is None or 0 <= stated.present <= path.stat().st_size
 
 
 @settings(max_examples=100, deadline=None)

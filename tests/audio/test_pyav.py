@@ -21,11 +21,11 @@ def test_what_pyav_decodes_before_a_fault_is_kept(tmp_path: Path, extension: str
     assert note is None
     assert len(whole) >= 8 * RATE
     for broken in (data[: len(data) * 6 // 10], data[: len(data) // 2] + b"\x55" * 3000 + data[len(data) // 2 :]):
-        found, note = read(tmp_path, extension, broken)
+        frames, note = read(tmp_path, extension, broken)
         assert note is not None
         assert note.startswith("truncated: ")
-        assert len(found) > 0.35 * len(whole)
-        assert np.array_equal(found[: 2 * RATE], whole[: 2 * RATE])
+        assert len(frames) > 0.35 * len(whole)
+        assert np.array_equal(frames[: 2 * RATE], whole[: 2 * RATE])
 
 
 def test_an_m4a_file_whose_table_of_contents_is_cut_off_is_refused(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
     return made
 
 
-def test_all_slots_are_locked_and_let_go(memory: SlotMemory, calls: list[tuple[object, ...]]) -> None:
+def test_all_slots_are_locked_and_unlocked(memory: SlotMemory, calls: list[tuple[object, ...]]) -> None:
     with cuda.pinned(memory.bytes) as trouble:
         assert trouble is None
     address = memory.windows(0, "int16").ctypes.data
@@ -45,14 +45,14 @@ def test_all_slots_are_locked_and_let_go(memory: SlotMemory, calls: list[tuple[o
     assert calls == [("register", address, memory.bytes.nbytes, 1), ("unregister", address)]
 
 
-def test_a_refusal_is_told(memory: SlotMemory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refusal_is_yielded(memory: SlotMemory, monkeypatch: pytest.MonkeyPatch) -> None:
     runtime = SimpleNamespace(cudaHostRegister=lambda *arguments: 2, cudaGetLastError=lambda: 2)
     monkeypatch.setattr(cuda, "_runtime", lambda: runtime)
     with cuda.pinned(memory.bytes) as trouble:
         assert "gave error 2" in str(trouble)
 
 
-def test_no_runtime_is_told(memory: SlotMemory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_runtime_is_yielded(memory: SlotMemory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "_RUNTIMES", ("libnosuchthing.so.12",))
     cuda._runtime.cache_clear()
     with cuda.pinned(memory.bytes) as trouble:

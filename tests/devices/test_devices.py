@@ -156,8 +156,8 @@ MODEL = """
 def printed() -> dict[str, str]:
     """What processes print in which TensorFlow is new: v1 sessions by device, and the ``model``."""
     detection = ("cpu", "auto", "gpu")
-    found = run_fresh(*map(V1_SESSION.format, detection), MODEL)
-    return dict(zip((*detection, "model"), found, strict=True))
+    outputs = run_fresh(*map(V1_SESSION.format, detection), MODEL)
+    return dict(zip((*detection, "model"), outputs, strict=True))
 
 
 @pytest.mark.slow

@@ -82,9 +82,9 @@ def test_merging_keeps_every_row_with_its_job_and_wastes_one_batch_a_type(parts:
     for batch in batches:
         row = 0
         for job, first, windows in batch.segments:
-            found = memory[batch.slot][row : row + windows, 0].tolist()
-            assert found == [100 * job + first + place for place in range(windows)]
-            seen += [(batch.dtype, value) for value in found]
+            values = memory[batch.slot][row : row + windows, 0].tolist()
+            assert values == [100 * job + first + place for place in range(windows)]
+            seen += [(batch.dtype, value) for value in values]
             row += windows
         assert row == batch.rows
     assert sorted(seen) == sorted(given_rows)

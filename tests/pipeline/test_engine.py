@@ -42,12 +42,12 @@ def fake_embed(windows: np.ndarray) -> np.ndarray:
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Clip]:
     folder = tmp_path_factory.mktemp("clips")
-    found = []
+    clips = []
     for index, samples in enumerate(LENGTHS):
         path = folder / f"{index:03d}.wav"
         soundfile.write(path, np.full(samples, (index + 1) / 64, np.float32), 16_000, subtype="FLOAT")
-        found.append(Clip(index, path.name, os.fsencode(path), None, None, None, path.stat().st_size))
-    return found
+        clips.append(Clip(index, path.name, os.fsencode(path), None, None, None, path.stat().st_size))
+    return clips
 
 
 def make_writer(folder: Path, hop_s: float = 0.96) -> RunWriter:
@@ -224,7 +224,7 @@ def test_decode_processes_that_are_killed_cost_their_clip_alone(clips: list[Clip
         assert end["status"] == "embedded" or end["reason"] in ("empty", "decoder_crashed"), (end, samples)
 
 
-def test_a_decoder_that_gives_nothing_is_given_up(clips: list[Clip], tmp_path: Path) -> None:
+def test_a_decoder_without_progress_is_killed(clips: list[Clip], tmp_path: Path) -> None:
     pool = DecodePool(OPTIONS, 1, decode_timeout_s=1.0)
     pool.open(1, 3, 4)
     engine = EmbeddingPipeline(
@@ -298,9 +298,9 @@ def test_a_run_that_lost_something_on_the_way_does_not_end_well(
 
 def test_embeddings_that_overflow_are_no_embeddings(clips: list[Clip], tmp_path: Path) -> None:
     def overflowing(windows: np.ndarray) -> np.ndarray:
-        found = fake_embed(windows)
-        found[np.isclose(found[:, 0], 3 / 64), 7] = np.inf  # the third clip's level
-        return found
+        embeddings = fake_embed(windows)
+        embeddings[np.isclose(embeddings[:, 0], 3 / 64), 7] = np.inf  # the third clip's level
+        return embeddings
 
     engine = run_engine(clips, tmp_path, embed=overflowing)
     ends = pq.read_table(tmp_path / "clips.parquet").to_pylist()
@@ -351,8 +351,8 @@ def test_decoders_are_busy_between_none_and_all_of_the_time(clips: list[Clip], t
         engine.run([Replica("replica", slow)])
     finally:
         pool.close()
-    busy = [each for each, _ in seen]
+    busy = [busy_s for busy_s, _ in seen]
     assert len(seen) > 20
     assert busy == sorted(busy)
-    assert all(0 <= each <= elapsed for each, elapsed in seen)
+    assert all(0 <= busy_s <= elapsed_s for busy_s, elapsed_s in seen)
     assert engine.stats.examples_done == engine.stats.progress.examples == 71

@@ -80,7 +80,7 @@ def kill(pool: DecodePool) -> None:
     pool._processes[0].process.join()
 
 
-def test_processes_killed_while_idle_are_nobodys_fault(pool: DecodePool, clip: bytes) -> None:
+def test_processes_killed_while_idle_cost_no_clip(pool: DecodePool, clip: bytes) -> None:
     kill(pool)  # while TensorFlow would be imported
     pool.open(1, 2, ROWS)
     for job in range(5):  # more often than starts may fail, also between two runs of one pool
@@ -143,7 +143,7 @@ def test_stop_signals_end_no_decode_process_not_even_one_that_is_starting(pool: 
     assert pool.deaths == 0
 
 
-def test_time_in_which_all_processes_were_stopped_is_nobodys_silence(
+def test_time_in_which_all_processes_were_stopped_is_no_silence(
     pool: DecodePool, long_clip: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [time.monotonic()]
@@ -181,9 +181,9 @@ from runner.pipeline.decode_pool import DecodePool
 if __name__ == "__main__":
     pool = DecodePool(DecodeOptions(0.96, "pad", "drop", "kaiser_best"), 2)
     pool.open(2, 2, 8)
-    while not all(each.is_ready for each in pool._processes):
+    while not all(process.is_ready for process in pool._processes):
         list(pool.receive(0.05))
-    print(*(each.process.pid for each in pool._processes), flush=True)
+    print(*(process.process.pid for process in pool._processes), flush=True)
 """
     (tmp_path / "script.py").write_text(code)
     env = environment(PYTHONPATH=str(PROJECT))

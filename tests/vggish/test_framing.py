@@ -92,9 +92,9 @@ def cut_in(blocks: int | None, samples: int, hop: int) -> tuple[np.ndarray, bool
     """The first sample of every window, the padded one included, and how many samples the last one has of the clip."""
     cutter = WindowCutter(hop / 100, pad_tail=True)
     step = blocks or samples
-    found = [cutter.push(CLIP[at : min(at + step, samples)]) for at in range(0, samples, step)]
+    windows = [cutter.push(CLIP[at : min(at + step, samples)]) for at in range(0, samples, step)]
     last = cutter.finish()
-    firsts = [*(window[0] for part in found for window in part), *last[:, 0]]
+    firsts = [*(window[0] for part in windows for window in part), *last[:, 0]]
     assert cutter.examples == len(firsts)
     assert cutter.padded == bool(len(last))
     if len(last):
