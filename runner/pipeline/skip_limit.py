@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from runner.core.errors import DatasetError, DiskFullError, SkippedError
 from runner.core.paths import is_url
@@ -13,6 +13,7 @@ from runner.storage.retry import is_denied
 
 if TYPE_CHECKING:
     from runner.config.schema import DatasetConfig
+    from runner.contract.spec import DatasetSummary
     from runner.output.rows import ClipRow
 
 _LIST_EVERY_S = 10.0
@@ -24,14 +25,14 @@ class SkipLimit:
 
     Args:
         dataset: configuration of the data set.
-        described: the data set's ``root`` and number of ``clips``.
+        described: the data set.
         skipped: clips that earlier attempts skipped.
     """
 
-    def __init__(self, dataset: DatasetConfig, described: dict[str, Any], skipped: int) -> None:
+    def __init__(self, dataset: DatasetConfig, described: DatasetSummary, skipped: int) -> None:
         self._dataset = dataset
         self._limit = _limit(dataset, described)
-        self._root = str(described["root"])
+        self._root = described.root
         self._skipped = skipped
         self._next_listing = 0.0
 
@@ -93,7 +94,7 @@ class SkipLimit:
         return is_gone
 
 
-def check_skipped(dataset: DatasetConfig, described: dict[str, Any], skipped: int) -> None:
+def check_skipped(dataset: DatasetConfig, described: DatasetSummary, skipped: int) -> None:
     """Check a finished run's skipped clips against ``dataset.max_skipped``.
 
     Raises:
@@ -107,9 +108,9 @@ def check_skipped(dataset: DatasetConfig, described: dict[str, Any], skipped: in
         )
 
 
-def _limit(dataset: DatasetConfig, described: dict[str, Any]) -> int | None:
+def _limit(dataset: DatasetConfig, described: DatasetSummary) -> int | None:
     """Return the clips that a run may skip: ``max_skipped``, a share of the data set below 1; None for any number."""
     allowed = dataset.max_skipped
     if allowed is None:
         return None
-    return int(allowed if allowed >= 1 else allowed * described["clips"])
+    return int(allowed if allowed >= 1 else allowed * described.clips)
