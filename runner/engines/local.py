@@ -33,7 +33,7 @@ from runner.output.verify import shards_done
 from runner.output.writer import RunWriter, check_complete, make_spill, totals
 from runner.pipeline.decode_pool import DecodePool, decode_options, decoders_for
 from runner.pipeline.messages import Replica
-from runner.pipeline.pipeline import EmbeddingPipeline
+from runner.pipeline.pipeline import EmbeddingPipeline, ShardedClips
 from runner.pipeline.skip_limit import SkipLimit
 from runner.profiling.device_speed import matmul_peak, model_only, speed_metrics
 from runner.profiling.metrics import (
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from runner.inference.startup import LoadedModel
     from runner.output.remote.writer import RemoteCommitter
     from runner.output.state.journal import ShardEntry
+    from runner.pipeline.messages import PipelineStats
 
 log = logging.getLogger("runner.engines.worker")
 
@@ -103,13 +104,13 @@ class LocalEngine(Engine):
             work = self._open_pipeline(inputs, model, stack)
             self._embed(work, inputs.sampler)
             status: Status = "interrupted" if len(work.writer.done) < len(self._spec.shards) else "finished"
-            if status == "finished" and work.pipeline.timings:
+            if status == "finished" and work.pipeline.stats.timings:
                 self._profile(work)
             self._warn_of_sessions(work)
         self.metrics["decode_process_restarts"] = float(work.pool.deaths)
         if status == "finished":
             self._measure_device(model)
-        write_batches(RunLayout(self._spec.run_dir).batches, work.pipeline.timings)
+        write_batches(RunLayout(self._spec.run_dir).batches, work.pipeline.stats.timings)
         self._warn_of_ceiling(model.placement)
         return status
 
@@ -166,12 +167,10 @@ class LocalEngine(Engine):
         writer = make_writer(spec, metadata, model.postprocess, committed, kind=kind)
         skipped_before = int(totals(committed)[0]["clips_skipped"])
         pipeline = EmbeddingPipeline(
-            spec.shards,
-            read_clips(spec.manifest, spans),
+            ShardedClips(spec.shards, read_clips(spec.manifest, spans), clips),
             pool,
             writer,
             shutdown_timeout_s=config.engine.shutdown_timeout_s,
-            clips_left=clips,
             on_skip=SkipLimit(config.dataset, spec.dataset, skipped_before),
             spill=make_spill(spec.run_dir, config),
         )
@@ -186,7 +185,7 @@ class LocalEngine(Engine):
     def _pin(self, pool: DecodePool, stack: contextlib.ExitStack) -> None:
         """Lock the slots' pages for copies to the GPU."""
         with self._timer.step("pin"):
-            refused = stack.enter_context(pinned(pool.memory))
+            refused = stack.enter_context(pinned(pool.memory.bytes))
         self._resolve({"memory.pinned": refused is None})
         if refused:
             self._events.warn(f"batches are copied to the GPU from pageable memory, which is slow: {refused}")
@@ -202,18 +201,20 @@ class LocalEngine(Engine):
         self._events.send("phase", name="embed", seconds=self._timer.steps)
         background, decode_cpu_s = BackgroundLoad(), sum(pool.cpu_s.values())
         tune_interpreter()
-        with report_progress(pipeline, self._events, spec.dataset.clips - work.clips, spec.config.frontend.hop_s, pool):
+        with report_progress(
+            pipeline.stats, self._events, spec.dataset.clips - work.clips, spec.config.frontend.hop_s, pool
+        ):
             pipeline.run(work.replicas)
-        own_cpu_s = pipeline.cpu_s + sum(pool.cpu_s.values()) - decode_cpu_s
+        own_cpu_s = pipeline.stats.cpu_s + sum(pool.cpu_s.values()) - decode_cpu_s
         self.metrics["parity_canaries"] = float(sum(canary.count for canary in work.canaries))
         self.metrics["background_cpu_share"] = background.share(own_cpu_s)
         sampler.stop()
         if not pipeline.stopped:
             check_complete(spec.shards, work.writer.done)
         in_flight = work.model.sessions[0].in_flight
-        self.stats = _collect_stats(pipeline, work.writer, pool)
-        self.stats = replace(self.stats, memory_series=sampler.series(pipeline.started_at))
-        self.metrics |= _collect_metrics(pipeline, work.writer, pool, in_flight)
+        self.stats = _collect_stats(pipeline.stats, work.writer, pool)
+        self.stats = replace(self.stats, memory_series=sampler.series(pipeline.stats.started_at))
+        self.metrics |= _collect_metrics(pipeline.stats, work.writer, pool, in_flight)
         self.metrics |= _memory_metrics(work.model.placement, pool)
 
     def _profile(self, work: _Work) -> None:
@@ -230,7 +231,7 @@ class LocalEngine(Engine):
         """Pass on failed replicas, batches that were halved, and misses of canaries."""
         backoffs = [backoff for session in work.model.sessions for backoff in session.oom_backoffs]
         misses = [miss for canary in work.canaries for miss in canary.misses[:1]]
-        for problem in (*work.pipeline.replica_failures, *backoffs, *misses):
+        for problem in (*work.pipeline.stats.replica_failures, *backoffs, *misses):
             self._events.warn(problem)
         self._resolve({"memory.batch_size": work.model.sessions[0].effective_batch_size})
 
@@ -260,33 +261,31 @@ class LocalEngine(Engine):
         self.startup = replace(self.startup, resolved={**self.startup.resolved, **values})
 
 
-def _collect_stats(pipeline: EmbeddingPipeline, writer: RunWriter, pool: DecodePool) -> RunStats:
+def _collect_stats(stats: PipelineStats, writer: RunWriter, pool: DecodePool) -> RunStats:
     _, skipped, warnings_by_reason = totals(writer.done)
     return RunStats(
         skipped=skipped,
         warnings_by_reason=warnings_by_reason,
-        bottleneck=bottleneck(_stage_shares(pipeline, pool)),
-        throughput_series=throughput_series(pipeline.timings, pipeline.progress.audio_s),
+        bottleneck=bottleneck(_stage_shares(stats, pool)),
+        throughput_series=throughput_series(stats.timings, stats.progress.audio_s),
         shards=len(writer.done),
     )
 
 
-def _collect_metrics(
-    pipeline: EmbeddingPipeline, writer: RunWriter, pool: DecodePool, in_flight: int
-) -> dict[str, float]:
+def _collect_metrics(stats: PipelineStats, writer: RunWriter, pool: DecodePool, in_flight: int) -> dict[str, float]:
     """Collect counts, speed, its spread, and where the time went; ``in_flight`` are calls of a session at a time."""
     return {
-        **steady_metrics(pipeline),
-        "attempt_clips": float(pipeline.progress.clips),
+        **steady_metrics(stats),
+        "attempt_clips": float(stats.progress.clips),
         **totals(writer.done)[0],
-        **{f"{stage}_busy_share": share for stage, share in _stage_shares(pipeline, pool).items()},
-        **input_wait_shares(pipeline, in_flight),
-        **window_spread(pipeline.timings, pipeline.progress.audio_s),
+        **{f"{stage}_busy_share": share for stage, share in _stage_shares(stats, pool).items()},
+        **input_wait_shares(stats, in_flight),
+        **window_spread(stats.timings, stats.progress.audio_s),
     }
 
 
-def _stage_shares(pipeline: EmbeddingPipeline, pool: DecodePool) -> dict[str, float]:
-    return stage_shares(pipeline, sum(pool.busy_s.values()), len(pool))
+def _stage_shares(stats: PipelineStats, pool: DecodePool) -> dict[str, float]:
+    return stage_shares(stats, sum(pool.busy_s.values()), len(pool))
 
 
 def _memory_metrics(placement: Placement, pool: DecodePool) -> dict[str, float]:

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from runner.core.events import Events
     from runner.pipeline.decode_pool import DecodePool
-    from runner.pipeline.pipeline import EmbeddingPipeline
+    from runner.pipeline.messages import PipelineStats, Progress
 
 _PROGRESS_S = 0.25
 
 
 @contextlib.contextmanager
 def report_progress(
-    pipeline: EmbeddingPipeline, events: Events, clips_before: int, hop_s: float, pool: DecodePool
+    stats: PipelineStats, events: Events, clips_before: int, hop_s: float, pool: DecodePool
 ) -> Iterator[None]:
     """Send counts to the command from a thread, a few times a second, and once at the end.
 
@@ -29,11 +29,11 @@ def report_progress(
 
     def report() -> None:
         while not stopped.wait(_PROGRESS_S):
-            examples = max(0, pipeline.examples_done - pipeline.progress.examples)
-            send(examples, estimate_clips(examples, pipeline, pool))
+            examples = max(0, stats.examples_done - stats.progress.examples)
+            send(examples, estimate_clips(examples, stats.progress, pool))
 
     def send(examples_under_way: int, clips_under_way: float) -> None:
-        progress = pipeline.progress
+        progress = stats.progress
         events.send(
             "progress",
             clips=clips_before + progress.clips,
@@ -42,7 +42,7 @@ def report_progress(
             skipped=sum(progress.skipped.values()),
             examples=progress.examples + examples_under_way,
             audio_s=progress.audio_s + examples_under_way * hop_s,
-            elapsed_s=time.perf_counter() - pipeline.started_at,
+            elapsed_s=time.perf_counter() - stats.started_at,
         )
 
     thread = threading.Thread(target=report, name="report", daemon=True)
@@ -55,11 +55,10 @@ def report_progress(
         send(0, 0.0)
 
 
-def estimate_clips(examples: int, pipeline: EmbeddingPipeline, pool: DecodePool) -> float:
+def estimate_clips(examples: int, progress: Progress, pool: DecodePool) -> float:
     """Estimate the clips that these examples of clips under way amount to, from decoded parts or the average clip.
 
     Each decode process has at most one clip under way in part.
     """
-    progress = pipeline.progress
     average = progress.examples / max(progress.embedded, 1)
-    return min(len(pool), max(pool.memory.parts_done(), examples / average if average else 0.0))
+    return min(len(pool), max(pool.memory.fractions_decoded(), examples / average if average else 0.0))

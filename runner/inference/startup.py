@@ -24,7 +24,7 @@ from runner.core.cache import remembered
 from runner.core.errors import ParityError
 from runner.core.layout import CACHE
 from runner.devices.host import usable_cores, versions
-from runner.inference.batch_size import climb_undisturbed, is_fresh, is_undisturbed, measure_on, sizes_from
+from runner.inference.batch_size import is_fresh, is_undisturbed, measure_on, search_undisturbed, sizes_from
 from runner.inference.convolution import remembered_calibration
 from runner.inference.gate import run_parity_gate
 from runner.inference.memory import MAX_BATCH
@@ -230,7 +230,7 @@ class SessionStartup:
         search = remembered(
             self._cache / "batch_size.json",
             key,
-            lambda: climb_undisturbed(measure, sizes, compiled=compiled),
+            lambda: search_undisturbed(measure, sizes, compiled=compiled),
             is_fresh,
             is_undisturbed,
         )
@@ -238,7 +238,7 @@ class SessionStartup:
         self.report = replace(self.report, batch_size_curve=curve)
         for own in sessions:
             own.oom_backoffs.clear()  # the search went to the limit on purpose
-            own.resize(curve.batch_size)
+            own.set_batch_size(curve.batch_size)
             for dtype in self._dtypes:
                 own.warm_up(dtype)
         return replace(placement, memory=plan(curve.batch_size))

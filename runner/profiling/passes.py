@@ -14,23 +14,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from runner.contract.result import BatchSizeCurve, BatchSizePoint, Repeats
 from runner.core.layout import RunLayout
 from runner.devices.detection import DeviceType
 from runner.devices.load import BackgroundLoad
 from runner.inference.batch_size import measure_on
 from runner.output.writer import RunWriter
-from runner.pipeline.pipeline import EmbeddingPipeline
+from runner.pipeline.pipeline import EmbeddingPipeline, ShardedClips
 from runner.profiling.sampler import EnergyMeter, Sampler
-from runner.vggish.constants import EXAMPLE_SAMPLES
+from runner.vggish.framing import synthetic_windows
 
 if TYPE_CHECKING:
     from runner.contract.spec import RunSpec
     from runner.core.events import Events
     from runner.dataset.clips import Clip
-    from runner.inference.batch_size import Step
+    from runner.inference.batch_size import Trial
     from runner.inference.session import VGGishSession
     from runner.inference.startup import LoadedModel
     from runner.output.rows import ClipRow
@@ -166,16 +164,18 @@ class Profiler:
 
     def _pass(self, clips: Sequence[Clip], began: float) -> dict[str, float] | None:
         """Embed the clips once; None if nothing came of them.  ``began`` is the first pass's beginning."""
-        pipeline = EmbeddingPipeline([(0, len(clips))], iter(clips), self._pool, NullWriter(), shutdown_timeout_s=0.0)
+        pipeline = EmbeddingPipeline(
+            ShardedClips([(0, len(clips))], iter(clips)), self._pool, NullWriter(), shutdown_timeout_s=0.0
+        )
         start = time.perf_counter()
         pipeline.run(self._replicas)
-        seconds, progress = pipeline.results_at - pipeline.started_at, pipeline.progress
+        seconds, progress = pipeline.stats.steady_s, pipeline.stats.progress
         if not progress.examples:
             return None
         return {
             "started_s": start - began,
             "seconds": seconds,
-            "batches": float(len(pipeline.timings)),
+            "batches": float(len(pipeline.stats.timings)),
             "examples": float(progress.examples),
             "audio_s": progress.audio_s,
             "realtime_factor": progress.audio_s / seconds,
@@ -258,7 +258,7 @@ def speed_over_batch_sizes(
     own = session.effective_batch_size
     oom_backoffs = list(session.oom_backoffs)
     sizes = sorted({size for size in (1, 4, 16, 64, 256, 1024, own // 2, own, 2 * own) if size and fits(size)})
-    steps: list[Step] = []
+    steps: list[Trial] = []
     start = time.perf_counter()
     try:
         measure = measure_on(session, dtype)
@@ -267,7 +267,7 @@ def speed_over_batch_sizes(
                 break
             steps.append(step)
     finally:
-        session.resize(own)
+        session.set_batch_size(own)
         session.oom_backoffs[:] = oom_backoffs
     return tuple(BatchSizePoint(**vars(step)) for step in steps)
 
@@ -276,9 +276,7 @@ def trace(session: VGGishSession, folder: Path, dtype: str) -> None:
     """TensorFlow's profile of a few batches on the session, for TensorBoard's profiler or Perfetto."""
     import tensorflow as tf
 
-    rng = np.random.default_rng(0)
-    samples = rng.integers(-9000, 9000, (session.effective_batch_size, EXAMPLE_SAMPLES)).astype(np.int16)
-    windows = samples if dtype == "int16" else (samples / np.float32(32768)).astype(np.float32)
+    windows = synthetic_windows(session.effective_batch_size, dtype)
     session.embed_windows(windows)
     tf.profiler.experimental.start(str(folder))
     try:

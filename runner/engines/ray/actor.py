@@ -40,7 +40,7 @@ from runner.output.state.identity import agree
 from runner.output.writer import RunWriter, make_spill
 from runner.pipeline.decode_pool import DecodePool, decode_options, decoders_for
 from runner.pipeline.messages import Replica
-from runner.pipeline.pipeline import EmbeddingPipeline
+from runner.pipeline.pipeline import EmbeddingPipeline, ShardedClips
 from runner.pipeline.skip_limit import SkipLimit
 from runner.profiling.metrics import stage_seconds
 
@@ -156,8 +156,8 @@ class EmbedShards:
         engine = self._engine
         if engine is None:
             return None
-        done, finished = engine.examples_done, engine.progress.examples
-        ended = self._began + engine.results_at - engine.started_at
+        done, finished = engine.stats.examples_done, engine.stats.progress.examples
+        ended = self._began + engine.stats.steady_s
         return ActorProgress(self._began, ended, examples=done, under_way=max(0, done - finished))
 
     async def finish(self) -> ActorEnd:
@@ -175,9 +175,9 @@ class EmbedShards:
         return ActorEnd(
             progress=await self.progress(),
             stages=self._stages,
-            input_wait_s=sum(engine.starved_s.values()) / sum(replica.threads for replica in self._replicas),
+            input_wait_s=sum(engine.stats.input_wait_s.values()) / sum(replica.threads for replica in self._replicas),
             canaries=sum(canary.count for canary in canaries),
-            warnings=(*engine.replica_failures, *backoffs, *misses),
+            warnings=(*engine.stats.replica_failures, *backoffs, *misses),
         )
 
     def _make(self) -> None:
@@ -207,7 +207,7 @@ class EmbedShards:
     def _pin(self, timer: StartupTimer) -> None:
         """Lock the slots' pages for copies to the GPU, for as long as this actor lives."""
         with timer.step("pin"):
-            refused = self._pins.enter_context(pinned(self._pool.memory))
+            refused = self._pins.enter_context(pinned(self._pool.memory.bytes))
         startup = self._report.startup
         startup = replace(startup, resolved={**startup.resolved, "memory.pinned": refused is None})
         self._report = replace(self._report, startup=startup)
@@ -221,7 +221,7 @@ class EmbedShards:
             self._replicas = self._make_replicas()
             self._engine = self._make_engine()
             self._engine.run(self._replicas)
-            self._stages = stage_seconds(self._engine, sum(self._pool.busy_s.values()), len(self._pool))
+            self._stages = stage_seconds(self._engine.stats, sum(self._pool.busy_s.values()), len(self._pool))
         except BaseException as error:
             log.exception("the actor can't go on")
             self._failure = error
@@ -250,12 +250,10 @@ class EmbedShards:
     def _make_engine(self) -> EmbeddingPipeline:
         spec, config = self.spec, self.spec.config
         return EmbeddingPipeline(
-            spec.shards,
-            self._clips(),
+            ShardedClips(spec.shards, self._clips(), self._init.clips),
             self._pool,
             self._writer,
             shutdown_timeout_s=config.engine.shutdown_timeout_s,
-            clips_left=self._init.clips,
             on_skip=SkipLimit(config.dataset, spec.dataset, 0),
             spill=make_spill(spec.run_dir, config),
         )

@@ -138,7 +138,7 @@ def test_every_shard_has_one_line_and_its_own_rows_and_the_last_canary_comes_at_
     assert (end.canaries, end.progress.examples, end.progress.under_way) == (1, 2 * CLIPS, 0)
     assert set(end.stages) == {"decode", "write", "copy", "compute", "replica"}
     assert end.progress.ended > end.progress.began
-    batches = actor._engine.timings
+    batches = actor._engine.stats.timings
     assert sum(timing.examples == 5 for timing in batches) >= len(batches) - 2  # filled across shards
 
 
@@ -171,7 +171,7 @@ def test_pages_stay_locked_while_the_actor_lives(folder: Path, monkeypatch: pyte
     monkeypatch.setattr(ray_actor, "pinned", pinned)
     actor = PlainActor(folder)
     actor._report = ActorReport("here", "node", 1)
-    actor._pool = SimpleNamespace(memory=None)
+    actor._pool = SimpleNamespace(memory=SimpleNamespace(bytes=None))
     actor._pin(StartupTimer(0.0))
     assert said == ["locked"]
     assert actor._report.startup.resolved["memory.pinned"] is True
