@@ -57,7 +57,7 @@ def _plan(clips: int, folder: Path) -> dict[str, Any]:
 def _journal(clips: int, folder: Path) -> dict[str, Any]:
     """Ninety-nine per cent of the shards, done by a writer that is given no embeddings."""
     from runner.core.layout import CLIP_PARTS, JOURNAL, STATE
-    from runner.output.state.journal import Journal, ShardEntry, size_and_sha256
+    from runner.output.state.journal import Journal, ShardEntry, digest_file
 
     plan = json.loads((folder / STATE / "plan.json").read_text())
     shards, rows = plan["shards"], plan["rows"]
@@ -72,7 +72,7 @@ def _journal(clips: int, folder: Path) -> dict[str, Any]:
         files = {}
         for name in (f"embeddings/part-{number:05d}.parquet", f"{STATE}/{CLIP_PARTS}/part-{number:05d}.parquet"):
             (folder / name).write_bytes(os.urandom(4096))
-            files[name] = size_and_sha256(folder / name)
+            files[name] = digest_file(folder / name)
         own = counts | {"embedded": end - first, "audio_s": 10.0 * (end - first)}
         journal.append(ShardEntry(number, end - first, 10 * (end - first), files, own, rows=rows[number]))
     journal.close()

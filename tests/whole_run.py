@@ -81,7 +81,7 @@ def session(config: RunConfig, run: Path) -> dict[str, Any] | str:
     Raises:
         Exception: one that the command line would not tell in one message.
     """
-    files._on_disk.clear()  # a new process has flushed nothing
+    files._flushed.clear()  # a new process has flushed nothing
     with _patched(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         try:
             os.makedirs(run, exist_ok=True)  # Hydra does this

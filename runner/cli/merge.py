@@ -13,7 +13,7 @@ from runner.core.errors import RunnerError
 from runner.core.paths import as_path, is_url
 from runner.core.printable import printable
 from runner.output.merge.folders import FolderSource, FolderTarget
-from runner.output.merge.merge import merge_partitions, problems, read_part
+from runner.output.merge.merge import merge_partitions, problems, read_partition
 from runner.output.writer import totals
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         target = target_of(options.output, options.timeout_s) if options.output is not None else None
-        parts = [read_part(source_of(text, options.timeout_s)) for text in options.parts]
+        parts = [read_partition(source_of(text, options.timeout_s)) for text in options.parts]
         found = problems(parts)
         if not found and target is not None:
             merge_partitions(parts, target)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.dataset.clips import labels_of
 from runner.devices.host import versions
-from runner.output.writer import RunWriter, make_formats
+from runner.output.writer import ShardWriter, make_formats
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from runner.config.schema import RunConfig
     from runner.inference.builder import Placement
     from runner.inference.session import VGGishSession
-    from runner.output.remote.writer import RemoteCommitter
+    from runner.output.remote.committer import RemoteCommitter
     from runner.output.state.journal import ShardEntry
     from runner.output.writer import JournalLike
 
@@ -67,9 +67,9 @@ def make_writer(
     done: Mapping[int, ShardEntry] | None = None,
     *,
     journal: JournalLike | None = None,
-    kind: Callable[..., RunWriter] = RunWriter,
-) -> RunWriter:
-    """The writer of a run's shards, in the formats asked for; see ``RunWriter``.
+    kind: Callable[..., ShardWriter] = ShardWriter,
+) -> ShardWriter:
+    """The writer of a run's shards, in the formats asked for; see ``ShardWriter``.
 
     Args:
         spec: the run's.
@@ -90,6 +90,6 @@ def _mirror(spec: dict[str, Any], config: RunConfig) -> RemoteCommitter | None:
     """What puts the run's files into an object store; None where they stay on a file system."""
     if "store" not in spec:
         return None
-    from runner.output.remote.writer import RemoteCommitter
+    from runner.output.remote.committer import RemoteCommitter
 
     return RemoteCommitter(spec, config)

@@ -34,7 +34,7 @@ from runner.inference.startup import prepare_sessions
 from runner.output.state.identity import agree
 from runner.output.state.locks import worker_lock
 from runner.output.verify import shards_done
-from runner.output.writer import RunWriter, check_complete, make_spill, totals
+from runner.output.writer import ShardWriter, check_complete, make_spill, totals
 from runner.pipeline.decode_pool import DecodePool, decode_options, decoders_for
 from runner.pipeline.messages import Replica
 from runner.pipeline.pipeline import EmbeddingPipeline
@@ -102,7 +102,7 @@ def _carry_out(spec: dict[str, Any], run_dir: Path, events: Events, result: dict
             if unpinned:
                 warn(f"batches are copied to the GPU from pageable memory, which is slow: {unpinned}", events, result)
         metadata = file_metadata(config, sessions[0], placement)
-        kind = mirror.writer_kind() if mirror else RunWriter
+        kind = mirror.writer_kind() if mirror else ShardWriter
         writer = make_writer(spec, config, metadata, ready.postprocess, done, kind=kind)
         skipped_before = int(totals(done)[0]["clips_skipped"])
         spans = [span for n, span in enumerate(shards) if n not in done]
@@ -154,7 +154,7 @@ def _carry_out(spec: dict[str, Any], run_dir: Path, events: Events, result: dict
 
 
 def _collect_metrics(
-    result: dict[str, Any], engine: EmbeddingPipeline, writer: RunWriter, pool: DecodePool, in_flight: int
+    result: dict[str, Any], engine: EmbeddingPipeline, writer: ShardWriter, pool: DecodePool, in_flight: int
 ) -> None:
     """What a run came to: its counts, speed, spread, and where the time went."""
     progress = engine.progress

@@ -148,7 +148,7 @@ def _build_until_parity(
         if following is not None:
             warn(f"precision=auto: {following.reason}", events, result)
             placement = replace(placement, precision=following)
-            loaded = load_weights(loaded.choice, kept=kept)  # the sessions took its arrays
+            loaded = load_weights(loaded.choice, cache=kept)  # the sessions took its arrays
             continue
         if config.parity.action == "fail":
             raise ParityError(missed)

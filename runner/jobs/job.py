@@ -26,8 +26,8 @@ from runner.jobs.worker_process import InterruptGuard, run_worker
 from runner.output.remote.run import take_output
 from runner.output.state.identity import load_precision
 from runner.output.state.locks import acquire_run_lock, release
-from runner.output.state.plan import began_at, begin_session, check_folder, make_plan
-from runner.output.verify import files_are_there, npz_are_there
+from runner.output.state.plan import first_attempt_at, begin_attempt, check_output_folder, make_plan
+from runner.output.verify import files_exist, npz_files_exist
 from runner.reporting.advice import advise
 from runner.reporting.intervals import interval_metrics
 from runner.reporting.naming import run_name
@@ -69,7 +69,7 @@ def run_job(job: Job) -> dict[str, Any]:
     try:
         acquire_run_lock(job.run_dir, job.config.output.dir)
         store = take_output(job.run_dir, job.config, job.in_sweep)
-        check_folder(job.run_dir, job.config)
+        check_output_folder(job.run_dir, job.config)
         manifest, weights = _prepare(job)
         get_parts = {"get_parts": store.get_parts} if store else {}
         plan = make_plan(job.run_dir, job.config, manifest, **get_parts)
@@ -91,10 +91,10 @@ def run_job(job: Job) -> dict[str, Any]:
     for note in plan.notes:
         log.warning("%s", note)
     dataset = _describe(plan.manifest)
-    base["session"] = begin_session(job.run_dir, {"started_at": started_at, "overrides": base["overrides"]})
-    base["run_started_at"] = began_at(job.run_dir) or started_at
+    base["session"] = begin_attempt(job.run_dir, {"started_at": started_at, "overrides": base["overrides"]})
+    base["run_started_at"] = first_attempt_at(job.run_dir) or started_at
     if store:
-        store.begin_session(plan)
+        store.begin_attempt(plan)
     base |= {"dataset": dataset, "weights": asdict(weights)}
     tracking = RunTracking(job)
     with InterruptGuard().installed() as guard:
@@ -123,9 +123,9 @@ def run_job(job: Job) -> dict[str, Any]:
 
 def _are_there(job: Job, plan: Plan) -> bool:
     """Whether a finished run still has its files, by a quick look."""
-    if "npz" in job.config.output.formats and not npz_are_there(job.run_dir, plan.done):
+    if "npz" in job.config.output.formats and not npz_files_exist(job.run_dir, plan.done):
         return False
-    return files_are_there(job.run_dir, plan.done)
+    return files_exist(job.run_dir, plan.done)
 
 
 def _finished_result(run_dir: Path) -> dict[str, Any] | None:

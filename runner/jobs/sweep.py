@@ -33,7 +33,7 @@ from runner.core.redact import hide_credentials, without_credentials
 from runner.devices.detection import unavailable_devices
 from runner.output.remote.run import check_staging_dir, take_output
 from runner.output.state.locks import acquire_run_lock
-from runner.output.state.plan import check_folder
+from runner.output.state.plan import check_output_folder
 from runner.reporting.naming import SWEPT, swept_settings
 from runner.reporting.summary import summarise_sweep
 
@@ -79,10 +79,10 @@ class RunnerCallback(Callback):
             if is_url(run.output.dir):
                 check_staging_dir("hydra.run.dir", folder, run)
             else:
-                check_folder(folder, run)
+                check_output_folder(folder, run)
             acquire_run_lock(folder, run.output.dir)
             if take_output(folder, run):
-                check_folder(folder, run)  # as the store has it
+                check_output_folder(folder, run)  # as the store has it
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Before a sweep's first job: is every job sound?  Then open the parent run."""

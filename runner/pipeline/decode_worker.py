@@ -28,7 +28,7 @@ from runner.dataset.packed.clips import PackedClips
 from runner.devices.host import peak_own_mib
 from runner.pipeline.messages import ClipResult, Decode, DecodeReport, Segment, SlotGrant, decode_message, packed
 from runner.pipeline.slots import SlotMemory
-from runner.storage.prefetch import FetchAhead, is_remote
+from runner.storage.prefetch import Prefetcher, is_remote
 from runner.vggish.constants import EXAMPLE_SAMPLES
 from runner.vggish.framing import WindowCutter, cut, scaled
 
@@ -148,7 +148,7 @@ class _Decoder:
         self._finished: list[ClipResult] = []
         self._decoded = 0
         self._busy = BusyClock()
-        self._store = FetchAhead(options.prefetch, options.download_timeout_s)
+        self._store = Prefetcher(options.prefetch, options.download_timeout_s)
         self._packed = PackedClips(options.prefetch, options.download_timeout_s)
 
     def run(self) -> None:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from runner.inference.canary import Canary
     from runner.output.rows import ClipRow
     from runner.output.spill import Spill
-    from runner.output.writer import RunWriter
+    from runner.output.writer import ShardWriter
     from runner.pipeline.decode_pool import DecodePool
     from runner.pipeline.messages import ClipResult, FilledSlot, Replica, Segment
 
@@ -73,7 +73,7 @@ class EmbeddingPipeline:
         shards: Sequence[tuple[int, int]],
         clips: Iterator[Clip | None],
         pool: DecodePool,
-        writer: RunWriter,
+        writer: ShardWriter,
         *,
         shutdown_timeout_s: float,
         clips_left: int | None = None,
@@ -166,7 +166,7 @@ class EmbeddingPipeline:
         for thread in self._ends:
             thread.join()
         if isinstance(self._failure, ParityError):
-            self._guard(self._writer.take_back, min(canary.trusted for canary in self._canaries()))
+            self._guard(self._writer.revoke_from, min(canary.trusted for canary in self._canaries()))
         self._guard(self._writer.close)
         if self._failure is not None:
             raise self._failure

@@ -22,7 +22,7 @@ from runner.core.layout import TRACE
 from runner.devices.detection import DeviceType
 from runner.devices.load import BackgroundLoad
 from runner.inference.batch_size import measure_on
-from runner.output.writer import RunWriter
+from runner.output.writer import ShardWriter
 from runner.pipeline.pipeline import EmbeddingPipeline
 from runner.profiling.sampler import EnergyMeter, Sampler
 from runner.vggish.constants import EXAMPLE_SAMPLES
@@ -60,7 +60,7 @@ _CURVE_BUDGET_S = 15.0
 _TRACED_BATCHES = 3
 
 
-class NullWriter(RunWriter):
+class NullWriter(ShardWriter):
     """Takes complete shards and keeps nothing."""
 
     def __init__(self) -> None:

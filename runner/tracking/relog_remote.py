@@ -11,7 +11,7 @@ from runner.core.errors import RunnerError, StoreError
 from runner.core.layout import FOLDERS, PLOTS, RESULT, SWEEP_FILE, TRACE, TRACKING
 from runner.core.readable import read_json
 from runner.storage.lease import Lease
-from runner.storage.object_store import Store
+from runner.storage.object_store import ObjectStore
 from runner.tracking.relog import logged_with, outputs_of, track
 from runner.tracking.runs import is_logged
 

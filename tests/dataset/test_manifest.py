@@ -21,7 +21,7 @@ from runner.core.errors import DatasetError
 from runner.dataset.digests import digest_of, row_digests
 from runner.dataset.folder import shown
 from runner.dataset.manifest import build_manifest, select_partition
-from runner.dataset.shards import longest_seconds, plan_shards
+from runner.dataset.shards import max_durations_s, plan_shards
 from runner.dataset.table import SCHEMA, Manifest
 
 
@@ -342,7 +342,7 @@ def test_how_long_a_clip_may_be(root: Path) -> None:
         },
         schema=SCHEMA,
     )
-    assert longest_seconds(table).tolist() == [2.0, 10.0, 4.0, 0.0, 0.0]
+    assert max_durations_s(table).tolist() == [2.0, 10.0, 4.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize("data", [b"\xff\xfe,path\nx,a.wav\n", b"path,\xff\na.wav,x\n", b"path\n\xff.wav\n"])

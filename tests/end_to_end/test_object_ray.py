@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from runner.storage.object_store import Store
+from runner.storage.object_store import ObjectStore
 from tests.commands import environment, run, run_real
 from tests.end_to_end.test_ray import ray_processes, start, words_of
 from tests.object_store import ObjectStore, object_store

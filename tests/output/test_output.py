@@ -13,8 +13,8 @@ from runner.core.files import write_atomic
 from runner.output.formats import ParquetShards, embedding_schema, embedding_table, row_groups
 from runner.output.rows import CLIP_SCHEMA, ClipRow
 from runner.output.state.journal import ShardEntry
-from runner.output.verify import npz_are_there, shards_without_npz
-from runner.output.writer import RunWriter, check_complete, make_formats
+from runner.output.verify import npz_files_exist, shards_with_damaged_npz
+from runner.output.writer import ShardWriter, check_complete, make_formats
 
 
 def row(clip: str, examples: int, **changes: object) -> ClipRow:
@@ -37,8 +37,8 @@ def row(clip: str, examples: int, **changes: object) -> ClipRow:
     return ClipRow(**{**values, **changes})
 
 
-def make_writer(folder: Path, metadata: dict[str, str]) -> RunWriter:
-    return RunWriter(folder, metadata, make_formats(OutputConfig(), folder, metadata, 0.96, []))
+def make_writer(folder: Path, metadata: dict[str, str]) -> ShardWriter:
+    return ShardWriter(folder, metadata, make_formats(OutputConfig(), folder, metadata, 0.96, []))
 
 
 def test_a_row_an_example_in_order() -> None:
@@ -114,11 +114,11 @@ def test_a_run_is_complete_when_every_clip_of_every_shard_has_one_end(tmp_path: 
 
 @pytest.mark.parametrize("damage", ["gone", "cut", "changed", "list gone", "list cut"])
 def test_npz_files_are_looked_at_as_all_others_are(tmp_path: Path, damage: str) -> None:
-    writer = RunWriter(tmp_path, {}, make_formats(OutputConfig(formats=["npz"]), tmp_path, {}, 0.96, []))
+    writer = ShardWriter(tmp_path, {}, make_formats(OutputConfig(formats=["npz"]), tmp_path, {}, 0.96, []))
     for shard in range(3):
         writer.write_shard(shard, [row(f"{shard}/a", 2), row(f"{shard}/b", 0)])
-    assert shards_without_npz(tmp_path, writer.done) == []
-    assert npz_are_there(tmp_path, writer.done)
+    assert shards_with_damaged_npz(tmp_path, writer.done) == []
+    assert npz_files_exist(tmp_path, writer.done)
     npz, listed = tmp_path / "npz" / "1" / "a.npz", tmp_path / ".runner" / "npz" / "part-00001.json"
     path = listed if damage.startswith("list") else npz
     data = path.read_bytes()
@@ -126,8 +126,8 @@ def test_npz_files_are_looked_at_as_all_others_are(tmp_path: Path, damage: str) 
         path.unlink()
     else:
         path.write_bytes(data[:-1] if damage.endswith("cut") else data[:-40] + bytes(40))
-    assert shards_without_npz(tmp_path, writer.done) == [1]
-    assert npz_are_there(tmp_path, writer.done) == (damage == "changed"), "a finished run is looked at by sizes"
+    assert shards_with_damaged_npz(tmp_path, writer.done) == [1]
+    assert npz_files_exist(tmp_path, writer.done) == (damage == "changed"), "a finished run is looked at by sizes"
 
 
 def test_a_text_file_is_replaced_whole(tmp_path: Path) -> None:

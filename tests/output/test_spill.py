@@ -13,7 +13,7 @@ import pytest
 
 from runner.output.formats import Extra, NpzFiles, ParquetShards
 from runner.output.spill import BLOCK_ROWS, Part, Spill, Spilled, blocks
-from runner.output.state.journal import size_and_sha256
+from runner.output.state.journal import digest_file
 from tests.output.test_output import row
 
 
@@ -98,7 +98,7 @@ def test_files_are_the_same_bytes_however_their_rows_came(tmp_path: Path, sizes:
         rows = [row("short", 3), row("long", len(whole), embeddings=parts, padded=True), row("last", 1)]
         (parquet,) = ParquetShards(folder, {}, 0.96, "zstd", extra).write(0, rows)
         NpzFiles(folder, {}, 0.96, extra).write(0, rows)
-        digests.append((size_and_sha256(parquet), size_and_sha256(folder / "npz" / "long.npz")))
+        digests.append((digest_file(parquet), digest_file(folder / "npz" / "long.npz")))
     assert digests[0] == digests[1] == digests[2]
     table = pq.read_table(tmp_path / "spilled" / "embeddings")
     assert table["example"].to_pylist() == [0, 1, 2, *range(70_000), 0]

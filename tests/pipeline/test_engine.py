@@ -19,7 +19,7 @@ from runner.dataset.clips import Clip
 from runner.dataset.shards import plan_shards
 from runner.output.spill import Spill
 from runner.output.state.journal import read_journal
-from runner.output.writer import RunWriter, make_formats
+from runner.output.writer import ShardWriter, make_formats
 from runner.pipeline.assembler import ClipAssembler
 from runner.pipeline.decode_pool import DecodePool
 from runner.pipeline.messages import DecodeOptions, Replica
@@ -50,8 +50,8 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Clip]:
     return found
 
 
-def make_writer(folder: Path, hop_s: float = 0.96) -> RunWriter:
-    return RunWriter(folder, {}, make_formats(OutputConfig(), folder, {}, hop_s, []))
+def make_writer(folder: Path, hop_s: float = 0.96) -> ShardWriter:
+    return ShardWriter(folder, {}, make_formats(OutputConfig(), folder, {}, hop_s, []))
 
 
 def run_engine(

@@ -27,7 +27,7 @@ from runner.dataset.listing import walk_store
 from runner.dataset.manifest import build_manifest
 from runner.storage import lease
 from runner.storage.lease import Lease
-from runner.storage.object_store import Store
+from runner.storage.object_store import ObjectStore
 from runner.storage.prefetch import fetch
 from tests.conftest import Done, run_command
 from tests.object_store import Fault, Proxy, free_port

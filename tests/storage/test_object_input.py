@@ -25,7 +25,7 @@ from runner.dataset.manifest import build_manifest
 from runner.output.rows import ClipRow
 from runner.pipeline.skip_limit import SkipLimit
 from runner.storage.filesystem import open_store
-from runner.storage.prefetch import FetchAhead, Fetched, fetch
+from runner.storage.prefetch import Prefetcher, Fetched, fetch
 from runner.storage.whole_object import read_whole
 from tests.conftest import Done, environment, run_command
 from tests.object_store import Fault, ObjectStore, object_store
@@ -285,7 +285,7 @@ def test_a_store_that_falls_silent_is_asked_again(quiet: ObjectStore) -> None:
 
 
 def test_objects_are_fetched_ahead_and_never_more_than_asked(quiet: ObjectStore) -> None:
-    ahead = FetchAhead(3, 30)
+    ahead = Prefetcher(3, 30)
     paths = [f"s3://data/set/speech/clip {number}.wav".encode() for number in range(6)]
     assert [ahead.begin(job, path) for job, path in enumerate(paths)] == [True] * 3 + [False] * 3
     for job, path in enumerate(paths):

@@ -106,7 +106,7 @@ def fuzz_audio(rng: random.Random, until: float, keep: Path) -> Counter[str]:
     from runner.config.schema import OutputConfig
     from runner.dataset.clips import Clip
     from runner.dataset.shards import plan_shards
-    from runner.output.writer import RunWriter, make_formats
+    from runner.output.writer import ShardWriter, make_formats
     from runner.pipeline.decode_pool import DecodePool
     from runner.pipeline.messages import DecodeOptions, Replica
     from runner.pipeline.pipeline import EmbeddingPipeline
@@ -126,7 +126,7 @@ def fuzz_audio(rng: random.Random, until: float, keep: Path) -> Counter[str]:
                 path.write_bytes(mutate(data, rng))
                 start, end = rng.choice([(None, None), (None, None), (0.1, 0.9), (0.5, None), (3.0, 4.0), (None, 1e9)])
                 clips.append(Clip(number, path.name, os.fsencode(path), start, end, None, path.stat().st_size))
-            writer = RunWriter(folder, {}, make_formats(OutputConfig(), folder, {}, 0.96, []))
+            writer = ShardWriter(folder, {}, make_formats(OutputConfig(), folder, {}, 0.96, []))
             pool = DecodePool(options, 2, decode_timeout_s=20)
             pool.open(2, 3, 32)
 
@@ -197,7 +197,7 @@ def fuzz_state(rng: random.Random, until: float, keep: Path) -> Counter[str]:
     from runner.config.schema import RunConfig
     from runner.core.errors import ConfigError
     from runner.output.state.journal import Journal, ShardEntry, read_journal
-    from runner.output.state.plan import check_folder
+    from runner.output.state.plan import check_output_folder
 
     config = RunConfig(weights=None, dataset=None)
 
@@ -207,7 +207,7 @@ def fuzz_state(rng: random.Random, until: float, keep: Path) -> Counter[str]:
         state.mkdir(exist_ok=True)
         shutil.copy(path, state / "plan.json")
         try:
-            check_folder(path.parent, config)
+            check_output_folder(path.parent, config)
         except AttributeError as error:
             if "NoneType" not in str(error):  # the empty configuration above has no groups
                 raise

@@ -64,7 +64,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a file of the right size is taken for whole",
         "output/state/journal.py",
-        " or size_and_sha256(path) != tuple(described)",
+        " or digest_file(path) != tuple(described)",
         "",
         "tests/output/state/test_journal.py tests/output/test_output.py",
     ),

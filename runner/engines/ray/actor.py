@@ -37,7 +37,7 @@ from runner.inference.canary import Canary
 from runner.inference.session import identity_of
 from runner.inference.startup import prepare_sessions
 from runner.output.state.identity import agree
-from runner.output.writer import RunWriter, make_spill
+from runner.output.writer import ShardWriter, make_spill
 from runner.pipeline.decode_pool import DecodePool, decode_options, decoders_for
 from runner.pipeline.messages import Replica
 from runner.pipeline.pipeline import EmbeddingPipeline
@@ -93,7 +93,7 @@ class Reports:
         """Nothing is open."""
 
 
-class ShardWriter(RunWriter):
+class ShardWriter(ShardWriter):
     """Writes shards; clips.parquet is the driver's to make."""
 
     def close(self) -> None:
@@ -224,7 +224,7 @@ class EmbedShards:
         if self._folder:
             self._folder.remove()
 
-    def _make_writer(self) -> RunWriter:
+    def _make_writer(self) -> ShardWriter:
         if self.mirror:
             agree(Path(self.spec["run_dir"]), self._about["identity"])
         kind = self.mirror.writer_kind(closes=False) if self.mirror else ShardWriter

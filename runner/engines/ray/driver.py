@@ -22,11 +22,11 @@ from runner.engines.ray.cluster import connect, most_actors, seat_for
 from runner.engines.ray.pool import DEATHS, Cluster, ShardPool
 from runner.engines.ray.registry import ActorInit, weights_in
 from runner.engines.ray.stats import ActorFigures
-from runner.output.state.identity import agree, differing, load_identity
+from runner.output.state.identity import agree, diff_identity, load_identity
 from runner.output.state.journal import ShardEntry
 from runner.output.state.locks import worker_lock
 from runner.output.verify import shards_done
-from runner.output.writer import RunWriter, check_complete, totals
+from runner.output.writer import ShardWriter, check_complete, totals
 from runner.pipeline.skip_limit import check_skipped
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from runner.core.stop_signals import StopSignal
     from runner.engines.ray.cluster import Seat
     from runner.engines.ray.pool import Report
-    from runner.output.remote.writer import RemoteCommitter
+    from runner.output.remote.committer import RemoteCommitter
 
 log = logging.getLogger("runner.engines.worker")
 
@@ -138,7 +138,7 @@ class ReportCollector:
             self._count(entry)
         self._before, self._told_at = self._clips, 0.0
         self._resolved: dict[str, Any] = {}
-        self.writer = RunWriter(run_dir, {}, [], done)
+        self.writer = ShardWriter(run_dir, {}, [], done)
         self.figures = ActorFigures(events, result)
 
     @property
@@ -234,7 +234,7 @@ class ReportCollector:
         if self.figures.meet(about):
             agree(self._run_dir, about["identity"])
             self.writer.describe(about["file_metadata"])
-        elif others := differing(load_identity(self._run_dir) or {}, about["identity"]):
+        elif others := diff_identity(load_identity(self._run_dir) or {}, about["identity"]):
             raise EngineError(
                 f"{about['host']} embeds with other numbers than those before it: {others}; give a precision that "
                 "all machines have, as precision=float32, and the same weights on all of them"

@@ -23,7 +23,7 @@ from runner.core.scratch import HeldFolder
 
 if TYPE_CHECKING:
     from runner.config.schema import RunConfig
-    from runner.output.remote.writer import RemoteCommitter
+    from runner.output.remote.committer import RemoteCommitter
 
 log = logging.getLogger("runner.engines.worker")
 
@@ -86,7 +86,7 @@ def settle(brief: ActorInit) -> LocalRun:
         config = replace(config, paths=replace(config.paths, models=str(default_models())))
     if "store" not in spec:
         return LocalRun(spec, config, None, folder)
-    from runner.output.remote.writer import RemoteCommitter
+    from runner.output.remote.committer import RemoteCommitter
 
     assert folder is not None
     run_dir = folder.path / "run"

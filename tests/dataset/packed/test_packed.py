@@ -25,7 +25,7 @@ from runner.config.schema import DatasetConfig, FolderDataset, ParquetDataset, W
 from runner.core.errors import ClipError, ConfigError, DatasetError
 from runner.dataset.clips import Clip
 from runner.dataset.manifest import build_manifest
-from runner.dataset.packed.address import TarMember, group_of, place_of_clip
+from runner.dataset.packed.address import TarMember, group_of, parse_address
 from runner.dataset.packed.clips import PackedClips
 from runner.dataset.table import Manifest
 from runner.dataset.window_types import is_int16
@@ -594,7 +594,7 @@ def test_tars_in_a_store_are_read_in_runs_of_members(store: ObjectStore, tars: P
 
 def test_a_run_that_is_resumed_reads_from_its_first_member_on(store: ObjectStore) -> None:
     found = listed(web("s3://data/many.tar"))
-    place = place_of_clip(found.table["path"][57].as_py())
+    place = parse_address(found.table["path"][57].as_py())
     assert isinstance(place, TarMember)
     store.behave()
     got = bytes_of(Manifest("", found.table.slice(57), "", False, ""))

@@ -28,7 +28,7 @@ from runner.engines.ray.driver import ReportCollector
 from runner.engines.ray.pool import Actor, Report
 from runner.engines.ray.registry import ActorInit
 from runner.output.state.journal import ShardEntry, read_journal
-from runner.output.writer import RunWriter, make_formats
+from runner.output.writer import ShardWriter, make_formats
 from runner.pipeline.decode_pool import DecodePool
 from runner.pipeline.messages import DecodeOptions, Replica
 from tests.pipeline.test_engine import fake_embed
@@ -77,7 +77,7 @@ class PlainActor(EmbedShards):
         self._pool.open(1, 2, 5)
         self._ready = SimpleNamespace(sessions=[])
 
-    def _make_writer(self) -> RunWriter:
+    def _make_writer(self) -> ShardWriter:
         formats = make_formats(self.config.output, self.folder, {}, 0.96, [])
         writer = Writer(self.folder, {}, formats, journal=self._reports)
         writer.fails_at = self.fails_at
@@ -231,7 +231,7 @@ def test_no_shard_is_noted_after_others_were_taken_back(tmp_path: Path) -> None:
     waiting = [reports.expect(number) for number in range(3)]
     for number in range(2):
         writer.record(ShardEntry(number))
-    writer.take_back(1)
+    writer.revoke_from(1)
     writer.record(ShardEntry(2))  # which was still being written
     assert [each.done() for each in waiting] == [True, True, False]
     reports.fail(ParityError("wrong"))

@@ -13,12 +13,12 @@ import pytest
 from runner.cli.merge import main as merge
 from runner.core.errors import ConfigError
 from runner.core.layout import HOLDER_OBJECT, STATE
-from runner.output.state.journal import Journal, ShardEntry, size_and_sha256, to_line
+from runner.output.state.journal import Journal, ShardEntry, digest_file, to_line
 from runner.output.state.locks import acquire_run_lock, release
 from runner.output.state.plan import PLAN_SCHEMA
 from runner.storage import lease
 from runner.storage.lease import Lease
-from runner.storage.object_store import Store
+from runner.storage.object_store import ObjectStore
 from tests.object_store import Fault, ObjectStore, object_store
 
 BUCKET = "held"
@@ -54,7 +54,7 @@ def make_part(folder: Path, which: int) -> Path:
     deciding = {"output.formats": ["parquet", "npz"], "dataset.partition": f"{which}/2"}
     plan = {"schema": PLAN_SCHEMA, "deciding": deciding, "shards": [[0, 1]], "rows": ["r"], "part": about}
     (folder / STATE / "plan.json").write_text(json.dumps(plan))
-    described = {name: size_and_sha256(folder / name) for name in ("embeddings/part-00000.parquet", shard)}
+    described = {name: digest_file(folder / name) for name in ("embeddings/part-00000.parquet", shard)}
     counts = {"skipped": {}, "noted": {}, "embedded": 1, "padded": 0, "audio_s": 1.0}
     journal = Journal(folder / STATE / "journal.jsonl")
     journal.append(entry := ShardEntry(0, 1, 1, described, counts, rows="r"))

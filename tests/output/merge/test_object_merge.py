@@ -27,7 +27,7 @@ from runner.output.state.journal import ShardEntry, from_line, read_journal, to_
 from runner.output.state.plan import plan_id, read_plan
 from runner.storage import lease
 from runner.storage.lease import Lease
-from runner.storage.object_store import Store
+from runner.storage.object_store import ObjectStore
 from tests.conftest import PROJECT, environment, run_command
 from tests.object_store import ObjectStore, object_store
 

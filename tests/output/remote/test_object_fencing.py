@@ -32,13 +32,13 @@ from runner.core.layout import (
 )
 from runner.output.remote.commits import commit_name, read_commits
 from runner.output.remote.run import RemoteRun
-from runner.output.remote.writer import RemoteCommitter
-from runner.output.state.journal import ShardEntry, read_journal, size_and_sha256, to_line
+from runner.output.remote.committer import RemoteCommitter
+from runner.output.state.journal import ShardEntry, read_journal, digest_file, to_line
 from runner.output.state.plan import Plan
 from runner.storage import lease as store_hold
 from runner.storage import worker_lease
 from runner.storage.lease import Lease
-from runner.storage.object_store import Store
+from runner.storage.object_store import ObjectStore
 from runner.storage.worker_lease import WorkerLease
 from tests.object_store import Fault, ObjectStore, object_store
 
@@ -207,10 +207,10 @@ def write_shard(folder: Path, who: str, examples: tuple[int, int] = (1, 1)) -> S
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(f"{name} of {who}")
     (folder / NPZ_LIST).write_text(
-        json.dumps({name: size_and_sha256(folder / NPZ / name) for name in ("x.npz", "y.npz")})
+        json.dumps({name: digest_file(folder / NPZ / name) for name in ("x.npz", "y.npz")})
     )
     pq.write_table(pa.table({"clip": ["x", "y"], "examples": list(examples), "who": [who] * 2}), folder / CLIPS_PART)
-    files = {name: size_and_sha256(folder / name) for name in (PART, NPZ_LIST, CLIPS_PART)}
+    files = {name: digest_file(folder / name) for name in (PART, NPZ_LIST, CLIPS_PART)}
     return ShardEntry(0, 2, sum(examples), files, rows="rows")
 
 
@@ -238,7 +238,7 @@ def test_a_late_put_of_a_worker_that_lost_the_output_replaces_nothing(
     assert store.read(f"{NPZ}/x.npz") == f"{NPZ}/x.npz of the second".encode()
     for name, described in counted.files.items():
         (tmp_path / "found").write_bytes(store.read(name) or b"")
-        assert size_and_sha256(tmp_path / "found") == described
+        assert digest_file(tmp_path / "found") == described
     taken = late_object != PART  # the first had put that already, and the second's has a name of its own
     assert (PART not in counted.files) is taken
     for hold in (second, first):
@@ -344,7 +344,7 @@ def test_a_commit_of_files_that_were_removed_or_of_another_plan_does_not_count(u
         store.put_text(to_line(theirs) + "\n", commit_name(0))
         counted = worker(tmp_path, url, hold.token).commit(write_shard(tmp_path, "the second"))
         assert commits_of(store) == {0: counted}
-        assert counted.files[PART] == size_and_sha256(tmp_path / PART)
+        assert counted.files[PART] == digest_file(tmp_path / PART)
     hold.release()
 
 
@@ -393,7 +393,7 @@ def test_objects_of_shards_that_no_commit_tells_of_go_and_others_stay(url: str, 
     for name in (PART, f"{EMBEDDINGS}/part-00001.parquet", mine):
         store.put_text("of a worker that was killed", name)
     output = an_output(tmp_path / "run", url)
-    output.begin_session(plan_of("plan", {}))
+    output.begin_attempt(plan_of("plan", {}))
     assert set(store.sizes(EMBEDDINGS)) == {mine}
     store.put_text("late", PART)  # of a worker that lost the output
     mirror = worker(tmp_path / "run", url, output.hold.token)
@@ -410,7 +410,7 @@ def test_a_run_whose_shards_were_removed_meanwhile_is_not_told_to_be_finished(ur
     store = store_at(url)
     put_plan(store, "plan")
     output = an_output(tmp_path / "run", url)
-    output.begin_session(plan_of("plan", {}))
+    output.begin_attempt(plan_of("plan", {}))
     entry = worker(tmp_path / "run", url, output.hold.token).commit(write_shard(tmp_path / "run", "this"))
     (tmp_path / "run" / STATE / JOURNAL).write_text(to_line(entry) + "\n")
     store.remove(PART)

@@ -25,14 +25,14 @@ from runner.core.errors import ConfigError, StoreError
 from runner.core.layout import HOLDER_OBJECT, JOURNAL, STATE
 from runner.dataset.manifest import build_manifest
 from runner.output.remote.run import RemoteRun, take
-from runner.output.remote.writer import RemoteCommitter
-from runner.output.state.journal import ShardEntry, read_journal, size_and_sha256
-from runner.output.state.plan import Plan, begin_session, make_plan
-from runner.output.state.redo import Stores
+from runner.output.remote.committer import RemoteCommitter
+from runner.output.state.journal import ShardEntry, read_journal, digest_file
+from runner.output.state.plan import Plan, begin_attempt, make_plan
+from runner.output.state.rerun import Stores
 from runner.storage import lease
 from runner.storage import object_store as store_client
 from runner.storage.lease import Lease, check_lease
-from runner.storage.object_store import Store
+from runner.storage.object_store import ObjectStore
 from runner.storage.retry import is_transient
 from tests.commands import PROJECT, Done, start, wait_until
 from tests.commands import run as run_command
@@ -383,7 +383,7 @@ def test_shards_that_are_taken_back_lose_their_commit_objects(memory_store: Stor
     writer = RemoteCommitter(spec, compose_config(["weights=random"])).writer_kind()(tmp_path, {}, [])
     for shard in range(2):
         writer.record(ShardEntry(shard))
-    writer.take_back(1)
+    writer.revoke_from(1)
     writer.record(ShardEntry(2))  # it was under way
     assert list(writer.done) == [0]
     assert list(memory_store.sizes(".runner/commits")) == [".runner/commits/shard-00000.json"]
@@ -401,8 +401,8 @@ def test_shards_of_changed_sources_lose_their_commit_objects(memory_store: Store
         output = take(folder, config)
         assert not (folder / "left_over").exists()
         plan = make_plan(folder, config, build_manifest(config.dataset, tmp_path))
-        begin_session(folder, {})
-        output.begin_session(plan)
+        begin_attempt(folder, {})
+        output.begin_attempt(plan)
         return output, plan
 
     first, plan = session(tmp_path / "one")
@@ -440,8 +440,8 @@ def test_shards_with_clips_that_came_back_are_done_again_from_any_machine(
         (folder / ".runner").mkdir(parents=True)
         output = take(folder, config)
         plan = make_plan(folder, config, build_manifest(config.dataset, tmp_path), output.get_parts)
-        begin_session(folder, {})
-        output.begin_session(plan)
+        begin_attempt(folder, {})
+        output.begin_attempt(plan)
         return output, plan
 
     first, plan = begin(tmp_path / "one")
@@ -449,7 +449,7 @@ def test_shards_with_clips_that_came_back_are_done_again_from_any_machine(
     name = ".runner/clips/part-00000.parquet"
     reasons = pa.table({"reason": pa.array([None, "missing", None, None], pa.string()), "detail": pa.nulls(4)})
     pq.write_table(reasons, tmp_path / "one" / name)
-    described = {name: size_and_sha256(tmp_path / "one" / name)}
+    described = {name: digest_file(tmp_path / "one" / name)}
     RemoteCommitter(spec, config).commit(ShardEntry(0, 4, 4, described, {"skipped": {"missing": 1}}, rows=plan.rows[0]))
     first.release()
     clip = Path(os.fsdecode(plan.manifest.table["path"][1].as_py()))
@@ -472,8 +472,8 @@ def test_objects_of_a_store_that_is_silent_are_asked_for_once(monkeypatch: pytes
             asked.append(url)
             raise (FileNotFoundError(url) if len(asked) < 3 else TimeoutError(url))
 
-    monkeypatch.setattr("runner.output.state.redo.store_of", lambda url: Silent())
-    monkeypatch.setattr("runner.output.state.redo._PATIENCE_S", 0.0)
+    monkeypatch.setattr("runner.output.state.rerun.store_of", lambda url: Silent())
+    monkeypatch.setattr("runner.output.state.rerun._PATIENCE_S", 0.0)
     stores = Stores()
     assert [stores.give(f"s3://bucket/{number}.wav".encode()) for number in range(6)] == [False] * 6
     assert len(asked) == 3

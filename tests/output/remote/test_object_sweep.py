@@ -21,10 +21,10 @@ from runner.core.paths import staging_dir
 from runner.jobs.spec import Job
 from runner.jobs.tracker import RunTracking
 from runner.output.remote import sweep as store_sweep
-from runner.output.remote.orphans import stale_worker_lock
+from runner.output.remote.stale_workers import stale_worker_lock
 from runner.storage import lease
 from runner.storage.lease import Lease
-from runner.storage.object_store import Store
+from runner.storage.object_store import ObjectStore
 from runner.tracking.record import LIVE
 from tests.commands import Done, start, wait_until
 from tests.commands import run as run_command

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner.output.state.journal import Journal, ShardEntry, read_journal, size_and_sha256
-from runner.output.verify import damaged_shards, files_are_there
+from runner.output.state.journal import Journal, ShardEntry, read_journal, digest_file
+from runner.output.verify import damaged_shards, files_exist
 
 
 def entry(shard: int, **values: object) -> ShardEntry:
@@ -82,11 +82,11 @@ def test_damage_is_found(tmp_path: Path) -> None:
     for number in range(4):
         path = tmp_path / f"part-{number}"
         path.write_bytes(bytes([number]) * 100)
-        done[number] = ShardEntry(number, files={path.name: size_and_sha256(path)})
+        done[number] = ShardEntry(number, files={path.name: digest_file(path)})
     assert damaged_shards(tmp_path, done) == []
-    assert files_are_there(tmp_path, done)
+    assert files_exist(tmp_path, done)
     (tmp_path / "part-1").unlink()
     (tmp_path / "part-2").write_bytes(bytes([2]) * 99)
     (tmp_path / "part-3").write_bytes(bytes([3]) * 99 + b"x")
     assert damaged_shards(tmp_path, done) == [1, 2, 3]
-    assert not files_are_there(tmp_path, done)
+    assert not files_exist(tmp_path, done)

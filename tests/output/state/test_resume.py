@@ -26,12 +26,12 @@ from runner.dataset.manifest import build_manifest, select_partition
 from runner.inference.session import identity_of
 from runner.jobs.sweep import check_sweep_folder
 from runner.output.merge.folders import FolderSource
-from runner.output.merge.merge import read_part
+from runner.output.merge.merge import read_partition
 from runner.output.state.identity import agree
 from runner.output.state.journal import Journal, ShardEntry, read_journal
 from runner.output.state.locks import acquire_run_lock, release
-from runner.output.state.plan import Plan, check_folder, make_plan
-from runner.output.state.redo import MAY_PASS, Lost, Stores, shards_to_retry
+from runner.output.state.plan import Plan, check_output_folder, make_plan
+from runner.output.state.rerun import TRANSIENT_REASONS, Lost, Stores, shards_to_retry
 from runner.output.verify import shards_done
 from runner.vggish.postprocess import Postprocessor, random_pca
 from tests.conftest import PROJECT
@@ -133,7 +133,7 @@ def test_a_plan_half_written_counts_the_new_files_as_new_again(run: Path, data: 
 )
 def test_what_changes_no_number_may_differ(run: Path, data: Path, free: str) -> None:
     plan(run, data)
-    check_folder(run, config(data, free))
+    check_output_folder(run, config(data, free))
     assert deciding(config(data, free)) == deciding(config(data))
 
 
@@ -151,13 +151,13 @@ def test_what_changes_no_number_may_differ(run: Path, data: Path, free: str) -> 
 def test_what_changes_numbers_or_files_may_not(run: Path, data: Path, override: str, key: str) -> None:
     plan(run, data)
     with pytest.raises(ConfigError, match=f"another configuration: {key} "):
-        check_folder(run, config(data, override))
+        check_output_folder(run, config(data, override))
 
 
 def test_a_folder_of_something_else_is_refused(run: Path, data: Path) -> None:
     (run / "result.json").write_text("{}")
     with pytest.raises(ConfigError, match="already holds a run"):
-        check_folder(run, config(data))
+        check_output_folder(run, config(data))
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"schema": 99}', "\0"])
@@ -165,7 +165,7 @@ def test_a_plan_that_cannot_be_read_is_refused(run: Path, data: Path, text: str)
     plan(run, data)
     (run / STATE / "plan.json").write_text(text)
     with pytest.raises(ConfigError, match=r"plan\.json"):
-        check_folder(run, config(data))
+        check_output_folder(run, config(data))
 
 
 def test_a_folder_takes_its_own_sweep_and_no_other(tmp_path: Path) -> None:
@@ -267,14 +267,14 @@ def test_a_clip_whose_decoder_was_not_installed_is_tried_once_it_is(
     with pytest.raises(ClipError) as caught:
         read_clip(data / "noise.m4a")
     lost = Lost(b"", caught.value.detail, True, Stores())
-    assert not MAY_PASS[caught.value.reason](lost)
+    assert not TRANSIENT_REASONS[caught.value.reason](lost)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
-    assert MAY_PASS[caught.value.reason](lost)
-    assert not MAY_PASS[caught.value.reason](lost._replace(detail="Format not recognised."))
+    assert TRANSIENT_REASONS[caught.value.reason](lost)
+    assert not TRANSIENT_REASONS[caught.value.reason](lost._replace(detail="Format not recognised."))
 
 
 def test_every_reason_that_may_pass_is_one_of_a_clip() -> None:
-    assert MAY_PASS.keys() <= REASONS.keys()
+    assert TRANSIENT_REASONS.keys() <= REASONS.keys()
 
 
 class Rows:
@@ -359,9 +359,9 @@ def test_a_merge_believes_no_line_of_rows_as_they_were(run: Path, data: Path) ->
     whole = build_manifest(FolderDataset(root=str(data), extensions=["wav"]), run)
     made = make_plan(run, settings, select_partition(whole, 1, 2, 3))
     finish(run, 0, 1)
-    assert set(read_part(FolderSource(run)).done) == {0, 1}
+    assert set(read_partition(FolderSource(run)).done) == {0, 1}
     finish(run, 1, rows=["older"] * len(made.rows))
-    assert set(read_part(FolderSource(run)).done) == {0}
+    assert set(read_partition(FolderSource(run)).done) == {0}
 
 
 def test_a_part_goes_on_by_the_listing_that_it_began_with(run: Path, data: Path) -> None:
