@@ -13,18 +13,18 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from runner.core.errors import RunnerError
 from runner.core.printable import printable
 from runner.core.redact import without_credentials
 from runner.core.stop_signals import Requests, leave_terminal, take
-from runner.reporting.advice import setting
+from runner.reporting.advice import configuration_label
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from runner.reporting.advice import Result
+    from runner.contract.result import RunResult
 
 _INTERRUPTED = 130
 
@@ -199,7 +199,7 @@ class RunInterrupted(BaseException):
         self.exit_status = exit_status
 
 
-def task(config: DictConfig) -> dict[str, Any] | float:
+def task(config: DictConfig) -> RunResult | float:
     """What Hydra calls with each composed configuration: one job; gives its result, or what a sweeper maximises."""
     from hydra.core.hydra_config import HydraConfig
 
@@ -228,23 +228,24 @@ def task(config: DictConfig) -> dict[str, Any] | float:
         result = run_job(job)
     finally:
         _release("runner.output.remote.run")
-    if result["status"] == "killed":
-        raise RunInterrupted(result["exit_status"])
-    if result["status"] != "finished":
-        raise JobFailed(result["exit_status"])
+    if result.status == "interrupted":
+        raise RunInterrupted(result.exit_status)
+    if result.status != "finished":
+        raise JobFailed(result.exit_status)
     if str(hydra_config.sweeper.get("_target_")).endswith("OptunaSweeper"):
         return objective(result)
     return result
 
 
-def objective(result: Result) -> float:
+def objective(result: RunResult) -> float:
     """What ``experiment=tune`` maximises: × realtime; 0 where parity failed or the host's memory ceiling was passed."""
     from runner.devices.detection import DeviceType
     from runner.inference.memory import ceiling_mib
 
-    ceiling = ceiling_mib(result["config"]["memory"]["host_limit_mib"], DeviceType(setting(result)[0]))
-    parity = result.get("parity")
-    if (parity is not None and not parity["passed"]) or result["metrics"]["rss_peak_mib"] > (ceiling or math.inf):
+    limit, metrics = result.info.config.memory.host_limit_mib, result.metrics
+    ceiling = ceiling_mib(limit, DeviceType(configuration_label(result)[0]))
+    parity = result.startup.parity
+    if (parity is not None and not parity.passed) or metrics["rss_peak_mib"] > (ceiling or math.inf):
         return 0.0
-    metrics = result["metrics"]  # trials all repeat their passes, or none does
+    # trials all repeat their passes, or none does
     return float(metrics.get("repeat_realtime_factor_mean", metrics.get("realtime_factor", 0.0)))

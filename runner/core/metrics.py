@@ -145,7 +145,7 @@ METRICS: tuple[Metric, ...] = (
         ("clips_padded", "clips", "clips shorter than an example that were padded to one"),
         ("examples", "examples", "examples of the whole run"),
         ("audio_s", "s", "audio of the whole run's embedded clips"),
-        ("session_clips", "clips", "clips that ended in this session of a resumed run, which its speed is of"),
+        ("attempt_clips", "clips", "clips that ended in this session of a resumed run, which its speed is of"),
     ),
     # Memory
     *_metrics(

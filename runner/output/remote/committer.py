@@ -8,7 +8,7 @@ npz files, whose names are those of their clips, are replaced, as long as no com
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,9 +24,8 @@ from runner.storage.object_store import ObjectStore
 from runner.storage.worker_lease import WorkerLease
 
 if TYPE_CHECKING:
-    from runner.config.schema import RunConfig
+    from runner.contract.spec import RunSpec
     from runner.core.files import FileDigest
-    from runner.output.remote.handle import RemoteHandle
     from runner.output.state.journal import ShardEntry
 
 _METADATA = (RunLayout.identity, RunLayout.spec, *FORMAT_METADATA)
@@ -39,36 +38,27 @@ class RemoteCommitter:
     """Uploads the shards of a worker, and commits them.
 
     Args:
-        handle: of the output.
-        folder: the run's staging folder on this machine.
-        config: the run's.
-        row_digests: of each shard's rows.
+        spec: the run's, with ``remote``.
         keep_local: whether files that the command reads stay on this machine: the shards' rows of clips.parquet, and
             the shards that the projection is drawn from.
     """
 
-    def __init__(
-        self,
-        handle: RemoteHandle,
-        folder: Path,
-        config: RunConfig,
-        row_digests: Sequence[str],
-        *,
-        keep_local: bool = True,
-    ) -> None:
-        self._folder = folder
-        self._layout = RunLayout(folder)
-        self._plan_id = handle.plan_id
-        self._store = ObjectStore(handle.url, config.output.upload_timeout_s)
-        if not handle.is_conditional:
+    def __init__(self, spec: RunSpec, *, keep_local: bool = True) -> None:
+        remote, profile = spec.remote, spec.config.profile
+        assert remote is not None
+        self._folder = spec.run_dir
+        self._layout = RunLayout(spec.run_dir)
+        self._plan_id = remote.plan
+        self._store = ObjectStore(remote.url, spec.config.output.upload_timeout_s)
+        if not remote.fenced:
             self._store.conditions = None
-        self._lease = WorkerLease(self._store, handle.token)
+        self._lease = WorkerLease(self._store, remote.token)
         if self._store.conditions is not None:
             self._store.fence = self._lease
-        self._row_digests = row_digests
+        self._row_digests = spec.row_digests
         self._keep_local = keep_local
-        draws_projection = config.profile.pictures and config.profile.map != "none"
-        self._kept_shards = sampled_shards(len(row_digests)) if keep_local and draws_projection else set()
+        draws_projection = profile.pictures and profile.map != "none"
+        self._kept_shards = sampled_shards(len(spec.shards)) if keep_local and draws_projection else set()
 
     @property
     def worker_lock(self) -> Path:

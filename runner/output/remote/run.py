@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runner.contract.spec import RemoteHandle
 from runner.core.errors import ConfigError, RunnerError, StoreError
 from runner.core.failures import Failure, failure_of
 from runner.core.files import digest_file
@@ -26,7 +27,6 @@ from runner.core.layout import FORMAT_FOLDERS, FORMAT_METADATA, RunLayout
 from runner.core.paths import is_url, staging_dir
 from runner.output.remote.commits import commit_name, is_complete, list_shard_files, sampled_shards
 from runner.output.remote.committer import download_missing
-from runner.output.remote.handle import RemoteHandle
 from runner.output.remote.names import unreferenced
 from runner.output.remote.restore import restore_state
 from runner.output.remote.stale_workers import STALE_WORKER_S, wait_for_stale_worker
@@ -131,8 +131,8 @@ class RemoteRun:
 
     def handle(self) -> RemoteHandle:
         """Return the handle for workers; after ``begin_attempt``."""
-        is_conditional = self._store.conditions is not None
-        return RemoteHandle(self._store.url, self.lease.token, self._plan_id, is_conditional)
+        is_fenced = self._store.conditions is not None
+        return RemoteHandle(self._store.url, self.lease.token, self._plan_id, is_fenced)
 
     def begin_attempt(self, plan: Plan) -> None:
         """Upload the plan, before any of it is run.
