@@ -13,26 +13,27 @@ from runner.core.errors import RunnerError
 from runner.core.paths import as_path, is_url
 from runner.core.printable import printable
 from runner.output.merge.folders import FolderSource, FolderTarget
-from runner.output.merge.merge import merge_partitions, problems, read_partition
+from runner.output.merge.merge import find_problems, merge_partitions, read_partition
 from runner.output.writer import totals
 
 if TYPE_CHECKING:
-    from runner.output.merge.folders import Source, Target
-    from runner.output.merge.merge import Part
+    from runner.output.merge.locations import Source, Target
+    from runner.output.merge.merge import Partition
     from runner.output.state.journal import ShardEntry
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C."""
 
 
-def table(parts: Sequence[Part]) -> str:
-    """A line a part, and their sum."""
-    rows: list[tuple[str, ...]] = [("part", "clips", "embedded", "skipped", "examples", "files")]
-    everything: dict[int, ShardEntry] = {}
-    for part in sorted(parts, key=lambda each: int(each.about["which"])):
-        everything |= {part.about["shards"][local]: entry for local, entry in part.done.items()}
-        rows.append(_row(f"{part.about['which']}/{part.about['of']}", part.done, part.name))
-    rows.append(_row("all", everything, ""))
+def table(partitions: Sequence[Partition]) -> str:
+    """Return a table with a line for each partition, and their sum."""
+    rows: list[tuple[str, ...]] = [("partition", "clips", "embedded", "skipped", "examples", "files")]
+    merged: dict[int, ShardEntry] = {}
+    for partition in sorted(partitions, key=lambda partition: partition.info.index):
+        info = partition.info
+        merged |= {info.shards[number]: entry for number, entry in partition.committed.items()}
+        rows.append(_row(f"{info.index}/{info.count}", partition.committed, partition.name))
+    rows.append(_row("all", merged, ""))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
     return "\n".join(
         "  ".join([*(cell.rjust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]).rstrip()
@@ -40,15 +41,15 @@ def table(parts: Sequence[Part]) -> str:
     )
 
 
-def _row(name: str, done: Mapping[int, ShardEntry], place: str) -> tuple[str, ...]:
-    metrics, _, _ = totals(done)
-    clips = sum(entry.clips for entry in done.values())
-    figures = (clips, metrics["clips_embedded"], metrics["clips_skipped"], metrics["examples"])
-    return (name, *(f"{int(figure):,}" for figure in figures), place)
+def _row(name: str, committed: Mapping[int, ShardEntry], location: str) -> tuple[str, ...]:
+    metrics = totals(committed).metrics
+    clips = sum(entry.clips for entry in committed.values())
+    numbers = (clips, metrics["clips_embedded"], metrics["clips_skipped"], metrics["examples"])
+    return (name, *(f"{int(number):,}" for number in numbers), location)
 
 
 def source_of(text: str, timeout_s: float) -> Source:
-    """The place of a part that the command line names.
+    """Return the folder or URL of a partition.
 
     Raises:
         RunnerError: a URL can't be opened, or its store does not answer.
@@ -61,7 +62,7 @@ def source_of(text: str, timeout_s: float) -> Source:
 
 
 def target_of(text: str, timeout_s: float) -> Target:
-    """The place of the whole; raises as ``source_of``."""
+    """Return the folder or URL of the merged output; raises as ``source_of``."""
     if is_url(text):
         from runner.output.merge.stores import StoreTarget
 
@@ -70,10 +71,10 @@ def target_of(text: str, timeout_s: float) -> Target:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Check the parts given; exit status 1 if they don't make the whole."""
+    """Check the partitions, and merge them with --output; exit status 1 if they can't be merged."""
     parser = argparse.ArgumentParser(prog="vggish-runner merge", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("parts", nargs="+", metavar="PART", help="a partition's run (output.dir): a folder or a URL")
-    parser.add_argument("--output", metavar="FOLDER", help="put the whole together there: in a folder or at a URL")
+    parser.add_argument("--output", metavar="FOLDER", help="write the merged output into this folder or URL")
     parser.add_argument(
         "--timeout-s",
         type=float,
@@ -84,19 +85,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         target = target_of(options.output, options.timeout_s) if options.output is not None else None
-        parts = [read_partition(source_of(text, options.timeout_s)) for text in options.parts]
-        found = problems(parts)
-        if not found and target is not None:
-            merge_partitions(parts, target)
+        partitions = [read_partition(source_of(text, options.timeout_s)) for text in options.parts]
+        problems = find_problems(partitions)
+        if not problems and target is not None:
+            merge_partitions(partitions, target)
     except (RunnerError, OSError) as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped; rerun the same command to resume", file=sys.stderr)
         return INTERRUPTED
-    print(printable(table(parts)))
-    for problem in found:
+    print(printable(table(partitions)))
+    for problem in problems:
         print(f"FAILED: {printable(problem)}", file=sys.stderr)
-    if not found:
-        print(f"the {len(parts)} parts make the whole" + (f": {target.name}" if target else ""))
-    return int(bool(found))
+    if not problems:
+        count = f"{len(partitions)} of {len(partitions)} partitions"
+        print(f"merged {count} into {target.name}" if target else f"{count} can be merged")
+    return int(bool(problems))

@@ -32,15 +32,15 @@ from runner.core.provenance import git_state, user_name
 from runner.core.readable import read_json
 from runner.core.redact import hide_credentials, without_credentials
 from runner.devices.detection import unavailable_devices
-from runner.output.remote.run import check_staging_dir, take_output
+from runner.output.remote.run import check_staging_dir, open_remote_run
 from runner.output.state.locks import acquire_run_lock
-from runner.output.state.plan import check_output_folder
+from runner.output.state.plan_file import check_output_folder
 from runner.reporting.naming import SWEPT, swept_settings
 from runner.reporting.summary import summarize_sweep
 
 if TYPE_CHECKING:
     from runner.config.schema import RunConfig
-    from runner.output.remote.sweep import SweepOutput
+    from runner.output.remote.sweep import RemoteSweep
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class Sweep:
     config: RunConfig
     folder: Path
     overrides: tuple[str, ...]
-    output: SweepOutput | None = None
+    output: RemoteSweep | None = None
     run_dirs: list[Path] = field(default_factory=list)
     swept: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """The settings that differ between its jobs, each with all its values."""
@@ -82,7 +82,7 @@ class RunnerCallback(Callback):
             else:
                 check_output_folder(folder, run)
             acquire_run_lock(folder, run.output.dir)
-            if take_output(folder, run):
+            if open_remote_run(folder, run):
                 check_output_folder(folder, run)  # as the store has it
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -98,7 +98,7 @@ class RunnerCallback(Callback):
         start_sweep(Sweep(jobs[0], folder, overrides, output, swept=swept))
         if output:
             with exit_on_config_error():
-                output.put_record()
+                output.upload_state()
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """After a job, in whatever process: a failure is told once, by the command line."""
@@ -126,7 +126,7 @@ def _sought(config: DictConfig) -> dict[str, list[str]]:
     return {f"{key}.name" if "." not in key else key: [] for key in keys}
 
 
-def _take_output(folder: Path, jobs: Sequence[RunConfig]) -> SweepOutput | None:
+def _take_output(folder: Path, jobs: Sequence[RunConfig]) -> RemoteSweep | None:
     """What a sweep has in an object store, taken for this command; None where it stays on a file system.
 
     Raises:
@@ -141,9 +141,9 @@ def _take_output(folder: Path, jobs: Sequence[RunConfig]) -> SweepOutput | None:
             "a folder of its own"
         )
     check_staging_dir("hydra.sweep.dir", folder, jobs[0])
-    from runner.output.remote.sweep import take
+    from runner.output.remote.sweep import open_remote_sweep
 
-    return take(folder, jobs[0])
+    return open_remote_sweep(folder, jobs[0])
 
 
 def with_job_output_dir(job: RunConfig, run_dir: Path, sweep_dir: Path) -> RunConfig:
@@ -273,7 +273,7 @@ def finish_sweep(interrupted: bool) -> bool:
         except TrackingError as error:
             log.warning("%s", error)
             outcome = f"not logged; log it later with: python -m runner track {shlex.quote(sweep.place)}"
-    is_put = sweep.output is None or sweep.output.put_files(finished=bool(results) and not interrupted)
+    is_put = sweep.output is None or sweep.output.upload_files(is_finished=bool(results) and not interrupted)
     place = sweep.place if is_put else f"{sweep.folder}, as they could not all be put to {sweep.place}"
     sys.stdout.flush()
     print(summarize_sweep(results, place, outcome, page))

@@ -14,7 +14,7 @@ from runner.pipeline.messages import ClipResult
 
 if TYPE_CHECKING:
     from runner.dataset.clips import Clip
-    from runner.output.spill import Embeddings, Part, Spill
+    from runner.output.spill import Chunk, Embeddings, Spill
     from runner.pipeline.messages import Segment
 
 Array = NDArray[np.float32]
@@ -28,7 +28,7 @@ class _PartialClip:
 
     def __init__(self, clip: Clip) -> None:
         self.clip = clip
-        self.parts: list[tuple[int, Part]] = []
+        self.parts: list[tuple[int, Chunk]] = []
         self.examples = 0
         self.finite = True
         self.result: ClipResult | None = None
@@ -75,7 +75,7 @@ class ClipAssembler:
         ended = []
         row = 0
         all_finite = bool(np.isfinite(embeddings).all())
-        kept: Part = embeddings if self._spill is None else self._spill.keep(embeddings)
+        kept: Chunk = embeddings if self._spill is None else self._spill.hold(embeddings)
         for job, first, windows in segments:
             pending = self._pending.get(job)
             if pending is not None:  # None: its decode process died and the clip is a new job, or it was skipped
@@ -126,7 +126,7 @@ class ClipAssembler:
 _NO_EMBEDDINGS: Embeddings = ()
 
 
-def _in_order(parts: list[tuple[int, Part]]) -> Embeddings:
+def _in_order(parts: list[tuple[int, Chunk]]) -> Embeddings:
     """The parts of a clip, each (its first example, embeddings), in the order of their examples."""
     if len(parts) == 1 and isinstance(only := parts[0][1], np.ndarray):
         return only

@@ -35,7 +35,7 @@ from runner.vggish.framing import WindowCutter, cut, scaled
 if TYPE_CHECKING:
     from runner.audio.reader import ClipReader
     from runner.pipeline.messages import ClipTask, DecodeOptions
-    from runner.storage.prefetch import Fetched
+    from runner.storage.prefetch import FetchedFile
     from runner.vggish.framing import Windows
 
 _OPEN_S = 0.5
@@ -243,15 +243,15 @@ class _Decoder:
         ):
             yield clip
 
-    def _fetched(self, task: ClipTask) -> Fetched:
+    def _fetched(self, task: ClipTask) -> FetchedFile:
         if is_packed(task.path):
             behind = ((each.job, each.path) for each, _ in self._tasks)
-            return self._packed.take(task.job, task.path, behind, lambda: self._memory.beat(self._process))
+            return self._packed.open_clip(task.job, task.path, behind, lambda: self._memory.beat(self._process))
         self._store.begin(task.job, task.path)
         for following, _ in self._tasks:
             if is_remote(following.path) and not self._store.begin(following.job, following.path):
                 break
-        return self._store.take(task.job, task.path, lambda: self._memory.beat(self._process))
+        return self._store.pop(task.job, task.path, lambda: self._memory.beat(self._process))
 
     def _put(self, job: int, first: int, windows: Windows) -> None:
         done = 0

@@ -28,11 +28,12 @@ from runner.pipeline.feeder import Feeder
 from runner.pipeline.messages import BatchTiming, Progress
 
 if TYPE_CHECKING:
+    from runner.core.span import Span
     from runner.dataset.clips import Clip
     from runner.inference.canary import Canary
     from runner.output.rows import ClipRow
     from runner.output.spill import Spill
-    from runner.output.writer import ShardWriter
+    from runner.output.writer import Writer
     from runner.pipeline.decode_pool import DecodePool
     from runner.pipeline.messages import ClipResult, FilledSlot, Replica, Segment
 
@@ -70,10 +71,10 @@ class EmbeddingPipeline:
 
     def __init__(
         self,
-        shards: Sequence[tuple[int, int]],
+        shards: Sequence[Span],
         clips: Iterator[Clip | None],
         pool: DecodePool,
-        writer: ShardWriter,
+        writer: Writer,
         *,
         shutdown_timeout_s: float,
         clips_left: int | None = None,
@@ -167,7 +168,6 @@ class EmbeddingPipeline:
             thread.join()
         if isinstance(self._failure, ParityError):
             self._guard(self._writer.revoke_from, min(canary.trusted for canary in self._canaries()))
-        self._guard(self._writer.close)
         if self._failure is not None:
             raise self._failure
         clips, shards = len(self._gathering), len(self._open_shards)
@@ -218,7 +218,9 @@ class EmbeddingPipeline:
         """Always, unless stopping: then only to finish a shard that was begun."""
         if not self.stopped:
             return True
-        return last_clip is not None and self._open_shards.of(clip.number) == self._open_shards.of(last_clip)
+        return last_clip is not None and self._open_shards.shard_of(clip.number) == self._open_shards.shard_of(
+            last_clip
+        )
 
     def _out_of_grace(self) -> bool:
         return self._stop_at is not None and time.monotonic() > self._stop_at

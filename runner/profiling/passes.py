@@ -21,7 +21,6 @@ from runner.core.layout import RunLayout
 from runner.devices.detection import DeviceType
 from runner.devices.load import BackgroundLoad
 from runner.inference.batch_size import measure_on
-from runner.output.writer import ShardWriter
 from runner.pipeline.pipeline import EmbeddingPipeline
 from runner.profiling.sampler import EnergyMeter, Sampler
 from runner.vggish.constants import EXAMPLE_SAMPLES
@@ -58,17 +57,14 @@ _CURVE_BUDGET_S = 15.0
 _TRACED_BATCHES = 3
 
 
-class NullWriter(ShardWriter):
-    """Drops complete shards."""
-
-    def __init__(self) -> None:
-        self.done = {}
+class NullWriter:
+    """Drops complete shards; see ``Writer``."""
 
     def write_shard(self, shard: int, rows: Sequence[ClipRow]) -> None:
         """Drop them."""
 
-    def close(self) -> None:
-        """Nothing is open."""
+    def revoke_from(self, count: int) -> None:
+        """Do nothing."""
 
 
 @dataclass(frozen=True)

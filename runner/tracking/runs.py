@@ -103,7 +103,7 @@ def _open(
         parent = parent_run_id or state.get("parent_run_id")
         if parent and known_run(client, parent):
             tags["mlflow.parentRunId"] = parent
-        began_ms = int(1000 * info.began_at) or None
+        began_ms = int(1000 * info.first_attempt_at) or None
         run_id = client.create_run(experiment_id, began_ms, cut(tags), info.run_name).info.run_id
         state = {"uri": uri, "experiment_id": experiment_id, "run_id": run_id, "parent_run_id": parent}
     state |= {"attempt": info.attempt, "first_step": first_step, "state": "open"}

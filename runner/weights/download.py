@@ -169,7 +169,9 @@ def state_of_released_files(models: Path) -> dict[str, str]:
     states = {}
     for file in RELEASE:
         path = models / "vggish" / file.name
-        states[file.name] = "not here yet" if not path.is_file() else "verified" if _is_verified(path, file) else "wrong"
+        states[file.name] = (
+            "not here yet" if not path.is_file() else "verified" if _is_verified(path, file) else "wrong"
+        )
     return states
 
 

@@ -40,7 +40,9 @@ class LoadedWeights:
     smoke: dict[str, float] | None = None
 
 
-def load_weights(choice: WeightsChoice, random_init: RandomInit | None = None, cache: Path | None = None) -> LoadedWeights:
+def load_weights(
+    choice: WeightsChoice, random_init: RandomInit | None = None, cache: Path | None = None
+) -> LoadedWeights:
     """Load the weights, and run the smoke test of the released ones.
 
     Args:
