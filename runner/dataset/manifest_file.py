@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from runner.core.errors import ClipError, DatasetError
 from runner.core.paths import is_url
+from runner.dataset.clip_names import join_range
 from runner.dataset.digests import digest_of
 from runner.dataset.table import SCHEMA, Manifest, file_stats
 from runner.storage.prefetch import fetch
@@ -56,7 +57,7 @@ def _read_rows(dataset: ManifestDataset) -> Manifest:
     _check_rows(file, paths, starts, ends)
     _check_labels(file, columns)
     files = _objects(file, paths, dataset) if is_url(dataset.root or path) else _local_files(file, paths, dataset)
-    clips = [_clip_name(*row) for row in zip(files.names, starts, ends, strict=True)]
+    clips = [join_range(*row) for row in zip(files.names, starts, ends, strict=True)]
     _check_unique(file, clips)
     table = pa.table(
         {
@@ -92,12 +93,6 @@ def _local_files(file: Path | str, paths: Sequence[str], dataset: ManifestDatase
     names = [_relative_to_root(spellings, _normalize(root, path)) for path in paths]
     absolute = [os.path.join(root, name) for name in names]
     return _Files(root, names, absolute, file_stats(absolute))
-
-
-def _clip_name(name: str, start: float | None, end: float | None) -> str:
-    if start is None and end is None:
-        return name
-    return f"{name}#t={_format_seconds(start)},{_format_seconds(end)}"
 
 
 def _read_columns(file: Path | str, timeout_s: float) -> Columns:
@@ -231,7 +226,3 @@ def _relative_to_root(spellings: Sequence[str], path: str) -> str:
     """Return a path relative to the root, which absolute paths may spell in several ways (links on the way to it)."""
     spelling = next((spelling for spelling in spellings if path.startswith(spelling)), "")
     return path[len(spelling) :].replace(os.sep, "/")
-
-
-def _format_seconds(seconds: float | None) -> str:
-    return "" if seconds is None else repr(seconds).removesuffix(".0")
