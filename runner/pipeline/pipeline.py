@@ -218,9 +218,8 @@ class EmbeddingPipeline:
         """Always, unless stopping: then only to finish a shard that was begun."""
         if not self.stopped:
             return True
-        return last_clip is not None and self._open_shards.shard_of(clip.number) == self._open_shards.shard_of(
-            last_clip
-        )
+        shard_of = self._open_shards.shard_of
+        return last_clip is not None and shard_of(clip.number) == shard_of(last_clip)
 
     def _out_of_grace(self) -> bool:
         return self._stop_at is not None and time.monotonic() > self._stop_at

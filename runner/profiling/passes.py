@@ -18,6 +18,7 @@ import numpy as np
 
 from runner.contract.result import BatchSizeCurve, BatchSizePoint, Repeats
 from runner.core.layout import RunLayout
+from runner.core.span import Span
 from runner.devices.detection import DeviceType
 from runner.devices.load import BackgroundLoad
 from runner.inference.batch_size import measure_on
@@ -162,7 +163,8 @@ class Profiler:
 
     def _pass(self, clips: Sequence[Clip], began: float) -> dict[str, float] | None:
         """Embed the clips once; None if nothing came of them.  ``began`` is the first pass's beginning."""
-        pipeline = EmbeddingPipeline([(0, len(clips))], iter(clips), self._pool, NullWriter(), shutdown_timeout_s=0.0)
+        shards = [Span(0, len(clips))]
+        pipeline = EmbeddingPipeline(shards, iter(clips), self._pool, NullWriter(), shutdown_timeout_s=0.0)
         start = time.perf_counter()
         pipeline.run(self._replicas)
         seconds, progress = pipeline.results_at - pipeline.started_at, pipeline.progress

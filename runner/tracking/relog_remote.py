@@ -76,7 +76,7 @@ class _Files:
 
     def get_run(self, below: str, uri: str | None) -> None:
         """Get a run's files, ``below`` being "" or the folder of a job with a slash; few of one that is logged."""
-        there = self._store.top(below)
+        there = self._store.list_folder(below)
         if f"{below}{RunLayout.result}" not in there:
             return  # never got so far
         self._store.get(f"{below}{RunLayout.result}", self._folder / below / RunLayout.result)

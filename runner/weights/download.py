@@ -169,9 +169,10 @@ def state_of_released_files(models: Path) -> dict[str, str]:
     states = {}
     for file in RELEASE:
         path = models / "vggish" / file.name
-        states[file.name] = (
-            "not here yet" if not path.is_file() else "verified" if _is_verified(path, file) else "wrong"
-        )
+        if path.is_file():
+            states[file.name] = "verified" if _is_verified(path, file) else "wrong"
+        else:
+            states[file.name] = "not here yet"
     return states
 
 

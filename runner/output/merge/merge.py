@@ -12,20 +12,18 @@ import json
 import sys
 import tempfile
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
 from runner.core.errors import RunnerError
 from runner.core.layout import FORMAT_FOLDERS, FORMAT_METADATA, RunLayout, shard_name
+from runner.core.lookahead import map_ahead
 from runner.output.merge.locations import Copy, merge_fingerprint
 from runner.output.state.journal import current_entries, to_line
 from runner.output.verify import npz_names
@@ -35,10 +33,6 @@ if TYPE_CHECKING:
     from runner.dataset.table import PartitionInfo
     from runner.output.merge.locations import Source, Target
     from runner.output.state.journal import ShardEntry
-
-T = TypeVar("T")
-
-R = TypeVar("R")
 
 _PARTITION_SETTINGS = ("dataset.partition",)
 """Settings in which partitions differ."""
@@ -202,7 +196,8 @@ def _copy_shards(shards: Sequence[MergedShard], first: Partition, target: Target
     copy = partial(_copy_shard, target, existing, temporary)
     with target.writing(RunLayout.clips) as path, pq.ParquetWriter(path, schema, compression="zstd") as clips:
         report_at = time.monotonic() + _PROGRESS_S
-        for count, (shard, rows) in enumerate(zip(shards, map_with_lookahead(copy, shards), strict=True), 1):
+        copied = map_ahead(copy, shards, _THREADS, _LOOKAHEAD)
+        for count, (shard, rows) in enumerate(zip(shards, copied, strict=True), 1):
             clips.write_table(pq.read_table(rows).cast(schema))
             _downloaded_rows(temporary, shard).unlink(missing_ok=True)
             if time.monotonic() > report_at:
@@ -275,21 +270,3 @@ def _merged_json(shards: Sequence[MergedShard], partitions: Sequence[Partition])
         "identity": dict(partitions[0].identity),
     }
     return json.dumps(content, indent=2)
-
-
-def map_with_lookahead(call: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """Map in threads and in order; at most ``_LOOKAHEAD`` calls are submitted before the first result is consumed."""
-    remaining = iter(items)
-    threads = ThreadPoolExecutor(_THREADS)
-    wait = True
-    try:
-        futures: deque[Future[R]] = deque(threads.submit(call, item) for item in islice(remaining, _LOOKAHEAD))
-        while futures:
-            result = futures.popleft().result()
-            futures.extend(threads.submit(call, item) for item in islice(remaining, 1))
-            yield result
-    except KeyboardInterrupt:
-        wait = False  # a request to a store that does not answer would delay the exit
-        raise
-    finally:
-        threads.shutdown(wait, cancel_futures=True)
