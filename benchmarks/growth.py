@@ -97,7 +97,8 @@ def _engine(folder: Path, clips: int, memory: str) -> tuple[float, float, float]
     """Seconds, MiB of embeddings that waited on disk, and peak MiB of this process."""
     from runner.config.composition import compose_config
     from runner.dataset.clips import Clip
-    from runner.output.writer import ShardWriter, make_formats, make_spill
+    from runner.output.formats import make_formats
+    from runner.output.writer import ShardWriter, make_spill
     from runner.pipeline.decode_pool import DecodePool, decode_options
     from runner.pipeline.messages import Replica
     from runner.pipeline.pipeline import EmbeddingPipeline

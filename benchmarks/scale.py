@@ -56,8 +56,9 @@ def _plan(clips: int, folder: Path) -> dict[str, Any]:
 
 def _journal(clips: int, folder: Path) -> dict[str, Any]:
     """Ninety-nine per cent of the shards, done by a writer that is given no embeddings."""
+    from runner.core.files import digest_file
     from runner.core.layout import CLIP_PARTS, JOURNAL, STATE
-    from runner.output.state.journal import Journal, ShardEntry, digest_file
+    from runner.output.state.journal import Journal, ShardEntry
 
     plan = json.loads((folder / STATE / "plan.json").read_text())
     shards, rows = plan["shards"], plan["rows"]
@@ -83,7 +84,7 @@ def _take_up(clips: int, folder: Path) -> dict[str, Any]:
     from runner.config.composition import compose_config
     from runner.core.layout import MANIFEST, STATE
     from runner.dataset.clips import read_clips
-    from runner.output.verify import shards_done
+    from runner.output.verify import load_committed_shards
     from runner.output.writer import totals
 
     start = time.perf_counter()
@@ -91,7 +92,7 @@ def _take_up(clips: int, folder: Path) -> dict[str, Any]:
     planned = time.perf_counter()
     config = compose_config(["dataset=folder", "weights=random"])
     plan = json.loads((folder / STATE / "plan.json").read_text())
-    done = shards_done(folder, config, plan["rows"])
+    done = load_committed_shards(folder, config, plan["rows"])
     totals(done)
     shards = plan["shards"]
     spans = [tuple(span) for number, span in enumerate(shards) if number not in done]

@@ -89,7 +89,7 @@ def session(config: RunConfig, run: Path) -> dict[str, Any] | str:
         except (RunnerError, OSError) as error:  # as in runner.cli
             return str(error)
         finally:
-            locks.release(run)
+            locks.release_run_lock(run)
             logging.getLogger().handlers.clear()
 
 

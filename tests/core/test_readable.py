@@ -11,12 +11,14 @@ import soundfile
 
 from runner.cli import run
 from runner.config.composition import compose_config
+from runner.contract.files import read_results
 from runner.core.errors import ConfigError, ResumeError
 from runner.core.layout import IDENTITY, MANIFEST, PLAN, STATE
-from runner.core.readable import read_json, read_results
+from runner.core.readable import read_json
 from runner.dataset.manifest import build_manifest
-from runner.output.state.identity import agree
-from runner.output.state.plan import make_plan, read_plan
+from runner.output.state.identity import check_identity
+from runner.output.state.plan import make_plan
+from runner.output.state.plan_file import read_plan
 
 
 def cut(path: Path, to: float) -> None:
@@ -49,7 +51,7 @@ def test_a_cut_manifest_is_made_anew_or_one_sentence(run_dir: Path, to: float) -
     assert path.read_bytes() == whole, "the data set is what it was"
     cut(path, to)
     soundfile.write(run_dir.parent / "data" / "c.wav", np.zeros(16_000), 16_000)
-    with pytest.raises(ResumeError, match=r"manifest.parquet can't be read .* name another output.dir"):
+    with pytest.raises(ResumeError, match=r"manifest.parquet can't be read .* choose another output.dir"):
         plan(run_dir.parent)
 
 
@@ -62,7 +64,7 @@ def test_a_cut_plan_is_one_sentence(run_dir: Path) -> None:
 def test_a_cut_identity_is_one_sentence(run_dir: Path) -> None:
     (run_dir / STATE / IDENTITY).write_text('{"precision": "flo')
     with pytest.raises(ResumeError, match=r"can't be read"):
-        agree(run_dir, {"precision": "float32"})
+        check_identity(run_dir, {"precision": "float32"})
 
 
 @pytest.mark.parametrize("text", ['{"a": ', "[1]", "\x00", ""])

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from runner.config.schema import DatasetConfig, FolderDataset, ManifestDataset
 from runner.core.errors import DatasetError
+from runner.dataset.clip_names import display_name
 from runner.dataset.digests import digest_of, row_digests
-from runner.dataset.folder import shown
 from runner.dataset.manifest import build_manifest, select_partition
 from runner.dataset.shards import max_durations_s, plan_shards
 from runner.dataset.table import SCHEMA, Manifest
@@ -438,7 +438,7 @@ def test_what_lies_above_a_link_is_not_what_its_spelling_says(root: Path, tmp_pa
 @given(st.lists(st.lists(st.sampled_from([b"\\", b"x", b"5c", b"ff", b"\xff", b"\xc3", b"\xa9"]), max_size=6)))
 def test_different_names_are_shown_differently(names: list[list[bytes]]) -> None:
     different = {b"".join(name) for name in names}
-    assert len({shown(name) for name in different}) == len(different)
+    assert len({display_name(name) for name in different}) == len(different)
 
 
 def test_a_name_of_bytes_and_one_that_reads_like_it_are_two_clips(root: Path) -> None:

@@ -1,5 +1,6 @@
 """The run's files: schema, order, metadata, and that a shard is there whole or not at all."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,14 @@ import pytest
 
 from runner.config.schema import OutputConfig
 from runner.core.errors import EngineError
-from runner.core.files import write_atomic
-from runner.output.formats import ParquetShards, embedding_schema, embedding_table, row_groups
-from runner.output.rows import CLIP_SCHEMA, ClipRow
-from runner.output.state.journal import ShardEntry
+from runner.core.files import make_folder, write_atomic
+from runner.core.layout import RunLayout
+from runner.output.formats import make_formats
+from runner.output.parquet import ParquetShards, embedding_schema, embedding_table
+from runner.output.rows import CLIP_SCHEMA, ClipRow, ShardFormat, row_groups
+from runner.output.state.journal import Journal, ShardEntry
 from runner.output.verify import npz_files_exist, shards_with_damaged_npz
-from runner.output.writer import ShardWriter, check_complete, make_formats
+from runner.output.writer import ShardWriter, check_complete, write_clips_table
 
 
 def row(clip: str, examples: int, **changes: object) -> ClipRow:
@@ -38,7 +41,12 @@ def row(clip: str, examples: int, **changes: object) -> ClipRow:
 
 
 def make_writer(folder: Path, metadata: dict[str, str]) -> ShardWriter:
-    return ShardWriter(folder, metadata, make_formats(OutputConfig(), folder, metadata, 0.96, []))
+    return writer_of(folder, make_formats(OutputConfig(), folder, metadata, 0.96, []))
+
+
+def writer_of(folder: Path, formats: list[ShardFormat]) -> ShardWriter:
+    make_folder(RunLayout(folder).state)
+    return ShardWriter(folder, formats, Journal(RunLayout(folder).journal))
 
 
 def test_a_row_an_example_in_order() -> None:
@@ -70,7 +78,7 @@ def test_shards_and_clips_whatever_order_they_come_in(tmp_path: Path) -> None:
     writer = make_writer(tmp_path, {"model": "VGGish"})
     writer.write_shard(1, [row("c", 1)])
     writer.write_shard(0, [row("a", 2), row("b", 0)])
-    writer.close()
+    write_clips_table(tmp_path, writer.committed, {"model": "VGGish"})
     assert sorted(path.name for path in (tmp_path / "embeddings").iterdir()) == [
         "part-00000.parquet",
         "part-00001.parquet",
@@ -91,7 +99,7 @@ def test_a_write_that_fails_leaves_no_file_of_the_right_name(tmp_path: Path, mon
     def full_disk(file: pq.ParquetWriter, table: pa.Table) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("runner.output.formats.pq.ParquetWriter.write_table", full_disk)
+    monkeypatch.setattr("runner.output.parquet.pq.ParquetWriter.write_table", full_disk)
     with pytest.raises(OSError, match="No space"):
         writer.write_shard(0, [row("a", 1)])
     assert not (tmp_path / "embeddings" / "part-00000.parquet").exists()
@@ -102,23 +110,23 @@ def test_a_run_is_complete_when_every_clip_of_every_shard_has_one_end(tmp_path: 
     writer = make_writer(tmp_path, {})
     writer.write_shard(0, [row("a", 2), row("b", 0)])
     writer.write_shard(1, [row("c", 1)])
-    check_complete([(0, 2), (2, 3)], writer.done)
+    check_complete([(0, 2), (2, 3)], writer.committed)
     for shards in ([(0, 2), (2, 3), (3, 5)], [(0, 3), (3, 4)], [(0, 2), (2, 4)]):
-        with pytest.raises(EngineError, match="the run is not finished"):
-            check_complete(shards, writer.done)
-    entry = writer.done[0]
-    doubled = ShardEntry(0, entry.clips, entry.examples, entry.files, {**entry.counts, "embedded": 2})
+        with pytest.raises(EngineError, match="are missing, or their counts don't add up"):
+            check_complete(shards, writer.committed)
+    entry = writer.committed[0]
+    doubled = ShardEntry(0, entry.clips, entry.examples, entry.files, replace(entry.counts, embedded=2))
     with pytest.raises(EngineError, match="1 shards with 2 clips"):
-        check_complete([(0, 2), (2, 3)], writer.done | {0: doubled})
+        check_complete([(0, 2), (2, 3)], writer.committed | {0: doubled})
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut", "changed", "list gone", "list cut"])
 def test_npz_files_are_looked_at_as_all_others_are(tmp_path: Path, damage: str) -> None:
-    writer = ShardWriter(tmp_path, {}, make_formats(OutputConfig(formats=["npz"]), tmp_path, {}, 0.96, []))
+    writer = writer_of(tmp_path, make_formats(OutputConfig(formats=["npz"]), tmp_path, {}, 0.96, []))
     for shard in range(3):
         writer.write_shard(shard, [row(f"{shard}/a", 2), row(f"{shard}/b", 0)])
-    assert shards_with_damaged_npz(tmp_path, writer.done) == []
-    assert npz_files_exist(tmp_path, writer.done)
+    assert shards_with_damaged_npz(tmp_path, writer.committed) == []
+    assert npz_files_exist(tmp_path, writer.committed)
     npz, listed = tmp_path / "npz" / "1" / "a.npz", tmp_path / ".runner" / "npz" / "part-00001.json"
     path = listed if damage.startswith("list") else npz
     data = path.read_bytes()
@@ -126,8 +134,8 @@ def test_npz_files_are_looked_at_as_all_others_are(tmp_path: Path, damage: str) 
         path.unlink()
     else:
         path.write_bytes(data[:-1] if damage.endswith("cut") else data[:-40] + bytes(40))
-    assert shards_with_damaged_npz(tmp_path, writer.done) == [1]
-    assert npz_files_exist(tmp_path, writer.done) == (damage == "changed"), "a finished run is looked at by sizes"
+    assert shards_with_damaged_npz(tmp_path, writer.committed) == [1]
+    assert npz_files_exist(tmp_path, writer.committed) == (damage == "changed"), "a finished run is looked at by sizes"
 
 
 def test_a_text_file_is_replaced_whole(tmp_path: Path) -> None:

@@ -17,9 +17,10 @@ from runner.config.schema import OutputConfig
 from runner.core.errors import EngineError
 from runner.dataset.clips import Clip
 from runner.dataset.shards import plan_shards
+from runner.output.formats import make_formats
 from runner.output.spill import Spill
 from runner.output.state.journal import read_journal
-from runner.output.writer import ShardWriter, make_formats
+from runner.output.writer import ShardWriter
 from runner.pipeline.assembler import ClipAssembler
 from runner.pipeline.decode_pool import DecodePool
 from runner.pipeline.messages import DecodeOptions, Replica

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from runner.output.formats import embedding_schema
+from runner.output.parquet import embedding_schema
 from runner.reporting import figures, sweep_figures
 from runner.reporting.embedding_map import draw_map, pca, sample
 from runner.reporting.run_figures import draw_run

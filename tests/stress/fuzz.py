@@ -106,7 +106,8 @@ def fuzz_audio(rng: random.Random, until: float, keep: Path) -> Counter[str]:
     from runner.config.schema import OutputConfig
     from runner.dataset.clips import Clip
     from runner.dataset.shards import plan_shards
-    from runner.output.writer import ShardWriter, make_formats
+    from runner.output.formats import make_formats
+    from runner.output.writer import ShardWriter
     from runner.pipeline.decode_pool import DecodePool
     from runner.pipeline.messages import DecodeOptions, Replica
     from runner.pipeline.pipeline import EmbeddingPipeline
@@ -197,7 +198,7 @@ def fuzz_state(rng: random.Random, until: float, keep: Path) -> Counter[str]:
     from runner.config.schema import RunConfig
     from runner.core.errors import ConfigError
     from runner.output.state.journal import Journal, ShardEntry, read_journal
-    from runner.output.state.plan import check_output_folder
+    from runner.output.state.plan_file import check_output_folder
 
     config = RunConfig(weights=None, dataset=None)
 

@@ -470,7 +470,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a shard that an actor takes back stays done",
         "engines/ray/driver.py",
-        "                self.writer.record(ShardEntry(shard, undone=True))\n",
+        "                self.writer.commit(ShardEntry(shard, revoked=True))\n",
         "",
         "tests/engines/ray/test_ray_actor.py::test_shards_that_an_actor_takes_back_are_left_to_be_done",
     ),

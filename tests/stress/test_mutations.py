@@ -117,7 +117,7 @@ def test_a_run_whose_device_goes_wrong_fails_and_goes_on_from_what_is_good(
     done = run(clips, tmp_path, "wrong after ten calls")
     assert_failed(done)
     lines = [json.loads(line) for line in (tmp_path / "run" / STATE / JOURNAL).read_text().splitlines()]
-    assert any(line["undone"] for line in lines)
+    assert any(line["revoked"] for line in lines)
     again = run(clips, tmp_path)
     assert again.status == 0, again.err
     assert rows_of(again) == rows_of(honest)

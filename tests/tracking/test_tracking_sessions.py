@@ -12,7 +12,7 @@ from mlflow.tracking import MlflowClient
 
 from runner.cli.track import main
 from runner.config.schema import TrackingConfig
-from runner.output.state.plan import first_attempt_at, begin_attempt
+from runner.output.state.plan_file import begin_attempt, first_attempt_at
 from runner.reporting.logged_run import _row
 from runner.tracking.calls import log_dataset
 from runner.tracking.client import _mlflow_timeouts, store_uri

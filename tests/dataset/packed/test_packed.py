@@ -30,9 +30,9 @@ from runner.dataset.packed.clips import PackedClips
 from runner.dataset.table import Manifest
 from runner.dataset.window_types import is_int16
 from runner.pipeline.feeder import Feeder
-from runner.storage.ranges import PIECE
+from runner.storage.ranges import MAX_REQUEST_BYTES
 from tests.conftest import environment
-from tests.object_store import ObjectStore, object_store
+from tests.object_store import StoreServer, object_store
 from tests.whole_run import session
 
 EXTENSIONS = ["wav", "flac", "mp3"]
@@ -561,7 +561,7 @@ def test_a_tar_that_is_gone_or_that_comes_back_leaves_a_finished_run_finished(tm
 
 
 @pytest.fixture(scope="module")
-def store(tars: Path, parquets: Path) -> Iterator[ObjectStore]:
+def store(tars: Path, parquets: Path) -> Iterator[StoreServer]:
     with object_store() as store:
         files = {
             f"{root.name}/{path.relative_to(root)}": path.read_bytes()
@@ -574,7 +574,7 @@ def store(tars: Path, parquets: Path) -> Iterator[ObjectStore]:
         yield store
 
 
-def test_tars_in_a_store_are_read_in_runs_of_members(store: ObjectStore, tars: Path) -> None:
+def test_tars_in_a_store_are_read_in_runs_of_members(store: StoreServer, tars: Path) -> None:
     url = f"s3://data/{tars.name}"
     store.behave()
     found = listed(web(url))
@@ -589,10 +589,10 @@ def test_tars_in_a_store_are_read_in_runs_of_members(store: ObjectStore, tars: P
     store.behave()
     assert len(bytes_of(many)) == 60
     size = sum(many.table["bytes"].to_pylist())
-    assert len(store.reads()) == -(-size // PIECE)
+    assert len(store.reads()) == -(-size // MAX_REQUEST_BYTES)
 
 
-def test_a_run_that_is_resumed_reads_from_its_first_member_on(store: ObjectStore) -> None:
+def test_a_run_that_is_resumed_reads_from_its_first_member_on(store: StoreServer) -> None:
     found = listed(web("s3://data/many.tar"))
     place = parse_address(found.table["path"][57].as_py())
     assert isinstance(place, TarMember)
@@ -602,7 +602,7 @@ def test_a_run_that_is_resumed_reads_from_its_first_member_on(store: ObjectStore
     assert len(store.reads()) == 1
 
 
-def test_parquet_in_a_store(store: ObjectStore, parquets: Path) -> None:
+def test_parquet_in_a_store(store: StoreServer, parquets: Path) -> None:
     url = f"s3://data/{parquets.name}"
     found = listed(ParquetDataset(path=url))
     assert rows_of(found) == rows_of(listed(ParquetDataset(path=str(parquets))))
@@ -610,7 +610,7 @@ def test_parquet_in_a_store(store: ObjectStore, parquets: Path) -> None:
     assert bytes_of(found) == {**CLIPS, "empty.wav": "empty"}
 
 
-def test_a_store_that_fails_is_asked_again_or_costs_the_runs_clips(store: ObjectStore, tars: Path) -> None:
+def test_a_store_that_fails_is_asked_again_or_costs_the_runs_clips(store: StoreServer, tars: Path) -> None:
     found = listed(web(f"s3://data/{tars.name}/part-000.tar"))
     store.behave()
     seen: Counter[str] = Counter()
@@ -629,11 +629,11 @@ def test_a_store_that_fails_is_asked_again_or_costs_the_runs_clips(store: Object
 
 
 def test_a_long_member_is_of_one_object_though_it_is_read_in_pieces(
-    store: ObjectStore, tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: StoreServer, tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runner.dataset.packed.clips._IN_MEMORY", 1000)
     for module in ("storage.ranges", "dataset.packed.clips"):
-        monkeypatch.setattr(f"runner.{module}.PIECE", 20_000)
+        monkeypatch.setattr(f"runner.{module}.MAX_REQUEST_BYTES", 20_000)
     store.behave()
     assert bytes_of(listed(web(f"s3://data/{tars.name}"))) == CLIPS
     old, new = (pack(tmp_path / "a.tar", {"a.wav": clip_bytes(number)}).read_bytes() for number in (2, 5))
@@ -651,7 +651,7 @@ def test_a_long_member_is_of_one_object_though_it_is_read_in_pieces(
     store.behave()
 
 
-def test_an_object_that_was_replaced_is_noticed(store: ObjectStore, tmp_path: Path) -> None:
+def test_an_object_that_was_replaced_is_noticed(store: StoreServer, tmp_path: Path) -> None:
     client = store.client()
     client.put_object(Bucket="data", Key="x/a.tar", Body=pack(tmp_path / "a.tar", some(0, 2)).read_bytes())
     found = listed(web("s3://data/x/a.tar"))

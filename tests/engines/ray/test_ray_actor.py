@@ -27,8 +27,9 @@ from runner.engines.ray.actor import EmbedShards, Reports, ShardWriter
 from runner.engines.ray.driver import ReportCollector
 from runner.engines.ray.pool import Actor, Report
 from runner.engines.ray.registry import ActorInit
+from runner.output.formats import make_formats
 from runner.output.state.journal import ShardEntry, read_journal
-from runner.output.writer import ShardWriter, make_formats
+from runner.output.writer import ShardWriter
 from runner.pipeline.decode_pool import DecodePool
 from runner.pipeline.messages import DecodeOptions, Replica
 from tests.pipeline.test_engine import fake_embed
@@ -149,8 +150,8 @@ def test_a_wrong_canary_at_the_end_takes_back_what_an_actor_wrote_since_the_last
     reports, end = given(PlainActor(folder, misses=True), 4, 5, 6)
     done = [report["entry"]["shard"] for report in reports]
     assert end["error"]["kind"] == "parity"
-    assert len(end["undone"]) == 2
-    assert set(end["undone"]) < set(done)
+    assert len(end["revoked"]) == 2
+    assert set(end["revoked"]) < set(done)
 
 
 def test_pages_stay_locked_while_the_actor_lives(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,7 +221,7 @@ def test_shards_that_an_actor_takes_back_are_left_to_be_done(tmp_path: Path) -> 
         take({"entry": vars(ShardEntry(number, 1, 1, {}, counts))})
     assert taker.left == []
     with pytest.raises(ParityError, match="wrong"):
-        take({"error": {"kind": "parity", "message": "wrong"}, "undone": [1]})
+        take({"error": {"kind": "parity", "message": "wrong"}, "revoked": [1]})
     assert taker.left == [1]
     assert list(read_journal(tmp_path / ".runner" / "journal.jsonl")[0]) == [0]
 
@@ -230,10 +231,10 @@ def test_no_shard_is_noted_after_others_were_taken_back(tmp_path: Path) -> None:
     writer = ShardWriter(tmp_path, {}, [], journal=reports)
     waiting = [reports.expect(number) for number in range(3)]
     for number in range(2):
-        writer.record(ShardEntry(number))
+        writer.commit(ShardEntry(number))
     writer.revoke_from(1)
-    writer.record(ShardEntry(2))  # which was still being written
+    writer.commit(ShardEntry(2))  # which was still being written
     assert [each.done() for each in waiting] == [True, True, False]
     reports.fail(ParityError("wrong"))
-    assert waiting[2].result()["undone"] == [1]
+    assert waiting[2].result()["revoked"] == [1]
     assert reports.expect(3).result()["error"]["kind"] == "parity"

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from runner.config.composition import compose_config
+from runner.contract.spec import RemoteHandle
 from runner.core.errors import ConfigError, StoreError
+from runner.core.files import FileDigest, digest_file
 from runner.core.layout import (
     CLIP_PARTS,
     EMBEDDINGS,
@@ -30,17 +33,21 @@ from runner.core.layout import (
     SESSIONS,
     STATE,
 )
+from runner.core.span import Span
 from runner.output.remote.commits import commit_name, read_commits
-from runner.output.remote.run import RemoteRun
 from runner.output.remote.committer import RemoteCommitter
-from runner.output.state.journal import ShardEntry, read_journal, digest_file, to_line
+from runner.output.remote.run import RemoteRun
+from runner.output.state.journal import ShardEntry, read_journal, to_line
 from runner.output.state.plan import Plan
+from runner.output.state.plan_file import PLAN_SCHEMA, StoredPlan
 from runner.storage import lease as store_hold
 from runner.storage import worker_lease
 from runner.storage.lease import Lease
+from runner.storage.lease_owner import LeaseOwner
 from runner.storage.object_store import ObjectStore
 from runner.storage.worker_lease import WorkerLease
-from tests.object_store import Fault, ObjectStore, object_store
+from tests.object_store import Fault, StoreServer, object_store
+from tests.output.remote.specs import spec_of
 
 BUCKET = "bucket"
 PART = f"{EMBEDDINGS}/part-00000.parquet"
@@ -50,42 +57,42 @@ PATIENCE_S = 20.0
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[ObjectStore]:
+def server() -> Iterator[StoreServer]:
     with object_store() as store:
         store.bucket(BUCKET, {})
         yield store
 
 
 @pytest.fixture
-def quiet(server: ObjectStore) -> Iterator[ObjectStore]:
+def quiet(server: StoreServer) -> Iterator[StoreServer]:
     yield server
     server.behave()
 
 
 @pytest.fixture
-def url(quiet: ObjectStore, request: pytest.FixtureRequest) -> str:
+def url(quiet: StoreServer, request: pytest.FixtureRequest) -> str:
     return f"s3://{BUCKET}/{re.sub(r'[^a-z0-9]+', '-', request.node.name)}"
 
 
-def store_at(url: str) -> Store:
-    return Store(url, PATIENCE_S)
+def store_at(url: str) -> ObjectStore:
+    return ObjectStore(url, PATIENCE_S)
 
 
-def held(url: str) -> tuple[Store, Lease]:
+def held(url: str) -> tuple[ObjectStore, Lease]:
     store = store_at(url)
     hold = Lease(store)
-    hold.take()
+    hold.acquire()
     return store, hold
 
 
-def put_holder(store: Store, **about: Any) -> None:
+def put_holder(store: ObjectStore, **about: Any) -> None:
     known = {"host": "far", "machine": "far away", "pid": 1, "started": 0.0, "token": "theirs", "time": time.time()}
     store.put_text(json.dumps(known | about), HOLDER_OBJECT)
 
 
 def dies(monkeypatch: pytest.MonkeyPatch, *tokens: str) -> None:
     """The holders of these tokens are taken for dead, all others live."""
-    monkeypatch.setattr(store_hold, "lives", lambda store, holder, age_s: holder["token"] not in tokens)
+    monkeypatch.setattr(LeaseOwner, "is_alive_after", lambda owner, age_s, url: owner.token not in tokens)
 
 
 def take_at_once(url: str, count: int) -> tuple[list[Lease], list[str]]:
@@ -96,7 +103,7 @@ def take_at_once(url: str, count: int) -> tuple[list[Lease], list[str]]:
         hold = Lease(store_at(url))
         barrier.wait()
         try:
-            hold.take()
+            hold.acquire()
         except ConfigError as error:
             return str(error)
         return hold
@@ -113,7 +120,7 @@ def test_of_commands_that_begin_at_once_exactly_one_goes_on(url: str) -> None:
     assert all(each.startswith(f"output.dir={url} is in use by another command (process ") for each in told)
     holds[0].confirm()
     holds[0].release()
-    assert store_at(url).sizes("") == {}
+    assert store_at(url).list_recursive("") == {}
 
 
 def test_of_commands_that_find_a_dead_one_exactly_one_goes_on(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,9 +146,9 @@ def test_no_clock_but_the_stores_says_whether_a_holder_lives(url: str, monkeypat
 def test_a_hold_is_renewed_in_its_own_version_only(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_hold, "LEASE_RENEW_S", 1000.0)
     store, hold = held(url)
-    first = store.look(HOLDER_OBJECT)
+    first = store.read_version(HOLDER_OBJECT)
     hold._renew()
-    second = store.look(HOLDER_OBJECT)
+    second = store.read_version(HOLDER_OBJECT)
     assert first is not None
     assert second is not None
     assert first.id != second.id
@@ -153,7 +160,7 @@ def test_a_hold_is_renewed_in_its_own_version_only(url: str, monkeypatch: pytest
     assert json.loads(store.read(HOLDER_OBJECT) or b"")["token"] == "theirs"
 
 
-def test_a_lost_answer_is_no_lost_race(url: str, quiet: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_answer_is_no_lost_race(url: str, quiet: StoreServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_hold, "LEASE_RENEW_S", 1000.0)
     quiet.fault = drops = Drops()
     store, hold = held(url)
@@ -162,7 +169,7 @@ def test_a_lost_answer_is_no_lost_race(url: str, quiet: ObjectStore, monkeypatch
     assert not store.create_text("theirs", "commit")
     assert drops.count > 3
     hold.release()
-    assert set(store.sizes("")) == {"commit"}
+    assert set(store.list_recursive("")) == {"commit"}
 
 
 class Drops:
@@ -196,9 +203,9 @@ class Late:
 
 
 def worker(folder: Path, url: str, token: str, *, fenced: bool = True, plan: str = "plan") -> RemoteCommitter:
-    store = {"url": url, "token": token, "plan": plan, "fenced": fenced}
-    spec = {"run_dir": str(folder), "shards": [[0, 2]], "rows": ["rows"], "store": store}
-    return RemoteCommitter(spec, compose_config(["weights=random", f"output.upload_timeout_s={PATIENCE_S}"]))
+    config = compose_config(["weights=random", f"output.upload_timeout_s={PATIENCE_S}"])
+    remote = RemoteHandle(url, token, plan, fenced)
+    return RemoteCommitter(spec_of(folder, config, remote, [Span(0, 2)], ["rows"]))
 
 
 def write_shard(folder: Path, who: str, examples: tuple[int, int] = (1, 1)) -> ShardEntry:
@@ -206,21 +213,19 @@ def write_shard(folder: Path, who: str, examples: tuple[int, int] = (1, 1)) -> S
     for name in (PART, CLIPS_PART, NPZ_LIST, f"{NPZ}/x.npz", f"{NPZ}/y.npz"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(f"{name} of {who}")
-    (folder / NPZ_LIST).write_text(
-        json.dumps({name: digest_file(folder / NPZ / name) for name in ("x.npz", "y.npz")})
-    )
+    (folder / NPZ_LIST).write_text(json.dumps({name: digest_file(folder / NPZ / name) for name in ("x.npz", "y.npz")}))
     pq.write_table(pa.table({"clip": ["x", "y"], "examples": list(examples), "who": [who] * 2}), folder / CLIPS_PART)
     files = {name: digest_file(folder / name) for name in (PART, NPZ_LIST, CLIPS_PART)}
-    return ShardEntry(0, 2, sum(examples), files, rows="rows")
+    return ShardEntry(0, 2, sum(examples), files, row_digest="rows")
 
 
-def commits_of(store: Store) -> dict[int, ShardEntry | None]:
-    return read_commits(store, store.sizes(STATE))
+def commits_of(store: ObjectStore) -> dict[int, ShardEntry | None]:
+    return read_commits(store, store.list_recursive(STATE))
 
 
 @pytest.mark.parametrize("late_object", [f"{NPZ}/x.npz", PART, commit_name(0)])
 def test_a_late_put_of_a_worker_that_lost_the_output_replaces_nothing(
-    url: str, quiet: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late_object: str
+    url: str, quiet: StoreServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late_object: str
 ) -> None:
     _, first = held(url)
     late = quiet.fault = Late(late_object)
@@ -251,7 +256,7 @@ def assert_lost(ending: Future[Any]) -> None:
 
 
 def test_a_worker_that_lost_the_output_stops_within_its_lease_whatever_its_patience(
-    url: str, quiet: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    url: str, quiet: StoreServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker_lease, "LEASE_RENEW_S", 0.2)
     store, hold = held(url)
@@ -265,10 +270,9 @@ def test_a_worker_that_lost_the_output_stops_within_its_lease_whatever_its_patie
 
     quiet.fault = fault
     config = compose_config(["weights=random", "output.upload_timeout_s=300"])
-    spec = {"run_dir": str(tmp_path), "shards": [[0, 2]], "rows": ["rows"]}
-    spec["store"] = {"url": url, "token": hold.token, "plan": "", "fenced": True}
+    spec = spec_of(tmp_path, config, RemoteHandle(url, hold.token, "", True), [Span(0, 2)], ["rows"])
     with ThreadPoolExecutor(1) as thread:
-        ending = thread.submit(RemoteCommitter(spec, config).commit, write_shard(tmp_path, "the first"))
+        ending = thread.submit(RemoteCommitter(spec).commit, write_shard(tmp_path, "the first"))
         assert asked.wait(PATIENCE_S)
         put_holder(store)
         assert_lost(ending)
@@ -283,18 +287,18 @@ def test_writes_wait_while_a_hold_is_not_renewed(url: str, monkeypatch: pytest.M
     store, hold = held(url)
     of_worker = store_at(url)
     lease = of_worker.fence = WorkerLease(of_worker, hold.token)
-    assert 0 < lease.left() <= 45
+    assert 0 < lease.seconds_left() <= 45
     monkeypatch.setattr("runner.storage.conditional._age_s", lambda now, modified: 50.0)  # nobody renewed it
     now[0] += 50
-    assert lease.left() < 0
-    assert hold.left() < 0
+    assert lease.seconds_left() < 0
+    assert hold.seconds_left() < 0
     for each in (store, of_worker):
-        with pytest.raises(StoreError, match=r"for 0\.2 s \(the holder's object could not be renewed"):
+        with pytest.raises(StoreError, match=r"for 0\.2 s \(the lease could not be renewed"):
             each.put_text("late", "name", 0.2)
     assert store.read("name") is None
     monkeypatch.undo()
     hold._renew()
-    hold._until = store_hold.clock() + 45
+    hold._expires_at = store_hold.clock() + 45
     of_worker.fence = WorkerLease(of_worker, hold.token)
     for each in (store, of_worker):
         each.put_text("in time", "name", 5)
@@ -302,13 +306,13 @@ def test_writes_wait_while_a_hold_is_not_renewed(url: str, monkeypatch: pytest.M
 
 
 def test_a_put_that_takes_longer_than_the_lease_goes_on_while_it_is_renewed(
-    url: str, quiet: ObjectStore, monkeypatch: pytest.MonkeyPatch
+    url: str, quiet: StoreServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runner.storage.object_store._LOOK_S", 0.05)
+    monkeypatch.setattr("runner.storage.requests._FENCE_CHECK_S", 0.05)
     store, asked, done = store_at(url), [], threading.Event()
 
     class Renewed:
-        def left(self) -> float:
+        def seconds_left(self) -> float:
             asked.append(0)
             if len(asked) > 3:
                 done.set()
@@ -336,10 +340,11 @@ def test_of_two_workers_of_one_command_the_first_to_commit_counts(url: str, tmp_
 
 def test_a_commit_of_files_that_were_removed_or_of_another_plan_does_not_count(url: str, tmp_path: Path) -> None:
     store, hold = held(url)
+    other = f"{EMBEDDINGS}/part-00000-0123456789ab.parquet"
     for theirs in (
-        ShardEntry(0, files={f"{EMBEDDINGS}/part-00000-0123456789ab.parquet": (5, "")}, rows="rows", plan="plan"),
-        ShardEntry(0, rows="rows", plan="another"),
-        ShardEntry(0, rows="other", plan="plan"),
+        ShardEntry(0, files={other: FileDigest(5, "")}, row_digest="rows", plan_id="plan"),
+        ShardEntry(0, row_digest="rows", plan_id="another"),
+        ShardEntry(0, row_digest="other", plan_id="plan"),
     ):
         store.put_text(to_line(theirs) + "\n", commit_name(0))
         counted = worker(tmp_path, url, hold.token).commit(write_shard(tmp_path, "the second"))
@@ -352,9 +357,9 @@ def test_the_npz_of_a_clip_that_is_skipped_when_its_shard_is_done_again_goes(url
     store, hold = held(url)
     mirror = worker(tmp_path, url, hold.token)
     mirror.commit(write_shard(tmp_path, "the first"))
-    mirror.uncommit([0])
+    mirror.revoke(0)
     mirror.commit(write_shard(tmp_path, "the second", (1, 0)))
-    assert set(store.sizes(NPZ)) == {f"{NPZ}/x.npz"}
+    assert set(store.list_recursive(NPZ)) == {f"{NPZ}/x.npz"}
     assert store.read(f"{NPZ}/x.npz") == f"{NPZ}/x.npz of the second".encode()
     hold.release()
 
@@ -365,12 +370,12 @@ def an_output(folder: Path, url: str) -> RemoteRun:
 
 
 def plan_of(name: str, done: dict[int, ShardEntry]) -> Plan:
-    return Plan(None, [(0, 2)], ["rows"], done, resumed=True, id=name)  # type: ignore[arg-type]
+    return Plan(None, [Span(0, 2)], ["rows"], done, is_resumed=True, id=name)  # type: ignore[arg-type]
 
 
-def put_plan(store: Store, name: str) -> None:
-    plan = {"schema": 2, "id": name, "deciding": {}, "shards": [[0, 2]], "rows": ["rows"]}
-    store.put_text(json.dumps(plan), f"{STATE}/{PLAN}")
+def put_plan(store: ObjectStore, name: str) -> None:
+    plan = StoredPlan(name, {}, [Span(0, 2)], ["rows"])
+    store.put_text(json.dumps({"schema": PLAN_SCHEMA, **asdict(plan)}), f"{STATE}/{PLAN}")
     for each in (MANIFEST, SESSIONS):
         store.put_text("", f"{STATE}/{each}")
 
@@ -379,11 +384,11 @@ def test_commits_of_another_run_at_the_same_url_are_not_believed(url: str, tmp_p
     """The late one of a run whose files were removed, say."""
     store = store_at(url)
     put_plan(store, "this")
-    for plan, believed in (("another", {}), ("this", {0: ShardEntry(0, rows="rows", plan="this")})):
-        store.put_text(to_line(ShardEntry(0, rows="rows", plan=plan)) + "\n", commit_name(0))
+    for plan, believed in (("another", {}), ("this", {0: ShardEntry(0, row_digest="rows", plan_id="this")})):
+        store.put_text(to_line(ShardEntry(0, row_digest="rows", plan_id=plan)) + "\n", commit_name(0))
         output = an_output(tmp_path / plan, url)
         assert read_journal(tmp_path / plan / STATE / JOURNAL)[0] == believed
-        assert (commit_name(0) in store.sizes(STATE)) is bool(believed)
+        assert (commit_name(0) in store.list_recursive(STATE)) is bool(believed)
         output.release()
 
 
@@ -394,15 +399,16 @@ def test_objects_of_shards_that_no_commit_tells_of_go_and_others_stay(url: str, 
         store.put_text("of a worker that was killed", name)
     output = an_output(tmp_path / "run", url)
     output.begin_attempt(plan_of("plan", {}))
-    assert set(store.sizes(EMBEDDINGS)) == {mine}
+    assert set(store.list_recursive(EMBEDDINGS)) == {mine}
     store.put_text("late", PART)  # of a worker that lost the output
-    mirror = worker(tmp_path / "run", url, output.hold.token)
+    mirror = worker(tmp_path / "run", url, output.lease.token)
     entry = mirror.commit(write_shard(tmp_path / "run", "this"))
     (tmp_path / "run" / STATE / JOURNAL).write_text(to_line(entry) + "\n")
-    result: dict[str, Any] = {"status": "finished"}
-    output.upload_remaining(result)
-    assert result["status"] == "finished"
-    assert set(store.sizes(EMBEDDINGS)) == {mine, next(name for name in entry.files if name.startswith(EMBEDDINGS))}
+    assert output.upload_remaining(is_finished=True) is None
+    assert set(store.list_recursive(EMBEDDINGS)) == {
+        mine,
+        next(name for name in entry.files if name.startswith(EMBEDDINGS)),
+    }
     output.release()
 
 
@@ -411,13 +417,12 @@ def test_a_run_whose_shards_were_removed_meanwhile_is_not_told_to_be_finished(ur
     put_plan(store, "plan")
     output = an_output(tmp_path / "run", url)
     output.begin_attempt(plan_of("plan", {}))
-    entry = worker(tmp_path / "run", url, output.hold.token).commit(write_shard(tmp_path / "run", "this"))
+    entry = worker(tmp_path / "run", url, output.lease.token).commit(write_shard(tmp_path / "run", "this"))
     (tmp_path / "run" / STATE / JOURNAL).write_text(to_line(entry) + "\n")
     store.remove(PART)
-    result: dict[str, Any] = {"status": "finished"}
-    output.upload_remaining(result)
-    assert result["status"] == "failed"
-    assert "1 shards that were put there (the first: 0) are no longer whole" in result["failure"]["message"]
+    failure = output.upload_remaining(is_finished=True)
+    assert failure is not None
+    assert "1 uploaded shards (the first: 0) are no longer complete" in failure.message
     output.release()
 
 
@@ -439,18 +444,18 @@ def test_a_shard_whose_npz_files_are_gone_is_done_again(url: str, tmp_path: Path
 
 @pytest.mark.parametrize("unknown", [("if-none-match",), ("if-match",)])
 def test_a_store_that_ignores_conditions_is_found_out(
-    url: str, quiet: ObjectStore, caplog: pytest.LogCaptureFixture, unknown: tuple[str, ...]
+    url: str, quiet: StoreServer, caplog: pytest.LogCaptureFixture, unknown: tuple[str, ...]
 ) -> None:
     quiet.unknown = unknown
     store, hold = held(url)
     assert store.conditions is None
     assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == [
-        f"{url} has no conditional puts: two commands are kept apart by a look before each commit"
+        f"{url} has no conditional requests: commands check the lease before each commit instead"
     ]
     with pytest.raises(ConfigError, match="in use"):
         held(url)
     hold.release()
-    assert store.sizes("") == {}
+    assert store.list_recursive("") == {}
 
 
 def test_a_store_without_conditions_is_written_as_ever(
