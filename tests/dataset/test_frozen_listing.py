@@ -108,7 +108,7 @@ def test_a_listing_of_something_else_is_refused(data: Path, tmp_path: Path) -> N
     with pytest.raises(DatasetError, match=r"is of another data set \(it differs in dataset\.pattern\)"):
         list_clips(config(data, "2/2", "dataset.pattern=0*"), str(listing), tmp_path)
     listing.write_bytes(b"PAR1")
-    with pytest.raises(DatasetError, match=r"is no listing of the runner's .* name another file"):
+    with pytest.raises(DatasetError, match=r"is not a listing of this version of the runner .* choose another file"):
         list_clips(config(data), str(listing), tmp_path)
     with pytest.raises(DatasetError, match=r"can't be read .* check it"):
         list_clips(config(data), str(data / "00.wav" / "listing.parquet"), tmp_path)
@@ -116,7 +116,7 @@ def test_a_listing_of_something_else_is_refused(data: Path, tmp_path: Path) -> N
 
 def test_a_listing_that_can_be_put_nowhere_is_told(data: Path, tmp_path: Path, server: StoreServer) -> None:
     server.behave()
-    with pytest.raises(DatasetError, match=r"can't be made .* name a place that all parts may write to"):
+    with pytest.raises(DatasetError, match=r"can't be created .* choose a folder or URL that all partitions may write to"):
         list_clips(config(data), "s3://no-such-bucket/listing.parquet", tmp_path)
 
 

@@ -127,7 +127,7 @@ def test_numbers_of_labels_that_cannot_be_read_are_told(tmp_path: Path, text: by
     if not text:
         assert TfrecordShards(tmp_path, {}, ["a"], quantize)._numbers == {"a": 0}
         return
-    with pytest.raises(ResumeError, match=r"labels\.csv can't be read .*put it back"):
+    with pytest.raises(ResumeError, match=r"labels\.csv can't be read .*restore it"):
         TfrecordShards(tmp_path, {}, ["a"], quantize)
     assert (tmp_path / "tfrecord/labels.csv").read_bytes() == text
 
