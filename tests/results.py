@@ -1,14 +1,20 @@
-"""Made-up results of runs, for tests of what is made of them."""
+"""Made-up specs and results of runs."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from runner.config.composition import compose_config
+from runner.config.schema import RunConfig
 from runner.contract.files import SCHEMA_VERSION, result_from_json
 from runner.contract.result import RunResult
+from runner.contract.spec import DatasetSummary, RunSpec
+from runner.core.span import Span
+from runner.weights.selection import WeightsChoice
 
 
 @functools.cache
@@ -31,7 +37,7 @@ def _complete() -> dict[str, dict[str, Any]]:
         "parity": {
             "passed": True,
             "misses": [],
-            "action": "fail",
+            "action": "strict",
             "tolerance": tolerance,
             "dtypes": ["float32"],
             "reference": "NumPy float64",
@@ -57,3 +63,29 @@ def to_json(values: Mapping[str, Any]) -> dict[str, Any]:
 def make_result(values: Mapping[str, Any]) -> RunResult:
     """A result with these values of result.json, and others where a field must have one."""
     return result_from_json(to_json(values), RunResult)
+
+
+def make_spec(folder: Path, config: RunConfig, **changes: Any) -> RunSpec:
+    """A spec for a run in a folder: one shard of two clips, random weights."""
+    spec = RunSpec(
+        config=config,
+        run_dir=folder,
+        manifest=folder / ".runner" / "manifest.parquet",
+        dataset=DatasetSummary("/data", "d", 2),
+        shards=(Span(0, 2),),
+        row_digests=("rows",),
+        weights=WeightsChoice("random", "random", None, None, 0, "for a test", True),
+    )
+    return replace(spec, **changes)
+
+
+def with_metrics(result: RunResult, **metrics: float) -> RunResult:
+    """The result with more metrics, or with other values of them."""
+    return replace(result, metrics={**result.metrics, **metrics})
+
+
+def with_config(result: RunResult, **groups: Mapping[str, Any]) -> RunResult:
+    """The result of another configuration: some keys of some groups."""
+    config = result.info.config
+    changed = {group: replace(getattr(config, group), **keys) for group, keys in groups.items()}
+    return replace(result, info=replace(result.info, config=replace(config, **changed)))

@@ -1,4 +1,4 @@
-"""``vggish-runner merge``: makes one output of the partitions of a data set."""
+"""``vggish-runner merge``: make one output of the partitions of a data set."""
 
 from __future__ import annotations
 
@@ -8,25 +8,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runner.config.schema import OutputConfig
+from runner.config.groups.output import OutputConfig
 from runner.core.errors import RunnerError
 from runner.core.paths import as_path, is_url
 from runner.core.printable import printable
-from runner.output.merge.folders import FolderSource, FolderTarget
-from runner.output.merge.merge import find_problems, merge_partitions, read_partition
-from runner.output.writer import totals
+from runner.core.stop_signals import INTERRUPTED
 
 if TYPE_CHECKING:
     from runner.output.merge.locations import Source, Target
     from runner.output.merge.merge import Partition
     from runner.output.state.journal import ShardEntry
 
-INTERRUPTED = 130
-"""Exit status after Ctrl-C."""
-
 
 def table(partitions: Sequence[Partition]) -> str:
-    """Return a table with a line for each partition, and their sum."""
+    """Format a row for each partition, and their sum."""
     rows: list[tuple[str, ...]] = [("partition", "clips", "embedded", "skipped", "examples", "files")]
     merged: dict[int, ShardEntry] = {}
     for partition in sorted(partitions, key=lambda partition: partition.info.index):
@@ -42,6 +37,8 @@ def table(partitions: Sequence[Partition]) -> str:
 
 
 def _row(name: str, committed: Mapping[int, ShardEntry], location: str) -> tuple[str, ...]:
+    from runner.output.writer import totals
+
     metrics = totals(committed).metrics
     clips = sum(entry.clips for entry in committed.values())
     numbers = (clips, metrics["clips_embedded"], metrics["clips_skipped"], metrics["examples"])
@@ -49,7 +46,7 @@ def _row(name: str, committed: Mapping[int, ShardEntry], location: str) -> tuple
 
 
 def source_of(text: str, timeout_s: float) -> Source:
-    """Return the folder or URL of a partition.
+    """Open a partition that the command line names.
 
     Raises:
         RunnerError: a URL can't be opened, or its store does not answer.
@@ -58,31 +55,27 @@ def source_of(text: str, timeout_s: float) -> Source:
         from runner.output.merge.stores import StoreSource
 
         return StoreSource(text, timeout_s)
+    from runner.output.merge.folders import FolderSource
+
     return FolderSource(Path(as_path(text)))
 
 
 def target_of(text: str, timeout_s: float) -> Target:
-    """Return the folder or URL of the merged output; raises as ``source_of``."""
+    """Open the output of the merge; raises as ``source_of``."""
     if is_url(text):
         from runner.output.merge.stores import StoreTarget
 
         return StoreTarget(text, timeout_s)
+    from runner.output.merge.folders import FolderTarget
+
     return FolderTarget(Path(as_path(text)))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Check the partitions, and merge them with --output; exit status 1 if they can't be merged."""
-    parser = argparse.ArgumentParser(prog="vggish-runner merge", description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("parts", nargs="+", metavar="PART", help="a partition's run (output.dir): a folder or a URL")
-    parser.add_argument("--output", metavar="FOLDER", help="write the merged output into this folder or URL")
-    parser.add_argument(
-        "--timeout-s",
-        type=float,
-        metavar="SECONDS",
-        default=OutputConfig.upload_timeout_s,
-        help="how long an object store may fail before the merge does (%(default)g)",
-    )
-    options = parser.parse_args(arguments)
+    """Check partitions, and merge them with ``--output``; return exit status 1 if they are incomplete or differ."""
+    options = _parser().parse_args(arguments)
+    from runner.output.merge.merge import find_problems, merge_partitions, read_partition
+
     try:
         target = target_of(options.output, options.timeout_s) if options.output is not None else None
         partitions = [read_partition(source_of(text, options.timeout_s)) for text in options.parts]
@@ -100,5 +93,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"FAILED: {printable(problem)}", file=sys.stderr)
     if not problems:
         count = f"{len(partitions)} of {len(partitions)} partitions"
-        print(f"merged {count} into {target.name}" if target else f"{count} can be merged")
+        print(f"merged {count} into {target.name}" if target else f"{count} are complete, and can be merged")
     return int(bool(problems))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vggish-runner merge", description="Check the partitions of a data set, and make one output of them."
+    )
+    parser.add_argument("parts", nargs="+", metavar="PART", help="output.dir of a partition's run: a folder or a URL")
+    parser.add_argument("--output", metavar="FOLDER", help="the merged output: a folder or a URL (default: only check)")
+    parser.add_argument(
+        "--timeout-s",
+        type=float,
+        metavar="SECONDS",
+        default=OutputConfig.upload_timeout_s,
+        help="how long an object store may fail before the merge does (default: %(default)g)",
+    )
+    return parser

@@ -17,7 +17,6 @@ from runner.core.errors import ResumeError, RunnerError
 from runner.core.files import write_atomic
 from runner.core.layout import RunLayout
 from runner.core.readable import read_json
-from runner.core.redact import public
 
 if TYPE_CHECKING:
     from cattrs import Converter
@@ -38,9 +37,8 @@ _Read = TypeVar("_Read")
 
 
 def write_spec(path: Path, spec: RunSpec) -> None:
-    """Write spec.json, without credentials."""
-    values = {_VERSION: SCHEMA_VERSION, **_converter().unstructure(spec)}
-    write_atomic(path, json.dumps({**values, "config": public(values["config"])}, indent=2))
+    """Write spec.json."""
+    write_atomic(path, json.dumps({_VERSION: SCHEMA_VERSION, **_converter().unstructure(spec)}, indent=2))
 
 
 def read_spec(path: Path) -> RunSpec:
@@ -53,7 +51,7 @@ def read_spec(path: Path) -> RunSpec:
 
 
 def write_result(path: Path, result: WorkerResult) -> None:
-    """Write result.json, without credentials."""
+    """Write result.json."""
     write_atomic(path, json.dumps(result_to_json(result), indent=2))
 
 
@@ -95,8 +93,6 @@ def result_to_json(result: WorkerResult) -> dict[str, Any]:
     flat: dict[str, Any] = {_VERSION: SCHEMA_VERSION}
     for name in ("info", *values):
         flat |= values.get(name, {}) if name in _FLAT else {name: values[name]}
-    if "config" in flat:
-        flat |= {"config": public(flat["config"]), "overrides": public(list(flat["overrides"]))}
     return {key: value for key, value in flat.items() if value is not None}
 
 

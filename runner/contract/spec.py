@@ -57,7 +57,7 @@ class RemoteHandle:
 
 @dataclass(frozen=True)
 class RunSpec:
-    """What a worker is to do.
+    """A worker's order.
 
     ``run_dir`` is the run's folder, of an output in an object store the staging folder; ``shards`` are rows of
     ``manifest``, and ``row_digests`` those of each one's rows; ``spawned_at`` is in seconds since the

@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from filelock import FileLock
 
 from runner.config.fingerprint import deciding
-from runner.config.validation import parse_partition
+from runner.config.groups.dataset import parse_partition
 from runner.core.errors import ClipError, DatasetError
 from runner.core.files import flush, flush_folder, make_folder
 from runner.core.paths import as_path, is_url
@@ -86,7 +86,7 @@ def list_clips(config: RunConfig, listing: str | None, outputs: Path) -> Manifes
     partition = select_partition(
         whole, index, count, config.output.clips_per_shard, config.frontend.hop_s, labels=numbers_labels
     )
-    has_stale_stats = listing is not None and config.dataset.kind in _FILE_DATASETS
+    has_stale_stats = listing is not None and config.dataset.name in _FILE_DATASETS
     return with_current_stats(partition) if has_stale_stats else partition
 
 

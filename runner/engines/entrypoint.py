@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("runner.engines.worker")
 
 INTERRUPTED_STATUS = 3
-"""Exit status of a worker that ended early because it was told to."""
+"""Exit status of a worker that ended early because the user stopped the run."""
 
 
 def main(spec_path: str) -> int:
@@ -60,7 +60,7 @@ def main(spec_path: str) -> int:
 
 
 def _make_engine(spec: RunSpec, events: Events, stop: StopSignal) -> Engine:
-    if spec.config.engine.kind == "ray":
+    if spec.config.engine.name == "ray":
         from runner.engines.ray.driver import RayEngine
 
         return RayEngine(spec, events, stop)

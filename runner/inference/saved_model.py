@@ -31,7 +31,7 @@ def export(config: RunConfig) -> Path:
         The folder.
 
     Raises:
-        ConfigError: no folder is given, or it holds something already.
+        ConfigError: ``output.dir`` is not set, or not an empty folder.
         WeightsError: the weights can't be had.
         ParityError: the model's embeddings are not the reference's.
     """
@@ -60,11 +60,13 @@ def export(config: RunConfig) -> Path:
     request = DeviceRequest(config.device.name, config.device.index, config.device.strict, config.precision.name)
     placement = place(request, config.memory)
     loaded = load_weights(chosen)
-    answers = parity_answers(loaded, models / CACHE, placement.precision.effective)
     session = build_session(placement, loaded, conv="direct")
-    gate = run_parity_gate([session], answers, config.parity)
-    if gate.failure and config.parity.action == "fail":
-        raise ParityError(gate.failure)
+    gate = None
+    if config.parity.name != "off":
+        answers = parity_answers(loaded, models / CACHE, placement.precision.effective)
+        gate = run_parity_gate([session], answers, config.parity)
+        if gate.failure and config.parity.name == "strict":
+            raise ParityError(gate.failure)
     metadata = _metadata(config, session, gate)
     module, signatures = _module(session.weights, placement.precision.compute_dtype, config.frontend, metadata)
     unfinished = folder.with_name(f".{folder.name}.tmp")
@@ -77,7 +79,7 @@ def export(config: RunConfig) -> Path:
     return folder
 
 
-def _metadata(config: RunConfig, session: VGGishSession, gate: GateResult) -> str:
+def _metadata(config: RunConfig, session: VGGishSession, gate: GateResult | None) -> str:
     """Describe the model: JSON text."""
     from runner.devices.host import versions
     from runner.vggish.constants import EMBEDDING_SIZE, SAMPLE_RATE
@@ -92,7 +94,7 @@ def _metadata(config: RunConfig, session: VGGishSession, gate: GateResult) -> st
         "tail": config.frontend.tail,
         "precision": session.metadata.precision["effective"],
         "weights": {key: weights[key] for key in ("source", "checksum", "seed", "is_random")},
-        "parity": {"passed": gate.report.passed, **gate.metrics},
+        "parity": {"passed": gate.report.passed, **gate.metrics} if gate else {"passed": None},
         "versions": versions(),
     }
     return json.dumps(values, indent=2)

@@ -50,14 +50,14 @@ class LoadedModel:
     """Sessions that passed the gate, one a device, with their placement and the post-processing of embeddings.
 
     ``dtypes`` are those of windows that the sessions are compiled for and were measured in, ``answers`` the
-    reference's, which they were compared with.
+    reference's, which they were compared with (None with ``parity=off``).
     """
 
     placement: Placement
     sessions: list[VGGishSession]
     postprocess: Postprocessor | None
     dtypes: tuple[str, ...]
-    answers: Answers
+    answers: Answers | None
 
 
 class SessionStartup:
@@ -132,18 +132,21 @@ class SessionStartup:
 
     def _build_until_parity(
         self, placement: Placement, loaded: LoadedWeights
-    ) -> tuple[Placement, list[VGGishSession], Answers]:
+    ) -> tuple[Placement, list[VGGishSession], Answers | None]:
         """Build sessions in the first of the possible precisions in which they pass the parity gate."""
         from runner.weights.loading import load_weights
 
         while True:
             placement, sessions, answers = self._build(placement, loaded)
+            if answers is None:
+                self._events.warn("parity=off: no device's numbers are checked, and the run is ranked beside no other")
+                break
             gate = self._check_parity(sessions, answers)
             if gate.failure is None:
                 break
             following = placement.precision.next(", ".join(gate.report.misses))
             if following is None:
-                if self._config.parity.action == "fail":
+                if self._config.parity.name == "strict":
                     raise ParityError(gate.failure)
                 self._events.warn(gate.failure)
                 break
@@ -156,14 +159,18 @@ class SessionStartup:
             self._events.warn(sessions[0].compiler["reason"])
         return placement, sessions, answers
 
-    def _build(self, placement: Placement, loaded: LoadedWeights) -> tuple[Placement, list[VGGishSession], Answers]:
+    def _build(
+        self, placement: Placement, loaded: LoadedWeights
+    ) -> tuple[Placement, list[VGGishSession], Answers | None]:
         """Build sessions in the placement's precision; the placement returned has the batch size in use."""
         from runner.inference.builder import build_sessions
         from runner.inference.parity import parity_answers
 
         self.report = replace(self.report, precision=Decision(**placement.precision.to_dict()))
-        with self._timer.step("parity"):
-            answers = parity_answers(loaded, self._cache, placement.precision.effective)
+        answers = None
+        if self._config.parity.name != "off":
+            with self._timer.step("parity"):
+                answers = parity_answers(loaded, self._cache, placement.precision.effective)
         sessions = build_sessions(
             placement,
             loaded,
@@ -229,11 +236,11 @@ class SessionStartup:
         )
         curve = BatchSizeCurve(**{**search, "steps": tuple(BatchSizePoint(**step) for step in search["steps"])})
         self.report = replace(self.report, batch_size_curve=curve)
-        for each in sessions:
-            each.oom_backoffs.clear()  # the search went to the limit on purpose
-            each.resize(curve.batch_size)
+        for own in sessions:
+            own.oom_backoffs.clear()  # the search went to the limit on purpose
+            own.resize(curve.batch_size)
             for dtype in self._dtypes:
-                each.warm_up(dtype)
+                own.warm_up(dtype)
         return replace(placement, memory=plan(curve.batch_size))
 
 

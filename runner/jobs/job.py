@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.config.command_line import command_line
-from runner.config.schema import from_dict
 from runner.contract.files import read_result, read_worker_result, write_result
 from runner.contract.result import RunInfo, RunResult, WeightsReport, WorkerResult
 from runner.contract.spec import DatasetSummary, RunSpec
@@ -19,7 +18,7 @@ from runner.core.errors import ResumeError, RunnerError
 from runner.core.failures import failure_of
 from runner.core.layout import RunLayout
 from runner.core.provenance import git_state, user_name
-from runner.core.redact import hide_credentials, public
+from runner.core.redact import hide_credentials, without_credentials
 from runner.dataset.frozen_listing import list_clips, listing_of_sweep
 from runner.devices.host import host_facts, versions
 from runner.jobs.spec import requested_run_name
@@ -66,9 +65,9 @@ def run_job(job: Job) -> RunResult:
     info = RunInfo(
         run_name=requested_run_name(job),
         run_dir=job.place,
-        config=from_dict(public(job.config.to_dict())),
+        config=job.config,
         started_at=time.time(),
-        overrides=tuple(map(public, job.overrides)),
+        overrides=tuple(map(without_credentials, job.overrides)),
         swept=job.swept,
         user=user_name(),
     )
@@ -253,7 +252,7 @@ class _Attempt:
         has_series = bool(result.stats.throughput_series)
         if self._remote and has_series:
             self._remote.download_sampled_shards()
-        if self._job.config.profile.pictures and has_series:
+        if self._job.config.profile.plots and has_series:
             from runner.reporting.run_figures import draw_run
 
             draw_run(result, self._job.run_dir)

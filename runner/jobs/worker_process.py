@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Event = Mapping[str, Any]
-"""An event of the worker: its ``event`` names it, see docs/architecture.md."""
+"""An event of the worker, named by its ``event``; docs/architecture.md lists them."""
 
 _RAYS_STATUS = 1
 """Exit status of a driver that Ray ends on the spot because its cluster is gone."""
@@ -188,7 +188,7 @@ def run_worker(
         if process.stdin:
             process.stdin.close()
     killed = ending.killed
-    if guard.count and spec.config.engine.kind == "ray" and status == _RAYS_STATUS and end is None:
+    if guard.count and spec.config.engine.name == "ray" and status == _RAYS_STATUS and end is None:
         killed = "stopped at once: Ray's own processes were told to stop, too, and ended the run's"
     return replace(_outcome(status, end, run_dir, killed), worker_s=time.monotonic() - started)
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("runner.engines.worker")
 
 _PASSES = 5
-"""An interval that tells two settings apart takes at least so many."""
+"""Passes that an interval needs to distinguish two settings."""
 
 _PARTS = 3
 """A pass takes such a part of the time that is asked for: shorter ones are mostly their beginning."""
@@ -115,7 +115,7 @@ class Profiler:
             if profile.repeat_s > 0 or profile.min_batches > 0:
                 self._events.send("phase", name="repeat")
                 result = self._repeat(clips, metrics)
-            if profile.curve and not has_curve and not self._stopped():
+            if profile.batch_size_curve and not has_curve and not self._stopped():
                 self._events.send("phase", name="curve")
                 result = replace(result, batch_size_curve=self._curve())
             if profile.trace and not self._stopped():

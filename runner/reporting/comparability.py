@@ -50,6 +50,7 @@ class Facts:
     metrics: Mapping[str, float]
     workload: Mapping[str, str]
     parity_passed: bool | None = None
+    parity_off: bool = False
     fallback: str | None = None
     attempt: int = 1
 
@@ -84,6 +85,7 @@ def facts_of_result(result: RunResult) -> Facts:
             startup.weights.checksum if startup.weights else None,
         ),
         parity_passed=startup.parity.passed if startup.parity else None,
+        parity_off=info.config.parity.name == "off",
         fallback=info.config.device.name if startup.device and startup.device.fallback_reason else None,
         attempt=info.attempt or 1,
     )
@@ -105,6 +107,8 @@ def exclusion_reasons(facts: Facts, metric: str) -> list[str]:
         reasons.append(f"no {metric}" if value is None else f"{metric} is {value}")
     if facts.parity_passed is False:
         reasons.append("failed parity")
+    if facts.parity_off:
+        reasons.append("parity was off: its numbers were not checked")
     if facts.fallback:
         reasons.append(f"{facts.fallback} was absent: it ran on the CPU")
     done = facts.metrics.get("clips_embedded", 0.0) + facts.metrics.get("clips_skipped", 0.0)
@@ -120,7 +124,7 @@ def exclusion_reasons(facts: Facts, metric: str) -> list[str]:
 
 def like_of(facts: Sequence[Facts]) -> str:
     """Return the metric of speed that all runs have: of repeated passes, otherwise of the first pass."""
-    return REPEATS if facts and all(REPEATS in each.metrics for each in facts) else FIRST_PASS
+    return REPEATS if facts and all(REPEATS in own.metrics for own in facts) else FIRST_PASS
 
 
 def compare(runs: Sequence[T], facts: Callable[[T], Facts], metric: str | None = None) -> Comparison[T]:

@@ -51,7 +51,7 @@ def draw_run(result: RunResult, run_dir: Path) -> list[Path]:
         "memory": _memory,
     }
     written = draw(drawings, result, folder)
-    kind = result.info.config.profile.map
+    kind = result.info.config.profile.projection
     root = result.info.dataset.root if result.info.dataset else ""
     if kind != "none":
         try:

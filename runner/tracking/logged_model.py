@@ -46,13 +46,8 @@ def log_model(client: MlflowClient, experiment_id: str, run_id: str, run_dir: Pa
         _export_apart(run_dir, saved)
         model_id = client.create_logged_model(experiment_id, _NAME, run_id).model_id
         try:
-            save(
-                saved,
-                Path(folder) / "model",
-                read_result(RunLayout(run_dir).result).versions,
-                run_id=run_id,
-                model_id=model_id,
-            )
+            packages = read_result(RunLayout(run_dir).result).versions
+            save(saved, Path(folder) / "model", packages, run_id=run_id, model_id=model_id)
             client.log_model_artifacts(model_id, str(Path(folder) / "model"))
         except BaseException:
             client.finalize_logged_model(model_id, LoggedModelStatus.FAILED)

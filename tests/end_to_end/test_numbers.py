@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +11,13 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
+from runner.contract.result import WorkerResult
+from runner.contract.spec import DatasetSummary
 from runner.devices.host import cpu_flags
+from runner.reporting.comparability import FIRST_PASS, facts_of_result, troubles
 from runner.vggish.postprocess import project, quantize, random_pca
 from tests.commands import Done, run
+from tests.results import make_spec
 from tests.vggish.test_smoke import stand_in
 
 
@@ -28,8 +30,8 @@ def everything(audio: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
         "weights=random",
         "weights.seed=5",
         "tracking=none",
-        "output=tfrecord",
         "output.formats=[parquet,npz,tfrecord]",
+        "output.postprocess=audioset",
         f"output.dir={folder / 'run'}",
         f"paths.models={folder / 'models'}",
     )
@@ -80,7 +82,7 @@ def test_pca_alone_is_a_column_of_its_own(few_clips: Path, tmp_path: Path) -> No
 
 
 def test_tfrecords_without_their_post_processing_are_refused() -> None:
-    done = run("output=tfrecord", "output.postprocess=none", "weights=random")
+    done = run("output.formats=[tfrecord]", "weights=random")
     assert done.status == 1
     assert "add output.postprocess=audioset" in done.err
 
@@ -118,13 +120,24 @@ def test_a_device_that_misses_fails_its_run_and_no_throughput_is_published(
 
 
 def test_with_warn_the_run_goes_on_and_says_so(parity_run: Callable[..., tuple[Done, Run]]) -> None:
-    done, logged = parity_run("parity.action=warn")
+    done, logged = parity_run("parity=warn")
     assert done.status == 0, done.err
     assert "gives other embeddings than the reference" in " ".join(done.err.split())
     assert "FAILED" in done.out
     assert logged.info.status == "FINISHED"
     assert (logged.data.tags["parity.passed"], logged.data.tags["parity.action"]) == ("false", "warn")
     assert logged.data.metrics["realtime_factor"] > 0
+
+
+def test_with_parity_off_nothing_is_checked_and_the_run_is_not_ranked(
+    parity_run: Callable[..., tuple[Done, Run]],
+) -> None:
+    done, logged = parity_run("parity=off")
+    assert done.status == 0, done.err
+    assert "no device's numbers are checked" in " ".join(done.err.split())
+    assert "parity.passed" not in logged.data.tags
+    assert done.result["metrics"]["parity_canaries"] == 0
+    assert "parity was off: its numbers were not checked" in troubles(facts_of_result(done.result), FIRST_PASS)
 
 
 def test_a_run_that_passes_logs_by_how_much_and_its_reference_is_kept(few_clips: Path, tmp_path: Path) -> None:
@@ -145,7 +158,7 @@ def test_a_run_that_passes_logs_by_how_much_and_its_reference_is_kept(few_clips:
         assert "max error" in done.out
 
 
-def worker_result(clips: Path, tmp_path: Path, **change: float) -> dict:
+def worker_result(clips: Path, tmp_path: Path, **change: float) -> WorkerResult:
     """What a worker makes of stand-ins for the released weights, whose checksums no command would let pass."""
     from runner.config.composition import compose_config
     from runner.dataset.digests import row_digests
@@ -160,31 +173,23 @@ def worker_result(clips: Path, tmp_path: Path, **change: float) -> dict:
     (folder / ".runner").mkdir(parents=True)
     pq.write_table(manifest.table, folder / ".runner" / "manifest.parquet")
     shards = plan_shards(manifest.table.num_rows, None)
-    spec = {
-        "config": config.to_dict(),
-        "run_dir": str(folder),
-        "manifest": str(folder / ".runner" / "manifest.parquet"),
-        "dataset": {"clips": manifest.table.num_rows, "root": manifest.root},
-        "shards": shards,
-        "rows": row_digests(manifest.table, shards),
-        "weights": asdict(stand_in(tmp_path, **change)),
-    }
+    dataset, rows = DatasetSummary.of(manifest), row_digests(manifest.table, shards)
+    spec = make_spec(folder, config, dataset=dataset, shards=shards, rows=rows, weights=stand_in(tmp_path, **change))
     with RunProgress(manifest.table.num_rows) as progress:
-        return run_worker(spec, folder, progress, InterruptGuard())
+        return run_worker(spec, progress, InterruptGuard())
 
 
 def test_the_released_weights_are_tested_first_and_their_figures_logged(few_clips: Path, tmp_path: Path) -> None:
     result = worker_result(few_clips, tmp_path)
-    assert result["status"] == "finished", json.dumps(result.get("failure"))
-    assert result["metrics"]["smoke_embedding_mean"] == pytest.approx(0.000657, rel=0.1)
-    assert result["metrics"]["smoke_postprocessed_std"] == pytest.approx(89.3, rel=0.1)
+    assert result.status == "finished", result.failure
+    assert result.metrics["smoke_embedding_mean"] == pytest.approx(0.000657, rel=0.1)
+    assert result.metrics["smoke_postprocessed_std"] == pytest.approx(89.3, rel=0.1)
 
 
 def test_released_weights_with_other_answers_stop_the_run(few_clips: Path, tmp_path: Path) -> None:
     result = worker_result(few_clips, tmp_path, mean=0.01)
-    assert result["status"] == "failed"
-    assert result["failure"]["kind"] == "weights"
-    assert "smoke test" in result["failure"]["message"]
+    assert (result.status, result.failure.kind) == ("failed", "weights")
+    assert "smoke test" in result.failure.message
     assert not (tmp_path / "run" / "embeddings").exists()
 
 

@@ -116,7 +116,7 @@ def test_one_batch_in_many_and_the_last(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_with_warn_it_is_told_and_no_more() -> None:
     session = Turncoat()
-    canary = Canary(session, ANSWERS, replace(CONFIG, action="warn"), ("float32",))  # type: ignore[arg-type]
+    canary = Canary(session, ANSWERS, replace(CONFIG, name="warn"), ("float32",))  # type: ignore[arg-type]
     session.wrong = True
     canary.embed(data(5))
     canary.finish()
@@ -156,7 +156,7 @@ def test_shards_since_the_last_good_canary_are_to_be_done_again(
     clips = make_clips(tmp_path)
     engine = EmbeddingPipeline(plan_shards(len(clips), 1), iter(clips), pool, writer, shutdown_timeout_s=10)
     try:
-        with pytest.raises(ParityError, match="is done again when the run is taken up"):
+        with pytest.raises(ParityError, match="is done again when the run is taken up"), writer.clips_table({}):
             engine.run([Replica("replica", embed, 1, canary)])
     finally:
         pool.close()

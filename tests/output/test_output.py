@@ -10,14 +10,14 @@ import pytest
 
 from runner.config.schema import OutputConfig
 from runner.core.errors import EngineError
-from runner.core.files import make_folder, write_atomic
-from runner.core.layout import RunLayout
+from runner.core.files import write_atomic
 from runner.output.formats import make_formats
 from runner.output.parquet import ParquetShards, embedding_schema, embedding_table
-from runner.output.rows import CLIP_SCHEMA, ClipRow, ShardFormat, row_groups
-from runner.output.state.journal import Journal, ShardEntry
+from runner.output.rows import CLIP_SCHEMA, ClipRow, row_groups
+from runner.output.state.journal import ShardEntry
 from runner.output.verify import npz_files_exist, shards_with_damaged_npz
 from runner.output.writer import ShardWriter, check_complete, write_clips_table
+from tests.writers import journaled_writer
 
 
 def row(clip: str, examples: int, **changes: object) -> ClipRow:
@@ -41,12 +41,7 @@ def row(clip: str, examples: int, **changes: object) -> ClipRow:
 
 
 def make_writer(folder: Path, metadata: dict[str, str]) -> ShardWriter:
-    return writer_of(folder, make_formats(OutputConfig(), folder, metadata, 0.96, []))
-
-
-def writer_of(folder: Path, formats: list[ShardFormat]) -> ShardWriter:
-    make_folder(RunLayout(folder).state)
-    return ShardWriter(folder, formats, Journal(RunLayout(folder).journal))
+    return journaled_writer(folder, make_formats(OutputConfig(), folder, metadata, 0.96, []))
 
 
 def test_a_row_an_example_in_order() -> None:
@@ -122,7 +117,7 @@ def test_a_run_is_complete_when_every_clip_of_every_shard_has_one_end(tmp_path: 
 
 @pytest.mark.parametrize("damage", ["gone", "cut", "changed", "list gone", "list cut"])
 def test_npz_files_are_looked_at_as_all_others_are(tmp_path: Path, damage: str) -> None:
-    writer = writer_of(tmp_path, make_formats(OutputConfig(formats=["npz"]), tmp_path, {}, 0.96, []))
+    writer = journaled_writer(tmp_path, make_formats(OutputConfig(formats=["npz"]), tmp_path, {}, 0.96, []))
     for shard in range(3):
         writer.write_shard(shard, [row(f"{shard}/a", 2), row(f"{shard}/b", 0)])
     assert shards_with_damaged_npz(tmp_path, writer.committed) == []

@@ -26,8 +26,9 @@ from runner.pipeline.decode_pool import DecodePool
 from runner.pipeline.messages import DecodeOptions, Replica
 from runner.pipeline.pipeline import EmbeddingPipeline
 from runner.vggish.framing import scaled
+from tests.writers import journaled_writer
 
-OPTIONS = DecodeOptions(hop_s=0.96, short_clips="pad", tail="drop", resampler="reference")
+OPTIONS = DecodeOptions(hop_s=0.96, short_clips="pad", tail="drop", resampler="kaiser_best")
 LENGTHS = [100, 15_600, 160_000, 15_599, 31_000, 1_100_000, 0, 48_000, 30_960, 7] * 3
 
 
@@ -52,7 +53,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Clip]:
 
 
 def make_writer(folder: Path, hop_s: float = 0.96) -> ShardWriter:
-    return ShardWriter(folder, {}, make_formats(OutputConfig(), folder, {}, hop_s, []))
+    return journaled_writer(folder, make_formats(OutputConfig(), folder, {}, hop_s, []))
 
 
 def run_engine(
@@ -75,7 +76,10 @@ def run_engine(
         plan_shards(len(clips), shard), iter(clips), pool, writer, shutdown_timeout_s=10, spill=spill
     )
     try:
-        engine.run([Replica(f"replica {n}", lambda windows, copied: embed(windows), threads) for n in range(replicas)])
+        with writer.clips_table({}):
+            engine.run(
+                [Replica(f"replica {n}", lambda windows, copied: embed(windows), threads) for n in range(replicas)]
+            )
     finally:
         pool.close()
     return engine
@@ -103,7 +107,7 @@ def test_every_row_belongs_to_its_clip_in_any_setting(
 
 
 def test_short_clips_are_skipped_where_that_is_asked_for(clips: list[Clip], tmp_path: Path) -> None:
-    run_engine(clips, tmp_path, options=DecodeOptions(0.96, "skip", "drop", "reference"))
+    run_engine(clips, tmp_path, options=DecodeOptions(0.96, "skip", "drop", "kaiser_best"))
     reasons = {end["clip"]: end["reason"] for end in pq.read_table(tmp_path / "clips.parquet").to_pylist()}
     assert reasons["000.wav"] == "too_short"
     assert reasons["001.wav"] is None
@@ -123,8 +127,9 @@ def test_a_session_that_fails_fails_the_run_and_hangs_nothing(clips: list[Clip],
 def test_a_stop_finishes_the_shards_under_way_only(clips: list[Clip], tmp_path: Path) -> None:
     pool = DecodePool(OPTIONS, 1)
     pool.open(1, 2, 8)
-    many = [clip.__class__(n, f"{n}.wav", clips[2].path, None, None, None, 320_044) for n, clip in
-            enumerate(clips * 40)]  # fmt: skip
+    many = [
+        clip.__class__(n, f"{n}.wav", clips[2].path, None, None, None, 320_044) for n, clip in enumerate(clips * 40)
+    ]
     writer = make_writer(tmp_path)
     # messages of clips end within shards of 7
     engine = EmbeddingPipeline(plan_shards(len(many), 7), iter(many), pool, writer, shutdown_timeout_s=30)
@@ -137,7 +142,7 @@ def test_a_stop_finishes_the_shards_under_way_only(clips: list[Clip], tmp_path: 
         engine.run([Replica("replica", stop_early)])
     finally:
         pool.close()
-    done = pq.read_table(tmp_path / "clips.parquet").num_rows
+    done = pq.read_table(tmp_path / ".runner" / "clips").num_rows
     assert 0 < done < len(many)
     assert done % 7 == 0
     assert engine.progress.clips == done  # no clip was begun whose shard is not finished
@@ -212,7 +217,7 @@ def test_decode_processes_that_are_killed_cost_their_clip_alone(clips: list[Clip
         engine.run([Replica("replica", killing)])
     finally:
         pool.close()
-    ends = pq.read_table(tmp_path / "clips.parquet").to_pylist()
+    ends = pq.read_table(tmp_path / ".runner" / "clips").to_pylist()
     assert [end["clip"] for end in ends] == [clip.name for clip in clips]
     assert len(set(victims)) == 3 <= pool.deaths + 1
     died = [end for end in ends if end["reason"] == "decoder_crashed"]
@@ -242,7 +247,7 @@ def test_a_decoder_that_gives_nothing_is_given_up(clips: list[Clip], tmp_path: P
     finally:
         pool.close()
     frozen.join()
-    ends = pq.read_table(tmp_path / "clips.parquet").to_pylist()
+    ends = pq.read_table(tmp_path / ".runner" / "clips").to_pylist()
     assert [end["clip"] for end in ends] == [clip.name for clip in clips]
     assert {end["reason"] for end in ends} <= {"timeout", "empty", None}
     assert sum(end["reason"] == "timeout" for end in ends) <= 1

@@ -63,7 +63,7 @@ def list_packed(dataset: PackedDataset, outputs: Path) -> Manifest:
         DatasetError: there are no clips, two have one name, or the store doesn't answer.
     """
     ignored: Counter[str] = Counter()
-    path, extensions = str(dataset.path), _EXTENSIONS[dataset.kind]
+    path, extensions = str(dataset.path), _EXTENSIONS[dataset.name]
     root, containers = find_containers(path, extensions, dataset.download_timeout_s, ignored)
     tables, problems = [], []
     with ThreadPoolExecutor(min(_THREADS, len(containers))) as threads:
@@ -76,13 +76,13 @@ def list_packed(dataset: PackedDataset, outputs: Path) -> Manifest:
     table = pa.concat_tables(tables)
     if table.num_rows <= len(problems):
         files = ", ".join(f"{count} {name}" for name, count in ignored.most_common(5)) or "nothing else"
-        key = "dataset.extensions" if dataset.kind == "webdataset" else "dataset.audio"
+        key = "dataset.extensions" if dataset.name == "webdataset" else "dataset.audio_column"
         raise DatasetError(
             f"dataset.path={path} holds no clips ({problems[0] if problems else f'found {files}'}): choose other "
             f"files, or the right {key}"
         )
     _check_unique(table)
-    files = f"{len(containers):,} {'tars' if dataset.kind == 'webdataset' else 'Parquet files'}"
+    files = f"{len(containers):,} {'tars' if dataset.name == 'webdataset' else 'Parquet files'}"
     description = f"{table.num_rows:,} clips in {files} of {root}"
     return Manifest(root, table, digest_of(table), False, description, dict(ignored))
 
@@ -122,7 +122,7 @@ def _check_unique(table: pa.Table) -> None:
         if clip in containers:
             raise DatasetError(
                 f"{clip} is in {container} and in {containers[clip]}: set dataset.prefix=true, which prefixes clips "
-                "with the names of their files, or (Parquet) give dataset.name=COLUMN"
+                "with the names of their files, or (Parquet) give dataset.name_column=COLUMN"
             )
         containers[clip] = container
 
@@ -157,8 +157,8 @@ def _cache_path(dataset: PackedDataset, outputs: Path, container: Container) -> 
     """Return where a container's listing is cached; None if a change of the container could not be noticed."""
     if container.size < 0 or container.mtime_ns < 0:
         return None
-    version = (_LISTING_VERSION, dataset.kind, container.path.hex(), container.size, container.mtime_ns)
-    key = repr((*version, *dataset.asked()))
+    version = (_LISTING_VERSION, dataset.name, container.path.hex(), container.size, container.mtime_ns)
+    key = repr((*version, *dataset.listing_options()))
     return outputs / LISTINGS / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.parquet"
 
 
@@ -199,7 +199,7 @@ def _scan(dataset: PackedDataset, container: Container) -> Contents:
         if isinstance(dataset, ParquetDataset):
             from runner.dataset.packed.parquet import ColumnNames, scan_parquet
 
-            columns = ColumnNames(dataset.audio, dataset.name, dataset.label)
+            columns = ColumnNames(dataset.audio_column, dataset.name_column, dataset.label_column)
             return scan_parquet(file, container.size, container.path, columns)
         assert isinstance(dataset, WebDataset)
         extensions = frozenset("." + extension.lower().lstrip(".") for extension in dataset.extensions)

@@ -148,7 +148,7 @@ def _find_audio_column(schema: pa.Schema) -> str:
         problem = f"several columns may be audio ({', '.join(candidates)})"
     else:
         problem = "no column is binary, or a struct of bytes and path"
-    raise _ColumnError(f"{problem}: give one of {', '.join(schema.names)} as dataset.audio")
+    raise _ColumnError(f"{problem}: give one of {', '.join(schema.names)} as dataset.audio_column")
 
 
 def _check_columns(schema: pa.Schema, audio: str, name: str | None) -> None:
@@ -157,7 +157,9 @@ def _check_columns(schema: pa.Schema, audio: str, name: str | None) -> None:
             raise _ColumnError(f"it has no column '{column}', or several (it has {', '.join(schema.names)})")
     dtype = schema.field(audio).type
     if not (_is_binary(dtype) or _is_audio(dtype)):
-        raise _ColumnError(f"column '{audio}' is {dtype}, not the bytes of audio files: give another as dataset.audio")
+        raise _ColumnError(
+            f"column '{audio}' is {dtype}, not the bytes of audio files: give another as dataset.audio_column"
+        )
     if "\0" in audio:
         raise _ColumnError("the name of its audio column holds a NUL character")
 

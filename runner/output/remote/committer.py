@@ -57,7 +57,7 @@ class RemoteCommitter:
             self._store.fence = self._lease
         self._row_digests = spec.row_digests
         self._keep_local = keep_local
-        draws_projection = profile.pictures and profile.map != "none"
+        draws_projection = profile.plots and profile.projection != "none"
         self._kept_shards = sampled_shards(len(spec.shards)) if keep_local and draws_projection else set()
 
     @property

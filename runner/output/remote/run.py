@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.contract.spec import RemoteHandle
+from runner.core.cleanup import at_cleanup
 from runner.core.errors import ConfigError, RunnerError, StoreError
 from runner.core.failures import Failure, failure_of
 from runner.core.files import digest_file
@@ -70,13 +71,8 @@ def open_remote_run(folder: Path, config: RunConfig, in_sweep: bool = False) -> 
     folder = folder.absolute()
     if folder not in _open:
         _open[folder] = RemoteRun(folder, config, in_sweep)
+        at_cleanup(_open[folder].release)
     return _open[folder]
-
-
-def release_all() -> None:
-    """Release every output that this command still holds."""
-    for output in list(_open.values()):
-        output.release()
 
 
 def check_staging_dir(key: str, folder: Path, config: RunConfig) -> None:
@@ -115,7 +111,7 @@ class RemoteRun:
         self._folder = folder
         self._layout = RunLayout(folder)
         self._store = ObjectStore(config.output.dir, config.output.upload_timeout_s)
-        self._draws_projection = config.profile.pictures and config.profile.map != "none"
+        self._draws_projection = config.profile.plots and config.profile.projection != "none"
         self._shards, self._plan_id = 0, ""
         self.lease = Lease(self._store)
         self.lease.acquire()

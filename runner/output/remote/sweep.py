@@ -12,6 +12,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runner.core.cleanup import at_cleanup
 from runner.core.errors import ConfigError, RunnerError, StoreError
 from runner.core.layout import FORMAT_FOLDERS, RunLayout
 from runner.output.remote.run import FAILED_UPLOAD_S
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     from runner.config.schema import RunConfig
 
 log = logging.getLogger(__name__)
-
-_open: list[RemoteSweep] = []
-"""The sweeps that this command holds."""
 
 
 def open_remote_sweep(folder: Path, config: RunConfig) -> RemoteSweep:
@@ -40,14 +38,8 @@ def open_remote_sweep(folder: Path, config: RunConfig) -> RemoteSweep:
         StoreError: the store doesn't answer.
     """
     sweep = RemoteSweep(folder, config)
-    _open.append(sweep)
+    at_cleanup(sweep.release)
     return sweep
-
-
-def release_all() -> None:
-    """Release every sweep that this command still holds."""
-    for sweep in list(_open):
-        sweep.release()
 
 
 class RemoteSweep:
@@ -110,10 +102,8 @@ class RemoteSweep:
         return True
 
     def release(self) -> None:
-        """Release the sweep."""
+        """Release the sweep; do nothing the second time."""
         self._lease.release()
-        if self in _open:
-            _open.remove(self)
 
     def _check_url(self) -> bool:
         """Return whether the URL holds a sweep; False where it holds nothing.

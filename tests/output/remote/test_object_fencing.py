@@ -47,7 +47,7 @@ from runner.storage.lease_owner import LeaseOwner
 from runner.storage.object_store import ObjectStore
 from runner.storage.worker_lease import WorkerLease
 from tests.object_store import Fault, StoreServer, object_store
-from tests.output.remote.specs import spec_of
+from tests.results import make_spec
 
 BUCKET = "bucket"
 PART = f"{EMBEDDINGS}/part-00000.parquet"
@@ -205,7 +205,7 @@ class Late:
 def worker(folder: Path, url: str, token: str, *, fenced: bool = True, plan: str = "plan") -> RemoteCommitter:
     config = compose_config(["weights=random", f"output.upload_timeout_s={PATIENCE_S}"])
     remote = RemoteHandle(url, token, plan, fenced)
-    return RemoteCommitter(spec_of(folder, config, remote, [Span(0, 2)], ["rows"]))
+    return RemoteCommitter(make_spec(folder, config, remote=remote))
 
 
 def write_shard(folder: Path, who: str, examples: tuple[int, int] = (1, 1)) -> ShardEntry:
@@ -270,7 +270,7 @@ def test_a_worker_that_lost_the_output_stops_within_its_lease_whatever_its_patie
 
     quiet.fault = fault
     config = compose_config(["weights=random", "output.upload_timeout_s=300"])
-    spec = spec_of(tmp_path, config, RemoteHandle(url, hold.token, "", True), [Span(0, 2)], ["rows"])
+    spec = make_spec(tmp_path, config, remote=RemoteHandle(url, hold.token, "", True))
     with ThreadPoolExecutor(1) as thread:
         ending = thread.submit(RemoteCommitter(spec).commit, write_shard(tmp_path, "the first"))
         assert asked.wait(PATIENCE_S)

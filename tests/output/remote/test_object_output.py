@@ -42,7 +42,7 @@ from runner.storage.retry import is_transient
 from tests.commands import PROJECT, Done, start, wait_until
 from tests.commands import run as run_command
 from tests.object_store import Fault, StoreServer, object_store
-from tests.output.remote.specs import spec_of
+from tests.results import make_spec
 from tests.stress.chaos import make_clips, victims
 
 BUCKET = "bucket"
@@ -134,7 +134,7 @@ def test_a_run_that_was_killed_refused_and_throttled_ends_as_a_local_one(
     assert done.status == 1
     assert f"{url} could not be written for 4 s" in done.out
     assert "rerun the same command to resume" in done.out
-    assert f"output.dir={url}" in done.out.split("to go on")[-1]
+    assert f"output.dir={url}" in done.out.split("resume  ")[-1]
     assert "Traceback" not in done.out + done.err
     found = objects("killed")
     assert json.loads(found["result.json"])["failure"]["kind"] == "store"
@@ -155,8 +155,8 @@ def test_a_run_that_was_killed_refused_and_throttled_ends_as_a_local_one(
     assert f"files  {url}" in done.out
     assert f"re-running 1 damaged or incomplete shards in {url}" in done.err
     result = assert_same("killed", out)
-    assert result["session"] == 3
-    assert result["metrics"]["session_clips"] == A_SHARD * left
+    assert result["attempt"] == 3
+    assert result["metrics"]["attempt_clips"] == A_SHARD * left
     again = embed(clips, url, tmp_path / "another")
     assert again.status == 0, again.err
     assert f"{url} is already complete" in again.err
@@ -367,7 +367,9 @@ def test_a_holder_is_written_anew_while_its_command_lives(memory_store: ObjectSt
 def test_a_worker_that_lost_the_output_commits_no_more(memory_store: ObjectStore, tmp_path: Path) -> None:
     remote = RemoteHandle(memory_store.url, "ours", plan="", fenced=False)
     config = compose_config(["weights=random"])
-    committer = RemoteCommitter(spec_of(tmp_path, config, remote, [Span(0, 1)], ["of shard 0"]))
+    committer = RemoteCommitter(
+        make_spec(tmp_path, config, shards=(Span(0, 1),), row_digests=("of shard 0",), remote=remote)
+    )
     (tmp_path / "embeddings").mkdir()
     (tmp_path / "embeddings/part-00000.parquet").write_bytes(b"rows")
     entry = ShardEntry(0, 1, 1, {"embeddings/part-00000.parquet": FileDigest(4, "")})
@@ -383,7 +385,9 @@ def test_a_worker_that_lost_the_output_commits_no_more(memory_store: ObjectStore
 
 def test_shards_that_are_taken_back_lose_their_commit_objects(memory_store: ObjectStore, tmp_path: Path) -> None:
     remote = RemoteHandle(memory_store.url, "ours", plan="", fenced=False)
-    spec = spec_of(tmp_path, compose_config(["weights=random"]), remote, [Span(0, 1)] * 3, [""] * 3)
+    spec = make_spec(
+        tmp_path, compose_config(["weights=random"]), shards=(Span(0, 1),) * 3, row_digests=("",) * 3, remote=remote
+    )
     (tmp_path / STATE).mkdir()
     put_holder(memory_store, token="ours")
     journal = Journal(tmp_path / STATE / JOURNAL)
@@ -417,7 +421,9 @@ def test_shards_of_changed_sources_lose_their_commit_objects(
 
     first, plan = session(tmp_path / "one")
     assert plan.committed == {}
-    committer = RemoteCommitter(spec_of(tmp_path / "one", config, first.handle(), plan.shards, plan.row_digests))
+    committer = RemoteCommitter(
+        make_spec(tmp_path / "one", config, shards=plan.shards, row_digests=plan.row_digests, remote=first.handle())
+    )
     for number in (0, 1):
         name = f"embeddings/part-{number:05d}.parquet"
         (tmp_path / "one" / "embeddings").mkdir(exist_ok=True)
@@ -455,7 +461,9 @@ def test_shards_with_clips_that_came_back_are_done_again_from_any_machine(
         return output, plan
 
     first, plan = begin(tmp_path / "one")
-    committer = RemoteCommitter(spec_of(tmp_path / "one", config, first.handle(), plan.shards, plan.row_digests))
+    committer = RemoteCommitter(
+        make_spec(tmp_path / "one", config, shards=plan.shards, row_digests=plan.row_digests, remote=first.handle())
+    )
     name = ".runner/clips/part-00000.parquet"
     reasons = pa.table({"reason": pa.array([None, "missing", None, None], pa.string()), "detail": pa.nulls(4)})
     pq.write_table(reasons, tmp_path / "one" / name)
