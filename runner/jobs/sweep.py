@@ -26,7 +26,7 @@ from runner.config.composition import expand_sweep, to_run_config, typed_words
 from runner.contract.files import read_results
 from runner.core.errors import ConfigError
 from runner.core.files import make_folder, write_atomic
-from runner.core.layout import FOLDERS, STATE, SWEEP_FILE
+from runner.core.layout import FORMAT_FOLDERS, RunLayout
 from runner.core.paths import display_location, is_url
 from runner.core.provenance import git_state, user_name
 from runner.core.readable import read_json
@@ -188,10 +188,10 @@ def check_sweep_folder(folder: Path, overrides: Sequence[str], place: str) -> No
     Raises:
         ConfigError: it holds a run, or another sweep.
     """
-    if any((folder / name).exists() for name in ("result.json", *FOLDERS, STATE)):
+    if any((folder / name).exists() for name in ("result.json", *FORMAT_FOLDERS, RunLayout.state)):
         raise ConfigError(f"output.dir={place} already holds a run: name another folder, or move that run away")
-    if (folder / SWEEP_FILE).exists():
-        before = read_json(folder / SWEEP_FILE)["overrides"]
+    if (folder / RunLayout.sweep).exists():
+        before = read_json(folder / RunLayout.sweep)["overrides"]
         if before != list(map(without_credentials, overrides)):
             raise ConfigError(
                 f"output.dir={place} already holds another sweep ({' '.join(before)}): "
@@ -204,13 +204,13 @@ def start_sweep(sweep: Sweep) -> None:
     global _current
     _current = sweep
     make_folder(sweep.folder)
-    path = sweep.folder / SWEEP_FILE
+    path = sweep.folder / RunLayout.sweep
     if not path.exists():
         overrides = list(map(without_credentials, sweep.overrides))
         record: dict[str, Any] = {"run_id": None, "overrides": overrides, "jobs": [], SWEPT: sweep.swept}
         record |= {"started_at": time.time(), "user": user_name(), "git": git_state()}
         write_atomic(path, json.dumps(record))
-    os.environ[SWEEP_ENVIRONMENT] = str(sweep.folder / SWEEP_FILE)
+    os.environ[SWEEP_ENVIRONMENT] = str(sweep.folder / RunLayout.sweep)
     if sweep.config.tracking.name == "none":
         return
     from runner.tracking.client import TrackingError
@@ -246,7 +246,7 @@ def finish_sweep(interrupted: bool) -> bool:
         sweep.run_dirs = sorted(
             (found.parent for found in sweep.folder.glob("*/result.json")), key=lambda each: (len(each.name), each.name)
         )
-    path = sweep.folder / SWEEP_FILE
+    path = sweep.folder / RunLayout.sweep
     record = read_json(path)
     record["jobs"] = [os.path.relpath(run_dir, sweep.folder) for run_dir in sweep.run_dirs]
     record["interrupted"] = interrupted

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from runner.config.command_line import command_line
 from runner.contract.files import read_results
 from runner.core.files import write_atomic
-from runner.core.layout import PLOTS, SWEEP_FILE
+from runner.core.layout import RunLayout
 from runner.core.readable import read_json
 from runner.core.redact import without_credentials
 from runner.reporting.advice import rerun_command
@@ -36,7 +36,7 @@ def open_sweep(
 
     ``place`` is where a person finds the sweep, if that is not its folder.
     """
-    path = sweep_dir / SWEEP_FILE
+    path = sweep_dir / RunLayout.sweep
     record = read_json(path)
     with telling(tracking, outputs) as (client, experiment_id):
         if record.get("run_id") and known_run(client, record["run_id"]):
@@ -71,7 +71,7 @@ def finish_sweep(
     place: str | None = None,
 ) -> None:
     """Say on the parent run how its jobs went, and close it; opens one if there is none yet, as ``open_sweep``."""
-    path = sweep_dir / SWEEP_FILE
+    path = sweep_dir / RunLayout.sweep
     record = read_json(path)
     if not record.get("run_id"):
         open_sweep(tracking, outputs, sweep_dir, record["overrides"], place)
@@ -104,8 +104,8 @@ def finish_sweep(
         if len({dataset.digest for dataset in datasets}) == 1:
             log_dataset(client, run_id, datasets[0])
         client.log_artifact(run_id, str(path))
-        if (sweep_dir / PLOTS).is_dir():
-            client.log_artifacts(run_id, str(sweep_dir / PLOTS), PLOTS)
+        if (sweep_dir / RunLayout.plots).is_dir():
+            client.log_artifacts(run_id, str(sweep_dir / RunLayout.plots), RunLayout.plots)
         status = "KILLED" if interrupted else "FAILED" if count["failed"] or not results else "FINISHED"
         ended_at = max((result.ended_at for result in results), default=0.0)
         client.set_terminated(run_id, status, end_time=int(1000 * ended_at) or None)

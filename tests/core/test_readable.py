@@ -12,7 +12,7 @@ import soundfile
 from runner.cli import run
 from runner.config.composition import compose_config
 from runner.core.errors import ConfigError, ResumeError
-from runner.core.layout import IDENTITY, MANIFEST, PLAN, STATE
+from runner.core.layout import RunLayout
 from runner.core.readable import read_json
 from runner.dataset.manifest import build_manifest
 from runner.output.state.identity import check_identity
@@ -43,7 +43,7 @@ def plan(folder: Path) -> None:
 
 @pytest.mark.parametrize("to", [0, 0.4, 0.99])
 def test_a_cut_manifest_is_made_anew_or_one_sentence(run_dir: Path, to: float) -> None:
-    path = run_dir / STATE / MANIFEST
+    path = run_dir / RunLayout.manifest
     whole = path.read_bytes()
     cut(path, to)
     plan(run_dir.parent)
@@ -55,13 +55,13 @@ def test_a_cut_manifest_is_made_anew_or_one_sentence(run_dir: Path, to: float) -
 
 
 def test_a_cut_plan_is_one_sentence(run_dir: Path) -> None:
-    cut(run_dir / STATE / PLAN, 0.5)
+    cut(run_dir / RunLayout.plan, 0.5)
     with pytest.raises(ConfigError, match=r"plan.json can't be read"):
         read_plan(run_dir)
 
 
 def test_a_cut_identity_is_one_sentence(run_dir: Path) -> None:
-    (run_dir / STATE / IDENTITY).write_text('{"precision": "flo')
+    (run_dir / RunLayout.identity).write_text('{"precision": "flo')
     with pytest.raises(ResumeError, match=r"can't be read"):
         check_identity(run_dir, {"precision": "float32"})
 

@@ -13,7 +13,7 @@ import pytest
 import soundfile
 
 from runner.core.errors import ParityError
-from runner.core.layout import JOURNAL, STATE
+from runner.core.layout import RunLayout
 from runner.dataset.clips import Clip
 from runner.dataset.shards import plan_shards
 from runner.inference import canary as module
@@ -160,8 +160,8 @@ def test_shards_since_the_last_good_canary_are_to_be_done_again(
             engine.run([Replica("replica", embed, 1, canary)])
     finally:
         pool.close()
-    lines = (tmp_path / STATE / JOURNAL).read_text().splitlines()
-    done, _ = read_journal(tmp_path / STATE / JOURNAL)
+    lines = (tmp_path / RunLayout.journal).read_text().splitlines()
+    done, _ = read_journal(tmp_path / RunLayout.journal)
     assert len(done) == canary.trusted > 0
     assert any('"revoked": true' in line for line in lines)
     assert pq.read_table(tmp_path / "clips.parquet").num_rows == len(done)
@@ -182,4 +182,4 @@ def test_a_miss_in_one_replica_is_not_made_good_by_another(tmp_path: Path, monke
             engine.run([Replica.watched(each, canary_of(each)) for each in sessions])  # type: ignore[arg-type]
     finally:
         pool.close()
-    assert read_journal(tmp_path / STATE / JOURNAL)[0] == {}
+    assert read_journal(tmp_path / RunLayout.journal)[0] == {}

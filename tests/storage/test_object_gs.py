@@ -21,7 +21,7 @@ from gcp_storage_emulator.server import create_server
 from runner.config.composition import compose_config
 from runner.config.schema import FolderDataset
 from runner.core.errors import ClipError, ConfigError, DatasetError, StoreError
-from runner.core.layout import HOLDER_OBJECT
+from runner.core.layout import RunLayout
 from runner.dataset.frozen_listing import list_clips
 from runner.dataset.listing import walk_store
 from runner.dataset.manifest import build_manifest
@@ -122,7 +122,7 @@ def test_conditions_make_one_command_win_and_the_late_one_replace_nothing(
     ((store, hold),) = (end for end in ends if not isinstance(end, str))
     assert store.conditions is not None
     assert all("is in use by another command" in end for end in ends if isinstance(end, str))
-    seen, count = store.read_version(HOLDER_OBJECT), itertools.count()
+    seen, count = store.read_version(RunLayout.lease), itertools.count()
     assert seen is not None
     assert 0 <= seen.age_s < 30
     quiet.fault = lambda method, key: "drop" if method == "POST" and next(count) % 2 == 0 else None
@@ -134,11 +134,11 @@ def test_conditions_make_one_command_win_and_the_late_one_replace_nothing(
     (tmp_path / "file").write_bytes(b"late")
     assert not store.create(tmp_path / "file", "large")
     assert not store.create_text("late", "small")
-    store.put_text("another's", HOLDER_OBJECT)
+    store.put_text("another's", RunLayout.lease)
     with pytest.raises(ConfigError):
         hold._renew()
     hold.release()
-    assert store.read(HOLDER_OBJECT) == b"another's"
+    assert store.read(RunLayout.lease) == b"another's"
 
 
 def test_a_store_that_knows_no_generations_is_found_out(quiet: Proxy) -> None:

@@ -12,9 +12,10 @@ import pytest
 from runner.cli.merge import main as merge
 from runner.core.errors import ConfigError
 from runner.core.files import digest_file
-from runner.core.layout import HOLDER_OBJECT, STATE
+from runner.core.layout import RunLayout
 from runner.core.span import Span
 from runner.dataset.table import PartitionInfo
+from runner.output.remote.commits import commit_name
 from runner.output.state.journal import Journal, ShardCounts, ShardEntry, to_line
 from runner.output.state.locks import acquire_run_lock, release_run_lock
 from runner.output.state.plan_file import StoredPlan, write_plan
@@ -42,13 +43,13 @@ def make_part(folder: Path, which: int) -> Path:
         f"npz/{which}.wav.npz": f"npz of part {which}".encode(),
         "npz/metadata.json": f"{which}".encode(),
         "result.json": b'{"status": "finished"}',
-        f"{STATE}/identity.json": b"{}",
+        f"{RunLayout.state}/identity.json": b"{}",
     }
     for name, data in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
     rows = pa.table([[f"{which}.wav"], [1]], ROWS)
-    shard = f"{STATE}/clips/part-00000.parquet"
+    shard = f"{RunLayout.state}/clips/part-00000.parquet"
     (folder / shard).parent.mkdir()
     for name in ("clips.parquet", shard):
         pq.write_table(rows, folder / name)
@@ -56,7 +57,7 @@ def make_part(folder: Path, which: int) -> Path:
     settings = {"output.formats": ["parquet", "npz"], "dataset.partition": f"{which}/2"}
     write_plan(folder, StoredPlan("", settings, [Span(0, 1)], ["r"], partition))
     described = {name: digest_file(folder / name) for name in ("embeddings/part-00000.parquet", shard)}
-    journal = Journal(folder / STATE / "journal.jsonl")
+    journal = Journal(folder / RunLayout.state / "journal.jsonl")
     journal.append(entry := ShardEntry(0, 1, 1, described, ShardCounts(embedded=1, audio_s=1.0), row_digest="r"))
     journal.close()
     (folder / "commit.json").write_text(to_line(entry) + "\n")
@@ -75,8 +76,8 @@ def urls(server: StoreServer, folders: list[Path], request: pytest.FixtureReques
     for folder in folders:
         prefix = f"{request.node.name}/{folder.name}"
         for path in (path for path in folder.rglob("*") if path.is_file()):
-            name = path.relative_to(folder).as_posix().replace("commit.json", f"{STATE}/commits/shard-00000.json")
-            if name != f"{STATE}/journal.jsonl":
+            name = path.relative_to(folder).as_posix().replace("commit.json", commit_name(0))
+            if name != RunLayout.journal:
                 server.client().put_object(Bucket=BUCKET, Key=f"{prefix}/{name}", Body=path.read_bytes())
         found.append(f"s3://{BUCKET}/{prefix}")
     yield found
@@ -116,14 +117,14 @@ def test_parts_at_urls_are_held_while_they_are_read(server: StoreServer, urls: l
     when(server, "PUT", "whole/embeddings/part-00001.parquet", take_up)
     assert merge([*urls, "--output", f"{urls[0].rpartition('/')[0]}/whole"]) == 0
     assert ["is in use by another command" in told for told in refused] == [True]
-    assert [ObjectStore(url, 5).read(HOLDER_OBJECT) for url in urls] == [None, None]
+    assert [ObjectStore(url, 5).read(RunLayout.lease) for url in urls] == [None, None]
 
 
 def test_folders_are_held_while_they_are_read(
     folders: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = [*map(str, folders), "--output", str(tmp_path / "whole")]
-    for plan in (folder / STATE / "plan.json" for folder in folders):
+    for plan in (folder / RunLayout.state / "plan.json" for folder in folders):
         plan.write_text(plan.read_text().replace('["parquet", "npz"]', '["parquet"]'))
     acquire_run_lock(folders[1])
     monkeypatch.setattr("runner.output.state.locks._held", {})  # as another process sees it
@@ -139,7 +140,7 @@ def test_folders_are_held_while_they_are_read(
 def test_a_part_that_a_command_took_up_meanwhile_is_told(
     server: StoreServer, urls: list[str], capsys: pytest.CaptureFixture[str], what: str
 ) -> None:
-    name = {"commit": f"{STATE}/commits/shard-00000.json", "embeddings": "embeddings/part-00000.parquet"}[what]
+    name = {"commit": commit_name(0), "embeddings": "embeddings/part-00000.parquet"}[what]
     before = ObjectStore(urls[1], 5).read(name) or b""
     when(server, "PUT", "whole/merge_in_progress.json", lambda: put(server, urls[1], name, before[::-1]))
     assert merge([*urls, "--output", f"{urls[0].rpartition('/')[0]}/whole"]) == 1

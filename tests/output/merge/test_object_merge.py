@@ -21,7 +21,7 @@ import pytest
 import soundfile
 
 from runner.cli.merge import main as merge
-from runner.core.layout import COMMITS, HOLDER_OBJECT
+from runner.core.layout import RunLayout
 from runner.output.remote.commits import commit_name
 from runner.output.state.journal import ShardEntry, from_line, read_journal, to_line
 from runner.output.state.plan_file import read_plan
@@ -137,7 +137,7 @@ def kept(server: StoreServer, prefix: str) -> dict[str, bytes | ShardEntry]:
     """A run's files, and its commit objects but for its plan's id."""
     found: dict[str, bytes | ShardEntry] = {}
     for name, data in objects(server, prefix).items():
-        if name.startswith(f"{COMMITS}/"):
+        if name.startswith(f"{RunLayout.commits}/"):
             entry = from_line(data.strip())
             assert entry is not None
             found[name] = replace(entry, plan_id="")
@@ -408,7 +408,7 @@ def test_a_merge_of_other_parts_does_not_go_on(
     assert merge([*parts.urls, "--output", f"s3://{BUCKET}/taken"]) == 1
     assert f"error: --output=s3://{BUCKET}/taken is in use by another command" in capsys.readouterr().err
     hold.release()
-    assert HOLDER_OBJECT not in objects(server, "taken")
+    assert RunLayout.lease not in objects(server, "taken")
 
 
 def test_folders_need_no_store_modules_and_their_npz_files_are_looked_at(

@@ -21,18 +21,7 @@ from runner.config.composition import compose_config
 from runner.contract.spec import RemoteHandle
 from runner.core.errors import ConfigError, StoreError
 from runner.core.files import FileDigest, digest_file
-from runner.core.layout import (
-    CLIP_PARTS,
-    EMBEDDINGS,
-    HOLDER_OBJECT,
-    JOURNAL,
-    MANIFEST,
-    NPZ,
-    NPZ_FILES,
-    PLAN,
-    SESSIONS,
-    STATE,
-)
+from runner.core.layout import RunLayout
 from runner.core.span import Span
 from runner.output.remote.commits import commit_name, read_commits
 from runner.output.remote.committer import RemoteCommitter
@@ -50,9 +39,9 @@ from tests.object_store import Fault, StoreServer, object_store
 from tests.results import make_spec
 
 BUCKET = "bucket"
-PART = f"{EMBEDDINGS}/part-00000.parquet"
-CLIPS_PART = f"{STATE}/{CLIP_PARTS}/part-00000.parquet"
-NPZ_LIST = f"{STATE}/{NPZ_FILES}/part-00000.json"
+PART = f"{RunLayout.embeddings}/part-00000.parquet"
+CLIPS_PART = f"{RunLayout.clip_shards}/part-00000.parquet"
+NPZ_LIST = f"{RunLayout.npz_lists}/part-00000.json"
 PATIENCE_S = 20.0
 
 
@@ -87,7 +76,7 @@ def held(url: str) -> tuple[ObjectStore, Lease]:
 
 def put_holder(store: ObjectStore, **about: Any) -> None:
     known = {"host": "far", "machine": "far away", "pid": 1, "started": 0.0, "token": "theirs", "time": time.time()}
-    store.put_text(json.dumps(known | about), HOLDER_OBJECT)
+    store.put_text(json.dumps(known | about), RunLayout.lease)
 
 
 def dies(monkeypatch: pytest.MonkeyPatch, *tokens: str) -> None:
@@ -128,7 +117,7 @@ def test_of_commands_that_find_a_dead_one_exactly_one_goes_on(url: str, monkeypa
     dies(monkeypatch, "theirs")
     holds, told = take_at_once(url, 8)
     assert (len(holds), len(told)) == (1, 7)
-    assert json.loads(store_at(url).read(HOLDER_OBJECT) or b"")["token"] == holds[0].token
+    assert json.loads(store_at(url).read(RunLayout.lease) or b"")["token"] == holds[0].token
     holds[0].release()
 
 
@@ -146,18 +135,18 @@ def test_no_clock_but_the_stores_says_whether_a_holder_lives(url: str, monkeypat
 def test_a_hold_is_renewed_in_its_own_version_only(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_hold, "LEASE_RENEW_S", 1000.0)
     store, hold = held(url)
-    first = store.read_version(HOLDER_OBJECT)
+    first = store.read_version(RunLayout.lease)
     hold._renew()
-    second = store.read_version(HOLDER_OBJECT)
+    second = store.read_version(RunLayout.lease)
     assert first is not None
     assert second is not None
     assert first.id != second.id
     put_holder(store)
     with pytest.raises(ConfigError, match="process 1 on far"):
         hold._renew()
-    assert json.loads(store.read(HOLDER_OBJECT) or b"")["token"] == "theirs"
+    assert json.loads(store.read(RunLayout.lease) or b"")["token"] == "theirs"
     hold.release()
-    assert json.loads(store.read(HOLDER_OBJECT) or b"")["token"] == "theirs"
+    assert json.loads(store.read(RunLayout.lease) or b"")["token"] == "theirs"
 
 
 def test_a_lost_answer_is_no_lost_race(url: str, quiet: StoreServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,20 +199,22 @@ def worker(folder: Path, url: str, token: str, *, fenced: bool = True, plan: str
 
 def write_shard(folder: Path, who: str, examples: tuple[int, int] = (1, 1)) -> ShardEntry:
     """A shard of two clips, x and y, in a worker's folder; its files say whose they are."""
-    for name in (PART, CLIPS_PART, NPZ_LIST, f"{NPZ}/x.npz", f"{NPZ}/y.npz"):
+    for name in (PART, CLIPS_PART, NPZ_LIST, f"{RunLayout.npz}/x.npz", f"{RunLayout.npz}/y.npz"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(f"{name} of {who}")
-    (folder / NPZ_LIST).write_text(json.dumps({name: digest_file(folder / NPZ / name) for name in ("x.npz", "y.npz")}))
+    (folder / NPZ_LIST).write_text(
+        json.dumps({name: digest_file(folder / RunLayout.npz / name) for name in ("x.npz", "y.npz")})
+    )
     pq.write_table(pa.table({"clip": ["x", "y"], "examples": list(examples), "who": [who] * 2}), folder / CLIPS_PART)
     files = {name: digest_file(folder / name) for name in (PART, NPZ_LIST, CLIPS_PART)}
     return ShardEntry(0, 2, sum(examples), files, row_digest="rows")
 
 
 def commits_of(store: ObjectStore) -> dict[int, ShardEntry | None]:
-    return read_commits(store, store.list_recursive(STATE))
+    return read_commits(store, store.list_recursive(RunLayout.state))
 
 
-@pytest.mark.parametrize("late_object", [f"{NPZ}/x.npz", PART, commit_name(0)])
+@pytest.mark.parametrize("late_object", [f"{RunLayout.npz}/x.npz", PART, commit_name(0)])
 def test_a_late_put_of_a_worker_that_lost_the_output_replaces_nothing(
     url: str, quiet: StoreServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late_object: str
 ) -> None:
@@ -240,7 +231,7 @@ def test_a_late_put_of_a_worker_that_lost_the_output_replaces_nothing(
         late.go.set()
         assert_lost(ending)
     assert commits_of(store) == {0: counted}
-    assert store.read(f"{NPZ}/x.npz") == f"{NPZ}/x.npz of the second".encode()
+    assert store.read(f"{RunLayout.npz}/x.npz") == f"{RunLayout.npz}/x.npz of the second".encode()
     for name, described in counted.files.items():
         (tmp_path / "found").write_bytes(store.read(name) or b"")
         assert digest_file(tmp_path / "found") == described
@@ -333,14 +324,14 @@ def test_of_two_workers_of_one_command_the_first_to_commit_counts(url: str, tmp_
     assert again == counted
     assert commits_of(store) == {0: counted}
     assert store.read(PART) == f"{PART} of the first".encode()
-    assert store.read(f"{NPZ}/x.npz") == f"{NPZ}/x.npz of the first".encode()
+    assert store.read(f"{RunLayout.npz}/x.npz") == f"{RunLayout.npz}/x.npz of the first".encode()
     assert pq.read_table(tmp_path / "two" / CLIPS_PART)["who"].to_pylist() == ["the first"] * 2
     hold.release()
 
 
 def test_a_commit_of_files_that_were_removed_or_of_another_plan_does_not_count(url: str, tmp_path: Path) -> None:
     store, hold = held(url)
-    other = f"{EMBEDDINGS}/part-00000-0123456789ab.parquet"
+    other = f"{RunLayout.embeddings}/part-00000-0123456789ab.parquet"
     for theirs in (
         ShardEntry(0, files={other: FileDigest(5, "")}, row_digest="rows", plan_id="plan"),
         ShardEntry(0, row_digest="rows", plan_id="another"),
@@ -359,13 +350,13 @@ def test_the_npz_of_a_clip_that_is_skipped_when_its_shard_is_done_again_goes(url
     mirror.commit(write_shard(tmp_path, "the first"))
     mirror.revoke(0)
     mirror.commit(write_shard(tmp_path, "the second", (1, 0)))
-    assert set(store.list_recursive(NPZ)) == {f"{NPZ}/x.npz"}
-    assert store.read(f"{NPZ}/x.npz") == f"{NPZ}/x.npz of the second".encode()
+    assert set(store.list_recursive(RunLayout.npz)) == {f"{RunLayout.npz}/x.npz"}
+    assert store.read(f"{RunLayout.npz}/x.npz") == f"{RunLayout.npz}/x.npz of the second".encode()
     hold.release()
 
 
 def an_output(folder: Path, url: str) -> RemoteRun:
-    (folder / STATE).mkdir(parents=True)
+    (folder / RunLayout.state).mkdir(parents=True)
     return RemoteRun(folder, compose_config([f"output.dir={url}"]))
 
 
@@ -375,9 +366,9 @@ def plan_of(name: str, done: dict[int, ShardEntry]) -> Plan:
 
 def put_plan(store: ObjectStore, name: str) -> None:
     plan = StoredPlan(name, {}, [Span(0, 2)], ["rows"])
-    store.put_text(json.dumps({"schema": PLAN_SCHEMA, **asdict(plan)}), f"{STATE}/{PLAN}")
-    for each in (MANIFEST, SESSIONS):
-        store.put_text("", f"{STATE}/{each}")
+    store.put_text(json.dumps({"schema": PLAN_SCHEMA, **asdict(plan)}), RunLayout.plan)
+    for file in (RunLayout.manifest, RunLayout.attempts):
+        store.put_text("", file)
 
 
 def test_commits_of_another_run_at_the_same_url_are_not_believed(url: str, tmp_path: Path) -> None:
@@ -387,27 +378,27 @@ def test_commits_of_another_run_at_the_same_url_are_not_believed(url: str, tmp_p
     for plan, believed in (("another", {}), ("this", {0: ShardEntry(0, row_digest="rows", plan_id="this")})):
         store.put_text(to_line(ShardEntry(0, row_digest="rows", plan_id=plan)) + "\n", commit_name(0))
         output = an_output(tmp_path / plan, url)
-        assert read_journal(tmp_path / plan / STATE / JOURNAL)[0] == believed
-        assert (commit_name(0) in store.list_recursive(STATE)) is bool(believed)
+        assert read_journal(tmp_path / plan / RunLayout.journal)[0] == believed
+        assert (commit_name(0) in store.list_recursive(RunLayout.state)) is bool(believed)
         output.release()
 
 
 def test_objects_of_shards_that_no_commit_tells_of_go_and_others_stay(url: str, tmp_path: Path) -> None:
-    store, mine = store_at(url), f"{EMBEDDINGS}/notes.txt"
+    store, mine = store_at(url), f"{RunLayout.embeddings}/notes.txt"
     put_plan(store, "plan")
-    for name in (PART, f"{EMBEDDINGS}/part-00001.parquet", mine):
+    for name in (PART, f"{RunLayout.embeddings}/part-00001.parquet", mine):
         store.put_text("of a worker that was killed", name)
     output = an_output(tmp_path / "run", url)
     output.begin_attempt(plan_of("plan", {}))
-    assert set(store.list_recursive(EMBEDDINGS)) == {mine}
+    assert set(store.list_recursive(RunLayout.embeddings)) == {mine}
     store.put_text("late", PART)  # of a worker that lost the output
     mirror = worker(tmp_path / "run", url, output.lease.token)
     entry = mirror.commit(write_shard(tmp_path / "run", "this"))
-    (tmp_path / "run" / STATE / JOURNAL).write_text(to_line(entry) + "\n")
+    (tmp_path / "run" / RunLayout.journal).write_text(to_line(entry) + "\n")
     assert output.upload_remaining(is_finished=True) is None
-    assert set(store.list_recursive(EMBEDDINGS)) == {
+    assert set(store.list_recursive(RunLayout.embeddings)) == {
         mine,
-        next(name for name in entry.files if name.startswith(EMBEDDINGS)),
+        next(name for name in entry.files if name.startswith(RunLayout.embeddings)),
     }
     output.release()
 
@@ -418,7 +409,7 @@ def test_a_run_whose_shards_were_removed_meanwhile_is_not_told_to_be_finished(ur
     output = an_output(tmp_path / "run", url)
     output.begin_attempt(plan_of("plan", {}))
     entry = worker(tmp_path / "run", url, output.lease.token).commit(write_shard(tmp_path / "run", "this"))
-    (tmp_path / "run" / STATE / JOURNAL).write_text(to_line(entry) + "\n")
+    (tmp_path / "run" / RunLayout.journal).write_text(to_line(entry) + "\n")
     store.remove(PART)
     failure = output.upload_remaining(is_finished=True)
     assert failure is not None
@@ -432,12 +423,12 @@ def test_a_shard_whose_npz_files_are_gone_is_done_again(url: str, tmp_path: Path
     put_plan(store, "plan")
     worker(tmp_path, url, hold.token).commit(write_shard(tmp_path, "this"))
     hold.release()
-    for name in (f"{NPZ}/x.npz", f"{NPZ}/y.npz"):
+    for name in (f"{RunLayout.npz}/x.npz", f"{RunLayout.npz}/y.npz"):
         store.put_text("", name) if damage == "cut off" else store.remove(name) if damage == "gone" else None
     if damage == "no list":
         store.put_text("x" * (store.size(NPZ_LIST) or 0), NPZ_LIST)
     output = an_output(tmp_path / "run", url)
-    assert read_journal(tmp_path / "run" / STATE / JOURNAL)[0] == {}
+    assert read_journal(tmp_path / "run" / RunLayout.journal)[0] == {}
     assert commits_of(store) == {}
     output.release()
 

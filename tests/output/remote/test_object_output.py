@@ -24,7 +24,7 @@ from runner.config.composition import _run_dir, compose_config
 from runner.contract.spec import RemoteHandle
 from runner.core.errors import ConfigError, StoreError
 from runner.core.files import FileDigest, digest_file
-from runner.core.layout import HOLDER_OBJECT, JOURNAL, STATE
+from runner.core.layout import RunLayout
 from runner.core.span import Span
 from runner.dataset.manifest import build_manifest
 from runner.output.remote.committer import RemoteCommitter
@@ -104,7 +104,7 @@ def assert_same(prefix: str, local: Path) -> dict[str, Any]:
     assert sorted(numbers(found)) == sorted(expected)
     assert [name for name, data in expected.items() if found[name] != data] == []
     assert len([name for name in found if name.startswith(".runner/commits/")]) == SHARDS
-    assert HOLDER_OBJECT not in found
+    assert RunLayout.lease not in found
     result: dict[str, Any] = json.loads(found["result.json"])
     assert (result["status"], result["run_dir"]) == ("finished", f"s3://{BUCKET}/{prefix}")
     return result
@@ -210,7 +210,7 @@ def test_a_second_command_is_refused(quiet: StoreServer, tmp_path: Path) -> None
     hold.acquire()
     told = refusal(f"s3://{BUCKET}/held", tmp_path)
     assert f"output.dir=s3://{BUCKET}/held is in use by another command (process " in told
-    assert list(objects("held")) == [HOLDER_OBJECT]
+    assert list(objects("held")) == [RunLayout.lease]
     hold.release()
     assert objects("held") == {}
 
@@ -313,7 +313,7 @@ def memory_store(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 
 def put_holder(store: ObjectStore, **about: Any) -> None:
     known = {"host": "far", "machine": "far away", "pid": 1, "started": 0.0, "token": "theirs", "time": time.time()}
-    store.put_text(json.dumps(known | about), HOLDER_OBJECT)
+    store.put_text(json.dumps(known | about), RunLayout.lease)
 
 
 def test_a_dead_holder_is_taken_over_and_a_living_one_is_not(memory_store: ObjectStore) -> None:
@@ -343,7 +343,7 @@ def test_a_dead_holder_is_taken_over_and_a_living_one_is_not(memory_store: Objec
 def test_of_two_that_begin_at_once_one_stays(memory_store: ObjectStore) -> None:
     one, other = Lease(memory_store), Lease(memory_store)
     one.acquire()
-    memory_store.remove(HOLDER_OBJECT)  # as if it had not been there at the other's look
+    memory_store.remove(RunLayout.lease)  # as if it had not been there at the other's look
     other.acquire()
     with pytest.raises(ConfigError, match="in use by another command"):
         one.confirm()
@@ -388,9 +388,9 @@ def test_shards_that_are_taken_back_lose_their_commit_objects(memory_store: Obje
     spec = make_spec(
         tmp_path, compose_config(["weights=random"]), shards=(Span(0, 1),) * 3, row_digests=("",) * 3, remote=remote
     )
-    (tmp_path / STATE).mkdir()
+    (tmp_path / RunLayout.state).mkdir()
     put_holder(memory_store, token="ours")
-    journal = Journal(tmp_path / STATE / JOURNAL)
+    journal = Journal(tmp_path / RunLayout.journal)
     writer = ShardWriter(tmp_path, [], journal, uploader=RemoteCommitter(spec))
     for shard in range(2):
         writer.commit(ShardEntry(shard))
@@ -398,7 +398,7 @@ def test_shards_that_are_taken_back_lose_their_commit_objects(memory_store: Obje
     writer.commit(ShardEntry(2))  # it was under way
     assert list(writer.committed) == [0]
     assert list(memory_store.list_recursive(".runner/commits")) == [".runner/commits/shard-00000.json"]
-    assert list(read_journal(tmp_path / STATE / JOURNAL)[0]) == [0]
+    assert list(read_journal(tmp_path / RunLayout.journal)[0]) == [0]
 
 
 def test_shards_of_changed_sources_lose_their_commit_objects(

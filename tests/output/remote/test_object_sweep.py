@@ -16,7 +16,7 @@ import soundfile
 from runner.cli.track import main as track
 from runner.config.composition import compose_config
 from runner.core.errors import ConfigError, StoreError
-from runner.core.layout import HOLDER_OBJECT
+from runner.core.layout import RunLayout
 from runner.core.paths import staging_dir
 from runner.jobs.spec import Job
 from runner.jobs.tracker import RunTracking
@@ -149,7 +149,7 @@ def test_a_sweep_that_was_stopped_killed_and_failed_at_its_end_ends_as_a_local_o
 
     begun = {"1/.runner/commits/shard-00000.json", "1/tracking.json"}
     stop_when(lambda: begun <= set(names(store, "stopped")), command, log, kill)
-    assert {HOLDER_OBJECT, f"1/{HOLDER_OBJECT}"} <= objects(store, "stopped").keys()
+    assert {RunLayout.lease, f"1/{RunLayout.lease}"} <= objects(store, "stopped").keys()
     assert json.loads(objects(store, "stopped")["sweep.json"])["interrupted"] is True  # of the session before
     shutil.rmtree(staging_dir(url, outputs))
 
@@ -188,7 +188,7 @@ def test_a_sweep_that_was_stopped_killed_and_failed_at_its_end_ends_as_a_local_o
     assert parent.data.tags["run_dir"] == url
     assert {run.data.tags["run_dir"] for run in children} == {f"{url}/0", f"{url}/1"}
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
-    assert HOLDER_OBJECT not in objects(store, "stopped")
+    assert RunLayout.lease not in objects(store, "stopped")
 
 
 @pytest.mark.slow
@@ -283,7 +283,7 @@ def test_a_second_command_and_another_sweep_are_refused(clips: Path, store: Stor
     done = sweep(clips, url, tmp_path)
     assert done.status == 1
     assert done.err.startswith(f"error: output.dir={url} is in use by another command (process ")
-    assert list(objects(store, "held")) == [HOLDER_OBJECT]
+    assert list(objects(store, "held")) == [RunLayout.lease]
     hold.release()
     record = {"run_id": None, "overrides": ["memory=greedy,balanced"], "jobs": []}
     ObjectStore(url, 20).put_text(json.dumps(record), "sweep.json")

@@ -20,7 +20,7 @@ from runner.config.composition import compose_config
 from runner.config.fingerprint import deciding
 from runner.config.schema import FolderDataset, RunConfig
 from runner.core.errors import ClipError, ConfigError, ResumeError
-from runner.core.layout import CLIP_PARTS, JOURNAL, STATE, SWEEP_FILE
+from runner.core.layout import RunLayout
 from runner.dataset.changes import OLDER_LISTING
 from runner.dataset.manifest import build_manifest, select_partition
 from runner.inference.session import identity_of
@@ -64,14 +64,14 @@ def plan(run: Path, data: Path) -> Plan:
 
 def finish(run: Path, *shards: int, rows: Sequence[str] | None = None, skipped: Sequence[str] = ()) -> None:
     """Note shards as done: of the plan's rows, or of these; ``skipped`` are the reasons of each one's first clips."""
-    plan = json.loads((run / STATE / "plan.json").read_text())
-    journal = Journal(run / STATE / JOURNAL)
-    (run / STATE / CLIP_PARTS).mkdir(exist_ok=True)
+    plan = json.loads((run / RunLayout.state / "plan.json").read_text())
+    journal = Journal(run / RunLayout.journal)
+    (run / RunLayout.clip_shards).mkdir(exist_ok=True)
     for number in shards:
         first, end = plan["shards"][number]
         reasons = [*skipped, *[None] * (end - first - len(skipped))]
         part = pa.table({"reason": pa.array(reasons, pa.string()), "detail": pa.nulls(end - first, pa.string())})
-        pq.write_table(part, run / STATE / CLIP_PARTS / f"part-{number:05d}.parquet")
+        pq.write_table(part, run / RunLayout.clip_shards / f"part-{number:05d}.parquet")
         counts = ShardCounts(skipped=dict.fromkeys(skipped, 1))
         journal.append(ShardEntry(number, counts=counts, row_digest=(rows or plan["row_digests"])[number]))
     journal.close()
@@ -127,10 +127,10 @@ def test_new_files_come_after_the_others_and_vanished_ones_stay(run: Path, data:
 
 def test_a_plan_half_written_counts_the_new_files_as_new_again(run: Path, data: Path) -> None:
     plan(run, data)
-    old = (run / STATE / "plan.json").read_text()
+    old = (run / RunLayout.state / "plan.json").read_text()
     (data / "z.wav").write_bytes(b"x")
     made = plan(run, data)
-    (run / STATE / "plan.json").write_text(old)  # killed between manifest and plan
+    (run / RunLayout.state / "plan.json").write_text(old)  # killed between manifest and plan
     assert plan(run, data).shards == made.shards
 
 
@@ -169,13 +169,13 @@ def test_a_folder_of_something_else_is_refused(run: Path, data: Path) -> None:
 @pytest.mark.parametrize("text", ["", "[]", '{"schema": 99}', "\0"])
 def test_a_plan_that_cannot_be_read_is_refused(run: Path, data: Path, text: str) -> None:
     plan(run, data)
-    (run / STATE / "plan.json").write_text(text)
+    (run / RunLayout.state / "plan.json").write_text(text)
     with pytest.raises(ConfigError, match=r"plan\.json"):
         check_output_folder(run, config(data))
 
 
 def test_a_folder_takes_its_own_sweep_and_no_other(tmp_path: Path) -> None:
-    (tmp_path / SWEEP_FILE).write_text(json.dumps({"overrides": ["precision=float32,bfloat16"]}))
+    (tmp_path / RunLayout.sweep).write_text(json.dumps({"overrides": ["precision=float32,bfloat16"]}))
     check_sweep_folder(tmp_path, ("precision=float32,bfloat16",), "there")
     with pytest.raises(ConfigError, match=r"output\.dir=there already holds another sweep"):
         check_sweep_folder(tmp_path, ("precision=float32,float16",), "there")
@@ -204,13 +204,13 @@ def test_a_folder_has_one_command_at_a_time_and_a_dead_ones_lock_is_free(run: Pa
 def test_unreadable_lines_are_told(run: Path, data: Path) -> None:
     plan(run, data)
     finish(run, 0)
-    with (run / STATE / JOURNAL).open("ab") as file:
+    with (run / RunLayout.journal).open("ab") as file:
         file.write(b'{"shard": 1, "cl')
     made = plan(run, data)
     assert set(made.committed) == {0}
     assert "truncated journal lines" in made.notes[0]
     finish(run, 1)
-    assert set(read_journal(run / STATE / JOURNAL)[0]) == {0, 1}
+    assert set(read_journal(run / RunLayout.journal)[0]) == {0, 1}
 
 
 def test_where_nothing_changed_the_plan_is_compared_in_pieces(
@@ -228,7 +228,7 @@ def test_a_line_of_rows_as_they_were_is_not_believed_whenever_it_was_written(run
     os.utime(data / "4.wav", ns=(1, 1))
     assert plan(run, data).row_digests != before
     finish(run, 0, 1, rows=before)  # the orphan ends
-    done = load_committed_shards(run, [], json.loads((run / STATE / "plan.json").read_text())["row_digests"])
+    done = load_committed_shards(run, [], json.loads((run / RunLayout.state / "plan.json").read_text())["row_digests"])
     assert set(done) == {0}
     finish(run, 1, rows=before)  # another one, after the new worker
     again = plan(run, data)
@@ -257,7 +257,7 @@ def test_clips_that_were_skipped_for_what_may_have_passed_are_tried_again(
     made = plan(run, data)
     assert set(made.committed) == ({0, 2, 3} if again else {0, 1, 2, 3})
     assert any("transient reasons" in note for note in made.notes) is again
-    assert set(read_journal(run / STATE / JOURNAL)[0]) == set(made.committed)
+    assert set(read_journal(run / RunLayout.journal)[0]) == set(made.committed)
 
 
 @pytest.mark.parametrize("reason", ["missing", "unreadable"])
@@ -313,7 +313,7 @@ def test_corrected_labels_have_their_shards_done_again(run: Path, data: Path) ->
         {0},
         ["re-running the shards of 2 labels changed since the run started"],
     )
-    assert pq.read_table(run / STATE / "manifest.parquet").equals(again.manifest.table)
+    assert pq.read_table(run / RunLayout.state / "manifest.parquet").equals(again.manifest.table)
 
 
 def test_a_manifest_file_in_another_order_and_spelling_with_new_rows_is_the_same_run(run: Path, data: Path) -> None:
@@ -335,7 +335,7 @@ def test_a_manifest_file_that_lost_rows_is_refused(run: Path, data: Path, now: l
 
 
 def test_a_run_goes_on_only_with_the_pca_parameters_that_it_began_with(run: Path) -> None:
-    (run / STATE).mkdir()
+    (run / RunLayout.state).mkdir()
     session = SimpleNamespace(metadata=SimpleNamespace(weights={"checksum": "w"}, precision={"effective": "float32"}))
 
     def identity(seed: int | None) -> dict[str, str]:
@@ -355,11 +355,11 @@ def test_a_damaged_manifest_is_written_anew_where_the_data_set_is_what_it_was(
 ) -> None:
     before = plan(run, data)
     finish(run, 0, 1)
-    damage(run / STATE / "manifest.parquet")
+    damage(run / RunLayout.state / "manifest.parquet")
     again = plan(run, data)
     assert (set(again.committed), again.row_digests) == ({0, 1}, before.row_digests)
-    assert pq.read_table(run / STATE / "manifest.parquet").equals(before.manifest.table)
-    damage(run / STATE / "manifest.parquet")
+    assert pq.read_table(run / RunLayout.state / "manifest.parquet").equals(before.manifest.table)
+    damage(run / RunLayout.state / "manifest.parquet")
     os.utime(data / "4.wav", ns=(1, 1))
     with pytest.raises(ResumeError, match=r"manifest\.parquet can't be read .*choose another output\.dir"):
         plan(run, data)
@@ -401,9 +401,9 @@ def test_objects_that_were_forbidden_are_asked_for_others_each_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clips = 40
-    (tmp_path / STATE / CLIP_PARTS).mkdir(parents=True)
+    (tmp_path / RunLayout.clip_shards).mkdir(parents=True)
     lost = pa.table({"reason": ["unreadable"] * clips, "detail": pa.nulls(clips, pa.string())})
-    pq.write_table(lost, tmp_path / STATE / CLIP_PARTS / "part-00000.parquet")
+    pq.write_table(lost, tmp_path / RunLayout.clip_shards / "part-00000.parquet")
     done = {0: ShardEntry(0, counts=ShardCounts(skipped={"unreadable": clips}))}
     paths = pa.chunked_array([[f"s3://bucket/{number}.wav".encode() for number in range(clips)]])
     asked: list[list[bytes]] = []
