@@ -69,7 +69,7 @@ def test_a_cut_identity_is_one_sentence(run_dir: Path) -> None:
 @pytest.mark.parametrize("text", ['{"a": ', "[1]", "\x00", ""])
 def test_what_is_no_object_is_one_sentence(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.json").write_text(text)
-    with pytest.raises(ResumeError, match=r"a.json can't be read \([^\n]+\): bring it back"):
+    with pytest.raises(ResumeError, match=r"a.json can't be read \([^\n]+\): restore it"):
         read_json(tmp_path / "a.json")
 
 
