@@ -40,7 +40,7 @@ from runner.engines import entrypoint, local
 from runner.inference.memory import MemoryPlan
 from runner.inference.precision import PrecisionChoice
 from runner.jobs import job, spec, worker_process
-from runner.output import formats, verify
+from runner.output import npz, verify
 from runner.output.state import locks
 from runner.pipeline import decode_pool, pipeline
 from runner.vggish.framing import scaled
@@ -238,8 +238,7 @@ def _patched() -> Iterator[None]:
             (local, "tune_interpreter", lambda: None),
             (worker_process, "subprocess", SimpleNamespace(**{**vars(subprocess), "Popen": _Worker})),
             (decode_pool, "_CONTEXT", multiprocessing.get_context("fork")),
-            (formats, "_WRITERS", 1),
-            (verify, "_HASHING_THREADS", 1),
+            (npz, "_WRITERS", 1),
             (verify, "_THREADS", 1),
             (pipeline, "writer_threads", lambda: 1),
         ):
