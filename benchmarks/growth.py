@@ -96,8 +96,11 @@ def _without_network(folder: Path, memory: str) -> None:
 def _engine(folder: Path, clips: int, memory: str) -> tuple[float, float, float]:
     """Seconds, MiB of embeddings that waited on disk, and peak MiB of this process."""
     from runner.config.composition import compose_config
+    from runner.core.span import Span
     from runner.dataset.clips import Clip
-    from runner.output.writer import RunWriter, make_formats, make_spill
+    from runner.output.formats import make_formats
+    from runner.output.state.journal import Journal
+    from runner.output.writer import ShardWriter, make_spill
     from runner.pipeline.decode_pool import DecodePool, decode_options
     from runner.pipeline.messages import Replica
     from runner.pipeline.pipeline import EmbeddingPipeline, ShardedClips
@@ -108,10 +111,10 @@ def _engine(folder: Path, clips: int, memory: str) -> tuple[float, float, float]
     run_dir.mkdir()
     pool = DecodePool(decode_options(config), 2)
     pool.open(2, 3, 128)
-    writer = RunWriter(run_dir, {}, make_formats(config.output, run_dir, {}, 0.96, []))
+    writer = ShardWriter(run_dir, make_formats(config.output, run_dir, {}, 0.96, []), Journal(run_dir / "journal"))
     spill = make_spill(run_dir, config)
     engine = EmbeddingPipeline(
-        ShardedClips([(0, clips)], iter(listed)), pool, writer, shutdown_timeout_s=10, spill=spill
+        ShardedClips([Span(0, clips)], iter(listed)), pool, writer, shutdown_timeout_s=10, spill=spill
     )
     start = time.perf_counter()
     engine.run([Replica("none", lambda windows, copied: np.ones((len(windows), 128), np.float32))])

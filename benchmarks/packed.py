@@ -26,7 +26,7 @@ from runner.config.schema import DatasetConfig, FolderDataset, ParquetDataset, W
 from runner.dataset.manifest import build_manifest
 from runner.dataset.packed.clips import PackedClips
 from runner.devices.host import host_facts
-from runner.storage.prefetch import FetchAhead
+from runner.storage.prefetch import Prefetcher
 from tests.object_store import object_store
 
 RATE = 16_000
@@ -105,7 +105,7 @@ def _paths(dataset: DatasetConfig) -> list[bytes]:
 
 def _read(paths: list[bytes], use: Callable[[str | bytes], None]) -> None:
     """Have the bytes of each clip as a decode process has them."""
-    clips, objects = PackedClips(AHEAD, 60), FetchAhead(AHEAD, 60)
+    clips, objects = PackedClips(AHEAD, 60), Prefetcher(AHEAD, 60)
     for job, path in enumerate(paths):
         behind = list(enumerate(paths[job + 1 : job + MESSAGE], job + 1))
         if b"\0" in path:

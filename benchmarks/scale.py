@@ -56,46 +56,47 @@ def _plan(clips: int, folder: Path) -> dict[str, Any]:
 
 def _journal(clips: int, folder: Path) -> dict[str, Any]:
     """Ninety-nine per cent of the shards, done by a writer that is given no embeddings."""
-    from runner.core.layout import CLIP_PARTS, JOURNAL, STATE
-    from runner.output.state.journal import Journal, ShardEntry, size_and_sha256
+    from runner.core.files import digest_file
+    from runner.core.layout import RunLayout
+    from runner.output.state.journal import Journal, ShardCounts, ShardEntry
 
-    plan = json.loads((folder / STATE / "plan.json").read_text())
-    shards, rows = plan["shards"], plan["rows"]
-    (folder / STATE / CLIP_PARTS).mkdir(parents=True)
+    plan = json.loads((folder / RunLayout.state / "plan.json").read_text())
+    shards, rows = plan["shards"], plan["row_digests"]
+    (folder / RunLayout.clip_shards).mkdir(parents=True)
     (folder / "embeddings").mkdir()
-    journal = Journal(folder / STATE / JOURNAL)
-    counts = {"embedded": 0, "audio_s": 0.0, "padded": 0, "skipped": {}, "noted": {}}
+    journal = Journal(folder / RunLayout.journal)
     start = time.perf_counter()
     done = int(_DONE * len(shards))
     for number in range(done):
         first, end = shards[number]
         files = {}
-        for name in (f"embeddings/part-{number:05d}.parquet", f"{STATE}/{CLIP_PARTS}/part-{number:05d}.parquet"):
+        for name in (f"embeddings/part-{number:05d}.parquet", f"{RunLayout.clip_shards}/part-{number:05d}.parquet"):
             (folder / name).write_bytes(os.urandom(4096))
-            files[name] = size_and_sha256(folder / name)
-        own = counts | {"embedded": end - first, "audio_s": 10.0 * (end - first)}
-        journal.append(ShardEntry(number, end - first, 10 * (end - first), files, own, rows=rows[number]))
+            files[name] = digest_file(folder / name)
+        counts = ShardCounts(embedded=end - first, audio_s=10.0 * (end - first))
+        journal.append(ShardEntry(number, end - first, 10 * (end - first), files, counts, row_digest=rows[number]))
     journal.close()
     return {"journal_s": time.perf_counter() - start, "shards": done}
 
 
 def _take_up(clips: int, folder: Path) -> dict[str, Any]:
     from runner.config.composition import compose_config
-    from runner.core.layout import MANIFEST, STATE
+    from runner.core.layout import RunLayout
+    from runner.core.span import Span
     from runner.dataset.clips import read_clips
-    from runner.output.verify import shards_done
+    from runner.output.verify import load_committed_shards
     from runner.output.writer import totals
 
     start = time.perf_counter()
     found = _plan(clips, folder)
     planned = time.perf_counter()
     config = compose_config(["dataset=folder", "weights=random"])
-    plan = json.loads((folder / STATE / "plan.json").read_text())
-    done = shards_done(folder, config, plan["rows"])
+    plan = json.loads((folder / RunLayout.state / "plan.json").read_text())
+    done = load_committed_shards(folder, config.output.formats, plan["row_digests"])
     totals(done)
     shards = plan["shards"]
-    spans = [tuple(span) for number, span in enumerate(shards) if number not in done]
-    first = next(read_clips(folder / STATE / MANIFEST, spans))
+    spans = [Span(*span) for number, span in enumerate(shards) if number not in done]
+    first = next(read_clips(folder / RunLayout.manifest, spans))
     return {**found, "check_s": time.perf_counter() - planned, "total_s": time.perf_counter() - start,
             "done": len(done), "first_clip_left": first.name}  # fmt: skip
 

@@ -127,8 +127,8 @@ def _network(clips: int) -> Stages:
 
 def _writing(folder: Path, clips: int) -> Stages:
     from runner.config.schema import OutputConfig
+    from runner.output.formats import make_formats
     from runner.output.rows import ClipRow
-    from runner.output.writer import make_formats
 
     embeddings = np.random.default_rng(0).standard_normal((10, 128), np.float32)
     rows = [

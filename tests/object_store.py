@@ -67,7 +67,7 @@ class Proxy:
         self._proxy.server_close()
 
 
-class ObjectStore(Proxy):
+class StoreServer(Proxy):
     """moto's S3 server, behind the proxy."""
 
     def __init__(self) -> None:
@@ -111,12 +111,12 @@ class ObjectStore(Proxy):
 
 
 @contextmanager
-def object_store() -> Iterator[ObjectStore]:
+def object_store() -> Iterator[StoreServer]:
     """A store for the time of a ``with``, empty at first, and the drivers' environment set to it; one at a time."""
     import s3fs
 
     s3fs.S3FileSystem.clear_instance_cache()  # of another proxy's
-    store = ObjectStore()
+    store = StoreServer()
     before = {key: os.environ.get(key) for key in store.environment}
     os.environ.update(store.environment)
     try:

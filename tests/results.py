@@ -13,6 +13,7 @@ from runner.config.schema import RunConfig
 from runner.contract.files import SCHEMA_VERSION, result_from_json
 from runner.contract.result import RunResult
 from runner.contract.spec import DatasetSummary, RunSpec
+from runner.core.span import Span
 from runner.weights.selection import WeightsChoice
 
 
@@ -71,8 +72,8 @@ def make_spec(folder: Path, config: RunConfig, **changes: Any) -> RunSpec:
         run_dir=folder,
         manifest=folder / ".runner" / "manifest.parquet",
         dataset=DatasetSummary("/data", "d", 2),
-        shards=((0, 2),),
-        rows=("rows",),
+        shards=(Span(0, 2),),
+        row_digests=("rows",),
         weights=WeightsChoice("random", "random", None, None, 0, "for a test", True),
     )
     return replace(spec, **changes)

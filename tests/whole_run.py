@@ -40,7 +40,7 @@ from runner.engines import entrypoint, local
 from runner.inference.memory import MemoryPlan
 from runner.inference.precision import PrecisionChoice
 from runner.jobs import job, spec, worker_process
-from runner.output import formats, verify
+from runner.output import npz, verify
 from runner.output.state import locks
 from runner.pipeline import decode_process, shard_writers
 from runner.vggish.framing import scaled
@@ -84,7 +84,7 @@ def session(config: RunConfig, run: Path) -> dict[str, Any] | str:
     Raises:
         Exception: one that the command line would not tell in one message.
     """
-    files._on_disk.clear()  # a new process has flushed nothing
+    files._flushed.clear()  # a new process has flushed nothing
     with _patched(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         try:
             os.makedirs(run, exist_ok=True)  # Hydra does this
@@ -92,7 +92,7 @@ def session(config: RunConfig, run: Path) -> dict[str, Any] | str:
         except (RunnerError, OSError) as error:  # as in runner.cli
             return str(error)
         finally:
-            locks.release(run)
+            locks.release_run_lock(run)
             logging.getLogger().handlers.clear()
 
 
@@ -238,8 +238,7 @@ def _patched() -> Iterator[None]:
             (local, "tune_interpreter", lambda: None),
             (worker_process, "subprocess", SimpleNamespace(**{**vars(subprocess), "Popen": _Worker})),
             (decode_process, "CONTEXT", multiprocessing.get_context("fork")),
-            (formats, "_WRITERS", 1),
-            (verify, "_HASHING_THREADS", 1),
+            (npz, "_WRITERS", 1),
             (verify, "_THREADS", 1),
             (shard_writers, "writer_threads", lambda: 1),
         ):

@@ -15,19 +15,20 @@ from runner.core.printable import printable
 from runner.core.stop_signals import INTERRUPTED
 
 if TYPE_CHECKING:
-    from runner.output.merge.folders import Source, Target
-    from runner.output.merge.merge import Part
+    from runner.output.merge.locations import Source, Target
+    from runner.output.merge.merge import Partition
     from runner.output.state.journal import ShardEntry
 
 
-def table(parts: Sequence[Part]) -> str:
+def table(partitions: Sequence[Partition]) -> str:
     """Format a row for each partition, and their sum."""
-    rows: list[tuple[str, ...]] = [("part", "clips", "embedded", "skipped", "examples", "files")]
-    everything: dict[int, ShardEntry] = {}
-    for part in sorted(parts, key=lambda each: int(each.about["which"])):
-        everything |= {part.about["shards"][local]: entry for local, entry in part.done.items()}
-        rows.append(_row(f"{part.about['which']}/{part.about['of']}", part.done, part.name))
-    rows.append(_row("all", everything, ""))
+    rows: list[tuple[str, ...]] = [("partition", "clips", "embedded", "skipped", "examples", "files")]
+    merged: dict[int, ShardEntry] = {}
+    for partition in sorted(partitions, key=lambda partition: partition.info.index):
+        info = partition.info
+        merged |= {info.shards[number]: entry for number, entry in partition.committed.items()}
+        rows.append(_row(f"{info.index}/{info.count}", partition.committed, partition.name))
+    rows.append(_row("all", merged, ""))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
     return "\n".join(
         "  ".join([*(cell.rjust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]).rstrip()
@@ -35,13 +36,13 @@ def table(parts: Sequence[Part]) -> str:
     )
 
 
-def _row(name: str, done: Mapping[int, ShardEntry], place: str) -> tuple[str, ...]:
+def _row(name: str, committed: Mapping[int, ShardEntry], location: str) -> tuple[str, ...]:
     from runner.output.writer import totals
 
-    metrics, _, _ = totals(done)
-    clips = sum(entry.clips for entry in done.values())
-    figures = (clips, metrics["clips_embedded"], metrics["clips_skipped"], metrics["examples"])
-    return (name, *(f"{int(figure):,}" for figure in figures), place)
+    metrics = totals(committed).metrics
+    clips = sum(entry.clips for entry in committed.values())
+    numbers = (clips, metrics["clips_embedded"], metrics["clips_skipped"], metrics["examples"])
+    return (name, *(f"{int(number):,}" for number in numbers), location)
 
 
 def source_of(text: str, timeout_s: float) -> Source:
@@ -73,27 +74,27 @@ def target_of(text: str, timeout_s: float) -> Target:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Check partitions, and merge them with ``--output``; return exit status 1 if they are incomplete or differ."""
     options = _parser().parse_args(arguments)
-    from runner.output.merge.merge import merge_partitions, problems, read_part
+    from runner.output.merge.merge import find_problems, merge_partitions, read_partition
 
     try:
         target = target_of(options.output, options.timeout_s) if options.output is not None else None
-        parts = [read_part(source_of(text, options.timeout_s)) for text in options.parts]
-        found = problems(parts)
-        if not found and target is not None:
-            merge_partitions(parts, target)
+        partitions = [read_partition(source_of(text, options.timeout_s)) for text in options.parts]
+        problems = find_problems(partitions)
+        if not problems and target is not None:
+            merge_partitions(partitions, target)
     except (RunnerError, OSError) as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped; rerun the same command to resume", file=sys.stderr)
         return INTERRUPTED
-    print(printable(table(parts)))
-    for problem in found:
+    print(printable(table(partitions)))
+    for problem in problems:
         print(f"FAILED: {printable(problem)}", file=sys.stderr)
-    if not found:
-        count = f"{len(parts)} of {len(parts)} partitions"
+    if not problems:
+        count = f"{len(partitions)} of {len(partitions)} partitions"
         print(f"merged {count} into {target.name}" if target else f"{count} are complete, and can be merged")
-    return int(bool(found))
+    return int(bool(problems))
 
 
 def _parser() -> argparse.ArgumentParser:

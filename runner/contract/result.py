@@ -269,7 +269,7 @@ class RunInfo:
     dataset: DatasetSummary | None = None
 
     @property
-    def began_at(self) -> float:
+    def first_attempt_at(self) -> float:
         """When the run's first attempt began, in seconds since the epoch."""
         return self.run_started_at or self.started_at
 

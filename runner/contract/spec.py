@@ -8,27 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.config.schema import RunConfig
+from runner.core.span import Span
+from runner.dataset.table import PartitionInfo
 from runner.weights.selection import WeightsChoice
 
 if TYPE_CHECKING:
     from runner.dataset.table import Manifest
-
-
-@dataclass(frozen=True)
-class PartitionInfo:
-    """Partition ``which`` (from 1) of ``of`` of a data set that has this digest and so many clips.
-
-    ``shards`` are the numbers of the data set's shards that are in it, ``sizes`` their clips; ``labels`` are the data
-    set's, where a format numbers them.
-    """
-
-    which: int
-    of: int
-    digest: str
-    clips: int
-    shards: tuple[int, ...]
-    sizes: tuple[int, ...]
-    labels: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -41,7 +26,7 @@ class DatasetSummary:
     is_demo: bool = False
     description: str = ""
     ignored: Mapping[str, int] = field(default_factory=dict)
-    part: PartitionInfo | None = None
+    partition: PartitionInfo | None = None
 
     @classmethod
     def of(cls, manifest: Manifest) -> DatasetSummary:
@@ -53,7 +38,7 @@ class DatasetSummary:
             is_demo=manifest.is_demo,
             description=manifest.description,
             ignored=dict(manifest.ignored),
-            part=PartitionInfo(**manifest.part) if manifest.part else None,
+            partition=manifest.partition,
         )
 
 
@@ -74,8 +59,8 @@ class RemoteHandle:
 class RunSpec:
     """A worker's order.
 
-    ``run_dir`` is the run's folder, of an output in an object store the staging folder; ``shards`` are (first clip, one
-    past the last) of ``manifest``, and ``rows`` the digest of each one's rows; ``spawned_at`` is in seconds since the
+    ``run_dir`` is the run's folder, of an output in an object store the staging folder; ``shards`` are rows of
+    ``manifest``, and ``row_digests`` those of each one's rows; ``spawned_at`` is in seconds since the
     epoch.
     """
 
@@ -83,8 +68,8 @@ class RunSpec:
     run_dir: Path
     manifest: Path
     dataset: DatasetSummary
-    shards: tuple[tuple[int, int], ...]
-    rows: tuple[str, ...]
+    shards: tuple[Span, ...]
+    row_digests: tuple[str, ...]
     weights: WeightsChoice
     remote: RemoteHandle | None = None
     spawned_at: float = 0.0

@@ -10,7 +10,7 @@ import numpy as np
 from runner.core.errors import RunnerError
 from runner.core.files import atomic
 from runner.dataset.clip_names import split_range
-from runner.output.formats import npz_path
+from runner.output.npz import npz_path
 
 if TYPE_CHECKING:
     from runner.output.reader import EmbeddingReader

@@ -12,7 +12,7 @@ from runner.core.errors import RunnerError
 from runner.core.files import write_atomic
 from runner.dataset.clip_names import split_range
 from runner.evaluation.selections import Selection, audacity_tracks, raven_table
-from runner.output.formats import npz_path
+from runner.output.npz import npz_path
 from runner.vggish.constants import EXAMPLE_SAMPLES, SAMPLE_RATE
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""What was measured once on a machine and is remembered: small JSON files below ``paths.models``/.cache."""
+"""Caches of measurements: small JSON files below ``paths.models``/.cache, for one machine."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ def remembered(
     accept: Callable[[Any], bool],
     keep: Callable[[Any], bool] = lambda value: True,
 ) -> Any:
-    """What was measured under ``key``, from ``path`` if it is there and acceptable, else measured now and kept.
+    """Return the cached value of ``key``, or measure and cache it.
 
     Args:
-        path: a JSON file; one that can't be read is measured anew, one that can't be written costs that each time.
-        key: all that the measurement depends on: machine, device, versions, settings.
-        measure: gives a value that JSON can hold.
-        accept: whether a value found there is of the right form, and not too old.
-        keep: whether a value that was measured now is worth keeping.
+        path: the JSON file; if it can't be read or written, the value is measured each time.
+        key: everything that the value depends on: machine, device, versions, settings.
+        measure: returns a value that JSON can hold.
+        accept: whether a cached value has the right form, and is not too old.
+        keep: whether a new value should be cached.
     """
-    known: dict[str, Any] = {}
+    cached: dict[str, Any] = {}
     try:
-        known = dict(json.loads(path.read_text(encoding="utf-8")))
-        if accept(known[key]):
-            return known[key]
+        cached = dict(json.loads(path.read_text(encoding="utf-8")))
+        if accept(cached[key]):
+            return cached[key]
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    known[key] = measure()
-    if not keep(known[key]):
-        return known[key]
+    cached[key] = measure()
+    if not keep(cached[key]):
+        return cached[key]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, json.dumps(known, indent=2))
+        write_atomic(path, json.dumps(cached, indent=2))
     except OSError as error:
-        log.info("%s is not kept (%s): it is measured at each run", path.name, error)
-    return known[key]
+        log.info("could not cache %s (%s): each run measures it again", path.name, error)
+    return cached[key]

@@ -87,13 +87,3 @@ def shard_name(shard: int, suffix: str) -> str:
 
 CACHE = ".cache"
 """Folder below ``paths.models`` for what was measured once: the parity reference's answers, the calibration."""
-
-
-# The names of before RunLayout, until their last users have changed to it
-EMBEDDINGS, NPZ, TFRECORD, FOLDERS, DESCRIPTIONS = "embeddings", "npz", "tfrecord", FORMAT_FOLDERS, FORMAT_METADATA
-STATE, JOURNAL, CLIP_PARTS, NPZ_FILES = ".runner", "journal.jsonl", "clips", "npz"
-IDENTITY, WORKER_LOCK, BATCHES, TRACE = "identity.json", "worker.lock", "batches.parquet", "trace"
-MERGING, MERGED, CLIPS, PLOTS = "merge_in_progress.json", "merged.json", "clips.parquet", "plots"
-TRACKING, SWEEP_FILE, PLAN, MANIFEST = "tracking.json", "sweep.json", "plan.json", "manifest.parquet"
-LOCK, HOLDER, SESSIONS = "run.lock", "lock_owner.json", "attempts.jsonl"
-HOLDER_OBJECT, COMMITS, RESULT, LOG = ".runner/lease.json", ".runner/commits", "result.json", "runner.log"

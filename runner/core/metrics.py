@@ -1,8 +1,7 @@
-"""Every metric that a run or a sweep logs: its unit, whether more or less of it is better, what it means.
+"""The metrics that a run or a sweep logs: unit, direction, and meaning.
 
-The one table of them: ``vggish-runner report`` ranks by it, MLflow's pages have its order, and docs/measuring.md is
-printed
-from it (``python -m runner.core.metrics``).
+It is the only table of them: ``vggish-runner report`` ranks by it, MLflow's pages have its order, and
+docs/measuring.md is printed from it (``python -m runner.core.metrics``).
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from runner.core.errors import RunnerError
 
 
 class Direction(Enum):
-    """Which of two values of a metric is the better one."""
+    """Whether higher or lower values of a metric are better."""
 
     HIGHER = "higher"
     LOWER = "lower"
@@ -37,7 +36,7 @@ class Metric:
     meaning: str
 
     def goodness(self, value: float, reference: float) -> float:
-        """How good a value is as a share of the reference: 0.5 is half as fast, or twice as long; NaN if unknown."""
+        """Return a value as a share of the reference: 0.5 is half as fast, or twice as long; NaN if unknown."""
         if value == reference:
             return 1.0
         more, less = (value, reference) if self.direction is Direction.HIGHER else (reference, value)
@@ -254,56 +253,56 @@ METRICS: tuple[Metric, ...] = (
 
 _BY_NAME: Mapping[str, Metric] = {metric.name: metric for metric in METRICS}
 
-_PLACE: Mapping[str, int] = {metric.name: place for place, metric in enumerate(METRICS)}
+_RANK: Mapping[str, int] = {metric.name: rank for rank, metric in enumerate(METRICS)}
 
 
 def metric_of(name: str) -> Metric | None:
-    """The metric that a run logs under a name; None if there is none."""
+    """Return the metric that a run logs under a name; None if there is none."""
     pattern = "system/NAME" if name.startswith("system/") else re.sub(r"^([a-z]+)\d+_", r"\1N_", name)
     return _BY_NAME.get(name) or _BY_NAME.get(pattern)
 
 
 def known_metric(name: str) -> Metric:
-    """The metric of a name that a person gave.
+    """Return the metric of a name that the user gave.
 
     Raises:
-        RunnerError: there is none; the message has similar ones.
+        RunnerError: there is none; the message has similar names.
     """
-    found = metric_of(name)
-    if found is None:
+    metric = metric_of(name)
+    if metric is None:
         similar = difflib.get_close_matches(name, _BY_NAME, 3) or list(_BY_NAME)[:3]
         raise RunnerError(f"{name} is no metric: see docs/measuring.md (similar: {', '.join(similar)})")
-    return found
+    return metric
 
 
 def ranking_metric(name: str) -> Metric:
-    """The metric of a name that a person gave to tell better runs from worse ones.
+    """Return the metric of a name that the user gave to rank runs by.
 
     Raises:
-        RunnerError: there is none, or neither more nor less of it is better.
+        RunnerError: there is none, or it has no direction.
     """
-    found = known_metric(name)
-    if found.direction is Direction.NEUTRAL:
+    metric = known_metric(name)
+    if metric.direction is Direction.NEUTRAL:
         raise RunnerError(
-            f"{name} describes a run, and neither more nor less of it is better: give one that can be ranked first, "
+            f"{name} describes a run, and has no better direction: give one that can be ranked first, "
             f"as in --metric realtime_factor --metric {name}"
         )
-    return found
+    return metric
 
 
 def in_order(metrics: Mapping[str, float]) -> dict[str, float]:
-    """A run's metrics in the table's order; what is not in it comes last."""
+    """Return a run's metrics in the table's order, unknown ones last."""
 
-    def place(name: str) -> int:
-        found = metric_of(name)
-        return _PLACE[found.name] if found else len(METRICS)
+    def rank(name: str) -> int:
+        metric = metric_of(name)
+        return _RANK[metric.name] if metric else len(METRICS)
 
-    return {name: float(metrics[name]) for name in sorted(metrics, key=place)}
+    return {name: float(metrics[name]) for name in sorted(metrics, key=rank)}
 
 
 def as_markdown() -> str:
-    """The table as docs/measuring.md has it."""
-    rows = [f"| `{each.name}` | {each.unit} | {each.direction.value} | {each.meaning} |" for each in METRICS]
+    """Return the table of docs/measuring.md."""
+    rows = [f"| `{metric.name}` | {metric.unit} | {metric.direction.value} | {metric.meaning} |" for metric in METRICS]
     return "\n".join(["| metric | unit | better | meaning |", "| --- | --- | --- | --- |", *rows])
 
 
@@ -313,4 +312,4 @@ if __name__ == "__main__":
 BACKGROUND_LOAD = "other programs took"
 
 MAX_BACKGROUND_LOAD = 0.25
-"""Other programs on so large a share of the processors make a figure unfit for comparison."""
+"""Share of the processors above which other programs make a measurement unfit for comparison."""

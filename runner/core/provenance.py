@@ -1,4 +1,4 @@
-"""Where a run comes from: its user, and the commit of the runner."""
+"""The provenance of a run: its user, and the commit of the runner."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from runner.core.paths import checkout
 
 
 def user_name() -> str | None:
-    """Who runs this; None where the system has no name for the user, as in some containers."""
+    """Return the name of the user; None where the system has none, as in some containers."""
     try:
         return getpass.getuser()
     except (OSError, KeyError, ImportError):
@@ -19,7 +19,7 @@ def user_name() -> str | None:
 
 
 def git_state() -> dict[str, Any] | None:
-    """Commit of the runner's checkout and whether it has changes; None where it isn't one."""
+    """Return the commit of the runner's checkout, and whether it has changes; None outside of a checkout."""
     root = checkout()
     if root is None:
         return None

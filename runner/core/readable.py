@@ -1,4 +1,4 @@
-"""Reading our own files, which a full disk, a copy or a hand may have cut off: that is told in one sentence."""
+"""Reads the runner's own files; one that was truncated or edited is an error of one sentence."""
 
 from __future__ import annotations
 
@@ -13,28 +13,26 @@ from runner.core.errors import ResumeError
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """While ``path`` is read, and nothing else is done.
+    """Convert errors of reading ``path``, and of nothing else, in the block.
 
     Raises:
-        ResumeError: it can't be read, or is not what its name says.
+        ResumeError: the file can't be read, or has other content than its name says.
     """
     try:
         yield
     except (OSError, ValueError, KeyError) as error:  # pyarrow's and json's are among them
-        said = str(error).partition("\n")[0]
-        raise ResumeError(
-            f"{path} can't be read ({said}): bring it back as it was, or name another output.dir"
-        ) from error
+        reason = str(error).partition("\n")[0]
+        raise ResumeError(f"{path} can't be read ({reason}): restore it, or choose another output.dir") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object that a JSON file of ours holds.
+    """Return the object in a JSON file.
 
     Raises:
-        ResumeError: as ``readable``.
+        ResumeError: the file can't be read, or holds something else.
     """
     with readable(path):
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
             raise ValueError("it holds no object")
-    return found
+    return values

@@ -1,7 +1,7 @@
-"""The signals that ask for an end: Ctrl-C, SIGTERM, and SIGHUP when a terminal is gone.
+"""Signals that stop a run: Ctrl-C, SIGTERM, and SIGHUP when the terminal is closed.
 
 systemd, Slurm, containers and ``timeout`` send them to all processes of a run at once.  The command and its worker each
-finish what is under way; decode processes ignore them, and end when they are told to or when the worker is gone.
+finish the current shards; decode processes ignore the signals, and exit when the worker tells them to or has exited.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ INTERRUPTED = 130
 _SIGHUP = getattr(signal, "SIGHUP", None)
 
 REQUEUE_SIGNAL: int | None = getattr(signal, "SIGUSR2", None)
-"""What Submitit has Slurm send before a time limit or a preemption (``--signal``), to every process of a job.
+"""The signal that Slurm sends to all processes of Submitit's jobs before a time limit or a preemption (``--signal``).
 
-Submitit's own handler queues the job again on the spot.  It has to wait for the shards under way, as a stop has.
+Submitit's own handler requeues the job immediately.  It has to wait for the current shards, as a stop has.
 """
 
 _ONE_REQUEST_S = 0.2
-"""``timeout`` sends its signal to its child and to the group at once: that is one request, as nobody is so quick."""
+"""``timeout`` sends its signal to its child and to the group at once: within so short a time that is one request."""
 
 _terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
 
 
 @contextmanager
 def held_back() -> Iterator[None]:
-    """Processes that this thread starts begin with the signals blocked, until they ``take`` or ``ignore`` them.
+    """Start processes with the signals blocked, until they ``take`` or ``ignore`` them.
 
-    The one for queueing again stays blocked there: it is the command's to see to.
+    The requeue signal stays blocked there: only the command handles it.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
@@ -60,9 +60,9 @@ def held_back() -> Iterator[None]:
 
 
 def take(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
-    """Have the signals handled (main thread only); what handled them before.
+    """Install a handler of the signals (main thread only); return the earlier handlers.
 
-    A SIGHUP that nohup ignores stays so; the one for queueing again is taken where Submitit handles it.
+    A SIGHUP that nohup ignores stays ignored; the requeue signal is handled where Submitit handles it.
     """
     wanted = [number for number in STOP_SIGNALS if number != _SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
     if REQUEUE_SIGNAL is not None and callable(signal.getsignal(REQUEUE_SIGNAL)):
@@ -73,20 +73,20 @@ def take(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
 
 
 def ignore() -> None:
-    """Ignore the signals, for the life of this process."""
+    """Ignore the signals in this process."""
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     _let_in()
 
 
 def die_of(number: int) -> None:
-    """End this process on the spot, as if it had never handled the signal."""
+    """End this process immediately, as if it had never handled the signal."""
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
 
 
 def leave_terminal() -> None:
-    """Print no more: the terminal is gone, and writing to it would be an error."""
+    """Discard output from now on: writing to a closed terminal is an error."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for descriptor in _terminals:
         os.dup2(nowhere, descriptor)
@@ -99,18 +99,22 @@ def _let_in() -> None:
 
 
 class Requests:
-    """Counts how often an end was asked for by signals."""
+    """Counts requests to stop, by signals.
+
+    Attributes:
+        count: of the requests.
+        signal: the last one; SIGTERM if only the worker of this process got one.
+    """
 
     def __init__(self) -> None:
         self.count = 0
         self.signal = signal.SIGTERM
-        """The last one; SIGTERM where this process got none: then its worker alone did."""
         self._at = 0.0
 
     def add(self, number: int) -> bool:
-        """Take note of a signal; whether it is one request more.
+        """Count a signal; return whether it is a new request.
 
-        The same one may come twice at once, and systemd sends SIGHUP behind SIGTERM: that asks for nothing new.
+        The same signal may arrive twice at once, and systemd sends SIGHUP after SIGTERM: neither is a new request.
         """
         now = time.monotonic()
         if self.count and (number == _SIGHUP or now - self._at < _ONE_REQUEST_S):
@@ -120,12 +124,12 @@ class Requests:
 
 
 class StopSignal:
-    """In the worker: asks for an early end on ``stop`` on standard input, the parent's end, or a signal.
+    """Stops the worker early: on ``stop`` on standard input, the command's end, or a signal.
 
-    A second signal ends the worker on the spot.
+    A second signal ends the worker immediately.
 
     Args:
-        end_at_once: called when an end is asked for before ``begin``: there is nothing to finish.
+        end_at_once: called for a request before ``begin``, when there is nothing to finish.
     """
 
     def __init__(self, end_at_once: Callable[[], None]) -> None:
@@ -134,7 +138,7 @@ class StopSignal:
         self._lock = threading.Lock()
         self._asked = threading.Event()
         self._requests = Requests()
-        self._reasons: queue.SimpleQueue[str] = queue.SimpleQueue()  # may be put to by a signal's handler
+        self._reasons: queue.SimpleQueue[str] = queue.SimpleQueue()  # a signal handler may put to it
         self.take_signals()
         threading.Thread(target=self._read, name="stdin", daemon=True).start()
         threading.Thread(target=self._wait, name="stop", daemon=True).start()
@@ -145,14 +149,14 @@ class StopSignal:
             take(self._handle)
 
     def begin(self, stop: Callable[[], None]) -> None:
-        """Something is under way from now on: ``stop`` is called when an end is asked for, now if it was already."""
+        """Call ``stop`` on a request from now on; immediately, if there was one already."""
         with self._lock:
             self._stop = stop
             if self._asked.is_set():
                 stop()
 
     def is_set(self) -> bool:
-        """Whether an end was asked for."""
+        """Return whether there was a request to stop."""
         return self._asked.is_set()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:

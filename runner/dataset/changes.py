@@ -1,8 +1,8 @@
-"""What became of the rows of a data set since a run of it was planned."""
+"""Changes in a data set since a run of it was planned."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,64 +13,67 @@ from numpy.typing import NDArray
 from runner.dataset.packed.address import container_of, is_packed
 
 OLDER_LISTING = (
-    "the data set has changed since this part began, which keeps the listing that it began with: parts that begin now "
-    "have another, unless dataset.listing names one for all"
+    "the data set has changed since this partition started, which keeps its listing: partitions that start now have "
+    "another one, unless dataset.listing names one for all"
 )
 
 
 @dataclass(frozen=True)
 class Changes:
-    """What became of the rows since the plan.
+    """Changes in the rows since the plan.
 
-    ``there`` (bool [rows]) is whether each one's file is in the data set as it is listed now; ``changed`` are rows
-    whose files changed, ``relabelled`` those with another label, ``removed`` those that are listed no more;
-    ``vanished`` and ``added`` count files that are gone and rows that are new.
+    Attributes:
+        exists: bool [rows], whether each row's file is in the data set as it is listed now.
+        changed: rows whose files changed.
+        relabeled: rows with another label.
+        removed: rows that are no longer listed.
+        vanished: number of files that no longer exist.
+        added: number of new rows, at the end.
     """
 
-    there: NDArray[np.bool_]
+    exists: NDArray[np.bool_]
     changed: Sequence[int] = ()
-    relabelled: Sequence[int] = ()
+    relabeled: Sequence[int] = ()
     removed: Sequence[int] = ()
     vanished: int = 0
     added: int = 0
 
     def notes(self) -> list[str]:
-        """A line for each kind of change."""
+        """Return a line for each kind of change, for the user."""
         lines = []
         if self.changed:
-            lines.append(f"{len(self.changed):,} source files changed since the run started: re-embedding them")
-        if self.relabelled:
-            lines.append(f"{len(self.relabelled):,} labels changed since the run started: re-running their shards")
+            lines.append(f"re-embedding {len(self.changed):,} source files changed since the run started")
+        if self.relabeled:
+            lines.append(f"re-running the shards of {len(self.relabeled):,} labels changed since the run started")
         if self.vanished:
-            lines.append(f"{self.vanished:,} source files are gone: those embedded stay, others are skipped as missing")
+            lines.append(f"{self.vanished:,} source files are gone: keeping embeddings, skipping the others as missing")
         if self.added:
-            lines.append(f"{self.added:,} clips are new: they are embedded after the others")
+            lines.append(f"embedding {self.added:,} new clips after the others")
         return lines
 
 
 def reconcile(planned: pa.Table, listed: pa.Table) -> tuple[pa.Table, Changes]:
-    """The planned rows with labels, sizes and times of their files as they are now, and new ones at the end.
+    """Return the planned rows with their present labels, sizes and times, and new rows at the end; and the changes.
 
-    What is not known any more of a file that is gone stays as it was.
+    Rows of files that no longer exist keep their values.
     """
     paths, listed_paths = planned["path"].to_pylist(), listed["path"].to_pylist()
-    keys, listed_keys = (
-        zip(map(container_of, places), each["clip"].to_pylist(), strict=True)
-        for places, each in ((paths, planned), (listed_paths, listed))
-    )
-    places = {key: row for row, key in enumerate(listed_keys)}
-    at = np.array([places.pop(key, -1) for key in keys], np.int64)
-    is_listed = at >= 0
-    now = listed.select(["label", "bytes", "mtime_ns"]).take(pa.array(at, mask=~is_listed))
-    there = is_listed & has_file(now)
+    new_rows = {key: row for row, key in enumerate(_keys(listed_paths, listed))}
+    listed_row = np.array([new_rows.pop(key, -1) for key in _keys(paths, planned)], np.int64)
+    is_listed = listed_row >= 0
+    now = listed.select(["label", "bytes", "mtime_ns"]).take(pa.array(listed_row, mask=~is_listed))
+    exists = is_listed & has_file(now)
     table, differs = planned, {}
     moved = np.zeros(len(paths), bool)
-    if any(map(is_packed, paths[:1])):  # a clip's place in its container may be another now
-        current = [listed_paths[row] if known else path for path, row, known in zip(paths, at, there, strict=True)]
+    if any(map(is_packed, paths[:1])):  # clips may have moved within their container
+        current = [
+            listed_paths[row] if is_there else path
+            for path, row, is_there in zip(paths, listed_row, exists, strict=True)
+        ]
         moved = np.array([path != before for path, before in zip(current, paths, strict=True)], bool)
         column = pa.chunked_array([pa.array(current, pa.binary())])
         table = table.set_column(table.schema.get_field_index("path"), table.schema.field("path"), column)
-    for name, known in (("label", is_listed), ("bytes", there), ("mtime_ns", there)):
+    for name, known in (("label", is_listed), ("bytes", exists), ("mtime_ns", exists)):
         before, after = planned[name].combine_chunks(), now[name].combine_chunks()
         same = pc.fill_null(pc.equal(before, after), pa.scalar(False))
         both_missing = pc.and_(pc.is_null(before), pc.is_null(after))
@@ -78,26 +81,31 @@ def reconcile(planned: pa.Table, listed: pa.Table) -> tuple[pa.Table, Changes]:
         values = pc.if_else(pa.array(known), after, before)
         table = table.set_column(table.schema.get_field_index(name), table.schema.field(name), values)
     is_new = np.zeros(listed.num_rows, bool)
-    is_new[list(places.values())] = True
-    added = listed.filter(pa.array(is_new))  # `take` would join the names, of which there may be more than 2 GiB
+    is_new[list(new_rows.values())] = True
+    added = listed.filter(pa.array(is_new))  # `take` would concatenate names, which fails beyond 2 GiB
     changes = Changes(
-        there=np.concatenate([there, has_file(added)]),
+        exists=np.concatenate([exists, has_file(added)]),
         changed=np.flatnonzero(differs["bytes"] | differs["mtime_ns"] | moved).tolist(),
-        relabelled=np.flatnonzero(differs["label"]).tolist(),
+        relabeled=np.flatnonzero(differs["label"]).tolist(),
         removed=np.flatnonzero(~is_listed).tolist(),
-        vanished=int(np.count_nonzero(~there & has_file(planned))),
+        vanished=int(np.count_nonzero(~exists & has_file(planned))),
         added=added.num_rows,
     )
     return pa.concat_tables([table, added]).combine_chunks(), changes
 
 
-def among(listed: pa.Table, names: pa.ChunkedArray) -> pa.Table:
-    """The rows of these clips, where they are listed."""
+def _keys(paths: Sequence[bytes], table: pa.Table) -> Iterator[tuple[bytes, str]]:
+    """Yield what identifies each row's clip, wherever it lies in its container."""
+    return zip(map(container_of, paths), table["clip"].to_pylist(), strict=True)
+
+
+def rows_of(listed: pa.Table, names: pa.ChunkedArray) -> pa.Table:
+    """Return the rows of these clips that are listed."""
     return listed.filter(pc.is_in(listed["clip"], value_set=names.combine_chunks()))
 
 
 def has_file(table: pa.Table) -> NDArray[np.bool_]:
-    """Whether a file was found for each row."""
+    """Return whether each row's file existed when it was listed, bool [rows]."""
     return _flags(pc.fill_null(pc.greater_equal(table["bytes"], 0), pa.scalar(False)))
 
 

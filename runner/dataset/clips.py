@@ -1,4 +1,4 @@
-"""Clips of a manifest, read in pieces."""
+"""Reads the clips of a manifest in batches."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from runner.core.span import Span
+
 
 class Clip(NamedTuple):
-    """A row of the manifest and its number; ``bytes`` is the file's size, -1 if unknown."""
+    """A row of the manifest and its number; ``bytes`` is the file's size, −1 if unknown."""
 
     number: int
     name: str
@@ -24,21 +26,21 @@ class Clip(NamedTuple):
     bytes: int
 
 
-_MANIFEST_ROWS = 4096
+_BATCH_ROWS = 4096
 
-_MANIFEST_COLUMNS = ("clip", "path", "start", "end", "label", "bytes")
-"""The manifest's columns in the order of ``Clip``'s fields behind ``number``."""
+_COLUMNS = ("clip", "path", "start", "end", "label", "bytes")
+"""Columns of the manifest, in the order of ``Clip``'s fields after ``number``."""
 
 
-def read_clips(path: Path, spans: Sequence[tuple[int, int]]) -> Iterator[Clip]:
-    """The clips of these spans (first, one past the last), in order; of the manifest only what holds them is read."""
+def read_clips(path: Path, spans: Sequence[Span]) -> Iterator[Clip]:
+    """Yield the clips of a manifest in these spans, in order; other row groups are not read."""
     reader = ClipReader(path)
     for first, end in spans:
         yield from reader.clips(first, end)
 
 
 class ClipReader:
-    """Reads clips of a manifest; the row group of the last ones is kept, as the next ones are mostly in it, too.
+    """Reads clips of a manifest; keeps the last row group, which usually holds the next clips too.
 
     Args:
         path: of the manifest.
@@ -54,21 +56,22 @@ class ClipReader:
         self._rows: pa.Table = None
 
     def clips(self, first: int, end: int) -> Iterator[Clip]:
-        """The clips from ``first`` up to, not including, ``end``."""
+        """Yield the clips from ``first`` up to, not including, ``end``."""
         while first < end:
             group = bisect_right(self._ends, first)
-            begins, stop = self._ends[group - 1] if group else 0, min(end, self._ends[group], first + _MANIFEST_ROWS)
+            group_start = self._ends[group - 1] if group else 0
+            stop = min(end, self._ends[group], first + _BATCH_ROWS)
             if group != self._group:
-                self._rows = self._file.read_row_group(group, columns=list(_MANIFEST_COLUMNS))
+                self._rows = self._file.read_row_group(group, columns=list(_COLUMNS))
                 self._group = group
-            part = self._rows.slice(first - begins, stop - first)
-            columns = (part.column(name).to_pylist() for name in _MANIFEST_COLUMNS)
+            rows = self._rows.slice(first - group_start, stop - first)
+            columns = (rows.column(name).to_pylist() for name in _COLUMNS)
             yield from itertools.starmap(Clip, zip(range(first, stop), *columns, strict=True))
             first = stop
 
 
 def labels_of(path: Path) -> list[str]:
-    """The data set's distinct labels."""
+    """Return the distinct labels in a manifest."""
     import pyarrow.parquet as pq
 
     labels: list[str] = pq.read_table(path, columns=["label"])["label"].unique().drop_null().to_pylist()

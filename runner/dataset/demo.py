@@ -1,4 +1,4 @@
-"""The demo clips: about forty short labelled sounds, synthesised once, the same on every machine.
+"""The demo clips: forty short labeled sounds, synthesized once, the same on every machine.
 
 They exist so that the first command works with no data and no network, and so that tests have audio in every common
 format, rate and channel count.
@@ -19,7 +19,7 @@ from runner.core.files import commit_folder
 Waveform = NDArray[np.float64]
 
 RECIPE = "1"
-"""Changes whenever the clips do: a folder made by another recipe is made anew."""
+"""Version of the clips: a folder of another version is replaced."""
 
 _MARKER = ".recipe"
 
@@ -36,37 +36,38 @@ _RATES = (16_000, 44_100, 48_000, 22_050, 8_000, 32_000)
 
 _SECONDS = (3.0, 10.0, 5.0, 20.0, 4.2)
 
-_PER_LABEL = 5
+_CLIPS_PER_LABEL = 5
 
 
 def demo_clips(outputs: Path) -> Path:
-    """The folder of the demo clips, ``outputs/demo``, made first if it is not there; safe for several processes.
+    """Return the folder of the demo clips, ``outputs/demo``; synthesize them first if they are missing.
+
+    Several processes may call it at once.
 
     Raises:
-        DatasetError: ``outputs/demo`` is something that this function did not make.
+        DatasetError: ``outputs/demo`` holds something else.
     """
     from filelock import FileLock
 
     folder = outputs / "demo"
-    if _recipe_of(folder) != RECIPE:
+    if _read_recipe(folder) != RECIPE:
         outputs.mkdir(parents=True, exist_ok=True)
         with FileLock(outputs / ".demo.lock"):
-            if _recipe_of(folder) != RECIPE:  # no other process made it while this one waited
+            if _read_recipe(folder) != RECIPE:  # another process may have made it while this one waited
                 _make(folder)
     return folder
 
 
 def _make(folder: Path) -> None:
-    if folder.exists() and _recipe_of(folder) is None:
+    if folder.exists() and _read_recipe(folder) is None:
         raise DatasetError(
-            f"{folder} is where the demo clips go, and it holds something else: "
-            "move it away, or name another folder with paths.outputs"
+            f"{folder}, the folder of the demo clips, holds other files: move it away, or choose another paths.outputs"
         )
     building, stale = folder.with_name(".demo.building"), folder.with_name(".demo.stale")
-    for left_by_a_killed_process in (building, stale):
-        shutil.rmtree(left_by_a_killed_process, ignore_errors=True)
+    for leftover in (building, stale):  # of a killed process
+        shutil.rmtree(leftover, ignore_errors=True)
     building.mkdir()
-    _synthesise(building)
+    _synthesize(building)
     (building / _MARKER).write_text(RECIPE)
     if folder.exists():
         folder.rename(stale)
@@ -74,12 +75,12 @@ def _make(folder: Path) -> None:
     shutil.rmtree(stale, ignore_errors=True)
 
 
-def _recipe_of(folder: Path) -> str | None:
+def _read_recipe(folder: Path) -> str | None:
     marker = folder / _MARKER
     return marker.read_text() if marker.is_file() else None
 
 
-def _synthesise(folder: Path) -> None:
+def _synthesize(folder: Path) -> None:
     import soundfile
 
     for number, (label, name, waveform, rate, channels) in enumerate(_clips()):
@@ -93,14 +94,14 @@ def _synthesise(folder: Path) -> None:
 def _clips() -> Iterator[tuple[str, str, Waveform, int, int]]:
     number = 0
     for label, make in _SOUNDS.items():
-        for take in range(_PER_LABEL):
+        for number_of_label in range(_CLIPS_PER_LABEL):
             rng = np.random.default_rng([number, int(RECIPE)])
             rate = _RATES[number % len(_RATES)]
-            seconds = _SECONDS[(number + take) % len(_SECONDS)]
+            seconds = _SECONDS[(number + number_of_label) % len(_SECONDS)]
             t = np.arange(int(seconds * rate)) / rate
             waveform = make(t, rng)
             peak = float(np.abs(waveform).max()) or 1.0
-            yield label, f"{label}_{take}", 0.6 * waveform / peak, rate, 1 + number % 2
+            yield label, f"{label}_{number_of_label}", 0.6 * waveform / peak, rate, 1 + number % 2
             number += 1
 
 
@@ -160,4 +161,4 @@ _SOUNDS: dict[str, Callable[[Waveform, np.random.Generator], Waveform]] = {
     "waves": _waves,
     "siren": _siren,
 }
-"""Label → how it sounds, given times [n] in seconds and a seeded generator: float64 [n], any scale."""
+"""The sound of each label, given times [n] in seconds and a seeded generator: float64 [n] of any scale."""

@@ -1,4 +1,4 @@
-"""Digests of rows of the data set: of all of it, and of each shard's, which its line of the journal is believed by."""
+"""Digests of a data set's rows: of all of them, and of each shard's, which its journal entry must match."""
 
 from __future__ import annotations
 
@@ -12,21 +12,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-_DATA = ("clip", "start", "end", "label", "bytes")
+from runner.core.span import Span
 
-_ROWS = ("clip", "path", "start", "end", "label", "bytes", "mtime_ns")
+_CONTENT_COLUMNS = ("clip", "start", "end", "label", "bytes")
+
+_ALL_COLUMNS = ("clip", "path", "start", "end", "label", "bytes", "mtime_ns")
 
 _BLOCK_ROWS = 65_536
-"""Rows whose columns are laid out at once, for all shards that they are of."""
+"""Rows that are converted to bytes at once."""
 
 
 def digest_of(table: pa.Table) -> str:
-    """A digest of what the clips are (names, parts, labels, sizes), the same on another machine.
+    """Return a digest of the clips' names, times, labels and sizes, the same on all machines.
 
-    Each column is hashed by itself: the bytes of its values, their lengths, and which are missing.
+    Each column is hashed on its own: the bytes of its values, their lengths, and which are missing.
     """
     hashes = []
-    for name in _DATA:
+    for name in _CONTENT_COLUMNS:
         values, lengths, missing = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
         for chunk in table[name].chunks:
             column = _Column.of(chunk)
@@ -38,18 +40,18 @@ def digest_of(table: pa.Table) -> str:
     return hashlib.sha256(b"".join(hashes)).hexdigest()[:32]
 
 
-def row_digests(table: pa.Table, shards: Sequence[tuple[int, int]]) -> list[str]:
-    """A digest of each shard's rows: all that is known of their clips, labels and the state of their files too.
+def row_digests(table: pa.Table, shards: Sequence[Span]) -> list[str]:
+    """Return a digest of each shard's rows: of all columns, sizes and times of modification included.
 
     Args:
         table: with the columns of ``runner.dataset.table.SCHEMA``.
-        shards: (first row, one past the last), one after the other; the digests don't depend on the others.
+        shards: consecutive spans of its rows; a digest does not depend on the other shards.
     """
-    found = []
+    digests = []
     for block in _blocks(shards):
-        start = block[0][0]
-        rows = table.slice(start, block[-1][1] - start).combine_chunks()
-        columns = [_Column.of(rows[name].chunk(0)) for name in _ROWS] if rows.num_rows else []
+        start = block[0].first
+        rows = table.slice(start, block[-1].end - start).combine_chunks()
+        columns = [_Column.of(rows[name].chunk(0)) for name in _ALL_COLUMNS] if rows.num_rows else []
         for first, end in block:
             digest = hashlib.sha256(str(end - first).encode())
             for column in columns:
@@ -57,29 +59,33 @@ def row_digests(table: pa.Table, shards: Sequence[tuple[int, int]]) -> list[str]
                 digest.update(column.missing[first - start : end - start].data)
                 if column.lengths is not None:
                     digest.update(column.lengths[first - start : end - start].data)
-            found.append(digest.hexdigest()[:16])
-    return found
+            digests.append(digest.hexdigest()[:16])
+    return digests
 
 
-def _blocks(shards: Sequence[tuple[int, int]]) -> Iterator[Sequence[tuple[int, int]]]:
-    """The shards in runs of about ``_BLOCK_ROWS`` rows."""
-    begun = 0
+def _blocks(shards: Sequence[Span]) -> Iterator[Sequence[Span]]:
+    """Yield the shards in blocks of about ``_BLOCK_ROWS`` rows."""
+    first = 0
     for number in range(1, len(shards) + 1):
-        if number == len(shards) or shards[number][1] - shards[begun][0] > _BLOCK_ROWS:
-            yield shards[begun:number]
-            begun = number
+        if number == len(shards) or shards[number].end - shards[first].first > _BLOCK_ROWS:
+            yield shards[first:number]
+            first = number
 
 
 @dataclass(frozen=True)
 class _Column:
-    """An array as bytes: its values, which are missing (bool [n]) and, of text, how long each is (int32 [n]).
+    """An array as bytes.
 
-    ``places`` is where the values of text begin in ``data`` (and the last ends), int32 [n + 1].
+    Attributes:
+        data: the bytes of all values.
+        missing: bool [n].
+        offsets: of the values of text in ``data``, int32 [n + 1]; None for numbers.
+        lengths: of the values of text, int32 [n]; None for numbers.
     """
 
     data: Any
     missing: NDArray[np.bool_]
-    places: NDArray[np.int32] | None = None
+    offsets: NDArray[np.int32] | None = None
     lengths: NDArray[np.int32] | None = None
 
     @staticmethod
@@ -94,11 +100,11 @@ class _Column:
         _, offsets, data = binary.buffers()
         if not len(chunk):
             return _Column(b"", missing, np.zeros(1, np.int32), np.zeros(0, np.int32))
-        places = np.frombuffer(offsets, np.int32)[binary.offset : binary.offset + len(chunk) + 1]
-        return _Column(memoryview(data) if data is not None else b"", missing, places, np.diff(places))
+        starts = np.frombuffer(offsets, np.int32)[binary.offset : binary.offset + len(chunk) + 1]
+        return _Column(memoryview(data) if data is not None else b"", missing, starts, np.diff(starts))
 
     def values(self, first: int, end: int) -> Any:
-        """The bytes of these rows' values, one after the other."""
-        if self.places is None:
+        """Return the bytes of these rows' values."""
+        if self.offsets is None:
             return self.data[first:end]
-        return self.data[self.places[first] : self.places[end]]
+        return self.data[self.offsets[first] : self.offsets[end]]

@@ -1,12 +1,13 @@
-"""The listing of a data set that all partitions read: the first job puts it in a file, the others plan from that.
+"""The listing of a data set that all partitions read: the first job writes it to a file, the others plan from that.
 
-Parts make a whole only if they are cut from one listing.  Jobs that begin days apart would each list the data set as
-it is by then, and one file more moves the bounds of most shards.  So ``dataset.listing`` names a file, here or in an
-object store, which is made by who comes first and never written again: two that come at once agree on the one that was
-there first.  A sweep's jobs need no such name; theirs lies beside them.
+Partitions can be merged only if they are cut from one listing.  Jobs that start days apart would each list the data set
+as it is then, and one more file moves the bounds of most shards.  ``dataset.listing`` therefore names a file, here or
+in an object store, which the first job creates and none replaces: jobs that start at once agree on the file that was
+created first.  A sweep's jobs need no such name; their listing is next to them.
 
-The listing says which clips there are and where shards end; sizes and times of the part's own files are looked at by
-each job, so that a file that changed is noticed when the part is taken up (not in a store: that is a request each).
+The listing determines the clips and the shards.  Each job reads the sizes and times of its own partition's files
+itself, so that a file that changed is noticed when the partition is resumed (not in a store, where each needs a
+request).
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from runner.core.files import flush, flush_folder, make_folder
 from runner.core.paths import as_path, is_url
 from runner.dataset.digests import digest_of
 from runner.dataset.manifest import build_manifest, select_partition
-from runner.dataset.table import CHUNK_CLIPS, Manifest, stamps
+from runner.dataset.table import CHUNK_CLIPS, Manifest, file_stats
 from runner.storage.filesystem import open_store
 from runner.storage.prefetch import fetch
 from runner.storage.retry import with_retries
@@ -43,150 +44,155 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_KEY = b"vggish_runner_listing"
-"""Of the Parquet file's metadata: what the listing is of, and what of ``Manifest`` is no row."""
+_METADATA_KEY = b"vggish_runner_listing"
+"""Key of the Parquet metadata with the settings that the listing is of, and the fields of ``Manifest``."""
 
-_OF_FILES = ("folder", "manifest", "demo")
-"""Kinds of data sets each clip of which is a file, or a part of one."""
+_FILE_DATASETS = ("folder", "manifest", "demo")
+"""Data sets whose clips are files, or parts of files."""
 
-_OWN = ("dataset.partition",)
+_PARTITION_SETTINGS = ("dataset.partition",)
 
 
 def listing_of_sweep(config: RunConfig, run_dir: Path, sweep_dir: Path) -> str:
-    """Where the parts of a sweep have their listing: in the sweep's folder or URL, by what it is of."""
-    name = f"listing-{hashlib.sha256(json.dumps(_subject(config)).encode()).hexdigest()[:12]}.parquet"
-    place = config.output.dir
-    if is_url(place):
-        below = Path(os.path.relpath(run_dir, sweep_dir)).as_posix()
-        return f"{place.rstrip('/').removesuffix(f'/{below}')}/{name}"
+    """Return where the jobs of a sweep have their listing: in the sweep's folder or URL, named by its settings."""
+    name = f"listing-{hashlib.sha256(json.dumps(_settings(config)).encode()).hexdigest()[:12]}.parquet"
+    output_dir = config.output.dir
+    if is_url(output_dir):
+        job = Path(os.path.relpath(run_dir, sweep_dir)).as_posix()
+        return f"{output_dir.rstrip('/').removesuffix(f'/{job}')}/{name}"
     return str(sweep_dir / name)
 
 
 def list_clips(config: RunConfig, listing: str | None, outputs: Path) -> Manifest:
-    """The clips of a run: all of the data set, or those of ``dataset.partition``.
+    """Return the clips of a run: those of the data set, or of ``dataset.partition``.
 
     Args:
         config: the run's.
-        listing: where the listing is that all parts read, or is to be; None: what the data set holds now.
+        listing: path or URL of the listing that all partitions read; None to list the data set.
         outputs: as in ``build_manifest``.
 
     Raises:
-        DatasetError: as ``build_manifest``, ``frozen`` and ``select_partition`` do.
+        DatasetError: as ``build_manifest``, ``read_or_create`` and ``select_partition``.
     """
 
-    def list_now() -> Manifest:
+    def list_dataset() -> Manifest:
         return build_manifest(config.dataset, outputs)
 
     if config.dataset.partition is None:
-        return list_now()
-    which, of = parse_partition(config.dataset.partition)
-    whole = list_now() if listing is None else frozen(config, listing, list_now)
-    numbered = "tfrecord" in config.output.formats
-    part = select_partition(whole, which, of, config.output.clips_per_shard, config.frontend.hop_s, labels=numbered)
-    return part if listing is None or config.dataset.name not in _OF_FILES else as_they_are_now(part)
+        return list_dataset()
+    index, count = parse_partition(config.dataset.partition)
+    whole = list_dataset() if listing is None else read_or_create(config, listing, list_dataset)
+    numbers_labels = "tfrecord" in config.output.formats
+    partition = select_partition(
+        whole, index, count, config.output.clips_per_shard, config.frontend.hop_s, labels=numbers_labels
+    )
+    has_stale_stats = listing is not None and config.dataset.name in _FILE_DATASETS
+    return with_current_stats(partition) if has_stale_stats else partition
 
 
-def frozen(config: RunConfig, place: str, list_now: Callable[[], Manifest]) -> Manifest:
-    """The data set as the file at ``place`` lists it, which is made if there is none.
+def read_or_create(config: RunConfig, listing: str, list_dataset: Callable[[], Manifest]) -> Manifest:
+    """Return the data set that a listing holds; create the listing if it does not exist.
 
     Args:
         config: the run's.
-        place: a path or a URL.
-        list_now: lists the data set.
+        listing: its path or URL.
+        list_dataset: lists the data set.
 
     Raises:
-        DatasetError: the file can't be read or made, or is of another data set.
+        DatasetError: the listing can't be read or created, or is of another data set.
     """
-    found = _read(place, config.dataset.download_timeout_s)
-    if found is None:
-        manifest = list_now()
-        data = _packed(config, manifest)
-        created = _create(place, data, config.dataset.download_timeout_s)
-        found = _read(place, config.dataset.download_timeout_s)  # not all stores know how to create what is not there
-        if created and found == data:
-            log.info("the listing of the data set, which other parts read, is %s", place)
+    timeout_s = config.dataset.download_timeout_s
+    data = _read(listing, timeout_s)
+    if data is None:
+        manifest = list_dataset()
+        ours = _encode(config, manifest)
+        is_created = _create(listing, ours, timeout_s)
+        data = _read(listing, timeout_s)  # some stores replace what should only be created
+        if is_created and data == ours:
+            log.info("created the listing that all partitions read: %s", listing)
             return manifest
-    if found is None:
-        raise DatasetError(f"dataset.listing={place} was removed as it was made: rerun the same command")
-    return _unpacked(config, place, found)
+    if data is None:
+        raise DatasetError(f"dataset.listing={listing} was removed while it was created: rerun the same command")
+    return _decode(config, listing, data)
 
 
-def as_they_are_now(part: Manifest) -> Manifest:
-    """A part with the sizes and times of its files as they are now; those of objects stay as they were listed."""
-    if is_url(part.root):
-        return part
-    now = stamps([os.fsdecode(path) for path in part.table["path"].to_pylist()])
-    table = part.table
-    for name, values in zip(("bytes", "mtime_ns"), zip(*now, strict=True), strict=True):
-        place = table.schema.get_field_index(name)
-        table = table.set_column(place, table.schema.field(name), pa.array(values, pa.int64()))
-    return replace(part, table=table, digest=digest_of(table))
+def with_current_stats(partition: Manifest) -> Manifest:
+    """Return a partition with the present sizes and times of its files; those of objects stay as listed."""
+    if is_url(partition.root):
+        return partition
+    table = partition.table
+    stats = file_stats([os.fsdecode(path) for path in table["path"].to_pylist()])
+    for name, values in zip(("bytes", "mtime_ns"), zip(*stats, strict=True), strict=True):
+        column = table.schema.get_field_index(name)
+        table = table.set_column(column, table.schema.field(name), pa.array(values, pa.int64()))
+    return replace(partition, table=table, digest=digest_of(table))
 
 
-def _subject(config: RunConfig) -> dict[str, Any]:
-    """The settings that say what is listed."""
-    return {key: value for key, value in deciding(config).items() if key.startswith("dataset.") and key not in _OWN}
+def _settings(config: RunConfig) -> dict[str, Any]:
+    """Return the settings that determine the listing."""
+    settings = deciding(config).items()
+    return {key: value for key, value in settings if key.startswith("dataset.") and key not in _PARTITION_SETTINGS}
 
 
-def _packed(config: RunConfig, manifest: Manifest) -> bytes:
-    about = {
-        "subject": _subject(config),
+def _encode(config: RunConfig, manifest: Manifest) -> bytes:
+    metadata = {
+        "settings": _settings(config),
         "root": manifest.root,
         "is_demo": manifest.is_demo,
         "description": manifest.description,
         "ignored": manifest.ignored,
     }
-    table = manifest.table.replace_schema_metadata({_KEY: json.dumps(about).encode()})
+    table = manifest.table.replace_schema_metadata({_METADATA_KEY: json.dumps(metadata).encode()})
     file = io.BytesIO()
     pq.write_table(table, file, row_group_size=CHUNK_CLIPS, use_dictionary=["label"], compression="zstd")
     return file.getvalue()
 
 
-def _unpacked(config: RunConfig, place: str, data: bytes) -> Manifest:
+def _decode(config: RunConfig, listing: str, data: bytes) -> Manifest:
     try:
         table = pq.read_table(io.BytesIO(data))
-        about: Mapping[str, Any] = json.loads(table.schema.metadata[_KEY])
-        subject = about["subject"]
+        metadata: Mapping[str, Any] = json.loads(table.schema.metadata[_METADATA_KEY])
+        settings = metadata["settings"]
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         raise DatasetError(
-            f"dataset.listing={place} is no listing of the runner's ({error!r}): name another file"
+            f"dataset.listing={listing} is not a listing of this version of the runner ({error!r}): choose another file"
         ) from error
-    wanted = _subject(config)
-    if subject != wanted:
-        keys = [key for key in sorted({*subject, *wanted}) if subject.get(key) != wanted.get(key)]
+    wanted = _settings(config)
+    if settings != wanted:
+        keys = [key for key in sorted({*settings, *wanted}) if settings.get(key) != wanted.get(key)]
         raise DatasetError(
-            f"dataset.listing={place} is of another data set (it differs in {', '.join(keys)}): name another file"
+            f"dataset.listing={listing} is of another data set (it differs in {', '.join(keys)}): choose another file"
         )
     table = table.replace_schema_metadata(None)
-    description = f"{about['description']} (as {place} lists them)"
-    return Manifest(about["root"], table, digest_of(table), about["is_demo"], description, about["ignored"])
+    description = f"{metadata['description']} (as {listing} lists them)"
+    return Manifest(metadata["root"], table, digest_of(table), metadata["is_demo"], description, metadata["ignored"])
 
 
-def _read(place: str, timeout_s: float) -> bytes | None:
-    """What the file holds; None where there is none."""
+def _read(listing: str, timeout_s: float) -> bytes | None:
+    """Return the content of a listing; None if it does not exist."""
     try:
-        if not is_url(place):
-            return _path(place).read_bytes()
-        with fetch(place, timeout_s) as fetched:
+        if not is_url(listing):
+            return _path(listing).read_bytes()
+        with fetch(listing, timeout_s) as fetched:
             return Path(fetched.path).read_bytes()
     except FileNotFoundError:
         return None
     except ClipError as error:
         if error.reason == "missing":
             return None
-        raise DatasetError(f"dataset.listing={place} can't be read ({error}): check it") from error
+        raise DatasetError(f"dataset.listing={listing} can't be read ({error}): check it") from error
     except OSError as error:
-        raise DatasetError(f"dataset.listing={place} can't be read ({error}): check it") from error
+        raise DatasetError(f"dataset.listing={listing} can't be read ({error}): check it") from error
 
 
-def _create(place: str, data: bytes, timeout_s: float) -> bool:
-    """Put the file there, unless there is one; whether it was put."""
+def _create(listing: str, data: bytes, timeout_s: float) -> bool:
+    """Create a listing; return False if it exists already."""
     try:
-        return _create_object(place, data, timeout_s) if is_url(place) else _create_file(_path(place), data)
+        return _create_object(listing, data, timeout_s) if is_url(listing) else _create_file(_path(listing), data)
     except Exception as error:
         raise DatasetError(
-            f"dataset.listing={place} can't be made ({type(error).__name__}: {error}): name a place that all parts "
-            "may write to, or one where it is already"
+            f"dataset.listing={listing} can't be created ({type(error).__name__}: {error}): choose a folder or URL "
+            "that all partitions may write to, or an existing listing"
         ) from error
 
 
@@ -194,7 +200,7 @@ def _create_object(url: str, data: bytes, timeout_s: float) -> bool:
     store, name = open_store("dataset.listing", url, timeout_s)
     try:
         with_retries(lambda: store.pipe_file(name, data, mode="create"), timeout_s)
-    except FileExistsError:  # another's, or this one's, if its answer was lost
+    except FileExistsError:  # another job's; or this one's, if the answer was lost
         return False
     return True
 
@@ -215,7 +221,7 @@ def _create_file(path: Path, data: bytes) -> bool:
 
 
 def _link(temporary: Path, path: Path) -> None:
-    """Give a file its name, as ``os.link`` does: whole, and only where the name is free."""
+    """Create a file from a complete temporary one, as ``os.link`` does: only where the name is free."""
     try:
         os.link(temporary, path)
     except FileExistsError:
@@ -227,5 +233,5 @@ def _link(temporary: Path, path: Path) -> None:
             os.replace(temporary, path)
 
 
-def _path(place: str) -> Path:
-    return Path(as_path(place)).expanduser().absolute()
+def _path(listing: str) -> Path:
+    return Path(as_path(listing)).expanduser().absolute()

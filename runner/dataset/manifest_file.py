@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,88 +14,105 @@ import pyarrow.compute as pc
 
 from runner.core.errors import ClipError, DatasetError
 from runner.core.paths import is_url
+from runner.dataset.clip_names import join_range
 from runner.dataset.digests import digest_of
-from runner.dataset.table import SCHEMA, Manifest, stamps
+from runner.dataset.table import SCHEMA, Manifest, file_stats
 from runner.storage.prefetch import fetch
 
 if TYPE_CHECKING:
     from runner.config.schema import ManifestDataset
 
+Columns = Mapping[str, pa.ChunkedArray]
+"""The columns ``path``, and where the file has them ``start``, ``end`` and ``label``, as text."""
 
-def _from_file(dataset: ManifestDataset) -> Manifest:
+
+@dataclass(frozen=True)
+class _Files:
+    """The clips' files: the data set's root, each file's name below it, its path or URL, and its size and time."""
+
+    root: Path | str
+    names: list[str]
+    paths: list[str]
+    stats: list[tuple[int, int]]
+
+
+def read_manifest_file(dataset: ManifestDataset) -> Manifest:
+    """Read the manifest that ``dataset.path`` states.
+
+    Raises:
+        DatasetError: the file can't be read, or has a bad row; the message names file and row.
+    """
     try:
-        return _from_rows(dataset)
+        return _read_rows(dataset)
     except UnicodeDecodeError as error:
         raise DatasetError(f"{dataset.path} holds text that is not UTF-8 ({error}): convert it") from error
 
 
-def _from_rows(dataset: ManifestDataset) -> Manifest:
-    given_file = str(dataset.path)
-    file = given_file if is_url(given_file) else Path(given_file).expanduser().resolve()
+def _read_rows(dataset: ManifestDataset) -> Manifest:
+    path = str(dataset.path)
+    file = path if is_url(path) else Path(path).expanduser().resolve()
     columns = _read_columns(file, dataset.download_timeout_s)
     paths = columns["path"].to_pylist()
     starts, ends = _seconds(file, columns, "start"), _seconds(file, columns, "end")
     _check_rows(file, paths, starts, ends)
     _check_labels(file, columns)
-    root: Path | str
-    if is_url(dataset.root or given_file):
-        root = (dataset.root or given_file.rpartition("/")[0]).rstrip("/")
-        spellings = [f"{root}/"]
-        if not dataset.allow_paths_outside_root:
-            _check_below(file, root, paths)
-        places = [path if is_url(path) else f"{root}/{path.lstrip('/')}" for path in paths]
-        names = [_below(spellings, place) for place in places]
-        known = [(-1, -1)] * len(paths)  # to ask for each would be a request a clip
-    else:
-        root = Path(dataset.root).expanduser().resolve() if dataset.root else Path(file).parent
-        given = Path(dataset.root or Path(given_file).parent).expanduser().absolute()
-        ways = (root, given, Path(os.path.normpath(given)))
-        spellings = [os.path.join(folder, "") for folder in ways if folder.resolve() == root]
-        if not dataset.allow_paths_outside_root:
-            _check_inside(file, root, given, paths)
-        names = [_below(spellings, _normal(root, path)) for path in paths]
-        places = [os.path.join(root, name) for name in names]
-        known = stamps(places)
-    clips = [
-        name + (f"#t={_format_seconds(start)},{_format_seconds(end)}" if start is not None or end is not None else "")
-        for name, start, end in zip(names, starts, ends, strict=True)
-    ]
+    files = _objects(file, paths, dataset) if is_url(dataset.root or path) else _local_files(file, paths, dataset)
+    clips = [join_range(*row) for row in zip(files.names, starts, ends, strict=True)]
     _check_unique(file, clips)
     table = pa.table(
         {
             "clip": pa.array(clips, pa.string()),
-            "path": pa.array(map(os.fsencode, places), pa.binary(), size=len(places)),
+            "path": pa.array(map(os.fsencode, files.paths), pa.binary(), size=len(clips)),
             "start": pa.array(starts, pa.float64()),
             "end": pa.array(ends, pa.float64()),
             "label": columns["label"] if "label" in columns else pa.nulls(len(clips), pa.string()),
-            "bytes": pa.array([size for size, _ in known], pa.int64()),
-            "mtime_ns": pa.array([mtime_ns for _, mtime_ns in known], pa.int64()),
+            "bytes": pa.array([size for size, _ in files.stats], pa.int64()),
+            "mtime_ns": pa.array([mtime_ns for _, mtime_ns in files.stats], pa.int64()),
         },
         schema=SCHEMA,
     )
-    return Manifest(str(root), table, digest_of(table), False, f"{len(clips):,} clips of {file}")
+    return Manifest(str(files.root), table, digest_of(table), False, f"{len(clips):,} clips of {file}")
 
 
-def _read_columns(file: Path | str, timeout_s: float) -> dict[str, pa.ChunkedArray]:
+def _objects(file: Path | str, paths: Sequence[str], dataset: ManifestDataset) -> _Files:
+    """Return the objects of paths below a URL; their sizes are unknown, as each would need a request."""
+    root = (dataset.root or str(dataset.path).rpartition("/")[0]).rstrip("/")
+    if not dataset.allow_paths_outside_root:
+        _check_below_url(file, root, paths)
+    urls = [path if is_url(path) else f"{root}/{path.lstrip('/')}" for path in paths]
+    return _Files(root, [_relative_to_root([f"{root}/"], url) for url in urls], urls, [(-1, -1)] * len(urls))
+
+
+def _local_files(file: Path | str, paths: Sequence[str], dataset: ManifestDataset) -> _Files:
+    root = Path(dataset.root).expanduser().resolve() if dataset.root else Path(file).parent
+    written = Path(dataset.root or Path(str(dataset.path)).parent).expanduser().absolute()
+    if not dataset.allow_paths_outside_root:
+        _check_inside(file, root, written, paths)
+    folders = [folder for folder in (root, written, Path(os.path.normpath(written))) if folder.resolve() == root]
+    spellings = [os.path.join(folder, "") for folder in folders]
+    names = [_relative_to_root(spellings, _normalize(root, path)) for path in paths]
+    absolute = [os.path.join(root, name) for name in names]
+    return _Files(root, names, absolute, file_stats(absolute))
+
+
+def _read_columns(file: Path | str, timeout_s: float) -> Columns:
     if isinstance(file, Path):
-        return _columns_of(file, file)
+        return _parse_columns(file, file)
     try:
         with fetch(file, timeout_s) as fetched:
-            return _columns_of(file, fetched.path)
+            return _parse_columns(file, fetched.path)
     except ClipError as error:
         raise DatasetError(f"dataset.path={file} can't be read ({error.reason}: {error.detail}): check it") from error
-    except ImportError as error:
-        raise DatasetError(f"dataset.path={file} needs a driver that is not installed: {error}") from error
 
 
-def _columns_of(file: Path | str, source: Path | str) -> dict[str, pa.ChunkedArray]:
-    """The columns of a manifest file that are known, from where its bytes lie."""
+def _parse_columns(file: Path | str, content: Path | str) -> Columns:
+    """Return the columns of a manifest file, whose content is at ``content``."""
     import pyarrow.csv
     import pyarrow.parquet
 
     try:
         if str(file).lower().endswith((".parquet", ".pq")):
-            table = pyarrow.parquet.read_table(source)
+            table = pyarrow.parquet.read_table(content)
         else:
             convert = pyarrow.csv.ConvertOptions(
                 column_types={"path": pa.string(), "label": pa.string(), "start": pa.string(), "end": pa.string()},
@@ -102,7 +120,7 @@ def _columns_of(file: Path | str, source: Path | str) -> dict[str, pa.ChunkedArr
                 null_values=[""],
             )
             parse = pyarrow.csv.ParseOptions(newlines_in_values=True)
-            table = pyarrow.csv.read_csv(source, convert_options=convert, parse_options=parse)
+            table = pyarrow.csv.read_csv(content, convert_options=convert, parse_options=parse)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DatasetError(
             f"{file} can't be read as a manifest ({error}): give a CSV (UTF-8) or Parquet file"
@@ -116,18 +134,19 @@ def _columns_of(file: Path | str, source: Path | str) -> dict[str, pa.ChunkedArr
 
 
 def _text(file: Path | str, table: pa.Table, name: str) -> pa.ChunkedArray:
-    """A column as text, whatever type a Parquet file gave it."""
+    """Return a column as text, whatever its type in a Parquet file."""
     if table.column_names.count(name) > 1:
         raise DatasetError(f"{file} has several columns '{name}': leave one")
     try:
         return table[name].cast(pa.string())
     except pa.ArrowException as error:
-        kind = table[name].type
-        raise DatasetError(f"{file}, column '{name}' is no text or number but {kind} ({error}): convert it") from error
+        raise DatasetError(
+            f"{file}, column '{name}' is of type {table[name].type}, not text or a number ({error}): convert it"
+        ) from error
 
 
-def _seconds(file: Path | str, columns: dict[str, pa.ChunkedArray], name: str) -> list[float | None]:
-    """A column of times; None where the column or the cell is empty."""
+def _seconds(file: Path | str, columns: Columns, name: str) -> list[float | None]:
+    """Return a column of times in seconds; None where the column is missing or the cell empty."""
     if name not in columns:
         return [None] * len(columns["path"])
     seconds: list[float | None] = []
@@ -152,31 +171,32 @@ def _check_rows(
             raise DatasetError(f"{file}, row {row}: end={end} is not after start={start or 0.0}: give end > start")
 
 
-def _check_labels(file: Path | str, columns: dict[str, pa.ChunkedArray]) -> None:
+def _check_labels(file: Path | str, columns: Columns) -> None:
     row = pc.index(pc.match_substring(columns["label"], "\0"), True).as_py() if "label" in columns else -1
     if row >= 0:
-        raise DatasetError(f"{file}, row {row + 1}: its label holds a NUL character: take it out")
+        raise DatasetError(f"{file}, row {row + 1}: its label holds a NUL character: remove it")
 
 
-def _check_inside(file: Path | str, root: Path, given: Path, paths: Sequence[str]) -> None:
-    """No path leads out of the root, by its spelling (links inside it are the owner's affair)."""
-    inside = tuple(os.path.join(folder, "") for folder in {str(root), str(given)})
+def _check_inside(file: Path | str, root: Path, written: Path, paths: Sequence[str]) -> None:
+    """Check that no path is outside of the root by its spelling; links inside it may lead anywhere."""
+    inside = tuple(os.path.join(folder, "") for folder in {str(root), str(written)})
     for row, path in enumerate(paths, start=1):
         if not os.path.normpath(os.path.join(root, path)).startswith(inside):
-            raise DatasetError(
-                f"{file}, row {row}: {path} leads out of the data set's root {root}: name another dataset.root, "
-                "or set dataset.allow_paths_outside_root=true"
-            )
+            raise _outside_root(file, row, path, root)
 
 
-def _check_below(file: Path | str, root: str, paths: Sequence[str]) -> None:
-    """No path leads out of the root's prefix."""
+def _check_below_url(file: Path | str, root: str, paths: Sequence[str]) -> None:
+    """Check that no path is outside of the root's prefix."""
     for row, path in enumerate(paths, start=1):
         if (is_url(path) and not path.startswith(f"{root}/")) or ".." in path.split("/"):
-            raise DatasetError(
-                f"{file}, row {row}: {path} leads out of the data set's root {root}: name another dataset.root, "
-                "or set dataset.allow_paths_outside_root=true"
-            )
+            raise _outside_root(file, row, path, root)
+
+
+def _outside_root(file: Path | str, row: int, path: str, root: Path | str) -> DatasetError:
+    return DatasetError(
+        f"{file}, row {row}: {path} is outside of the data set's root {root}: choose another dataset.root, "
+        "or set dataset.allow_paths_outside_root=true"
+    )
 
 
 def _check_unique(file: Path | str, clips: Sequence[str]) -> None:
@@ -185,12 +205,12 @@ def _check_unique(file: Path | str, clips: Sequence[str]) -> None:
     first: dict[str, int] = {}
     for row, clip in enumerate(clips, start=1):
         if clip in first:
-            raise DatasetError(f"{file}, row {row}: {clip} is in row {first[clip]} already: take one of them out")
+            raise DatasetError(f"{file}, row {row}: {clip} is in row {first[clip]} already: remove one of them")
         first[clip] = row
 
 
-def _normal(root: Path, path: str) -> str:
-    """A path as all spellings of it are: ``./a``, ``b//a`` and ``b/../a``; a link's ``..`` is elsewhere, and stays."""
+def _normalize(root: Path, path: str) -> str:
+    """Normalize ``./a``, ``b//a`` and ``b/../a``; ``..`` after a link is kept, as it leads elsewhere."""
     if "//" not in path and "./" not in path:
         return path
     parts = [part for part in path.split("/") if part not in ("", ".")]
@@ -198,15 +218,11 @@ def _normal(root: Path, path: str) -> str:
     if ".." not in parts:
         return spelled
     plain = os.path.normpath(spelled)
-    folders = (os.path.join(root, os.path.dirname(each)) for each in (spelled, plain))
+    folders = (os.path.join(root, os.path.dirname(spelling)) for spelling in (spelled, plain))
     return plain if len({os.path.realpath(folder) for folder in folders}) == 1 else spelled
 
 
-def _below(spellings: Sequence[str], path: str) -> str:
-    """The path relative to the root, which absolute paths may spell in several ways (a link on the way to it)."""
+def _relative_to_root(spellings: Sequence[str], path: str) -> str:
+    """Return a path relative to the root, which absolute paths may spell in several ways (links on the way to it)."""
     spelling = next((spelling for spelling in spellings if path.startswith(spelling)), "")
     return path[len(spelling) :].replace(os.sep, "/")
-
-
-def _format_seconds(seconds: float | None) -> str:
-    return "" if seconds is None else repr(seconds).removesuffix(".0")

@@ -1,9 +1,9 @@
-"""The data set as a table of clips: every audio file of a folder, or the rows of a manifest file."""
+"""The table of a data set's clips, and the manifest around it."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,22 +20,63 @@ SCHEMA = pa.schema(
         ("mtime_ns", pa.int64()),
     ]
 )
+"""The columns of a table of clips, and of manifest.parquet.
+
+``clip`` is the path relative to the root, with ``#t=start,end`` for a part of a file; ``path`` the absolute path in the
+file system's bytes, or a URL; ``start`` and ``end`` are seconds; ``bytes`` is the file's size and ``mtime_ns`` its time
+of modification (−1: unknown).  For a packed clip ``clip`` is its name in the container, ``path`` an address as in
+``runner.dataset.packed.address``, ``bytes`` the clip's own size and ``mtime_ns`` the container's time.
+"""
 
 CHUNK_CLIPS = 65_536
 """Clips that are Python objects at a time while a folder is listed, and rows of a row group of manifest.parquet."""
 
 
 @dataclass(frozen=True)
+class PartitionInfo:
+    """One partition of a data set, ``dataset.partition=index/count``.
+
+    Attributes:
+        index: its number, from 1.
+        count: the number of partitions.
+        digest: of the complete data set.
+        clips: of the complete data set.
+        shards: the numbers that its shards have in the complete data set.
+        sizes: clips of each of its shards.
+        labels: distinct labels of the complete data set, for formats that number them; None where none needs them.
+    """
+
+    index: int
+    count: int
+    digest: str
+    clips: int
+    shards: list[int]
+    sizes: list[int]
+    labels: list[str] | None = None
+
+    @staticmethod
+    def from_json(values: Mapping[str, Any] | None) -> PartitionInfo | None:
+        """Return the partition that ``dataclasses.asdict`` wrote; None for none.
+
+        Raises:
+            TypeError: the keys are not those of a partition.
+        """
+        return None if values is None else PartitionInfo(**values)
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The clips of a run.
 
-    ``table`` has the columns of ``SCHEMA``: ``clip`` is the path relative to ``root`` (with ``#t=start,end`` for a part
-    of a file), ``path`` the absolute path in the file system's bytes, ``bytes`` the file's size and ``mtime_ns`` its
-    time of modification (−1: unknown).  Of a packed clip ``clip`` is its name in the container, ``path`` an address as
-    in ``runner.dataset.packed.address``, ``bytes`` the clip's own and ``mtime_ns`` the container's.
-    ``digest`` is the same for the same data on another machine.  ``ignored`` counts files that are no clips.
-    ``part`` tells of a partition: which, of how many, and the whole's digest, clips, and the numbers and sizes of
-    the shards in it.  ``whole`` is all that it was cut from.
+    Attributes:
+        root: folder or URL of the data set.
+        table: the clips, with the columns of ``SCHEMA``.
+        digest: of the clips' names, times, labels and sizes; equal on all machines with the same data.
+        is_demo: whether they are the built-in demo clips.
+        description: one line for the terminal.
+        ignored: files that are not clips, counted by extension or reason.
+        partition: which partition they are; None for the complete data set.
+        whole: the table that the partition was cut from; None for the complete data set.
     """
 
     root: str
@@ -44,18 +85,18 @@ class Manifest:
     is_demo: bool
     description: str
     ignored: dict[str, int] = field(default_factory=dict)
-    part: dict[str, Any] | None = None
+    partition: PartitionInfo | None = None
     whole: pa.Table | None = None
 
 
-def stamps(paths: Sequence[str]) -> list[tuple[int, int]]:
-    """(size in bytes, mtime in ns; −1: unknown) of each file."""
-    known: dict[str, tuple[int, int]] = {}
+def file_stats(paths: Sequence[str]) -> list[tuple[int, int]]:
+    """Return size in bytes and time of modification in ns of each file, (−1, −1) where it can't be read."""
+    stats: dict[str, tuple[int, int]] = {}
     for path in paths:
-        if path not in known:
+        if path not in stats:
             try:
-                found = os.stat(path)
-                known[path] = found.st_size, found.st_mtime_ns
+                status = os.stat(path)
+                stats[path] = status.st_size, status.st_mtime_ns
             except (OSError, ValueError):
-                known[path] = -1, -1
-    return [known[path] for path in paths]
+                stats[path] = -1, -1
+    return [stats[path] for path in paths]

@@ -1,8 +1,8 @@
-"""Which types of windows a data set will give, by the heads of a few files: what programs are compiled for beforehand.
+"""Predicts the types of a data set's windows from the first bytes of a few files, to compile programs for them.
 
-No decoder is opened here, in the process that must not die: a WAV or FLAC file says what it holds in its first bytes.
-They are read in a thread that is not waited for long, as a share that is gone lets no one go.  A wrong guess costs a
-compilation in the middle of the run, and no number.
+No decoder is opened in this process, which must not crash: a WAV or FLAC file has its format in its first bytes.  They
+are read in a thread with a time limit, as a network share that is gone blocks its readers.  A wrong prediction costs a
+compilation during the run, and changes no number.
 """
 
 from __future__ import annotations
@@ -15,42 +15,49 @@ from pathlib import Path
 from runner.audio.wav import Pcm16Wav
 from runner.core.errors import ClipError
 from runner.core.readable import readable
-from runner.dataset.packed.address import ParquetRow, address, is_packed, place_of_clip
+from runner.dataset.packed.address import ParquetRow, is_packed, parse_address, to_address
 from runner.dataset.packed.clips import PackedClips
 from runner.storage.prefetch import is_remote
 from runner.vggish.constants import SAMPLE_RATE
 
-_CLIPS_LOOKED_AT = 8
+_SAMPLED_CLIPS = 8
 
-_PATIENCE_S = 2.0
+_READ_TIMEOUT_S = 2.0
 
 _FLAC_HEAD = 22
-"""Bytes up to the end of what is read of a FLAC file's STREAMINFO block (RFC 9639, section 8.2)."""
+"""Bytes up to the last field that is used of a FLAC file's STREAMINFO block (RFC 9639, section 8.2)."""
 
 
-def window_types(manifest: Path, patience_s: float = _PATIENCE_S) -> tuple[str, ...]:
-    """The types of windows to expect, ``int16`` and ``float32``: the first clip's type first, both at most.
+def window_types(manifest: Path, timeout_s: float = _READ_TIMEOUT_S) -> tuple[str, ...]:
+    """Return the types of windows to expect, ``int16`` and ``float32``, the first clip's type first.
 
-    Objects are looked at by their names only, since each is read once.  What is not known in ``patience_s`` seconds
-    counts as float32.
+    Objects are judged by their names only, since each is downloaded once.  Where no file could be read in time, the
+    type is float32.
+
+    Args:
+        manifest: manifest.parquet.
+        timeout_s: for reading the files.
+
+    Raises:
+        ResumeError: the manifest can't be read.
     """
-    paths = _some_paths(manifest)
+    paths = _sample_paths(manifest)
     if paths and is_remote(paths[0]):
         waves = any(path.lower().endswith((b".wav", b".wave")) for path in paths)
         return ("int16", "float32") if waves else ("float32",)
-    found: list[str] = []
+    types: list[str] = []
 
-    def look() -> None:
-        found.extend("int16" if is_int16(path) else "float32" for path in paths)
+    def read() -> None:
+        types.extend("int16" if is_int16(path) else "float32" for path in paths)
 
-    thread = threading.Thread(target=look, name="look", daemon=True)
+    thread = threading.Thread(target=read, name="window-types", daemon=True)
     thread.start()
-    thread.join(patience_s)
-    return tuple(dict.fromkeys(found[:])) or ("float32",)
+    thread.join(timeout_s)
+    return tuple(dict.fromkeys(types[:])) or ("float32",)
 
 
 def is_int16(path: bytes) -> bool:
-    """Whether a file's head is that of 16-bit 16 kHz mono WAV or FLAC, which gives int16 windows."""
+    """Return whether a file is 16-bit 16 kHz mono WAV or FLAC by its first bytes, and has int16 windows."""
     if is_packed(path):
         return _is_packed_int16(path)
     if plain := Pcm16Wav.open(path):
@@ -60,11 +67,11 @@ def is_int16(path: bytes) -> bool:
 
 
 def _is_packed_int16(path: bytes) -> bool:
-    clips, place = PackedClips(1, _PATIENCE_S), place_of_clip(path)
-    if isinstance(place, ParquetRow):
-        path = address(place._replace(row=0))  # a row group is read from its beginning
+    clips, location = PackedClips(1, _READ_TIMEOUT_S), parse_address(path)
+    if isinstance(location, ParquetRow):
+        path = to_address(location._replace(row=0))  # a later row would need all rows before it
     try:
-        with clips.take(0, path, (), lambda: None) as file:
+        with clips.open_clip(0, path, (), lambda: None) as file:
             return is_int16(os.fsencode(file.path))
     except ClipError:
         return False
@@ -72,17 +79,17 @@ def _is_packed_int16(path: bytes) -> bool:
         clips.close()
 
 
-def _some_paths(manifest: Path) -> list[bytes]:
+def _sample_paths(manifest: Path) -> list[bytes]:
     import pyarrow.parquet as pq
 
     with readable(manifest), pq.ParquetFile(manifest) as file:
-        groups = range(0, file.num_row_groups, max(1, file.num_row_groups // _CLIPS_LOOKED_AT))
+        groups = range(0, file.num_row_groups, max(1, file.num_row_groups // _SAMPLED_CLIPS))
         paths = file.read_row_groups(list(groups), columns=["path"])["path"]
-    return [paths[row].as_py() for row in range(0, len(paths), max(1, len(paths) // _CLIPS_LOOKED_AT))]
+    return [paths[row].as_py() for row in range(0, len(paths), max(1, len(paths) // _SAMPLED_CLIPS))]
 
 
 def _head(path: bytes) -> bytes:
-    """The first bytes of a regular file; none of anything else."""
+    """Return the first bytes of a regular file; nothing of other files."""
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
     try:
         descriptor = os.open(path, flags)

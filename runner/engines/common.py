@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from runner.contract.result import RunStats, Startup
 from runner.dataset.clips import labels_of
 from runner.devices.host import versions
-from runner.output.writer import RunWriter, make_formats
+from runner.output.formats import make_formats
+from runner.output.writer import ShardWriter
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,9 +26,9 @@ if TYPE_CHECKING:
     from runner.core.stop_signals import StopSignal
     from runner.inference.builder import Placement
     from runner.inference.session import VGGishSession
-    from runner.output.remote.writer import RemoteCommitter
+    from runner.output.remote.committer import RemoteCommitter
     from runner.output.state.journal import ShardEntry
-    from runner.output.writer import JournalLike
+    from runner.output.writer import CommitLog
 
 _SWITCH_S = 0.0005
 """The interpreter's switch interval: replicas must not wait long for collector and writers."""
@@ -67,32 +68,33 @@ def make_writer(
     spec: RunSpec,
     metadata: Mapping[str, str],
     postprocess: Callable[[NDArray[np.float32]], NDArray[Any]] | None,
-    done: Mapping[int, ShardEntry] | None = None,
-    *,
-    journal: JournalLike | None = None,
-    kind: Callable[..., RunWriter] = RunWriter,
-) -> RunWriter:
-    """Make the writer of a run's shards, in the formats asked for; see ``RunWriter``.
+    commit_log: CommitLog,
+    committed: Mapping[int, ShardEntry] | None = None,
+    remote: RemoteCommitter | None = None,
+) -> ShardWriter:
+    """Make the writer of a run's shards, in ``output.formats``; see ``ShardWriter``.
 
     Args:
         spec: the run's.
         metadata: of every file.
         postprocess: embeddings to their post-processed form; None for none.
-        done: the shards that the journal has already.
-        journal: gets each committed shard; the run's own when None.
-        kind: the writer's class, or a function that makes one.
+        commit_log: records each committed shard.
+        committed: the shards that were committed before.
+        remote: uploads each shard; None where the output is a folder.
     """
-    config, part = spec.config, spec.dataset.part
-    labels = (part.labels if part else None) or labels_of(spec.manifest)
+    config, partition = spec.config, spec.dataset.partition
+    labels = (partition.labels if partition else None) or labels_of(spec.manifest)
     formats = make_formats(config.output, spec.run_dir, metadata, config.frontend.hop_s, labels, postprocess)
-    return kind(spec.run_dir, metadata, formats, done, journal=journal, rows=spec.rows)
+    if remote:
+        remote.upload_metadata()
+    return ShardWriter(spec.run_dir, formats, commit_log, committed, spec.row_digests, remote)
 
 
 def remote_committer(spec: RunSpec) -> RemoteCommitter | None:
     """Make the committer of an output in an object store; None where the output is a folder."""
     if spec.remote is None:
         return None
-    from runner.output.remote.writer import RemoteCommitter
+    from runner.output.remote.committer import RemoteCommitter
 
     return RemoteCommitter(spec)
 

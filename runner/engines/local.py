@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from runner.contract.result import RunStats
 from runner.core.events import StartupTimer
 from runner.core.layout import RunLayout
+from runner.core.span import Span
 from runner.dataset.clips import read_clips
 from runner.dataset.window_types import window_types
 from runner.devices.cuda import pinned
@@ -27,10 +28,11 @@ from runner.inference.gpu_memory import gpu_memory_metrics
 from runner.inference.memory import ceiling_mib
 from runner.inference.session import identity_of
 from runner.inference.startup import SessionStartup
-from runner.output.state.identity import agree
+from runner.output.state.identity import check_identity
+from runner.output.state.journal import Journal
 from runner.output.state.locks import worker_lock
-from runner.output.verify import shards_done
-from runner.output.writer import RunWriter, check_complete, make_spill, totals
+from runner.output.verify import load_committed_shards
+from runner.output.writer import ShardWriter, check_complete, make_spill, totals
 from runner.pipeline.decode_pool import DecodePool, decode_options, decoders_for
 from runner.pipeline.messages import Replica
 from runner.pipeline.pipeline import EmbeddingPipeline, ShardedClips
@@ -53,7 +55,7 @@ if TYPE_CHECKING:
     from runner.contract.result import Status
     from runner.inference.builder import Placement
     from runner.inference.startup import LoadedModel
-    from runner.output.remote.writer import RemoteCommitter
+    from runner.output.remote.committer import RemoteCommitter
     from runner.output.state.journal import ShardEntry
     from runner.pipeline.messages import PipelineStats
 
@@ -77,16 +79,17 @@ class _Inputs:
 class _Work:
     """What embeds: the pipeline from the pool to the writer, and the replicas with their canaries.
 
-    ``spans`` are (first clip, one past the last) of the shards that are left, which hold ``clips`` clips.
+    ``metadata`` is that of the run's files; ``spans`` are the rows of the shards that are left, ``clips`` in all.
     """
 
     model: LoadedModel
     pool: DecodePool
     pipeline: EmbeddingPipeline
-    writer: RunWriter
+    writer: ShardWriter
     replicas: list[Replica]
     canaries: list[Canary]
-    spans: list[tuple[int, int]]
+    metadata: dict[str, str]
+    spans: list[Span]
     clips: int
 
 
@@ -103,7 +106,7 @@ class LocalEngine(Engine):
                 inputs.sampler.gpus = model.placement.device.indices
             work = self._open_pipeline(inputs, model, stack)
             self._embed(work, inputs.sampler)
-            status: Status = "interrupted" if len(work.writer.done) < len(self._spec.shards) else "finished"
+            status: Status = "interrupted" if len(work.writer.committed) < len(self._spec.shards) else "finished"
             if status == "finished" and work.pipeline.stats.timings:
                 self._profile(work)
             self._warn_of_sessions(work)
@@ -129,11 +132,15 @@ class LocalEngine(Engine):
         stack.callback(sampler.stop)
         self._events.send("phase", name="lock")
         remote = remote_committer(spec)
-        lock = remote.lock if remote else None
+        lock = remote.worker_lock if remote else None
         stack.enter_context(worker_lock(spec.run_dir, config.engine.shutdown_timeout_s, lock))
         pool = DecodePool(decode_options(config), _initial_decode_processes(config), config.dataset.decode_timeout_s)
         stack.callback(pool.close)
-        verify = remote.shards_done if remote else functools.partial(shards_done, spec.run_dir, config, spec.rows)
+        verify = (
+            remote.load_committed_shards
+            if remote
+            else functools.partial(load_committed_shards, spec.run_dir, config.output.formats, spec.row_digests)
+        )
         committed = ThreadPoolExecutor(1).submit(verify)  # while TensorFlow is imported
         return _Inputs(pool, sampler, remote, committed.result)
 
@@ -149,7 +156,7 @@ class LocalEngine(Engine):
         finally:
             self.startup = startup.report
             self.metrics |= startup.metrics
-        agree(self._spec.run_dir, identity_of(model.sessions[0], model.postprocess))
+        check_identity(self._spec.run_dir, identity_of(model.sessions[0], model.postprocess))
         return model
 
     def _open_pipeline(self, inputs: _Inputs, model: LoadedModel, stack: contextlib.ExitStack) -> _Work:
@@ -163,9 +170,10 @@ class LocalEngine(Engine):
         if model.placement.device.effective is DeviceType.GPU:
             self._pin(pool, stack)
         metadata = file_metadata(config, model.sessions[0], model.placement)
-        kind = inputs.remote.writer_kind() if inputs.remote else RunWriter
-        writer = make_writer(spec, metadata, model.postprocess, committed, kind=kind)
-        skipped_before = int(totals(committed)[0]["clips_skipped"])
+        journal = Journal(RunLayout(spec.run_dir).journal)
+        stack.callback(journal.close)
+        writer = make_writer(spec, metadata, model.postprocess, journal, committed, inputs.remote)
+        skipped_before = sum(totals(committed).skipped.values())
         pipeline = EmbeddingPipeline(
             ShardedClips(spec.shards, read_clips(spec.manifest, spans), clips),
             pool,
@@ -176,11 +184,11 @@ class LocalEngine(Engine):
         )
         self._stop.begin(pipeline.stop)
         canaries = [
-            Canary(session, model.answers, config.parity, model.dtypes, lambda: len(writer.done))
+            Canary(session, model.answers, config.parity, model.dtypes, lambda: len(writer.committed))
             for session in model.sessions
         ]
         replicas = [Replica.watched(*pair) for pair in zip(model.sessions, canaries, strict=True)]
-        return _Work(model, pool, pipeline, writer, replicas, canaries, spans, clips)
+        return _Work(model, pool, pipeline, writer, replicas, canaries, metadata, spans, clips)
 
     def _pin(self, pool: DecodePool, stack: contextlib.ExitStack) -> None:
         """Lock the slots' pages for copies to the GPU."""
@@ -201,8 +209,10 @@ class LocalEngine(Engine):
         self._events.send("phase", name="embed", seconds=self._timer.steps)
         background, decode_cpu_s = BackgroundLoad(), sum(pool.cpu_s.values())
         tune_interpreter()
-        with report_progress(
-            pipeline.stats, self._events, spec.dataset.clips - work.clips, spec.config.frontend.hop_s, pool
+        done, hop_s = spec.dataset.clips - work.clips, spec.config.frontend.hop_s
+        with (
+            report_progress(pipeline.stats, self._events, done, hop_s, pool),
+            work.writer.clips_table(work.metadata),
         ):
             pipeline.run(work.replicas)
         own_cpu_s = pipeline.stats.cpu_s + sum(pool.cpu_s.values()) - decode_cpu_s
@@ -210,7 +220,7 @@ class LocalEngine(Engine):
         self.metrics["background_cpu_share"] = background.share(own_cpu_s)
         sampler.stop()
         if not pipeline.stopped:
-            check_complete(spec.shards, work.writer.done)
+            check_complete(spec.shards, work.writer.committed)
         in_flight = work.model.sessions[0].in_flight
         self.stats = _collect_stats(pipeline.stats, work.writer, pool)
         self.stats = replace(self.stats, memory_series=sampler.series(pipeline.stats.started_at))
@@ -261,23 +271,23 @@ class LocalEngine(Engine):
         self.startup = replace(self.startup, resolved={**self.startup.resolved, **values})
 
 
-def _collect_stats(stats: PipelineStats, writer: RunWriter, pool: DecodePool) -> RunStats:
-    _, skipped, warnings_by_reason = totals(writer.done)
+def _collect_stats(stats: PipelineStats, writer: ShardWriter, pool: DecodePool) -> RunStats:
+    sums = totals(writer.committed)
     return RunStats(
-        skipped=skipped,
-        warnings_by_reason=warnings_by_reason,
+        skipped=sums.skipped,
+        warnings_by_reason=sums.warned,
         bottleneck=bottleneck(_stage_shares(stats, pool)),
         throughput_series=throughput_series(stats.timings, stats.progress.audio_s),
-        shards=len(writer.done),
+        shards=len(writer.committed),
     )
 
 
-def _collect_metrics(stats: PipelineStats, writer: RunWriter, pool: DecodePool, in_flight: int) -> dict[str, float]:
+def _collect_metrics(stats: PipelineStats, writer: ShardWriter, pool: DecodePool, in_flight: int) -> dict[str, float]:
     """Collect counts, speed, its spread, and where the time went; ``in_flight`` are calls of a session at a time."""
     return {
         **steady_metrics(stats),
         "attempt_clips": float(stats.progress.clips),
-        **totals(writer.done)[0],
+        **totals(writer.committed).metrics,
         **{f"{stage}_busy_share": share for stage, share in _stage_shares(stats, pool).items()},
         **input_wait_shares(stats, in_flight),
         **window_spread(stats.timings, stats.progress.audio_s),

@@ -152,7 +152,7 @@ class SessionStartup:
                 break
             self._events.warn(f"precision=auto: {following.reason}")
             placement = replace(placement, precision=following)
-            loaded = load_weights(loaded.choice, kept=self._cache)  # the sessions took its arrays
+            loaded = load_weights(loaded.choice, cache=self._cache)  # the sessions took its arrays
         for backoff in (backoff for session in sessions for backoff in session.oom_backoffs):
             self._events.warn(backoff)
         if sessions[0].compiler["reason"].startswith("XLA failed"):

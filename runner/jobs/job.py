@@ -25,11 +25,12 @@ from runner.jobs.spec import requested_run_name
 from runner.jobs.terminal import DownloadProgress, RunProgress, say
 from runner.jobs.tracker import RunTracking
 from runner.jobs.worker_process import InterruptGuard, run_worker
-from runner.output.remote.run import take_output
+from runner.output.remote.run import open_remote_run
 from runner.output.state.identity import load_precision
-from runner.output.state.locks import acquire_run_lock, release
-from runner.output.state.plan import began_at, begin_session, check_folder, make_plan
-from runner.output.verify import files_are_there, npz_are_there
+from runner.output.state.locks import acquire_run_lock, release_run_lock
+from runner.output.state.plan import make_plan
+from runner.output.state.plan_file import begin_attempt, check_output_folder, first_attempt_at
+from runner.output.verify import files_exist, npz_files_exist
 from runner.reporting.advice import advise
 from runner.reporting.intervals import interval_metrics
 from runner.reporting.naming import run_name
@@ -102,17 +103,17 @@ def _prepare(job: Job, stack: contextlib.ExitStack) -> _Prepared:
         RunnerError: they are in use or hold another run, or the data set or the weights can't be had.
     """
     acquire_run_lock(job.run_dir, job.config.output.dir)
-    stack.callback(release, job.run_dir)
-    remote = take_output(job.run_dir, job.config, job.in_sweep)
+    stack.callback(release_run_lock, job.run_dir)
+    remote = open_remote_run(job.run_dir, job.config, job.in_sweep)
     if remote:
         stack.callback(remote.release)
-    check_folder(job.run_dir, job.config)
+    check_output_folder(job.run_dir, job.config)
     config = job.config
     manifest = list_clips(config, _listing(job), job.outputs)
     say(manifest.description)
     weights = _choose_weights(job, manifest)
-    get_parts = {"get_parts": remote.get_parts} if remote else {}
-    return _Prepared(make_plan(job.run_dir, config, manifest, **get_parts), weights, remote)
+    download = {"download": remote.download_clip_rows} if remote else {}
+    return _Prepared(make_plan(job.run_dir, config, manifest, **download), weights, remote)
 
 
 def _choose_weights(job: Job, manifest: Manifest) -> WeightsChoice:
@@ -147,9 +148,9 @@ def _finished_result(job: Job, prepared: _Prepared) -> RunResult | WorkerResult 
     if not plan.is_finished or not RunLayout(run_dir).clips.exists():
         return None
     if not prepared.remote:
-        if "npz" in job.config.output.formats and not npz_are_there(run_dir, plan.done):
+        if "npz" in job.config.output.formats and not npz_files_exist(run_dir, plan.committed):
             return None
-        if not files_are_there(run_dir, plan.done):
+        if not files_exist(run_dir, plan.committed):
             return None
     for read in (read_result, read_worker_result):
         with contextlib.suppress(ResumeError):
@@ -189,13 +190,13 @@ class _Attempt:
         for note in prepared.plan.notes:
             log.warning("%s", note)
         started_at = self._info.started_at
-        attempt = begin_session(job.run_dir, {"started_at": started_at, "overrides": list(self._info.overrides)})
+        attempt = begin_attempt(job.run_dir, {"started_at": started_at, "overrides": list(self._info.overrides)})
         dataset = DatasetSummary.of(prepared.plan.manifest)
         self._info = replace(
-            self._info, attempt=attempt, run_started_at=began_at(job.run_dir) or started_at, dataset=dataset
+            self._info, attempt=attempt, run_started_at=first_attempt_at(job.run_dir) or started_at, dataset=dataset
         )
         if self._remote:
-            self._remote.begin_session(prepared.plan)
+            self._remote.begin_attempt(prepared.plan)
         with self._guard.installed():
             with RunProgress(dataset.clips) as progress:
                 if finished:
@@ -227,7 +228,7 @@ class _Attempt:
             result = self._draw_and_upload(result)
             self._tracking.finish(self._remote, result.status == "finished")
             if self._remote:
-                self._remote.put_tracking()
+                self._remote.upload_tracking()
         except OSError as error:
             log.error("%s could not be written (%s)", path, error)
         place = self._job.place if self._remote else str(self._job.run_dir)  # an unprepared run uploads nothing
@@ -255,7 +256,12 @@ class _Attempt:
             from runner.reporting.run_figures import draw_run
 
             draw_run(result, self._job.run_dir)
-        return self._remote.put_result(self._remote.upload_remaining(result)) if self._remote else result
+        uploads = (self._remote.upload_remaining, self._remote.upload_result) if self._remote else ()
+        for upload in uploads:
+            if failure := upload(result.status == "finished"):
+                result = replace(result, status="failed", exit_status=1, failure=failure)
+                write_result(RunLayout(self._job.run_dir).result, result)
+        return result
 
 
 def _spec(job: Job, prepared: _Prepared, dataset: DatasetSummary) -> RunSpec:
@@ -266,7 +272,7 @@ def _spec(job: Job, prepared: _Prepared, dataset: DatasetSummary) -> RunSpec:
         manifest=RunLayout(job.run_dir).manifest,
         dataset=dataset,
         shards=tuple(plan.shards),
-        rows=tuple(plan.rows),
+        row_digests=tuple(plan.row_digests),
         weights=prepared.weights,
         remote=remote.handle() if remote else None,
     )

@@ -32,15 +32,15 @@ from runner.core.paths import display_location, is_url
 from runner.core.provenance import git_state, user_name
 from runner.core.redact import hide_credentials, without_credentials
 from runner.devices.detection import unavailable_devices
-from runner.output.remote.run import check_staging_dir, take_output
+from runner.output.remote.run import check_staging_dir, open_remote_run
 from runner.output.state.locks import acquire_run_lock
-from runner.output.state.plan import check_folder
+from runner.output.state.plan_file import check_output_folder
 from runner.reporting.naming import swept_settings
 from runner.reporting.summary import summarize_sweep
 
 if TYPE_CHECKING:
     from runner.config.schema import RunConfig
-    from runner.output.remote.sweep import SweepOutput
+    from runner.output.remote.sweep import RemoteSweep
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class Sweep:
     config: RunConfig
     folder: Path
     overrides: tuple[str, ...]
-    output: SweepOutput | None = None
+    output: RemoteSweep | None = None
     run_dirs: list[Path] = field(default_factory=list)
     swept: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
@@ -88,10 +88,10 @@ class RunnerCallback(Callback):
             if is_url(run.output.dir):
                 check_staging_dir("hydra.run.dir", folder, run)
             else:
-                check_folder(folder, run)
+                check_output_folder(folder, run)
             acquire_run_lock(folder, run.output.dir)
-            if take_output(folder, run):
-                check_folder(folder, run)  # as the store has it
+            if open_remote_run(folder, run):
+                check_output_folder(folder, run)  # as the store has it
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check every job's configuration, and open the parent run, before a sweep's first job."""
@@ -106,7 +106,7 @@ class RunnerCallback(Callback):
         start_sweep(Sweep(jobs[0], folder, overrides, output, swept=swept))
         if output:
             with exit_on_config_error():
-                output.put_record()
+                output.upload_state()
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Silence Hydra's own report of a failed job, which the command line reports once."""
@@ -134,11 +134,11 @@ def _searched_settings(config: DictConfig) -> dict[str, list[str]]:
     return {f"{key}.name" if "." not in key else key: [] for key in keys}
 
 
-def _open_output(folder: Path, jobs: Sequence[RunConfig]) -> SweepOutput | None:
+def _open_output(folder: Path, jobs: Sequence[RunConfig]) -> RemoteSweep | None:
     """Acquire a sweep's output in an object store for this command; None where it is a folder.
 
     Raises:
-        ConfigError: its jobs want several places, or as ``runner.output.remote.sweep.take`` does.
+        ConfigError: its jobs want several places, or as ``runner.output.remote.sweep.open_remote_sweep`` does.
     """
     places = {job.output.dir for job in jobs}
     if not any(map(is_url, places)):
@@ -149,9 +149,9 @@ def _open_output(folder: Path, jobs: Sequence[RunConfig]) -> SweepOutput | None:
             "a folder of its own"
         )
     check_staging_dir("hydra.sweep.dir", folder, jobs[0])
-    from runner.output.remote.sweep import take
+    from runner.output.remote.sweep import open_remote_sweep
 
-    return take(folder, jobs[0])
+    return open_remote_sweep(folder, jobs[0])
 
 
 def with_job_output_dir(job: RunConfig, run_dir: Path, sweep_dir: Path) -> RunConfig:
@@ -280,7 +280,7 @@ def finish_sweep(interrupted: bool) -> bool:
         except TrackingError as error:
             log.warning("%s", error)
             outcome = f"not logged; log it later with: python -m runner track {shlex.quote(sweep.place)}"
-    is_uploaded = sweep.output is None or sweep.output.put_files(finished=bool(results) and not interrupted)
+    is_uploaded = sweep.output is None or sweep.output.upload_files(is_finished=bool(results) and not interrupted)
     place = sweep.place if is_uploaded else f"{sweep.folder}, as they could not all be put to {sweep.place}"
     sys.stdout.flush()
     print(summarize_sweep(results, place, outcome, page))

@@ -163,7 +163,7 @@ class RunTracking:
             )
         )
         if store:
-            store.put_tracking()
+            store.upload_tracking()
         return opened[0] if opened else None
 
     def _log(self, run_id: str, points: Points) -> bool:
@@ -199,7 +199,7 @@ class RunTracking:
 
         job = self._job
         if store and job.config.tracking.log_embeddings:
-            store.get_embeddings(finished)
+            store.download_embeddings(finished)
         finish_run(job.config.tracking, job.outputs, job.run_dir, parent_run_id=job.sweep_run_id)
         self.outcome, self.page = ui_location(store_uri(job.config.tracking, job.outputs), job.run_dir)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from runner.core.errors import RunnerError
 from runner.core.layout import RunLayout
 from runner.core.lookahead import map_ahead
 from runner.core.paths import as_path, is_url
+from runner.output.state.plan_file import parse_plan
 from runner.storage.filesystem import open_store
 from runner.storage.retry import with_retries
 
@@ -187,8 +187,8 @@ class EmbeddingReader:
         Raises:
             RunnerError: the location is no run's, or has no plan any more.
         """
-        settings: dict[str, Any] = json.loads(self._read(f"{self._root}/{RunLayout.plan}"))["deciding"]
-        return settings
+        path = f"{self._root}/{RunLayout.plan}"
+        return parse_plan(path, self._read(path)).settings
 
     def _groups(self) -> Iterator[_RowGroup]:
         """Yield the row groups; an object is downloaded whole while the one before it is read."""

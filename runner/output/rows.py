@@ -1,14 +1,21 @@
-"""Rows of clips.parquet and of the shards."""
+"""The rows that formats write: how each clip ended, with its embeddings."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+import numpy as np
 import pyarrow as pa
 
+from runner.output.spill import blocks
+
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from runner.core.span import Span
     from runner.output.spill import Embeddings
 
 CLIP_SCHEMA = pa.schema(
@@ -25,10 +32,14 @@ CLIP_SCHEMA = pa.schema(
         ("label", pa.string()),
     ]
 )
+"""The columns of clips.parquet."""
+
+GROUP_EXAMPLES = 65_536
+"""Examples of a Parquet row group, and in memory while a shard is written (32 MiB)."""
 
 
 class ClipRow(NamedTuple):
-    """A clip's end: embedded (``examples`` rows) or skipped (a ``reason``), with what was seen of its file.
+    """How a clip ended: ``status`` is embedded (``examples`` rows) or skipped (with a ``reason``).
 
     ``start_s`` is where in its file the clip starts; ``embeddings`` are float32 [examples, 128].
     """
@@ -47,10 +58,33 @@ class ClipRow(NamedTuple):
     embeddings: Embeddings
 
 
-class OpenShards:
-    """The rows of shards that are not complete yet."""
+class ShardFormat(Protocol):
+    """Writes embeddings in one format."""
 
-    def __init__(self, shards: Sequence[tuple[int, int]]) -> None:
+    def write(self, shard: int, rows: Sequence[ClipRow]) -> list[Path]:
+        """Write a complete shard, its clips in manifest order, and flush it to disk.
+
+        Returns:
+            The shard's own files, for its journal entry.
+        """
+        ...
+
+
+class PostprocessedColumn(NamedTuple):
+    """The post-processed embeddings: their column, and the function from float32 [n, 128] to [n, 128]."""
+
+    column: str
+    process: Callable[[NDArray[np.float32]], NDArray[Any]]
+
+
+class OpenShards:
+    """The rows of shards that are not complete yet.
+
+    Args:
+        shards: the clips in each shard.
+    """
+
+    def __init__(self, shards: Sequence[Span]) -> None:
         self._starts = [first for first, _ in shards]
         self._shards = shards
         self._rows: dict[int, dict[int, ClipRow]] = {}
@@ -58,24 +92,51 @@ class OpenShards:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def of(self, index: int) -> int:
-        """The shard that a clip belongs to."""
-        return bisect_right(self._starts, index) - 1
+    def shard_of(self, clip: int) -> int:
+        """Return the shard of a clip, by its number in the manifest."""
+        return bisect_right(self._starts, clip) - 1
 
-    def add(self, index: int, row: ClipRow) -> tuple[int, list[ClipRow]] | None:
-        """Take a clip's row; give the shard's number and rows, in manifest order, if that completes it."""
-        shard = self.of(index)
+    def add(self, clip: int, row: ClipRow) -> tuple[int, list[ClipRow]] | None:
+        """Add a clip's row; return its shard and the shard's rows, in manifest order, once these are complete."""
+        shard = self.shard_of(clip)
         rows = self._rows.setdefault(shard, {})
-        rows[index] = row
+        rows[clip] = row
         first, end = self._shards[shard]
         if len(rows) < end - first:
             return None
         del self._rows[shard]
-        return shard, [rows[clip] for clip in range(first, end)]
+        return shard, [rows[number] for number in range(first, end)]
 
 
 def clip_table(rows: Sequence[ClipRow]) -> pa.Table:
-    """The ends of clips as a table of ``CLIP_SCHEMA``."""
+    """Return rows as a table of ``CLIP_SCHEMA``."""
     return pa.Table.from_pydict(
         {name: [getattr(row, name) for row in rows] for name in CLIP_SCHEMA.names}, schema=CLIP_SCHEMA
     )
+
+
+class RowGroup(NamedTuple):
+    """Blocks of clips' embeddings: the clip of each, its first example there, and float32 [n, 128]."""
+
+    rows: list[ClipRow]
+    firsts: list[int]
+    embeddings: list[NDArray[np.float32]]
+
+
+def row_groups(rows: Iterable[ClipRow], examples: int = GROUP_EXAMPLES) -> Iterator[RowGroup]:
+    """Yield the embeddings of clips in groups of about ``examples``; the cuts do not depend on the clips' chunks."""
+    group = RowGroup([], [], [])
+    count = 0
+    for row in rows:
+        first = 0
+        for block in blocks(row.embeddings):
+            group.rows.append(row)
+            group.firsts.append(first)
+            group.embeddings.append(block)
+            first += len(block)
+            if count + first >= examples:
+                yield group
+                group, count = RowGroup([], [], []), -first
+        count += first
+    if group.rows:
+        yield group

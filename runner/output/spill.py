@@ -1,7 +1,7 @@
-"""Embeddings that wait for the rest of their shard: in memory up to a limit, beyond it in files without a name.
+"""Embeddings that wait for the rest of their shard: in memory up to a limit, beyond it in unnamed temporary files.
 
-A shard is written once its last clip has ended, and clips are of any length: what waits is bounded here, so that memory
-grows neither with the length of a clip nor with what a shard holds.  The files are gone with the process.
+A shard is written once its last clip has ended, and clips have any length.  The limit keeps memory independent of both;
+the files vanish with the process.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from runner.vggish.constants import EMBEDDING_SIZE
 Array = NDArray[np.float32]
 
 BLOCK_ROWS = 4096
-"""Embeddings that a writer of files has at a time of one clip."""
+"""Embeddings of one clip that are read at a time."""
 
 _ROW_BYTES = 4 * EMBEDDING_SIZE
 
 _SEGMENT_BYTES = 256 << 20
-"""A file is freed when nothing in it is waited for any more: not too large, and not too many."""
+"""Size of a temporary file; it is freed when none of its rows are waited for."""
 
 
 class _Segment:
-    """A file without a name, for as long as anything refers to it."""
+    """A temporary file without a name, open as long as anything refers to it."""
 
     def __init__(self, folder: Path) -> None:
         self._file = tempfile.TemporaryFile(dir=folder, prefix=".spill-", suffix=".tmp", buffering=0)  # noqa: SIM115
         self.size = 0
 
     def append(self, rows: Array) -> int:
-        """Write rows at the end; the byte at which they begin."""
+        """Append rows; return their offset in bytes."""
         offset, data = self.size, np.ascontiguousarray(rows).data.cast("B")
         done = 0
         while done < len(data):
@@ -46,21 +46,21 @@ class _Segment:
         return offset
 
     def read(self, offset: int, rows: int) -> Array:
-        """The rows that begin at a byte, float32 [rows, 128]; from any thread."""
-        found = np.empty((rows, EMBEDDING_SIZE), np.float32)
-        data = found.data.cast("B")
+        """Read float32 [rows, 128] from an offset in bytes; from any thread."""
+        array = np.empty((rows, EMBEDDING_SIZE), np.float32)
+        data = array.data.cast("B")
         done = 0
         while done < len(data):
-            got = os.pread(self._file.fileno(), len(data) - done, offset + done)
-            if not got:
+            block = os.pread(self._file.fileno(), len(data) - done, offset + done)
+            if not block:
                 raise OSError(f"a temporary file of embeddings ends {len(data) - done} bytes early")
-            data[done : done + len(got)] = got
-            done += len(got)
-        return found
+            data[done : done + len(block)] = block
+            done += len(block)
+        return array
 
 
-class Spilled:
-    """Embeddings [n, 128] in a file; sliced like an array, and read when they are needed."""
+class SpilledRows:
+    """Embeddings [n, 128] in a temporary file; sliced like an array, and read when they are needed."""
 
     __slots__ = ("_offset", "_rows", "_segment")
 
@@ -70,42 +70,44 @@ class Spilled:
     def __len__(self) -> int:
         return self._rows
 
-    def __getitem__(self, rows: slice) -> Spilled:
+    def __getitem__(self, rows: slice) -> SpilledRows:
         first, end, _ = rows.indices(self._rows)
-        return Spilled(self._segment, self._offset + first * _ROW_BYTES, max(0, end - first))
+        return SpilledRows(self._segment, self._offset + first * _ROW_BYTES, max(0, end - first))
 
     def read(self) -> Array:
-        """Them, float32 [n, 128]."""
+        """Read them, float32 [n, 128]."""
         return self._segment.read(self._offset, self._rows)
 
 
-Part = Array | Spilled
+Chunk = Array | SpilledRows
 """Some of a clip's embeddings, [n, 128]."""
 
-Embeddings = Array | tuple[Part, ...]
-"""A clip's embeddings, in the order of their examples: all in one array, as nearly always, or in parts."""
+Embeddings = Array | tuple[Chunk, ...]
+"""A clip's embeddings, in the order of their examples: usually one array, otherwise chunks."""
 
 
 class Spill:
-    """Keeps embeddings until their shard is written.
+    """Holds embeddings until their shard is written.
 
     Args:
-        folder: where files may be made, on a disk with room for a shard.
-        limit_mib: what is kept in memory at most.
+        folder: for the temporary files, on a disk with room for a shard.
+        limit_mib: memory that the embeddings may take.
+
+    Attributes:
+        in_memory: bytes in memory.
+        spilled: bytes written to files so far.
     """
 
     def __init__(self, folder: Path, limit_mib: float) -> None:
+        self.in_memory = 0
+        self.spilled = 0
         self._folder = folder
         self._limit = int(limit_mib * (1 << 20))
-        self._lock = threading.RLock()  # an array may be freed, and tell of it, in the middle of `keep`
+        self._lock = threading.RLock()  # `hold` may free an array, whose finalizer takes the lock again
         self._segment: _Segment | None = None
-        self.in_memory = 0
-        """Bytes that are kept in memory."""
-        self.spilled = 0
-        """Bytes that were written to files so far."""
 
-    def keep(self, embeddings: Array) -> Part:
-        """Take a batch's embeddings, float32 [n, 128]; they, or where they are."""
+    def hold(self, embeddings: Array) -> Chunk:
+        """Hold a batch's embeddings, float32 [n, 128]: return the same array, or where they were written."""
         size = embeddings.nbytes
         with self._lock:
             if self.in_memory + size > self._limit:
@@ -118,22 +120,22 @@ class Spill:
         with self._lock:
             self.in_memory -= size
 
-    def _write(self, embeddings: Array) -> Spilled:
+    def _write(self, embeddings: Array) -> SpilledRows:
         if self._segment is None or self._segment.size >= _SEGMENT_BYTES:
             self._segment = _Segment(self._folder)
         self.spilled += embeddings.nbytes
-        return Spilled(self._segment, self._segment.append(embeddings), len(embeddings))
+        return SpilledRows(self._segment, self._segment.append(embeddings), len(embeddings))
 
 
 def _owner(array: Array) -> Array:
-    """The array that lives for as long as any slice of ``array`` does: slices of slices refer to it alone."""
+    """Return the array that lives as long as any slice of ``array``: NumPy's slices of slices refer to it alone."""
     while isinstance(array.base, np.ndarray):
         array = array.base
     return array
 
 
 def blocks(embeddings: Embeddings, rows: int = BLOCK_ROWS) -> Iterable[Array]:
-    """A clip's embeddings in blocks of ``rows`` (the last one: what is left), however they came in parts."""
+    """Return a clip's embeddings in blocks of ``rows``, the last one shorter, whatever the chunks are."""
     if isinstance(embeddings, np.ndarray):
         if 0 < len(embeddings) <= rows:
             return (embeddings,)
@@ -141,21 +143,21 @@ def blocks(embeddings: Embeddings, rows: int = BLOCK_ROWS) -> Iterable[Array]:
     return _blocks(embeddings, rows)
 
 
-def _blocks(parts: Sequence[Part], rows: int) -> Iterator[Array]:
-    held: list[Array] = []
+def _blocks(chunks: Sequence[Chunk], rows: int) -> Iterator[Array]:
+    pending: list[Array] = []
     count = 0
-    for part in parts:
-        array = part.read() if isinstance(part, Spilled) else part
+    for chunk in chunks:
+        array = chunk.read() if isinstance(chunk, SpilledRows) else chunk
         while count + len(array) > rows:
             head = array[: rows - count]
-            yield _joined([*held, head])
-            held, count, array = [], 0, array[len(head) :]
+            yield _concatenate([*pending, head])
+            pending, count, array = [], 0, array[len(head) :]
         if len(array):
-            held.append(array)
+            pending.append(array)
             count += len(array)
-    if held:
-        yield _joined(held)
+    if pending:
+        yield _concatenate(pending)
 
 
-def _joined(arrays: Sequence[Array]) -> Array:
+def _concatenate(arrays: Sequence[Array]) -> Array:
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)

@@ -1,4 +1,4 @@
-"""AudioSet's TFRecord files of embeddings."""
+"""Embeddings in TFRecord files, in the format of AudioSet's own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from runner.core.errors import ResumeError
 from runner.core.files import atomic, make_folder, write_atomic
-from runner.core.layout import TFRECORD
+from runner.core.layout import RunLayout, shard_name
 from runner.output.spill import blocks
 
 if TYPE_CHECKING:
@@ -23,18 +23,21 @@ if TYPE_CHECKING:
 
 
 class TfrecordShards:
-    """``tfrecord/part-NNNNN.tfrecord``: AudioSet's features, a SequenceExample an embedded clip.
+    """Writes ``tfrecord/part-NNNNN.tfrecord``: AudioSet's features, one SequenceExample an embedded clip.
 
     Context: ``video_id`` (the clip), ``start_time_seconds``, ``end_time_seconds``, ``labels`` (int64); feature list
-    ``audio_embedding``, a 128-byte string an example.  ``tfrecord/labels.csv`` gives each label its number: the
-    label itself where all are whole numbers, else their alphabetical order.
+    ``audio_embedding``, a 128-byte string an example.  ``tfrecord/labels.csv`` has the number of each label: the label
+    itself where all are whole numbers, otherwise its rank in alphabetical order.
     Source of the format: the AudioSet download page (research.google.com/audioset/download.html).
 
     Args:
         folder: the run's folder.
-        metadata: what ``tfrecord/metadata.json`` says.
-        labels: the data set's distinct ones.
-        quantize: makes uint8 [n, 128] of embeddings.
+        metadata: of the run, for ``tfrecord/metadata.json``.
+        labels: the data set's distinct labels.
+        quantize: float32 [n, 128] to uint8 [n, 128].
+
+    Raises:
+        ResumeError: the labels.csv of an earlier attempt can't be read.
     """
 
     def __init__(
@@ -44,25 +47,19 @@ class TfrecordShards:
         labels: Sequence[str],
         quantize: Callable[[NDArray[np.float32]], NDArray[Any]],
     ) -> None:
-        self._folder = folder / TFRECORD
+        layout = RunLayout(folder)
+        self._folder = layout.tfrecord
         make_folder(self._folder)
         self._quantize = quantize
-        self._numbers = _with_known(self._folder / "labels.csv", label_numbers(labels))
-        write_atomic(self._folder / "metadata.json", json.dumps(metadata, indent=2))
-        table = io.StringIO()
-        plain, quoted = (
-            csv.writer(table, lineterminator="\n", quoting=each) for each in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL)
-        )
-        plain.writerow(("index", "label"))
-        for label, number in self._numbers.items():
-            (quoted if "\r" in label else plain).writerow((number, label))  # what it would not quote, it can't read
-        write_atomic(self._folder / "labels.csv", table.getvalue())
+        self._numbers = _keep_earlier(layout.tfrecord_labels, label_numbers(labels))
+        write_atomic(layout.tfrecord_metadata, json.dumps(metadata, indent=2))
+        write_atomic(layout.tfrecord_labels, _labels_csv(self._numbers))
 
     def write(self, shard: int, rows: Sequence[ClipRow]) -> list[Path]:
-        """Write the shard's file, and give it."""
+        """Write a shard's file; see ``ShardFormat``."""
         import tensorflow as tf
 
-        path = self._folder / f"part-{shard:05d}.tfrecord"
+        path = self._folder / shard_name(shard, ".tfrecord")
         with atomic(path) as temporary, tf.io.TFRecordWriter(str(temporary)) as writer:
             for row in rows:
                 if row.examples:
@@ -94,7 +91,7 @@ class TfrecordShards:
 
 
 def label_numbers(labels: Sequence[str]) -> dict[str, int]:
-    """A number for each label: itself where all are whole numbers, as AudioSet's are, else its place in the order."""
+    """Number labels: a label's own value where all are whole numbers, as AudioSet's are, otherwise its rank."""
     if all(label.isascii() and label.isdigit() and len(label) < 19 for label in labels):
         numbers = {label: int(label) for label in sorted(labels, key=int)}
         if len(set(numbers.values())) == len(numbers):  # 1 and 01 are two labels
@@ -102,23 +99,34 @@ def label_numbers(labels: Sequence[str]) -> dict[str, int]:
     return {label: number for number, label in enumerate(sorted(labels))}
 
 
-def _with_known(path: Path, numbers: dict[str, int]) -> dict[str, int]:
-    """The numbers that an earlier session gave, if there was one; labels that are new since come after them.
+def _keep_earlier(path: Path, numbers: dict[str, int]) -> dict[str, int]:
+    """Return the numbers of an earlier attempt, if there was one, with new labels after its own.
 
     Raises:
         ResumeError: its labels.csv can't be read.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            known = {row["label"]: int(row["index"]) for row in csv.DictReader(file)}
+            earlier = {row["label"]: int(row["index"]) for row in csv.DictReader(file)}
     except FileNotFoundError:
         return numbers
     except (ValueError, KeyError, TypeError, csv.Error) as error:
         raise ResumeError(
-            f"{path} can't be read ({type(error).__name__}: {error}), and says which labels the numbers in this run's "
-            "TFRecords are: put it back, or name another output.dir"
+            f"{path} can't be read ({type(error).__name__}: {error}), and the run's TFRecords need its numbers of "
+            "labels: restore it, or choose another output.dir"
         ) from error
-    together = known | numbers
-    if together.items() >= known.items() and len(set(together.values())) == len(together):
-        return together
-    return known | {label: max(known.values()) + 1 + n for n, label in enumerate(sorted(numbers.keys() - known.keys()))}
+    merged = earlier | numbers
+    if merged.items() >= earlier.items() and len(set(merged.values())) == len(merged):
+        return merged
+    new = sorted(numbers.keys() - earlier.keys())
+    return earlier | {label: max(earlier.values()) + 1 + n for n, label in enumerate(new)}
+
+
+def _labels_csv(numbers: Mapping[str, int]) -> str:
+    text = io.StringIO()
+    plain = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_MINIMAL)
+    quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    plain.writerow(("index", "label"))
+    for label, number in numbers.items():
+        (quoted if "\r" in label else plain).writerow((number, label))  # the reader splits lines at an unquoted \r
+    return text.getvalue()

@@ -1,208 +1,244 @@
-"""The files of a run: embeddings by shard in the formats asked for, and clips.parquet with every clip's end."""
+"""Writes a run's shards: the files of every format, then the journal entry; and at the end clips.parquet."""
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from runner.core.errors import EngineError
-from runner.core.files import atomic, make_folder
-from runner.core.layout import CLIP_PARTS, CLIPS, JOURNAL, STATE
-from runner.output.formats import Extra, NpzFiles, ParquetShards, parquet_metadata
+from runner.core.files import atomic, digest_file, make_folder
+from runner.core.layout import RunLayout
+from runner.output.parquet import parquet_metadata
 from runner.output.rows import CLIP_SCHEMA, clip_table
 from runner.output.spill import Spill
-from runner.output.state.journal import Journal, ShardEntry, size_and_sha256
-from runner.output.tfrecord import TfrecordShards
-from runner.vggish.postprocess import COLUMNS
+from runner.output.state.journal import ShardCounts, ShardEntry
 
 if TYPE_CHECKING:
-    from runner.config.schema import OutputConfig, RunConfig
-    from runner.output.formats import ShardFormat
-    from runner.output.rows import ClipRow
+    from runner.config.schema import RunConfig
+    from runner.core.span import Span
+    from runner.output.rows import ClipRow, ShardFormat
+
+log = logging.getLogger(__name__)
 
 
-class JournalLike(Protocol):
-    """What notes shards that are done."""
+class CommitLog(Protocol):
+    """Records the committed shards of a run, as ``Journal`` does in a file."""
 
     def append(self, entry: ShardEntry) -> None:
-        """Note one."""
-        ...
-
-    def close(self) -> None:
-        """Let go."""
+        """Record a committed shard, or a revoked one, durably."""
         ...
 
 
-class RunWriter:
-    """Writes a run's shards as they become complete; each is on disk, whole, before the journal has its line.
+class Uploader(Protocol):
+    """Uploads shards to an object store; see ``runner.output.remote.committer``."""
+
+    def commit(self, entry: ShardEntry) -> ShardEntry:
+        """Upload a shard's files and its commit object; return the entry that the store has now."""
+        ...
+
+    def delete_local(self, entry: ShardEntry) -> None:
+        """Delete a committed shard's files from this machine."""
+        ...
+
+    def revoke(self, shard: int) -> None:
+        """Remove a shard's commit object."""
+        ...
+
+
+class Writer(Protocol):
+    """Takes the complete shards of a pipeline, from several threads."""
+
+    def write_shard(self, shard: int, rows: Sequence[ClipRow]) -> None:
+        """Write a complete shard, its clips in manifest order."""
+        ...
+
+    def revoke_from(self, count: int) -> None:
+        """Revoke all shards written after the first ``count``, and commit no more."""
+        ...
+
+
+class ShardWriter:
+    """Writes and commits shards: all files of one are on disk, complete, before the log has its entry.
 
     Args:
         folder: the run's folder.
-        metadata: what every file says of itself (model, weights, precision, device, versions).
         formats: the writers of embeddings.
-        done: the shards that the journal has already.
-        journal: where shards that are done are noted; the run's own when None.
-        rows: the digest of each shard's rows, for their lines; empty where nothing is resumed.
+        commit_log: records committed shards.
+        committed: the shards that were committed before.
+        row_digests: of each shard's rows, for its entry; empty where nothing is resumed.
+        uploader: has each shard in an object store before the log has its entry; None for a run on a file system.
+
+    Attributes:
+        committed: the committed shards by number, in the order of their commits.
     """
 
     def __init__(
         self,
         folder: Path,
-        metadata: Mapping[str, str],
         formats: Sequence[ShardFormat],
-        done: Mapping[int, ShardEntry] | None = None,
-        *,
-        journal: JournalLike | None = None,
-        rows: Sequence[str] = (),
+        commit_log: CommitLog,
+        committed: Mapping[int, ShardEntry] | None = None,
+        row_digests: Sequence[str] = (),
+        uploader: Uploader | None = None,
     ) -> None:
+        self.committed = dict(committed or {})
         self._folder = folder
-        self._rows = rows
         self._formats = formats
-        self._schema = CLIP_SCHEMA.with_metadata(parquet_metadata(metadata))
-        self._parts = folder / STATE / CLIP_PARTS
-        make_folder(self._parts)
-        self._journal = journal or Journal(folder / STATE / JOURNAL)
-        self.done = dict(done or {})
-        """The shards that are on disk, by number."""
+        self._log = commit_log
+        self._row_digests = row_digests
+        self._uploader = uploader
         self._lock = threading.Lock()
-        self._distrusted = False
+        self._is_revoked = False
+        make_folder(RunLayout(folder).clip_shards)
 
     def write_shard(self, shard: int, rows: Sequence[ClipRow]) -> None:
-        """Write a complete shard, its clips in manifest order; from any thread."""
+        """Write and commit a complete shard, its clips in manifest order; from any thread."""
+        self.commit(self._write_files(shard, rows))
+
+    def commit(self, entry: ShardEntry) -> None:
+        """Commit a shard whose files are on disk, complete; ignore it after ``revoke_from``."""
+        if self._uploader:
+            entry = self._uploader.commit(entry)
+        with self._lock:
+            is_committed = not self._is_revoked
+            if is_committed:
+                self._log.append(entry)
+                self.committed[entry.shard] = entry
+        if self._uploader and is_committed:
+            self._uploader.delete_local(entry)
+        elif self._uploader:
+            self._uploader.revoke(entry.shard)
+
+    def revoke_from(self, count: int) -> None:
+        """Revoke all shards but the first ``count`` of ``committed``, and commit no more."""
+        with self._lock:
+            self._is_revoked = True
+        for shard in list(self.committed)[count:]:
+            self.revoke(shard)
+
+    def revoke(self, shard: int) -> None:
+        """Revoke a committed shard: it is to be re-run."""
+        with self._lock:
+            self._log.append(ShardEntry(shard, revoked=True))
+            self.committed.pop(shard, None)
+        if self._uploader:
+            self._uploader.revoke(shard)
+
+    @contextmanager
+    def clips_table(self, metadata: Mapping[str, str]) -> Iterator[None]:
+        """Write clips.parquet when the block ends; an error of the block is raised even where that fails."""
+        try:
+            yield
+        except BaseException:
+            try:
+                write_clips_table(self._folder, self.committed, metadata)
+            except Exception as error:
+                log.warning("could not write %s: %s", RunLayout.clips, error)
+            raise
+        write_clips_table(self._folder, self.committed, metadata)
+
+    def _write_files(self, shard: int, rows: Sequence[ClipRow]) -> ShardEntry:
         files = [path for form in self._formats for path in form.write(shard, rows)]
-        part = self._part(shard)
-        with atomic(part) as temporary:
+        entry = ShardEntry(shard)
+        clips_file = self._folder / entry.clips_file
+        with atomic(clips_file) as temporary:
             pq.write_table(clip_table(rows), temporary, compression="zstd")
-        files.append(part)
-        described = {path.relative_to(self._folder).as_posix(): size_and_sha256(path) for path in files}
-        examples = sum(row.examples for row in rows)
-        of_rows = self._rows[shard] if self._rows else ""
-        self.record(ShardEntry(shard, len(rows), examples, described, _counts(rows), rows=of_rows))
-
-    def record(self, entry: ShardEntry) -> None:
-        """Note a shard whose files are on disk, whole, or one that is to be done again."""
-        with self._lock:
-            if self._distrusted and not entry.undone:
-                return  # it was under way when others were taken back
-            self._journal.append(entry)
-            if entry.undone:
-                self.done.pop(entry.shard, None)
-            else:
-                self.done[entry.shard] = entry
-
-    def take_back(self, first: int) -> None:
-        """Have all shards but the ``first`` so many of ``done`` done again, as the journal says; no more are noted."""
-        with self._lock:
-            self._distrusted = True
-        for shard in list(self.done)[first:]:
-            self.record(ShardEntry(shard, undone=True))
-
-    def describe(self, metadata: Mapping[str, str]) -> None:
-        """What clips.parquet is to say of itself, where that was not known at the start."""
-        self._schema = CLIP_SCHEMA.with_metadata(parquet_metadata(metadata))
-
-    def close(self) -> None:
-        """Make clips.parquet of the shards that are done, in their order."""
-        self._journal.close()
-        with (
-            atomic(self._folder / CLIPS) as temporary,
-            pq.ParquetWriter(temporary, self._schema, compression="zstd") as clips,
-        ):
-            for shard in sorted(self.done):
-                clips.write_table(pq.read_table(self._part(shard)).cast(CLIP_SCHEMA))
-
-    def _part(self, shard: int) -> Path:
-        return self._parts / f"part-{shard:05d}.parquet"
+        return ShardEntry(
+            shard=shard,
+            clips=len(rows),
+            examples=sum(row.examples for row in rows),
+            files={path.relative_to(self._folder).as_posix(): digest_file(path) for path in (*files, clips_file)},
+            counts=_counts(rows),
+            row_digest=self._row_digests[shard] if self._row_digests else "",
+        )
 
 
-def _counts(rows: Sequence[ClipRow]) -> dict[str, Any]:
+def write_clips_table(folder: Path, committed: Mapping[int, ShardEntry], metadata: Mapping[str, str]) -> None:
+    """Write clips.parquet from the shards' own rows of it, in the order of the shards.
+
+    Args:
+        folder: the run's.
+        committed: the shards.
+        metadata: of the run.
+    """
+    layout = RunLayout(folder)
+    schema = CLIP_SCHEMA.with_metadata(parquet_metadata(metadata))
+    with atomic(layout.clips) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as clips:
+        for shard in sorted(committed):
+            clips.write_table(pq.read_table(folder / ShardEntry(shard).clips_file).cast(CLIP_SCHEMA))
+
+
+def _counts(rows: Sequence[ClipRow]) -> ShardCounts:
     embedded = [row for row in rows if row.status == "embedded"]
-    return {
-        "embedded": len(embedded),
-        "audio_s": sum(row.seconds for row in embedded),
-        "padded": sum(row.padded for row in embedded),
-        "skipped": dict(Counter(row.reason or "unknown" for row in rows if row.status == "skipped")),
-        "noted": dict(Counter(row.reason for row in embedded if row.reason)),
-    }
+    return ShardCounts(
+        embedded=len(embedded),
+        padded=sum(row.padded for row in embedded),
+        audio_s=sum(row.seconds for row in embedded),
+        skipped=dict(Counter(row.reason or "unknown" for row in rows if row.status == "skipped")),
+        warned=dict(Counter(row.reason for row in embedded if row.reason)),
+    )
 
 
-def totals(done: Mapping[int, ShardEntry]) -> tuple[dict[str, float], dict[str, int], dict[str, int]]:
-    """What shards that are done come to: metrics, how many clips were skipped and noted, by reason."""
-    entries = done.values()
+@dataclass(frozen=True)
+class Totals:
+    """The sums of committed shards.
+
+    Attributes:
+        metrics: by name, as in ``runner.core.metrics``.
+        skipped: skipped clips by reason.
+        warned: embedded clips with a warning, by reason.
+    """
+
+    metrics: dict[str, float]
+    skipped: dict[str, int]
+    warned: dict[str, int]
+
+
+def totals(committed: Mapping[int, ShardEntry]) -> Totals:
+    """Sum up committed shards."""
+    entries = committed.values()
     skipped: Counter[str] = Counter()
-    noted: Counter[str] = Counter()
+    warned: Counter[str] = Counter()
     for entry in entries:
-        skipped.update(entry.counts["skipped"])
-        noted.update(entry.counts["noted"])
+        skipped.update(entry.counts.skipped)
+        warned.update(entry.counts.warned)
     metrics = {
-        "clips_embedded": float(sum(entry.counts["embedded"] for entry in entries)),
+        "clips_embedded": float(sum(entry.counts.embedded for entry in entries)),
         "clips_skipped": float(skipped.total()),
-        "clips_padded": float(sum(entry.counts["padded"] for entry in entries)),
+        "clips_padded": float(sum(entry.counts.padded for entry in entries)),
         "examples": float(sum(entry.examples for entry in entries)),
-        "audio_s": float(sum(entry.counts["audio_s"] for entry in entries)),
+        "audio_s": float(sum(entry.counts.audio_s for entry in entries)),
     }
-    return metrics, dict(skipped), dict(noted)
+    return Totals(metrics, dict(skipped), dict(warned))
 
 
-def check_complete(shards: Sequence[tuple[int, int]], done: Mapping[int, ShardEntry]) -> None:
-    """Whether every clip of the shards, each (first clip, one past the last), has ended in exactly one way.
+def check_complete(shards: Sequence[Span], committed: Mapping[int, ShardEntry]) -> None:
+    """Check that every clip of the shards was embedded or skipped, exactly once.
 
     Raises:
-        EngineError: it has not; the run must not be told to be finished.
+        EngineError: shards are missing, or their counts don't add up.
     """
     wrong = [
         number
         for number, (first, end) in enumerate(shards)
-        if (entry := done.get(number)) is None
-        or entry.clips != end - first
-        or entry.counts["embedded"] + sum(entry.counts["skipped"].values()) != entry.clips
+        if (entry := committed.get(number)) is None or not entry.clips == end - first == entry.counts.clips
     ]
     if wrong:
-        clips = sum(shards[number][1] - shards[number][0] for number in wrong)
+        clips = sum(end - first for first, end in (shards[number] for number in wrong))
         raise EngineError(
-            f"{len(wrong):,} shards with {clips:,} clips have no end, or counts that don't add up (the first is shard "
-            f"{wrong[0]}): the run is not finished; rerun the same command, and please report it with runner.log"
+            f"{len(wrong):,} shards with {clips:,} clips are missing, or their counts don't add up (the first is shard "
+            f"{wrong[0]}): rerun the same command to resume, and please report it with runner.log"
         )
 
 
-def make_formats(
-    output: OutputConfig,
-    folder: Path,
-    metadata: Mapping[str, str],
-    hop_s: float,
-    labels: Sequence[str],
-    postprocess: Callable[[NDArray[np.float32]], NDArray[Any]] | None = None,
-) -> list[ShardFormat]:
-    """The writers that ``output`` asks for.
-
-    Args:
-        output: what is asked for.
-        folder: the run's.
-        metadata: what the files say of themselves.
-        hop_s: seconds between examples.
-        labels: the data set's distinct ones.
-        postprocess: embeddings to their post-processed form; None for none.
-    """
-    extra = Extra(COLUMNS[output.postprocess], postprocess) if postprocess else None
-    made: list[ShardFormat] = []
-    for name in dict.fromkeys(output.formats):
-        if name == "npz":
-            made.append(NpzFiles(folder, metadata, hop_s, extra))
-        elif name == "tfrecord":
-            assert postprocess is not None  # see validation: AudioSet's format has 8-bit embeddings
-            made.append(TfrecordShards(folder, metadata, labels, postprocess))
-        else:
-            made.append(ParquetShards(folder, metadata, hop_s, output.compression, extra))
-    return made
-
-
 def make_spill(run_dir: Path, config: RunConfig) -> Spill:
-    """What keeps a run's embeddings until their shard is written."""
-    return Spill(run_dir / STATE, config.memory.embeddings_mib)
+    """Make the spill of a run, below its state folder, with ``memory.embeddings_mib``."""
+    return Spill(RunLayout(run_dir).state, config.memory.embeddings_mib)

@@ -14,7 +14,7 @@ from runner.pipeline.messages import ClipResult
 
 if TYPE_CHECKING:
     from runner.dataset.clips import Clip
-    from runner.output.spill import Embeddings, Part, Spill
+    from runner.output.spill import Chunk, Embeddings, Spill
     from runner.pipeline.messages import Segment
 
 Array = NDArray[np.float32]
@@ -27,7 +27,7 @@ class _PartialClip:
 
     def __init__(self, clip: Clip) -> None:
         self.clip = clip
-        self.chunks: list[tuple[int, Part]] = []
+        self.chunks: list[tuple[int, Chunk]] = []
         self.examples = 0
         self.finite = True
         self.result: ClipResult | None = None
@@ -76,7 +76,7 @@ class ClipAssembler:
         ended = []
         row = 0
         all_finite = bool(np.isfinite(embeddings).all())
-        stored: Part = embeddings if self._spill is None else self._spill.keep(embeddings)
+        stored: Chunk = embeddings if self._spill is None else self._spill.hold(embeddings)
         for job, first, windows in segments:
             pending = self._pending.get(job)
             if pending is not None:  # None: its decode process died and the clip is a new job, or it was skipped
@@ -122,7 +122,7 @@ class ClipAssembler:
         return row, clip
 
 
-def _in_order(chunks: list[tuple[int, Part]]) -> Embeddings:
+def _in_order(chunks: list[tuple[int, Chunk]]) -> Embeddings:
     """Sort a clip's chunks, each (its first example, embeddings), by their examples."""
     if len(chunks) == 1 and isinstance(only := chunks[0][1], np.ndarray):
         return only

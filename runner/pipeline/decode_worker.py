@@ -28,14 +28,14 @@ from runner.dataset.packed.clips import PackedClips
 from runner.devices.host import peak_own_mib
 from runner.pipeline.messages import ClipResult, Decode, DecodeReport, Segment, SlotGrant, decode_message, encode
 from runner.pipeline.slots import SlotMemory
-from runner.storage.prefetch import FetchAhead, is_remote
+from runner.storage.prefetch import Prefetcher, is_remote
 from runner.vggish.constants import EXAMPLE_SAMPLES
 from runner.vggish.framing import WindowCutter, cut, scaled
 
 if TYPE_CHECKING:
     from runner.audio.reader import ClipReader
     from runner.pipeline.messages import ClipTask, DecodeOptions
-    from runner.storage.prefetch import Fetched
+    from runner.storage.prefetch import FetchedFile
     from runner.vggish.framing import Windows
 
 _OPEN_S = 0.5
@@ -148,7 +148,7 @@ class _Decoder:
         self._finished: list[ClipResult] = []
         self._messages_done = 0
         self._busy = BusyClock()
-        self._prefetcher = FetchAhead(options.prefetch, options.download_timeout_s)
+        self._prefetcher = Prefetcher(options.prefetch, options.download_timeout_s)
         self._packed = PackedClips(options.prefetch, options.download_timeout_s)
 
     def run(self) -> None:
@@ -240,15 +240,15 @@ class _Decoder:
         ):
             yield clip
 
-    def _fetched(self, task: ClipTask) -> Fetched:
+    def _fetched(self, task: ClipTask) -> FetchedFile:
         if is_packed(task.path):
             later = ((queued.job, queued.path) for queued, _ in self._tasks)
-            return self._packed.take(task.job, task.path, later, lambda: self._memory.heartbeat(self._process))
+            return self._packed.open_clip(task.job, task.path, later, lambda: self._memory.heartbeat(self._process))
         self._prefetcher.begin(task.job, task.path)
         for queued, _ in self._tasks:
             if is_remote(queued.path) and not self._prefetcher.begin(queued.job, queued.path):
                 break
-        return self._prefetcher.take(task.job, task.path, lambda: self._memory.heartbeat(self._process))
+        return self._prefetcher.pop(task.job, task.path, lambda: self._memory.heartbeat(self._process))
 
     def _put(self, job: int, first: int, windows: Windows) -> None:
         done = 0

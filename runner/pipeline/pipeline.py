@@ -24,10 +24,11 @@ from runner.pipeline.shard_writers import ShardWriters
 from runner.pipeline.shutdown import POLL_S, Shutdown
 
 if TYPE_CHECKING:
+    from runner.core.span import Span
     from runner.dataset.clips import Clip
     from runner.output.rows import ClipRow
     from runner.output.spill import Spill
-    from runner.output.writer import RunWriter
+    from runner.output.writer import Writer
     from runner.pipeline.decode_pool import DecodePool
     from runner.pipeline.messages import Replica
 
@@ -42,7 +43,7 @@ class ShardedClips:
         count: number of the clips; all of the shards' when None.
     """
 
-    shards: Sequence[tuple[int, int]]
+    shards: Sequence[Span]
     clips: Iterator[Clip | None]
     count: int | None = None
 
@@ -58,7 +59,7 @@ class EmbeddingPipeline:
     Args:
         work: the clips, and their shards.
         pool: the decode pool, open.
-        writer: of complete shards; closed at the end.
+        writer: of complete shards.
         shutdown_timeout_s: seconds that the shards in progress may still take after ``stop``.
         on_skip: called with every clip that is skipped; its error ends the run.
         spill: store for embeddings until their shard is written; in memory when None.
@@ -71,7 +72,7 @@ class EmbeddingPipeline:
         self,
         work: ShardedClips,
         pool: DecodePool,
-        writer: RunWriter,
+        writer: Writer,
         *,
         shutdown_timeout_s: float,
         on_skip: Callable[[ClipRow], None] = lambda row: None,
@@ -121,8 +122,7 @@ class EmbeddingPipeline:
         self._writers.join()
         if isinstance(self._shutdown.error, ParityError):
             trusted = min(canary.trusted for canary in replica_pool.canaries)
-            self._shutdown.guard(self._writer.take_back, trusted)
-        self._shutdown.guard(self._writer.close)
+            self._shutdown.guard(self._writer.revoke_from, trusted)
         self._check_complete()
         self.stats.cpu_s = time.process_time() - cpu_before
 
@@ -161,4 +161,5 @@ class EmbeddingPipeline:
         """Whether to begin a clip; once a stop was asked for, only to finish the shard of the last one."""
         if not self.stopped:
             return True
-        return last_clip is not None and self._open_shards.of(clip.number) == self._open_shards.of(last_clip)
+        shard_of = self._open_shards.shard_of
+        return last_clip is not None and shard_of(clip.number) == shard_of(last_clip)

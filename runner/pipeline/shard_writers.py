@@ -11,7 +11,7 @@ from runner.pipeline.shutdown import Channel
 
 if TYPE_CHECKING:
     from runner.output.rows import ClipRow
-    from runner.output.writer import RunWriter
+    from runner.output.writer import Writer
     from runner.pipeline.messages import PipelineStats
     from runner.pipeline.shutdown import Shutdown
 
@@ -32,7 +32,7 @@ class ShardWriters:
         shutdown: the pipeline's.
     """
 
-    def __init__(self, writer: RunWriter, stats: PipelineStats, shutdown: Shutdown) -> None:
+    def __init__(self, writer: Writer, stats: PipelineStats, shutdown: Shutdown) -> None:
         self._writer = writer
         self._stats = stats
         self._shards: Channel[tuple[int, list[ClipRow]]] = Channel(_SHARDS_AHEAD, shutdown)

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 from runner.contract.result import BatchSizeCurve, BatchSizePoint, Repeats
 from runner.core.layout import RunLayout
+from runner.core.span import Span
 from runner.devices.detection import DeviceType
 from runner.devices.load import BackgroundLoad
 from runner.inference.batch_size import measure_on
-from runner.output.writer import RunWriter
 from runner.pipeline.pipeline import EmbeddingPipeline, ShardedClips
 from runner.profiling.sampler import EnergyMeter, Sampler
 from runner.vggish.framing import synthetic_windows
@@ -56,17 +56,14 @@ _CURVE_BUDGET_S = 15.0
 _TRACED_BATCHES = 3
 
 
-class NullWriter(RunWriter):
-    """Drops complete shards."""
-
-    def __init__(self) -> None:
-        self.done = {}
+class NullWriter:
+    """Drops complete shards; see ``Writer``."""
 
     def write_shard(self, shard: int, rows: Sequence[ClipRow]) -> None:
         """Drop them."""
 
-    def close(self) -> None:
-        """Nothing is open."""
+    def revoke_from(self, count: int) -> None:
+        """Do nothing."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +162,7 @@ class Profiler:
     def _pass(self, clips: Sequence[Clip], began: float) -> dict[str, float] | None:
         """Embed the clips once; None if nothing came of them.  ``began`` is the first pass's beginning."""
         pipeline = EmbeddingPipeline(
-            ShardedClips([(0, len(clips))], iter(clips)), self._pool, NullWriter(), shutdown_timeout_s=0.0
+            ShardedClips([Span(0, len(clips))], iter(clips)), self._pool, NullWriter(), shutdown_timeout_s=0.0
         )
         start = time.perf_counter()
         pipeline.run(self._replicas)

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from runner.core.files import write_atomic
-from runner.core.layout import EMBEDDINGS
+from runner.core.layout import RunLayout
 from runner.reporting.pages import fill
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def draw_map(run_dir: Path, folder: Path, projection: str, root: str) -> list[Pa
     Raises:
         ImportError: UMAP is not installed.
     """
-    table = sample(run_dir / EMBEDDINGS)
+    table = sample(run_dir / RunLayout.embeddings)
     if table is None or table.num_rows < 3:
         return []
     vectors = np.stack(table["embedding"].combine_chunks().flatten().to_numpy().reshape(-1, 128)).astype(np.float64)

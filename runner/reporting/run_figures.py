@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.core.layout import PLOTS
+from runner.core.layout import RunLayout
 from runner.core.paths import is_url
 from runner.reporting.figures import BLUE, GREY, ORANGE, RED, draw, new_figure
 
@@ -42,7 +42,7 @@ def draw_run(result: RunResult, run_dir: Path) -> list[Path]:
     """
     from runner.reporting.embedding_map import draw_map
 
-    folder = run_dir / PLOTS
+    folder = run_dir / RunLayout.plots
     drawings: dict[str, Callable[[RunResult], Figure | None]] = {
         "throughput": _throughput,
         "stages": _stages,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runner.core.layout import PLOTS
+from runner.core.layout import RunLayout
 from runner.reporting.advice import configuration_label
 from runner.reporting.comparability import NAMES
 from runner.reporting.figures import BLUE, GREEN, GREY, ORANGE, RED, draw, new_figure
@@ -37,7 +37,7 @@ def draw_sweep(results: Sequence[RunResult], sweep_dir: Path) -> list[Path]:
         "pareto": _pareto,
         "parity": _parity_table,
     }
-    return draw(drawings, results, sweep_dir / PLOTS)
+    return draw(drawings, results, sweep_dir / RunLayout.plots)
 
 
 def _sweep_throughput(results: Sequence[RunResult]) -> Figure | None:

@@ -1,8 +1,8 @@
-"""Conditional requests to object stores: what makes one writer win, whoever is late.
+"""Conditional requests to object stores, by which exactly one of several writers succeeds.
 
-fsspec has creation (``mode="create"``: If-None-Match on S3, generation 0 on Google's store).  Replacing and removing
-one version of an object, and its age by the store's clock, are asked of s3fs and gcsfs themselves here.  Both stores
-answer 412 where the condition does not hold.  No other driver is known to have all of this.
+fsspec has conditional creation (``mode="create"``: If-None-Match on S3, generation 0 on Google's store).  Replacing and
+removing one version of an object, and its age by the store's clock, need requests of s3fs and gcsfs themselves.  Both
+stores answer 412 where the condition does not hold.  No other driver is known to have all of this.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ _TRIES = 5
 
 @dataclass(frozen=True)
 class Version:
-    """A version of an object, as the store has it.
+    """A version of an object.
 
-    ``id`` tells it from what was there under this name before and after, ``age_s`` is by the store's own clock,
-    in whole seconds at best.
+    Attributes:
+        data: its content.
+        id: different for each version.
+        age_s: seconds since it was written, by the store's own clock; whole seconds at best.
     """
 
     data: bytes
@@ -32,28 +34,31 @@ class Version:
 
 
 class Conditions(Protocol):
-    """What a driver does beside what fsspec asks of all."""
+    """Requests of a driver that fsspec does not have.
+
+    Attributes:
+        no_version: an id that no version has.
+    """
 
     no_version: str
-    """A version that no object has."""
 
-    async def look(self, filesystem: Any, path: str) -> Version:
-        """A small object; raises FileNotFoundError."""
+    async def read(self, filesystem: Any, path: str) -> Version:
+        """Read a small object; raises FileNotFoundError."""
         ...
 
-    async def replace(self, filesystem: Any, path: str, data: bytes, version: str) -> str:
-        """Put another version in the place of this one; the new one's version."""
+    async def replace(self, filesystem: Any, path: str, data: bytes, version_id: str) -> str:
+        """Replace this version of an object; return the id of the new one."""
         ...
 
-    async def remove(self, filesystem: Any, path: str, version: str) -> None:
-        """Remove this version."""
+    async def remove(self, filesystem: Any, path: str, version_id: str) -> None:
+        """Remove this version of an object."""
         ...
 
 
 class _S3:
     no_version = f'"{"0" * 32}"'
 
-    async def look(self, filesystem: Any, path: str) -> Version:
+    async def read(self, filesystem: Any, path: str) -> Version:
         bucket, key, _ = filesystem.split_path(path)
         answer = await filesystem._call_s3("get_object", Bucket=bucket, Key=key)
         async with answer["Body"] as body:
@@ -61,56 +66,56 @@ class _S3:
         now = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
         return Version(data, answer["ETag"], _age_s(now, answer["LastModified"]))
 
-    async def replace(self, filesystem: Any, path: str, data: bytes, version: str) -> str:
+    async def replace(self, filesystem: Any, path: str, data: bytes, version_id: str) -> str:
         bucket, key, _ = filesystem.split_path(path)
-        answer = await filesystem._call_s3("put_object", Bucket=bucket, Key=key, Body=data, IfMatch=version)
+        answer = await filesystem._call_s3("put_object", Bucket=bucket, Key=key, Body=data, IfMatch=version_id)
         return str(answer["ETag"])
 
-    async def remove(self, filesystem: Any, path: str, version: str) -> None:
+    async def remove(self, filesystem: Any, path: str, version_id: str) -> None:
         bucket, key, _ = filesystem.split_path(path)
-        await filesystem._call_s3("delete_object", Bucket=bucket, Key=key, IfMatch=version)
+        await filesystem._call_s3("delete_object", Bucket=bucket, Key=key, IfMatch=version_id)
 
 
 class _Gs:
     no_version = "1"
 
-    async def look(self, filesystem: Any, path: str) -> Version:
+    async def read(self, filesystem: Any, path: str) -> Version:
         bucket, key, _ = filesystem.split_path(path)
-        for tries in range(_TRIES):
+        for try_number in range(1, _TRIES + 1):
             headers, text = await filesystem._call("GET", "b/{}/o/{}", bucket, key)
-            about = json.loads(text)
-            version = str(about["generation"])
+            info = json.loads(text)
+            generation = str(info["generation"])
             try:
-                _, data = await filesystem._call("GET", "b/{}/o/{}", bucket, key, alt="media", generation=version)
+                _, data = await filesystem._call("GET", "b/{}/o/{}", bucket, key, alt="media", generation=generation)
             except FileNotFoundError:  # replaced since
-                if tries + 1 < _TRIES:
+                if try_number < _TRIES:
                     continue
                 raise
-            updated = datetime.fromisoformat(about["updated"].removesuffix("Z") + "+00:00")
-            return Version(data, version, _age_s(headers.get("Date"), updated))
+            updated = datetime.fromisoformat(info["updated"].removesuffix("Z") + "+00:00")
+            return Version(data, generation, _age_s(headers.get("Date"), updated))
         raise AssertionError
 
-    async def replace(self, filesystem: Any, path: str, data: bytes, version: str) -> str:
+    async def replace(self, filesystem: Any, path: str, data: bytes, version_id: str) -> str:
         bucket, key, _ = filesystem.split_path(path)
-        about = await filesystem._call(
+        info = await filesystem._call(
             "POST",
             f"{filesystem._location}/upload/storage/v1/b/{quote(bucket, safe='')}/o",
             uploadType="media",
             name=key,
-            ifGenerationMatch=version,
+            ifGenerationMatch=version_id,
             headers={"Content-Type": "application/octet-stream"},
             data=data,
             json_out=True,
         )
-        return str(about["generation"])
+        return str(info["generation"])
 
-    async def remove(self, filesystem: Any, path: str, version: str) -> None:
+    async def remove(self, filesystem: Any, path: str, version_id: str) -> None:
         bucket, key, _ = filesystem.split_path(path)
-        await filesystem._call("DELETE", "b/{}/o/{}", bucket, key, ifGenerationMatch=version)
+        await filesystem._call("DELETE", "b/{}/o/{}", bucket, key, ifGenerationMatch=version_id)
 
 
 def conditions_of(filesystem: object) -> Conditions | None:
-    """What the driver of a store has; None where nothing is known of it."""
+    """Return the conditional requests of a driver; None where it has none."""
     protocol = getattr(filesystem, "protocol", ())
     names = (protocol,) if isinstance(protocol, str) else protocol
     if "s3" in names:
@@ -119,7 +124,7 @@ def conditions_of(filesystem: object) -> Conditions | None:
 
 
 def is_refused(error: BaseException | None) -> bool:
-    """Whether an error says that a condition did not hold."""
+    """Return whether an error says that the condition of a request did not hold."""
     if isinstance(error, FileExistsError):
         return True
     response = getattr(error.__cause__, "response", None) if error is not None else None
@@ -127,11 +132,11 @@ def is_refused(error: BaseException | None) -> bool:
     return status == 412
 
 
-def is_unknown(error: BaseException | None) -> bool:
-    """Whether an error says that the store knows no such condition."""
+def is_unsupported(error: BaseException | None) -> bool:
+    """Return whether an error says that the store does not support such a condition."""
     return isinstance(error, NotImplementedError) or (isinstance(error, OSError) and error.errno == errno.ENOSYS)
 
 
 def _age_s(now: str | None, modified: datetime) -> float:
-    """How old an object is that was put at ``modified``; 0 where the answer does not say what time it is there."""
+    """Return the age of an object by the store's clock; 0 where the answer has no date."""
     return max(0.0, (parsedate_to_datetime(now) - modified).total_seconds()) if now else 0.0

@@ -1,7 +1,7 @@
-"""Object stores: URLs that an fsspec driver opens (s3://, gs://, hf://).  A file:// URL is a path like any other.
+"""Opens object stores: URLs of fsspec's drivers (s3://, gs://, hf://).  A file:// URL is treated as a path.
 
-Credentials, regions and endpoints are the drivers' own business, found where each looks by itself (AWS_*, ~/.aws,
-GOOGLE_APPLICATION_CREDENTIALS, HF_TOKEN): nothing of them is in a configuration, which is logged and stored.
+Credentials, regions and endpoints are found by each driver (AWS_*, ~/.aws, GOOGLE_APPLICATION_CREDENTIALS, HF_TOKEN):
+none of them is in a configuration, which is logged and stored.
 """
 
 from __future__ import annotations
@@ -14,16 +14,22 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from runner.core.errors import ConfigError
-from runner.core.paths import EXTRAS
+from runner.core.extras import extra_hint
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
-_SILENCE_S = 20.0
+_MAX_READ_TIMEOUT_S = 20.0
+
+_EXTRAS = {"s3": "s3", "gs": "gs", "gcs": "gs", "hf": "hf"}
+"""The extra of this package with the driver of a scheme."""
+
+_TIME_KEYS = ("LastModified", "mtime", "updated", "modified", "created")
+"""Times of modification in the drivers' infos."""
 
 
 def open_store(key: str, url: str, timeout_s: float = 60.0) -> tuple[AbstractFileSystem, str]:
-    """The file system of a URL, and what the URL is called there (``bucket/folder``).
+    """Return the file system of a URL, and the URL's path in it (``bucket/folder``).
 
     Args:
         key: of the configuration, for messages.
@@ -42,20 +48,20 @@ def open_store(key: str, url: str, timeout_s: float = 60.0) -> tuple[AbstractFil
     try:
         store = store_of(url, timeout_s)
     except ImportError as error:
-        extra = EXTRAS.get(parts.scheme)
-        how = f"pip install 'vggish-runner[{extra}]'" if extra else f"install the fsspec driver of {parts.scheme}://"
-        raise ConfigError(f"{key}={url} needs a driver that is not installed ({error}): {how}") from error
+        extra = _EXTRAS.get(parts.scheme)
+        hint = extra_hint(extra) if extra else f"install the fsspec driver of {parts.scheme}://"
+        raise ConfigError(f"{key}={url} needs a driver that is not installed ({error}): {hint}") from error
     except ValueError as error:
         raise ConfigError(f"{key}={url} can't be opened ({error}): use a path, s3://, gs:// or hf://") from error
     return store, str(store._strip_protocol(url))
 
 
 def store_of(url: str, timeout_s: float = 60.0) -> AbstractFileSystem:
-    """The file system of a URL, made once a process, without a cache of listings.
+    """Return the file system of a URL, one for each process and scheme, without a cache of listings.
 
     Args:
         url: of a folder or an object.
-        timeout_s: how long a driver may wait for the next byte at most (20 s where that is less).
+        timeout_s: how long a driver may wait for the next byte, at most 20 s.
 
     Raises:
         ImportError: its driver is not installed.
@@ -64,47 +70,52 @@ def store_of(url: str, timeout_s: float = 60.0) -> AbstractFileSystem:
     import fsspec
 
     scheme = url.partition("://")[0]
-    return fsspec.filesystem(scheme, use_listings_cache=False, **_driver_options(scheme, min(timeout_s, _SILENCE_S)))
+    options = _driver_options(scheme, min(timeout_s, _MAX_READ_TIMEOUT_S))
+    return fsspec.filesystem(scheme, use_listings_cache=False, **options)
 
 
-def _driver_options(scheme: str, silence_s: float) -> dict[str, Any]:
-    """Options of a driver under which a request fails soon, so that tries and pauses are ours, and reads are whole."""
+def _driver_options(scheme: str, read_timeout_s: float) -> dict[str, Any]:
+    """Return options with which a driver fails soon, so that retries are ours, and reads each object in one request."""
     if scheme in ("s3", "s3a"):
-        config = {"connect_timeout": silence_s, "read_timeout": silence_s, "retries": {"total_max_attempts": 1}}
+        config = {
+            "connect_timeout": read_timeout_s,
+            "read_timeout": read_timeout_s,
+            "retries": {"total_max_attempts": 1},
+        }
         return {"config_kwargs": config, "max_concurrency": 1}
     if scheme in ("gs", "gcs"):
         from aiohttp import ClientTimeout
 
-        os.environ.setdefault("DEFAULT_GCSFS_CONCURRENCY", "1")  # more would ask for an object's size before reading it
+        os.environ.setdefault("DEFAULT_GCSFS_CONCURRENCY", "1")  # more would request an object's size before its bytes
         logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs a traceback of what it then raises
-        silence = ClientTimeout(total=None, sock_connect=silence_s, sock_read=silence_s)
-        return {"requests_timeout": silence, "retry_timeout": silence_s}  # its own six tries can't be turned off
+        timeout = ClientTimeout(total=None, sock_connect=read_timeout_s, sock_read=read_timeout_s)
+        return {"requests_timeout": timeout, "retry_timeout": read_timeout_s}  # its six tries can't be turned off
     return {}
 
 
-_MODIFIED = ("LastModified", "mtime", "updated", "modified", "created")
-"""What drivers call the time of modification."""
+def object_stats(info: dict[str, Any]) -> tuple[int, int]:
+    """Return size in bytes and time of modification in ns of an object's info; −1 for what is unknown.
 
-
-def stamp_of(item: dict[str, Any]) -> tuple[int, int]:
-    """(size in bytes, time of modification in ns, or a number made of its ETag; −1: unknown) of an object's info."""
-    size, modified = item.get("size"), _modified(item)
-    if modified < 0 and (tag := next((item[key] for key in ("ETag", "etag", "blob_id") if item.get(key)), None)):
-        modified = zlib.crc32(str(tag).encode())
+    Where there is no time, a number made of the object's ETag takes its place.
+    """
+    size, modified = info.get("size"), modified_ns(info)
+    if modified < 0 and (etag := next((info[key] for key in ("ETag", "etag", "blob_id") if info.get(key)), None)):
+        modified = zlib.crc32(str(etag).encode())
     return -1 if size is None else int(size), modified
 
 
-def _modified(item: dict[str, Any]) -> int:
-    return next((_ns(item[key]) for key in _MODIFIED if key in item), -1)
+def modified_ns(info: dict[str, Any]) -> int:
+    """Return the time of modification in an object's info, in ns since 1970; −1 if it is unknown."""
+    return next((to_ns(info[key]) for key in _TIME_KEYS if key in info), -1)
 
 
-def _ns(when: Any) -> int:
-    """A store's time of modification in ns since 1970; −1 where it gives none that is known here."""
-    if isinstance(when, str):
+def to_ns(time: Any) -> int:
+    """Convert a driver's time to ns since 1970; −1 if it is unknown."""
+    if isinstance(time, str):
         try:
-            when = datetime.fromisoformat(when.replace("Z", "+00:00"))
+            time = datetime.fromisoformat(time.replace("Z", "+00:00"))
         except ValueError:
             return -1
-    if isinstance(when, datetime):
-        when = when.timestamp()
-    return int(when * 1e9) if isinstance(when, int | float) else -1
+    if isinstance(time, datetime):
+        time = time.timestamp()
+    return int(time * 1e9) if isinstance(time, int | float) else -1

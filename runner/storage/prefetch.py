@@ -1,7 +1,7 @@
-"""Reads clips out of an object store: each once, whole, ahead of its decoding, for as long as the store has hiccups.
+"""Downloads clips from an object store ahead of their decoding, each completely, with retries.
 
-An object is read into a file without a name (on Linux; elsewhere one that is removed afterwards), which the decoders
-read like any other: memory does not grow with its length, and nothing is left of it, whatever is killed.
+An object goes into a file without a name (on Linux; on other systems one that is removed afterwards), which decoders
+read like any other: memory does not grow with its length, and a kill leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -17,30 +17,37 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from runner.core.errors import ClipError
 from runner.storage.filesystem import store_of
-from runner.storage.retry import is_disk_full, is_transient, with_retries
+from runner.storage.retry import is_local_disk_full, is_transient, with_retries
 from runner.storage.whole_object import read_whole
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
-_LOOK_EVERY_S = 0.2
+_POLL_S = 0.2
+
+_MAX_SCHEME_BYTES = 16
+
 T = TypeVar("T")
 
-_LONGEST_SCHEME = 16
-
-Get = Callable[["AbstractFileSystem", str, str], None]
+Reader = Callable[["AbstractFileSystem", str, str], None]
+"""Reads an object, or a part of it, given its store, its URL and the path of the file to write."""
 
 
 def is_remote(path: bytes) -> bool:
-    """Whether a clip's path is an object's URL: paths of files are absolute."""
-    return b"://" in path[:_LONGEST_SCHEME] and not path.startswith(b"/")
+    """Return whether a clip's path is the URL of an object; paths of files are absolute."""
+    return b"://" in path[:_MAX_SCHEME_BYTES] and not path.startswith(b"/")
 
 
-class Fetched:
-    """An object's bytes in a file; a context manager.
+class FetchedFile:
+    """A temporary file with the bytes of an object; a context manager.
 
-    ``path`` is what to open; ``suffix`` the object's own, for decoders that go by it.  ``in_memory`` keeps them there,
-    where the system can.
+    Args:
+        suffix: of the object, for decoders that go by it.
+        in_memory: hold the file in memory, where the system can.
+
+    Attributes:
+        path: to open it by.
+        suffix: of the object.
     """
 
     def __init__(self, suffix: str, *, in_memory: bool = False) -> None:
@@ -54,69 +61,70 @@ class Fetched:
             self.path = self._file.name
 
     def write(self, data: bytes | memoryview) -> None:
-        """Make these its bytes."""
+        """Replace its bytes."""
         self._file.seek(0)
         self._file.write(data)
         self._file.truncate()
         self._file.flush()
 
     def fileno(self) -> int:
-        """The descriptor of the file."""
+        """Return the file's descriptor."""
         return self._file.fileno()
 
-    def __enter__(self) -> Fetched:
+    def __enter__(self) -> FetchedFile:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Let go of the bytes."""
+        """Close the file, which removes it."""
         with contextlib.suppress(FileNotFoundError):  # gcsfs removes a file that it could not fill
             self._file.close()
 
 
-def fetch(url: str, timeout_s: float, get: Get | None = None) -> Fetched:
-    """Read an object.
+def fetch(url: str, timeout_s: float, reader: Reader | None = None) -> FetchedFile:
+    """Download an object.
 
     Args:
         url: its own.
         timeout_s: as in ``runner.storage.retry.with_retries``.
-        get: what reads (a part of) it into a file, given the store, the URL and the file's path; None: all of it.
+        reader: reads it into the file; None for all of it.
 
     Raises:
-        ClipError: ``missing``, ``unreadable``, ``download_timeout`` where the store did not give it in time, or
-            ``disk_full`` where there is no room for it in the temporary folder.
+        ClipError: ``missing``, ``unreadable``, ``download_timeout`` where the store did not answer in time, or
+            ``disk_full`` where the temporary folder has no room.
     """
-    began = time.monotonic()
-    fetched: Fetched | None = None
+    started_at = time.monotonic()
+    fetched: FetchedFile | None = None
     try:
-        fetched = Fetched(os.path.splitext(url)[1].lower())
+        fetched = FetchedFile(os.path.splitext(url)[1].lower())
         store, path = store_of(url, timeout_s), fetched.path
-        with_retries(lambda: (get or read_whole)(store, url, path), timeout_s)
+        with_retries(lambda: (reader or read_whole)(store, url, path), timeout_s)
     except BaseException as error:
         if fetched is not None:
             fetched.close()
         if not isinstance(error, Exception):
             raise
-        if is_disk_full(error):
-            raise ClipError("disk_full", f"{tempfile.gettempdir()} has no room for it ({error.strerror})") from error
-        if isinstance(error, FileNotFoundError | IsADirectoryError):
-            raise ClipError("missing", f"no such object ({error})") from error
-        if not is_transient(error):
-            raise ClipError("unreadable", f"{type(error).__name__}: {error}") from error
-        waited = time.monotonic() - began
-        raise ClipError(
-            "download_timeout", f"given up after {waited:.0f} s: {type(error).__name__}: {error}"
-        ) from error
+        raise _clip_error(error, time.monotonic() - started_at) from error
     return fetched
 
 
-class FetchAhead:
-    """Fetches the objects of a decode process, some of them ahead; used by one thread.
+def _clip_error(error: Exception, waited_s: float) -> ClipError:
+    if is_local_disk_full(error):
+        return ClipError("disk_full", f"{tempfile.gettempdir()} has no room for it ({error.strerror})")
+    if isinstance(error, FileNotFoundError | IsADirectoryError):
+        return ClipError("missing", f"no such object ({error})")
+    if not is_transient(error):
+        return ClipError("unreadable", f"{type(error).__name__}: {error}")
+    return ClipError("download_timeout", f"gave up after {waited_s:.0f} s: {type(error).__name__}: {error}")
+
+
+class Prefetcher:
+    """Downloads the objects of a decode process, some ahead; used by one thread.
 
     Args:
-        ahead: objects that are fetched, or wait fetched, at a time.
+        ahead: objects that are downloaded, or wait for their decoding, at a time.
         timeout_s: as in ``fetch``.
     """
 
@@ -124,41 +132,42 @@ class FetchAhead:
         self._ahead = ahead
         self._timeout_s = timeout_s
         self._threads: ThreadPoolExecutor | None = None
-        self._under_way: dict[int, Future[Fetched]] = {}
+        self._in_progress: dict[int, Future[FetchedFile]] = {}
 
     def begin(self, job: int, path: bytes) -> bool:
-        """Have an object fetched unless that has begun; False once as many are under way as may be."""
-        if job in self._under_way:
+        """Start an object's download unless it has started; return False if too many are in progress."""
+        if job in self._in_progress:
             return True
-        if len(self._under_way) >= self._ahead:
+        if len(self._in_progress) >= self._ahead:
             return False
         if self._threads is None:
             self._threads = ThreadPoolExecutor(self._ahead, "fetch")
-        self._under_way[job] = self._threads.submit(fetch, os.fsdecode(path), self._timeout_s)
+        self._in_progress[job] = self._threads.submit(fetch, os.fsdecode(path), self._timeout_s)
         return True
 
-    def take(self, job: int, path: bytes, waiting: Callable[[], Any]) -> Fetched:
-        """The object's bytes, waited for; ``waiting`` is called every now and then meanwhile.
+    def pop(self, job: int, path: bytes, while_waiting: Callable[[], Any]) -> FetchedFile:
+        """Return a downloaded object; ``while_waiting`` is called a few times a second until it is complete.
 
         Raises:
-            ClipError: as ``fetch`` does.
+            ClipError: as ``fetch``.
         """
-        while not self.begin(job, path):  # others are ahead of it: a clip was given back, and is asked for out of turn
-            self._under_way.pop(next(iter(self._under_way))).add_done_callback(_close)
-        return waited_for(self._under_way.pop(job), waiting)
+        while not self.begin(job, path):  # a clip was handed back, and is requested out of turn: drop the oldest
+            self._in_progress.pop(next(iter(self._in_progress))).add_done_callback(close_fetched)
+        return wait_for(self._in_progress.pop(job), while_waiting)
 
 
-def waited_for(future: Future[T], waiting: Callable[[], Any]) -> T:
-    """The result of a future; ``waiting`` is called every now and then until it is there."""
+def wait_for(future: Future[T], while_waiting: Callable[[], Any]) -> T:
+    """Return the result of a future; ``while_waiting`` is called a few times a second until it is there."""
     while True:
         try:
-            return future.result(timeout=_LOOK_EVERY_S)
+            return future.result(timeout=_POLL_S)
         except TimeoutError:
             if future.done():
                 raise
-            waiting()
+            while_waiting()
 
 
-def _close(future: Future[Fetched]) -> None:
+def close_fetched(future: Future[FetchedFile]) -> None:
+    """Close the file of a download that nobody needs any more."""
     if not future.cancelled() and future.exception() is None:
         future.result().close()

@@ -1,4 +1,4 @@
-"""Parts of an object: ranges of its bytes, and a file made of them that asks for little more than is read of it."""
+"""Ranges of an object's bytes, and a seekable file that requests little more than is read of it."""
 
 from __future__ import annotations
 
@@ -10,69 +10,72 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.storage.filesystem import stamp_of
+from runner.storage.filesystem import object_stats
 from runner.storage.prefetch import fetch
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
-    from runner.storage.prefetch import Fetched
+    from runner.storage.prefetch import FetchedFile
 
-PIECE = 16 << 20
-"""Bytes that a request asks for at most."""
+MAX_REQUEST_BYTES = 16 << 20
+"""Bytes of one request at most."""
 
-_LEAST_BLOCK, _FIRST_BLOCK, _MOST_BLOCK = 1 << 16, 1 << 21, 1 << 23
+_MIN_BLOCK, _FIRST_BLOCK, _MAX_BLOCK = 1 << 16, 1 << 21, 1 << 23
 
-_WORTH_A_REQUEST = 1 << 21
-"""Bytes that take as long to come as a request takes to be answered: fewer are read along with what is wanted."""
+_SEQUENTIAL_GAP = 1 << 21
+"""Bytes that take as long to download as a request takes to be answered: a smaller gap is read through."""
 
 ReadRange = Callable[[int, int], bytes]
-"""The bytes from a place up to another one; fewer where the file ends before."""
+"""Reads the bytes from one offset up to another; fewer where the file ends before."""
 
 
-def fetch_range(url: str, first: int, end: int, timeout_s: float) -> Fetched:
-    """The bytes of an object from ``first`` up to ``end`` in a file; see ``runner.storage.prefetch.fetch``.
+def fetch_range(url: str, first: int, end: int, timeout_s: float) -> FetchedFile:
+    """Download the bytes of an object from ``first`` up to ``end``; see ``runner.storage.prefetch.fetch``.
 
     Raises:
-        ClipError: as ``fetch`` does.
+        ClipError: as ``fetch``.
     """
-    return fetch(url, timeout_s, partial(_get_range, first=first, end=end))
+    return fetch(url, timeout_s, partial(_read_range, first=first, end=end))
 
 
 def read_range(url: str, timeout_s: float, first: int, end: int) -> bytes:
-    """The bytes of an object from ``first`` up to ``end``; fewer where it ends before.
+    """Return the bytes of an object from ``first`` up to ``end``; fewer where it ends before.
 
     Raises:
-        ClipError: as ``fetch`` does.
+        ClipError: as ``fetch``.
     """
     with fetch_range(url, first, end, timeout_s) as fetched:
         return Path(fetched.path).read_bytes()
 
 
-def _get_range(store: AbstractFileSystem, url: str, path: str, *, first: int, end: int) -> None:
-    """Each request is answered in full or made again; several are of one object, or all are made again."""
-    in_pieces = end - first > PIECE
-    before = _identity(store, url) if in_pieces else None
+def _read_range(store: AbstractFileSystem, url: str, path: str, *, first: int, end: int) -> None:
+    """Read a range in requests of limited size, all of one version of the object."""
+    is_split = end - first > MAX_REQUEST_BYTES
+    version = _version(store, url) if is_split else None
     with open(path, "wb") as file:
-        for start in range(first, end, PIECE):
-            file.write(store.cat_file(url, start=start, end=min(start + PIECE, end)))
-    if in_pieces and _identity(store, url) != before:
+        for start in range(first, end, MAX_REQUEST_BYTES):
+            file.write(store.cat_file(url, start=start, end=min(start + MAX_REQUEST_BYTES, end)))
+    if is_split and _version(store, url) != version:
         raise OSError(f"{url} was replaced while it was read")
 
 
-def _identity(store: AbstractFileSystem, url: str) -> tuple[object, ...]:
-    """What tells an object from one that replaced it; times are of whole seconds on S3."""
-    about = store.info(url)
-    return *stamp_of(about), about.get("ETag"), about.get("etag"), about.get("generation")
+def _version(store: AbstractFileSystem, url: str) -> tuple[object, ...]:
+    """Return marks of an object's version; times are of whole seconds on S3."""
+    info = store.info(url)
+    return *object_stats(info), info.get("ETag"), info.get("etag"), info.get("generation")
 
 
 class RangeFile(io.RawIOBase):
-    """A file that is read in blocks, by requests: small ones where one jumps in it, large ones where one reads on.
+    """A file that is read in blocks by requests: small ones after a seek, growing ones in sequence.
 
     Args:
-        read: gives a range of it.
+        read: reads a range of it.
         size: of the file, in bytes.
-        executor: reads the next block ahead; None: nothing does.
+        executor: reads the next block ahead; None for no reading ahead.
+
+    Attributes:
+        size: of the file, in bytes.
     """
 
     def __init__(self, read: ReadRange, size: int, executor: Executor | None = None) -> None:
@@ -80,14 +83,14 @@ class RangeFile(io.RawIOBase):
         self.size = size
         self._read = read
         self._executor = executor
-        self._place = 0
-        self._block, self._first, self._length = b"", 0, _FIRST_BLOCK // 2
+        self._offset = 0
+        self._block, self._block_start, self._block_size = b"", 0, _FIRST_BLOCK // 2
         self._next: tuple[int, int, Future[bytes]] | None = None
-        self._until = size
+        self._read_ahead_end = size
 
     def read_ahead_to(self, end: int) -> None:
-        """Where what is going to be read ends: nothing is read ahead behind it."""
-        self._until = min(end, self.size)
+        """Read no further ahead than ``end``."""
+        self._read_ahead_end = min(end, self.size)
 
     def seekable(self) -> bool:
         return True
@@ -96,14 +99,14 @@ class RangeFile(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        return self._place
+        return self._offset
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        place = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self.size}[whence]
-        if place < 0:
-            raise OSError(f"{place} is before the file's beginning")
-        self._place = place
-        return place
+        offset += {os.SEEK_SET: 0, os.SEEK_CUR: self._offset, os.SEEK_END: self.size}[whence]
+        if offset < 0:
+            raise OSError(f"{offset} is before the start of the file")
+        self._offset = offset
+        return offset
 
     def readinto(self, buffer: Any) -> int:
         data = self.read(len(buffer))
@@ -111,34 +114,34 @@ class RangeFile(io.RawIOBase):
         return len(data)
 
     def read(self, size: int | None = -1) -> bytes:
-        """Up to ``size`` bytes, fewer only at the end."""
-        end = self.size if size is None or size < 0 else min(self._place + size, self.size)
-        parts = []
-        while self._place < end:
-            inside = self._place - self._first
+        """Read up to ``size`` bytes, fewer only at the end."""
+        end = self.size if size is None or size < 0 else min(self._offset + size, self.size)
+        pieces = []
+        while self._offset < end:
+            inside = self._offset - self._block_start
             if not 0 <= inside < len(self._block):
-                self._load(self._place, end)
+                self._load(self._offset, end)
                 inside = 0
                 if not self._block:
                     break
-            part = self._block[inside : inside + end - self._place]
-            parts.append(part)
-            self._place += len(part)
-        return b"".join(parts)
+            piece = self._block[inside : inside + end - self._offset]
+            pieces.append(piece)
+            self._offset += len(piece)
+        return b"".join(pieces)
 
-    def _load(self, place: int, end: int) -> None:
-        """Read the block at a place, as far as ``end`` and further."""
-        is_near = 0 <= place - (self._first + len(self._block)) < _WORTH_A_REQUEST
-        self._length = min(2 * self._length, _MOST_BLOCK) if is_near else _LEAST_BLOCK
-        if self._next and self._next[0] <= place < self._next[1]:
-            self._first, _, future = self._next
+    def _load(self, start: int, end: int) -> None:
+        """Read the block at ``start``, up to ``end`` or further, and the next one ahead."""
+        is_sequential = 0 <= start - (self._block_start + len(self._block)) < _SEQUENTIAL_GAP
+        self._block_size = min(2 * self._block_size, _MAX_BLOCK) if is_sequential else _MIN_BLOCK
+        if self._next and self._next[0] <= start < self._next[1]:
+            block_start, _, future = self._next
             self._next = None
-            self._block = future.result()[place - self._first :]
+            self._block = future.result()[start - block_start :]
         else:
-            stop = min(max(end, place + self._length), place + _MOST_BLOCK, self.size)
-            self._block = self._read(place, stop)
-        self._first = place
-        start = place + len(self._block)
-        if self._executor and is_near and start < self._until:
-            stop = min(start + _MOST_BLOCK, self._until)
-            self._next = start, stop, self._executor.submit(self._read, start, stop)
+            stop = min(max(end, start + self._block_size), start + _MAX_BLOCK, self.size)
+            self._block = self._read(start, stop)
+        self._block_start = start
+        following = start + len(self._block)
+        if self._executor and is_sequential and following < self._read_ahead_end:
+            stop = min(following + _MAX_BLOCK, self._read_ahead_end)
+            self._next = following, stop, self._executor.submit(self._read, following, stop)

@@ -1,8 +1,8 @@
-"""Reads an object into a file: whole, and all of it from one version of the object.
+"""Downloads an object completely, from a single version of it.
 
-s3fs resumes a broken download by asking for the rest of whatever the object is by then, and so does the Hub's driver:
-if it was replaced meanwhile, that is the beginning of one and the end of another.  Here a download that breaks off has
-failed, and is begun anew by who asked (``runner.storage.retry``).
+s3fs resumes a broken download by requesting the rest of the present object, and so does the Hub's driver: if it was
+replaced in between, the file would begin with one version and end with another.  Here a broken download fails, and the
+caller starts another (``runner.storage.retry``).
 """
 
 from __future__ import annotations
@@ -12,62 +12,63 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
-_CHUNK = 1 << 16
+_BLOCK_BYTES = 1 << 16
 
 
 def read_whole(store: AbstractFileSystem, name: str, path: str, timeout_s: float | None = None) -> None:
-    """Make one attempt at reading an object.
+    """Try once to download an object.
 
     Args:
-        store: the driver.
-        name: the object's URL or its path in the store.
-        path: the file to fill, which may hold what an earlier attempt left.
-        timeout_s: when to give up, where the driver can be left waiting; None: when the driver does.
+        store: the driver's file system.
+        name: the object's URL, or its path in the store.
+        path: the file to write, in place of what an earlier try left.
+        timeout_s: time limit where the driver can be abandoned; None for the driver's own.
 
     Raises:
-        Exception: what the driver raised, or the disk.
-        ConnectionError: the object was replaced while it was read.
+        Exception: of the driver, or of the disk.
+        ConnectionError: the object was replaced during the download.
     """
-    kinds = protocols_of(store)
-    if "s3" in kinds:
-        _wait(store, _read_s3, timeout_s, name, path)
-    elif kinds & {"gs", "gcs"}:  # which begins anew by itself
+    protocols = protocols_of(store)
+    if "s3" in protocols:
+        _run(store, _read_s3, timeout_s, name, path)
+    elif protocols & {"gs", "gcs"}:
         _read_gs(store, name, path, timeout_s)
     else:
-        before = store.ukey(name)
+        version = store.ukey(name)
         store.get_file(name, path)
-        if store.ukey(name) != before:
-            raise ConnectionError(f"{name} was replaced while it was read")
+        if store.ukey(name) != version:
+            raise ConnectionError(f"{name} was replaced during its download")
 
 
 def protocols_of(store: AbstractFileSystem) -> set[str]:
-    """The schemes of a driver's URLs."""
+    """Return the schemes of a driver's URLs."""
     return {store.protocol} if isinstance(store.protocol, str) else set(store.protocol)
 
 
-def _wait(store: AbstractFileSystem, function: Any, timeout_s: float | None, *arguments: str) -> None:
+def _run(store: AbstractFileSystem, function: Any, timeout_s: float | None, *arguments: str) -> None:
     from fsspec.asyn import sync
 
     sync(store.loop, function, store, *arguments, timeout=timeout_s)
 
 
 async def _read_s3(store: Any, name: str, path: str) -> None:
-    bucket, key, version = store.split_path(name)
-    which = {"Bucket": bucket, "Key": key} | ({"VersionId": version} if version else {})
-    answer = await store._call_s3("get_object", **store.req_kw, **which)
+    bucket, key, version_id = store.split_path(name)
+    request = {"Bucket": bucket, "Key": key} | ({"VersionId": version_id} if version_id else {})
+    answer = await store._call_s3("get_object", **store.req_kw, **request)
     body = answer["Body"]
     try:
         with open(path, "wb") as file:
-            while data := await body.read(_CHUNK):  # at the end it looks whether all that was announced has come
+            while data := await body.read(_BLOCK_BYTES):  # at its end it raises if less came than was announced
                 file.write(data)
     finally:
         body.close()
 
 
 def _read_gs(store: AbstractFileSystem, name: str, path: str, timeout_s: float | None) -> None:
+    """Download by gcsfs, which restarts a broken download by itself."""
     try:
-        _wait(store, type(store)._get_file, timeout_s, name, path)
+        _run(store, type(store)._get_file, timeout_s, name, path)
     except OSError as error:
-        if error.filename == path and error.__context__ is not None:  # it can't remove a file that has no name
+        if error.filename == path and error.__context__ is not None:  # it failed to remove a file without a name
             raise error.__context__ from None
         raise

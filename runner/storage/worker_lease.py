@@ -1,7 +1,7 @@
-"""How long a worker may write: what is left of its command's hold, by the store's clock (``runner.storage.lease``).
+"""How long a worker may write: until its command's lease expires, by the store's clock (``runner.storage.lease``).
 
-A worker, on whatever machine, sees the holder's object and its age.  Its puts end before another command may take the
-output, whatever they are waiting for; one that takes long goes on while the command renews the object.
+A worker, on whatever machine, reads the lease and its age.  Its uploads end before another command may acquire the
+output, whatever they wait for; a long one continues while the command renews the lease.
 """
 
 from __future__ import annotations
@@ -10,60 +10,62 @@ import logging
 import threading
 from typing import TYPE_CHECKING
 
-from runner.core.clock import clock
 from runner.core.errors import ConfigError, StoreError
-from runner.core.layout import HOLDER_OBJECT
-from runner.storage.lease import LEASE_EXPIRY_S, LEASE_RENEW_S, LEASE_S, about_holder, check_lease, why_lost
+from runner.core.layout import RunLayout
+from runner.storage.fence import clock
+from runner.storage.lease import LEASE_WRITE_S, check_lease, why_lost
+from runner.storage.lease_owner import LEASE_EXPIRY_S, LEASE_RENEW_S, LeaseOwner
 
 if TYPE_CHECKING:
-    from runner.storage.object_store import Store
+    from runner.storage.object_store import ObjectStore
 
 log = logging.getLogger(__name__)
 
 
 class WorkerLease:
-    """What a worker knows of its command's hold; it is the worker's fence.
+    """The lease of a worker's command; it is the fence of the worker's store.
 
     Args:
-        store: the output's.
-        token: the hold's.
+        store: of the output.
+        token: of the command's lease.
     """
 
-    def __init__(self, store: Store, token: str) -> None:
+    def __init__(self, store: ObjectStore, token: str) -> None:
         self._store, self._token = store, token
         self._lock = threading.Lock()
-        self._until = self._looked_at = -LEASE_EXPIRY_S
+        self._expires_at = self._read_at = -LEASE_EXPIRY_S
 
-    def look(self) -> None:
-        """See whether the output is still the command's.
+    def check(self) -> None:
+        """Check that the command still holds the output.
 
         Raises:
-            StoreError: it is not, or the store doesn't answer.
+            StoreError: it does not, or the store doesn't answer.
         """
         try:
-            self._look()
+            self._read()
         except ConfigError as error:
             raise StoreError(str(error)) from error
 
-    def left(self) -> float:
-        """For how many seconds this worker may write; raises StoreError where another has the output."""
+    def seconds_left(self) -> float:
+        """Return for how many seconds this worker may still write; see ``Fence``."""
         with self._lock:
-            if clock() >= self._looked_at + LEASE_RENEW_S / 2:
-                self._looked_at = clock()
+            if clock() >= self._read_at + LEASE_RENEW_S / 2:
+                self._read_at = clock()
                 try:
-                    self._look(LEASE_RENEW_S / 2)
+                    self._read(LEASE_RENEW_S / 2)
                 except ConfigError as error:
                     raise StoreError(str(error)) from error
                 except StoreError as error:
                     log.warning("%s", error)
-            return self._until - clock()
+            return self._expires_at - clock()
 
-    def _look(self, timeout_s: float | None = None) -> None:
+    def _read(self, timeout_s: float | None = None) -> None:
         if self._store.conditions is None:
             check_lease(self._store, self._token, timeout_s)
             return
-        begun = clock()
-        seen = self._store.look(HOLDER_OBJECT, timeout_s)
-        if seen is None or about_holder(seen.data).get("token") != self._token:
-            raise ConfigError(why_lost(self._store, None if seen is None else about_holder(seen.data)))
-        self._looked_at, self._until = begun, begun + LEASE_S - seen.age_s
+        started_at = clock()
+        version = self._store.read_version(RunLayout.lease, timeout_s)
+        owner = None if version is None else LeaseOwner.parse(version.data)
+        if version is None or owner is None or owner.token != self._token:
+            raise ConfigError(why_lost(self._store, owner))
+        self._read_at, self._expires_at = started_at, started_at + LEASE_WRITE_S - version.age_s

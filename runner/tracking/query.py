@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.core.errors import RunnerError
-from runner.core.layout import SWEEP_FILE, TRACKING
+from runner.core.layout import RunLayout
 from runner.reporting.comparability import FIRST_PASS
 from runner.reporting.intervals import of_windows
 from runner.reporting.logged_run import _SERIES, _row
@@ -83,7 +83,7 @@ class Store:
     def _resolve(self, word: str) -> list[Any]:
         from mlflow.exceptions import MlflowException
 
-        for name in (TRACKING, SWEEP_FILE):
+        for name in (RunLayout.tracking, RunLayout.sweep):
             if (state := Path(word) / name).is_file():
                 run_id = json.loads(state.read_text(encoding="utf-8")).get("run_id")
                 return self._resolve(run_id) if run_id else []

@@ -72,7 +72,7 @@ def record_from_result(result: RunResult) -> RunRecord:
         metrics=in_order(result.metrics),
         series=_series(result),
         dataset=result.info.dataset,
-        started_at=result.info.began_at,
+        started_at=result.info.first_attempt_at,
         ended_at=result.ended_at,
     )
 

@@ -10,7 +10,7 @@ from runner.contract.files import read_sweep
 from runner.core.errors import RunnerError, StoreError
 from runner.core.layout import FORMAT_FOLDERS, RunLayout
 from runner.storage.lease import Lease
-from runner.storage.object_store import Store
+from runner.storage.object_store import ObjectStore
 from runner.tracking.relog import logged_with, outputs_of, track
 from runner.tracking.runs import is_logged
 
@@ -28,18 +28,18 @@ def track_url(url: str, uri: str | None = None) -> str:
     Raises:
         RunnerError: the URL holds no run, another command is at work on it, or MLflow or the store can't be reached.
     """
-    store = Store(url, _PATIENCE_S)
-    top = store.top()
-    if RunLayout.result not in top and RunLayout.sweep not in top:
+    store = ObjectStore(url, _PATIENCE_S)
+    listed = store.list_folder()
+    if RunLayout.result not in listed and RunLayout.sweep not in listed:
         raise RunnerError(f"{url} holds no finished or stopped run and no sweep: give the URL of one")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="vggish-track-")))
-        hold = Lease(store)
-        stack.callback(hold.release)
-        hold.take()
-        hold.confirm()
+        lease = Lease(store)
+        stack.callback(lease.release)
+        lease.acquire()
+        lease.confirm()
         files = _Files(store, folder)
-        if RunLayout.sweep in top:
+        if RunLayout.sweep in listed:
             files.get(RunLayout.sweep)
             files.get_below(RunLayout.plots)
             for job in read_sweep(folder / RunLayout.sweep).jobs:
@@ -61,7 +61,7 @@ def track_url(url: str, uri: str | None = None) -> str:
 class _Files:
     """The files of an output that logging needs, in a folder."""
 
-    def __init__(self, store: Store, folder: Path) -> None:
+    def __init__(self, store: ObjectStore, folder: Path) -> None:
         self._store, self._folder = store, folder
         self._notes: dict[str, bytes] = {}
 
@@ -76,7 +76,7 @@ class _Files:
 
     def get_run(self, below: str, uri: str | None) -> None:
         """Get a run's files, ``below`` being "" or the folder of a job with a slash; few of one that is logged."""
-        there = self._store.top(below)
+        there = self._store.list_folder(below)
         if f"{below}{RunLayout.result}" not in there:
             return  # never got so far
         self._store.get(f"{below}{RunLayout.result}", self._folder / below / RunLayout.result)
@@ -87,7 +87,7 @@ class _Files:
         if is_logged(config.tracking, outputs_of(config), self._folder / below):
             return
         files = [name for name, size in there.items() if size is not None and not (self._folder / name).exists()]
-        self._store.each(self._store.get, files, [self._folder / name for name in files])
+        self._store.map(self._store.get, files, [self._folder / name for name in files])
         for name in (*_LOGGED_FOLDERS, *(FORMAT_FOLDERS if config.tracking.log_embeddings else ())):
             if f"{below}{name}" in there:
                 self.get_below(f"{below}{name}")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from runner.contract.files import read_result
 from runner.core.files import write_atomic
-from runner.core.layout import RESULT, SWEEP_FILE, TRACKING
+from runner.core.layout import RunLayout
 from runner.core.paths import display_location
 from runner.core.redact import without_credentials
 from runner.tracking.calls import cut, log_batch, log_dataset, log_files, log_params, log_record, steps_after
@@ -43,7 +43,7 @@ def ui_location(uri: str, folder: Path) -> tuple[str, str | None]:
     state = _read_state(folder)
     if "experiment_id" not in state:
         try:
-            state = json.loads((folder / SWEEP_FILE).read_text(encoding="utf-8"))
+            state = json.loads((folder / RunLayout.sweep).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return ui_command(uri), None
     if "experiment_id" not in state:
@@ -103,7 +103,7 @@ def _open(
         parent = parent_run_id or state.get("parent_run_id")
         if parent and known_run(client, parent):
             tags["mlflow.parentRunId"] = parent
-        began_ms = int(1000 * info.began_at) or None
+        began_ms = int(1000 * info.first_attempt_at) or None
         run_id = client.create_run(experiment_id, began_ms, cut(tags), info.run_name).info.run_id
         state = {"uri": uri, "experiment_id": experiment_id, "run_id": run_id, "parent_run_id": parent}
     state |= {"attempt": info.attempt, "first_step": first_step, "state": "open"}
@@ -120,7 +120,7 @@ def finish_run(tracking: TrackingConfig, outputs: Path, run_dir: Path, *, parent
     Returns:
         False if the folder's run was logged already (to this store, which still has it): nothing is logged twice.
     """
-    result = read_result(run_dir / RESULT)
+    result = read_result(run_dir / RunLayout.result)
     record = record_from_result(result)
     uri = without_credentials(store_uri(tracking, outputs))
     with telling(tracking, outputs) as (client, experiment_id):
@@ -146,7 +146,7 @@ def is_logged(tracking: TrackingConfig, outputs: Path, run_dir: Path) -> bool:
         return False
     with connected(tracking, outputs) as client:
         state = _noted(client, without_credentials(store_uri(tracking, outputs)), run_dir)
-    return _is_of(state, read_result(run_dir / RESULT))
+    return _is_of(state, read_result(run_dir / RunLayout.result))
 
 
 def _noted(client: MlflowClient, uri: str, run_dir: Path) -> dict[str, Any]:
@@ -166,7 +166,7 @@ def _is_of(state: Mapping[str, Any], result: RunResult) -> bool:
 
 
 def _note(run_dir: Path, state: Mapping[str, Any]) -> None:
-    write_atomic(run_dir / TRACKING, json.dumps(state, indent=2))
+    write_atomic(run_dir / RunLayout.tracking, json.dumps(state, indent=2))
 
 
 def _with_run_id(result: RunResult, run_dir: Path, uri: str) -> RunResult:
@@ -177,7 +177,7 @@ def _with_run_id(result: RunResult, run_dir: Path, uri: str) -> RunResult:
 
 def _read_state(run_dir: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads((run_dir / TRACKING).read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads((run_dir / RunLayout.tracking).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return found

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from runner.config.command_line import command_line
 from runner.contract.files import read_results, read_sweep, write_sweep
-from runner.core.layout import PLOTS, RunLayout
+from runner.core.layout import RunLayout
 from runner.core.redact import without_credentials
 from runner.reporting.advice import rerun_command
 from runner.reporting.verdict import only_contest, verdict
@@ -101,8 +101,8 @@ def finish_sweep(
         if len({dataset.digest for dataset in datasets}) == 1:
             log_dataset(client, run_id, datasets[0])
         client.log_artifact(run_id, str(path))
-        if (sweep_dir / PLOTS).is_dir():
-            client.log_artifacts(run_id, str(sweep_dir / PLOTS), PLOTS)
+        if (sweep_dir / RunLayout.plots).is_dir():
+            client.log_artifacts(run_id, str(sweep_dir / RunLayout.plots), RunLayout.plots)
         status = "KILLED" if interrupted else "FAILED" if count["failed"] or not results else "FINISHED"
         ended_at = max((result.ended_at for result in results), default=0.0)
         client.set_terminated(run_id, status, end_time=int(1000 * ended_at) or None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.core.errors import WeightsError
+from runner.core.files import commit, digest_file
 from runner.core.redact import without_credentials
 
 if TYPE_CHECKING:
@@ -20,16 +20,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], None]
+"""Called with a file's name, its bytes so far, and all its bytes."""
 
-_ATTEMPTS = 3
+_TRIES = 3
 
-_CHUNK = 1 << 16
-"""Bytes; what is read of a chunk when a connection breaks is lost, so it is small."""
+_RETRY_PAUSE_S = 0.2
 
-_WAYS_OUT = (
-    "use weights=file weights.path=... for a checkpoint of your own, or weights=random to try the speed "
-    "(meaningless embeddings)"
-)
+_CHUNK_BYTES = 1 << 16
+"""Small, as the part of a chunk that was received when a connection breaks is lost."""
 
 
 @dataclass(frozen=True)
@@ -53,17 +51,24 @@ RELEASE = (PCA_PARAMETERS, CHECKPOINT)
 
 
 def fetch(file: ReleasedFile, folder: Path, weights: AudiosetWeights, progress: Progress | None = None) -> Path:
-    """The path of a released file in ``folder``, checked; downloaded first if it is absent or damaged.
+    """Return the path of a verified released file; download it first if it is missing or damaged.
+
+    A lock makes processes that need the same file wait for one download.
+
+    Args:
+        file: of the release.
+        folder: where it is stored.
+        weights: ``base_url`` and ``timeout_s``.
+        progress: called during the download.
 
     Raises:
-        WeightsError: it can't be downloaded, or what comes is not the released file.
+        WeightsError: it can't be downloaded, or the server's file is not the released one.
     """
     path = folder / file.name
     if path.is_file():
         if _is_verified(path, file):
             return path
-        log.warning("%s is not the released file (wrong size or sha256): it is downloaded again", path)
-    import pooch
+        log.warning("%s is not the released file (wrong size or SHA-256): downloading it again", path)
     from filelock import FileLock
     from requests import RequestException
 
@@ -72,79 +77,81 @@ def fetch(file: ReleasedFile, folder: Path, weights: AudiosetWeights, progress: 
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / f".{file.name}.lock"):
             if not (path.is_file() and _is_verified(path, file)):
-                download = ResumingDownload(file, folder / f".{file.name}.part", weights.timeout_s, progress)
-                path.unlink(missing_ok=True)
-                pooch.get_logger().setLevel("WARNING")
-                pooch.retrieve(url, f"sha256:{file.sha256}", file.name, folder, downloader=download)
-                _note_verified(path, file)
+                partial = folder / f".{file.name}.part"
+                _Download(url, file, partial, weights.timeout_s, progress).run()
+                commit(partial, path)
+                _save_verification(path, file)
     except (RequestException, OSError, ValueError) as error:
+        reason = without_credentials(_short_reason(error))
         raise WeightsError(
-            f"{file.name} could not be downloaded from {without_credentials(url)} "
-            f"({without_credentials(_short(error))}): "
-            f"put the file into {folder}, or {_WAYS_OUT}"
+            f"{file.name} could not be downloaded from {without_credentials(url)} ({reason}): put the file into "
+            f"{folder}, or use weights=file weights.path=... for a checkpoint of your own, or weights=random to test "
+            "the speed (meaningless embeddings)"
         ) from error
     return path
 
 
-class ResumingDownload:
-    """A downloader for pooch that keeps what has come, and goes on from there the next time.
+class _Download:
+    """A download that resumes from the bytes of earlier tries and commands.
 
     Args:
-        file: what is expected; more bytes than that are refused.
-        partial: where what has come is kept between attempts and runs.
-        timeout_s: for the connection, and for each read, in seconds.
-        progress: told (name, bytes done, bytes in all).
+        url: of the file.
+        file: that is expected; the download stops when more bytes arrive.
+        partial: the bytes so far.
+        timeout_s: for the connection, and for each read.
+        progress: called during the download.
     """
 
-    def __init__(self, file: ReleasedFile, partial: Path, timeout_s: float, progress: Progress | None) -> None:
+    def __init__(
+        self, url: str, file: ReleasedFile, partial: Path, timeout_s: float, progress: Progress | None
+    ) -> None:
+        self._url = url
         self._file = file
         self._partial = partial
         self._timeout_s = timeout_s
         self._progress = progress or (lambda name, done, total: None)
 
-    def __call__(self, url: str, output_file: str, pooch: Any, check_only: bool = False) -> bool | None:
-        """What pooch calls: fetch ``url`` into ``output_file``.
+    def run(self) -> None:
+        """Download the file, and verify it.
 
         Raises:
             requests.RequestException: no connection, or it broke too often.
-            ValueError: the server's file is not the one expected.
+            ValueError: the server's file is not the expected one.
         """
-        from requests import ConnectionError as NoConnection
-        from requests import Timeout
+        import requests
         from requests.exceptions import ChunkedEncodingError
 
-        for attempt in range(_ATTEMPTS):
-            before = self._size()
+        for try_number in range(1, _TRIES + 1):
+            size = self._size()
             try:
-                self._attempt(url)
+                self._try()
                 break
-            except (ChunkedEncodingError, NoConnection, Timeout):
-                came = self._size() > before
-                if attempt == _ATTEMPTS - 1 or not came:
+            except (ChunkedEncodingError, requests.ConnectionError, requests.Timeout):
+                if try_number == _TRIES or self._size() <= size:
                     raise
-                time.sleep(0.2)
-        self._partial.replace(output_file)
-        if (found := _sha256(Path(output_file))) != self._file.sha256:
-            raise ValueError(f"its sha256 is {found[:12]}…, not {self._file.sha256[:12]}…")
-        return None
+                time.sleep(_RETRY_PAUSE_S)
+        sha256 = digest_file(self._partial).sha256
+        if sha256 != self._file.sha256:
+            self._partial.unlink()
+            raise ValueError(f"its SHA-256 is {sha256[:12]}…, not {self._file.sha256[:12]}…")
 
     def _size(self) -> int:
         return self._partial.stat().st_size if self._partial.exists() else 0
 
-    def _attempt(self, url: str) -> None:
+    def _try(self) -> None:
         import requests
 
-        have, total = self._size(), self._file.bytes
-        if have >= total:
+        size, total = self._size(), self._file.bytes
+        if size >= total:
             self._partial.unlink()
-            have = 0
-        headers = {"Range": f"bytes={have}-"} if have else {}
-        with requests.get(url, headers=headers, stream=True, timeout=self._timeout_s) as response:
+            size = 0
+        headers = {"Range": f"bytes={size}-"} if size else {}
+        with requests.get(self._url, headers=headers, stream=True, timeout=self._timeout_s) as response:
             response.raise_for_status()
-            resumed = response.status_code == requests.codes.partial_content
-            done = have if resumed else 0
-            with self._partial.open("ab" if resumed else "wb") as out:
-                for chunk in response.iter_content(_CHUNK):
+            is_resumed = response.status_code == requests.codes.partial_content
+            done = size if is_resumed else 0
+            with self._partial.open("ab" if is_resumed else "wb") as out:
+                for chunk in response.iter_content(_CHUNK_BYTES):
                     done += len(chunk)
                     if done > total:
                         break
@@ -158,63 +165,57 @@ class ResumingDownload:
 
 
 def state_of_released_files(models: Path) -> dict[str, str]:
-    """Of each released file below ``models``: ``verified``, ``wrong`` (size or sha256) or ``not here yet``."""
-    found = {}
+    """Return the state of each released file below ``models``: verified, wrong (size or SHA-256), or not here yet."""
+    states = {}
     for file in RELEASE:
         path = models / "vggish" / file.name
-        found[file.name] = "not here yet" if not path.is_file() else "verified" if _is_verified(path, file) else "wrong"
-    return found
+        if path.is_file():
+            states[file.name] = "verified" if _is_verified(path, file) else "wrong"
+        else:
+            states[file.name] = "not here yet"
+    return states
 
 
 def _is_verified(path: Path, file: ReleasedFile) -> bool:
-    """Whether the file is the released one; its hash is computed once and remembered with size and time beside it."""
+    """Return whether a file is the released one; its SHA-256 is computed once, while size and time stay the same."""
     if path.stat().st_size != file.bytes:
         return False
-    note = _note_path(path)
     try:
-        if json.loads(note.read_text()) == _stamp(path, file):
+        if json.loads(_verification_path(path).read_text()) == _verification(path, file):
             return True
     except (OSError, ValueError):
         pass
-    if _sha256(path) != file.sha256:
+    if digest_file(path).sha256 != file.sha256:
         return False
-    _note_verified(path, file)
+    _save_verification(path, file)
     return True
 
 
-def _note_verified(path: Path, file: ReleasedFile) -> None:
+def _save_verification(path: Path, file: ReleasedFile) -> None:
     try:
-        _note_path(path).write_text(json.dumps(_stamp(path, file)))
-    except OSError as error:  # a read-only models folder only costs the hash each time
+        _verification_path(path).write_text(json.dumps(_verification(path, file)))
+    except OSError as error:  # in a read-only folder the SHA-256 is computed each time
         log.debug("%s", error)
 
 
-def _note_path(path: Path) -> Path:
+def _verification_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.verified.json")
 
 
-def _stamp(path: Path, file: ReleasedFile) -> Mapping[str, Any]:
+def _verification(path: Path, file: ReleasedFile) -> Mapping[str, Any]:
     status = path.stat()
     return {"sha256": file.sha256, "bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _short(error: BaseException) -> str:
-    """The innermost cause, which is what a person can use, without the object addresses of urllib3's wrappers."""
+def _short_reason(error: BaseException) -> str:
+    """Return the cause of a failed download, without the object addresses in urllib3's messages."""
     text = str(error)
-    for words, meaning in (
+    for words, reason in (
         ("NameResolutionError", "no network, or the host's name can't be resolved"),
         ("Failed to resolve", "no network, or the host's name can't be resolved"),
         ("NewConnectionError", "no connection to the server"),
         ("timed out", "the server did not answer in time"),
     ):
         if words in text:
-            return meaning
+            return reason
     return text[:200]

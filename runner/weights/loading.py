@@ -1,4 +1,4 @@
-"""Loads the weights of a run: a checkpoint's, or random ones."""
+"""Loads the weights of a run: from a checkpoint, or random ones."""
 
 from __future__ import annotations
 
@@ -25,9 +25,12 @@ if TYPE_CHECKING:
 class LoadedWeights:
     """Weights in memory.
 
-    ``arrays`` are float32 by checkpoint name (``build_session`` empties them); ``checksum`` is of their values;
-    ``pca`` is None where none was asked for; ``smoke`` holds the figures of the release's smoke test, which is run on
-    the released weights only.
+    Attributes:
+        choice: which weights they are.
+        arrays: float32, by checkpoint name; ``build_session`` empties it.
+        checksum: of their values.
+        pca: PCA parameters; None where none are needed.
+        smoke: statistics of the release's smoke test, which is run on the released weights only.
     """
 
     choice: WeightsChoice
@@ -37,31 +40,33 @@ class LoadedWeights:
     smoke: dict[str, float] | None = None
 
 
-def load_weights(choice: WeightsChoice, drawn: RandomInit | None = None, kept: Path | None = None) -> LoadedWeights:
-    """Read the weights, and put the released ones to their smoke test.
+def load_weights(
+    choice: WeightsChoice, random_init: RandomInit | None = None, cache: Path | None = None
+) -> LoadedWeights:
+    """Load the weights, and run the smoke test of the released ones.
 
     Args:
         choice: which weights.
-        drawn: random ones, if ``init_random_weights`` has made them already.
-        kept: folder of the reference's answers, which the smoke test is about; they are computed now when None.
+        random_init: random weights, if ``init_random_weights`` has made them already.
+        cache: folder of the reference's answers, which the smoke test needs; None to compute them.
 
     Raises:
-        WeightsError: a file is not what it should be, or the released weights don't give the known answers.
+        WeightsError: a file is not a VGGish checkpoint, or the released weights fail the smoke test.
     """
     if choice.source == "random":
-        drawn = drawn or init_random_weights(choice)
-        assert drawn is not None
-        return LoadedWeights(choice, drawn.arrays, drawn.checksum, random_pca(choice.seed or 0))
+        random_init = random_init or init_random_weights(choice)
+        assert random_init is not None
+        return LoadedWeights(choice, random_init.arrays, random_init.checksum, random_pca(choice.seed or 0))
     arrays = load_checkpoint(str(choice.path))
     pca = load_pca(choice.pca_path) if choice.pca_path else None
     smoke, checksum = None, weights_checksum(arrays)
     if choice.source == "audioset" and pca is not None:
-        answers = reference_answers(arrays, checksum, smoke_windows(), kept)[0]
+        answers = reference_answers(arrays, checksum, smoke_windows(), cache)[0]
         smoke = smoke_statistics(answers, pca)
-        if misses := smoke_failures(smoke):
+        if failures := smoke_failures(smoke):
             raise WeightsError(
-                f"{choice.path} fails the release's smoke test (a 1 kHz sine: {'; '.join(misses)}): the file or this "
-                "machine's TensorFlow gives wrong numbers; delete the file to have it downloaded again, or use "
+                f"{choice.path} fails the release's smoke test (a 1 kHz sine: {'; '.join(failures)}): the file or "
+                "this machine's TensorFlow gives wrong numbers; delete the file to have it downloaded again, or use "
                 "weights=file for a checkpoint of your own"
             )
     return LoadedWeights(choice, arrays, checksum, pca, smoke)
@@ -76,7 +81,7 @@ class RandomInit:
 
 
 def init_random_weights(choice: WeightsChoice) -> RandomInit | None:
-    """Random weights, which need no TensorFlow and so can be drawn while it is imported; None for those in a file."""
+    """Make random weights, while TensorFlow is imported; return None where the weights are in a file."""
     if choice.source != "random":
         return None
     arrays = random_weights(choice.seed or 0)

@@ -1,4 +1,4 @@
-"""Which weights a run takes, and getting them: found, downloaded once, or random.  No TensorFlow here."""
+"""Selects the weights of a run: a file, the released ones, downloaded once, or random.  No TensorFlow here."""
 
 from __future__ import annotations
 
@@ -21,10 +21,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class WeightsChoice:
-    """The weights that a run takes: what was asked, what it got, and why.
+    """The weights of a run.
 
-    ``path`` and ``pca_path`` are files (None for random weights; no PCA either where none is needed of weights of one's
-    own), ``seed`` is of random weights, and ``is_random`` says that embeddings are good for a speed test only.
+    Attributes:
+        requested: the name in the configuration.
+        source: audioset, file or random.
+        path: the checkpoint; None for random weights.
+        pca_path: PCA parameters; None for random weights, and where they are not needed.
+        seed: of random weights.
+        reason: why these weights, for the user.
+        is_random: whether embeddings are for benchmarking only.
     """
 
     requested: str
@@ -45,31 +51,31 @@ def resolve_weights(
     progress: Progress | None = None,
     files: Sequence[ReleasedFile] = RELEASE,
 ) -> WeightsChoice:
-    """Decide on the weights, downloading the released ones if need be.
+    """Choose the weights, and download the released ones if necessary.
 
     Args:
         weights: what the configuration asks for.
         models: the folder whose ``vggish/`` holds the released files.
         is_demo: whether the data are the built-in demo clips, on which ``auto`` may fall back to random weights.
-        needs_pca: whether PCA parameters are needed beside weights of one's own.
-        progress: told (name, bytes done, bytes in all) during a download.
+        needs_pca: whether PCA parameters are needed with the user's own weights.
+        progress: called during a download.
         files: the release, checkpoint last.
 
     Raises:
-        WeightsError: they can't be had; the message names the ways out.
+        WeightsError: they are missing or can't be downloaded; the message lists the options.
     """
     if isinstance(weights, RandomWeights):
-        return _random("random", weights.seed, "weights=random was asked for.")
+        return _random("random", weights.seed, "weights=random was requested.")
     if isinstance(weights, FileWeights):
         path, pca = _own_checkpoint(weights), _own_pca(weights, models, progress) if needs_pca else None
-        return WeightsChoice("file", "file", path, pca, None, "weights=file was asked for", False)
+        return WeightsChoice("file", "file", path, pca, None, "weights=file was requested", False)
     assert isinstance(weights, AudiosetWeights)
     try:
         paths = [fetch(file, models / "vggish", weights, progress) for file in files]
     except WeightsError as error:
         if isinstance(weights, AutoWeights) and is_demo:
             return _random(
-                "auto", weights.seed, f"The released weights can't be had, and these are the demo clips. {error}"
+                "auto", weights.seed, f"The released weights are not available, and these are the demo clips. {error}"
             )
         raise
     return WeightsChoice(
@@ -108,5 +114,5 @@ def _own_pca(weights: FileWeights, models: Path, progress: Progress | None) -> s
 
 
 def random_weights_banner(weights: WeightsChoice) -> str:
-    """The banner over a run whose embeddings mean nothing."""
+    """Return the warning about a run with random weights."""
     return f"RANDOM WEIGHTS: for benchmarking only; embeddings are not meaningful. {weights.reason}"

@@ -12,11 +12,12 @@ import soundfile
 from runner.cli import run
 from runner.config.composition import compose_config
 from runner.core.errors import ConfigError, ResumeError
-from runner.core.layout import IDENTITY, MANIFEST, PLAN, STATE
+from runner.core.layout import RunLayout
 from runner.core.readable import read_json
 from runner.dataset.manifest import build_manifest
-from runner.output.state.identity import agree
-from runner.output.state.plan import make_plan, read_plan
+from runner.output.state.identity import check_identity
+from runner.output.state.plan import make_plan
+from runner.output.state.plan_file import read_plan
 
 
 def cut(path: Path, to: float) -> None:
@@ -42,33 +43,33 @@ def plan(folder: Path) -> None:
 
 @pytest.mark.parametrize("to", [0, 0.4, 0.99])
 def test_a_cut_manifest_is_made_anew_or_one_sentence(run_dir: Path, to: float) -> None:
-    path = run_dir / STATE / MANIFEST
+    path = run_dir / RunLayout.manifest
     whole = path.read_bytes()
     cut(path, to)
     plan(run_dir.parent)
     assert path.read_bytes() == whole, "the data set is what it was"
     cut(path, to)
     soundfile.write(run_dir.parent / "data" / "c.wav", np.zeros(16_000), 16_000)
-    with pytest.raises(ResumeError, match=r"manifest.parquet can't be read .* name another output.dir"):
+    with pytest.raises(ResumeError, match=r"manifest.parquet can't be read .* choose another output.dir"):
         plan(run_dir.parent)
 
 
 def test_a_cut_plan_is_one_sentence(run_dir: Path) -> None:
-    cut(run_dir / STATE / PLAN, 0.5)
+    cut(run_dir / RunLayout.plan, 0.5)
     with pytest.raises(ConfigError, match=r"plan.json can't be read"):
         read_plan(run_dir)
 
 
 def test_a_cut_identity_is_one_sentence(run_dir: Path) -> None:
-    (run_dir / STATE / IDENTITY).write_text('{"precision": "flo')
+    (run_dir / RunLayout.identity).write_text('{"precision": "flo')
     with pytest.raises(ResumeError, match=r"can't be read"):
-        agree(run_dir, {"precision": "float32"})
+        check_identity(run_dir, {"precision": "float32"})
 
 
 @pytest.mark.parametrize("text", ['{"a": ', "[1]", "\x00", ""])
 def test_what_is_no_object_is_one_sentence(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.json").write_text(text)
-    with pytest.raises(ResumeError, match=r"a.json can't be read \([^\n]+\): bring it back"):
+    with pytest.raises(ResumeError, match=r"a.json can't be read \([^\n]+\): restore it"):
         read_json(tmp_path / "a.json")
 
 

@@ -28,7 +28,7 @@ def _sounds(folder: Path) -> list[Path]:
 
 
 def _make_only_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "_synthesise", lambda folder: (folder / "tone.wav").write_text("new"))
+    monkeypatch.setattr(demo, "_synthesize", lambda folder: (folder / "tone.wav").write_text("new"))
 
 
 def test_all_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +115,7 @@ def test_what_a_killed_process_left_behind_is_cleared(tmp_path: Path, monkeypatc
         (folder / "half.wav").touch()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(demo, "_synthesise", killed)
+    monkeypatch.setattr(demo, "_synthesize", killed)
     with pytest.raises(KeyboardInterrupt):
         demo_clips(tmp_path)
     assert not (tmp_path / "demo").exists()
@@ -132,7 +132,7 @@ def test_a_folder_of_the_users_own_is_never_replaced(tmp_path: Path) -> None:
     own.parent.mkdir()
     own.write_text("mine")
 
-    with pytest.raises(DatasetError, match=r"demo is where the demo clips go.*paths\.outputs"):
+    with pytest.raises(DatasetError, match=r"demo, the folder of the demo clips, holds other files.*paths\.outputs"):
         demo_clips(tmp_path)
     assert own.read_text() == "mine"
 

@@ -12,16 +12,16 @@ import pytest
 from runner.config.composition import compose_config
 from runner.config.schema import RunConfig
 from runner.core.errors import ConfigError, DatasetError
-from runner.dataset.frozen_listing import frozen, list_clips, listing_of_sweep
+from runner.dataset.frozen_listing import list_clips, listing_of_sweep, read_or_create
 from runner.dataset.manifest import build_manifest
 from runner.dataset.table import Manifest
-from tests.object_store import ObjectStore, object_store
+from tests.object_store import StoreServer, object_store
 
 BUCKET = "listings"
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[ObjectStore]:
+def server() -> Iterator[StoreServer]:
     with object_store() as store:
         store.bucket(BUCKET, {})
         yield store
@@ -53,18 +53,18 @@ def test_a_file_that_is_added_between_two_jobs_costs_neither(data: Path, tmp_pat
     (data / "02.wav").write_bytes(b"RIFF, and longer than it was")
     (data / "03.wav").unlink()
     second = list_clips(config(data, "2/2"), listing, tmp_path)
-    assert first.part is not None
-    assert second.part is not None
-    assert second.part["digest"] == first.part["digest"]
+    assert first.partition is not None
+    assert second.partition is not None
+    assert second.partition.digest == first.partition.digest
     assert sorted(clips(first) + clips(second)) == [f"{number:02d}.wav" for number in range(12)]
     now = dict(zip(clips(second), second.table["bytes"].to_pylist(), strict=True))
     assert (now["02.wav"], now["03.wav"]) == (28, -1), "its own files are as they are now"
     again = list_clips(config(data), listing, tmp_path)
-    assert (again.part, again.table) == (first.part, first.table)
+    assert (again.partition, again.table) == (first.partition, first.table)
     assert [path.name for path in Path(listing).parent.iterdir()] == ["listing.parquet"]
 
 
-def places(tmp_path: Path, server: ObjectStore) -> dict[str, str]:
+def places(tmp_path: Path, server: StoreServer) -> dict[str, str]:
     return {
         "file": str(tmp_path / "listing.parquet"),
         "s3": f"s3://{BUCKET}/at once/listing.parquet",
@@ -73,23 +73,23 @@ def places(tmp_path: Path, server: ObjectStore) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("kind", ["file", "s3"])  # fsspec's store in memory shows an object before it is whole
-def test_jobs_that_begin_at_once_agree(data: Path, tmp_path: Path, server: ObjectStore, kind: str) -> None:
+def test_jobs_that_begin_at_once_agree(data: Path, tmp_path: Path, server: StoreServer, kind: str) -> None:
     server.behave()
     settings, place = config(data), places(tmp_path, server)[kind]
     whole = build_manifest(settings.dataset, tmp_path)
 
     def job(number: int) -> Manifest:
         """Each of them saw other files."""
-        return frozen(settings, place, lambda: replace(whole, table=whole.table.slice(number)))
+        return read_or_create(settings, place, lambda: replace(whole, table=whole.table.slice(number)))
 
     with ThreadPoolExecutor(8) as threads:
         found = list(threads.map(job, range(8)))
     assert len({tuple(clips(each)) for each in found}) == 1
-    assert frozen(settings, place, lambda: pytest.fail("it is there")).table == found[0].table
+    assert read_or_create(settings, place, lambda: pytest.fail("it is there")).table == found[0].table
 
 
 def test_an_answer_that_is_lost_is_told_from_a_race_that_is_lost(
-    data: Path, tmp_path: Path, server: ObjectStore
+    data: Path, tmp_path: Path, server: StoreServer
 ) -> None:
     server.behave()
     server.fault = lambda method, key: (
@@ -97,7 +97,7 @@ def test_an_answer_that_is_lost_is_told_from_a_race_that_is_lost(
     )
     place = f"s3://{BUCKET}/lost/listing.parquet"
     whole = build_manifest(config(data).dataset, tmp_path)
-    assert frozen(config(data), place, lambda: whole).table == whole.table
+    assert read_or_create(config(data), place, lambda: whole).table == whole.table
     assert [asked for asked, _ in server.requests].count("PUT") == 2
     server.behave()
 
@@ -108,15 +108,15 @@ def test_a_listing_of_something_else_is_refused(data: Path, tmp_path: Path) -> N
     with pytest.raises(DatasetError, match=r"is of another data set \(it differs in dataset\.pattern\)"):
         list_clips(config(data, "2/2", "dataset.pattern=0*"), str(listing), tmp_path)
     listing.write_bytes(b"PAR1")
-    with pytest.raises(DatasetError, match=r"is no listing of the runner's .* name another file"):
+    with pytest.raises(DatasetError, match=r"is not a listing of this version of the runner .* choose another file"):
         list_clips(config(data), str(listing), tmp_path)
     with pytest.raises(DatasetError, match=r"can't be read .* check it"):
         list_clips(config(data), str(data / "00.wav" / "listing.parquet"), tmp_path)
 
 
-def test_a_listing_that_can_be_put_nowhere_is_told(data: Path, tmp_path: Path, server: ObjectStore) -> None:
+def test_a_listing_that_can_be_put_nowhere_is_told(data: Path, tmp_path: Path, server: StoreServer) -> None:
     server.behave()
-    with pytest.raises(DatasetError, match=r"can't be made .* name a place that all parts may write to"):
+    with pytest.raises(DatasetError, match=r"can't be created .* choose a folder or URL that all"):
         list_clips(config(data), "s3://no-such-bucket/listing.parquet", tmp_path)
 
 

@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 
 from runner.config.schema import DatasetConfig, FolderDataset, ManifestDataset
 from runner.core.errors import DatasetError
+from runner.core.span import Span
+from runner.dataset.clip_names import display_name
 from runner.dataset.digests import digest_of, row_digests
-from runner.dataset.folder import shown
 from runner.dataset.manifest import build_manifest, select_partition
-from runner.dataset.shards import longest_seconds, plan_shards
+from runner.dataset.shards import max_durations_s, plan_shards
 from runner.dataset.table import SCHEMA, Manifest
 
 
@@ -283,10 +284,10 @@ def test_a_bad_csv_is_one_error_that_names_the_place(root: Path, content: str | 
     ("content", "message"),
     [
         (b"PAR1 this is no Parquet file", r"can't be read as a manifest"),
-        (pa.table({"path": ["a.wav"], "label": [["x"]]}), r"column 'label' is no text or number but list"),
-        (pa.table({"path": ["a.wav"], "start": [[1.0]]}), r"column 'start' is no text or number but list"),
+        (pa.table({"path": ["a.wav"], "label": [["x"]]}), r"column 'label' is of type list.*, not text"),
+        (pa.table({"path": ["a.wav"], "start": [[1.0]]}), r"column 'start' is of type list.*, not text"),
         (pa.table({"path": ["a.wav"], "end": [True]}), r"row 1: end=true is not a time"),
-        (pa.table({"path": [b"\xff.wav"]}), r"column 'path' is no text"),
+        (pa.table({"path": [b"\xff.wav"]}), r"column 'path' is of type binary, not text"),
         (pa.table({"path": pa.array([None], pa.string())}), r"row 1: path is empty"),
     ],
 )
@@ -342,7 +343,7 @@ def test_how_long_a_clip_may_be(root: Path) -> None:
         },
         schema=SCHEMA,
     )
-    assert longest_seconds(table).tolist() == [2.0, 10.0, 4.0, 0.0, 0.0]
+    assert max_durations_s(table).tolist() == [2.0, 10.0, 4.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize("data", [b"\xff\xfe,path\nx,a.wav\n", b"path,\xff\na.wav,x\n", b"path\n\xff.wav\n"])
@@ -357,7 +358,7 @@ def test_paths_may_not_leave_the_root_unless_allowed(tmp_path: Path, path: str) 
     root = tmp_path / "data"
     root.mkdir()
     (root / "clips.csv").write_text(f"path\ngood.wav\n{path}\n")
-    with pytest.raises(DatasetError, match=r"row 2: .* leads out of .*allow_paths_outside_root"):
+    with pytest.raises(DatasetError, match=r"row 2: .* is outside of .*allow_paths_outside_root"):
         build_manifest(ManifestDataset(path=str(root / "clips.csv")), tmp_path)
     allowed = ManifestDataset(path=str(root / "clips.csv"), allow_paths_outside_root=True)
     assert build_manifest(allowed, tmp_path).table.num_rows == 2
@@ -438,7 +439,7 @@ def test_what_lies_above_a_link_is_not_what_its_spelling_says(root: Path, tmp_pa
 @given(st.lists(st.lists(st.sampled_from([b"\\", b"x", b"5c", b"ff", b"\xff", b"\xc3", b"\xa9"]), max_size=6)))
 def test_different_names_are_shown_differently(names: list[list[bytes]]) -> None:
     different = {b"".join(name) for name in names}
-    assert len({shown(name) for name in different}) == len(different)
+    assert len({display_name(name) for name in different}) == len(different)
 
 
 def test_a_name_of_bytes_and_one_that_reads_like_it_are_two_clips(root: Path) -> None:
@@ -493,12 +494,12 @@ def test_fewer_shards_than_parts_are_refused_by_every_part_alike(root: Path) -> 
 def test_a_shards_digest_is_of_its_rows_alone_and_of_all_that_is_known_of_them(root: Path) -> None:
     _put(root, *(f"{number}.wav" for number in range(9)))
     table = _folder(root).table
-    shards = [(0, 4), (4, 5), (5, 9)]
+    shards = [Span(0, 4), Span(4, 5), Span(5, 9)]
     digests = row_digests(table, shards)
     assert len(set(digests)) == 3
     pieces = pa.concat_tables([table.slice(at, 2) for at in range(0, 9, 2)])
     assert row_digests(pieces, shards) == digests
-    assert row_digests(table.slice(4, 1), [(0, 1)]) == digests[1:2]
+    assert row_digests(table.slice(4, 1), [Span(0, 1)]) == digests[1:2]
     for name, value in (("clip", "x"), ("path", b"x"), ("start", 1.0), ("label", ""), ("bytes", 7), ("mtime_ns", 7)):
         values = table[name].to_pylist()
         values[4] = value

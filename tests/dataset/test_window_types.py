@@ -61,7 +61,7 @@ def test_what_is_no_regular_file_hangs_nobody(tmp_path: Path) -> None:
 def test_a_share_that_does_not_answer_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(looking, "is_int16", lambda path: time.sleep(30))
     started = time.monotonic()
-    assert window_types(manifest_of(tmp_path, tmp_path / "a.wav"), patience_s=0.1) == ("float32",)
+    assert window_types(manifest_of(tmp_path, tmp_path / "a.wav"), timeout_s=0.1) == ("float32",)
     assert time.monotonic() - started < 5
 
 

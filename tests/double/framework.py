@@ -25,7 +25,7 @@ def take_the_place_of_tensorflow() -> None:
     from runner.devices import load
     from runner.engines import local
     from runner.inference import builder, startup
-    from runner.output import writer
+    from runner.output import formats
     from runner.vggish import answers
     from runner.weights import loading
     from runner.weights.loading import RandomInit
@@ -38,7 +38,7 @@ def take_the_place_of_tensorflow() -> None:
         return RandomInit(draw_arrays(seed), f"{seed:064x}")
 
     sys.modules["tensorflow"] = _StandIn("tensorflow")
-    writer.TfrecordShards = _with_tensorflow(writer.TfrecordShards)
+    formats.TfrecordShards = _with_tensorflow(formats.TfrecordShards)
     startup.init_random_weights = loading.init_random_weights = init_random_weights
     builder.Program, builder.VGGishSession = DoubleProgram, DoubleSession
     answers.reference_embeddings = embed

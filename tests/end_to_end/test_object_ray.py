@@ -15,10 +15,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from runner.storage.object_store import Store
+from runner.storage.object_store import ObjectStore
 from tests.commands import environment, run, run_real
 from tests.end_to_end.test_ray import ray_processes, start, words_of
-from tests.object_store import ObjectStore, object_store
+from tests.object_store import StoreServer, object_store
 from tests.output.remote.test_object_output import numbers, numbers_of
 from tests.stress.chaos import make_clips
 from tests.vggish.test_checkpoint import save
@@ -34,7 +34,7 @@ RANDOM = ("weights=random",)
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreServer]:
     if not os.environ.get("CI"):
         pytest.importorskip("ray", reason="Ray has no build for this machine")
     clips = make_clips(tmp_path_factory.mktemp("object-ray") / "data", SHARDS * A_SHARD)
@@ -45,7 +45,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
 
 
 @pytest.fixture(scope="module")
-def local(store: ObjectStore, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def local(store: StoreServer, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The numbers of an undisturbed run of the local engine."""
     out = tmp_path_factory.mktemp("object-ray-local") / "run"
     done = run(*SETTINGS, *RANDOM, f"output.dir={out}")
@@ -54,13 +54,13 @@ def local(store: ObjectStore, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 
 @pytest.fixture(autouse=True)
-def _behaving(store: ObjectStore) -> Iterator[None]:
+def _behaving(store: StoreServer) -> Iterator[None]:
     store.behave()
     yield
     store.behave()
 
 
-def assert_same(store: ObjectStore, prefix: str, local: dict[str, bytes]) -> None:
+def assert_same(store: StoreServer, prefix: str, local: dict[str, bytes]) -> None:
     """The store has the files of the local run, bit for bit, a commit object a shard, and no holder."""
     client = store.client()
     pages = client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=f"{prefix}/")
@@ -74,15 +74,15 @@ def assert_same(store: ObjectStore, prefix: str, local: dict[str, bytes]) -> Non
 
 def until_shards(url: str, many: int, command: subprocess.Popen[str]) -> None:
     """Wait until so many are committed."""
-    store, deadline = Store(url, 20), time.monotonic() + 120
-    while len(store.sizes(".runner/commits")) < many:
+    store, deadline = ObjectStore(url, 20), time.monotonic() + 120
+    while len(store.list_recursive(".runner/commits")) < many:
         assert time.monotonic() < deadline
         assert command.poll() is None, command.stdout.read()
         time.sleep(0.05)
 
 
 def test_an_actor_and_then_the_driver_killed_and_their_folder_lost(
-    store: ObjectStore, local: dict[str, bytes], tmp_path: Path
+    store: StoreServer, local: dict[str, bytes], tmp_path: Path
 ) -> None:
     """Begun on Ray, killed twice, finished by the local engine on what might be another machine."""
 
@@ -103,7 +103,7 @@ def test_an_actor_and_then_the_driver_killed_and_their_folder_lost(
     command.communicate(timeout=60)
     shutil.rmtree(tmp_path / "one")
     store.behave()
-    committed = len(Store(url, 20).sizes(".runner/commits"))
+    committed = len(ObjectStore(url, 20).list_recursive(".runner/commits"))
     assert 3 <= committed <= SHARDS
     again = run(*settings, f"paths.outputs={tmp_path}/two")
     assert again.status == 0, again.err
@@ -112,7 +112,7 @@ def test_an_actor_and_then_the_driver_killed_and_their_folder_lost(
     assert_same(store, "killed", local)
 
 
-def test_actors_on_a_machine_that_sees_none_of_the_drivers_folders(store: ObjectStore, tmp_path: Path) -> None:
+def test_actors_on_a_machine_that_sees_none_of_the_drivers_folders(store: StoreServer, tmp_path: Path) -> None:
     """Neither the working folder nor the weights: only Ray and the store connect the two; then the local engine."""
     from runner.vggish.arrays import random_weights
 

@@ -104,8 +104,8 @@ def test_parts_are_a_deterministic_cut_without_overlap(clips: Path) -> None:
     names = [set(part.table["clip"].to_pylist()) for part in parts]
     assert set.union(*names) == set(whole.table["clip"].to_pylist())
     assert sum(map(len, names)) == whole.table.num_rows
-    assert [part.part["shards"] for part in parts] == [[0, 3, 6], [1, 4, 7], [2, 5]]
-    assert {part.part["digest"] for part in parts} == {whole.digest}
+    assert [part.partition.shards for part in parts] == [[0, 3, 6], [1, 4, 7], [2, 5]]
+    assert {part.partition.digest for part in parts} == {whole.digest}
     with pytest.raises(DatasetError, match="only 8 shards"):
         select_partition(whole, 9, 9, 4)
 

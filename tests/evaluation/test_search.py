@@ -12,7 +12,7 @@ import pytest
 from runner.core.errors import RunnerError
 from runner.evaluation.query import query_from_clip
 from runner.evaluation.search import Similarity, search
-from runner.output.formats import embedding_schema
+from runner.output.parquet import embedding_schema
 from runner.output.reader import EmbeddingReader
 
 COLUMNS = ("clip", "start_s", "label")

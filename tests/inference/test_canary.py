@@ -13,7 +13,7 @@ import pytest
 import soundfile
 
 from runner.core.errors import ParityError
-from runner.core.layout import JOURNAL, STATE
+from runner.core.layout import RunLayout
 from runner.dataset.clips import Clip
 from runner.dataset.shards import plan_shards
 from runner.inference import canary as module
@@ -140,7 +140,7 @@ def test_shards_since_the_last_good_canary_are_to_be_done_again(
     session, pool = Turncoat(1, 1, fills=False), DecodePool(OPTIONS, 1)
     pool.open(1, 3, 1)
     writer = make_writer(tmp_path)
-    canary = canary_of(session, shards=lambda: len(writer.done))
+    canary = canary_of(session, shards=lambda: len(writer.committed))
     batches = 0
 
     def embed(windows: np.ndarray, copied=None) -> np.ndarray:  # type: ignore[no-untyped-def]
@@ -148,7 +148,7 @@ def test_shards_since_the_last_good_canary_are_to_be_done_again(
         batches += 1
         if batches in (12, 25):  # so that shards are written on either side of the good canary at 15
             deadline = time.monotonic() + 60
-            while len(writer.done) <= (canary.trusted if batches == 25 else 0) and time.monotonic() < deadline:
+            while len(writer.committed) <= (canary.trusted if batches == 25 else 0) and time.monotonic() < deadline:
                 time.sleep(0.01)
         session.wrong = batches >= 25
         return canary.embed(windows, copied)
@@ -158,14 +158,14 @@ def test_shards_since_the_last_good_canary_are_to_be_done_again(
         ShardedClips(plan_shards(len(clips), 1), iter(clips)), pool, writer, shutdown_timeout_s=10
     )
     try:
-        with pytest.raises(ParityError, match="are redone when the run is resumed"):
+        with pytest.raises(ParityError, match="are redone when the run is resumed"), writer.clips_table({}):
             engine.run([Replica("replica", embed, 1, canary)])
     finally:
         pool.close()
-    lines = (tmp_path / STATE / JOURNAL).read_text().splitlines()
-    done, _ = read_journal(tmp_path / STATE / JOURNAL)
+    lines = (tmp_path / RunLayout.journal).read_text().splitlines()
+    done, _ = read_journal(tmp_path / RunLayout.journal)
     assert len(done) == canary.trusted > 0
-    assert any('"undone": true' in line for line in lines)
+    assert any('"revoked": true' in line for line in lines)
     assert pq.read_table(tmp_path / "clips.parquet").num_rows == len(done)
     assert batches < 48
 
@@ -184,4 +184,4 @@ def test_a_miss_in_one_replica_is_not_made_good_by_another(tmp_path: Path, monke
             engine.run([Replica.watched(session, canary_of(session)) for session in sessions])  # type: ignore[arg-type]
     finally:
         pool.close()
-    assert read_journal(tmp_path / STATE / JOURNAL)[0] == {}
+    assert read_journal(tmp_path / RunLayout.journal)[0] == {}

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runner.core.errors import ResumeError
-from runner.output.formats import Extra, NpzFiles, npz_path
-from runner.output.rows import ClipRow
+from runner.output.npz import NpzFiles, npz_path
+from runner.output.rows import ClipRow, PostprocessedColumn
 from runner.output.tfrecord import TfrecordShards, label_numbers
 from tests.conftest import PROJECT
 
@@ -82,7 +82,7 @@ def test_labels_that_are_numbers_keep_them() -> None:
 
 def test_an_npz_lies_at_its_clips_path(tmp_path: Path) -> None:
     rows = [row("dogs/é a.wav", 3, None, 1.5), row("dogs/é a.flac", 1), row("broken.wav", 0)]
-    NpzFiles(tmp_path, {"model": "VGGish"}, 0.96, Extra("embedding_u8", quantize)).write(0, rows)
+    NpzFiles(tmp_path, {"model": "VGGish"}, 0.96, PostprocessedColumn("embedding_u8", quantize)).write(0, rows)
     names = sorted(str(path.relative_to(tmp_path / "npz")) for path in tmp_path.rglob("*.npz"))
     assert names == ["dogs/é a.flac.npz", "dogs/é a.wav.npz"]
     with np.load(tmp_path / "npz" / "dogs/é a.wav.npz", allow_pickle=False) as found:
@@ -127,7 +127,7 @@ def test_numbers_of_labels_that_cannot_be_read_are_told(tmp_path: Path, text: by
     if not text:
         assert TfrecordShards(tmp_path, {}, ["a"], quantize)._numbers == {"a": 0}
         return
-    with pytest.raises(ResumeError, match=r"labels\.csv can't be read .*put it back"):
+    with pytest.raises(ResumeError, match=r"labels\.csv can't be read .*restore it"):
         TfrecordShards(tmp_path, {}, ["a"], quantize)
     assert (tmp_path / "tfrecord/labels.csv").read_bytes() == text
 

@@ -1,5 +1,6 @@
 """The run's files: schema, order, metadata, and that a shard is there whole or not at all."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,13 @@ import pytest
 from runner.config.schema import OutputConfig
 from runner.core.errors import EngineError
 from runner.core.files import write_atomic
-from runner.output.formats import ParquetShards, embedding_schema, embedding_table, row_groups
-from runner.output.rows import CLIP_SCHEMA, ClipRow
+from runner.output.formats import make_formats
+from runner.output.parquet import ParquetShards, embedding_schema, embedding_table
+from runner.output.rows import CLIP_SCHEMA, ClipRow, row_groups
 from runner.output.state.journal import ShardEntry
-from runner.output.verify import npz_are_there, shards_without_npz
-from runner.output.writer import RunWriter, check_complete, make_formats
+from runner.output.verify import npz_files_exist, shards_with_damaged_npz
+from runner.output.writer import ShardWriter, check_complete, write_clips_table
+from tests.writers import journaled_writer
 
 
 def row(clip: str, examples: int, **changes: object) -> ClipRow:
@@ -37,8 +40,8 @@ def row(clip: str, examples: int, **changes: object) -> ClipRow:
     return ClipRow(**{**values, **changes})
 
 
-def make_writer(folder: Path, metadata: dict[str, str]) -> RunWriter:
-    return RunWriter(folder, metadata, make_formats(OutputConfig(), folder, metadata, 0.96, []))
+def make_writer(folder: Path, metadata: dict[str, str]) -> ShardWriter:
+    return journaled_writer(folder, make_formats(OutputConfig(), folder, metadata, 0.96, []))
 
 
 def test_a_row_an_example_in_order() -> None:
@@ -70,7 +73,7 @@ def test_shards_and_clips_whatever_order_they_come_in(tmp_path: Path) -> None:
     writer = make_writer(tmp_path, {"model": "VGGish"})
     writer.write_shard(1, [row("c", 1)])
     writer.write_shard(0, [row("a", 2), row("b", 0)])
-    writer.close()
+    write_clips_table(tmp_path, writer.committed, {"model": "VGGish"})
     assert sorted(path.name for path in (tmp_path / "embeddings").iterdir()) == [
         "part-00000.parquet",
         "part-00001.parquet",
@@ -91,7 +94,7 @@ def test_a_write_that_fails_leaves_no_file_of_the_right_name(tmp_path: Path, mon
     def full_disk(file: pq.ParquetWriter, table: pa.Table) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("runner.output.formats.pq.ParquetWriter.write_table", full_disk)
+    monkeypatch.setattr("runner.output.parquet.pq.ParquetWriter.write_table", full_disk)
     with pytest.raises(OSError, match="No space"):
         writer.write_shard(0, [row("a", 1)])
     assert not (tmp_path / "embeddings" / "part-00000.parquet").exists()
@@ -102,23 +105,23 @@ def test_a_run_is_complete_when_every_clip_of_every_shard_has_one_end(tmp_path: 
     writer = make_writer(tmp_path, {})
     writer.write_shard(0, [row("a", 2), row("b", 0)])
     writer.write_shard(1, [row("c", 1)])
-    check_complete([(0, 2), (2, 3)], writer.done)
+    check_complete([(0, 2), (2, 3)], writer.committed)
     for shards in ([(0, 2), (2, 3), (3, 5)], [(0, 3), (3, 4)], [(0, 2), (2, 4)]):
-        with pytest.raises(EngineError, match="the run is not finished"):
-            check_complete(shards, writer.done)
-    entry = writer.done[0]
-    doubled = ShardEntry(0, entry.clips, entry.examples, entry.files, {**entry.counts, "embedded": 2})
+        with pytest.raises(EngineError, match="are missing, or their counts don't add up"):
+            check_complete(shards, writer.committed)
+    entry = writer.committed[0]
+    doubled = ShardEntry(0, entry.clips, entry.examples, entry.files, replace(entry.counts, embedded=2))
     with pytest.raises(EngineError, match="1 shards with 2 clips"):
-        check_complete([(0, 2), (2, 3)], writer.done | {0: doubled})
+        check_complete([(0, 2), (2, 3)], writer.committed | {0: doubled})
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut", "changed", "list gone", "list cut"])
 def test_npz_files_are_looked_at_as_all_others_are(tmp_path: Path, damage: str) -> None:
-    writer = RunWriter(tmp_path, {}, make_formats(OutputConfig(formats=["npz"]), tmp_path, {}, 0.96, []))
+    writer = journaled_writer(tmp_path, make_formats(OutputConfig(formats=["npz"]), tmp_path, {}, 0.96, []))
     for shard in range(3):
         writer.write_shard(shard, [row(f"{shard}/a", 2), row(f"{shard}/b", 0)])
-    assert shards_without_npz(tmp_path, writer.done) == []
-    assert npz_are_there(tmp_path, writer.done)
+    assert shards_with_damaged_npz(tmp_path, writer.committed) == []
+    assert npz_files_exist(tmp_path, writer.committed)
     npz, listed = tmp_path / "npz" / "1" / "a.npz", tmp_path / ".runner" / "npz" / "part-00001.json"
     path = listed if damage.startswith("list") else npz
     data = path.read_bytes()
@@ -126,8 +129,8 @@ def test_npz_files_are_looked_at_as_all_others_are(tmp_path: Path, damage: str) 
         path.unlink()
     else:
         path.write_bytes(data[:-1] if damage.endswith("cut") else data[:-40] + bytes(40))
-    assert shards_without_npz(tmp_path, writer.done) == [1]
-    assert npz_are_there(tmp_path, writer.done) == (damage == "changed"), "a finished run is looked at by sizes"
+    assert shards_with_damaged_npz(tmp_path, writer.committed) == [1]
+    assert npz_files_exist(tmp_path, writer.committed) == (damage == "changed"), "a finished run is looked at by sizes"
 
 
 def test_a_text_file_is_replaced_whole(tmp_path: Path) -> None:

@@ -11,9 +11,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from runner.output.formats import Extra, NpzFiles, ParquetShards
-from runner.output.spill import BLOCK_ROWS, Part, Spill, Spilled, blocks
-from runner.output.state.journal import size_and_sha256
+from runner.core.files import digest_file
+from runner.output.npz import NpzFiles
+from runner.output.parquet import ParquetShards
+from runner.output.rows import PostprocessedColumn
+from runner.output.spill import BLOCK_ROWS, Chunk, Spill, SpilledRows, blocks
 from tests.output.test_output import row
 
 
@@ -21,11 +23,11 @@ def embeddings(rows: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((rows, 128)).astype(np.float32)
 
 
-def in_parts(whole: np.ndarray, sizes: list[int], spill: Spill | None = None) -> tuple[Part, ...]:
+def in_parts(whole: np.ndarray, sizes: list[int], spill: Spill | None = None) -> tuple[Chunk, ...]:
     """The embeddings cut into parts of these sizes, the rest last; kept by ``spill`` if one is given."""
     ends = np.cumsum(sizes)
     parts = [part.copy() for part in np.split(whole, ends[ends < len(whole)])]
-    return tuple(spill.keep(part) for part in parts) if spill else tuple(parts)
+    return tuple(spill.hold(part) for part in parts) if spill else tuple(parts)
 
 
 @pytest.mark.parametrize("sizes", [[], [1], [7, 100, 3], [BLOCK_ROWS], [BLOCK_ROWS - 1, 2], [50] * 400])
@@ -41,8 +43,8 @@ def test_blocks_do_not_depend_on_the_parts(tmp_path: Path, sizes: list[int]) -> 
 def test_what_is_in_memory_stays_below_the_limit_and_is_given_back(tmp_path: Path) -> None:
     spill = Spill(tmp_path, 1)
     batch_mib = 0.25
-    kept = [spill.keep(embeddings(512, seed)) for seed in range(8)]
-    assert [isinstance(part, Spilled) for part in kept] == [False] * 4 + [True] * 4
+    kept = [spill.hold(embeddings(512, seed)) for seed in range(8)]
+    assert [isinstance(part, SpilledRows) for part in kept] == [False] * 4 + [True] * 4
     assert spill.in_memory == 4 * batch_mib * 2**20
     assert all(np.array_equal(next(blocks((part,))), embeddings(512, seed)) for seed, part in enumerate(kept))
     slices = [kept[0][:1], kept[4][:1]]
@@ -52,14 +54,14 @@ def test_what_is_in_memory_stays_below_the_limit_and_is_given_back(tmp_path: Pat
     assert np.array_equal(next(blocks(tuple(slices[1:]))), embeddings(512, 4)[:1])
     slices.clear()
     assert spill.in_memory == 0
-    assert not isinstance(spill.keep(embeddings(512)), Spilled)
+    assert not isinstance(spill.hold(embeddings(512)), SpilledRows)
     assert not list(tmp_path.iterdir()), "the files have no names"
 
 
 def test_a_batch_that_is_a_slice_of_a_larger_array_counts_until_that_is_free(tmp_path: Path) -> None:
     spill = Spill(tmp_path, 1)
     batch = embeddings(20)[:10]
-    part = spill.keep(batch)[2:4]
+    part = spill.hold(batch)[2:4]
     del batch
     assert spill.in_memory == 10 * 512
     del part
@@ -76,7 +78,7 @@ def test_files_are_freed_when_their_shards_are_written(tmp_path: Path, monkeypat
     if not os.path.isdir("/proc/self/fd"):
         pytest.skip("open files can't be counted without /proc")
     monkeypatch.setattr(os, "readlink", lambda name, real=os.readlink: real(name) if os.path.islink(name) else "")
-    held = [spill.keep(embeddings(1024, seed)) for seed in range(10)]
+    held = [spill.hold(embeddings(1024, seed)) for seed in range(10)]
     assert open_files() == 5
     del held[:9]
     assert open_files() == 1
@@ -86,7 +88,7 @@ def test_files_are_freed_when_their_shards_are_written(tmp_path: Path, monkeypat
 @pytest.mark.parametrize("sizes", [[5000, 60_000], [64] * 2000])
 def test_files_are_the_same_bytes_however_their_rows_came(tmp_path: Path, sizes: list[int]) -> None:
     whole = embeddings(70_000)
-    extra = Extra("embedding_pca", lambda rows: rows @ np.full((128, 128), 0.5, np.float32))
+    extra = PostprocessedColumn("embedding_pca", lambda rows: rows @ np.full((128, 128), 0.5, np.float32))
     digests = []
     for name, parts in (
         ("one", whole),
@@ -98,7 +100,7 @@ def test_files_are_the_same_bytes_however_their_rows_came(tmp_path: Path, sizes:
         rows = [row("short", 3), row("long", len(whole), embeddings=parts, padded=True), row("last", 1)]
         (parquet,) = ParquetShards(folder, {}, 0.96, "zstd", extra).write(0, rows)
         NpzFiles(folder, {}, 0.96, extra).write(0, rows)
-        digests.append((size_and_sha256(parquet), size_and_sha256(folder / "npz" / "long.npz")))
+        digests.append((digest_file(parquet), digest_file(folder / "npz" / "long.npz")))
     assert digests[0] == digests[1] == digests[2]
     table = pq.read_table(tmp_path / "spilled" / "embeddings")
     assert table["example"].to_pylist() == [0, 1, 2, *range(70_000), 0]
@@ -112,7 +114,7 @@ def test_files_are_the_same_bytes_however_their_rows_came(tmp_path: Path, sizes:
 def test_a_long_clip_is_written_in_little_memory(tmp_path: Path) -> None:
     """Half a million examples, 256 MB, of which a writer holds a row group and a block at a time."""
     spill = Spill(tmp_path, 1)
-    parts = [spill.keep(embeddings(4096, seed)) for seed in range(128)]
+    parts = [spill.hold(embeddings(4096, seed)) for seed in range(128)]
     rows = [row("long", 128 * 4096, embeddings=tuple(parts))]
     parquet, npz = ParquetShards(tmp_path, {}, 0.96, "none"), NpzFiles(tmp_path, {}, 0.96)
     tracemalloc.start()

@@ -17,14 +17,16 @@ from runner.config.schema import OutputConfig
 from runner.core.errors import EngineError
 from runner.dataset.clips import Clip
 from runner.dataset.shards import plan_shards
+from runner.output.formats import make_formats
 from runner.output.spill import Spill
 from runner.output.state.journal import read_journal
-from runner.output.writer import RunWriter, make_formats
+from runner.output.writer import ShardWriter
 from runner.pipeline.assembler import ClipAssembler
 from runner.pipeline.decode_pool import DecodePool
 from runner.pipeline.messages import DecodeOptions, Replica
 from runner.pipeline.pipeline import EmbeddingPipeline, ShardedClips
 from runner.vggish.framing import scaled
+from tests.writers import journaled_writer
 
 OPTIONS = DecodeOptions(hop_s=0.96, short_clips="pad", tail="drop", resampler="kaiser_best")
 LENGTHS = [100, 15_600, 160_000, 15_599, 31_000, 1_100_000, 0, 48_000, 30_960, 7] * 3
@@ -50,8 +52,8 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Clip]:
     return clips
 
 
-def make_writer(folder: Path, hop_s: float = 0.96) -> RunWriter:
-    return RunWriter(folder, {}, make_formats(OutputConfig(), folder, {}, hop_s, []))
+def make_writer(folder: Path, hop_s: float = 0.96) -> ShardWriter:
+    return journaled_writer(folder, make_formats(OutputConfig(), folder, {}, hop_s, []))
 
 
 def run_engine(
@@ -74,7 +76,10 @@ def run_engine(
         ShardedClips(plan_shards(len(clips), shard), iter(clips)), pool, writer, shutdown_timeout_s=10, spill=spill
     )
     try:
-        engine.run([Replica(f"replica {n}", lambda windows, copied: embed(windows), threads) for n in range(replicas)])
+        with writer.clips_table({}):
+            engine.run(
+                [Replica(f"replica {n}", lambda windows, copied: embed(windows), threads) for n in range(replicas)]
+            )
     finally:
         pool.close()
     return engine
@@ -135,7 +140,7 @@ def test_a_stop_finishes_the_shards_under_way_only(clips: list[Clip], tmp_path: 
         engine.run([Replica("replica", stop_early)])
     finally:
         pool.close()
-    done = pq.read_table(tmp_path / "clips.parquet").num_rows
+    done = pq.read_table(tmp_path / ".runner" / "clips").num_rows
     assert 0 < done < len(many)
     assert done % 7 == 0
     assert engine.stats.progress.clips == done  # no clip was begun whose shard is not finished
@@ -213,7 +218,7 @@ def test_decode_processes_that_are_killed_cost_their_clip_alone(clips: list[Clip
         engine.run([Replica("replica", killing)])
     finally:
         pool.close()
-    ends = pq.read_table(tmp_path / "clips.parquet").to_pylist()
+    ends = pq.read_table(tmp_path / ".runner" / "clips").to_pylist()
     assert [end["clip"] for end in ends] == [clip.name for clip in clips]
     assert len(set(victims)) == 3 <= pool.deaths + 1
     died = [end for end in ends if end["reason"] == "decoder_crashed"]
@@ -243,7 +248,7 @@ def test_a_decoder_without_progress_is_killed(clips: list[Clip], tmp_path: Path)
     finally:
         pool.close()
     frozen.join()
-    ends = pq.read_table(tmp_path / "clips.parquet").to_pylist()
+    ends = pq.read_table(tmp_path / ".runner" / "clips").to_pylist()
     assert [end["clip"] for end in ends] == [clip.name for clip in clips]
     assert {end["reason"] for end in ends} <= {"timeout", "empty", None}
     assert sum(end["reason"] == "timeout" for end in ends) <= 1

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from runner.contract.result import RunResult
-from runner.output.formats import embedding_schema
+from runner.output.parquet import embedding_schema
 from runner.reporting import figures, sweep_figures
 from runner.reporting.embedding_map import draw_map, pca, sample
 from runner.reporting.run_figures import draw_run

@@ -21,13 +21,13 @@ from gcp_storage_emulator.server import create_server
 from runner.config.composition import compose_config
 from runner.config.schema import FolderDataset
 from runner.core.errors import ClipError, ConfigError, DatasetError, StoreError
-from runner.core.layout import HOLDER_OBJECT
+from runner.core.layout import RunLayout
 from runner.dataset.frozen_listing import list_clips
 from runner.dataset.listing import walk_store
 from runner.dataset.manifest import build_manifest
 from runner.storage import lease
 from runner.storage.lease import Lease
-from runner.storage.object_store import Store
+from runner.storage.object_store import ObjectStore
 from runner.storage.prefetch import fetch
 from tests.conftest import Done, run_command
 from tests.object_store import Fault, Proxy, free_port
@@ -68,8 +68,8 @@ def embed(root: object, out: object, outputs: Path) -> Done:
     return done
 
 
-def numbers_in(store: Store) -> dict[str, bytes]:
-    names = ["clips.parquet", *store.sizes("embeddings"), *store.sizes("npz")]
+def numbers_in(store: ObjectStore) -> dict[str, bytes]:
+    names = ["clips.parquet", *store.list_recursive("embeddings"), *store.list_recursive("npz")]
     return {name: store.read(name) or b"" for name in names}
 
 
@@ -107,12 +107,12 @@ def test_conditions_make_one_command_win_and_the_late_one_replace_nothing(
     url = f"gs://{BUCKET}/fenced"
     barrier = threading.Barrier(4)
 
-    def take(_: int) -> tuple[Store, Lease] | str:
-        store = Store(url, 30)
+    def take(_: int) -> tuple[ObjectStore, Lease] | str:
+        store = ObjectStore(url, 30)
         hold = Lease(store)
         barrier.wait()
         try:
-            hold.take()
+            hold.acquire()
         except ConfigError as error:
             return str(error)
         return store, hold
@@ -122,7 +122,7 @@ def test_conditions_make_one_command_win_and_the_late_one_replace_nothing(
     ((store, hold),) = (end for end in ends if not isinstance(end, str))
     assert store.conditions is not None
     assert all("is in use by another command" in end for end in ends if isinstance(end, str))
-    seen, count = store.look(HOLDER_OBJECT), itertools.count()
+    seen, count = store.read_version(RunLayout.lease), itertools.count()
     assert seen is not None
     assert 0 <= seen.age_s < 30
     quiet.fault = lambda method, key: "drop" if method == "POST" and next(count) % 2 == 0 else None
@@ -134,25 +134,25 @@ def test_conditions_make_one_command_win_and_the_late_one_replace_nothing(
     (tmp_path / "file").write_bytes(b"late")
     assert not store.create(tmp_path / "file", "large")
     assert not store.create_text("late", "small")
-    store.put_text("another's", HOLDER_OBJECT)
+    store.put_text("another's", RunLayout.lease)
     with pytest.raises(ConfigError):
         hold._renew()
     hold.release()
-    assert store.read(HOLDER_OBJECT) == b"another's"
+    assert store.read(RunLayout.lease) == b"another's"
 
 
 def test_a_store_that_knows_no_generations_is_found_out(quiet: Proxy) -> None:
-    store = Store(f"gs://{BUCKET}/unfenced", 30)
+    store = ObjectStore(f"gs://{BUCKET}/unfenced", 30)
     hold = Lease(store)
-    hold.take()
+    hold.acquire()
     assert store.conditions is None
     hold.release()
-    assert store.sizes("") == {}
+    assert store.list_recursive("") == {}
 
 
 @pytest.mark.slow
 def test_a_run_from_gs_to_gs_gives_the_bits_of_a_local_one_and_is_taken_up(quiet: Proxy, tmp_path: Path) -> None:
-    clips, data, out = tmp_path / "data", Store(f"gs://{BUCKET}/data", 30), Store(f"gs://{BUCKET}/run", 30)
+    clips, data, out = tmp_path / "data", ObjectStore(f"gs://{BUCKET}/data", 30), ObjectStore(f"gs://{BUCKET}/run", 30)
     make_clips(clips, SHARDS * A_SHARD)
     for path in sorted(path for path in clips.rglob("*") if path.is_file()):
         data.put(path, path.relative_to(clips).as_posix())
@@ -162,7 +162,7 @@ def test_a_run_from_gs_to_gs_gives_the_bits_of_a_local_one_and_is_taken_up(quiet
         local.result()
     expected = numbers_of(tmp_path / "local")
     assert numbers_in(out) == expected
-    commits = sorted(out.sizes(".runner/commits"))
+    commits = sorted(out.list_recursive(".runner/commits"))
     assert len(commits) == SHARDS
     for name in (*commits[1:3], "result.json"):
         out.remove(name)
@@ -173,13 +173,13 @@ def test_a_run_from_gs_to_gs_gives_the_bits_of_a_local_one_and_is_taken_up(quiet
     quiet.behave()
     assert faults == {}
     assert numbers_in(out) == expected
-    assert sorted(out.sizes(".runner/commits")) == commits
+    assert sorted(out.list_recursive(".runner/commits")) == commits
     again = embed(data.url, out.url, tmp_path)
     assert f"{out.url} is already complete" in again.err
 
 
 def test_an_object_is_read_by_one_request_and_one_that_is_not_there_is_missing(quiet: Proxy) -> None:
-    Store(f"gs://{BUCKET}/one", 30).put_text("sound", "a b#%.wav")
+    ObjectStore(f"gs://{BUCKET}/one", 30).put_text("sound", "a b#%.wav")
     quiet.behave()
     with fetch(f"gs://{BUCKET}/one/a b#%.wav", 30) as fetched:
         assert Path(fetched.path).read_bytes() == b"sound"
@@ -196,7 +196,7 @@ def test_what_may_not_be_read_or_written_is_told_at_once(quiet: Proxy, tmp_path:
         fetch(f"gs://{BUCKET}/x.wav", 30)
     assert caught.value.reason == "unreadable"
     with pytest.raises(StoreError, match="no permission"):
-        Store(f"gs://{BUCKET}/run", 30).put_text("", "x")
+        ObjectStore(f"gs://{BUCKET}/run", 30).put_text("", "x")
     with pytest.raises(DatasetError, match="may not be listed"):
         build_manifest(FolderDataset(root=f"gs://{BUCKET}/data", extensions=["wav"]), tmp_path)
     assert len(quiet.requests) == 3
@@ -208,7 +208,7 @@ def test_a_bucket_that_is_not_there(quiet: Proxy, tmp_path: Path) -> None:
 
 
 def test_a_store_that_falls_silent_is_given_up_and_asked_again(quiet: Proxy) -> None:
-    Store(f"gs://{BUCKET}/silent", 30).put_text("sound", "x.wav")
+    ObjectStore(f"gs://{BUCKET}/silent", 30).put_text("sound", "x.wav")
     first, second = threading.Event(), threading.Event()
 
     def fault(method: str, key: str) -> Fault:
@@ -224,7 +224,7 @@ def test_a_store_that_falls_silent_is_given_up_and_asked_again(quiet: Proxy) -> 
     assert second.is_set(), "the first request was waited for"
     quiet.fault = lambda method, key: "stall"
     with pytest.raises(StoreError, match="could not be written for 1 s"):
-        Store(f"gs://{BUCKET}/silent", 1).put_text("", "y")
+        ObjectStore(f"gs://{BUCKET}/silent", 1).put_text("", "y")
 
 
 class Paged:
@@ -259,7 +259,7 @@ def test_keys_are_listed_by_pages(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_keys_are_listed_in_the_order_of_a_folders(quiet: Proxy) -> None:
     names = ["a/b/c.wav", "a/b.wav", "a-b.wav", "a.wav", "ß/ü.wav"]
-    store = Store(f"gs://{BUCKET}/listed", 30)
+    store = ObjectStore(f"gs://{BUCKET}/listed", 30)
     for name in names:
         store.put_text("sound", name)
     quiet.behave()
@@ -275,4 +275,4 @@ def test_a_listing_is_made_once(quiet: Proxy, tmp_path: Path) -> None:
     place = f"gs://{BUCKET}/listing.parquet"
     first = list_clips(settings, place, tmp_path)
     (tmp_path / "b.wav").write_bytes(b"RIFF")
-    assert list_clips(settings, place, tmp_path).part == first.part
+    assert list_clips(settings, place, tmp_path).part == first.partition

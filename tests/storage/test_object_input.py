@@ -25,10 +25,10 @@ from runner.dataset.manifest import build_manifest
 from runner.output.rows import ClipRow
 from runner.pipeline.skip_limit import SkipLimit
 from runner.storage.filesystem import open_store
-from runner.storage.prefetch import FetchAhead, Fetched, fetch
+from runner.storage.prefetch import FetchedFile, Prefetcher, fetch
 from runner.storage.whole_object import read_whole
 from tests.conftest import Done, environment, run_command
-from tests.object_store import Fault, ObjectStore, object_store
+from tests.object_store import Fault, StoreServer, object_store
 
 EXTENSIONS = ["wav", "flac", "mp3"]
 QUICK = (
@@ -65,7 +65,7 @@ def store():
 
 
 @pytest.fixture
-def quiet(store: ObjectStore):
+def quiet(store: StoreServer):
     store.behave()
     yield store
     store.behave()
@@ -108,7 +108,7 @@ def assert_same(out: Path, beside: Future[Path]) -> None:
 
 
 def test_a_run_from_a_store_gives_the_bits_of_one_from_a_folder(
-    quiet: ObjectStore, undisturbed: Future[Path], tmp_path: Path
+    quiet: StoreServer, undisturbed: Future[Path], tmp_path: Path
 ) -> None:
     done = run("s3://data/set", tmp_path / "run")
     assert_same(tmp_path / "run", undisturbed)
@@ -131,7 +131,7 @@ class Hiccups:
 
 
 def test_a_store_that_goes_away_ends_the_run_and_the_same_command_goes_on_through_hiccups(
-    quiet: ObjectStore, undisturbed: Future[Path], tmp_path: Path
+    quiet: StoreServer, undisturbed: Future[Path], tmp_path: Path
 ) -> None:
     away = "speech/a#b%20c?.wav"
 
@@ -152,7 +152,7 @@ def test_a_store_that_goes_away_ends_the_run_and_the_same_command_goes_on_throug
 
 
 def test_an_object_that_is_not_given_is_skipped_and_tried_again_when_resumed(
-    quiet: ObjectStore, undisturbed: Future[Path], tmp_path: Path
+    quiet: StoreServer, undisturbed: Future[Path], tmp_path: Path
 ) -> None:
     quiet.fault = lambda method, key: "broken" if key.endswith("x.mp3") else None
     run("s3://data/set", tmp_path / "run", "dataset.download_timeout_s=0.5")
@@ -165,7 +165,7 @@ def test_an_object_that_is_not_given_is_skipped_and_tried_again_when_resumed(
     assert len(quiet.reads()) <= 4, "only that clip's shard is done again"
 
 
-def test_actors_on_ray_read_from_a_store_too(quiet: ObjectStore, undisturbed: Future[Path], tmp_path: Path) -> None:
+def test_actors_on_ray_read_from_a_store_too(quiet: StoreServer, undisturbed: Future[Path], tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="needs the extra ray (no build for Intel Macs)")
     run("s3://data/set", tmp_path / "run", "engine=ray")
     assert_same(tmp_path / "run", undisturbed)
@@ -173,7 +173,7 @@ def test_actors_on_ray_read_from_a_store_too(quiet: ObjectStore, undisturbed: Fu
 
 
 @pytest.mark.parametrize(("fault", "reason"), [("gone", "missing"), ("forbidden", "unreadable")])
-def test_final_answers_are_reasons_and_not_asked_for_again(quiet: ObjectStore, fault: str, reason: str) -> None:
+def test_final_answers_are_reasons_and_not_asked_for_again(quiet: StoreServer, fault: str, reason: str) -> None:
     quiet.fault = lambda method, key: fault
     with pytest.raises(ClipError) as caught:
         fetch("s3://data/set/speech.wav", 30)
@@ -182,13 +182,13 @@ def test_final_answers_are_reasons_and_not_asked_for_again(quiet: ObjectStore, f
 
 
 @pytest.mark.parametrize("fault", ["throttled", "incomplete", "expired"])
-def test_refusals_that_pass_are_known_by_their_code(quiet: ObjectStore, fault: str) -> None:
+def test_refusals_that_pass_are_known_by_their_code(quiet: StoreServer, fault: str) -> None:
     quiet.fault = lambda method, key: fault if len(quiet.requests) == 1 else None
     with fetch("s3://data/set/speech.wav", 30) as fetched:
         assert Path(fetched.path).read_bytes() == CLIPS["speech.wav"]
 
 
-def test_an_object_that_is_replaced_while_its_download_breaks_off_is_read_whole(quiet: ObjectStore) -> None:
+def test_an_object_that_is_replaced_while_its_download_breaks_off_is_read_whole(quiet: StoreServer) -> None:
     old, new = (bytes([value]) * 400_000 for value in (1, 2))
     put = partial(quiet.client().put_object, Bucket="data", Key="other/replaced.wav")
     put(Body=old)
@@ -226,14 +226,14 @@ def test_other_drivers_objects_that_are_replaced_meanwhile_are_read_anew(tmp_pat
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
-def test_a_full_temporary_folder_ends_the_run_and_says_so(quiet: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = Fetched.__init__
+def test_a_full_temporary_folder_ends_the_run_and_says_so(quiet: StoreServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = FetchedFile.__init__
 
-    def full(self: Fetched, suffix: str) -> None:
+    def full(self: FetchedFile, suffix: str) -> None:
         whole(self, suffix)
         self.path = "/dev/full"
 
-    monkeypatch.setattr(Fetched, "__init__", full)
+    monkeypatch.setattr(FetchedFile, "__init__", full)
     with pytest.raises(ClipError) as caught:
         fetch("s3://data/set/speech.wav", 30)
     assert caught.value.reason == "disk_full"
@@ -255,7 +255,7 @@ def skipped(clip: str, reason: str) -> ClipRow:
 
 
 def test_a_store_is_listed_once_in_a_while_whatever_is_skipped(
-    quiet: ObjectStore, monkeypatch: pytest.MonkeyPatch
+    quiet: StoreServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit = limit_of("s3://data/set")
     for number in range(20):
@@ -269,7 +269,7 @@ def test_a_store_is_listed_once_in_a_while_whatever_is_skipped(
         limit(skipped("b.wav", "download_timeout"))
 
 
-def test_a_store_that_may_be_read_and_not_listed_is_there(quiet: ObjectStore) -> None:
+def test_a_store_that_may_be_read_and_not_listed_is_there(quiet: StoreServer) -> None:
     """A key that is not there is forbidden then."""
     quiet.fault = lambda method, key: "forbidden"
     limit_of("s3://data/set")(skipped("a.wav", "unreadable"))
@@ -278,14 +278,14 @@ def test_a_store_that_may_be_read_and_not_listed_is_there(quiet: ObjectStore) ->
         limit_of("s3://data/set")(skipped("a.wav", "unreadable"))
 
 
-def test_a_store_that_falls_silent_is_asked_again(quiet: ObjectStore) -> None:
+def test_a_store_that_falls_silent_is_asked_again(quiet: StoreServer) -> None:
     quiet.fault = lambda method, key: "stall" if len(quiet.requests) == 1 else None
     with fetch("s3://data/set/speech.wav", 2) as fetched:
         assert Path(fetched.path).read_bytes() == CLIPS["speech.wav"]
 
 
-def test_objects_are_fetched_ahead_and_never_more_than_asked(quiet: ObjectStore) -> None:
-    ahead = FetchAhead(3, 30)
+def test_objects_are_fetched_ahead_and_never_more_than_asked(quiet: StoreServer) -> None:
+    ahead = Prefetcher(3, 30)
     paths = [f"s3://data/set/speech/clip {number}.wav".encode() for number in range(6)]
     assert [ahead.begin(job, path) for job, path in enumerate(paths)] == [True] * 3 + [False] * 3
     for job, path in enumerate(paths):
@@ -297,7 +297,7 @@ def test_objects_are_fetched_ahead_and_never_more_than_asked(quiet: ObjectStore)
 
 @pytest.mark.parametrize("page_keys", [2, 1000])
 def test_listing_is_in_the_order_of_a_folders(
-    quiet: ObjectStore, folder: Path, monkeypatch: pytest.MonkeyPatch, page_keys: int
+    quiet: StoreServer, folder: Path, monkeypatch: pytest.MonkeyPatch, page_keys: int
 ) -> None:
     monkeypatch.setattr("runner.dataset.listing._PAGE_KEYS", page_keys)
     local = [(name, size) for name, size, _ in walk(folder, Counter())]
@@ -317,7 +317,7 @@ def test_other_stores_are_listed_folder_by_folder_in_the_same_order(folder: Path
     assert [(name, size) for name, size, _ in walk_store("memory://set", 5)] == local
 
 
-def test_the_digest_is_that_of_the_same_files_elsewhere(quiet: ObjectStore, folder: Path, tmp_path: Path) -> None:
+def test_the_digest_is_that_of_the_same_files_elsewhere(quiet: StoreServer, folder: Path, tmp_path: Path) -> None:
     there, here = (
         build_manifest(FolderDataset(root=str(root), extensions=EXTENSIONS), tmp_path)
         for root in ("s3://data/set/", folder)
@@ -325,7 +325,7 @@ def test_the_digest_is_that_of_the_same_files_elsewhere(quiet: ObjectStore, fold
     assert there.digest == here.digest
 
 
-def test_a_manifest_may_lie_in_the_store(quiet: ObjectStore, tmp_path: Path) -> None:
+def test_a_manifest_may_lie_in_the_store(quiet: StoreServer, tmp_path: Path) -> None:
     rows = "path,start,end,label\nspeech/clip 2.wav,0.5,1.5,dog\nspeech.wav,,,cat\n"
     quiet.client().put_object(Bucket="data", Key="set/rows.csv", Body=rows.encode())
     found = build_manifest(ManifestDataset(path="s3://data/set/rows.csv"), tmp_path)
@@ -346,12 +346,12 @@ def test_a_manifest_may_not_lead_out_of_the_prefix(tmp_path: Path, path: str) ->
         build_manifest(ManifestDataset(path=str(file), root="s3://data/set"), tmp_path)
 
 
-def test_a_bucket_that_is_not_there(quiet: ObjectStore, tmp_path: Path) -> None:
+def test_a_bucket_that_is_not_there(quiet: StoreServer, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"root=s3://nowhere/x does not exist"):
         build_manifest(FolderDataset(root="s3://nowhere/x", extensions=EXTENSIONS), tmp_path)
 
 
-def test_a_prefix_that_may_not_be_listed(quiet: ObjectStore, tmp_path: Path) -> None:
+def test_a_prefix_that_may_not_be_listed(quiet: StoreServer, tmp_path: Path) -> None:
     quiet.fault = lambda method, key: "forbidden"
     with pytest.raises(DatasetError, match="may not be listed"):
         build_manifest(FolderDataset(root="s3://data/set", extensions=EXTENSIONS), tmp_path)

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from runner.storage.retry import is_disk_full, is_forbidden, is_transient, with_retries
+from runner.storage.retry import is_forbidden, is_local_disk_full, is_transient, with_retries
 
 PASSING = (
     *("SlowDown", "ThrottlingException", "RequestTimeout", "IncompleteBody", "BadDigest", "InternalError"),
@@ -57,7 +57,7 @@ def test_googles_refusals_by_rate_are_no_lack_of_permission() -> None:
 
 def test_a_full_disk_of_this_machine_does_not_pass() -> None:
     full = OSError(errno.ENOSPC, "No space left on device")
-    assert is_disk_full(full)
+    assert is_local_disk_full(full)
     assert not is_transient(full)
 
 

@@ -186,12 +186,12 @@ class Workbench:
     def _lies(self, scenario: Scenario) -> list[str]:
         """Lines of the journal whose files are not all there, whole."""
         from runner.output.state.journal import read_journal
-        from runner.output.verify import damaged_shards, shards_without_npz
+        from runner.output.verify import damaged_shards, shards_with_damaged_npz
 
         done, _ = read_journal(self.run / JOURNAL_FILE)
         damaged = set(damaged_shards(self.run, done)) - self._damaged_before(scenario)
         whole = {number: entry for number, entry in done.items() if number not in damaged}
-        lost = sorted(damaged.union(shards_without_npz(self.run, whole)))
+        lost = sorted(damaged.union(shards_with_damaged_npz(self.run, whole)))
         return [f"the journal has shards {lost}, which are not whole"] if lost else []
 
     def _damaged_before(self, scenario: Scenario) -> set[int]:

@@ -106,12 +106,13 @@ def fuzz_audio(rng: random.Random, until: float, keep: Path) -> Counter[str]:
     from runner.config.schema import OutputConfig
     from runner.dataset.clips import Clip
     from runner.dataset.shards import plan_shards
-    from runner.output.writer import RunWriter, make_formats
+    from runner.output.formats import make_formats
     from runner.pipeline.decode_pool import DecodePool
     from runner.pipeline.messages import DecodeOptions, Replica
     from runner.pipeline.pipeline import EmbeddingPipeline, ShardedClips
     from runner.vggish.framing import scaled
     from runner.vggish.reference import reference_log_mel
+    from tests.writers import journaled_writer
 
     seeds = audio_seeds()
     counted: Counter[str] = Counter()
@@ -126,7 +127,7 @@ def fuzz_audio(rng: random.Random, until: float, keep: Path) -> Counter[str]:
                 path.write_bytes(mutate(data, rng))
                 start, end = rng.choice([(None, None), (None, None), (0.1, 0.9), (0.5, None), (3.0, 4.0), (None, 1e9)])
                 clips.append(Clip(number, path.name, os.fsencode(path), start, end, None, path.stat().st_size))
-            writer = RunWriter(folder, {}, make_formats(OutputConfig(), folder, {}, 0.96, []))
+            writer = journaled_writer(folder, make_formats(OutputConfig(), folder, {}, 0.96, []))
             pool = DecodePool(options, 2, decode_timeout_s=20)
             pool.open(2, 3, 32)
 
@@ -196,8 +197,9 @@ def fuzz_state(rng: random.Random, until: float, keep: Path) -> Counter[str]:
     """Mutated journals and plans: a journal is read whatever it holds, a plan or its own error."""
     from runner.config.schema import RunConfig
     from runner.core.errors import ConfigError
-    from runner.output.state.journal import Journal, ShardEntry, read_journal
-    from runner.output.state.plan import check_folder
+    from runner.core.files import FileDigest
+    from runner.output.state.journal import Journal, ShardCounts, ShardEntry, read_journal
+    from runner.output.state.plan_file import check_output_folder
 
     config = RunConfig(weights=None, dataset=None)
 
@@ -207,7 +209,7 @@ def fuzz_state(rng: random.Random, until: float, keep: Path) -> Counter[str]:
         state.mkdir(exist_ok=True)
         shutil.copy(path, state / "plan.json")
         try:
-            check_folder(path.parent, config)
+            check_output_folder(path.parent, config)
         except AttributeError as error:
             if "NoneType" not in str(error):  # the empty configuration above has no groups
                 raise
@@ -215,10 +217,14 @@ def fuzz_state(rng: random.Random, until: float, keep: Path) -> Counter[str]:
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal(Path(folder) / "journal")
         for shard in range(3):
-            journal.append(ShardEntry(shard, 2, 20, {"embeddings/part-00000.parquet": (5, "ab")}, {"embedded": 2}))
+            files = {"embeddings/part-00000.parquet": FileDigest(5, "ab")}
+            journal.append(ShardEntry(shard, 2, 20, files, ShardCounts(embedded=2)))
         journal.close()
         data = (Path(folder) / "journal").read_bytes()
-    plan = b'{"schema": 2, "deciding": {"precision.name": "float32"}, "shards": [[0, 3], [3, 6]], "rows": ["a", "b"]}'
+    plan = (
+        b'{"schema": 3, "id": "x", "settings": {"precision.name": "float32"}, "shards": [[0, 3], [3, 6]], '
+        b'"row_digests": ["a", "b"], "partition": null}'
+    )
     return _fuzz_reader("state", read, ConfigError, [(data, "jsonl"), (plan, "json")], rng, until, keep)
 
 

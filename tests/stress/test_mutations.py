@@ -17,7 +17,7 @@ import pytest
 import soundfile
 from _pytest.mark import ParameterSet
 
-from runner.core.layout import JOURNAL, STATE
+from runner.core.layout import RunLayout
 from tests import commands
 from tests.commands import PROJECT, Done
 from tests.stress.mutation_list import FAULTS, PASSES, Fault
@@ -116,8 +116,8 @@ def test_a_run_whose_device_goes_wrong_fails_and_goes_on_from_what_is_good(
 ) -> None:
     done = run(clips, tmp_path, "wrong after ten calls")
     assert_failed(done)
-    lines = [json.loads(line) for line in (tmp_path / "run" / STATE / JOURNAL).read_text().splitlines()]
-    assert any(line["undone"] for line in lines)
+    lines = [json.loads(line) for line in (tmp_path / "run" / RunLayout.journal).read_text().splitlines()]
+    assert any(line["revoked"] for line in lines)
     again = run(clips, tmp_path)
     assert again.status == 0, again.err
     assert rows_of(again) == rows_of(honest)

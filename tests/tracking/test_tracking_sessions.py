@@ -14,7 +14,7 @@ from runner.cli.track import main
 from runner.config.schema import TrackingConfig
 from runner.contract.result import RunInfo
 from runner.contract.spec import DatasetSummary
-from runner.output.state.plan import began_at, begin_session
+from runner.output.state.plan_file import begin_attempt, first_attempt_at
 from runner.reporting.logged_run import _row
 from runner.tracking.calls import log_dataset
 from runner.tracking.client import _mlflow_timeouts, store_uri
@@ -52,10 +52,10 @@ def test_a_run_begins_and_ends_when_it_did_however_late_it_is_logged(tmp_path: P
 
 def test_a_run_that_was_taken_up_began_with_its_first_session(tmp_path: Path) -> None:
     (tmp_path / ".runner").mkdir()
-    assert began_at(tmp_path) is None
+    assert first_attempt_at(tmp_path) is None
     for number, at in enumerate((100.0, 200.0)):
-        assert begin_session(tmp_path, {"started_at": at}) == number + 1
-        assert began_at(tmp_path) == 100.0
+        assert begin_attempt(tmp_path, {"started_at": at}) == number + 1
+        assert first_attempt_at(tmp_path) == 100.0
 
 
 def test_a_run_has_its_user_and_source(tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def test_a_server_without_ranges_sends_it_whole_again(server: Server, tmp_path: 
 
 def test_a_wrong_file_is_refused_and_not_kept(server: Server, tmp_path: Path) -> None:
     server.content["model.ckpt"] = b"x" * 3_000_000
-    with pytest.raises(WeightsError, match="sha256"):
+    with pytest.raises(WeightsError, match="SHA-256"):
         resolve(server.url, tmp_path)
     assert not (tmp_path / "vggish/model.ckpt").exists()
     server.content = dict(CONTENT)

@@ -1,8 +1,9 @@
-"""Clips that lie in containers: what the manifest's ``path`` says of a member of a tar, or a row of a Parquet file.
+"""Addresses of clips in containers: a member of a tar, or a row of a Parquet file, as the ``path`` of a manifest.
 
-Such an address is the container's path or URL, a NUL, which no path holds, and where the clip lies in it.  It ends in
-the clip's own suffix, as a path does.  ``check`` is of the bytes that say what lies there (a member's header, a Parquet
-file's footer): of a container that was replaced since it was listed nothing is read under another clip's name.
+An address is the container's path or URL, a NUL, which no path holds, and the clip's location in the container.  It
+ends in the clip's own suffix, as a path does.  A checksum of the bytes that describe the clip (a member's header, a
+Parquet file's footer) makes sure that nothing is read under a clip's name from a container that was replaced since it
+was listed.
 """
 
 from __future__ import annotations
@@ -15,102 +16,102 @@ from runner.core.errors import ClipError
 
 _NUL = b"\0"
 
-_TAR, _PARQUET, _UNREAD = b"tar", b"parquet", b"unread"
+_TAR, _PARQUET, _UNREADABLE = b"tar", b"parquet", b"unread"
 
 
 class TarMember(NamedTuple):
-    """The bytes of a member: ``offset`` is theirs, ``check`` the CRC-32 of the 512 bytes before them."""
+    """A member of a tar: ``offset`` and ``size`` of its bytes; ``crc32`` of its header, the 512 bytes before them."""
 
     container: bytes
     offset: int
     size: int
-    check: int
+    crc32: int
     suffix: str
 
 
 class ParquetRow(NamedTuple):
-    """A row of a column: ``group`` and ``row`` count from 0, ``row`` in its group; ``check`` is the footer's CRC-32."""
+    """A row of a column: ``row`` in its row group, both from 0; ``crc32`` of the file's footer."""
 
     container: bytes
     column: str
     group: int
     row: int
-    check: int
+    crc32: int
     suffix: str
 
 
-class Unread(NamedTuple):
-    """What a container does not give, with the reason that its clip is skipped for."""
+class UnreadableClip(NamedTuple):
+    """A clip that can't be read from its container, with the reason for which it is skipped."""
 
     container: bytes
     reason: str
     detail: str
 
 
-Place = TarMember | ParquetRow | Unread
+ClipLocation = TarMember | ParquetRow | UnreadableClip
 
 
 def is_packed(path: bytes) -> bool:
-    """Whether a clip's path is an address in a container."""
+    """Return whether a clip's path is an address in a container."""
     return _NUL in path
 
 
 def container_of(path: bytes) -> bytes:
-    """The path or URL of the file that a clip is in: the clip's own, where that is no container."""
+    """Return the path or URL of a clip's container; of other clips their own."""
     return path.partition(_NUL)[0]
 
 
 def group_of(path: bytes) -> bytes | None:
-    """What is the same for all rows of a Parquet file's row group, which is read at once; None for all else."""
+    """Return a key of a clip's row group in a Parquet file, which is read at once; None for other clips."""
     parts = path.split(_NUL, 4)
     return _NUL.join(parts[:4]) if len(parts) == 5 and parts[1] == _PARQUET else None
 
 
-def address(place: Place) -> bytes:
-    """A clip's path in the manifest."""
-    return place.container + tail(place)
+def to_address(location: ClipLocation) -> bytes:
+    """Return a clip's path in the manifest."""
+    return location.container + address_tail(location)
 
 
-def tail(place: Place) -> bytes:
-    """What of an address comes behind the container."""
-    match place:
+def address_tail(location: ClipLocation) -> bytes:
+    """Return the part of an address after the container."""
+    match location:
         case TarMember():
-            fields: tuple[object, ...] = (place.offset, place.size, place.check, place.suffix)
             kind = _TAR
+            fields: tuple[object, ...] = (location.offset, location.size, location.crc32, location.suffix)
         case ParquetRow():
-            fields = (place.column, place.group, place.row, place.check, place.suffix)
             kind = _PARQUET
-        case Unread():
-            fields, kind = (place.reason, place.detail.replace("\0", " ")), _UNREAD
+            fields = (location.column, location.group, location.row, location.crc32, location.suffix)
+        case UnreadableClip():
+            kind, fields = _UNREADABLE, (location.reason, location.detail.replace("\0", " "))
     return _NUL + _NUL.join((kind, *(os.fsencode(str(field)) for field in fields)))
 
 
-def place_of_clip(path: bytes) -> Place:
-    """Where a clip lies, by its address."""
+def parse_address(path: bytes) -> ClipLocation:
+    """Return the location in a clip's address."""
     container, kind, *fields = path.split(_NUL)
     text = [os.fsdecode(field) for field in fields]
     if kind == _TAR:
         return TarMember(container, int(text[0]), int(text[1]), int(text[2]), text[3])
     if kind == _PARQUET:
         return ParquetRow(container, text[0], int(text[1]), int(text[2]), int(text[3]), text[4])
-    return Unread(container, *text)
+    return UnreadableClip(container, *text)
 
 
-def open_container(place: bytes) -> int:
-    """A descriptor of a container on a file system; a pipe's writer is not waited for.
+def open_container(path: bytes) -> int:
+    """Open a container on a file system, without waiting for the writer of a pipe; return its descriptor.
 
     Raises:
-        ClipError: it can't be opened, or is no file.
+        ClipError: it can't be opened, or is not a file.
     """
     flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
-        descriptor = os.open(place, flags)
+        descriptor = os.open(path, flags)
     except FileNotFoundError as error:
-        raise ClipError("missing", f"no such file: {os.fsdecode(place)}") from error
+        raise ClipError("missing", f"no such file: {os.fsdecode(path)}") from error
     except OSError as error:
         raise ClipError("unreadable", str(error)) from error
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
         os.close(descriptor)
-        raise ClipError("not_a_file", f"{os.fsdecode(place)}: {stat.filemode(mode)}")
+        raise ClipError("not_a_file", f"{os.fsdecode(path)}: {stat.filemode(mode)}")
     return descriptor

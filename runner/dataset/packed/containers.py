@@ -1,4 +1,4 @@
-"""The containers of a packed data set: one file, all below a folder or an object store's prefix, or by a pattern."""
+"""Finds the containers of a packed data set: one file, all below a folder or URL, or those of a pattern."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from pathlib import Path
 from runner.core.errors import DatasetError
 from runner.core.paths import is_url
 from runner.dataset.listing import walk, walk_store
-from runner.storage.filesystem import open_store, stamp_of
+from runner.storage.filesystem import object_stats, open_store
 from runner.storage.retry import with_retries
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 
 _NUMBERS = re.compile(r"(\d+)\.\.(\d+)")
 
-_WILD = re.compile(r"[*?\[]")
+_WILDCARD = re.compile(r"[*?\[]")
 
-_MOST_NAMES = 1_000_000
+_MAX_NAMES = 1_000_000
 
 _THREADS = 16
 
@@ -35,145 +35,153 @@ COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.z
 class Container:
     """A file that clips are packed in.
 
-    ``name`` is relative to the data set's root; ``size`` (bytes) is −1 where there is no such file; ``stamp`` is its
-    time of modification in ns, or a number made of its ETag, −1 where neither is known.
+    Attributes:
+        path: absolute, or a URL, in the file system's bytes.
+        name: relative to the data set's root.
+        size: bytes; −1 if there is no such file.
+        mtime_ns: time of modification in ns, or a number made of its ETag; −1 where neither is known.
     """
 
-    place: bytes
+    path: bytes
     name: str
     size: int
-    stamp: int
+    mtime_ns: int
 
     @property
     def url(self) -> str | None:
-        """The URL of one in an object store."""
-        place = os.fsdecode(self.place)
-        return place if is_url(place) else None
+        """Its URL; None for a file."""
+        path = os.fsdecode(self.path)
+        return path if is_url(path) else None
 
 
 def find_containers(
-    given: str, extensions: Sequence[str], timeout_s: float, ignored: Counter[str]
+    pattern: str, extensions: Sequence[str], timeout_s: float, ignored: Counter[str]
 ) -> tuple[str, list[Container]]:
-    """The data set's root and its containers, in the order of their names' bytes, or of the numbers in braces.
+    """Return the data set's root and its containers, in the order of their names' bytes, or of the numbers in braces.
 
     Args:
-        given: a file, a folder or prefix, or a pattern with ``{000..123}``, ``{a,b}``, ``*``; a path or URL.
+        pattern: a file, a folder or prefix, or a pattern with ``{000..123}``, ``{a,b}``, ``*``; a path or URL.
         extensions: of containers, as ``.tar``.
-        timeout_s: how long a store is asked.
-        ignored: counts what is left out.
+        timeout_s: for each request to a store.
+        ignored: counts other files.
 
     Raises:
         DatasetError: there are none, or they are compressed.
     """
-    if not is_url(given):
-        given = os.path.abspath(os.path.expanduser(given))
-    spelled = _expanded(given)
-    is_one = spelled == [given] and not _WILD.search(given)
-    if is_one and not given.lower().endswith((*extensions, *COMPRESSED)) and (is_url(given) or os.path.isdir(given)):
-        root = given.rstrip("/")
-        found = [each for each in _below(root, timeout_s, ignored) if _is_wanted(each, extensions, ignored)]
+    if not is_url(pattern):
+        pattern = os.path.abspath(os.path.expanduser(pattern))
+    names = _expand_braces(pattern)
+    is_single = names == [pattern] and not _WILDCARD.search(pattern)
+    is_file = pattern.lower().endswith((*extensions, *COMPRESSED)) or not (is_url(pattern) or os.path.isdir(pattern))
+    if is_single and not is_file:
+        root = pattern.rstrip("/")
+        listed = _list_below(root, timeout_s, ignored)
+        containers = [container for container in listed if _is_container(container, extensions, ignored)]
     else:
-        _refuse_compressed(given, [name for name in spelled if name.lower().endswith(COMPRESSED)])
-        root = _static_folder(spelled)
-        if is_url(given) and root.count("/") < 2:
-            raise DatasetError(f"dataset.path={given} is of several buckets: give one, and a run to each")
-        found = _named(root, spelled, timeout_s, ignored)
-    if not any(each.size >= 0 for each in found):
+        _refuse_compressed(pattern, [name for name in names if name.lower().endswith(COMPRESSED)])
+        root = _common_folder(names)
+        if is_url(pattern) and root.count("/") < 2:
+            raise DatasetError(f"dataset.path={pattern} is of several buckets: give one, and run each on its own")
+        containers = _find_named(root, names, timeout_s, ignored)
+    if not any(container.size >= 0 for container in containers):
         compressed = next((name for name in ignored if name in COMPRESSED), None)
-        _refuse_compressed(given, [compressed] if compressed else [])
+        _refuse_compressed(pattern, [compressed] if compressed else [])
         raise DatasetError(
-            f"dataset.path={given} has no {' or '.join(extensions)} file: give one, a folder of them, or a pattern "
+            f"dataset.path={pattern} has no {' or '.join(extensions)} file: give one, a folder of them, or a pattern "
             "such as part-{000..123}" + extensions[0]
         )
-    return root, found
+    return root, containers
 
 
-def _refuse_compressed(given: str, compressed: Sequence[str]) -> None:
+def _refuse_compressed(pattern: str, compressed: Sequence[str]) -> None:
     if compressed:
         raise DatasetError(
-            f"dataset.path={given} is compressed ({compressed[0]}), and a compressed tar can't be read from a member "
-            "on: decompress it, as with gunzip; audio formats are compressed enough"
+            f"dataset.path={pattern} is compressed ({compressed[0]}), and single members of a compressed tar can't be "
+            "read: decompress it, as with gunzip; audio formats are compressed enough"
         )
 
 
-def _expanded(pattern: str) -> list[str]:
-    """The names that braces stand for: ``{000..123}`` and ``{a,b}``."""
+def _expand_braces(pattern: str) -> list[str]:
+    """Return the names of a pattern with ``{000..123}`` and ``{a,b}``."""
     names = [pattern]
     while any(braces := [_BRACES.search(name) for name in names]):
-        more = []
+        expanded = []
         for name, brace in zip(names, braces, strict=True):
             if brace is None:
-                more.append(name)
+                expanded.append(name)
                 continue
-            more += [name[: brace.start()] + each + name[brace.end() :] for each in _alternatives(brace[1], pattern)]
-            if len(more) > _MOST_NAMES:
-                raise DatasetError(f"dataset.path={pattern} stands for more than {_MOST_NAMES:,} files: give fewer")
-        names = more
+            before, after = name[: brace.start()], name[brace.end() :]
+            expanded += [before + word + after for word in _alternatives(brace[1], pattern)]
+            if len(expanded) > _MAX_NAMES:
+                raise DatasetError(f"dataset.path={pattern} stands for more than {_MAX_NAMES:,} files: give fewer")
+        names = expanded
     return names
 
 
 def _alternatives(inside: str, pattern: str) -> list[str]:
     if numbers := _NUMBERS.fullmatch(inside):
         first, last = int(numbers[1]), int(numbers[2])
-        if first > last or last - first >= _MOST_NAMES:
+        if first > last or last - first >= _MAX_NAMES:
             raise DatasetError(
-                f"dataset.path={pattern}: {{{inside}}} is no range: give first and last, as {{000..123}}"
+                f"dataset.path={pattern}: {{{inside}}} is not a range: give first and last, as {{000..123}}"
             )
         return [str(number).zfill(len(numbers[1])) for number in range(first, last + 1)]
     return inside.split(",")
 
 
-def _static_folder(names: Sequence[str]) -> str:
-    """The deepest folder that all names are in, without the parts that stand for several."""
-    folders = [_WILD.split(name)[0].rpartition("/")[0].split("/") for name in names]
+def _common_folder(names: Sequence[str]) -> str:
+    """Return the deepest folder above all names that has no wildcard."""
+    folders = [_WILDCARD.split(name)[0].rpartition("/")[0].split("/") for name in names]
     return "/".join(os.path.commonprefix(folders)) or "/"  # noqa: RUF071  (of lists)
 
 
-def _below(root: str, timeout_s: float, ignored: Counter[str]) -> Iterator[Container]:
+def _list_below(root: str, timeout_s: float, ignored: Counter[str]) -> Iterator[Container]:
     listed = walk_store(root, timeout_s) if is_url(root) else walk(Path(root), ignored)
-    for name, size, stamp in listed:
-        yield Container(os.fsencode(f"{root.rstrip('/')}/{name}"), name, size, stamp)
+    for name, size, mtime_ns in listed:
+        yield Container(os.fsencode(f"{root.rstrip('/')}/{name}"), name, size, mtime_ns)
 
 
-def _is_wanted(container: Container, extensions: Sequence[str], ignored: Counter[str]) -> bool:
+def _is_container(container: Container, extensions: Sequence[str], ignored: Counter[str]) -> bool:
     name = container.name.lower()
     if name.endswith(tuple(extensions)):
         return True
-    kind = next((each for each in COMPRESSED if name.endswith(each)), os.path.splitext(name)[1])
-    ignored[kind or "(no extension)"] += 1
+    extension = next((suffix for suffix in COMPRESSED if name.endswith(suffix)), os.path.splitext(name)[1])
+    ignored[extension or "(no extension)"] += 1
     return False
 
 
-def _named(root: str, spelled: Sequence[str], timeout_s: float, ignored: Counter[str]) -> list[Container]:
-    """The containers of these names and patterns; one that is named and not there has no size."""
-    below = len(root.rstrip("/")) + 1
-    if any(_WILD.search(name) for name in spelled):
-        patterns = [name[below:] for name in spelled]
+def _find_named(root: str, names: Sequence[str], timeout_s: float, ignored: Counter[str]) -> list[Container]:
+    """Return the containers of these names or wildcards; a name without a file has size −1."""
+    prefix = len(root.rstrip("/")) + 1
+    if any(_WILDCARD.search(name) for name in names):
+        patterns = [name[prefix:] for name in names]
         return [
-            each for each in _below(root, timeout_s, ignored) if any(fnmatchcase(each.name, way) for way in patterns)
+            container
+            for container in _list_below(root, timeout_s, ignored)
+            if any(fnmatchcase(container.name, pattern) for pattern in patterns)
         ]
     with ThreadPoolExecutor(_THREADS) as threads:
-        stamps = threads.map(partial(_stamp, timeout_s=timeout_s), spelled)
-        return [Container(os.fsencode(name), name[below:], *stamp) for name, stamp in zip(spelled, stamps, strict=True)]
+        stats = threads.map(partial(_stat, timeout_s=timeout_s), names)
+        return [Container(os.fsencode(name), name[prefix:], *stat) for name, stat in zip(names, stats, strict=True)]
 
 
-def _stamp(name: str, timeout_s: float) -> tuple[int, int]:
-    """(size, time of modification) of a file or object; −1 where there is none.
+def _stat(name: str, timeout_s: float) -> tuple[int, int]:
+    """Return size and time of modification of a file or object; (−1, −1) if there is none.
 
     Raises:
-        DatasetError: the store does not say.
+        DatasetError: the store doesn't answer.
     """
     try:
         if not is_url(name):
-            found = os.stat(name)
-            return found.st_size, found.st_mtime_ns
+            status = os.stat(name)
+            return status.st_size, status.st_mtime_ns
         store, path = open_store("dataset.path", name, timeout_s)
-        return stamp_of(with_retries(lambda: store.info(path), timeout_s))
+        return object_stats(with_retries(lambda: store.info(path), timeout_s))
     except FileNotFoundError:
         return -1, -1
     except Exception as error:
         if isinstance(error, DatasetError):
             raise
         raise DatasetError(
-            f"{name} can't be looked at ({type(error).__name__}: {error}): check network, permissions and credentials"
+            f"{name} can't be read ({type(error).__name__}: {error}): check network, permissions and credentials"
         ) from error

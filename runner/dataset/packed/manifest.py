@@ -1,6 +1,6 @@
-"""A packed data set as a table of clips: WebDataset tars, or Parquet files with audio in a column.
+"""The manifest of a packed data set: WebDataset tars, or Parquet files with audio in a column.
 
-Each container is listed once; what was found in one is kept below ``paths.outputs``, for as long as it stays the same.
+Each container is listed once; its listing is cached below ``paths.outputs`` until the container changes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,9 +22,9 @@ import pyarrow.parquet as pq
 from runner.config.schema import ParquetDataset, WebDataset
 from runner.core.errors import ClipError, DatasetError
 from runner.core.files import atomic
+from runner.dataset.clip_names import display_name, parent_name
 from runner.dataset.digests import digest_of
-from runner.dataset.folder import parent_of, shown
-from runner.dataset.packed.address import Unread, open_container, tail
+from runner.dataset.packed.address import UnreadableClip, address_tail, container_of, open_container
 from runner.dataset.packed.containers import find_containers
 from runner.dataset.packed.tar import Contents, scan_tar
 from runner.dataset.table import SCHEMA, Manifest
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from runner.dataset.packed.containers import Container
 
 LISTINGS = "listings"
-"""Folder, below the outputs, of what was found in containers."""
+"""Folder of the cached listings, below ``paths.outputs``."""
 
 _LISTING_VERSION = 1
 
@@ -44,65 +44,70 @@ _THREADS = 16
 _EXTENSIONS = {"webdataset": (".tar",), "parquet": (".parquet", ".pq")}
 
 
+class _Listing(NamedTuple):
+    """The clips of a container: a table of name, tail of the address, bytes and label; see ``Contents``."""
+
+    clips: pa.Table
+    ignored: dict[str, int]
+    problem: tuple[str, str] | None
+
+
 def list_packed(dataset: PackedDataset, outputs: Path) -> Manifest:
     """List a packed data set, container by container.
 
     Args:
-        dataset: what the configuration asks for.
-        outputs: where listings are kept.
+        dataset: the configuration.
+        outputs: where listings are cached.
 
     Raises:
-        DatasetError: there are no clips, two of one name, or the store does not answer.
+        DatasetError: there are no clips, two have one name, or the store doesn't answer.
     """
     ignored: Counter[str] = Counter()
-    given = str(dataset.path)
-    extensions = _EXTENSIONS[dataset.name]
-    root, containers = find_containers(given, extensions, dataset.download_timeout_s, ignored)
+    path, extensions = str(dataset.path), _EXTENSIONS[dataset.name]
+    root, containers = find_containers(path, extensions, dataset.download_timeout_s, ignored)
     tables, problems = [], []
     with ThreadPoolExecutor(min(_THREADS, len(containers))) as threads:
-        for container, listing in zip(
-            containers, threads.map(partial(_listing, dataset, outputs), containers), strict=True
-        ):
-            table, left_out, problem = listing
-            tables.append(_rows(container, table, dataset))
-            ignored.update(left_out)
-            if problem:
-                problems.append(f"{container.name}: {problem[0]}: {problem[1]}")
+        listings = threads.map(partial(_list_container, dataset, outputs), containers)
+        for container, listing in zip(containers, listings, strict=True):
+            tables.append(_manifest_rows(container, listing.clips, dataset))
+            ignored.update(listing.ignored)
+            if listing.problem:
+                problems.append(f"{container.name}: {listing.problem[0]}: {listing.problem[1]}")
     table = pa.concat_tables(tables)
     if table.num_rows <= len(problems):
-        seen = ", ".join(f"{count} {name}" for name, count in ignored.most_common(5)) or "nothing else"
+        files = ", ".join(f"{count} {name}" for name, count in ignored.most_common(5)) or "nothing else"
+        key = "dataset.extensions" if dataset.name == "webdataset" else "dataset.audio_column"
         raise DatasetError(
-            f"dataset.path={given} holds no clips ({problems[0] if problems else f'found {seen}'}): name other files, "
-            "or the right " + ("dataset.extensions" if dataset.name == "webdataset" else "dataset.audio_column")
+            f"dataset.path={path} holds no clips ({problems[0] if problems else f'found {files}'}): choose other "
+            f"files, or the right {key}"
         )
     _check_unique(table)
-    what = f"{len(containers):,} {'tars' if dataset.name == 'webdataset' else 'Parquet files'}"
-    description = f"{table.num_rows:,} clips in {what} of {root}"
+    files = f"{len(containers):,} {'tars' if dataset.name == 'webdataset' else 'Parquet files'}"
+    description = f"{table.num_rows:,} clips in {files} of {root}"
     return Manifest(root, table, digest_of(table), False, description, dict(ignored))
 
 
-def _rows(container: Container, listing: pa.Table, dataset: PackedDataset) -> pa.Table:
-    """A container's clips as rows of the manifest."""
-    count = listing.num_rows
-    before = os.fsencode(os.path.splitext(container.name)[0])
-    given = listing["name"].to_pylist()
+def _manifest_rows(container: Container, clips: pa.Table, dataset: PackedDataset) -> pa.Table:
+    """Return a container's clips as rows of the manifest."""
+    count = clips.num_rows
+    prefix = os.fsencode(os.path.splitext(container.name)[0])
     names = [
-        b"%s/%06d" % (before, row) if name is None else b"%s/%s" % (before, name) if dataset.prefix else name
-        for row, name in enumerate(given)
+        b"%s/%06d" % (prefix, row) if name is None else b"%s/%s" % (prefix, name) if dataset.prefix else name
+        for row, name in enumerate(clips["name"].to_pylist())
     ]
-    labels = listing["label"]
+    labels = clips["label"]
     if isinstance(dataset, WebDataset) and dataset.label_from == "parent":
-        labels = pa.array(map(parent_of, names), pa.string(), size=count)
-    times = pa.nulls(count, pa.float64())
+        labels = pa.array(map(parent_name, names), pa.string(), size=count)
+    no_times = pa.nulls(count, pa.float64())
     return pa.table(
         {
-            "clip": pa.array(map(shown, names), pa.string(), size=count),
-            "path": pa.array([container.place + tail for tail in listing["tail"].to_pylist()], pa.binary()),
-            "start": times,
-            "end": times,
+            "clip": pa.array(map(display_name, names), pa.string(), size=count),
+            "path": pa.array([container.path + tail for tail in clips["tail"].to_pylist()], pa.binary()),
+            "start": no_times,
+            "end": no_times,
             "label": labels,
-            "bytes": listing["bytes"],
-            "mtime_ns": pa.array([container.stamp] * count, pa.int64()),
+            "bytes": clips["bytes"],
+            "mtime_ns": pa.array([container.mtime_ns] * count, pa.int64()),
         },
         schema=SCHEMA,
     )
@@ -111,42 +116,24 @@ def _rows(container: Container, listing: pa.Table, dataset: PackedDataset) -> pa
 def _check_unique(table: pa.Table) -> None:
     if len(pc.unique(table["clip"])) == table.num_rows:
         return
-    first: dict[str, str] = {}
+    containers: dict[str, str] = {}
     for clip, path in zip(table["clip"].to_pylist(), table["path"].to_pylist(), strict=True):
-        here = os.fsdecode(path.partition(b"\0")[0])
-        if clip in first:
+        container = os.fsdecode(container_of(path))
+        if clip in containers:
             raise DatasetError(
-                f"{clip} is in {here} and in {first[clip]}: set dataset.prefix=true, which puts the names of their "
-                "files before those of clips, or (Parquet) give dataset.name_column=COLUMN"
+                f"{clip} is in {container} and in {containers[clip]}: set dataset.prefix=true, which prefixes clips "
+                "with the names of their files, or (Parquet) give dataset.name_column=COLUMN"
             )
-        first[clip] = here
+        containers[clip] = container
 
 
-def _listing(
-    dataset: PackedDataset, outputs: Path, container: Container
-) -> tuple[pa.Table, dict[str, int], tuple[str, str] | None]:
-    """(name, tail, bytes, label of each clip; what was left out; why that is not all) of a container."""
-    kept = _kept_at(dataset, outputs, container)
-    if kept is not None:
+def _list_container(dataset: PackedDataset, outputs: Path, container: Container) -> _Listing:
+    cache = _cache_path(dataset, outputs, container)
+    if cache is not None:
         with contextlib.suppress(OSError, pa.ArrowException, KeyError, ValueError):
-            table = pq.read_table(kept)
-            return table, json.loads(table.schema.metadata[b"ignored"]), None
-    try:
-        contents = _scan(dataset, container)
-    except ClipError as error:
-        if error.reason == "download_timeout":  # as a folder that can't be listed
-            raise DatasetError(
-                f"{os.fsdecode(container.place)} can't be listed ({error.detail}): check network and endpoint, and run "
-                "the same command again"
-            ) from error
-        contents = Contents(problem=(error.reason, error.detail))
-    except OSError as error:
-        contents = Contents(problem=("unreadable", str(error)))
-    if contents.problem:
-        contents.names.append(os.fsencode(container.name))
-        contents.tails.append(tail(Unread(container.place, *contents.problem)))
-        contents.sizes.append(0 if container.size >= 0 else -1)
-        contents.labels.append(None)
+            table = pq.read_table(cache)
+            return _Listing(table, json.loads(table.schema.metadata[b"ignored"]), None)
+    contents = _scan_or_problem(dataset, container)
     table = pa.table(
         {
             "name": pa.array(contents.names, pa.binary()),
@@ -156,28 +143,48 @@ def _listing(
         },
         metadata={"ignored": json.dumps(contents.ignored)},
     )
-    if kept is not None and not contents.problem:
-        with contextlib.suppress(OSError):  # a full disk is no reason not to go on
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            with atomic(kept.with_name(f"{kept.stem}-{os.getpid()}.parquet")) as temporary:
+    if cache is not None and not contents.problem:
+        with contextlib.suppress(OSError):  # without the cache the next command lists the container again
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            own = cache.with_name(f"{cache.stem}-{os.getpid()}.parquet")  # other processes may write the same listing
+            with atomic(own) as temporary:
                 pq.write_table(table, temporary, compression="zstd")
-            kept.with_name(f"{kept.stem}-{os.getpid()}.parquet").replace(kept)
-    return table, dict(contents.ignored), contents.problem
+            own.replace(cache)
+    return _Listing(table, dict(contents.ignored), contents.problem)
 
 
-def _kept_at(dataset: PackedDataset, outputs: Path, container: Container) -> Path | None:
-    """Where a container's listing is kept; nowhere if it is not known whether it stays the same."""
-    if container.size < 0 or container.stamp < 0:
+def _cache_path(dataset: PackedDataset, outputs: Path, container: Container) -> Path | None:
+    """Return where a container's listing is cached; None if a change of the container could not be noticed."""
+    if container.size < 0 or container.mtime_ns < 0:
         return None
-    asked = (
-        _LISTING_VERSION,
-        dataset.name,
-        container.place.hex(),
-        container.size,
-        container.stamp,
-        *dataset.listing_options(),
-    )
-    return outputs / LISTINGS / f"{hashlib.sha256(repr(asked).encode()).hexdigest()[:32]}.parquet"
+    version = (_LISTING_VERSION, dataset.name, container.path.hex(), container.size, container.mtime_ns)
+    key = repr((*version, *dataset.listing_options()))
+    return outputs / LISTINGS / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.parquet"
+
+
+def _scan_or_problem(dataset: PackedDataset, container: Container) -> Contents:
+    """List a container; one that can't be read in full has one more clip, which is skipped with the reason.
+
+    Raises:
+        DatasetError: the store did not answer in time.
+    """
+    try:
+        contents = _scan(dataset, container)
+    except ClipError as error:
+        if error.reason == "download_timeout":
+            raise DatasetError(
+                f"{os.fsdecode(container.path)} can't be listed ({error.detail}): check network and endpoint, and "
+                "rerun the same command"
+            ) from error
+        contents = Contents(problem=(error.reason, error.detail))
+    except OSError as error:
+        contents = Contents(problem=("unreadable", str(error)))
+    if contents.problem:
+        contents.names.append(os.fsencode(container.name))
+        contents.tails.append(address_tail(UnreadableClip(container.path, *contents.problem)))
+        contents.sizes.append(0 if container.size >= 0 else -1)
+        contents.labels.append(None)
+    return contents
 
 
 def _scan(dataset: PackedDataset, container: Container) -> Contents:
@@ -187,14 +194,13 @@ def _scan(dataset: PackedDataset, container: Container) -> Contents:
     if url := container.url:
         file = RangeFile(partial(read_range, url, dataset.download_timeout_s), container.size)  # type: ignore[assignment]
     else:
-        file = open(open_container(container.place), "rb", buffering=0)  # noqa: SIM115
+        file = open(open_container(container.path), "rb", buffering=0)  # noqa: SIM115
     with file:
         if isinstance(dataset, ParquetDataset):
-            from runner.dataset.packed.parquet import scan_parquet
+            from runner.dataset.packed.parquet import ColumnNames, scan_parquet
 
-            return scan_parquet(
-                file, container.size, container.place, dataset.audio_column, dataset.name_column, dataset.label_column
-            )
+            columns = ColumnNames(dataset.audio_column, dataset.name_column, dataset.label_column)
+            return scan_parquet(file, container.size, container.path, columns)
         assert isinstance(dataset, WebDataset)
         extensions = frozenset("." + extension.lower().lstrip(".") for extension in dataset.extensions)
-        return scan_tar(file, container.place, extensions, dataset.label_from)
+        return scan_tar(file, container.path, extensions, dataset.label_from)

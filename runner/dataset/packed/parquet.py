@@ -1,4 +1,4 @@
-"""What a Parquet file with audio in a column holds: rows of bytes, with names and labels from other columns.
+"""Lists a Parquet file with audio in a column: rows of bytes, with names and labels from other columns.
 
 Audio is a binary column, or a struct of ``bytes`` and ``path`` as Hugging Face's ``Audio`` has it.  Only the footer and
 the columns of names and labels are read, so that a clip's size is the average of its row group.
@@ -9,138 +9,171 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from typing import IO, Any
+from typing import IO, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from runner.core.errors import ClipError
-from runner.dataset.packed.address import ParquetRow, tail
+from runner.dataset.packed.address import ParquetRow, address_tail
 from runner.dataset.packed.tar import Contents
 
-_FOOTER_END = 8
+_FOOTER_END_BYTES = 8
 
 _MAGIC = b"PAR1"
 
-_MOST_FOOTER = 1 << 28
+_MAX_FOOTER_BYTES = 1 << 28
 
 
-class _Unfit(Exception):
-    """The file has not the columns that are asked for."""
+class ColumnNames(NamedTuple):
+    """The columns of ``dataset=parquet``.
+
+    ``audio`` is None for the only column that can be it; ``name`` is None for the audio's own path, or the number of
+    the row; ``label`` need not exist.
+    """
+
+    audio: str | None
+    name: str | None
+    label: str
 
 
-def footer_check(file: IO[bytes], size: int) -> int:
-    """The CRC-32 of a Parquet file's footer, which has the places and sizes of all that is in it.
+class _ColumnError(Exception):
+    """The file lacks a column, or its type is wrong."""
+
+
+def footer_crc32(file: IO[bytes], size: int) -> int:
+    """Return the CRC-32 of a Parquet file's footer, which has offset and size of every column chunk.
 
     Raises:
-        ValueError: it has none.
+        ValueError: it has no footer.
     """
-    file.seek(max(0, size - _FOOTER_END))
-    end = file.read(_FOOTER_END)
+    file.seek(max(0, size - _FOOTER_END_BYTES))
+    end = file.read(_FOOTER_END_BYTES)
     length = int.from_bytes(end[:4], "little")
-    if end[4:] != _MAGIC or not 0 < length <= min(size - _FOOTER_END, _MOST_FOOTER):
-        raise ValueError("it has no footer: no Parquet file, or cut off")
-    file.seek(size - _FOOTER_END - length)
+    if end[4:] != _MAGIC or not 0 < length <= min(size - _FOOTER_END_BYTES, _MAX_FOOTER_BYTES):
+        raise ValueError("it has no footer: not a Parquet file, or truncated")
+    file.seek(size - _FOOTER_END_BYTES - length)
     return zlib.crc32(file.read(length))
 
 
 def leaf_of(column: str, schema: pa.Schema) -> str:
-    """The leaf column that has a column's bytes."""
+    """Return the leaf column with the bytes of an audio column."""
     return f"{column}.bytes" if pa.types.is_struct(schema.field(column).type) else column
 
 
-def scan_parquet(
-    file: IO[bytes], size: int, container: bytes, audio: str | None, name: str | None, label: str
-) -> Contents:
+def scan_parquet(file: IO[bytes], size: int, container: bytes, columns: ColumnNames) -> Contents:
     """List the rows of a Parquet file.
 
     Args:
-        file: open.
+        file: the file, open.
         size: its bytes.
-        container: what it is called in addresses.
-        audio: the column; None: the only one that can be it.
-        name: the column with the clips' names; None: the audio's own path, or the number of the row.
-        label: the column with labels, if there is one.
+        container: its path or URL, for addresses.
+        columns: names of its columns.
+
+    Raises:
+        ClipError: raised by ``file`` where it can't be read.
     """
-    found = Contents()
+    contents = Contents()
     try:
-        check = footer_check(file, size)
+        crc32 = footer_crc32(file, size)
         with pq.ParquetFile(file, pre_buffer=False) as parquet:
-            _take(parquet, container, check, audio, name, label, found)
-    except _Unfit as error:
-        found.problem = "unsupported_format", str(error)
+            scan = _Scan(parquet, columns)
+            for group in range(parquet.num_row_groups):
+                scan.add_group(group, container, crc32, contents)
+    except _ColumnError as error:
+        contents.problem = "unsupported_format", str(error)
     except ClipError:
         raise
     except (pa.ArrowException, OSError, ValueError) as error:
-        found.problem = "unsupported_format", f"it can't be read as Parquet ({error})"
-    return found
+        contents.problem = "unsupported_format", f"it can't be read as Parquet ({error})"
+    return contents
 
 
-def _take(
-    parquet: pq.ParquetFile, container: bytes, check: int, audio: str | None, name: str | None, label: str, to: Contents
-) -> None:
-    schema = parquet.schema_arrow
-    column = audio or _audio_column(schema)
-    _check_columns(schema, column, name)
-    leaf = leaf_of(column, schema)
-    path = f"{column}.path" if leaf != column and schema.field(column).type.get_field_index("path") >= 0 else None
-    has_label = schema.get_field_index(label) >= 0
-    wanted = [each for each in (name or path, label if has_label else None) if each]
-    classes = _class_names(schema, label)
-    for group in range(parquet.num_row_groups):
-        about = parquet.metadata.row_group(group)
-        size = _leaf_size(about, leaf) // max(1, about.num_rows)
-        table = parquet.read_row_group(group, columns=wanted, use_threads=False) if wanted else None
-        names: list[Any] = [None] * about.num_rows
-        labels: list[Any] = names
-        if table is not None and name:
-            names = _text(table[name], name)
-        elif table is not None and path:
-            names = table[column].combine_chunks().flatten()[0].cast(pa.string()).to_pylist() if about.num_rows else []
-        if table is not None and has_label:
-            labels = [_label(value, classes) for value in _text(table[label], label)]
-        for row, (given, its_label) in enumerate(zip(names, labels, strict=True)):
-            suffix = os.path.splitext(given or "")[1].lower()
-            to.names.append(os.fsencode(given.replace("\0", "\\x00")) if given else None)
-            to.tails.append(tail(ParquetRow(container, column, group, row, check, suffix)))
-            to.sizes.append(size)
-            to.labels.append(its_label)
+class _Scan:
+    """Reads the names and labels of a Parquet file.
+
+    Args:
+        parquet: the file.
+        columns: names of its columns.
+
+    Raises:
+        _ColumnError: it lacks one of them.
+    """
+
+    def __init__(self, parquet: pq.ParquetFile, columns: ColumnNames) -> None:
+        schema = parquet.schema_arrow
+        self._parquet = parquet
+        self._audio = columns.audio or _find_audio_column(schema)
+        _check_columns(schema, self._audio, columns.name)
+        self._leaf = leaf_of(self._audio, schema)
+        self._name = columns.name
+        self._label = columns.label if schema.get_field_index(columns.label) >= 0 else None
+        self._classes = _class_names(schema, columns.label)
+        is_struct = self._leaf != self._audio
+        has_path = is_struct and schema.field(self._audio).type.get_field_index("path") >= 0
+        self._path = f"{self._audio}.path" if has_path else None
+
+    def add_group(self, group: int, container: bytes, crc32: int, contents: Contents) -> None:
+        """Add the rows of a row group to the contents."""
+        info = self._parquet.metadata.row_group(group)
+        size = _leaf_bytes(info, self._leaf) // max(1, info.num_rows)
+        for row, (name, label) in enumerate(self._names_and_labels(group, info.num_rows)):
+            suffix = os.path.splitext(name or "")[1].lower()
+            contents.names.append(os.fsencode(name.replace("\0", "\\x00")) if name else None)
+            contents.tails.append(address_tail(ParquetRow(container, self._audio, group, row, crc32, suffix)))
+            contents.sizes.append(size)
+            contents.labels.append(label)
+
+    def _names_and_labels(self, group: int, rows: int) -> list[tuple[str | None, str | None]]:
+        names: list[str | None] = [None] * rows
+        labels: list[str | None] = [None] * rows
+        columns = [column for column in (self._name or self._path, self._label) if column]
+        if columns and rows:
+            table = self._parquet.read_row_group(group, columns=columns, use_threads=False)
+            if self._name:
+                names = _text(table[self._name], self._name)
+            elif self._path:
+                names = table[self._audio].combine_chunks().flatten()[0].cast(pa.string()).to_pylist()
+            if self._label:
+                labels = [_label(value, self._classes) for value in _text(table[self._label], self._label)]
+        return list(zip(names, labels, strict=True))
 
 
-def _audio_column(schema: pa.Schema) -> str:
+def _find_audio_column(schema: pa.Schema) -> str:
     structs = [field.name for field in schema if pa.types.is_struct(field.type) and _is_audio(field.type)]
-    binaries = [field.name for field in schema if _is_binary(field.type)]
-    found = structs or binaries
-    if len(found) != 1:
-        which = (
-            f"several columns may be audio ({', '.join(found)})" if found else "no column is binary, or bytes and path"
+    candidates = structs or [field.name for field in schema if _is_binary(field.type)]
+    if len(candidates) == 1:
+        return str(candidates[0])
+    if candidates:
+        problem = f"several columns may be audio ({', '.join(candidates)})"
+    else:
+        problem = "no column is binary, or a struct of bytes and path"
+    raise _ColumnError(f"{problem}: give one of {', '.join(schema.names)} as dataset.audio_column")
+
+
+def _check_columns(schema: pa.Schema, audio: str, name: str | None) -> None:
+    for column in (audio, name):
+        if column and schema.get_field_index(column) < 0:
+            raise _ColumnError(f"it has no column '{column}', or several (it has {', '.join(schema.names)})")
+    dtype = schema.field(audio).type
+    if not (_is_binary(dtype) or _is_audio(dtype)):
+        raise _ColumnError(
+            f"column '{audio}' is {dtype}, not the bytes of audio files: give another as dataset.audio_column"
         )
-        raise _Unfit(f"{which}: name one of {', '.join(schema.names)} as dataset.audio_column")
-    return str(found[0])
+    if "\0" in audio:
+        raise _ColumnError("the name of its audio column holds a NUL character")
 
 
-def _check_columns(schema: pa.Schema, column: str, name: str | None) -> None:
-    for each in (column, name):
-        if each and schema.get_field_index(each) < 0:
-            raise _Unfit(f"it has no column '{each}', or several (it has {', '.join(schema.names)})")
-    kind = schema.field(column).type
-    if not (_is_binary(kind) or _is_audio(kind)):
-        raise _Unfit(
-            f"column '{column}' is {kind}, not the bytes of audio files: name another one as dataset.audio_column"
-        )
-    if "\0" in column:
-        raise _Unfit("the name of its audio column holds a NUL character")
+def _is_audio(dtype: pa.DataType) -> bool:
+    return pa.types.is_struct(dtype) and dtype.get_field_index("bytes") >= 0 and _is_binary(dtype.field("bytes").type)
 
 
-def _is_audio(kind: pa.DataType) -> bool:
-    return pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 and _is_binary(kind.field("bytes").type)
+def _is_binary(dtype: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(dtype) or pa.types.is_large_binary(dtype))
 
 
-def _is_binary(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-
-
-def _leaf_size(group: pq.RowGroupMetaData, leaf: str) -> int:
+def _leaf_bytes(group: pq.RowGroupMetaData, leaf: str) -> int:
+    """Return the uncompressed bytes of a leaf column in a row group."""
     columns = (group.column(number) for number in range(group.num_columns))
     return int(next((column.total_uncompressed_size for column in columns if column.path_in_schema == leaf), 0))
 
@@ -149,12 +182,12 @@ def _text(column: pa.ChunkedArray, name: str) -> list[str | None]:
     try:
         text: list[str | None] = column.cast(pa.string()).to_pylist()
     except pa.ArrowException as error:
-        raise _Unfit(f"column '{name}' is no text or number but {column.type} ({error})") from error
+        raise _ColumnError(f"column '{name}' is {column.type}, not text or numbers ({error})") from error
     return text
 
 
 def _class_names(schema: pa.Schema, label: str) -> list[str] | None:
-    """What the numbers of a Hugging Face ``ClassLabel`` stand for."""
+    """Return the names of a Hugging Face ``ClassLabel`` column; None for any other column."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         names = features[label]["names"]
@@ -163,11 +196,11 @@ def _class_names(schema: pa.Schema, label: str) -> list[str] | None:
         return None
 
 
-def _label(value: str | None, classes: list[str] | None) -> str | None:
-    """A label; of a ``ClassLabel`` the name, and none for -1."""
+def _label(value: str | None, class_names: list[str] | None) -> str | None:
+    """Return a label; the name of a ``ClassLabel``'s number, None for its −1."""
     if value is None:
         return None
-    if classes is None:
+    if class_names is None:
         return value.replace("\0", "\\x00")
     number = int(value) if value.lstrip("-").isdecimal() else -1
-    return classes[number] if 0 <= number < len(classes) else None
+    return class_names[number] if 0 <= number < len(class_names) else None

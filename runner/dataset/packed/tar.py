@@ -1,6 +1,6 @@
-"""What a tar holds, as WebDataset packs data sets: audio members, and beside them members that say the label.
+"""Lists a tar as WebDataset packs data sets: audio members, and members with their labels.
 
-Only headers are read, and of the labels' members the content.
+Only headers are read, and the content of labels.
 """
 
 from __future__ import annotations
@@ -14,19 +14,25 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import IO
 
-from runner.dataset.packed.address import TarMember, Unread, tail
+from runner.dataset.packed.address import TarMember, UnreadableClip, address_tail
 
 _BLOCK = 512
 
-_MOST_READ = 1 << 20
-"""Bytes of one header, or label, at most: what claims more is broken, or was made to take memory."""
+_MAX_READ = 1 << 20
+"""Bytes of one header or label at most; a larger size is damaged, or meant to exhaust memory."""
 
 
 @dataclass
 class Contents:
-    """What was found in a container: of each clip its name there, the tail of its address, its bytes and label.
+    """The clips of a container.
 
-    A clip without a name has the number of its row for one.  ``problem`` (reason, detail) says why that is not all.
+    Attributes:
+        names: in the container; None for a clip that is named by the number of its row.
+        tails: of their addresses.
+        sizes: in bytes.
+        labels: None for a clip without one.
+        ignored: other members, by extension or reason.
+        problem: reason and detail why clips may be missing; None if all were listed.
     """
 
     names: list[bytes | None] = field(default_factory=list)
@@ -38,14 +44,14 @@ class Contents:
 
 
 class _Bounded:
-    """A file for ``tarfile``, whose headers may claim any length."""
+    """Limits the reads of ``tarfile``, which trusts the sizes in headers."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self.seek, self.tell = file.seek, file.tell
 
     def read(self, size: int) -> bytes:
-        if not 0 <= size <= _MOST_READ:
+        if not 0 <= size <= _MAX_READ:
             raise tarfile.ReadError(f"a header of {size} bytes")
         return self._file.read(size)
 
@@ -54,13 +60,13 @@ def scan_tar(file: IO[bytes], container: bytes, extensions: frozenset[str], labe
     """List the audio members of a tar.
 
     Args:
-        file: the tar, open; each read of it gives as many bytes as are asked for, if it has them.
-        container: what it is called in addresses.
+        file: the tar, open; its reads are complete unless it ends.
+        container: its path or URL, for addresses.
         extensions: of audio members, as ``.flac``.
-        label_from: ``parent`` (folder), ``none``, or the extension of a member that holds it: ``cls``, ``json:KEY``.
+        label_from: ``parent`` (folder), ``none``, or the extension of members with labels: ``cls``, ``json:KEY``.
 
     Raises:
-        ClipError: the file can't be read, where reading it raises that.
+        ClipError: raised by ``file`` where it can't be read.
     """
     scan = _Scan(file, container, extensions, label_from)
     try:
@@ -71,6 +77,8 @@ def scan_tar(file: IO[bytes], container: bytes, extensions: frozenset[str], labe
 
 
 class _Scan:
+    """Reads the headers of a tar, and the content of labels; see ``scan_tar``."""
+
     def __init__(self, file: IO[bytes], container: bytes, extensions: frozenset[str], label_from: str) -> None:
         self._file = file
         self._container = container
@@ -78,11 +86,10 @@ class _Scan:
         self._from_parent = label_from == "parent"
         extension, _, self._key = label_from.partition(":")
         self._label_suffix = None if label_from in ("parent", "none") else f".{extension.lower()}"
-        self._places: dict[bytes, TarMember] = {}
-        """Of every regular member, for links to it."""
-        self._clips: dict[bytes, TarMember | Unread] = {}
+        self._members: dict[bytes, TarMember] = {}  # all regular ones, for links to them
+        self._clips: dict[bytes, TarMember | UnreadableClip] = {}
         self._labels: dict[bytes, str | None] = {}
-        self._found = Contents()
+        self._contents = Contents()
         self._end = 0
 
     def run(self) -> None:
@@ -91,89 +98,86 @@ class _Scan:
             if archive.offset <= self._end:
                 raise tarfile.ReadError("a member of negative size")
             self._end = archive.offset
-            archive.members = []  # which it would keep
-            self._take(member)
+            archive.members = []  # the module would keep them all
+            self._add(member)
         self._file.seek(archive.offset)
         last = self._file.read(_BLOCK)
         if last.count(0) != len(last) or (not last and not self._end):
-            raise tarfile.ReadError("no tar" if not self._end else "no header where one should be")
+            raise tarfile.ReadError("not a tar" if not self._end else "a header is missing")
 
-    def break_off(self, why: str) -> None:
-        """Note that the tar can't be read further."""
+    def break_off(self, error: str) -> None:
+        """Record that the tar can't be read further."""
         if not self._end:
-            self._found.problem = "unsupported_format", f"it can't be read as a tar ({why})"
+            self._contents.problem = "unsupported_format", f"it can't be read as a tar ({error})"
         else:
-            self._found.problem = "truncated", f"the tar breaks off at byte {self._end:,} ({why}): members may be lost"
+            detail = f"the tar ends at byte {self._end:,} ({error}): members may be missing"
+            self._contents.problem = "truncated", detail
 
     def contents(self) -> Contents:
-        """All that was found."""
-        found = self._found
-        for name, place in self._clips.items():
-            found.names.append(name)
-            found.tails.append(tail(place))
-            found.sizes.append(place.size if isinstance(place, TarMember) else 0)
-            found.labels.append(self._labels.get(_sample(name)))
-        return found
+        """Return all clips so far, with their labels."""
+        contents = self._contents
+        for name, location in self._clips.items():
+            contents.names.append(name)
+            contents.tails.append(address_tail(location))
+            contents.sizes.append(location.size if isinstance(location, TarMember) else 0)
+            contents.labels.append(self._labels.get(_sample(name)))
+        return contents
 
-    def _take(self, member: tarfile.TarInfo) -> None:
+    def _add(self, member: tarfile.TarInfo) -> None:
         if member.isdir():
             return
-        name = _plain(os.fsencode(member.name)).replace(b"\0", b"\\x00")
+        name = _normalize(os.fsencode(member.name)).replace(b"\0", b"\\x00")
         suffix = os.path.splitext(os.fsdecode(name))[1].lower()
-        place = self._place(name, member, suffix)
-        if isinstance(place, TarMember):
-            self._places[name] = place
+        location = self._locate(name, member, suffix)
+        if isinstance(location, TarMember):
+            self._members[name] = location
         if suffix in self._extensions:
             if name in self._clips:
-                self._found.ignored["(replaced by a later member)"] += 1
-                del self._clips[name]  # which unpacking overwrites
-            self._clips[name] = place
+                self._contents.ignored["(replaced by a later member)"] += 1
+                del self._clips[name]  # as unpacking overwrites it
+            self._clips[name] = location
             return
-        self._found.ignored[suffix or "(no extension)"] += 1
-        if (
-            self._label_suffix
-            and isinstance(place, TarMember)
-            and os.fsdecode(name).lower().endswith(self._label_suffix)
-        ):
-            self._labels[_sample(name)] = self._label(place)
+        self._contents.ignored[suffix or "(no extension)"] += 1
+        is_label = self._label_suffix and os.fsdecode(name).lower().endswith(self._label_suffix)
+        if is_label and isinstance(location, TarMember):
+            self._labels[_sample(name)] = self._read_label(location)
 
-    def _place(self, name: bytes, member: tarfile.TarInfo, suffix: str) -> TarMember | Unread:
+    def _locate(self, name: bytes, member: tarfile.TarInfo, suffix: str) -> TarMember | UnreadableClip:
         if member.islnk() or member.issym():
             target = os.fsencode(member.linkname)
             if member.issym():
                 target = posixpath.join(posixpath.dirname(name), target)
-            if found := self._places.get(_plain(posixpath.normpath(target))):
-                return found._replace(suffix=suffix)
-            return Unread(
-                self._container, "missing", f"a link to {member.linkname}, which the tar does not have before"
-            )
+            if linked := self._members.get(_normalize(posixpath.normpath(target))):
+                return linked._replace(suffix=suffix)
+            detail = f"a link to {member.linkname}, which is not before it in the tar"
+            return UnreadableClip(self._container, "missing", detail)
         if not member.isreg():
-            return Unread(self._container, "not_a_file", "a pipe or device in a tar")
+            return UnreadableClip(self._container, "not_a_file", "a pipe or device in a tar")
         if member.sparse is not None:
-            return Unread(self._container, "unsupported_format", "a sparse member: pack it without --sparse")
+            return UnreadableClip(self._container, "unsupported_format", "a sparse member: pack it without --sparse")
         self._file.seek(member.offset_data - _BLOCK)
         return TarMember(self._container, member.offset_data, member.size, zlib.crc32(self._file.read(_BLOCK)), suffix)
 
-    def _label(self, place: TarMember) -> str | None:
-        if place.size > _MOST_READ:
-            self._found.ignored["(label that is too long)"] += 1
+    def _read_label(self, member: TarMember) -> str | None:
+        if member.size > _MAX_READ:
+            self._contents.ignored["(label that is too long)"] += 1
             return None
-        self._file.seek(place.offset)
+        self._file.seek(member.offset)
         try:
-            text = self._file.read(place.size).decode("utf-8").replace("\0", "").strip()
+            text = self._file.read(member.size).decode("utf-8").replace("\0", "").strip()
             value = json.loads(text)[self._key] if self._key else text
         except (ValueError, KeyError, TypeError, RecursionError):
-            self._found.ignored["(label that can't be read)"] += 1
+            self._contents.ignored["(label that can't be read)"] += 1
             return None
         return value if isinstance(value, str) else None if value is None else json.dumps(value)
 
 
-def _plain(name: bytes) -> bytes:
-    """A member's name as the file system has it once unpacked."""
+def _normalize(name: bytes) -> bytes:
+    """Return a member's name as the file system has it once unpacked."""
     return b"/".join(part for part in name.split(b"/") if part not in (b"", b"."))
 
 
 def _sample(name: bytes) -> bytes:
-    """What the members of a WebDataset sample have in common: the name up to the first dot of the file's."""
+    """Return the key of a member's WebDataset sample: its path up to the first dot of the file name."""
     folder, slash, file = name.rpartition(b"/")
     return folder + slash + file.partition(b".")[0]

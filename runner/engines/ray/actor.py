@@ -36,8 +36,8 @@ from runner.engines.ray.registry import localize
 from runner.inference.canary import Canary
 from runner.inference.session import identity_of
 from runner.inference.startup import SessionStartup
-from runner.output.state.identity import agree
-from runner.output.writer import RunWriter, make_spill
+from runner.output.state.identity import check_identity
+from runner.output.writer import ShardWriter, make_spill
 from runner.pipeline.decode_pool import DecodePool, decode_options, decoders_for
 from runner.pipeline.messages import Replica
 from runner.pipeline.pipeline import EmbeddingPipeline, ShardedClips
@@ -59,7 +59,7 @@ class Reports:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._waiting: dict[int, Future[ShardReport]] = {}
-        self._undone: list[int] = []
+        self._revoked: list[int] = []
         self._failed: ActorFailure | None = None
 
     def expect(self, shard: int) -> Future[ShardReport]:
@@ -75,29 +75,19 @@ class Reports:
     def append(self, entry: ShardEntry) -> None:
         """Report a line."""
         with self._lock:
-            if entry.undone:
-                self._undone.append(entry.shard)
+            if entry.revoked:
+                self._revoked.append(entry.shard)
             else:
                 self._waiting.pop(entry.shard).set_result(ShardReport(entry))
 
     def fail(self, error: BaseException) -> ActorFailure:
         """End all calls, later ones too, with the first failure, which is returned."""
         with self._lock:
-            self._failed = self._failed or ActorFailure(failure_of(error), tuple(self._undone))
+            self._failed = self._failed or ActorFailure(failure_of(error), tuple(self._revoked))
             for waiting in self._waiting.values():
                 waiting.set_result(ShardReport(failed=self._failed))
             self._waiting.clear()
             return self._failed
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-
-class ShardWriter(RunWriter):
-    """Writes shards; the driver makes clips.parquet."""
-
-    def close(self) -> None:
-        """The driver closes the run."""
 
 
 class EmbedShards:
@@ -231,18 +221,17 @@ class EmbedShards:
         if self._folder:
             self._folder.remove()
 
-    def _make_writer(self) -> RunWriter:
+    def _make_writer(self) -> ShardWriter:
         if self.remote:
-            agree(self.spec.run_dir, self._report.identity)
-        kind = self.remote.writer_kind(closes=False) if self.remote else ShardWriter
+            check_identity(self.spec.run_dir, self._report.identity)
         metadata, postprocess = self._report.file_metadata, self._model.postprocess
-        return make_writer(self.spec, metadata, postprocess, journal=self._reports, kind=kind)
+        return make_writer(self.spec, metadata, postprocess, self._reports, remote=self.remote)
 
     def _make_replicas(self) -> list[Replica]:
         model, parity = self._model, self.spec.config.parity
         return [
             Replica.watched(
-                session, Canary(session, model.answers, parity, model.dtypes, lambda: len(self._writer.done))
+                session, Canary(session, model.answers, parity, model.dtypes, lambda: len(self._writer.committed))
             )
             for session in model.sessions
         ]

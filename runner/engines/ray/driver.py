@@ -18,6 +18,7 @@ from runner.config.ray_address import address_of
 from runner.config.schema import RayEngineConfig
 from runner.core.errors import EngineError
 from runner.core.failures import error_of
+from runner.core.layout import RunLayout
 from runner.dataset.clips import ClipReader
 from runner.engines.common import Engine, remote_committer
 from runner.engines.ray.cluster import connect, most_actors, seat_for
@@ -25,11 +26,11 @@ from runner.engines.ray.messages import ActorEnd, ActorInit, ActorProgress, Acto
 from runner.engines.ray.pool import DEATHS, Cluster, PoolSettings, ShardPool
 from runner.engines.ray.registry import upload_weights
 from runner.engines.ray.stats import ActorStats
-from runner.output.state.identity import agree, differing, load_identity
-from runner.output.state.journal import ShardEntry
+from runner.output.state.identity import check_identity, diff_identity, load_identity
+from runner.output.state.journal import Journal, ShardEntry
 from runner.output.state.locks import worker_lock
-from runner.output.verify import shards_done
-from runner.output.writer import RunWriter, check_complete, totals
+from runner.output.verify import load_committed_shards
+from runner.output.writer import check_complete, totals, write_clips_table
 from runner.pipeline.skip_limit import check_skipped
 
 if TYPE_CHECKING:
@@ -67,12 +68,16 @@ class RayEngine(Engine):
         remote = remote_committer(spec)
         with contextlib.ExitStack() as stack:
             self._events.send("phase", name="lock")
-            lock = remote.lock if remote else None
+            lock = remote.worker_lock if remote else None
             stack.enter_context(worker_lock(spec.run_dir, config.engine.shutdown_timeout_s, lock))
-            committed = remote.shards_done() if remote else shards_done(spec.run_dir, config, spec.rows)
+            if remote:
+                committed = remote.load_committed_shards()
+            else:
+                committed = load_committed_shards(spec.run_dir, config.output.formats, spec.row_digests)
             self._stop.begin(lambda: None)  # from here on it is polled
             self._events.send("phase", name="cluster")
             collector = ReportCollector(spec, self._events, committed)
+            stack.callback(collector.journal.close)
             resolved: dict[str, Scalar] = {}
             if collector.left:
                 ray = connect(config.engine, self._connection)
@@ -80,7 +85,7 @@ class RayEngine(Engine):
                 seat = _first_seat(ray, config.engine, config.device.name, self._events, self._stop)
                 resolved = self._embed(ray, seat, collector)
             if remote:
-                remote.get_parts(collector.writer.done)
+                remote.download_clip_rows(collector.committed)
             status: Status = "interrupted" if self._stop.is_set() and collector.left else "finished"
             collector.close(is_complete=status == "finished")
             self.stats, self.startup = collector.stats(), collector.actors.startup()
@@ -103,7 +108,7 @@ class RayEngine(Engine):
 
         engine, spec, left = self._spec.config.engine, self._spec, collector.left
         assert isinstance(engine, RayEngineConfig)
-        clips = sum(spec.shards[number][1] - spec.shards[number][0] for number in left)
+        clips = sum(spec.shards[number].rows for number in left)
         clips_per_actor = -(-clips // max(1, most_actors(engine, seat, ray.nodes())))
         weights = upload_weights(ray, spec) if address_of(engine) else {}
         init = ray.put(ActorInit(spec, weights, clips_per_actor))
@@ -190,7 +195,8 @@ class ReportCollector:
         committed: the shards that the journal has already.
 
     Attributes:
-        writer: has the journal, and makes clips.parquet.
+        committed: the committed shards by number.
+        journal: of the run.
         actors: the statistics.
     """
 
@@ -200,13 +206,15 @@ class ReportCollector:
         for entry in committed.values():
             self._count(entry)
         self._before, self._sent_at = self._clips, 0.0
-        self.writer = RunWriter(spec.run_dir, {}, [], committed)
+        self.committed = dict(committed)
+        self.journal = Journal(RunLayout(spec.run_dir).journal)
+        self._file_metadata: Mapping[str, str] = {}
         self.actors = ActorStats(events)
 
     @property
     def left(self) -> list[int]:
         """The shards that are not done."""
-        return [number for number in range(len(self._spec.shards)) if number not in self.writer.done]
+        return [number for number in range(len(self._spec.shards)) if number not in self.committed]
 
     def add(self, report: Report) -> None:
         """Add an actor's answer.
@@ -225,15 +233,16 @@ class ReportCollector:
             self._sent_at = time.monotonic()
             self._send_progress()
         if failed:
-            for shard in set(failed.undone) & self.writer.done.keys():
-                self._count(self.writer.done[shard], -1)
-                self.writer.record(ShardEntry(shard, undone=True))
+            for shard in set(failed.revoked) & self.committed.keys():
+                self._count(self.committed.pop(shard), -1)
+                self.journal.append(ShardEntry(shard, revoked=True))
             raise error_of(failed.failure)
         check_skipped(self._spec.config.dataset, self._spec.dataset, self._skipped.total())
 
     def _add(self, actor: ActorReport, message: Message) -> None:
         if isinstance(message, ShardReport) and message.entry:
-            self.writer.record(message.entry)
+            self.journal.append(message.entry)
+            self.committed[message.entry.shard] = message.entry
             self._count(message.entry)
             self.actors.add_shard(actor, message.entry)
         elif isinstance(message, ActorProgress):
@@ -249,9 +258,9 @@ class ReportCollector:
             ResumeError: it has others than the run was begun with.
         """
         if self.actors.add_actor(report):
-            agree(self._spec.run_dir, report.identity)
-            self.writer.describe(report.file_metadata)
-        elif others := differing(load_identity(self._spec.run_dir) or {}, report.identity):
+            check_identity(self._spec.run_dir, report.identity)
+            self._file_metadata = report.file_metadata
+        elif others := diff_identity(load_identity(self._spec.run_dir) or {}, report.identity):
             raise EngineError(
                 f"{report.host} embeds with other numbers than those before it: {others}; give a precision that "
                 "all machines have, as precision=float32, and the same weights on all of them"
@@ -260,29 +269,28 @@ class ReportCollector:
     def _count(self, entry: ShardEntry, sign: int = 1) -> None:
         self._clips += sign * entry.clips
         self._examples += sign * entry.examples
-        for reason, clips in entry.counts["skipped"].items():
+        for reason, clips in entry.counts.skipped.items():
             self._skipped[reason] += sign * clips
 
     def close(self, *, is_complete: bool) -> None:
-        """Make clips.parquet.
+        """Write clips.parquet.
 
         Raises:
             EngineError: a run that ``is_complete`` has shards without an end.
         """
         self._send_progress(is_last=True)
-        self.writer.close()
+        write_clips_table(self._spec.run_dir, self.committed, self._file_metadata)
         if is_complete:
-            check_complete(self._spec.shards, self.writer.done)
+            check_complete(self._spec.shards, self.committed)
 
     def metrics(self) -> dict[str, float]:
         """Collect the run's metrics."""
-        return {**totals(self.writer.done)[0], **self.actors.metrics()}
+        return {**totals(self.committed).metrics, **self.actors.metrics()}
 
     def stats(self) -> RunStats:
         """Collect the run's statistics."""
-        _, skipped, warnings_by_reason = totals(self.writer.done)
-        shards = len(self.writer.done)
-        return replace(self.actors.stats(), skipped=skipped, warnings_by_reason=warnings_by_reason, shards=shards)
+        sums, shards = totals(self.committed), len(self.committed)
+        return replace(self.actors.stats(), skipped=sums.skipped, warnings_by_reason=sums.warned, shards=shards)
 
     def _send_progress(self, *, is_last: bool = False) -> None:
         under_way = 0.0 if is_last else self.actors.examples_under_way * self._spec.config.frontend.hop_s

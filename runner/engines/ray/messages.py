@@ -29,10 +29,10 @@ class ActorInit:
 
 @dataclass(frozen=True)
 class ActorFailure:
-    """The end of an actor's work, and the shards that it takes back."""
+    """The end of an actor's work, and the shards that it revokes."""
 
     failure: Failure
-    undone: tuple[int, ...] = ()
+    revoked: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

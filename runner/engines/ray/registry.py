@@ -22,7 +22,7 @@ from runner.core.scratch import HeldFolder
 if TYPE_CHECKING:
     from runner.contract.spec import RunSpec
     from runner.engines.ray.messages import ActorInit
-    from runner.output.remote.writer import RemoteCommitter
+    from runner.output.remote.committer import RemoteCommitter
     from runner.weights.selection import WeightsChoice
 
 log = logging.getLogger("runner.engines.worker")
@@ -66,13 +66,13 @@ def localize(init: ActorInit) -> LocalRun:
         spec = replace(spec, config=replace(spec.config, paths=paths))
     if spec.remote is None:
         return LocalRun(spec, None, folder)
-    from runner.output.remote.writer import RemoteCommitter
+    from runner.output.remote.committer import RemoteCommitter
 
     assert folder is not None
     run_dir = folder.path / "run"
     spec = replace(spec, run_dir=run_dir, manifest=RunLayout(run_dir).manifest)
-    remote = RemoteCommitter(spec, keeps=False)
-    remote.get_manifest()
+    remote = RemoteCommitter(spec, keep_local=False)
+    remote.download_manifest()
     return LocalRun(spec, remote, folder)
 
 

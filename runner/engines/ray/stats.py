@@ -111,9 +111,9 @@ class ActorStats:
     def add_shard(self, report: ActorReport, entry: ShardEntry) -> None:
         """Add a shard that an actor has embedded."""
         actor = self._actors[report.host, report.pid]
-        actor.clips += entry.counts["embedded"]
+        actor.clips += entry.counts.embedded
         actor.examples += entry.examples
-        actor.audio_s += entry.counts["audio_s"]
+        actor.audio_s += entry.counts.audio_s
 
     def add_progress(self, report: ActorReport, progress: ActorProgress | None) -> None:
         """Note how far an actor is."""

@@ -1,9 +1,9 @@
-"""Do n partitions make the whole? ``python -m runner merge PART PART ... [--output FOLDER]``.
+"""Merges the runs of all partitions of a data set: ``vggish-runner merge PART PART ... [--output FOLDER]``.
 
 Each part is the output.dir, a folder or an object store's URL, of a finished run with ``dataset.partition=i/n``.  They
-make the whole if all n parts are there, of one listing of the data set, with the same settings, weights and precision,
-and every file is what the journal says.  With ``--output`` the whole is put together in a folder or at a URL: files
-named as a single run would have named them, by hard links or the store's own copies where possible.
+can be merged if all n partitions are there, of one listing of the data set, with the same settings, weights and
+precision, and every file is what the journal says.  The merged output has the files that a single run would have
+written, by hard links or the store's own copies where possible.
 """
 
 from __future__ import annotations
@@ -12,65 +12,70 @@ import json
 import sys
 import tempfile
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
 from runner.core.errors import RunnerError
-from runner.core.layout import CLIPS, DESCRIPTIONS, FOLDERS, NPZ
-from runner.output.merge.folders import merge_fingerprint
-from runner.output.state.journal import believed, clips_part, to_line
+from runner.core.layout import FORMAT_FOLDERS, FORMAT_METADATA, RunLayout, shard_name
+from runner.core.lookahead import map_ahead
+from runner.output.merge.locations import Copy, merge_fingerprint
+from runner.output.state.journal import current_entries, to_line
 from runner.output.verify import npz_names
 from runner.output.writer import totals
 
 if TYPE_CHECKING:
-    from runner.output.merge.folders import Source, Target
+    from runner.dataset.table import PartitionInfo
+    from runner.output.merge.locations import Source, Target
     from runner.output.state.journal import ShardEntry
 
-T = TypeVar("T")
+_PARTITION_SETTINGS = ("dataset.partition",)
+"""Settings in which partitions differ."""
 
-R = TypeVar("R")
+_THREADS, _LOOKAHEAD = 16, 32
+"""Shards that are copied at once, and that are copied or wait for an earlier shard's rows in clips.parquet."""
 
-_OWN = ("dataset.partition",)
-
-_AT_ONCE, _AHEAD = 16, 32
-"""Shards that are taken at once, and that may wait for an earlier one's rows in clips.parquet."""
-
-_TELL_EVERY_S = 10.0
+_PROGRESS_S = 10.0
 
 
 @dataclass(frozen=True)
-class Part:
-    """One partition: where it lies, what it is of, its shards that are done, and what its numbers were made with."""
+class Partition:
+    """The run of one partition.
+
+    Attributes:
+        source: its folder or URL.
+        info: of what data set it is, and which shards.
+        settings: that must be equal in all partitions.
+        identity: its weights, precision and PCA parameters.
+        shards: the number of shards in its plan.
+        committed: its committed shards.
+    """
 
     source: Source
-    about: Mapping[str, Any]
-    deciding: Mapping[str, Any]
-    identity: Mapping[str, Any]
+    info: PartitionInfo
+    settings: Mapping[str, Any]
+    identity: Mapping[str, str]
     shards: int
-    done: Mapping[int, ShardEntry]
+    committed: Mapping[int, ShardEntry]
 
     @property
     def name(self) -> str:
-        """What a person is told of it."""
+        """Its folder or URL, for messages."""
         return self.source.name
 
     @property
     def formats(self) -> Sequence[str]:
-        """What its embeddings are written in."""
-        return list(self.deciding["output.formats"])
+        """Its ``output.formats``."""
+        return list(self.settings["output.formats"])
 
 
-def read_part(source: Source) -> Part:
-    """A partition from its place.
+def read_partition(source: Source) -> Partition:
+    """Read a partition's plan and journal.
 
     Raises:
         RunnerError: it holds no run, or not one of a partition.
@@ -78,179 +83,190 @@ def read_part(source: Source) -> Part:
     plan = source.plan()
     if plan is None:
         raise RunnerError(f"{source.name} holds no run: give the output.dir of runs with dataset.partition=i/n")
-    if not plan.get("part"):
+    if plan.partition is None:
         raise RunnerError(
-            f"{source.name} is a run of the whole data set: give those of runs with dataset.partition=i/n"
+            f"{source.name} is a run of the complete data set: give those of runs with dataset.partition=i/n"
         )
-    deciding = {key: value for key, value in plan["deciding"].items() if key not in _OWN}
-    shards = len(plan["shards"])
-    done = believed(source.done(), plan["rows"])
-    return Part(source, plan["part"], deciding, source.identity(), shards, done)
+    settings = {key: value for key, value in plan.settings.items() if key not in _PARTITION_SETTINGS}
+    committed = current_entries(source.committed(), plan.row_digests)
+    return Partition(source, plan.partition, settings, source.identity(), len(plan.shards), committed)
 
 
-def problems(parts: Sequence[Part]) -> list[str]:
-    """Why the parts don't make a whole; empty where they do."""
-    first = parts[0]
-    found = []
-    for part in parts:
-        about = part.about
-        for key, words in (("of", "number of partitions"), ("digest", "listing of the data set")):
-            if about[key] != first.about[key]:
-                found.append(f"{part.name} is of another {words} than {first.name}")
-        differing = sorted(
-            key for key in {*part.deciding, *first.deciding} if part.deciding.get(key) != first.deciding.get(key)
-        )
-        if differing:
-            found.append(f"{part.name} has other settings than {first.name}: {', '.join(differing)}")
-        if part.identity != first.identity:
-            keys = {*part.identity, *first.identity}
-            others = sorted(key for key in keys if part.identity.get(key) != first.identity.get(key))
-            found.append(f"{part.name} was made with other numbers than {first.name}: {', '.join(others)}")
-        if holder := part.source.holder():
-            found.append(f"{part.name} is in use by another command ({holder}): wait for it")
-        if missing := part.shards - len(part.done):
-            found.append(f"{part.name} is not finished: {missing} of its {part.shards} shards are not done")
-        elif reason := part.source.unfinished():
-            found.append(f"{part.name} is not finished: {reason}; run its command again")
-        if damaged := part.source.damaged(part.done):
-            found.append(f"{part.name} is damaged: shards {damaged} are not what was written; run it again")
-        whole = {number: entry for number, entry in part.done.items() if number not in damaged}
-        if lacking := part.source.without_npz(whole) if NPZ in part.formats else []:
-            found.append(f"{part.name} is damaged: shards {lacking} lack npz files; {part.source.redo}")
-    numbers = [part.about["which"] for part in parts]
-    if twice := sorted({number for number in numbers if numbers.count(number) > 1}):
-        found.append(f"parts {twice} are given more than once")
-    if absent := sorted(set(range(1, first.about["of"] + 1)) - set(numbers)):
-        found.append(f"parts {absent} of {first.about['of']} are not given")
-    clips = sum(entry.clips for part in parts for entry in part.done.values())
-    if not found and clips != first.about["clips"]:
-        found.append(f"the parts hold {clips} clips, and the data set {first.about['clips']}")
-    return found
+def find_problems(partitions: Sequence[Partition]) -> list[str]:
+    """Return why the partitions can't be merged; nothing where they can."""
+    first = partitions[0]
+    problems = [problem for partition in partitions for problem in _problems_of(partition, first)]
+    indices, count = [partition.info.index for partition in partitions], first.info.count
+    if repeated := sorted({index for index in indices if indices.count(index) > 1}):
+        problems.append(f"repeated partitions: {_join(repeated)}")
+    if missing := sorted(set(range(1, count + 1)) - set(indices)):
+        problems.append(f"missing partitions: {_join(missing)} of {count}")
+    clips = sum(entry.clips for partition in partitions for entry in partition.committed.values())
+    if not problems and clips != first.info.clips:
+        problems.append(f"the partitions hold {clips} clips, and the data set {first.info.clips}")
+    return problems
+
+
+def _problems_of(partition: Partition, first: Partition) -> Iterator[str]:
+    name, info = partition.name, partition.info
+    if info.count != first.info.count:
+        yield f"{name} is one of {info.count} partitions, {first.name} one of {first.info.count}"
+    if info.digest != first.info.digest:
+        yield f"{name} is of another listing of the data set than {first.name}"
+    if keys := _differing_keys(partition.settings, first.settings):
+        yield f"{name} has other settings than {first.name}: {', '.join(keys)}"
+    if keys := _differing_keys(partition.identity, first.identity):
+        yield f"{name} has other weights or precision than {first.name}: {', '.join(keys)}"
+    if owner := partition.source.owner():
+        yield f"{name} is in use by another command ({owner}): wait for it"
+    if missing := partition.shards - len(partition.committed):
+        yield f"{name} is not finished: {missing} of its {partition.shards} shards are missing"
+    elif reason := partition.source.why_unfinished():
+        yield f"{name} is not finished: {reason}; rerun its command"
+    damaged = partition.source.damaged_shards(partition.committed)
+    if damaged:
+        yield f"{name} is damaged: files of shards {_join(damaged)} are missing or have changed; rerun its command"
+    intact = {number: entry for number, entry in partition.committed.items() if number not in damaged}
+    if lacking := partition.source.shards_lacking_npz(intact) if "npz" in partition.formats else []:
+        yield f"{name} is damaged: shards {_join(lacking)} lack npz files; {partition.source.npz_repair}"
+
+
+def _differing_keys(values: Mapping[str, object], others: Mapping[str, object]) -> list[str]:
+    return sorted(key for key in values.keys() | others.keys() if values.get(key) != others.get(key))
+
+
+def _join(numbers: Iterable[int]) -> str:
+    return ", ".join(map(str, numbers))
 
 
 @dataclass(frozen=True)
 class MergedShard:
-    """A part's shard, and its number in the whole."""
+    """A partition's shard, and its number in the merged output."""
 
     number: int
-    part: Part
+    partition: Partition
     entry: ShardEntry
 
     @property
-    def clips(self) -> str:
-        """Its part of clips.parquet."""
-        return clips_part(self.entry)
+    def copies(self) -> list[Copy]:
+        """Its files of embeddings."""
+        folders = tuple(f"{folder}/" for folder in FORMAT_FOLDERS)
+        return [
+            Copy(name, f"{Path(name).parent.name}/{shard_name(self.number, Path(name).suffix)}", digest)
+            for name, digest in self.entry.files.items()
+            if name.startswith(folders)
+        ]
 
-    @property
-    def files(self) -> dict[str, str]:
-        """Its files of embeddings, and what they are called in the whole."""
-        names = [Path(name) for name in self.entry.files if name.startswith(tuple(f"{folder}/" for folder in FOLDERS))]
-        return {name.as_posix(): f"{name.parent.name}/part-{self.number:05d}{name.suffix}" for name in names}
 
+def merge_partitions(partitions: Sequence[Partition], target: Target) -> None:
+    """Write the merged output: files named as a single run's, clips.parquet, and last merged.json.
 
-def merge_partitions(parts: Sequence[Part], target: Target) -> None:
-    """Make the whole: its files, named as a single run's, clips.parquet, and last merged.json.
-
-    A command that was stopped goes on when it is given again: what is there is not taken again.
+    A command that was stopped is resumed by the same command: files that are there are not copied again.
 
     Raises:
         RunnerError: the target holds something else, or a store can't be read or written.
     """
-    placed = [
-        MergedShard(part.about["shards"][local], part, entry) for part in parts for local, entry in part.done.items()
+    shards = [
+        MergedShard(partition.info.shards[number], partition, entry)
+        for partition in partitions
+        for number, entry in partition.committed.items()
     ]
-    placed.sort(key=lambda shard: shard.number)
-    names = [part.name for part in parts]
-    marker = merge_fingerprint(names, (f"{shard.number} {to_line(shard.entry)}" for shard in placed))
-    scratch_folder = tempfile.TemporaryDirectory(prefix="vggish-merge-", ignore_cleanup_errors=True)
-    target.check(marker)
-    with scratch_folder as scratch, _held(parts), target.under_way(marker):
-        first, there = parts[0].source, target.sizes()
-        for name in DESCRIPTIONS:
-            if name.partition("/")[0] in parts[0].formats:
-                target.take(first, name, name)
-        schema = pq.read_schema(first.path(CLIPS, Path(scratch) / CLIPS))
-        take = partial(_take_shard, target, there, Path(scratch))
-        with target.writing(CLIPS) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as clips:
-            tell_after = time.monotonic() + _TELL_EVERY_S
-            for count, (shard, rows) in enumerate(zip(placed, _ahead(take, placed), strict=True), 1):
-                clips.write_table(pq.read_table(rows).cast(schema))
-                _fetched(Path(scratch), shard).unlink(missing_ok=True)
-                if time.monotonic() > tell_after:
-                    tell_after += _TELL_EVERY_S
-                    print(f"{count:,} of {len(placed):,} shards are in {target.name}", file=sys.stderr)
-        _check_unchanged(parts)
-        _check_copies(placed, parts, target)
-        metrics, skipped, noted = totals({shard.number: shard.entry for shard in placed})
-        about = {"parts": names, "metrics": metrics, "skipped": skipped, "noted": noted}
-        target.finish(json.dumps(about | {"identity": dict(parts[0].identity)}, indent=2))
+    shards.sort(key=lambda shard: shard.number)
+    names = [partition.name for partition in partitions]
+    fingerprint = merge_fingerprint(names, (f"{shard.number} {to_line(shard.entry)}" for shard in shards))
+    target.check(fingerprint)
+    with (
+        tempfile.TemporaryDirectory(prefix="vggish-merge-", ignore_cleanup_errors=True) as temporary,
+        _locked(partitions),
+        target.merging(fingerprint),
+    ):
+        _copy_shards(shards, partitions[0], target, Path(temporary))
+        _check_unchanged(partitions)
+        _check_copies(shards, partitions, target)
+        target.finish(_merged_json(shards, partitions))
+
+
+def _copy_shards(shards: Sequence[MergedShard], first: Partition, target: Target, temporary: Path) -> None:
+    """Copy the files of all shards, and write clips.parquet from their rows."""
+    existing = target.existing_sizes()
+    for name in FORMAT_METADATA:
+        if name.partition("/")[0] in first.formats:
+            target.copy_from(first.source, name, name)
+    schema = pq.read_schema(first.source.local_path(RunLayout.clips, temporary / RunLayout.clips))
+    copy = partial(_copy_shard, target, existing, temporary)
+    with target.writing(RunLayout.clips) as path, pq.ParquetWriter(path, schema, compression="zstd") as clips:
+        report_at = time.monotonic() + _PROGRESS_S
+        copied = map_ahead(copy, shards, _THREADS, _LOOKAHEAD)
+        for count, (shard, rows) in enumerate(zip(shards, copied, strict=True), 1):
+            clips.write_table(pq.read_table(rows).cast(schema))
+            _downloaded_rows(temporary, shard).unlink(missing_ok=True)
+            if time.monotonic() > report_at:
+                report_at += _PROGRESS_S
+                print(f"{count:,} of {len(shards):,} shards are in {target.name}", file=sys.stderr)
+
+
+def _copy_shard(target: Target, existing: Mapping[str, int], temporary: Path, shard: MergedShard) -> Path:
+    """Copy a shard's files, npz files first: they are complete where its other files are.
+
+    Returns:
+        The file with its rows of clips.parquet.
+    """
+    source, entry = shard.partition.source, shard.entry
+    rows = source.local_path(entry.clips_file, _downloaded_rows(temporary, shard), entry.files[entry.clips_file])
+    copies = shard.copies
+    if not copies or any(existing.get(copy.merged_name) != copy.expected.bytes for copy in copies):
+        names = npz_names(rows) if "npz" in shard.partition.formats else []
+        for name in names:
+            target.copy_from(source, name, name)
+        target.flush(names)
+        for copy in copies:
+            target.copy_from(source, copy.name, copy.merged_name, copy.expected)
+    return rows
+
+
+def _downloaded_rows(temporary: Path, shard: MergedShard) -> Path:
+    return temporary / shard_name(shard.number, ".parquet")
 
 
 @contextmanager
-def _held(parts: Sequence[Part]) -> Iterator[None]:
-    """Have the parts for this command, as they were when they were looked at."""
-    with ExitStack() as holds:
-        for part in parts:
-            holds.enter_context(part.source.held())
-        _check_unchanged(parts)
+def _locked(partitions: Sequence[Partition]) -> Iterator[None]:
+    """Lock the partitions, and check that they are still as they were read."""
+    with ExitStack() as locks:
+        for partition in partitions:
+            locks.enter_context(partition.source.locked())
+        _check_unchanged(partitions)
         yield
 
 
-def _check_unchanged(parts: Sequence[Part]) -> None:
-    for part in parts:
-        if changed := part.source.changed():
+def _check_unchanged(partitions: Sequence[Partition]) -> None:
+    for partition in partitions:
+        if changed := partition.source.changed_files():
             raise RunnerError(
-                f"{part.name} changed while it was merged ({changed[0]} and {len(changed) - 1} more): see to it that "
-                "no command writes there, and merge the parts anew in another place"
+                f"{partition.name} changed during the merge ({changed[0]} and {len(changed) - 1} more): make sure that "
+                "no command writes there, and merge the partitions into another folder"
             )
 
 
-def _check_copies(placed: Sequence[MergedShard], parts: Sequence[Part], target: Target) -> None:
-    """Whether the whole's files are what the parts have; those that are not are removed."""
+def _check_copies(shards: Sequence[MergedShard], partitions: Sequence[Partition], target: Target) -> None:
+    """Check that the merged files equal the partitions', and remove those that do not."""
     wrong = []
-    for part in parts:
-        shards = [shard for shard in placed if shard.part is part]
-        taken = {name: (to, shard.entry.files[name]) for shard in shards for name, to in shard.files.items()}
-        wrong += target.wrong(part.source, taken)
+    for partition in partitions:
+        copies = [copy for shard in shards if shard.partition is partition for copy in shard.copies]
+        wrong += target.remove_wrong(partition.source, copies)
     if wrong:
         raise RunnerError(
-            f"{target.name}: {len(wrong)} files, {wrong[0]} among them, were not what the parts have, and are removed: "
+            f"{target.name}: removed {len(wrong)} files that differed from the partitions', {wrong[0]} among them: "
             "rerun the same command"
         )
 
 
-def _take_shard(target: Target, there: Mapping[str, int], scratch: Path, shard: MergedShard) -> Path:
-    """Have a shard's files in the whole, npz first: where its others are, it is there.  Its part of clips.parquet."""
-    source, described = shard.part.source, shard.entry.files
-    rows = source.path(shard.clips, _fetched(scratch, shard), described[shard.clips])
-    files = shard.files
-    if not files or any(there.get(to) != described[name][0] for name, to in files.items()):
-        names = npz_names(rows) if NPZ in shard.part.formats else []
-        for name in names:
-            target.take(source, name, name)
-        target.settle(names)
-        for name, to in files.items():
-            target.take(source, name, to, described[name])
-    return rows
-
-
-def _fetched(scratch: Path, shard: MergedShard) -> Path:
-    return scratch / f"part-{shard.number:05d}.parquet"
-
-
-def _ahead(call: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """As ``map``, several at once; no more than ``_AHEAD`` are begun before the first of them is asked for."""
-    left = iter(items)
-    threads = ThreadPoolExecutor(_AT_ONCE)
-    wait = True
-    try:
-        begun: deque[Future[R]] = deque(threads.submit(call, item) for item in islice(left, _AHEAD))
-        while begun:
-            result = begun.popleft().result()
-            begun.extend(threads.submit(call, item) for item in islice(left, 1))
-            yield result
-    except KeyboardInterrupt:
-        wait = False  # a store that is away would be waited for
-        raise
-    finally:
-        threads.shutdown(wait, cancel_futures=True)
+def _merged_json(shards: Sequence[MergedShard], partitions: Sequence[Partition]) -> str:
+    sums = totals({shard.number: shard.entry for shard in shards})
+    content = {
+        "partitions": [partition.name for partition in partitions],
+        "metrics": sums.metrics,
+        "skipped": sums.skipped,
+        "warned": sums.warned,
+        "identity": dict(partitions[0].identity),
+    }
+    return json.dumps(content, indent=2)

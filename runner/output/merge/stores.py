@@ -1,6 +1,6 @@
-"""Parts and wholes of ``vggish-runner merge`` in object stores.
+"""Partitions and merged outputs in object stores.
 
-Of a part's files names and sizes are looked at, by listing; their SHA-256 is where they come to this machine.
+A partition's files are checked by listing their names and sizes; their SHA-256 where they are downloaded.
 """
 
 from __future__ import annotations
@@ -8,268 +8,273 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.core.errors import StoreError
-from runner.core.files import atomic
-from runner.core.layout import (
-    COMMITS,
-    DESCRIPTIONS,
-    EMBEDDINGS,
-    HOLDER_OBJECT,
-    IDENTITY,
-    MERGED,
-    MERGING,
-    NPZ,
-    PLAN,
-    RESULT,
-    STATE,
-    TFRECORD,
-)
-from runner.output.merge.folders import UNHELD, check_target
+from runner.core.files import FileDigest, atomic, digest_file
+from runner.core.layout import FORMAT_METADATA, RunLayout
+from runner.output.merge.locations import UNLOCKED, Copy, Source, check_target
 from runner.output.remote.commits import is_complete, read_commits
-from runner.output.state.journal import clips_part, size_and_sha256
-from runner.output.state.plan import check_plan, plan_id
+from runner.output.state.plan_file import parse_plan
 from runner.output.verify import npz_names
-from runner.storage.lease import Lease, check_lease, describe, is_alive, read_holder
-from runner.storage.object_store import Store
+from runner.storage.lease import Lease, check_lease, read_owner
+from runner.storage.object_store import ObjectStore
 
 if TYPE_CHECKING:
-    from runner.output.merge.folders import Source
     from runner.output.state.journal import ShardEntry
-    from runner.storage.object_store import Seen
+    from runner.output.state.plan_file import StoredPlan
+    from runner.storage.object_store import ObjectInfo
 
 log = logging.getLogger(__name__)
 
-_SCRATCH = "vggish-merge-"
+_TEMPORARY_PREFIX = "vggish-merge-"
 
 
 class StoreSource:
-    """A part at a URL; its state is read once.
+    """A partition at a URL, whose state is read once; see ``Source``.
 
     Args:
         url: the run's output.dir.
-        timeout_s: how long one object may take, with all attempts.
+        timeout_s: for one object, with all tries.
+
+    Attributes:
+        store: of the partition.
     """
 
-    redo = f"remove their objects {COMMITS}/shard-NNNNN.json, and run it again"
+    npz_repair = f"remove their objects {RunLayout.commits}/shard-NNNNN.json, and rerun its command"
 
     def __init__(self, url: str, timeout_s: float) -> None:
-        self.store = Store(url, timeout_s, "PART")
+        self.store = ObjectStore(url, timeout_s, "PART")
         self.name = self.store.url
-        self._before = self._seen()
-        self._state = {name: seen.bytes for name, seen in self._before.items() if name.startswith(f"{STATE}/")}
+        self._listed = self._list()
         self._plan_id = ""
 
-    def plan(self) -> Mapping[str, Any] | None:
-        """See ``Source``, as of all below."""
-        text = self.store.read(f"{STATE}/{PLAN}")
+    def plan(self) -> StoredPlan | None:
+        """Read plan.json."""
+        text = self.store.read(RunLayout.plan)
         if text is None:
             return None
-        plan = check_plan(f"{self.name}/{STATE}/{PLAN}", text)
-        self._plan_id = plan_id(plan)
+        plan = parse_plan(f"{self.name}/{RunLayout.plan}", text)
+        self._plan_id = plan.id
         return plan
 
-    def identity(self) -> Mapping[str, Any]:
-        """From identity.json."""
-        return self._json(f"{STATE}/{IDENTITY}")
+    def identity(self) -> Mapping[str, str]:
+        """Read identity.json."""
+        return self._read_json(RunLayout.identity)
 
-    def done(self) -> dict[int, ShardEntry]:
-        """From the commit objects."""
-        commits = read_commits(self.store, self._state)
-        return {n: entry for n, entry in commits.items() if entry is not None and entry.plan == self._plan_id}
+    def committed(self) -> dict[int, ShardEntry]:
+        """Read the commit objects of the plan, which ``plan`` has read before."""
+        commits = read_commits(self.store, self._listed)
+        return {n: entry for n, entry in commits.items() if entry is not None and entry.plan_id == self._plan_id}
 
-    def holder(self) -> str | None:
-        """By the holder's object."""
-        found = read_holder(self.store)
-        return describe(found) if found is not None and is_alive(self.store, found) else None
+    def owner(self) -> str | None:
+        """Read the lease."""
+        owner = read_owner(self.store)
+        return str(owner) if owner is not None and owner.is_alive(self.store) else None
 
-    def unfinished(self) -> str | None:
-        """A run that ended well has a result.json that says so, put after all else."""
-        status = self._json(RESULT).get("status")
+    def why_unfinished(self) -> str | None:
+        """Look for the ``finished`` of result.json, which is uploaded last."""
+        status = self._read_json(RunLayout.result).get("status")
         if status == "finished":
             return None
-        return f"its {RESULT} says {status}" if status else f"it has no {RESULT}"
+        return f"its {RunLayout.result} says {status}" if status else f"it has no {RunLayout.result}"
 
-    def damaged(self, done: Mapping[int, ShardEntry]) -> list[int]:
-        """By listing, by size."""
-        present = {name: seen.bytes for name, seen in self._before.items()}
-        return [number for number, entry in done.items() if not is_complete(entry, present)]
+    def damaged_shards(self, committed: Mapping[int, ShardEntry]) -> list[int]:
+        """Compare the listed sizes."""
+        present = {name: info.bytes for name, info in self._listed.items()}
+        return [number for number, entry in committed.items() if not is_complete(entry, present)]
 
-    def without_npz(self, done: Mapping[int, ShardEntry]) -> list[int]:
-        """By listing.
+    def shards_lacking_npz(self, committed: Mapping[int, ShardEntry]) -> list[int]:
+        """List the folders of npz files.
 
-        Shards are runs of a sorted list, so that few folders are new from one to the next, and only its are kept.
+        Shards are ranges of a sorted list, so that consecutive ones share most folders: only the last ones' listings
+        are kept.
         """
         lacking = []
         listed: dict[str, set[str]] = {}
-        with tempfile.TemporaryDirectory(prefix=_SCRATCH) as scratch:
-            for entry in done.values():
-                part = clips_part(entry)
-                names = npz_names(self.path(part, Path(scratch) / "part.parquet", entry.files[part]))
+        with tempfile.TemporaryDirectory(prefix=_TEMPORARY_PREFIX) as temporary:
+            for entry in committed.values():
+                clips = entry.clips_file
+                names = npz_names(self.local_path(clips, Path(temporary) / "clips.parquet", entry.files[clips]))
                 folders = {name.rpartition("/")[0] for name in names}
                 new = sorted(folders - listed.keys())
                 listed = {folder: known for folder, known in listed.items() if folder in folders}
-                listed |= zip(new, (set(found) for found in self.store.each(self.store.top, new)), strict=True)
+                listed |= zip(new, map(set, self.store.map(self.store.list_folder, new)), strict=True)
                 if not all(name in listed[name.rpartition("/")[0]] for name in names):
                     lacking.append(entry.shard)
         return lacking
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """As a run's output is; see ``runner.storage.lease``."""
-        hold = Lease(self.store)
+    def locked(self) -> Iterator[None]:
+        """Hold the lease of a run's command."""
+        lease = Lease(self.store)
         try:
             try:
-                hold.take()
-                hold.confirm()
+                lease.acquire()
+                lease.confirm()
             except StoreError as error:
-                log.warning(UNHELD, self.name, error)
+                log.warning(UNLOCKED, self.name, error)
             yield
         finally:
-            hold.release()
+            lease.release()
 
-    def changed(self) -> list[str]:
-        """By listing; npz files, which are too many, aside."""
-        now = self._seen()
-        return sorted(name for name in now.keys() | self._before.keys() if now.get(name) != self._before.get(name))
+    def changed_files(self) -> list[str]:
+        """Compare the listings; npz files are too many to list."""
+        current, before = self._list(), self._listed
+        return sorted(name for name in current.keys() | before.keys() if current.get(name) != before.get(name))
+
+    def local_path(self, name: str, copy: Path, expected: FileDigest | None = None) -> Path:
+        """Download the object."""
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        with atomic(copy) as temporary:
+            self.store.get(name, temporary)
+            if expected is not None and digest_file(temporary) != expected:
+                raise StoreError(
+                    f"{self.name}/{name} has other content than was written: remove it, and rerun that run's command"
+                )
+        return copy
 
     def checksum(self, name: str) -> str | None:
-        """Of a file's bytes, by the store's own way; None where the listing has none."""
-        seen = self._before.get(name)
-        return None if seen is None else seen.checksum
+        """Return the store's own checksum of an object; None where the listing has none."""
+        info = self._listed.get(name)
+        return None if info is None else info.checksum
 
-    def _seen(self) -> dict[str, Seen]:
-        found = {**self.store.seen(STATE), **self.store.seen(EMBEDDINGS), **self.store.seen(TFRECORD)}
-        found.pop(HOLDER_OBJECT, None)
-        return found
+    def _list(self) -> dict[str, ObjectInfo]:
+        folders = (RunLayout.state, RunLayout.embeddings, RunLayout.tfrecord)
+        listed = {name: info for folder in folders for name, info in self.store.info_recursive(folder).items()}
+        listed.pop(RunLayout.lease, None)
+        return listed
 
-    def path(self, name: str, fetched: Path, described: tuple[int, str] | None = None) -> Path:
-        """A copy, whose SHA-256 is looked at where it is known."""
-        fetched.parent.mkdir(parents=True, exist_ok=True)
-        with atomic(fetched) as temporary:
-            self.store.get(name, temporary)
-            if described is not None and size_and_sha256(temporary) != described:
-                raise StoreError(
-                    f"{self.name}/{name} is not what was written: remove it, and run that part's command again"
-                )
-        return fetched
-
-    def _json(self, name: str) -> dict[str, Any]:
+    def _read_json(self, name: str) -> dict[str, Any]:
         try:
-            found = json.loads(self.store.read(name) or b"{}")
+            values = json.loads(self.store.read(name) or b"{}")
         except ValueError:
             return {}
-        return found if isinstance(found, dict) else {}
+        return values if isinstance(values, dict) else {}
 
 
 class StoreTarget:
-    """The whole at a URL: copied by the store itself from its kin, put from all else.
+    """A merged output at a URL: copied by the store itself where it can, uploaded otherwise; see ``Target``.
 
     Args:
-        url: the whole's.
-        timeout_s: how long one object may take, with all attempts.
+        url: of the merged output.
+        timeout_s: for one object, with all tries.
     """
 
     def __init__(self, url: str, timeout_s: float) -> None:
-        self._store = Store(url, timeout_s, "--output")
+        self._store = ObjectStore(url, timeout_s, "--output")
         self.name = self._store.url
-        self._hold = Lease(self._store)
+        self._lease = Lease(self._store)
+
+    def check(self, fingerprint: str) -> None:
+        """List the URL."""
+        names = {*self._store.list_folder(), *self._store.list_recursive(RunLayout.state)}
+        names -= {RunLayout.state, RunLayout.lease}
+        in_progress = RunLayout.merge_in_progress
+        existing = self._store.read(in_progress) if in_progress in names else None
+        check_target(self.name, names, None if existing is None else existing.decode(errors="replace"), fingerprint)
 
     @contextmanager
-    def under_way(self, marker: str) -> Iterator[None]:
-        """Held as a run's output is; see ``runner.storage.lease``."""
-        self.check(marker)
+    def merging(self, fingerprint: str) -> Iterator[None]:
+        """Hold a lease, as on a run's output."""
+        self.check(fingerprint)
         try:
-            self._hold.take()
-            self._hold.confirm()
-            self.check(marker)
-            self._store.put_text(marker, MERGING)
+            self._lease.acquire()
+            self._lease.confirm()
+            self.check(fingerprint)
+            self._store.put_text(fingerprint, RunLayout.merge_in_progress)
             yield
         finally:
-            self._hold.release()
+            self._lease.release()
 
-    def sizes(self) -> Mapping[str, int]:
-        """Of what is listed below embeddings/ and tfrecord/."""
-        return {**self._store.sizes(EMBEDDINGS), **self._store.sizes(TFRECORD)}
+    def existing_sizes(self) -> Mapping[str, int]:
+        """List embeddings/ and tfrecord/."""
+        return {
+            **self._store.list_recursive(RunLayout.embeddings),
+            **self._store.list_recursive(RunLayout.tfrecord),
+        }
 
-    def take(self, source: Source, name: str, to: str, described: tuple[int, str] | None = None) -> None:
-        """By the store's own copy, or a put: of another kind of store's object by way of a temporary file."""
-        if isinstance(source, StoreSource) and self._store.supports_server_side_copy(source.store):
-            self._store.copy(source.store, name, to)
+    def copy_from(self, source: Source, name: str, merged_name: str, expected: FileDigest | None = None) -> None:
+        """Have the store copy the object, or upload the file; an object of another store by way of this machine."""
+        if store := self._copies_from(source):
+            self._store.copy(store, name, merged_name)
             return
-        with tempfile.TemporaryDirectory(prefix=_SCRATCH) as scratch:
-            self._store.put(source.path(name, Path(scratch) / "object", described), to)
+        with tempfile.TemporaryDirectory(prefix=_TEMPORARY_PREFIX) as temporary:
+            self._store.put(source.local_path(name, Path(temporary) / "object", expected), merged_name)
 
-    def settle(self, names: Iterable[str]) -> None:
-        """An object that was put is there."""
+    def flush(self, names: Iterable[str]) -> None:
+        """Do nothing: an object is durable once it is uploaded."""
 
-    def wrong(self, source: Source, taken: Mapping[str, tuple[str, tuple[int, str]]]) -> list[str]:
-        """By size and, of what the store copied, by its checksum; where that differs, by reading the copy."""
-        there = self._there
-        copied = (
-            source if isinstance(source, StoreSource) and self._store.supports_server_side_copy(source.store) else None
-        )
+    def remove_wrong(self, source: Source, copies: Sequence[Copy]) -> list[str]:
+        """Compare sizes and, for the store's own copies, checksums; where these differ, read the copy."""
+        copied_by_store = self._copies_from(source)
 
-        def is_wrong(name: str) -> bool:
-            to, described = taken[name]
-            seen = there.get(to)
-            if seen is None or seen.bytes != described[0]:
+        def is_wrong(copy: Copy) -> bool:
+            info = self._listed.get(copy.merged_name)
+            if info is None or info.bytes != copy.expected.bytes:
                 return True
-            return copied is not None and copied.checksum(name) != seen.checksum and not self._holds(to, described)
+            if copied_by_store is None or not isinstance(source, StoreSource):
+                return False
+            return source.checksum(copy.name) != info.checksum and not self._has_content(copy)
 
-        wrong = [name for name, is_so in zip(taken, self._store.each(is_wrong, taken), strict=True) if is_so]
-        found = [taken[name][0] for name in wrong]
-        self._store.each(self._store.remove, found)
-        if copied is not None:
-            self._mend_npz(copied.store)
-        return found
-
-    @cached_property
-    def _there(self) -> Mapping[str, Seen]:
-        return {**self._store.seen(EMBEDDINGS), **self._store.seen(TFRECORD)}
-
-    def _holds(self, name: str, described: tuple[int, str]) -> bool:
-        with tempfile.TemporaryDirectory(prefix=_SCRATCH) as scratch:
-            self._store.get(name, Path(scratch) / "object")
-            return size_and_sha256(Path(scratch) / "object") == described
-
-    def _mend_npz(self, source: Store) -> None:
-        """Have npz files copied anew whose copies are not what the part has; looked at folder by folder."""
-        folders = [NPZ]
-        while folders:
-            folder = folders.pop()
-            ours, theirs = self._store.seen_at(folder), source.seen_at(folder)
-            folders += [name for name, seen in theirs.items() if seen is None]
-            for name, seen in theirs.items():
-                copy = ours.get(name)
-                if seen is None or copy is None or copy[:2] == seen[:2] or name in DESCRIPTIONS:
-                    continue
-                if self._store.read(name) != source.read(name):
-                    log.warning("%s/%s is not what %s has: it is copied anew", self.name, name, source.url)
-                    self._store.copy(source, name, name)
-                    if self._store.read(name) != source.read(name):
-                        raise StoreError(f"{self.name}/{name} is not what {source.url} has: remove it, and merge again")
+        is_copy_wrong = self._store.map(is_wrong, copies)
+        wrong = [copy.merged_name for copy, is_so in zip(copies, is_copy_wrong, strict=True) if is_so]
+        self._store.map(self._store.remove, wrong)
+        if copied_by_store is not None:
+            self._repair_npz(copied_by_store)
+        return wrong
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
-        """A temporary file, which is put at the end."""
-        with tempfile.TemporaryDirectory(prefix=_SCRATCH) as scratch:
-            yield Path(scratch) / name
-            self._store.put(Path(scratch) / name, name)
+        """Yield a temporary file, which is uploaded at the end."""
+        with tempfile.TemporaryDirectory(prefix=_TEMPORARY_PREFIX) as temporary:
+            yield Path(temporary) / name
+            self._store.put(Path(temporary) / name, name)
 
     def finish(self, merged: str) -> None:
-        """merged.json comes, merge_in_progress.json goes."""
-        check_lease(self._store, self._hold.token)
-        self._store.put_text(merged, MERGED)
-        self._store.remove(MERGING)
+        """Write merged.json while the lease is held."""
+        check_lease(self._store, self._lease.token)
+        self._store.put_text(merged, RunLayout.merged)
+        self._store.remove(RunLayout.merge_in_progress)
 
-    def check(self, marker: str) -> None:
-        """It is free, or has an unfinished merge of the same."""
-        names = {*self._store.top(), *self._store.sizes(STATE)} - {STATE, HOLDER_OBJECT}
-        found = self._store.read(MERGING) if MERGING in names else None
-        check_target(self.name, names, None if found is None else found.decode(errors="replace"), marker)
+    def _copies_from(self, source: Source) -> ObjectStore | None:
+        """Return the partition's store if this one can copy its objects by itself."""
+        if isinstance(source, StoreSource) and self._store.supports_server_side_copy(source.store):
+            return source.store
+        return None
+
+    @cached_property
+    def _listed(self) -> Mapping[str, ObjectInfo]:
+        return {
+            **self._store.info_recursive(RunLayout.embeddings),
+            **self._store.info_recursive(RunLayout.tfrecord),
+        }
+
+    def _has_content(self, copy: Copy) -> bool:
+        with tempfile.TemporaryDirectory(prefix=_TEMPORARY_PREFIX) as temporary:
+            path = Path(temporary) / "object"
+            self._store.get(copy.merged_name, path)
+            return digest_file(path) == copy.expected
+
+    def _repair_npz(self, source: ObjectStore) -> None:
+        """Copy npz files again whose copies differ from the partition's, folder by folder."""
+        folders = [RunLayout.npz]
+        while folders:
+            folder = folders.pop()
+            ours, theirs = self._store.info(folder), source.info(folder)
+            folders += [name for name, info in theirs.items() if info is None]
+            for name, info in theirs.items():
+                copy = ours.get(name)
+                if info is None or copy is None or copy[:2] == info[:2] or name in FORMAT_METADATA:
+                    continue
+                if self._store.read(name) != source.read(name):
+                    log.warning("%s/%s differs from %s/%s: copying it again", self.name, name, source.url, name)
+                    self._store.copy(source, name, name)
+                    if self._store.read(name) != source.read(name):
+                        raise StoreError(
+                            f"{self.name}/{name} differs from {source.url}/{name}: remove it, and rerun the command"
+                        )

@@ -1,54 +1,62 @@
-"""Commit objects of an output in an object store."""
+"""Commit objects: ``.runner/commits/shard-NNNNN.json`` is the journal's line of a shard in an object store."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from runner.core.layout import COMMITS, EMBEDDINGS, TFRECORD
+from runner.core.layout import RunLayout
 from runner.output.state.journal import from_line
 
 if TYPE_CHECKING:
     from runner.output.state.journal import ShardEntry
-    from runner.storage.object_store import Store
+    from runner.storage.object_store import ObjectStore
 
-FAILED_PUT_S = 20.0
-"""How long a run that failed may take to put each of its other files."""
+_PREFIX, _SUFFIX = f"{RunLayout.commits}/shard-", ".json"
 
-SAMPLED_SHARDS = 40
-"""The shards that the map of embeddings is drawn from at most; they stay in the working folder."""
+_MAX_SAMPLED_SHARDS = 40
 
 
 def commit_name(shard: int) -> str:
-    """The object that says that a shard is done."""
-    return f"{COMMITS}/shard-{shard:05d}.json"
+    """Return the name of a shard's commit object."""
+    return f"{_PREFIX}{shard:05d}{_SUFFIX}"
 
 
-def read_commits(store: Store, state: Iterable[str]) -> dict[int, ShardEntry | None]:
-    """The shards with a commit object among the names of a run's state, in order; None for one that can't be read."""
-    commits = dict(sorted(_commits(state).items()))
-    entries = (from_line(line.strip()) if line else None for line in store.each(store.read, commits.values()))
+def commit_names(names: Iterable[str]) -> dict[int, str]:
+    """Return the commit objects among objects' names, by shard."""
+    numbers = ((name.removeprefix(_PREFIX).removesuffix(_SUFFIX), name) for name in names)
+    return {int(number): name for number, name in numbers if number.isdecimal()}
+
+
+def read_commits(store: ObjectStore, names: Iterable[str]) -> dict[int, ShardEntry | None]:
+    """Read the commit objects among objects' names, in the order of their shards; None for one that is damaged."""
+    commits = dict(sorted(commit_names(names).items()))
+    entries = (from_line(line.strip()) if line else None for line in store.map(store.read, commits.values()))
     return {
         number: entry if entry is not None and entry.shard == number else None
         for number, entry in zip(commits, entries, strict=True)
     }
 
 
-def sizes_of_shards(store: Store, state: Mapping[str, int]) -> dict[str, int]:
-    """The bytes of all files that shards are made of, with those of the state; npz files are too many to list."""
-    return {**state, **store.sizes(EMBEDDINGS), **store.sizes(TFRECORD)}
+def list_shard_files(store: ObjectStore, state: Mapping[str, int]) -> dict[str, int]:
+    """Return the bytes of the objects of all shards by name, except npz files, which are too many to list.
+
+    Args:
+        store: the run's.
+        state: the bytes of all objects below the state folder.
+    """
+    return {
+        **state,
+        **store.list_recursive(RunLayout.embeddings),
+        **store.list_recursive(RunLayout.tfrecord),
+    }
 
 
 def is_complete(entry: ShardEntry, present: Mapping[str, int]) -> bool:
-    """Whether a shard's files are in the store, in their sizes; npz files are looked at by ``shards_lacking_npz``."""
-    return all(present.get(name) == size for name, (size, _) in entry.files.items())
+    """Return whether all files of a shard are present in their sizes, npz files aside (``shards_lacking_npz``)."""
+    return all(present.get(name) == digest.bytes for name, digest in entry.files.items())
 
 
-def sampled(shards: int) -> set[int]:
-    """The shards, of so many, that the map of embeddings is drawn from."""
-    return set(range(0, shards, max(1, -(-shards // SAMPLED_SHARDS))))
-
-
-def _commits(state: Iterable[str]) -> dict[int, str]:
-    names = ((name.removeprefix(f"{COMMITS}/shard-").removesuffix(".json"), name) for name in state)
-    return {int(number): name for number, name in names if number.isdecimal()}
+def sampled_shards(shards: int) -> set[int]:
+    """Return the shards, out of ``shards``, that the projection of embeddings is drawn from."""
+    return set(range(0, shards, max(1, -(-shards // _MAX_SAMPLED_SHARDS))))

@@ -1,9 +1,9 @@
-"""What the objects of a shard are called in a store.
+"""Names of a shard's objects.
 
-A shard's files have the names that they have in a folder.  An object is made and never replaced, so that nothing that
-arrives late changes what a commit object tells of; where another attempt at the shard left other bytes under the name,
-a part of their SHA-256 comes after the number (``part-00003-0123456789ab.parquet``).  Objects that no commit object
-tells of are removed by the command that has the output, when it begins and when it ends.
+A shard's objects have the names that its files have in a folder.  None is ever replaced, so that a late upload changes
+nothing that a commit object refers to.  Where another attempt at the shard left other bytes under a name, the object
+gets a part of its SHA-256 after the number (``part-00003-0123456789ab.parquet``).  Objects that no commit object refers
+to are removed by the command that holds the output, when it starts and when it ends.
 """
 
 from __future__ import annotations
@@ -12,29 +12,29 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from runner.core.layout import CLIP_PARTS, EMBEDDINGS, NPZ_FILES, STATE, TFRECORD
+from runner.core.layout import RunLayout
 
 if TYPE_CHECKING:
     from runner.output.state.journal import ShardEntry
 
-_PART = re.compile(
-    rf"({EMBEDDINGS}|{TFRECORD}|{STATE}/{CLIP_PARTS}|{STATE}/{NPZ_FILES})/part-\d+(-[0-9a-f]{{12}})?\.\w+"
-)
+_FOLDERS = (RunLayout.embeddings, RunLayout.tfrecord, RunLayout.clip_shards, RunLayout.npz_lists)
+
+_SHARD_FILE = re.compile(rf"({'|'.join(map(re.escape, _FOLDERS))})/part-\d+(-[0-9a-f]{{12}})?\.\w+")
 
 
-def named_by_content(name: str, sha256: str) -> str:
-    """Another name for an object of this content, where its own is taken."""
+def content_name(name: str, sha256: str) -> str:
+    """Return a name for an object of this content whose own name is taken."""
     stem, dot, suffix = name.rpartition(".")
     return f"{stem}-{sha256[:12]}{dot}{suffix}"
 
 
-def name_in_folder(name: str) -> str:
-    """What an object's file is called in a folder."""
-    found = _PART.fullmatch(name)
-    return name.replace(found[2], "") if found and found[2] else name
+def local_name(name: str) -> str:
+    """Return the name that an object's file has in a folder."""
+    match = _SHARD_FILE.fullmatch(name)
+    return name.replace(match[2], "") if match and match[2] else name
 
 
-def strays(present: Iterable[str], counted: Iterable[ShardEntry]) -> list[str]:
-    """The objects of shards, among these, that none of the shards that count has."""
-    theirs = {name for entry in counted for name in entry.files}
-    return [name for name in present if _PART.fullmatch(name) and name not in theirs]
+def unreferenced(present: Iterable[str], entries: Iterable[ShardEntry]) -> list[str]:
+    """Return the shards' objects among ``present`` that none of the entries refers to."""
+    referenced = {name for entry in entries for name in entry.files}
+    return [name for name in present if _SHARD_FILE.fullmatch(name) and name not in referenced]

@@ -1,4 +1,4 @@
-"""Are the npz files of a run in an object store still there?  One of each shard is looked at: all are too many."""
+"""Checks the npz files of a run in an object store: one of each shard, as all are too many."""
 
 from __future__ import annotations
 
@@ -6,24 +6,25 @@ import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from runner.core.layout import NPZ, NPZ_FILES, STATE
+from runner.core.layout import RunLayout
 
 if TYPE_CHECKING:
     from runner.output.state.journal import ShardEntry
-    from runner.storage.object_store import Store
+    from runner.storage.object_store import ObjectStore
 
 
-def shards_lacking_npz(store: Store, entries: Iterable[ShardEntry]) -> set[int]:
-    """The shards that are done whose last npz file is gone, or has another size than was put."""
-    lists = {entry.shard: name for entry in entries for name in entry.files if name.startswith(f"{STATE}/{NPZ_FILES}/")}
+def shards_lacking_npz(store: ObjectStore, entries: Iterable[ShardEntry]) -> set[int]:
+    """Return the committed shards whose last npz file is missing, or has another size than was uploaded."""
+    folder = f"{RunLayout.npz_lists}/"
+    lists = {entry.shard: name for entry in entries for name in entry.files if name.startswith(folder)}
 
-    def is_lacking(name: str) -> bool:
+    def lacks_npz(name: str) -> bool:
         try:
-            described = json.loads(store.read(name) or b"")
-            last = next(reversed(described), None)
-            return last is not None and store.size(f"{NPZ}/{last}") != described[last][0]
+            files = json.loads(store.read(name) or b"")
+            last = next(reversed(files), None)
+            return last is not None and store.size(f"{RunLayout.npz}/{last}") != files[last][0]
         except (ValueError, TypeError, LookupError):
             return True
 
-    found = store.each(is_lacking, lists.values())
-    return {shard for shard, lacking in zip(lists, found, strict=True) if lacking}
+    lacking = store.map(lacks_npz, lists.values())
+    return {shard for shard, is_lacking in zip(lists, lacking, strict=True) if is_lacking}

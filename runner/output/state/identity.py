@@ -1,53 +1,52 @@
-"""The worker's side of resuming: one worker at a time, shards that are believed, numbers that are the same.
-
-``runner.output.state.plan`` is the command's side.
-"""
+"""The identity of a run's numbers: weights, precision and PCA parameters, which may not change when it is resumed."""
 
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 
 from runner.core.errors import ResumeError
 from runner.core.files import write_atomic
-from runner.core.layout import IDENTITY, STATE
+from runner.core.layout import RunLayout
 from runner.core.readable import read_json
 
-log = logging.getLogger("runner.engines.worker")
 
-
-def agree(run_dir: Path, now: Mapping[str, str]) -> None:
-    """Weights, precision and PCA parameters in effect must be those that the run was begun with.
+def check_identity(run_dir: Path, identity: Mapping[str, str]) -> None:
+    """Save the identity of a new run; compare that of a resumed one.
 
     Raises:
-        ResumeError: they are others.
+        ResumeError: the run started with another identity.
     """
-    before = load_identity(run_dir)
-    if before is None:
-        write_atomic(run_dir / STATE / IDENTITY, json.dumps(dict(now)))
-    elif others := differing(before, now):
+    started = load_identity(run_dir)
+    if started is None:
+        write_atomic(RunLayout(run_dir).identity, json.dumps(dict(identity)))
+    elif differences := diff_identity(started, identity):
         raise ResumeError(
-            f"the run in {run_dir} was begun with other numbers: {others}; give those again, or name another output.dir"
+            f"resuming {run_dir} would mix precisions or weights: {differences}; give those that it started with, or "
+            "choose another output.dir"
         )
 
 
 def load_identity(run_dir: Path) -> dict[str, str] | None:
-    """The weights, precision and PCA parameters that the run was begun with; None for a new one."""
-    path = run_dir / STATE / IDENTITY
+    """Return the identity that the run started with; None for a new run.
+
+    Raises:
+        ResumeError: the file can't be read.
+    """
+    path = RunLayout(run_dir).identity
     return read_json(path) if path.exists() else None
 
 
-def differing(before: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """In what two identities differ, for a message; nothing where they don't."""
-    keys = [key for key in now if before.get(key) != now[key]]
-    return ", ".join(f"{key} ({before.get(key)} then, {now[key]} now)" for key in keys)
+def diff_identity(started: Mapping[str, str], identity: Mapping[str, str]) -> str:
+    """Return the keys in which two identities differ, with both values, for a message; "" where they are equal."""
+    keys = [key for key in identity if started.get(key) != identity[key]]
+    return ", ".join(f"{key} ({started.get(key)} then, {identity[key]} now)" for key in keys)
 
 
-def load_precision(folder: Path) -> str | None:
-    """The precision that the run's first session had; None if it never had one."""
+def load_precision(run_dir: Path) -> str | None:
+    """Return the precision that the run started with; None for a new run, or where it can't be read."""
     try:
-        return str(json.loads((folder / STATE / IDENTITY).read_text(encoding="utf-8"))["precision"])
+        return str(json.loads(RunLayout(run_dir).identity.read_text(encoding="utf-8"))["precision"])
     except (OSError, ValueError, KeyError):
         return None

@@ -1,4 +1,7 @@
-"""Locks of a run's folder: the command's and the worker's."""
+"""Locks of a run's folder: the command's and the worker's.
+
+They are the system's (flock), so that the locks of dead processes are free.
+"""
 
 from __future__ import annotations
 
@@ -13,65 +16,76 @@ from filelock import FileLock, Timeout
 
 from runner.core.errors import ConfigError, ResumeError
 from runner.core.files import make_folder, write_atomic
-from runner.core.layout import HOLDER, LOCK, STATE, WORKER_LOCK
+from runner.core.layout import RunLayout
 from runner.core.paths import display_location
 
-_claims: dict[Path, FileLock] = {}
+_WORKER_EXIT_S = 20.0
+"""How long past its shutdown timeout the worker of a killed command may take to exit."""
+
+_held: dict[Path, FileLock] = {}
+"""The run locks of this process, by folder."""
 
 
 def acquire_run_lock(folder: Path, output_dir: str | None = None) -> None:
-    """Take a run's folder for this process, until it ends; ``output_dir`` is that of its configuration.
+    """Lock a run's folder for this process, until ``release_run_lock`` or its end.
+
+    Args:
+        folder: the run's; its state folder is made if it is missing.
+        output_dir: of the configuration, for messages.
 
     Raises:
-        ConfigError: another command has it.
+        ConfigError: another command holds it.
     """
     folder = folder.absolute()
-    if folder in _claims:
+    if folder in _held:
         return
-    state = folder / STATE
-    make_folder(state)
-    lock = FileLock(state / LOCK, timeout=0)
+    layout = RunLayout(folder)
+    make_folder(layout.state)
+    lock = FileLock(layout.run_lock, timeout=0)
     try:
         lock.acquire()
     except Timeout:
         raise ConfigError(
-            f"output.dir={display_location(output_dir, folder)} is in use by another command ({_holder(state)}): "
-            f"wait for it, "
-            "or name another folder"
+            f"output.dir={display_location(output_dir, folder)} is locked by {_lock_owner(layout)}: "
+            "wait for it, or choose another output.dir"
         ) from None
-    _claims[folder] = lock
-    write_atomic(state / HOLDER, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+    _held[folder] = lock
+    write_atomic(layout.lock_owner, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
 
 
-def release(folder: Path) -> None:
-    """Give a claimed folder up."""
-    if lock := _claims.pop(folder.absolute(), None):
+def release_run_lock(folder: Path) -> None:
+    """Release the lock of a run's folder, if this process holds it."""
+    if lock := _held.pop(folder.absolute(), None):
         lock.release()
 
 
-def _holder(state: Path) -> str:
+def _lock_owner(layout: RunLayout) -> str:
     try:
-        found = json.loads((state / HOLDER).read_text(encoding="utf-8"))
-        return f"process {found['pid']} on {found['host']}"
+        owner = json.loads(layout.lock_owner.read_text(encoding="utf-8"))
+        return f"process {owner['pid']} on {owner['host']}"
     except (OSError, ValueError, KeyError):
-        return "of unknown process"
-
-
-_PATIENCE_S = 20.0
-"""How long past its grace a worker whose command was killed may take to end."""
+        return "an unknown process"
 
 
 @contextlib.contextmanager
-def worker_lock(run_dir: Path, grace_s: float, lock_file: Path | None = None) -> Iterator[None]:
-    """Wait for the worker of a killed command, which still finishes its shards, and keep the next one out.
+def worker_lock(run_dir: Path, shutdown_timeout_s: float, path: Path | None = None) -> Iterator[None]:
+    """Hold the lock of the only worker in a run's folder.
 
-    ``lock_file`` is where the lock is, if not in the run's folder.
+    The worker of a killed command still finishes its shards; this one waits for it.
+
+    Args:
+        run_dir: the run's folder.
+        shutdown_timeout_s: how long that worker may take to finish its shards.
+        path: of the lock, where it is not in the run's folder.
+
+    Raises:
+        ResumeError: another worker did not exit in time.
     """
-    lock = FileLock(lock_file or run_dir / STATE / WORKER_LOCK, timeout=grace_s + _PATIENCE_S)
+    lock = FileLock(path or RunLayout(run_dir).worker_lock, timeout=shutdown_timeout_s + _WORKER_EXIT_S)
     try:
         lock.acquire()
     except Timeout:
-        raise ResumeError(f"another worker is still at work on {run_dir}: wait for it to end, or end it") from None
+        raise ResumeError(f"another worker is still running in {run_dir}: wait for it, or stop it") from None
     try:
         yield
     finally:

@@ -1,294 +1,206 @@
-"""Taking a run up again: who may write to its folder, whether the configuration fits, what became of the data.
+"""The plan of a run: its clips, its shards, and which of them are committed; made, or brought up to date on resuming.
 
-A run's folder holds, under ``.runner``, the plan (``plan.json`` with the shards and all that decides numbers,
-``manifest.parquet`` with the clips), the journal of shards that are done, each shard's part of clips.parquet, and two
-locks: of the command and of its worker.  The locks are the system's (flock), so that those of a dead process are free.
+When a run is resumed, a source file whose size or time of modification changed has its shard re-run.  One that vanished
+keeps its rows if its shard is committed, and is skipped as ``missing`` otherwise.  New files get shards of their own at
+the end.  A manifest file may get new rows and other labels, whose shards are re-run, but must keep the rows that it
+had.  Clips that were skipped for a transient reason are tried again (``runner.output.state.rerun``).
 
-The rule for source files, on resuming: one that changed (size or time of modification) is embedded anew, its shard
-with it; one that vanished keeps its rows if its shard is done, else it is skipped as ``missing``; new ones get shards
-of their own at the end.  A manifest file may get new rows and other labels, whose shards are done again, but must keep
-those that it had.  Clips that were skipped for a reason that may have passed are tried again
-(``runner.output.state.redo``).
-
-A shard's line of the journal is believed if it is of the plan's rows as they are now, by their digest: the worker of a
-killed command, which goes on with an older plan, may write its line at any time.
+An entry of the journal counts only while the digest of its shard's rows is the plan's: the worker of a killed command
+still has the older plan, and may append its entry at any time.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from runner.config.fingerprint import deciding
 from runner.config.schema import ManifestDataset
-from runner.core.errors import ConfigError, ResumeError
-from runner.core.files import atomic, make_folder, write_atomic
-from runner.core.layout import FOLDERS, JOURNAL, MANIFEST, PLAN, SESSIONS, STATE, SWEEP_FILE
-from runner.core.paths import display_location
-from runner.dataset.changes import OLDER_LISTING, Changes, among, has_file, reconcile
+from runner.core.errors import ResumeError
+from runner.core.files import atomic, make_folder
+from runner.core.layout import RunLayout
+from runner.core.span import Span
+from runner.dataset.changes import OLDER_LISTING, Changes, has_file, reconcile, rows_of
 from runner.dataset.digests import digest_of, row_digests
 from runner.dataset.shards import shards_of
 from runner.dataset.table import CHUNK_CLIPS
-from runner.output.state.journal import believed, read_journal, take_back
-from runner.output.state.redo import shards_to_retry
+from runner.output.state.journal import current_entries, read_journal, revoke
+from runner.output.state.plan_file import StoredPlan, read_plan, write_plan
+from runner.output.state.rerun import shards_to_retry
 
 if TYPE_CHECKING:
     from runner.config.schema import RunConfig
-    from runner.dataset.table import Manifest
+    from runner.dataset.table import Manifest, PartitionInfo
     from runner.output.state.journal import ShardEntry
 
-PLAN_SCHEMA = 2
-
-_PLAN_KEYS = {"deciding", "shards", "rows"}
-
-
-def begin_session(folder: Path, about: Mapping[str, Any]) -> int:
-    """Note that the run is taken up; which session of it this is, from 1."""
-    path = folder / STATE / SESSIONS
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(about) + "\n")
-    return len(path.read_text(encoding="utf-8").splitlines())
-
-
-def began_at(folder: Path) -> float | None:
-    """When the run's first session began, in seconds since the epoch; None if there is no note of it."""
-    try:
-        with (folder / STATE / SESSIONS).open(encoding="utf-8") as file:
-            return float(json.loads(file.readline())["started_at"])
-    except (OSError, ValueError, KeyError):
-        return None
-
-
-def check_folder(folder: Path, config: RunConfig) -> None:
-    """Whether a run of this configuration may have its files in ``folder``: it is free, or holds the same run.
-
-    Raises:
-        ConfigError: it holds another run, with the keys that differ, or something else of ours.
-    """
-    plan, place = read_plan(folder), display_location(config.output.dir, folder)
-    if plan is None:
-        if any((folder / name).exists() for name in ("result.json", *FOLDERS, SWEEP_FILE)):
-            raise ConfigError(f"output.dir={place} already holds a run: name another folder, or move that run away")
-        return
-    wanted = deciding(config)
-    planned: dict[str, Any] = plan["deciding"]
-    keys = [key for key in sorted({*wanted, *planned}) if wanted.get(key) != planned.get(key)]
-    if keys:
-        differing = ", ".join(f"{key} ({planned.get(key)} there, {wanted.get(key)} now)" for key in keys)
-        raise ConfigError(
-            f"output.dir={place} already holds a run of another configuration: {differing}. "
-            "Give the same settings to resume it, or name another folder"
-        )
+Download = Callable[[Iterable[int]], None]
+"""Downloads these shards' rows of clips.parquet into the run's folder, where they are in an object store."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run has to do: its clips, its shards (first clip, one past the last), and which are done by the journal.
+    """The work of a run.
 
-    ``rows`` is the digest of each shard's rows; ``resumed`` says whether the folder held the run already; ``notes``
-    what was found to have changed since; ``id`` is the run's own, whatever changed.
+    Attributes:
+        manifest: its clips.
+        shards: the rows of the manifest in each shard.
+        row_digests: of each shard's rows.
+        committed: the shards that the journal has, and that need no re-run.
+        is_resumed: whether the folder held the run already.
+        notes: for the user: changes since the run started, shards that are re-run.
+        id: of the run, whatever changed.
     """
 
     manifest: Manifest
-    shards: list[tuple[int, int]]
-    rows: list[str]
-    done: dict[int, ShardEntry]
-    resumed: bool
+    shards: list[Span]
+    row_digests: list[str]
+    committed: dict[int, ShardEntry]
+    is_resumed: bool
     notes: list[str] = field(default_factory=list)
     id: str = ""
 
     @property
     def is_finished(self) -> bool:
-        """Whether nothing is left to do."""
-        return len(self.done) == len(self.shards)
+        """Whether all shards are committed."""
+        return len(self.committed) == len(self.shards)
 
 
-def make_plan(
-    folder: Path,
-    config: RunConfig,
-    listed: Manifest,
-    get_parts: Callable[[Iterable[int]], None] = lambda shards: None,
-) -> Plan:
-    """The plan of a new run, or that of the run in ``folder`` brought up to date with the data set as it is listed now.
-
-    The plan is on disk when this returns.
+def make_plan(folder: Path, config: RunConfig, listed: Manifest, download: Download = lambda shards: None) -> Plan:
+    """Plan a new run, or bring the plan of the run in ``folder`` up to date; it is on disk when this returns.
 
     Args:
         folder: the run's.
         config: the run's.
-        listed: the data set.
-        get_parts: as in ``shards_to_retry``.
+        listed: the data set as it is now.
+        download: gets shards' rows of clips.parquet that are not in the folder.
 
     Raises:
-        ResumeError: rows of the manifest file are gone.
+        ConfigError: plan.json can't be read.
+        ResumeError: manifest.parquet can't be read, or rows of the manifest file are gone.
     """
-    state = folder / STATE
-    make_folder(state)
-    found = read_plan(folder)
-    clips_per_shard, hop_s = config.output.clips_per_shard, config.frontend.hop_s
-    if found is None:
-        if listed.part:
-            shards = list(itertools.pairwise(itertools.accumulate(listed.part["sizes"], initial=0)))
-        else:
-            shards = shards_of(listed.table, clips_per_shard, hop_s)
-        rows = row_digests(listed.table, shards)
-        name = uuid.uuid4().hex
-        _write(state, listed.table, shards, rows, config, listed.part, name)
-        return Plan(replace(listed, whole=None), shards, rows, {}, resumed=False, id=name)
-    if is_of_older_listing := listed.part is not None and found.get("part") != listed.part:
-        listed = _as_part_began(listed, found["part"], state / MANIFEST)
-    shards = [(int(first), int(end)) for first, end in found["shards"]]
-    clips = shards[-1][1] if shards else 0
-    planned = _planned(state / MANIFEST, listed.table, shards, found["rows"])
+    make_folder(RunLayout(folder).state)
+    stored = read_plan(folder)
+    if stored is None:
+        return _new_plan(folder, config, listed)
+    return _resume_plan(folder, config, listed, stored, download)
+
+
+def _new_plan(folder: Path, config: RunConfig, listed: Manifest) -> Plan:
+    if listed.partition:
+        ends = itertools.accumulate(listed.partition.sizes, initial=0)
+        shards = [Span(first, end) for first, end in itertools.pairwise(ends)]
+    else:
+        shards = shards_of(listed.table, config.output.clips_per_shard, config.frontend.hop_s)
+    digests, run_id = row_digests(listed.table, shards), uuid.uuid4().hex
+    _write_manifest(RunLayout(folder).manifest, listed.table)
+    write_plan(folder, StoredPlan(run_id, deciding(config), shards, digests, listed.partition))
+    return Plan(replace(listed, whole=None), shards, digests, {}, is_resumed=False, id=run_id)
+
+
+def _resume_plan(folder: Path, config: RunConfig, listed: Manifest, stored: StoredPlan, download: Download) -> Plan:
+    path, is_older_listing = RunLayout(folder).manifest, False
+    if listed.partition is not None and stored.partition is not None and stored.partition != listed.partition:
+        listed, is_older_listing = _as_partition_began(listed, stored.partition, path), True
+    planned = _planned_clips(path, listed.table, stored)
     if planned is listed.table:
-        table, changes = planned, Changes(there=has_file(planned))
+        table, changes = planned, Changes(exists=has_file(planned))
     else:
         table, changes = reconcile(planned, listed.table)
     if changes.removed and isinstance(config.dataset, ManifestDataset):
         raise ResumeError(
-            f"{config.dataset.path} no longer has {len(changes.removed):,} rows that this run began with (the first: "
-            f"{table['clip'][changes.removed[0]].as_py()}): put them back as they were, or name another output.dir"
+            f"{config.dataset.path} no longer has {len(changes.removed):,} rows that this run started with (the first: "
+            f"{table['clip'][changes.removed[0]].as_py()}): restore them, or choose another output.dir"
         )
+    shards = list(stored.shards)
     if changes.added:
-        more = shards_of(table.slice(clips), clips_per_shard, hop_s)
-        shards += [(clips + start, clips + end) for start, end in more]
-    rows = row_digests(table, shards)
-    notes = changes.notes()
-    if is_of_older_listing:
-        notes.append(OLDER_LISTING)
-    done, more_notes = _done(folder, table, shards, rows, changes, get_parts)
-    if rows != found["rows"] or not table.equals(planned):
-        _write(state, table, shards, rows, config, listed.part, plan_id(found))
+        added = shards_of(table.slice(stored.clips), config.output.clips_per_shard, config.frontend.hop_s)
+        shards += [Span(stored.clips + first, stored.clips + end) for first, end in added]
     digest = listed.digest if table is listed.table else digest_of(table)
-    manifest = replace(listed, table=table, digest=digest, whole=None)
-    return Plan(manifest, shards, rows, done, resumed=True, notes=notes + more_notes, id=plan_id(found))
+    plan = Plan(
+        manifest=replace(listed, table=table, digest=digest, whole=None),
+        shards=shards,
+        row_digests=row_digests(table, shards),
+        committed={},
+        is_resumed=True,
+        notes=[*changes.notes(), *[OLDER_LISTING] * is_older_listing],
+        id=stored.id,
+    )
+    committed, notes = _committed_shards(folder, plan, changes, download)
+    if plan.row_digests != stored.row_digests or not table.equals(planned):
+        _write_manifest(path, table)
+        write_plan(folder, StoredPlan(stored.id, deciding(config), shards, plan.row_digests, listed.partition))
+    return replace(plan, committed=committed, notes=[*plan.notes, *notes])
 
 
-def _done(
-    folder: Path,
-    table: pa.Table,
-    shards: Sequence[tuple[int, int]],
-    rows: Sequence[str],
-    changes: Changes,
-    get_parts: Callable[[Iterable[int]], None],
+def _committed_shards(
+    folder: Path, plan: Plan, changes: Changes, download: Download
 ) -> tuple[dict[int, ShardEntry], list[str]]:
-    """The shards that are done and stay so, and notes on those that don't, which are taken out of the journal."""
-    path, notes = folder / STATE / JOURNAL, []
-    noted, unreadable = read_journal(path)
-    done = believed(noted, rows)
+    """Return the committed shards that need no re-run, and notes on the others, which are revoked in the journal."""
+    path, notes = RunLayout(folder).journal, []
+    journaled, unreadable = read_journal(path)
+    current = current_entries(journaled, plan.row_digests)
     if unreadable:
-        notes.append(f"{unreadable} truncated journal lines skipped; their shards will be re-run")
-    stale = noted.keys() - done.keys()
-    if stale and not (changes.changed or changes.relabelled):
-        notes.append(f"{len(stale):,} shards are of files or labels as they were before: they are done again")
-    again = shards_to_retry(folder, done, shards, table["path"], changes.there, get_parts)
+        notes.append(f"skipped {unreadable} truncated journal lines; their shards will be re-run")
+    outdated = journaled.keys() - current.keys()
+    if outdated and not (changes.changed or changes.relabeled):
+        notes.append(f"re-running {len(outdated):,} shards of older files or labels")
+    again = set(shards_to_retry(folder, current, plan.shards, plan.manifest.table["path"], changes.exists, download))
     if again:
-        notes.append(f"{len(again):,} shards lack clips for reasons that may have passed: they are done again")
-    if taken := sorted(stale.union(again)):
-        take_back(path, taken)
-    return {number: entry for number, entry in done.items() if number not in set(again)}, notes
+        notes.append(f"re-running {len(again):,} shards with clips that were skipped for transient reasons")
+    if revoked := sorted(outdated | again):
+        revoke(path, revoked)
+    return {number: entry for number, entry in current.items() if number not in again}, notes
 
 
-def _as_part_began(listed: Manifest, part: dict[str, Any], planned: Path) -> Manifest:
-    """The clips of a part that was cut from an earlier listing, as they are listed now."""
+def _as_partition_began(listed: Manifest, partition: PartitionInfo, planned: Path) -> Manifest:
+    """Return the clips of a partition that was cut from an earlier listing, as they are listed now."""
     try:
         names = pq.read_table(planned, columns=["clip"])["clip"]
     except (OSError, pa.ArrowException) as error:
-        raise ResumeError(
-            f"{planned} can't be read ({error}), and the data set is not what it was: name another output.dir"
-        ) from error
+        raise _manifest_lost(planned, error) from error
     assert listed.whole is not None
-    return replace(listed, table=among(listed.whole, names), part=part)
+    return replace(listed, table=rows_of(listed.whole, names), partition=partition)
 
 
-def _planned(path: Path, listed: pa.Table, shards: Sequence[tuple[int, int]], rows: Sequence[str]) -> pa.Table:
-    """The clips of the plan, given the digests of its shards' rows; those listed themselves, where they are the same.
+def _planned_clips(path: Path, listed: pa.Table, stored: StoredPlan) -> pa.Table:
+    """Return the clips of manifest.parquet; ``listed`` itself where they are equal, or where the file is damaged.
 
     Raises:
-        ResumeError: manifest.parquet can't be read, and the clips listed are not those that it held.
+        ResumeError: the file can't be read, and the listed clips are not those of the plan.
     """
-    clips = shards[-1][1] if shards else 0
     try:
-        is_same = listed.num_rows == clips and _is_as_planned(path, listed)
-        return listed if is_same else pq.read_table(path).slice(0, clips)
+        if listed.num_rows == stored.clips and _equals_manifest(path, listed):
+            return listed
+        return pq.read_table(path).slice(0, stored.clips)
     except (OSError, pa.ArrowException) as error:
-        if listed.num_rows != clips or row_digests(listed, shards) != rows:
-            raise ResumeError(
-                f"{path} can't be read ({error}), and the data set is not what it was: name another output.dir"
-            ) from error
+        if listed.num_rows != stored.clips or row_digests(listed, stored.shards) != stored.row_digests:
+            raise _manifest_lost(path, error) from error
         _write_manifest(path, listed)
         return listed
 
 
-def _is_as_planned(path: Path, listed: pa.Table) -> bool:
-    """Whether a manifest.parquet holds exactly the clips listed, file sizes and times too; read piece by piece."""
+def _manifest_lost(path: Path, error: Exception) -> ResumeError:
+    return ResumeError(f"{path} can't be read ({error}), and the data set has changed: choose another output.dir")
+
+
+def _equals_manifest(path: Path, listed: pa.Table) -> bool:
+    """Return whether a manifest.parquet holds exactly the listed clips, sizes and times included; read in batches."""
     with pq.ParquetFile(path) as file:
         if file.metadata.num_rows != listed.num_rows:
             return False
-        at = 0
+        first = 0
         for batch in file.iter_batches(CHUNK_CLIPS):
-            if not pa.Table.from_batches([batch]).equals(listed.slice(at, batch.num_rows)):
+            if not pa.Table.from_batches([batch]).equals(listed.slice(first, batch.num_rows)):
                 return False
-            at += batch.num_rows
+            first += batch.num_rows
     return True
-
-
-def read_plan(folder: Path) -> Mapping[str, Any] | None:
-    """A run's plan.json; None where there is none.
-
-    Raises:
-        ConfigError: it can't be read, or is of another version.
-    """
-    path = folder / STATE / PLAN
-    try:
-        text = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise ConfigError(f"{path} can't be read ({error}): name another folder, or move that run away") from error
-    return check_plan(str(path), text)
-
-
-def check_plan(place: str, text: bytes) -> Mapping[str, Any]:
-    """What a plan.json says that lies at ``place``.
-
-    Raises:
-        ConfigError: it can't be read, or is of another version.
-    """
-    try:
-        plan = json.loads(text)
-    except ValueError as error:
-        raise ConfigError(f"{place} can't be read ({error}): name another folder, or move that run away") from error
-    if not isinstance(plan, dict) or plan.get("schema") != PLAN_SCHEMA or not plan.keys() >= _PLAN_KEYS:
-        raise ConfigError(f"{place} is not of this version of the runner: name another folder")
-    return plan
-
-
-def plan_id(plan: Mapping[str, Any]) -> str:
-    """The id of the run that a plan.json is of; empty for one of an earlier version."""
-    return str(plan.get("id", ""))
-
-
-def _write(
-    state: Path,
-    table: pa.Table,
-    shards: Sequence[tuple[int, int]],
-    rows: Sequence[str],
-    config: RunConfig,
-    part: Mapping[str, Any] | None,
-    name: str,
-) -> None:
-    _write_manifest(state / MANIFEST, table)
-    about = {"schema": PLAN_SCHEMA, "id": name, "deciding": deciding(config)}
-    write_atomic(state / PLAN, json.dumps({**about, "shards": shards, "rows": rows, "part": part}))
 
 
 def _write_manifest(path: Path, table: pa.Table) -> None:

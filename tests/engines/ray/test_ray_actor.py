@@ -25,12 +25,13 @@ from runner.core.errors import EngineError, ParityError
 from runner.core.events import Events, StartupTimer
 from runner.core.failures import Failure
 from runner.engines.ray import actor as ray_actor
-from runner.engines.ray.actor import EmbedShards, Reports, ShardWriter
+from runner.engines.ray.actor import EmbedShards, Reports
 from runner.engines.ray.driver import ReportCollector
 from runner.engines.ray.messages import ActorEnd, ActorFailure, ActorInit, ActorReport, Message, ShardReport
 from runner.engines.ray.pool import Actor, Report
-from runner.output.state.journal import ShardEntry, read_journal
-from runner.output.writer import RunWriter, make_formats
+from runner.output.formats import make_formats
+from runner.output.state.journal import ShardCounts, ShardEntry, read_journal
+from runner.output.writer import ShardWriter
 from runner.pipeline.decode_pool import DecodePool
 from runner.pipeline.messages import DecodeOptions, Replica
 from tests.pipeline.test_engine import fake_embed
@@ -70,7 +71,7 @@ class PlainActor(EmbedShards):
         dataset = DatasetSummary(str(folder), "d", CLIPS)
         config = compose_config(["weights=random"])
         manifest = folder / "manifest.parquet"
-        spec = make_spec(folder, config, dataset=dataset, shards=SHARDS, rows=(), manifest=manifest)
+        spec = make_spec(folder, config, dataset=dataset, shards=SHARDS, row_digests=(), manifest=manifest)
         super().__init__(ActorInit(spec, {}, CLIPS))
         self.folder, self.fails_at, self.canary, self.pause_s = folder, fails_at, FakeCanary(misses), pause_s
 
@@ -83,9 +84,9 @@ class PlainActor(EmbedShards):
         self._pool.open(1, 2, 5)
         self._model = SimpleNamespace(sessions=[])
 
-    def _make_writer(self) -> RunWriter:
+    def _make_writer(self) -> ShardWriter:
         formats = make_formats(self.spec.config.output, self.folder, {}, 0.96, [])
-        writer = Writer(self.folder, {}, formats, journal=self._reports)
+        writer = Writer(self.folder, formats, self._reports)
         writer.fails_at = self.fails_at
         return writer
 
@@ -155,8 +156,8 @@ def test_a_wrong_canary_at_the_end_takes_back_what_an_actor_wrote_since_the_last
     reports, end = embed(PlainActor(folder, misses=True), 4, 5, 6)
     done = [report.entry.shard for report in reports]
     assert end.failed.failure.kind == "parity"
-    assert len(end.failed.undone) == 2
-    assert set(end.failed.undone) < set(done)
+    assert len(end.failed.revoked) == 2
+    assert set(end.failed.revoked) < set(done)
 
 
 def test_pages_stay_locked_while_the_actor_lives(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,7 +219,7 @@ def test_all_actors_embed_with_what_the_first_one_has(tmp_path: Path) -> None:
 def test_shards_that_an_actor_takes_back_are_left_to_be_done(tmp_path: Path) -> None:
     collector = make_collector(tmp_path)
     add = add_actor(collector, actor_with(1, "float32"))
-    counts = {"embedded": 1, "audio_s": 1.0, "padded": 0, "skipped": {}, "noted": {}}
+    counts = ShardCounts(embedded=1, audio_s=1.0)
     for number in range(2):
         add(ShardReport(ShardEntry(number, 1, 1, {}, counts)))
     assert collector.left == []
@@ -230,13 +231,13 @@ def test_shards_that_an_actor_takes_back_are_left_to_be_done(tmp_path: Path) -> 
 
 def test_no_shard_is_noted_after_others_were_taken_back(tmp_path: Path) -> None:
     reports = Reports()
-    writer = ShardWriter(tmp_path, {}, [], journal=reports)
+    writer = ShardWriter(tmp_path, [], reports)
     waiting = [reports.expect(number) for number in range(3)]
     for number in range(2):
-        writer.record(ShardEntry(number))
-    writer.take_back(1)
-    writer.record(ShardEntry(2))  # which was still being written
+        writer.commit(ShardEntry(number))
+    writer.revoke_from(1)
+    writer.commit(ShardEntry(2))  # which was still being written
     assert [each.done() for each in waiting] == [True, True, False]
     reports.fail(ParityError("wrong"))
-    assert waiting[2].result().failed.undone == (1,)
+    assert waiting[2].result().failed.revoked == (1,)
     assert reports.expect(3).result().failed.failure.kind == "parity"

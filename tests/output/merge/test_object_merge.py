@@ -21,15 +21,15 @@ import pytest
 import soundfile
 
 from runner.cli.merge import main as merge
-from runner.core.layout import COMMITS, HOLDER_OBJECT
+from runner.core.layout import RunLayout
 from runner.output.remote.commits import commit_name
 from runner.output.state.journal import ShardEntry, from_line, read_journal, to_line
-from runner.output.state.plan import plan_id, read_plan
+from runner.output.state.plan_file import read_plan
 from runner.storage import lease
 from runner.storage.lease import Lease
-from runner.storage.object_store import Store
+from runner.storage.object_store import ObjectStore
 from tests.conftest import PROJECT, environment, run_command
-from tests.object_store import ObjectStore, object_store
+from tests.object_store import StoreServer, object_store
 
 BUCKET = "parts"
 SETTINGS = (
@@ -40,7 +40,7 @@ SETTINGS = (
 KEPT = ("embeddings", "npz", "tfrecord", "clips.parquet")
 SHARDS = 5
 Fault = str | None
-"""What becomes of a request; see ``ObjectStore.fault``."""
+"""What becomes of a request; see ``StoreServer.fault``."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Parts:
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[ObjectStore]:
+def server() -> Iterator[StoreServer]:
     with object_store() as store, pytest.MonkeyPatch.context() as patch:
         patch.setattr(lease, "RACE_WINDOW_S", 0.05)
         store.bucket(BUCKET, {})
@@ -61,7 +61,7 @@ def server() -> Iterator[ObjectStore]:
 
 
 @pytest.fixture(scope="module")
-def parts(server: ObjectStore, tmp_path_factory: pytest.TempPathFactory) -> Parts:
+def parts(server: StoreServer, tmp_path_factory: pytest.TempPathFactory) -> Parts:
     """The first part is written to the store by a run; the second is a folder's, laid out as such a run's."""
     home = tmp_path_factory.mktemp("parts")
     make_clips(home / "clips")
@@ -89,21 +89,23 @@ def make_clips(folder: Path) -> None:
     (folder / "label 1" / "broken.wav").write_bytes(b"RIFF")
 
 
-def embed(clips: Path, which: str, out: str, outputs: Path, server: ObjectStore) -> int:
+def embed(clips: Path, which: str, out: str, outputs: Path, server: StoreServer) -> int:
     arguments = (f"dataset.root={clips}", f"dataset.partition={which}", f"output.dir={out}", f"paths.outputs={outputs}")
     done = run_command(*arguments, *SETTINGS, **server.environment)
     assert done.status == 0, done.err + done.out
     return done.status
 
 
-def put_run(server: ObjectStore, folder: Path, prefix: str) -> None:
+def put_run(server: StoreServer, folder: Path, prefix: str) -> None:
     """Put a run's folder as a run at a URL leaves it: commit objects for the journal, no locks."""
     client = server.client()
     left_out = {f".runner/{name}" for name in ("journal.jsonl", "run.lock", "worker.lock", "lock_owner.json")}
     objects = {name: data for name, data in files_of(folder, everything=True).items() if name not in left_out}
-    plan = plan_id(read_plan(folder) or {})
+    stored = read_plan(folder)
+    assert stored is not None
+    plan = stored.id
     for number, entry in read_journal(folder / ".runner" / "journal.jsonl")[0].items():
-        objects[commit_name(number)] = f"{to_line(replace(entry, plan=plan))}\n".encode()
+        objects[commit_name(number)] = f"{to_line(replace(entry, plan_id=plan))}\n".encode()
     for name, data in objects.items():
         client.put_object(Bucket=BUCKET, Key=f"{prefix}/{name}", Body=data)
 
@@ -113,32 +115,32 @@ def files_of(folder: Path, everything: bool = False) -> dict[str, bytes]:
     return {name: path.read_bytes() for name, path in files.items() if everything or name.startswith(KEPT)}
 
 
-def objects(server: ObjectStore, prefix: str) -> dict[str, bytes]:
+def objects(server: StoreServer, prefix: str) -> dict[str, bytes]:
     """All objects below s3://BUCKET/prefix, past the proxy."""
     client = server.client()
     keys = [entry["Key"] for entry in client.list_objects_v2(Bucket=BUCKET, Prefix=f"{prefix}/").get("Contents", [])]
     return {key.removeprefix(f"{prefix}/"): client.get_object(Bucket=BUCKET, Key=key)["Body"].read() for key in keys}
 
 
-def names_put(server: ObjectStore, prefix: str) -> int:
+def names_put(server: StoreServer, prefix: str) -> int:
     """How many TFRecords there are."""
     return sum(name.endswith(".tfrecord") for name in objects(server, prefix))
 
 
-def read_of(server: ObjectStore) -> set[str]:
+def read_of(server: StoreServer) -> set[str]:
     """What was read of runs: the first part of each object's name."""
     keys = (key.split("/", 2) for method, key in server.requests if method == "GET" and not key.endswith("/"))
     return {key[2].partition("/")[0] for key in keys if len(key) == 3}
 
 
-def kept(server: ObjectStore, prefix: str) -> dict[str, bytes | ShardEntry]:
+def kept(server: StoreServer, prefix: str) -> dict[str, bytes | ShardEntry]:
     """A run's files, and its commit objects but for its plan's id."""
     found: dict[str, bytes | ShardEntry] = {}
     for name, data in objects(server, prefix).items():
-        if name.startswith(f"{COMMITS}/"):
+        if name.startswith(f"{RunLayout.commits}/"):
             entry = from_line(data.strip())
             assert entry is not None
-            found[name] = replace(entry, plan="")
+            found[name] = replace(entry, plan_id="")
         elif name.startswith((*KEPT, ".runner/c")):
             found[name] = data
     return found
@@ -153,7 +155,7 @@ def assert_whole(found: dict[str, bytes], parts: Parts) -> None:
 
 
 @pytest.fixture
-def copies(server: ObjectStore, parts: Parts, request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
+def copies(server: StoreServer, parts: Parts, request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
     """A part's objects for a test to spoil: the second part's URL, and its prefix."""
     server.behave()
     prefix = f"spoilt/{request.node.name}"
@@ -164,7 +166,7 @@ def copies(server: ObjectStore, parts: Parts, request: pytest.FixtureRequest) ->
 
 @pytest.mark.slow
 def test_urls_to_a_folder(
-    server: ObjectStore, parts: Parts, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    server: StoreServer, parts: Parts, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server.behave()
     assert merge(parts.urls) == 0
@@ -176,11 +178,11 @@ def test_urls_to_a_folder(
     assert f"merged 2 of 2 partitions into {tmp_path / 'whole'}" in capsys.readouterr().out
     assert_whole(files_of(tmp_path / "whole", everything=True), parts)
     assert merge([*parts.urls, "--output", str(tmp_path / "whole")]) == 1
-    assert f"{tmp_path / 'whole'} is not empty: name another folder" in capsys.readouterr().err
+    assert f"{tmp_path / 'whole'} is not empty: choose another folder" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_urls_to_a_url_are_copied_by_the_store(server: ObjectStore, parts: Parts) -> None:
+def test_urls_to_a_url_are_copied_by_the_store(server: StoreServer, parts: Parts) -> None:
     server.behave()
     assert merge([*parts.urls, "--output", f"s3://{BUCKET}/whole/"]) == 0
     assert read_of(server) == {".runner", "clips.parquet", "result.json"}  # nothing else passed this machine
@@ -191,7 +193,7 @@ def test_urls_to_a_url_are_copied_by_the_store(server: ObjectStore, parts: Parts
 
 @pytest.mark.slow
 @pytest.mark.parametrize("to", ["folder", "url", "another kind"])
-def test_folders_and_urls_mix(server: ObjectStore, parts: Parts, tmp_path: Path, to: str) -> None:
+def test_folders_and_urls_mix(server: StoreServer, parts: Parts, tmp_path: Path, to: str) -> None:
     server.behave()
     target = {"folder": str(tmp_path / "whole"), "url": f"s3://{BUCKET}/mixed", "another kind": "memory://mixed/whole"}
     given = [parts.urls[0], str(parts.folders[1])]
@@ -203,8 +205,8 @@ def test_folders_and_urls_mix(server: ObjectStore, parts: Parts, tmp_path: Path,
     elif to == "url":
         found = objects(server, "mixed")
     else:
-        store = Store(target[to], 5)
-        found = {name: store.read(name) or b"" for name in store.sizes("")}
+        store = ObjectStore(target[to], 5)
+        found = {name: store.read(name) or b"" for name in store.list_recursive("")}
     assert_whole(found, parts)
 
 
@@ -225,7 +227,7 @@ class Troubles:
 @pytest.mark.slow
 @pytest.mark.parametrize("to", ["folder", "url"])
 def test_a_store_that_throttles_and_drops_gives_the_same(
-    server: ObjectStore, parts: Parts, tmp_path: Path, to: str
+    server: StoreServer, parts: Parts, tmp_path: Path, to: str
 ) -> None:
     server.behave()
     server.fault = troubles = Troubles()
@@ -238,33 +240,33 @@ def test_a_store_that_throttles_and_drops_gives_the_same(
 
 
 def test_a_store_that_stays_away_is_one_message_in_time(
-    server: ObjectStore, parts: Parts, capsys: pytest.CaptureFixture[str]
+    server: StoreServer, parts: Parts, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server.fault = lambda method, key: "slow_down"
     assert merge([*parts.urls, "--timeout-s", "1"]) == 1
     server.behave()
     assert capsys.readouterr().err.endswith(
-        f"error: {parts.urls[0]} could not be listed for 1 s (no answer, or none but refusals): what was put stays; "
-        "rerun the same command to resume\n"
+        f"error: {parts.urls[0]} could not be listed for 1 s (no answer, or only refusals): completed "
+        "uploads are kept; rerun the same command to resume\n"
     )
 
 
 SPOILT = {
-    "embeddings": ("embeddings/part-00001.parquet", None, "is damaged: shards [1] are not what was written"),
-    "size": ("tfrecord/part-00000.tfrecord", b"short", "is damaged: shards [0] are not what was written"),
-    "npz": ("npz/label 1/in/04.wav.npz", None, "is damaged: shards [1] lack npz files; remove their objects .runner/"),
-    "rows": (".runner/clips/part-00000.parquet", b"short", "is damaged: shards [0] are not what was written"),
-    "commit": (".runner/commits/shard-00001.json", None, "is not finished: 1 of its 2 shards are not done"),
+    "embeddings": ("embeddings/part-00001.parquet", None, "is damaged: files of shards 1 are missing or have changed"),
+    "size": ("tfrecord/part-00000.tfrecord", b"short", "is damaged: files of shards 0 are missing or have changed"),
+    "npz": ("npz/label 1/in/04.wav.npz", None, "is damaged: shards 1 lack npz files; remove their objects .runner/"),
+    "rows": (".runner/clips/part-00000.parquet", b"short", "is damaged: files of shards 0 are missing or have changed"),
+    "commit": (".runner/commits/shard-00001.json", None, "is not finished: 1 of its 2 shards are missing"),
     "cut off": (".runner/commits/shard-00001.json", b'{"shard": 1', "is not finished: 1 of its 2 shards"),
-    "result": ("result.json", None, "is not finished: it has no result.json; run its command again"),
-    "failed": ("result.json", b'{"status": "failed"}', "is not finished: its result.json says failed; run its"),
+    "result": ("result.json", None, "is not finished: it has no result.json; rerun its command"),
+    "failed": ("result.json", b'{"status": "failed"}', "is not finished: its result.json says failed; rerun its"),
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("what", SPOILT)
 def test_what_is_spoilt_is_told_and_nothing_is_put_together(
-    server: ObjectStore,
+    server: StoreServer,
     parts: Parts,
     copies: tuple[str, str],
     tmp_path: Path,
@@ -288,24 +290,22 @@ def test_what_is_spoilt_is_told_and_nothing_is_put_together(
 
 @pytest.mark.slow
 def test_bytes_that_changed_are_seen_as_they_are_fetched(
-    server: ObjectStore, parts: Parts, copies: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    server: StoreServer, parts: Parts, copies: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     url, prefix = copies
     name = "tfrecord/part-00000.tfrecord"
     server.client().put_object(Bucket=BUCKET, Key=f"{prefix}/{name}", Body=objects(server, prefix)[name][:-1] + b"\xff")
     assert merge([parts.urls[0], url, "--output", str(tmp_path / "whole")]) == 1
-    assert (
-        f"{url}/{name} is not what was written: remove it, and run that part's command again" in capsys.readouterr().err
-    )
+    assert f"{url}/{name} has other content than was written: remove it" in capsys.readouterr().err
     assert not (tmp_path / "whole" / "merged.json").exists()
 
 
 @pytest.mark.slow
 def test_a_part_that_is_held_is_told(
-    server: ObjectStore, parts: Parts, copies: tuple[str, str], capsys: pytest.CaptureFixture[str]
+    server: StoreServer, parts: Parts, copies: tuple[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    hold = Lease(Store(copies[0], 20))
-    hold.take()
+    hold = Lease(ObjectStore(copies[0], 20))
+    hold.acquire()
     assert merge([parts.urls[0], copies[0]]) == 1
     assert f"FAILED: {copies[0]} is in use by another command (process " in capsys.readouterr().err
     hold.release()
@@ -313,7 +313,7 @@ def test_a_part_that_is_held_is_told(
 
 
 def test_places_that_hold_no_part_or_something_else(
-    server: ObjectStore, parts: Parts, capsys: pytest.CaptureFixture[str]
+    server: StoreServer, parts: Parts, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server.behave()
     assert merge([f"s3://{BUCKET}/nothing", parts.urls[1]]) == 1
@@ -326,7 +326,7 @@ def test_places_that_hold_no_part_or_something_else(
     err = capsys.readouterr().err
     assert "secret" not in err
     assert merge([*parts.urls, "--output", parts.urls[0]]) == 1
-    assert f"error: {parts.urls[0]} is not empty: name another folder" in capsys.readouterr().err
+    assert f"error: {parts.urls[0]} is not empty: choose another folder" in capsys.readouterr().err
     assert [key for method, key in server.requests if method in ("PUT", "DELETE")] == []
 
 
@@ -335,7 +335,7 @@ def test_places_that_hold_no_part_or_something_else(
     ("to", "how"), [("folder", signal.SIGKILL), ("url", signal.SIGKILL), ("url", signal.SIGINT)], ids=str
 )
 def test_a_merge_that_was_killed_goes_on(
-    server: ObjectStore,
+    server: StoreServer,
     parts: Parts,
     tmp_path: Path,
     to: str,
@@ -394,21 +394,21 @@ def test_a_merge_that_was_killed_goes_on(
 
 @pytest.mark.slow
 def test_a_merge_of_other_parts_does_not_go_on(
-    server: ObjectStore, parts: Parts, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    server: StoreServer, parts: Parts, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server.behave()
     (tmp_path / "merge_in_progress.json").write_text('{"digest": "another"}')
     server.client().put_object(Bucket=BUCKET, Key="begun/merge_in_progress.json", Body=b"cut o")
     for target in (str(tmp_path), f"s3://{BUCKET}/begun"):
         assert merge([*parts.urls, "--output", target]) == 1
-        assert f"{target} holds a merge of other parts that was not finished" in capsys.readouterr().err
+        assert f"{target} holds an unfinished merge of other partitions" in capsys.readouterr().err
     assert list(objects(server, "begun")) == ["merge_in_progress.json"]
-    hold = Lease(Store(f"s3://{BUCKET}/taken", 20))
-    hold.take()
+    hold = Lease(ObjectStore(f"s3://{BUCKET}/taken", 20))
+    hold.acquire()
     assert merge([*parts.urls, "--output", f"s3://{BUCKET}/taken"]) == 1
     assert f"error: --output=s3://{BUCKET}/taken is in use by another command" in capsys.readouterr().err
     hold.release()
-    assert HOLDER_OBJECT not in objects(server, "taken")
+    assert RunLayout.lease not in objects(server, "taken")
 
 
 def test_folders_need_no_store_modules_and_their_npz_files_are_looked_at(
@@ -425,4 +425,4 @@ def test_folders_need_no_store_modules_and_their_npz_files_are_looked_at(
     shutil.copytree(parts.folders[1], spoilt)
     next((spoilt / "npz").rglob("*.npz")).unlink()
     assert merge([str(parts.folders[0]), str(spoilt)]) == 1
-    assert f"FAILED: {spoilt} is damaged: shards [" in capsys.readouterr().err
+    assert f"FAILED: {spoilt} is damaged: shards " in capsys.readouterr().err

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,75 +20,68 @@ import pytest
 from runner.config.composition import compose_config
 from runner.contract.spec import RemoteHandle
 from runner.core.errors import ConfigError, StoreError
-from runner.core.layout import (
-    CLIP_PARTS,
-    EMBEDDINGS,
-    HOLDER_OBJECT,
-    JOURNAL,
-    MANIFEST,
-    NPZ,
-    NPZ_FILES,
-    PLAN,
-    SESSIONS,
-    STATE,
-)
+from runner.core.files import FileDigest, digest_file
+from runner.core.layout import RunLayout
+from runner.core.span import Span
 from runner.output.remote.commits import commit_name, read_commits
+from runner.output.remote.committer import RemoteCommitter
 from runner.output.remote.run import RemoteRun
-from runner.output.remote.writer import RemoteCommitter
-from runner.output.state.journal import ShardEntry, read_journal, size_and_sha256, to_line
+from runner.output.state.journal import ShardEntry, read_journal, to_line
 from runner.output.state.plan import Plan
+from runner.output.state.plan_file import PLAN_SCHEMA, StoredPlan
 from runner.storage import lease as store_hold
 from runner.storage import worker_lease
 from runner.storage.lease import Lease
-from runner.storage.object_store import Store
+from runner.storage.lease_owner import LeaseOwner
+from runner.storage.object_store import ObjectStore
 from runner.storage.worker_lease import WorkerLease
-from tests.object_store import Fault, ObjectStore, object_store
-from tests.results import make_result, make_spec
+from tests.object_store import Fault, StoreServer, object_store
+from tests.results import make_spec
 
 BUCKET = "bucket"
-PART = f"{EMBEDDINGS}/part-00000.parquet"
-CLIPS_PART = f"{STATE}/{CLIP_PARTS}/part-00000.parquet"
-NPZ_LIST = f"{STATE}/{NPZ_FILES}/part-00000.json"
+PART = f"{RunLayout.embeddings}/part-00000.parquet"
+CLIPS_PART = f"{RunLayout.clip_shards}/part-00000.parquet"
+NPZ_LIST = f"{RunLayout.npz_lists}/part-00000.json"
 PATIENCE_S = 20.0
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[ObjectStore]:
+def server() -> Iterator[StoreServer]:
     with object_store() as store:
         store.bucket(BUCKET, {})
         yield store
 
 
 @pytest.fixture
-def quiet(server: ObjectStore) -> Iterator[ObjectStore]:
+def quiet(server: StoreServer) -> Iterator[StoreServer]:
     yield server
     server.behave()
 
 
 @pytest.fixture
-def url(quiet: ObjectStore, request: pytest.FixtureRequest) -> str:
+def url(quiet: StoreServer, request: pytest.FixtureRequest) -> str:
     return f"s3://{BUCKET}/{re.sub(r'[^a-z0-9]+', '-', request.node.name)}"
 
 
-def store_at(url: str) -> Store:
-    return Store(url, PATIENCE_S)
+def store_at(url: str) -> ObjectStore:
+    return ObjectStore(url, PATIENCE_S)
 
 
-def held(url: str) -> tuple[Store, Lease]:
+def held(url: str) -> tuple[ObjectStore, Lease]:
     store = store_at(url)
     hold = Lease(store)
-    hold.take()
+    hold.acquire()
     return store, hold
 
 
-def put_holder(store: Store, **about: Any) -> None:
+def put_holder(store: ObjectStore, **about: Any) -> None:
     known = {"host": "far", "machine": "far away", "pid": 1, "started": 0.0, "token": "theirs", "time": time.time()}
-    store.put_text(json.dumps(known | about), HOLDER_OBJECT)
+    store.put_text(json.dumps(known | about), RunLayout.lease)
 
 
 def dies(monkeypatch: pytest.MonkeyPatch, *tokens: str) -> None:
     """The holders of these tokens are taken for dead, all others live."""
-    monkeypatch.setattr(store_hold, "lives", lambda store, holder, age_s: holder["token"] not in tokens)
+    monkeypatch.setattr(LeaseOwner, "is_alive_after", lambda owner, age_s, url: owner.token not in tokens)
 
 
 def take_at_once(url: str, count: int) -> tuple[list[Lease], list[str]]:
@@ -98,7 +92,7 @@ def take_at_once(url: str, count: int) -> tuple[list[Lease], list[str]]:
         hold = Lease(store_at(url))
         barrier.wait()
         try:
-            hold.take()
+            hold.acquire()
         except ConfigError as error:
             return str(error)
         return hold
@@ -115,7 +109,7 @@ def test_of_commands_that_begin_at_once_exactly_one_goes_on(url: str) -> None:
     assert all(each.startswith(f"output.dir={url} is in use by another command (process ") for each in told)
     holds[0].confirm()
     holds[0].release()
-    assert store_at(url).sizes("") == {}
+    assert store_at(url).list_recursive("") == {}
 
 
 def test_of_commands_that_find_a_dead_one_exactly_one_goes_on(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +117,7 @@ def test_of_commands_that_find_a_dead_one_exactly_one_goes_on(url: str, monkeypa
     dies(monkeypatch, "theirs")
     holds, told = take_at_once(url, 8)
     assert (len(holds), len(told)) == (1, 7)
-    assert json.loads(store_at(url).read(HOLDER_OBJECT) or b"")["token"] == holds[0].token
+    assert json.loads(store_at(url).read(RunLayout.lease) or b"")["token"] == holds[0].token
     holds[0].release()
 
 
@@ -141,21 +135,21 @@ def test_no_clock_but_the_stores_says_whether_a_holder_lives(url: str, monkeypat
 def test_a_hold_is_renewed_in_its_own_version_only(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_hold, "LEASE_RENEW_S", 1000.0)
     store, hold = held(url)
-    first = store.look(HOLDER_OBJECT)
+    first = store.read_version(RunLayout.lease)
     hold._renew()
-    second = store.look(HOLDER_OBJECT)
+    second = store.read_version(RunLayout.lease)
     assert first is not None
     assert second is not None
     assert first.id != second.id
     put_holder(store)
     with pytest.raises(ConfigError, match="process 1 on far"):
         hold._renew()
-    assert json.loads(store.read(HOLDER_OBJECT) or b"")["token"] == "theirs"
+    assert json.loads(store.read(RunLayout.lease) or b"")["token"] == "theirs"
     hold.release()
-    assert json.loads(store.read(HOLDER_OBJECT) or b"")["token"] == "theirs"
+    assert json.loads(store.read(RunLayout.lease) or b"")["token"] == "theirs"
 
 
-def test_a_lost_answer_is_no_lost_race(url: str, quiet: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_answer_is_no_lost_race(url: str, quiet: StoreServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_hold, "LEASE_RENEW_S", 1000.0)
     quiet.fault = drops = Drops()
     store, hold = held(url)
@@ -164,7 +158,7 @@ def test_a_lost_answer_is_no_lost_race(url: str, quiet: ObjectStore, monkeypatch
     assert not store.create_text("theirs", "commit")
     assert drops.count > 3
     hold.release()
-    assert set(store.sizes("")) == {"commit"}
+    assert set(store.list_recursive("")) == {"commit"}
 
 
 class Drops:
@@ -199,29 +193,30 @@ class Late:
 
 def worker(folder: Path, url: str, token: str, *, fenced: bool = True, plan: str = "plan") -> RemoteCommitter:
     config = compose_config(["weights=random", f"output.upload_timeout_s={PATIENCE_S}"])
-    return RemoteCommitter(make_spec(folder, config, remote=RemoteHandle(url, token, plan, fenced)))
+    remote = RemoteHandle(url, token, plan, fenced)
+    return RemoteCommitter(make_spec(folder, config, remote=remote))
 
 
 def write_shard(folder: Path, who: str, examples: tuple[int, int] = (1, 1)) -> ShardEntry:
     """A shard of two clips, x and y, in a worker's folder; its files say whose they are."""
-    for name in (PART, CLIPS_PART, NPZ_LIST, f"{NPZ}/x.npz", f"{NPZ}/y.npz"):
+    for name in (PART, CLIPS_PART, NPZ_LIST, f"{RunLayout.npz}/x.npz", f"{RunLayout.npz}/y.npz"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(f"{name} of {who}")
     (folder / NPZ_LIST).write_text(
-        json.dumps({name: size_and_sha256(folder / NPZ / name) for name in ("x.npz", "y.npz")})
+        json.dumps({name: digest_file(folder / RunLayout.npz / name) for name in ("x.npz", "y.npz")})
     )
     pq.write_table(pa.table({"clip": ["x", "y"], "examples": list(examples), "who": [who] * 2}), folder / CLIPS_PART)
-    files = {name: size_and_sha256(folder / name) for name in (PART, NPZ_LIST, CLIPS_PART)}
-    return ShardEntry(0, 2, sum(examples), files, rows="rows")
+    files = {name: digest_file(folder / name) for name in (PART, NPZ_LIST, CLIPS_PART)}
+    return ShardEntry(0, 2, sum(examples), files, row_digest="rows")
 
 
-def commits_of(store: Store) -> dict[int, ShardEntry | None]:
-    return read_commits(store, store.sizes(STATE))
+def commits_of(store: ObjectStore) -> dict[int, ShardEntry | None]:
+    return read_commits(store, store.list_recursive(RunLayout.state))
 
 
-@pytest.mark.parametrize("late_object", [f"{NPZ}/x.npz", PART, commit_name(0)])
+@pytest.mark.parametrize("late_object", [f"{RunLayout.npz}/x.npz", PART, commit_name(0)])
 def test_a_late_put_of_a_worker_that_lost_the_output_replaces_nothing(
-    url: str, quiet: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late_object: str
+    url: str, quiet: StoreServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late_object: str
 ) -> None:
     _, first = held(url)
     late = quiet.fault = Late(late_object)
@@ -236,10 +231,10 @@ def test_a_late_put_of_a_worker_that_lost_the_output_replaces_nothing(
         late.go.set()
         assert_lost(ending)
     assert commits_of(store) == {0: counted}
-    assert store.read(f"{NPZ}/x.npz") == f"{NPZ}/x.npz of the second".encode()
+    assert store.read(f"{RunLayout.npz}/x.npz") == f"{RunLayout.npz}/x.npz of the second".encode()
     for name, described in counted.files.items():
         (tmp_path / "found").write_bytes(store.read(name) or b"")
-        assert size_and_sha256(tmp_path / "found") == described
+        assert digest_file(tmp_path / "found") == described
     taken = late_object != PART  # the first had put that already, and the second's has a name of its own
     assert (PART not in counted.files) is taken
     for hold in (second, first):
@@ -252,7 +247,7 @@ def assert_lost(ending: Future[Any]) -> None:
 
 
 def test_a_worker_that_lost_the_output_stops_within_its_lease_whatever_its_patience(
-    url: str, quiet: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    url: str, quiet: StoreServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker_lease, "LEASE_RENEW_S", 0.2)
     store, hold = held(url)
@@ -283,18 +278,18 @@ def test_writes_wait_while_a_hold_is_not_renewed(url: str, monkeypatch: pytest.M
     store, hold = held(url)
     of_worker = store_at(url)
     lease = of_worker.fence = WorkerLease(of_worker, hold.token)
-    assert 0 < lease.left() <= 45
+    assert 0 < lease.seconds_left() <= 45
     monkeypatch.setattr("runner.storage.conditional._age_s", lambda now, modified: 50.0)  # nobody renewed it
     now[0] += 50
-    assert lease.left() < 0
-    assert hold.left() < 0
+    assert lease.seconds_left() < 0
+    assert hold.seconds_left() < 0
     for each in (store, of_worker):
-        with pytest.raises(StoreError, match=r"for 0\.2 s \(the holder's object could not be renewed"):
+        with pytest.raises(StoreError, match=r"for 0\.2 s \(the lease could not be renewed"):
             each.put_text("late", "name", 0.2)
     assert store.read("name") is None
     monkeypatch.undo()
     hold._renew()
-    hold._until = store_hold.clock() + 45
+    hold._expires_at = store_hold.clock() + 45
     of_worker.fence = WorkerLease(of_worker, hold.token)
     for each in (store, of_worker):
         each.put_text("in time", "name", 5)
@@ -302,13 +297,13 @@ def test_writes_wait_while_a_hold_is_not_renewed(url: str, monkeypatch: pytest.M
 
 
 def test_a_put_that_takes_longer_than_the_lease_goes_on_while_it_is_renewed(
-    url: str, quiet: ObjectStore, monkeypatch: pytest.MonkeyPatch
+    url: str, quiet: StoreServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runner.storage.object_store._LOOK_S", 0.05)
+    monkeypatch.setattr("runner.storage.requests._FENCE_CHECK_S", 0.05)
     store, asked, done = store_at(url), [], threading.Event()
 
     class Renewed:
-        def left(self) -> float:
+        def seconds_left(self) -> float:
             asked.append(0)
             if len(asked) > 3:
                 done.set()
@@ -329,22 +324,23 @@ def test_of_two_workers_of_one_command_the_first_to_commit_counts(url: str, tmp_
     assert again == counted
     assert commits_of(store) == {0: counted}
     assert store.read(PART) == f"{PART} of the first".encode()
-    assert store.read(f"{NPZ}/x.npz") == f"{NPZ}/x.npz of the first".encode()
+    assert store.read(f"{RunLayout.npz}/x.npz") == f"{RunLayout.npz}/x.npz of the first".encode()
     assert pq.read_table(tmp_path / "two" / CLIPS_PART)["who"].to_pylist() == ["the first"] * 2
     hold.release()
 
 
 def test_a_commit_of_files_that_were_removed_or_of_another_plan_does_not_count(url: str, tmp_path: Path) -> None:
     store, hold = held(url)
+    other = f"{RunLayout.embeddings}/part-00000-0123456789ab.parquet"
     for theirs in (
-        ShardEntry(0, files={f"{EMBEDDINGS}/part-00000-0123456789ab.parquet": (5, "")}, rows="rows", plan="plan"),
-        ShardEntry(0, rows="rows", plan="another"),
-        ShardEntry(0, rows="other", plan="plan"),
+        ShardEntry(0, files={other: FileDigest(5, "")}, row_digest="rows", plan_id="plan"),
+        ShardEntry(0, row_digest="rows", plan_id="another"),
+        ShardEntry(0, row_digest="other", plan_id="plan"),
     ):
         store.put_text(to_line(theirs) + "\n", commit_name(0))
         counted = worker(tmp_path, url, hold.token).commit(write_shard(tmp_path, "the second"))
         assert commits_of(store) == {0: counted}
-        assert counted.files[PART] == size_and_sha256(tmp_path / PART)
+        assert counted.files[PART] == digest_file(tmp_path / PART)
     hold.release()
 
 
@@ -352,55 +348,58 @@ def test_the_npz_of_a_clip_that_is_skipped_when_its_shard_is_done_again_goes(url
     store, hold = held(url)
     mirror = worker(tmp_path, url, hold.token)
     mirror.commit(write_shard(tmp_path, "the first"))
-    mirror.uncommit([0])
+    mirror.revoke(0)
     mirror.commit(write_shard(tmp_path, "the second", (1, 0)))
-    assert set(store.sizes(NPZ)) == {f"{NPZ}/x.npz"}
-    assert store.read(f"{NPZ}/x.npz") == f"{NPZ}/x.npz of the second".encode()
+    assert set(store.list_recursive(RunLayout.npz)) == {f"{RunLayout.npz}/x.npz"}
+    assert store.read(f"{RunLayout.npz}/x.npz") == f"{RunLayout.npz}/x.npz of the second".encode()
     hold.release()
 
 
 def an_output(folder: Path, url: str) -> RemoteRun:
-    (folder / STATE).mkdir(parents=True)
+    (folder / RunLayout.state).mkdir(parents=True)
     return RemoteRun(folder, compose_config([f"output.dir={url}"]))
 
 
 def plan_of(name: str, done: dict[int, ShardEntry]) -> Plan:
-    return Plan(None, [(0, 2)], ["rows"], done, resumed=True, id=name)  # type: ignore[arg-type]
+    return Plan(None, [Span(0, 2)], ["rows"], done, is_resumed=True, id=name)  # type: ignore[arg-type]
 
 
-def put_plan(store: Store, name: str) -> None:
-    plan = {"schema": 2, "id": name, "deciding": {}, "shards": [[0, 2]], "rows": ["rows"]}
-    store.put_text(json.dumps(plan), f"{STATE}/{PLAN}")
-    for each in (MANIFEST, SESSIONS):
-        store.put_text("", f"{STATE}/{each}")
+def put_plan(store: ObjectStore, name: str) -> None:
+    plan = StoredPlan(name, {}, [Span(0, 2)], ["rows"])
+    store.put_text(json.dumps({"schema": PLAN_SCHEMA, **asdict(plan)}), RunLayout.plan)
+    for file in (RunLayout.manifest, RunLayout.attempts):
+        store.put_text("", file)
 
 
 def test_commits_of_another_run_at_the_same_url_are_not_believed(url: str, tmp_path: Path) -> None:
     """The late one of a run whose files were removed, say."""
     store = store_at(url)
     put_plan(store, "this")
-    for plan, believed in (("another", {}), ("this", {0: ShardEntry(0, rows="rows", plan="this")})):
-        store.put_text(to_line(ShardEntry(0, rows="rows", plan=plan)) + "\n", commit_name(0))
+    for plan, believed in (("another", {}), ("this", {0: ShardEntry(0, row_digest="rows", plan_id="this")})):
+        store.put_text(to_line(ShardEntry(0, row_digest="rows", plan_id=plan)) + "\n", commit_name(0))
         output = an_output(tmp_path / plan, url)
-        assert read_journal(tmp_path / plan / STATE / JOURNAL)[0] == believed
-        assert (commit_name(0) in store.sizes(STATE)) is bool(believed)
+        assert read_journal(tmp_path / plan / RunLayout.journal)[0] == believed
+        assert (commit_name(0) in store.list_recursive(RunLayout.state)) is bool(believed)
         output.release()
 
 
 def test_objects_of_shards_that_no_commit_tells_of_go_and_others_stay(url: str, tmp_path: Path) -> None:
-    store, mine = store_at(url), f"{EMBEDDINGS}/notes.txt"
+    store, mine = store_at(url), f"{RunLayout.embeddings}/notes.txt"
     put_plan(store, "plan")
-    for name in (PART, f"{EMBEDDINGS}/part-00001.parquet", mine):
+    for name in (PART, f"{RunLayout.embeddings}/part-00001.parquet", mine):
         store.put_text("of a worker that was killed", name)
     output = an_output(tmp_path / "run", url)
-    output.begin_session(plan_of("plan", {}))
-    assert set(store.sizes(EMBEDDINGS)) == {mine}
+    output.begin_attempt(plan_of("plan", {}))
+    assert set(store.list_recursive(RunLayout.embeddings)) == {mine}
     store.put_text("late", PART)  # of a worker that lost the output
-    mirror = worker(tmp_path / "run", url, output.hold.token)
+    mirror = worker(tmp_path / "run", url, output.lease.token)
     entry = mirror.commit(write_shard(tmp_path / "run", "this"))
-    (tmp_path / "run" / STATE / JOURNAL).write_text(to_line(entry) + "\n")
-    assert output.upload_remaining(make_result({})).status == "finished"
-    assert set(store.sizes(EMBEDDINGS)) == {mine, next(name for name in entry.files if name.startswith(EMBEDDINGS))}
+    (tmp_path / "run" / RunLayout.journal).write_text(to_line(entry) + "\n")
+    assert output.upload_remaining(is_finished=True) is None
+    assert set(store.list_recursive(RunLayout.embeddings)) == {
+        mine,
+        next(name for name in entry.files if name.startswith(RunLayout.embeddings)),
+    }
     output.release()
 
 
@@ -408,13 +407,13 @@ def test_a_run_whose_shards_were_removed_meanwhile_is_not_told_to_be_finished(ur
     store = store_at(url)
     put_plan(store, "plan")
     output = an_output(tmp_path / "run", url)
-    output.begin_session(plan_of("plan", {}))
-    entry = worker(tmp_path / "run", url, output.hold.token).commit(write_shard(tmp_path / "run", "this"))
-    (tmp_path / "run" / STATE / JOURNAL).write_text(to_line(entry) + "\n")
+    output.begin_attempt(plan_of("plan", {}))
+    entry = worker(tmp_path / "run", url, output.lease.token).commit(write_shard(tmp_path / "run", "this"))
+    (tmp_path / "run" / RunLayout.journal).write_text(to_line(entry) + "\n")
     store.remove(PART)
-    result = output.upload_remaining(make_result({}))
-    assert result.status == "failed"
-    assert "1 shards that were put there (the first: 0) are no longer whole" in result.failure.message
+    failure = output.upload_remaining(is_finished=True)
+    assert failure is not None
+    assert "1 uploaded shards (the first: 0) are no longer complete" in failure.message
     output.release()
 
 
@@ -424,30 +423,30 @@ def test_a_shard_whose_npz_files_are_gone_is_done_again(url: str, tmp_path: Path
     put_plan(store, "plan")
     worker(tmp_path, url, hold.token).commit(write_shard(tmp_path, "this"))
     hold.release()
-    for name in (f"{NPZ}/x.npz", f"{NPZ}/y.npz"):
+    for name in (f"{RunLayout.npz}/x.npz", f"{RunLayout.npz}/y.npz"):
         store.put_text("", name) if damage == "cut off" else store.remove(name) if damage == "gone" else None
     if damage == "no list":
         store.put_text("x" * (store.size(NPZ_LIST) or 0), NPZ_LIST)
     output = an_output(tmp_path / "run", url)
-    assert read_journal(tmp_path / "run" / STATE / JOURNAL)[0] == {}
+    assert read_journal(tmp_path / "run" / RunLayout.journal)[0] == {}
     assert commits_of(store) == {}
     output.release()
 
 
 @pytest.mark.parametrize("unknown", [("if-none-match",), ("if-match",)])
 def test_a_store_that_ignores_conditions_is_found_out(
-    url: str, quiet: ObjectStore, caplog: pytest.LogCaptureFixture, unknown: tuple[str, ...]
+    url: str, quiet: StoreServer, caplog: pytest.LogCaptureFixture, unknown: tuple[str, ...]
 ) -> None:
     quiet.unknown = unknown
     store, hold = held(url)
     assert store.conditions is None
     assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == [
-        f"{url} has no conditional puts: two commands are kept apart by a look before each commit"
+        f"{url} has no conditional requests: commands check the lease before each commit instead"
     ]
     with pytest.raises(ConfigError, match="in use"):
         held(url)
     hold.release()
-    assert store.sizes("") == {}
+    assert store.list_recursive("") == {}
 
 
 def test_a_store_without_conditions_is_written_as_ever(

@@ -23,21 +23,25 @@ import pytest
 from runner.config.composition import _run_dir, compose_config
 from runner.contract.spec import RemoteHandle
 from runner.core.errors import ConfigError, StoreError
-from runner.core.layout import HOLDER_OBJECT, JOURNAL, STATE
+from runner.core.files import FileDigest, digest_file
+from runner.core.layout import RunLayout
+from runner.core.span import Span
 from runner.dataset.manifest import build_manifest
-from runner.output.remote.run import RemoteRun, take
-from runner.output.remote.writer import RemoteCommitter
-from runner.output.state.journal import ShardEntry, read_journal, size_and_sha256
-from runner.output.state.plan import Plan, begin_session, make_plan
-from runner.output.state.redo import Stores
-from runner.storage import lease
+from runner.output.remote.committer import RemoteCommitter
+from runner.output.remote.run import RemoteRun, open_remote_run
+from runner.output.state.journal import Journal, ShardCounts, ShardEntry, read_journal
+from runner.output.state.plan import Plan, make_plan
+from runner.output.state.plan_file import begin_attempt
+from runner.output.state.rerun import ObjectProbe
+from runner.output.writer import ShardWriter
+from runner.storage import lease, lease_owner
 from runner.storage import object_store as store_client
 from runner.storage.lease import Lease, check_lease
-from runner.storage.object_store import Store
+from runner.storage.object_store import ObjectStore
 from runner.storage.retry import is_transient
 from tests.commands import PROJECT, Done, start, wait_until
 from tests.commands import run as run_command
-from tests.object_store import Fault, ObjectStore, object_store
+from tests.object_store import Fault, StoreServer, object_store
 from tests.results import make_spec
 from tests.stress.chaos import make_clips, victims
 
@@ -56,14 +60,14 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[ObjectStore]:
+def server() -> Iterator[StoreServer]:
     with object_store() as store:
         store.bucket(BUCKET, {})
         yield store
 
 
 @pytest.fixture
-def quiet(server: ObjectStore) -> Iterator[ObjectStore]:
+def quiet(server: StoreServer) -> Iterator[StoreServer]:
     yield server
     server.behave()
 
@@ -100,7 +104,7 @@ def assert_same(prefix: str, local: Path) -> dict[str, Any]:
     assert sorted(numbers(found)) == sorted(expected)
     assert [name for name, data in expected.items() if found[name] != data] == []
     assert len([name for name in found if name.startswith(".runner/commits/")]) == SHARDS
-    assert HOLDER_OBJECT not in found
+    assert RunLayout.lease not in found
     result: dict[str, Any] = json.loads(found["result.json"])
     assert (result["status"], result["run_dir"]) == ("finished", f"s3://{BUCKET}/{prefix}")
     return result
@@ -108,7 +112,7 @@ def assert_same(prefix: str, local: Path) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_a_run_that_was_killed_refused_and_throttled_ends_as_a_local_one(
-    clips: Path, quiet: ObjectStore, tmp_path: Path
+    clips: Path, quiet: StoreServer, tmp_path: Path
 ) -> None:
     """Killed and its folder deleted, failed as the store refused a commit object, then through 503s, 500s and drops."""
     out = clips.parent / "local"
@@ -118,8 +122,8 @@ def test_a_run_that_was_killed_refused_and_throttled_ends_as_a_local_one(
         kill_after_two_shards(clips, url, quiet, tmp_path / "one")
         assert local.result().status == 0, local.result().err
     shutil.rmtree(tmp_path / "one")
-    store = Store(url, 20)
-    committed = store.sizes(".runner/commits")
+    store = ObjectStore(url, 20)
+    committed = store.list_recursive(".runner/commits")
     assert 2 <= len(committed) < SHARDS - 1
     # the last one: the killed command's worker may still have put another
     refused = next(n for n in reversed(range(SHARDS)) if f".runner/commits/shard-{n:05d}.json" not in committed)
@@ -176,15 +180,15 @@ class Troubles:
             return fault
 
 
-def kill_after_two_shards(clips: Path, url: str, server: ObjectStore, outputs: Path) -> None:
+def kill_after_two_shards(clips: Path, url: str, server: StoreServer, outputs: Path) -> None:
     server.fault = lambda method, key: time.sleep(0.3) if method == "PUT" and "/embeddings/" in key else None
     outputs.mkdir()
     given = (f"dataset.root={clips}", f"output.dir={url}", f"paths.outputs={outputs}", *SETTINGS)
-    command, store = start(*given, log=outputs / "log"), Store(url, 20)
+    command, store = start(*given, log=outputs / "log"), ObjectStore(url, 20)
 
     def has_two() -> bool:
         assert command.poll() is None, command.out
-        return len(store.sizes(".runner/commits")) >= 2
+        return len(store.list_recursive(".runner/commits")) >= 2
 
     wait_until(has_two, lambda: command.out)
     for process in [*victims(command, "worker"), command]:
@@ -197,32 +201,32 @@ def refusal(url: str, folder: Path) -> str:
     """What a command that would write there is told."""
     (folder / ".runner").mkdir()
     with pytest.raises(ConfigError) as caught:
-        take(folder, compose_config([f"output.dir={url}"]))
+        open_remote_run(folder, compose_config([f"output.dir={url}"]))
     return str(caught.value)
 
 
-def test_a_second_command_is_refused(quiet: ObjectStore, tmp_path: Path) -> None:
-    hold = Lease(Store(f"s3://{BUCKET}/held", 20))
-    hold.take()
+def test_a_second_command_is_refused(quiet: StoreServer, tmp_path: Path) -> None:
+    hold = Lease(ObjectStore(f"s3://{BUCKET}/held", 20))
+    hold.acquire()
     told = refusal(f"s3://{BUCKET}/held", tmp_path)
     assert f"output.dir=s3://{BUCKET}/held is in use by another command (process " in told
-    assert list(objects("held")) == [HOLDER_OBJECT]
+    assert list(objects("held")) == [RunLayout.lease]
     hold.release()
     assert objects("held") == {}
 
 
 def test_a_bucket_that_is_not_there_is_one_message_before_any_work(
-    clips: Path, quiet: ObjectStore, tmp_path: Path
+    clips: Path, quiet: StoreServer, tmp_path: Path
 ) -> None:
     done = embed(clips, "s3://nosuchbucket/run", tmp_path)
     assert done.status == 1
-    assert done.err == "error: output.dir=s3://nosuchbucket/run is in a bucket that is not there: " + (
-        "make it, or name another\n"
+    assert done.err == "error: output.dir=s3://nosuchbucket/run is in a bucket that does not exist: " + (
+        "make it, or choose one\n"
     )
 
 
-def test_a_folder_of_something_else_is_refused(quiet: ObjectStore, tmp_path: Path) -> None:
-    Store(f"s3://{BUCKET}/other", 20).put_text("{}", "embeddings/part-00000.parquet")
+def test_a_folder_of_something_else_is_refused(quiet: StoreServer, tmp_path: Path) -> None:
+    ObjectStore(f"s3://{BUCKET}/other", 20).put_text("{}", "embeddings/part-00000.parquet")
     assert f"output.dir=s3://{BUCKET}/other holds something else" in refusal(f"s3://{BUCKET}/other", tmp_path)
     assert list(objects("other")) == ["embeddings/part-00000.parquet"]
 
@@ -264,10 +268,10 @@ class Flaky:
             raise self.error
 
 
-def flaky_store(monkeypatch: pytest.MonkeyPatch, flaky: Flaky, timeout_s: float) -> Store:
+def flaky_store(monkeypatch: pytest.MonkeyPatch, flaky: Flaky, timeout_s: float) -> ObjectStore:
     monkeypatch.setattr(store_client, "open_store", lambda key, url: (flaky, "bucket/run"))
     monkeypatch.setattr("runner.storage.retry.FIRST_PAUSE_S", 0.001)
-    return Store("s3://bucket/run", timeout_s)
+    return ObjectStore("s3://bucket/run", timeout_s)
 
 
 def test_what_may_pass_is_tried_again_and_the_rest_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,46 +304,47 @@ def test_errors_are_told_apart_by_their_status() -> None:
 
 
 @pytest.fixture
-def memory_store(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Store:
+def memory_store(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> ObjectStore:
     monkeypatch.setattr(lease, "RACE_WINDOW_S", 0.05)
-    monkeypatch.setattr(lease, "LEASE_RENEW_S", 0.1)
-    return Store(f"memory://{request.node.name}/run", 5)
+    for module in (lease, lease_owner):
+        monkeypatch.setattr(module, "LEASE_RENEW_S", 0.1)
+    return ObjectStore(f"memory://{request.node.name}/run", 5)
 
 
-def put_holder(store: Store, **about: Any) -> None:
+def put_holder(store: ObjectStore, **about: Any) -> None:
     known = {"host": "far", "machine": "far away", "pid": 1, "started": 0.0, "token": "theirs", "time": time.time()}
-    store.put_text(json.dumps(known | about), HOLDER_OBJECT)
+    store.put_text(json.dumps(known | about), RunLayout.lease)
 
 
-def test_a_dead_holder_is_taken_over_and_a_living_one_is_not(memory_store: Store) -> None:
+def test_a_dead_holder_is_taken_over_and_a_living_one_is_not(memory_store: ObjectStore) -> None:
     put_holder(memory_store)
     with pytest.raises(ConfigError, match="process 1 on far"):
-        Lease(memory_store).take()
+        Lease(memory_store).acquire()
     put_holder(memory_store, time=time.time() - 1000)
     beating = threading.Timer(0.05, put_holder, (memory_store,), {"time": time.time() - 999})
     beating.start()
     with pytest.raises(ConfigError, match="process 1 on far"):  # alive, by a clock that is behind
-        Lease(memory_store).take()
+        Lease(memory_store).acquire()
     beating.join()
     hold = Lease(memory_store)
-    hold.take()
+    hold.acquire()
     hold.confirm()
-    here = lease.read_holder(memory_store)
+    here = lease.read_owner(memory_store)
     assert here is not None
     hold.release()
-    assert lease.read_holder(memory_store) is None
-    put_holder(memory_store, machine=here["machine"], pid=here["pid"], started=here["started"] - 100)
+    assert lease.read_owner(memory_store) is None
+    put_holder(memory_store, machine=here.machine, pid=here.pid, started=here.started - 100)
     again = Lease(memory_store)
-    again.take()  # at once: the process of that number is another one
+    again.acquire()  # at once: the process of that number is another one
     again.confirm()
     again.release()
 
 
-def test_of_two_that_begin_at_once_one_stays(memory_store: Store) -> None:
+def test_of_two_that_begin_at_once_one_stays(memory_store: ObjectStore) -> None:
     one, other = Lease(memory_store), Lease(memory_store)
-    one.take()
-    memory_store.remove(HOLDER_OBJECT)  # as if it had not been there at the other's look
-    other.take()
+    one.acquire()
+    memory_store.remove(RunLayout.lease)  # as if it had not been there at the other's look
+    other.acquire()
     with pytest.raises(ConfigError, match="in use by another command"):
         one.confirm()
     other.confirm()
@@ -348,50 +353,57 @@ def test_of_two_that_begin_at_once_one_stays(memory_store: Store) -> None:
     other.release()
 
 
-def test_a_holder_is_written_anew_while_its_command_lives(memory_store: Store) -> None:
+def test_a_holder_is_written_anew_while_its_command_lives(memory_store: ObjectStore) -> None:
     hold = Lease(memory_store)
-    hold.take()
-    first = lease.read_holder(memory_store)
+    hold.acquire()
+    first = lease.read_owner(memory_store)
     deadline = time.monotonic() + 5
-    while lease.read_holder(memory_store) == first:
+    while lease.read_owner(memory_store) == first:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     hold.release()
 
 
-def test_a_worker_that_lost_the_output_commits_no_more(memory_store: Store, tmp_path: Path) -> None:
+def test_a_worker_that_lost_the_output_commits_no_more(memory_store: ObjectStore, tmp_path: Path) -> None:
+    remote = RemoteHandle(memory_store.url, "ours", plan="", fenced=False)
     config = compose_config(["weights=random"])
-    remote = RemoteHandle(memory_store.url, "ours", "", False)
-    mirror = RemoteCommitter(make_spec(tmp_path, config, rows=("of shard 0",), remote=remote))
+    committer = RemoteCommitter(
+        make_spec(tmp_path, config, shards=(Span(0, 1),), row_digests=("of shard 0",), remote=remote)
+    )
     (tmp_path / "embeddings").mkdir()
     (tmp_path / "embeddings/part-00000.parquet").write_bytes(b"rows")
-    entry = ShardEntry(0, 1, 1, {"embeddings/part-00000.parquet": (4, "")})
+    entry = ShardEntry(0, 1, 1, {"embeddings/part-00000.parquet": FileDigest(4, "")})
     put_holder(memory_store, token="ours")
-    mirror.commit(entry)
-    assert ".runner/commits/shard-00000.json" in memory_store.sizes(".runner")
+    committer.commit(entry)
+    assert ".runner/commits/shard-00000.json" in memory_store.list_recursive(".runner")
     memory_store.remove(".runner/commits/shard-00000.json")
     put_holder(memory_store)
     with pytest.raises(StoreError, match="process 1 on far"):
-        mirror.commit(entry)
-    assert ".runner/commits/shard-00000.json" not in memory_store.sizes(".runner")
+        committer.commit(entry)
+    assert ".runner/commits/shard-00000.json" not in memory_store.list_recursive(".runner")
 
 
-def test_shards_that_are_taken_back_lose_their_commit_objects(memory_store: Store, tmp_path: Path) -> None:
-    remote = RemoteHandle(memory_store.url, "ours", "", False)
-    spec = make_spec(tmp_path, compose_config(["weights=random"]), shards=((0, 1),) * 3, rows=("",) * 3, remote=remote)
-    (tmp_path / STATE).mkdir()
+def test_shards_that_are_taken_back_lose_their_commit_objects(memory_store: ObjectStore, tmp_path: Path) -> None:
+    remote = RemoteHandle(memory_store.url, "ours", plan="", fenced=False)
+    spec = make_spec(
+        tmp_path, compose_config(["weights=random"]), shards=(Span(0, 1),) * 3, row_digests=("",) * 3, remote=remote
+    )
+    (tmp_path / RunLayout.state).mkdir()
     put_holder(memory_store, token="ours")
-    writer = RemoteCommitter(spec).writer_kind()(tmp_path, {}, [])
+    journal = Journal(tmp_path / RunLayout.journal)
+    writer = ShardWriter(tmp_path, [], journal, uploader=RemoteCommitter(spec))
     for shard in range(2):
-        writer.record(ShardEntry(shard))
-    writer.take_back(1)
-    writer.record(ShardEntry(2))  # it was under way
-    assert list(writer.done) == [0]
-    assert list(memory_store.sizes(".runner/commits")) == [".runner/commits/shard-00000.json"]
-    assert list(read_journal(tmp_path / STATE / JOURNAL)[0]) == [0]
+        writer.commit(ShardEntry(shard))
+    writer.revoke_from(1)
+    writer.commit(ShardEntry(2))  # it was under way
+    assert list(writer.committed) == [0]
+    assert list(memory_store.list_recursive(".runner/commits")) == [".runner/commits/shard-00000.json"]
+    assert list(read_journal(tmp_path / RunLayout.journal)[0]) == [0]
 
 
-def test_shards_of_changed_sources_lose_their_commit_objects(memory_store: Store, tmp_path: Path, clips: Path) -> None:
+def test_shards_of_changed_sources_lose_their_commit_objects(
+    memory_store: ObjectStore, tmp_path: Path, clips: Path
+) -> None:
     data = tmp_path / "data"
     shutil.copytree(clips, data)
     config = compose_config([f"dataset.root={data}", f"output.dir={memory_store.url}", "output.clips_per_shard=4"])
@@ -399,39 +411,41 @@ def test_shards_of_changed_sources_lose_their_commit_objects(memory_store: Store
     def session(folder: Path) -> tuple[RemoteRun, Plan]:
         (folder / ".runner").mkdir(parents=True)
         (folder / "left_over").write_text("of an earlier command")
-        output = take(folder, config)
+        output = open_remote_run(folder, config)
+        assert output is not None
         assert not (folder / "left_over").exists()
         plan = make_plan(folder, config, build_manifest(config.dataset, tmp_path))
-        begin_session(folder, {})
-        output.begin_session(plan)
+        begin_attempt(folder, {})
+        output.begin_attempt(plan)
         return output, plan
 
     first, plan = session(tmp_path / "one")
-    assert plan.done == {}
-    spec = make_spec(tmp_path / "one", config, shards=plan.shards, rows=plan.rows, remote=first.handle())
-    mirror = RemoteCommitter(spec)
+    assert plan.committed == {}
+    committer = RemoteCommitter(
+        make_spec(tmp_path / "one", config, shards=plan.shards, row_digests=plan.row_digests, remote=first.handle())
+    )
     for number in (0, 1):
         name = f"embeddings/part-{number:05d}.parquet"
         (tmp_path / "one" / "embeddings").mkdir(exist_ok=True)
         (tmp_path / "one" / name).write_bytes(b"rows")
-        mirror.commit(ShardEntry(number, 4, 4, {name: (4, "")}, rows=plan.rows[number]))
+        committer.commit(ShardEntry(number, 4, 4, {name: FileDigest(4, "")}, row_digest=plan.row_digests[number]))
     memory_store.put_text("{}", "result.json")
     first.release()
     changed = sorted(path for path in data.rglob("*") if path.is_file())[0]
     changed.write_bytes(changed.read_bytes() + b"more")
     second, plan = session(tmp_path / "two")
-    gone = {0, 1} - plan.done.keys()
+    gone = {0, 1} - plan.committed.keys()
     assert len(gone) == 1
-    assert list(memory_store.sizes(".runner/commits")) == [
-        f".runner/commits/shard-{number:05d}.json" for number in plan.done
+    assert list(memory_store.list_recursive(".runner/commits")) == [
+        f".runner/commits/shard-{number:05d}.json" for number in plan.committed
     ]
-    assert "result.json" not in memory_store.top()
+    assert "result.json" not in memory_store.list_folder()
     assert len((tmp_path / "two/.runner/attempts.jsonl").read_text().splitlines()) == 2
     second.release()
 
 
 def test_shards_with_clips_that_came_back_are_done_again_from_any_machine(
-    memory_store: Store, tmp_path: Path, clips: Path
+    memory_store: ObjectStore, tmp_path: Path, clips: Path
 ) -> None:
     data = tmp_path / "data"
     shutil.copytree(clips, data)
@@ -439,29 +453,34 @@ def test_shards_with_clips_that_came_back_are_done_again_from_any_machine(
 
     def begin(folder: Path) -> tuple[RemoteRun, Plan]:
         (folder / ".runner").mkdir(parents=True)
-        output = take(folder, config)
-        plan = make_plan(folder, config, build_manifest(config.dataset, tmp_path), output.get_parts)
-        begin_session(folder, {})
-        output.begin_session(plan)
+        output = open_remote_run(folder, config)
+        assert output is not None
+        plan = make_plan(folder, config, build_manifest(config.dataset, tmp_path), output.download_clip_rows)
+        begin_attempt(folder, {})
+        output.begin_attempt(plan)
         return output, plan
 
     first, plan = begin(tmp_path / "one")
-    spec = make_spec(tmp_path / "one", config, shards=plan.shards, rows=plan.rows, remote=first.handle())
+    committer = RemoteCommitter(
+        make_spec(tmp_path / "one", config, shards=plan.shards, row_digests=plan.row_digests, remote=first.handle())
+    )
     name = ".runner/clips/part-00000.parquet"
     reasons = pa.table({"reason": pa.array([None, "missing", None, None], pa.string()), "detail": pa.nulls(4)})
     pq.write_table(reasons, tmp_path / "one" / name)
-    described = {name: size_and_sha256(tmp_path / "one" / name)}
-    RemoteCommitter(spec).commit(ShardEntry(0, 4, 4, described, {"skipped": {"missing": 1}}, rows=plan.rows[0]))
+    described = {name: digest_file(tmp_path / "one" / name)}
+    committer.commit(
+        ShardEntry(0, 4, 4, described, ShardCounts(skipped={"missing": 1}), row_digest=plan.row_digests[0])
+    )
     first.release()
     clip = Path(os.fsdecode(plan.manifest.table["path"][1].as_py()))
     clip.rename(tmp_path / clip.name)
     second, plan = begin(tmp_path / "two")
-    assert set(plan.done) == {0}
+    assert set(plan.committed) == {0}
     second.release()
     (tmp_path / clip.name).rename(clip)
     third, plan = begin(tmp_path / "three")
-    assert plan.done == {}
-    assert memory_store.sizes(".runner/commits") == {}
+    assert plan.committed == {}
+    assert memory_store.list_recursive(".runner/commits") == {}
     third.release()
 
 
@@ -473,8 +492,8 @@ def test_objects_of_a_store_that_is_silent_are_asked_for_once(monkeypatch: pytes
             asked.append(url)
             raise (FileNotFoundError(url) if len(asked) < 3 else TimeoutError(url))
 
-    monkeypatch.setattr("runner.output.state.redo.store_of", lambda url: Silent())
-    monkeypatch.setattr("runner.output.state.redo._PATIENCE_S", 0.0)
-    stores = Stores()
+    monkeypatch.setattr("runner.output.state.rerun.store_of", lambda url: Silent())
+    monkeypatch.setattr("runner.output.state.rerun._PATIENCE_S", 0.0)
+    stores = ObjectProbe()
     assert [stores.give(f"s3://bucket/{number}.wav".encode()) for number in range(6)] == [False] * 6
     assert len(asked) == 3

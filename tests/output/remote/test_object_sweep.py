@@ -16,20 +16,20 @@ import soundfile
 from runner.cli.track import main as track
 from runner.config.composition import compose_config
 from runner.core.errors import ConfigError, StoreError
-from runner.core.layout import HOLDER_OBJECT
+from runner.core.layout import RunLayout
 from runner.core.paths import staging_dir
 from runner.jobs.spec import Job
 from runner.jobs.tracker import RunTracking
 from runner.output.remote import sweep as store_sweep
-from runner.output.remote.orphans import stale_worker_lock
+from runner.output.remote.stale_workers import stale_worker_lock
 from runner.storage import lease
 from runner.storage.lease import Lease
-from runner.storage.object_store import Store
+from runner.storage.object_store import ObjectStore
 from runner.tracking.record import LIVE
 from tests.commands import Done, start, wait_until
 from tests.commands import run as run_command
 from tests.fork_server import Forked
-from tests.object_store import Fault, ObjectStore, object_store
+from tests.object_store import Fault, StoreServer, object_store
 from tests.stress.chaos import victims
 
 BUCKET = "bucket"
@@ -53,7 +53,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def store() -> Iterator[ObjectStore]:
+def store() -> Iterator[StoreServer]:
     with object_store() as found:
         found.bucket(BUCKET, {})
         yield found
@@ -75,7 +75,7 @@ def words(clips: Path, out: str, outputs: Path) -> list[str]:
     return [*SWEEP, f"dataset.root={clips}", f"output.dir={out}", f"paths.outputs={outputs}", *SETTINGS]
 
 
-def objects(store: ObjectStore, prefix: str) -> dict[str, bytes]:
+def objects(store: StoreServer, prefix: str) -> dict[str, bytes]:
     """All objects below s3://bucket/prefix."""
     client = store.client()
     return {
@@ -83,12 +83,12 @@ def objects(store: ObjectStore, prefix: str) -> dict[str, bytes]:
     }
 
 
-def names(store: ObjectStore, prefix: str) -> list[str]:
+def names(store: StoreServer, prefix: str) -> list[str]:
     found = store.client().list_objects_v2(Bucket=BUCKET, Prefix=f"{prefix}/").get("Contents", [])
     return [each["Key"].removeprefix(f"{prefix}/") for each in found]
 
 
-def assert_same(store: ObjectStore, prefix: str, local: Path) -> None:
+def assert_same(store: StoreServer, prefix: str, local: Path) -> None:
     """The jobs' numbers are those of a sweep in a folder, bit for bit, and nobody holds anything any more."""
     found = objects(store, prefix)
     assert [name for name in found if name.endswith("lease.json")] == []
@@ -132,7 +132,7 @@ def kill(process: Forked) -> None:
 
 @pytest.mark.slow
 def test_a_sweep_that_was_stopped_killed_and_failed_at_its_end_ends_as_a_local_one(
-    clips: Path, store: ObjectStore, local: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    clips: Path, store: StoreServer, local: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     url, outputs, log = f"s3://{BUCKET}/stopped", tmp_path / "outputs", tmp_path / "log"
     command = [*words(clips, url, outputs), "tracking=local"]
@@ -149,7 +149,7 @@ def test_a_sweep_that_was_stopped_killed_and_failed_at_its_end_ends_as_a_local_o
 
     begun = {"1/.runner/commits/shard-00000.json", "1/tracking.json"}
     stop_when(lambda: begun <= set(names(store, "stopped")), command, log, kill)
-    assert {HOLDER_OBJECT, f"1/{HOLDER_OBJECT}"} <= objects(store, "stopped").keys()
+    assert {RunLayout.lease, f"1/{RunLayout.lease}"} <= objects(store, "stopped").keys()
     assert json.loads(objects(store, "stopped")["sweep.json"])["interrupted"] is True  # of the session before
     shutil.rmtree(staging_dir(url, outputs))
 
@@ -188,11 +188,11 @@ def test_a_sweep_that_was_stopped_killed_and_failed_at_its_end_ends_as_a_local_o
     assert parent.data.tags["run_dir"] == url
     assert {run.data.tags["run_dir"] for run in children} == {f"{url}/0", f"{url}/1"}
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
-    assert HOLDER_OBJECT not in objects(store, "stopped")
+    assert RunLayout.lease not in objects(store, "stopped")
 
 
 @pytest.mark.slow
-def test_jobs_in_other_processes_write_the_same(clips: Path, store: ObjectStore, local: Path, tmp_path: Path) -> None:
+def test_jobs_in_other_processes_write_the_same(clips: Path, store: StoreServer, local: Path, tmp_path: Path) -> None:
     done = sweep(clips, f"s3://{BUCKET}/apart", tmp_path, "hydra/launcher=submitit_local")
     assert done.status == 0, done.err
     assert "2 jobs, all finished" in done.out
@@ -201,7 +201,7 @@ def test_jobs_in_other_processes_write_the_same(clips: Path, store: ObjectStore,
 
 @pytest.mark.slow
 def test_embeddings_that_left_the_folder_are_logged_and_a_run_is_logged_later_once(
-    clips: Path, store: ObjectStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    clips: Path, store: StoreServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     url = f"s3://{BUCKET}/logged"
     done = run_command(
@@ -229,17 +229,17 @@ def test_embeddings_that_left_the_folder_are_logged_and_a_run_is_logged_later_on
     assert {"clips.parquet", "result.json", "runner.log", "config"} <= set(artifacts(later, again, ""))
 
     note = tmp_path / "note.json"  # of a run that this database has not, as after it was deleted
-    Store(url, 20).get("tracking.json", note)
+    ObjectStore(url, 20).get("tracking.json", note)
     note.write_text(note.read_text().replace(again.info.run_id, "0" * 32))
-    Store(url, 20).put(note, "tracking.json")
+    ObjectStore(url, 20).put(note, "tracking.json")
     assert f"{url}: logged; mlflow ui" in told(track([url, "--uri", later]), capsys)
     assert f"{url}: was logged already; mlflow ui" in told(track([url, "--uri", later]), capsys)
     assert len(runs_of(later)) == 2
 
     assert track([f"s3://{BUCKET}/nothing"]) == 1
     assert f"s3://{BUCKET}/nothing holds no" in capsys.readouterr().err
-    hold = Lease(Store(url, 20))
-    hold.take()
+    hold = Lease(ObjectStore(url, 20))
+    hold.acquire()
     assert track([url]) == 1
     assert "in use by another command" in capsys.readouterr().err
     hold.release()
@@ -247,7 +247,7 @@ def test_embeddings_that_left_the_folder_are_logged_and_a_run_is_logged_later_on
 
 def test_a_store_that_does_not_give_the_embeddings_is_no_end_of_the_run(tmp_path: Path) -> None:
     class Refusing:
-        def get_embeddings(self, finished: bool) -> None:
+        def download_embeddings(self, finished: bool) -> None:
             raise StoreError("s3://bucket/run can't be read")
 
     config = compose_config(["output.dir=s3://bucket/run", "tracking.log_embeddings=true"])
@@ -276,17 +276,17 @@ def artifacts(uri: str, run, folder: str) -> list[str]:
     return sorted(each.path for each in MlflowClient(uri).list_artifacts(run.info.run_id, folder))
 
 
-def test_a_second_command_and_another_sweep_are_refused(clips: Path, store: ObjectStore, tmp_path: Path) -> None:
+def test_a_second_command_and_another_sweep_are_refused(clips: Path, store: StoreServer, tmp_path: Path) -> None:
     url = f"s3://{BUCKET}/held"
-    hold = Lease(Store(url, 20))
-    hold.take()
+    hold = Lease(ObjectStore(url, 20))
+    hold.acquire()
     done = sweep(clips, url, tmp_path)
     assert done.status == 1
     assert done.err.startswith(f"error: output.dir={url} is in use by another command (process ")
-    assert list(objects(store, "held")) == [HOLDER_OBJECT]
+    assert list(objects(store, "held")) == [RunLayout.lease]
     hold.release()
     record = {"run_id": None, "overrides": ["memory=greedy,balanced"], "jobs": []}
-    Store(url, 20).put_text(json.dumps(record), "sweep.json")
+    ObjectStore(url, 20).put_text(json.dumps(record), "sweep.json")
     done = sweep(clips, url, tmp_path)
     assert done.status == 1
     assert done.err.startswith(f"error: output.dir={url} already holds another sweep (memory=greedy,balanced)")
@@ -294,7 +294,7 @@ def test_a_second_command_and_another_sweep_are_refused(clips: Path, store: Obje
 
 
 def test_a_bucket_that_is_not_there_is_one_message_before_any_work(
-    clips: Path, store: ObjectStore, tmp_path: Path
+    clips: Path, store: StoreServer, tmp_path: Path
 ) -> None:
     done = sweep(clips, "s3://nosuchbucket/sweep", tmp_path)
     assert (done.status, done.out) == (1, "")
@@ -328,12 +328,12 @@ def test_a_url_of_something_else_is_refused(
     name: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lease, "RACE_WINDOW_S", 0.05)
-    store = Store(f"memory://{tmp_path.name}/{name}", 5)
+    store = ObjectStore(f"memory://{tmp_path.name}/{name}", 5)
     store.put_text("{}", name)
     config = compose_config([f"output.dir={store.url}"])
     with pytest.raises(ConfigError, match=message):
         store_sweep.take(tmp_path / "work", config)
-    assert list(store.sizes("")) == [name]
+    assert list(store.list_recursive("")) == [name]
     assert not (tmp_path / "work").exists()
 
 
@@ -350,9 +350,9 @@ def test_a_sweep_waits_for_the_jobs_of_a_killed_command(
     folder = staging_dir(url, tmp_path)
     (folder / "1/.runner").mkdir(parents=True)
     lock = stale_worker_lock(folder / "1") if at_work == "the worker" else folder / "1/.runner/run.lock"
-    with FileLock(lock), pytest.raises(ConfigError, match="still at work"):
-        store_sweep.take(folder, config)
-    store_sweep.take(folder, config)
+    with FileLock(lock), pytest.raises(ConfigError, match="still running"):
+        store_sweep.open_remote_sweep(folder, config)
+    sweep = store_sweep.open_remote_sweep(folder, config)
     assert list(folder.iterdir()) == []
-    store_sweep.release_all()
-    assert list(Store(url, 5).sizes("")) == []
+    sweep.release()
+    assert list(ObjectStore(url, 5).list_recursive("")) == []

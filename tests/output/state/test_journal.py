@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner.output.state.journal import Journal, ShardEntry, read_journal, size_and_sha256
-from runner.output.verify import damaged_shards, files_are_there
+from runner.core.files import FileDigest, digest_file
+from runner.output.state.journal import Journal, ShardCounts, ShardEntry, read_journal
+from runner.output.verify import damaged_shards, files_exist
 
 
 def entry(shard: int, **values: object) -> ShardEntry:
-    return ShardEntry(shard, 3, 30, {f"part-{shard}": (5, "00")}, {"embedded": 3}, **values)  # type: ignore[arg-type]
+    return ShardEntry(shard, 3, 30, {f"part-{shard}": FileDigest(5, "00")}, ShardCounts(embedded=3), **values)  # type: ignore[arg-type]
 
 
 def write(path: Path, *entries: ShardEntry) -> None:
@@ -36,7 +37,7 @@ def test_a_line_is_on_disk_once_it_is_added(tmp_path: Path, monkeypatch: pytest.
 def test_entries_come_back_and_the_last_of_a_shard_counts(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     assert read_journal(path) == ({}, 0)
-    write(path, entry(0), entry(1), entry(2), entry(1, undone=True))
+    write(path, entry(0), entry(1), entry(2), entry(1, revoked=True))
     done, unreadable = read_journal(path)
     assert (list(done), unreadable) == ([0, 2], 0)
     assert done[2] == entry(2)
@@ -82,11 +83,11 @@ def test_damage_is_found(tmp_path: Path) -> None:
     for number in range(4):
         path = tmp_path / f"part-{number}"
         path.write_bytes(bytes([number]) * 100)
-        done[number] = ShardEntry(number, files={path.name: size_and_sha256(path)})
+        done[number] = ShardEntry(number, files={path.name: digest_file(path)})
     assert damaged_shards(tmp_path, done) == []
-    assert files_are_there(tmp_path, done)
+    assert files_exist(tmp_path, done)
     (tmp_path / "part-1").unlink()
     (tmp_path / "part-2").write_bytes(bytes([2]) * 99)
     (tmp_path / "part-3").write_bytes(bytes([3]) * 99 + b"x")
     assert damaged_shards(tmp_path, done) == [1, 2, 3]
-    assert not files_are_there(tmp_path, done)
+    assert not files_exist(tmp_path, done)

@@ -20,19 +20,20 @@ from runner.config.composition import compose_config
 from runner.config.fingerprint import deciding
 from runner.config.schema import FolderDataset, RunConfig
 from runner.core.errors import ClipError, ConfigError, ResumeError
-from runner.core.layout import CLIP_PARTS, JOURNAL, STATE, SWEEP_FILE
+from runner.core.layout import RunLayout
 from runner.dataset.changes import OLDER_LISTING
 from runner.dataset.manifest import build_manifest, select_partition
 from runner.inference.session import identity_of
 from runner.jobs.sweep import check_sweep_folder
 from runner.output.merge.folders import FolderSource
-from runner.output.merge.merge import read_part
-from runner.output.state.identity import agree
-from runner.output.state.journal import Journal, ShardEntry, read_journal
-from runner.output.state.locks import acquire_run_lock, release
-from runner.output.state.plan import Plan, check_folder, make_plan
-from runner.output.state.redo import MAY_PASS, Lost, Stores, shards_to_retry
-from runner.output.verify import shards_done
+from runner.output.merge.merge import read_partition
+from runner.output.state.identity import check_identity
+from runner.output.state.journal import Journal, ShardCounts, ShardEntry, read_journal
+from runner.output.state.locks import acquire_run_lock, release_run_lock
+from runner.output.state.plan import Plan, make_plan
+from runner.output.state.plan_file import check_output_folder
+from runner.output.state.rerun import TRANSIENT_REASONS, ObjectProbe, SkippedClip, shards_to_retry
+from runner.output.verify import load_committed_shards
 from runner.vggish.postprocess import Postprocessor, random_pca
 from tests.conftest import PROJECT
 
@@ -63,22 +64,27 @@ def plan(run: Path, data: Path) -> Plan:
 
 def finish(run: Path, *shards: int, rows: Sequence[str] | None = None, skipped: Sequence[str] = ()) -> None:
     """Note shards as done: of the plan's rows, or of these; ``skipped`` are the reasons of each one's first clips."""
-    plan = json.loads((run / STATE / "plan.json").read_text())
-    journal = Journal(run / STATE / JOURNAL)
-    (run / STATE / CLIP_PARTS).mkdir(exist_ok=True)
+    plan = json.loads((run / RunLayout.state / "plan.json").read_text())
+    journal = Journal(run / RunLayout.journal)
+    (run / RunLayout.clip_shards).mkdir(exist_ok=True)
     for number in shards:
         first, end = plan["shards"][number]
         reasons = [*skipped, *[None] * (end - first - len(skipped))]
         part = pa.table({"reason": pa.array(reasons, pa.string()), "detail": pa.nulls(end - first, pa.string())})
-        pq.write_table(part, run / STATE / CLIP_PARTS / f"part-{number:05d}.parquet")
-        counts = {"skipped": dict.fromkeys(skipped, 1)}
-        journal.append(ShardEntry(number, counts=counts, rows=(rows or plan["rows"])[number]))
+        pq.write_table(part, run / RunLayout.clip_shards / f"part-{number:05d}.parquet")
+        counts = ShardCounts(skipped=dict.fromkeys(skipped, 1))
+        journal.append(ShardEntry(number, counts=counts, row_digest=(rows or plan["row_digests"])[number]))
     journal.close()
 
 
 def test_a_new_run_has_everything_to_do(run: Path, data: Path) -> None:
     made = plan(run, data)
-    assert (made.shards, made.done, made.resumed, made.notes) == ([(0, 3), (3, 6), (6, 9), (9, 10)], {}, False, [])
+    assert (made.shards, made.committed, made.is_resumed, made.notes) == (
+        [(0, 3), (3, 6), (6, 9), (9, 10)],
+        {},
+        False,
+        [],
+    )
     assert not made.is_finished
 
 
@@ -86,7 +92,7 @@ def test_a_run_taken_up_keeps_what_is_done(run: Path, data: Path) -> None:
     plan(run, data)
     finish(run, 0, 2)
     again = plan(run, data)
-    assert (set(again.done), again.resumed, again.notes) == ({0, 2}, True, [])
+    assert (set(again.committed), again.is_resumed, again.notes) == ({0, 2}, True, [])
     finish(run, 1, 3)
     assert plan(run, data).is_finished
 
@@ -96,10 +102,10 @@ def test_a_changed_file_has_its_shard_done_again_also_after_another_kill(run: Pa
     finish(run, 0, 1)
     os.utime(data / "4.wav", ns=(1, 1))
     again = plan(run, data)
-    assert set(again.done) == {0}
-    assert again.notes == ["1 source files changed since the run started: re-embedding them"]
+    assert set(again.committed) == {0}
+    assert again.notes == ["re-embedding 1 source files changed since the run started"]
     third = plan(run, data)  # the second session was killed before it did anything
-    assert (set(third.done), third.notes) == ({0}, [])
+    assert (set(third.committed), third.notes) == ({0}, [])
 
 
 def test_new_files_come_after_the_others_and_vanished_ones_stay(run: Path, data: Path) -> None:
@@ -110,7 +116,7 @@ def test_new_files_come_after_the_others_and_vanished_ones_stay(run: Path, data:
     (data / "z.wav").write_bytes(b"x")
     again = plan(run, data)
     assert again.shards == [(0, 3), (3, 6), (6, 9), (9, 10), (10, 12)]
-    assert set(again.done) == {0, 1, 2, 3}
+    assert set(again.committed) == {0, 1, 2, 3}
     names = again.manifest.table["clip"].to_pylist()
     assert names == [*before.table["clip"].to_pylist(), "00-new.wav", "z.wav"]
     assert len(again.notes) == 2
@@ -121,10 +127,10 @@ def test_new_files_come_after_the_others_and_vanished_ones_stay(run: Path, data:
 
 def test_a_plan_half_written_counts_the_new_files_as_new_again(run: Path, data: Path) -> None:
     plan(run, data)
-    old = (run / STATE / "plan.json").read_text()
+    old = (run / RunLayout.state / "plan.json").read_text()
     (data / "z.wav").write_bytes(b"x")
     made = plan(run, data)
-    (run / STATE / "plan.json").write_text(old)  # killed between manifest and plan
+    (run / RunLayout.state / "plan.json").write_text(old)  # killed between manifest and plan
     assert plan(run, data).shards == made.shards
 
 
@@ -133,7 +139,7 @@ def test_a_plan_half_written_counts_the_new_files_as_new_again(run: Path, data: 
 )
 def test_what_changes_no_number_may_differ(run: Path, data: Path, free: str) -> None:
     plan(run, data)
-    check_folder(run, config(data, free))
+    check_output_folder(run, config(data, free))
     assert deciding(config(data, free)) == deciding(config(data))
 
 
@@ -151,25 +157,25 @@ def test_what_changes_no_number_may_differ(run: Path, data: Path, free: str) -> 
 def test_what_changes_numbers_or_files_may_not(run: Path, data: Path, override: str, key: str) -> None:
     plan(run, data)
     with pytest.raises(ConfigError, match=f"another configuration: {key} "):
-        check_folder(run, config(data, override))
+        check_output_folder(run, config(data, override))
 
 
 def test_a_folder_of_something_else_is_refused(run: Path, data: Path) -> None:
     (run / "result.json").write_text("{}")
     with pytest.raises(ConfigError, match="already holds a run"):
-        check_folder(run, config(data))
+        check_output_folder(run, config(data))
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"schema": 99}', "\0"])
 def test_a_plan_that_cannot_be_read_is_refused(run: Path, data: Path, text: str) -> None:
     plan(run, data)
-    (run / STATE / "plan.json").write_text(text)
+    (run / RunLayout.state / "plan.json").write_text(text)
     with pytest.raises(ConfigError, match=r"plan\.json"):
-        check_folder(run, config(data))
+        check_output_folder(run, config(data))
 
 
 def test_a_folder_takes_its_own_sweep_and_no_other(tmp_path: Path) -> None:
-    (tmp_path / SWEEP_FILE).write_text(json.dumps({"overrides": ["precision=float32,bfloat16"]}))
+    (tmp_path / RunLayout.sweep).write_text(json.dumps({"overrides": ["precision=float32,bfloat16"]}))
     check_sweep_folder(tmp_path, ("precision=float32,bfloat16",), "there")
     with pytest.raises(ConfigError, match=r"output\.dir=there already holds another sweep"):
         check_sweep_folder(tmp_path, ("precision=float32,float16",), "there")
@@ -186,25 +192,25 @@ def test_a_folder_has_one_command_at_a_time_and_a_dead_ones_lock_is_free(run: Pa
     ) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "got it\n"
-        with pytest.raises(ConfigError, match=rf"in use by another command \(process {other.pid} on "):
+        with pytest.raises(ConfigError, match=rf"is locked by process {other.pid} on "):
             acquire_run_lock(run)
         other.kill()
         other.wait()
     acquire_run_lock(run)
     acquire_run_lock(run)  # this process has it
-    release(run)
+    release_run_lock(run)
 
 
 def test_unreadable_lines_are_told(run: Path, data: Path) -> None:
     plan(run, data)
     finish(run, 0)
-    with (run / STATE / JOURNAL).open("ab") as file:
+    with (run / RunLayout.journal).open("ab") as file:
         file.write(b'{"shard": 1, "cl')
     made = plan(run, data)
-    assert set(made.done) == {0}
+    assert set(made.committed) == {0}
     assert "truncated journal lines" in made.notes[0]
     finish(run, 1)
-    assert set(read_journal(run / STATE / JOURNAL)[0]) == {0, 1}
+    assert set(read_journal(run / RunLayout.journal)[0]) == {0, 1}
 
 
 def test_where_nothing_changed_the_plan_is_compared_in_pieces(
@@ -218,23 +224,30 @@ def test_where_nothing_changed_the_plan_is_compared_in_pieces(
 
 def test_a_line_of_rows_as_they_were_is_not_believed_whenever_it_was_written(run: Path, data: Path) -> None:
     """The worker of a killed command goes on with the plan that it was given."""
-    before = plan(run, data).rows
+    before = plan(run, data).row_digests
     os.utime(data / "4.wav", ns=(1, 1))
-    assert plan(run, data).rows != before
+    assert plan(run, data).row_digests != before
     finish(run, 0, 1, rows=before)  # the orphan ends
-    done = shards_done(run, config(data), json.loads((run / STATE / "plan.json").read_text())["rows"])
+    done = load_committed_shards(run, [], json.loads((run / RunLayout.state / "plan.json").read_text())["row_digests"])
     assert set(done) == {0}
     finish(run, 1, rows=before)  # another one, after the new worker
     again = plan(run, data)
-    assert set(again.done) == {0}
-    assert again.notes == ["1 shards are of files or labels as they were before: they are done again"]
+    assert set(again.committed) == {0}
+    assert again.notes == ["re-running 1 shards of older files or labels"]
 
 
 @pytest.mark.parametrize(
     ("reason", "again"),
-    [("timeout", True), ("decoder_crashed", True), ("download_timeout", True), ("missing", True), ("unreadable", True),
-     ("decode_error", False), ("too_long", False)],
-)  # fmt: skip
+    [
+        ("timeout", True),
+        ("decoder_crashed", True),
+        ("download_timeout", True),
+        ("missing", True),
+        ("unreadable", True),
+        ("decode_error", False),
+        ("too_long", False),
+    ],
+)
 def test_clips_that_were_skipped_for_what_may_have_passed_are_tried_again(
     run: Path, data: Path, reason: str, again: bool
 ) -> None:
@@ -242,9 +255,9 @@ def test_clips_that_were_skipped_for_what_may_have_passed_are_tried_again(
     finish(run, 0, 2, 3)
     finish(run, 1, skipped=[reason])
     made = plan(run, data)
-    assert set(made.done) == ({0, 2, 3} if again else {0, 1, 2, 3})
-    assert any("may have passed" in note for note in made.notes) is again
-    assert set(read_journal(run / STATE / JOURNAL)[0]) == set(made.done)
+    assert set(made.committed) == ({0, 2, 3} if again else {0, 1, 2, 3})
+    assert any("transient reasons" in note for note in made.notes) is again
+    assert set(read_journal(run / RunLayout.journal)[0]) == set(made.committed)
 
 
 @pytest.mark.parametrize("reason", ["missing", "unreadable"])
@@ -256,7 +269,7 @@ def test_a_finished_run_whose_files_are_gone_for_good_stays_finished(run: Path, 
     assert plan(run, data).is_finished
     assert plan(run, data).is_finished
     (data.parent / "3.wav").rename(data / "3.wav")
-    assert set(plan(run, data).done) == {0, 2, 3}
+    assert set(plan(run, data).committed) == {0, 2, 3}
 
 
 def test_a_clip_whose_decoder_was_not_installed_is_tried_once_it_is(
@@ -266,15 +279,15 @@ def test_a_clip_whose_decoder_was_not_installed_is_tried_once_it_is(
     (data / "noise.m4a").write_bytes(b"noise")
     with pytest.raises(ClipError) as caught:
         read_clip(data / "noise.m4a")
-    lost = Lost(b"", caught.value.detail, True, Stores())
-    assert not MAY_PASS[caught.value.reason](lost)
+    lost = SkippedClip(b"", caught.value.detail, True, ObjectProbe())
+    assert not TRANSIENT_REASONS[caught.value.reason](lost)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
-    assert MAY_PASS[caught.value.reason](lost)
-    assert not MAY_PASS[caught.value.reason](lost._replace(detail="Format not recognised."))
+    assert TRANSIENT_REASONS[caught.value.reason](lost)
+    assert not TRANSIENT_REASONS[caught.value.reason](lost._replace(detail="Format not recognised."))
 
 
 def test_every_reason_that_may_pass_is_one_of_a_clip() -> None:
-    assert MAY_PASS.keys() <= REASONS.keys()
+    assert TRANSIENT_REASONS.keys() <= REASONS.keys()
 
 
 class Rows:
@@ -296,11 +309,11 @@ def test_corrected_labels_have_their_shards_done_again(run: Path, data: Path) ->
     finish(run, 0, 1)
     again = rows.plan("0.wav,,,dog", "1.wav,,,", "2.wav,,,owl", "3.wav,,,")
     assert again.manifest.table["label"].to_pylist() == ["dog", None, "owl", None]
-    assert (set(again.done), again.notes) == (
+    assert (set(again.committed), again.notes) == (
         {0},
-        ["2 labels changed since the run started: re-running their shards"],
+        ["re-running the shards of 2 labels changed since the run started"],
     )
-    assert pq.read_table(run / STATE / "manifest.parquet").equals(again.manifest.table)
+    assert pq.read_table(run / RunLayout.state / "manifest.parquet").equals(again.manifest.table)
 
 
 def test_a_manifest_file_in_another_order_and_spelling_with_new_rows_is_the_same_run(run: Path, data: Path) -> None:
@@ -309,32 +322,30 @@ def test_a_manifest_file_in_another_order_and_spelling_with_new_rows_is_the_same
     finish(run, 0, 1)
     again = rows.plan("5.wav,,,", f"{data}/1.wav,1,2,", "./1.wav,0.0,1.0,", f"{data}//0.wav,,,")
     assert again.manifest.table["clip"].to_pylist() == ["0.wav", "1.wav#t=0,1", "1.wav#t=1,2", "5.wav"]
-    assert set(again.done) == {0, 1}
+    assert set(again.committed) == {0, 1}
 
 
 @pytest.mark.parametrize("now", [["0.wav,,,"], ["0.wav,,,", "1.wav,0,1.5,"], ["0.wav,,,", "2.wav,0,1,"]])
 def test_a_manifest_file_that_lost_rows_is_refused(run: Path, data: Path, now: list[str]) -> None:
     rows = Rows(run, data)
     rows.plan("0.wav,,,", "1.wav,0,1,")
-    with pytest.raises(
-        ResumeError, match=r"clips\.csv no longer has 1 rows .*the first: 1\.wav#t=0,1\): put them back"
-    ):
+    with pytest.raises(ResumeError, match=r"clips\.csv no longer has 1 rows .*the first: 1\.wav#t=0,1\): restore them"):
         rows.plan(*now)
     assert rows.plan("0.wav,,,", "1.wav,0,1,").notes == []
 
 
 def test_a_run_goes_on_only_with_the_pca_parameters_that_it_began_with(run: Path) -> None:
-    (run / STATE).mkdir()
+    (run / RunLayout.state).mkdir()
     session = SimpleNamespace(metadata=SimpleNamespace(weights={"checksum": "w"}, precision={"effective": "float32"}))
 
     def identity(seed: int | None) -> dict[str, str]:
         postprocess = None if seed is None else Postprocessor("audioset", random_pca(seed))
         return identity_of(session, postprocess)  # type: ignore[arg-type]
 
-    agree(run, identity(1))
-    agree(run, identity(1))
+    check_identity(run, identity(1))
+    check_identity(run, identity(1))
     with pytest.raises(ResumeError, match=r"pca\.checksum \(.* then, .* now\)"):
-        agree(run, identity(2))
+        check_identity(run, identity(2))
     assert "pca.checksum" not in identity(None)
 
 
@@ -344,13 +355,13 @@ def test_a_damaged_manifest_is_written_anew_where_the_data_set_is_what_it_was(
 ) -> None:
     before = plan(run, data)
     finish(run, 0, 1)
-    damage(run / STATE / "manifest.parquet")
+    damage(run / RunLayout.state / "manifest.parquet")
     again = plan(run, data)
-    assert (set(again.done), again.rows) == ({0, 1}, before.rows)
-    assert pq.read_table(run / STATE / "manifest.parquet").equals(before.manifest.table)
-    damage(run / STATE / "manifest.parquet")
+    assert (set(again.committed), again.row_digests) == ({0, 1}, before.row_digests)
+    assert pq.read_table(run / RunLayout.state / "manifest.parquet").equals(before.manifest.table)
+    damage(run / RunLayout.state / "manifest.parquet")
     os.utime(data / "4.wav", ns=(1, 1))
-    with pytest.raises(ResumeError, match=r"manifest\.parquet can't be read .*name another output\.dir"):
+    with pytest.raises(ResumeError, match=r"manifest\.parquet can't be read .*choose another output\.dir"):
         plan(run, data)
 
 
@@ -359,9 +370,9 @@ def test_a_merge_believes_no_line_of_rows_as_they_were(run: Path, data: Path) ->
     whole = build_manifest(FolderDataset(root=str(data), extensions=["wav"]), run)
     made = make_plan(run, settings, select_partition(whole, 1, 2, 3))
     finish(run, 0, 1)
-    assert set(read_part(FolderSource(run)).done) == {0, 1}
-    finish(run, 1, rows=["older"] * len(made.rows))
-    assert set(read_part(FolderSource(run)).done) == {0}
+    assert set(read_partition(FolderSource(run)).committed) == {0, 1}
+    finish(run, 1, rows=["older"] * len(made.row_digests))
+    assert set(read_partition(FolderSource(run)).committed) == {0}
 
 
 def test_a_part_goes_on_by_the_listing_that_it_began_with(run: Path, data: Path) -> None:
@@ -375,14 +386,14 @@ def test_a_part_goes_on_by_the_listing_that_it_began_with(run: Path, data: Path)
     finish(run, 0, 1)
     (data / "00.wav").write_bytes((data / "0.wav").read_bytes())
     again = part()
-    assert (again.manifest.table, again.manifest.part) == (before.manifest.table, before.manifest.part)
-    assert set(again.done) == {0, 1}
+    assert (again.manifest.table, again.manifest.partition) == (before.manifest.table, before.manifest.partition)
+    assert set(again.committed) == {0, 1}
     assert again.notes == [OLDER_LISTING]
     os.utime(data / "6.wav", ns=(1, 1))
     (data / "1.wav").unlink()
     changed = part()
-    assert set(changed.done) == {0}
-    assert changed.manifest.part == before.manifest.part
+    assert set(changed.committed) == {0}
+    assert changed.manifest.partition == before.manifest.partition
     assert changed.manifest.table["clip"].equals(before.manifest.table["clip"])
 
 
@@ -390,13 +401,13 @@ def test_objects_that_were_forbidden_are_asked_for_others_each_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clips = 40
-    (tmp_path / STATE / CLIP_PARTS).mkdir(parents=True)
+    (tmp_path / RunLayout.clip_shards).mkdir(parents=True)
     lost = pa.table({"reason": ["unreadable"] * clips, "detail": pa.nulls(clips, pa.string())})
-    pq.write_table(lost, tmp_path / STATE / CLIP_PARTS / "part-00000.parquet")
-    done = {0: ShardEntry(0, counts={"skipped": {"unreadable": clips}})}
+    pq.write_table(lost, tmp_path / RunLayout.clip_shards / "part-00000.parquet")
+    done = {0: ShardEntry(0, counts=ShardCounts(skipped={"unreadable": clips}))}
     paths = pa.chunked_array([[f"s3://bucket/{number}.wav".encode() for number in range(clips)]])
     asked: list[list[bytes]] = []
-    monkeypatch.setattr(Stores, "give", lambda self, path: asked[-1].append(path) or path == mended)
+    monkeypatch.setattr(ObjectProbe, "exists", lambda self, path: asked[-1].append(path) or path == mended)
     there, mended = np.ones(clips, bool), b""
     for _ in range(2):
         asked.append([])

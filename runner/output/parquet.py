@@ -1,0 +1,113 @@
+"""Embeddings in Parquet files, one row an example."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from runner.core.files import atomic, make_folder
+from runner.core.layout import RunLayout, shard_name
+from runner.output.rows import row_groups
+from runner.vggish.constants import EMBEDDING_SIZE
+
+if TYPE_CHECKING:
+    from runner.output.rows import ClipRow, PostprocessedColumn, RowGroup
+
+POSTPROCESSED_TYPES = {"embedding_pca": pa.float32(), "embedding_u8": pa.uint8()}
+"""The post-processed columns and their types."""
+
+
+class ParquetShards:
+    """Writes ``embeddings/part-NNNNN.parquet``, one row an example.
+
+    Args:
+        folder: the run's folder.
+        metadata: of the run, for each file.
+        hop_s: seconds between examples.
+        compression: Parquet codec, or ``none``.
+        extra: the post-processed column; None for none.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        metadata: Mapping[str, str],
+        hop_s: float,
+        compression: str,
+        extra: PostprocessedColumn | None = None,
+    ) -> None:
+        self._folder = RunLayout(folder).embeddings
+        make_folder(self._folder)
+        self._schema = embedding_schema(extra and extra.column).with_metadata(parquet_metadata(metadata))
+        self._hop_s = hop_s
+        self._compression = compression
+        self._extra = extra
+
+    def write(self, shard: int, rows: Sequence[ClipRow]) -> list[Path]:
+        """Write a shard's file; see ``ShardFormat``."""
+        path = self._folder / shard_name(shard, ".parquet")
+        with (
+            atomic(path) as temporary,
+            pq.ParquetWriter(
+                temporary, self._schema, compression=self._compression, use_dictionary=["clip", "label"]
+            ) as file,
+        ):
+            for group in row_groups(rows):
+                file.write_table(embedding_table(group, self._hop_s, self._extra))
+        return [path]
+
+
+def embedding_schema(extra: str | None = None) -> pa.Schema:
+    """Return the columns of an embeddings file; ``extra`` is the post-processed one (embedding_pca, embedding_u8)."""
+    fields = [
+        ("clip", pa.string()),
+        ("example", pa.int32()),
+        ("start_s", pa.float64()),
+        ("padded", pa.bool_()),
+        ("label", pa.string()),
+        ("embedding", pa.list_(pa.float32(), EMBEDDING_SIZE)),
+    ]
+    if extra:
+        fields.append((extra, pa.list_(POSTPROCESSED_TYPES[extra], EMBEDDING_SIZE)))
+    return pa.schema(fields)
+
+
+def embedding_table(group: RowGroup, hop_s: float, extra: PostprocessedColumn | None = None) -> pa.Table:
+    """Return embeddings of clips as a table of ``embedding_schema``, one row an example."""
+    rows, firsts, embeddings = group.rows, np.array(group.firsts, np.int64), group.embeddings
+    counts = np.fromiter(map(len, embeddings), np.int64, len(rows))
+    total, ends = int(counts.sum()), np.cumsum(counts)
+    row_of_example = pa.array(np.repeat(np.arange(len(rows)), counts))
+    example = np.arange(total) - np.repeat(ends - counts - firsts, counts)
+    starts = np.repeat(np.array([row.start_s for row in rows]), counts) + example * hop_s
+    padded = np.zeros(total, bool)
+    is_last = firsts + counts == [row.examples for row in rows]
+    padded[ends - 1] = is_last & [row.padded for row in rows]
+    columns = [
+        pa.array([row.clip for row in rows], pa.string()).take(row_of_example),
+        pa.array(example.astype(np.int32)),
+        pa.array(starts.astype(np.float64)),
+        pa.array(padded),
+        pa.array([row.label for row in rows], pa.string()).take(row_of_example),
+        _vectors(embeddings, pa.float32()),
+    ]
+    if extra:
+        columns.append(_vectors([extra.process(block) for block in embeddings], POSTPROCESSED_TYPES[extra.column]))
+    return pa.Table.from_arrays(columns, schema=embedding_schema(extra and extra.column))
+
+
+def parquet_metadata(metadata: Mapping[str, str]) -> dict[bytes, bytes]:
+    """Return a run's metadata as the key-value metadata of a Parquet file."""
+    return {f"vggish_runner.{key}".encode(): value.encode() for key, value in metadata.items()}
+
+
+def _vectors(arrays: Sequence[Any], dtype: pa.DataType) -> pa.Array:
+    values = np.concatenate(arrays) if arrays else np.empty((0, EMBEDDING_SIZE))
+    return pa.FixedSizeListArray.from_arrays(
+        pa.array(values.reshape(-1).astype(dtype.to_pandas_dtype(), copy=False)), EMBEDDING_SIZE
+    )
