@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock
 
-from runner.config.fingerprint import deciding
+from runner.config.fingerprint import fingerprint
 from runner.config.groups.dataset import parse_partition
 from runner.core.errors import ClipError, DatasetError
 from runner.core.files import flush, flush_folder, make_folder
@@ -125,7 +125,7 @@ def as_they_are_now(part: Manifest) -> Manifest:
 
 def _subject(config: RunConfig) -> dict[str, Any]:
     """The settings that say what is listed."""
-    return {key: value for key, value in deciding(config).items() if key.startswith("dataset.") and key not in _OWN}
+    return {key: value for key, value in fingerprint(config).items() if key.startswith("dataset.") and key not in _OWN}
 
 
 def _packed(config: RunConfig, manifest: Manifest) -> bytes:

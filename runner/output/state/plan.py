@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from runner.config.fingerprint import deciding
+from runner.config.fingerprint import fingerprint
 from runner.config.schema import ManifestDataset
 from runner.core.errors import ConfigError, ResumeError
 from runner.core.files import atomic, make_folder, write_atomic
@@ -78,7 +78,7 @@ def check_folder(folder: Path, config: RunConfig) -> None:
         if any((folder / name).exists() for name in ("result.json", *FOLDERS, SWEEP_FILE)):
             raise ConfigError(f"output.dir={place} already holds a run: name another folder, or move that run away")
         return
-    wanted = deciding(config)
+    wanted = fingerprint(config)
     planned: dict[str, Any] = plan["deciding"]
     keys = [key for key in sorted({*wanted, *planned}) if wanted.get(key) != planned.get(key)]
     if keys:
@@ -287,7 +287,7 @@ def _write(
     name: str,
 ) -> None:
     _write_manifest(state / MANIFEST, table)
-    about = {"schema": PLAN_SCHEMA, "id": name, "deciding": deciding(config)}
+    about = {"schema": PLAN_SCHEMA, "id": name, "deciding": fingerprint(config)}
     write_atomic(state / PLAN, json.dumps({**about, "shards": shards, "rows": rows, "part": part}))
 
 
