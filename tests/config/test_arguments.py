@@ -59,11 +59,11 @@ def outcome(line: str, outputs: Path, capsys: pytest.CaptureFixture[str]) -> tup
     ("line", "words"),
     [
         # options
-        ("-m --cfg job", "--cfg and --multirun can't be had together"),
-        ("--run -m", "can't be had together"),
+        ("-m --cfg job", "--cfg and --multirun exclude one another"),
+        ("--run -m", "exclude one another"),
         ("--resolve", "add --cfg job"),
         ("-p dataset", "add --cfg job"),
-        ("--experimental-rerun x", "give the command again"),
+        ("--experimental-rerun x", "repeat the command instead"),
         ("-sc query", "-sc install=bash"),
         ("-sc install=csh", "bash, zsh, fish"),
         ("--foo", "unrecognized arguments: --foo"),
