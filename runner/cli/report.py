@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING
 from runner.core.errors import RunnerError
 from runner.core.files import write_atomic
 from runner.core.metrics import known_metric, ranking_metric
-from runner.core.printable import printable
+from runner.core.printable import print_page, printable
 from runner.core.redact import without_credentials
 from runner.reporting.comparability import FIRST_PASS, REPEATS, compare, difference
 from runner.reporting.report_forms import Report, as_csv, as_html, as_markdown, as_table, number, sentences
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from runner.reporting.logged_run import Row
     from runner.tracking.query import Store
 
-DEFAULT_METRICS = (*(FIRST_PASS, REPEATS, "startup_s", "rss_peak_mib", "parity_rel_err", "model_only_realtime_factor"),)
+DEFAULT_METRICS = (FIRST_PASS, REPEATS, "startup_s", "rss_peak_mib", "parity_rel_err", "model_only_realtime_factor")
 
 _MAX_COMPARED = 20
 """Runs after the first whose difference from it is tested; later ones count as worse."""
@@ -105,9 +104,9 @@ def check(rows: Sequence[Row], store: Store, rule: str, default_experiment: str)
                 violations.append(f"{row.name} {row.short_id} can't be compared, because {difference_text}")
             elif not (share := definition.goodness(value, expected)) >= minimum:
                 violations.append(
-                    f"{row.name} {row.short_id}: {metric} {number(value)} is {share:.3g} × as "
-                    f"good as {number(expected)} of {baseline.name} {baseline.short_id} ({definition.direction.value} is "
-                    f"better), which is below {minimum:g}"
+                    f"{row.name} {row.short_id}: {metric} {number(value)} is {share:.3g} × as good as "
+                    f"{number(expected)} of {baseline.name} {baseline.short_id} ({definition.direction.value} is better), "
+                    f"which is below {minimum:g}"
                 )
     if not comparison.rankings and not comparison.left_out:
         violations.append("there is no run to compare with the baseline")
@@ -152,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RunnerError as error:
         print(f"error: {printable(without_credentials(str(error)))}", file=sys.stderr)
         return 1
-    _say(printable(text))
+    print_page(text)
     for line in violations:
         print(f"FAILED: {printable(line)}", file=sys.stderr)
     return int(bool(violations))
@@ -170,7 +169,7 @@ def _parser() -> argparse.ArgumentParser:
         "--metric",
         action="append",
         metavar="NAME",
-        help="the metric to rank by, then further columns (default: speed, of repeated passes where all runs have them)",
+        help="the metric to rank by, then further columns (default: speed, of repeated passes if all runs have them)",
     )
     parser.add_argument("--format", choices=("table", "csv", "md", "html"), default="table")
     parser.add_argument("--output", type=Path, help="a file (default: the terminal; report.html for html)")
@@ -201,11 +200,3 @@ def _text(options: argparse.Namespace, report: Report, store: Store) -> str:
     write_atomic(options.output, text + "\n")
     ranked = sum(len(ranking.ranked) for ranking in report.rankings)
     return f"{options.output}: {ranked} runs ranked, {len(report.comparison.left_out)} not; {sentences(report)}"
-
-
-def _say(text: str) -> None:
-    """Print; a reader that has gone (``| head``) has read enough."""
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor may Python's own last flush fail

@@ -1,32 +1,42 @@
-"""Text that is safe to show on a terminal, whatever file names and cells of manifests it holds."""
+"""Text that is safe to show on a terminal, whatever file names and manifest cells it holds."""
 
 from __future__ import annotations
 
 import logging
+import os
 import re
+import sys
 
 _UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters, as those that move the cursor, but tab and line feed
-    "\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069"  # what turns the direction of text, or ends a line
-    "\ud800-\udfff]"  # bytes of a file name that are no text: printing them would fail
+    "\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069"  # changes of the direction of text, line separators
+    "\ud800-\udfff]"  # bytes of a file name that are not text: printing them would fail
 )
 
 
 def printable(text: str) -> str:
-    """A text with what a terminal would act on, or could not show, as escapes (``\\x1b``)."""
+    """Return a text with the characters that a terminal would act on, or could not show, as escapes (``\\x1b``)."""
     return _UNSAFE.sub(_escape, text)
 
 
-def _escape(found: re.Match[str]) -> str:
-    code = ord(found[0])
+def print_page(text: str) -> None:
+    """Print a text, made printable; end silently where the reader has gone, as ``head`` does."""
+    try:
+        print(printable(text), flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's own last flush
+
+
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match[0])
     if 0xDC80 <= code <= 0xDCFF:
         code -= 0xDC00
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
 class PrintableFormatter(logging.Formatter):
-    """For logs, which are read on terminals too."""
+    """Format log records, which are read on terminals too."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """A record's line."""
+        """Return the printable line of a record."""
         return printable(super().format(record))
