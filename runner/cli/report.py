@@ -105,8 +105,8 @@ def check(rows: Sequence[Row], store: Store, rule: str, default_experiment: str)
             elif not (share := definition.goodness(value, expected)) >= minimum:
                 violations.append(
                     f"{row.name} {row.short_id}: {metric} {number(value)} is {share:.3g} × as good as "
-                    f"{number(expected)} of {baseline.name} {baseline.short_id} ({definition.direction.value} is better), "
-                    f"which is below {minimum:g}"
+                    f"{number(expected)} of {baseline.name} {baseline.short_id}, which is below {minimum:g} "
+                    f"({definition.direction.value} is better)"
                 )
     if not comparison.rankings and not comparison.left_out:
         violations.append("there is no run to compare with the baseline")
