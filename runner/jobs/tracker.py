@@ -172,7 +172,7 @@ class RunTracking:
         if not metrics and not tags:
             return True
         try:
-            with connected(self._job.config.tracking, self._job.outputs, "told") as client:
+            with connected(self._job.config.tracking, self._job.outputs, "log to") as client:
                 log_batch(client, run_id, metrics=metrics, tags=cut(tags))
         except TrackingError as error:
             log.debug("%s", error)

@@ -50,7 +50,7 @@ def test_a_run_is_drawn_as_far_as_its_figures_go(tmp_path: Path) -> None:
 def test_trouble_with_a_picture_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
     monkeypatch.setattr(figures, "save", lambda figure, path: 1 / 0)
     assert draw_run(run(), tmp_path) == []
-    assert "was not drawn" in caplog.text
+    assert "could not draw" in caplog.text
 
 
 def test_a_sweep_is_drawn_with_energy_where_all_have_it(tmp_path: Path) -> None:
