@@ -1,5 +1,4 @@
-"""Exports what a finished run embedded with, in a process of its own: ``python -m runner.cli.export_run RUN_DIR
-FOLDER``."""
+"""``python -m runner.cli.export_run RUN_DIR FOLDER``: export the model that a finished run embedded with."""
 
 from __future__ import annotations
 
@@ -17,22 +16,22 @@ if TYPE_CHECKING:
 
 
 def config_of(result: dict[str, Any], folder: Path) -> RunConfig:
-    """The configuration to export what a run embedded with.
+    """Return the configuration that exports the model of a run.
 
     Args:
         result: the run's result.json.
-        folder: where the SavedModel goes.
+        folder: of the SavedModel.
     """
     config = from_dict(result["config"])
     weights = result["weights"]
-    if weights["source"] == "random":  # on demo clips also where the released ones could not be had
+    if weights["source"] == "random":  # on demo clips also where the released ones were not available
         config = replace(config, weights=RandomWeights(seed=int(weights["seed"] or 0)))
     precision = PrecisionConfig(result["precision"]["effective"])
     return replace(config, precision=precision, output=replace(config.output, dir=str(folder)))
 
 
 def main(run_dir: str, folder: str) -> int:
-    """Export a run's model to a folder; exit status 1 if that can't be done."""
+    """Export a run's model to a folder; return exit status 1 if that fails."""
     from runner.inference.saved_model import export
 
     try:
