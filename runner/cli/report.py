@@ -95,7 +95,7 @@ def check(rows: Sequence[Row], store: Store, rule: str, default_experiment: str)
     definition = ranking_metric(metric)
     baseline = _baseline(store.rows([query], default_experiment), metric, rule)
     comparison = compare([row for row in rows if row.run_id != baseline.run_id], lambda row: row.facts, metric)
-    violations = [f"{row.name} {row.short_id} can't be compared: {'; '.join(why)}" for row, why in comparison.left_out]
+    violations = [f"{row.name} {row.short_id} can't be compared: {'; '.join(why)}" for row, why in comparison.excluded]
     for ranking in comparison.rankings:
         difference_text = difference(ranking.workload, baseline.facts.workload)
         for row in ranking.ranked:
@@ -108,7 +108,7 @@ def check(rows: Sequence[Row], store: Store, rule: str, default_experiment: str)
                     f"{number(expected)} of {baseline.name} {baseline.short_id}, which is below {minimum:g} "
                     f"({definition.direction.value} is better)"
                 )
-    if not comparison.rankings and not comparison.left_out:
+    if not comparison.rankings and not comparison.excluded:
         violations.append("there is no run to compare with the baseline")
     return violations
 
@@ -121,7 +121,7 @@ def _baseline(rows: Sequence[Row], metric: str, rule: str) -> Row:
     """
     comparison = compare(rows, lambda row: row.facts, metric)
     if not comparison.rankings:
-        why = "; ".join(dict.fromkeys(reason for _, reasons in comparison.left_out for reason in reasons))
+        why = "; ".join(dict.fromkeys(reason for _, reasons in comparison.excluded for reason in reasons))
         raise RunnerError(f"--fail-below {rule}: the baseline can't be compared with ({why}): name another one")
     if len(comparison.rankings) > 1:
         why = difference(comparison.rankings[1].workload, comparison.rankings[0].workload)
@@ -199,4 +199,4 @@ def _text(options: argparse.Namespace, report: Report, store: Store) -> str:
     options.output.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(options.output, text + "\n")
     ranked = sum(len(ranking.ranked) for ranking in report.rankings)
-    return f"{options.output}: {ranked} runs ranked, {len(report.comparison.left_out)} not; {sentences(report)}"
+    return f"{options.output}: {ranked} runs ranked, {len(report.comparison.excluded)} not; {sentences(report)}"
