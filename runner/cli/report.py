@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from runner.reporting.comparability import Ranking
     from runner.reporting.intervals import Interval
     from runner.reporting.logged_run import Row
-    from runner.tracking.query import Store
+    from runner.tracking.query import MlflowReader
 
 DEFAULT_METRICS = (FIRST_PASS, REPEATS, "startup_s", "rss_peak_mib", "parity_rel_err", "model_only_realtime_factor")
 
@@ -35,12 +35,12 @@ _MAX_COMPARED = 20
 """Runs after the first whose difference from it is tested; later ones count as worse."""
 
 
-def make_report(rows: Sequence[Row], store: Store, metrics: Sequence[str] | None) -> Report:
+def make_report(rows: Sequence[Row], reader: MlflowReader, metrics: Sequence[str] | None) -> Report:
     """Compare runs.
 
     Args:
         rows: the runs.
-        store: the MLflow store that has their series.
+        reader: of the store that has their series.
         metrics: the metric to rank by, then further columns; None for speed and the default columns.
 
     Raises:
@@ -51,14 +51,14 @@ def make_report(rows: Sequence[Row], store: Store, metrics: Sequence[str] | None
     for name in metrics or ():
         known_metric(name)
     comparison = compare(rows, lambda row: row.facts, metrics[0] if metrics else None)
-    certainties = [_certainty(ranking, store) for ranking in comparison.rankings]
+    certainties = [_certainty(ranking, reader) for ranking in comparison.rankings]
     columns = tuple(dict.fromkeys(metrics or DEFAULT_METRICS))
     if not metrics:  # without the columns that no run has
         columns = tuple(name for name in columns if any(name in row.metrics for row in rows))
     return Report(comparison, columns, tuple(likes for likes, _ in certainties), tuple(lead for _, lead in certainties))
 
 
-def _certainty(ranking: Ranking[Row], store: Store) -> tuple[tuple[Row, ...], Interval | None]:
+def _certainty(ranking: Ranking[Row], reader: MlflowReader) -> tuple[tuple[Row, ...], Interval | None]:
     """Return the runs that are not measurably slower than the first, and how much faster that is than the second."""
     from runner.reporting.intervals import ratio
 
@@ -66,19 +66,19 @@ def _certainty(ranking: Ranking[Row], store: Store) -> tuple[tuple[Row, ...], In
     ends = first.ends(metric)
     if ends is None:
         return (), None
-    blocks, likes, lead = store.blocks(first, metric), [], None
+    blocks, likes, lead = reader.blocks(first, metric), [], None
     for index, row in enumerate(others[:_MAX_COMPARED]):
         row_ends = row.ends(metric)
         if row_ends is None or (index and row_ends[1] < ends[0]):
             continue
-        interval = ratio(first.metrics[metric], [blocks], row.metrics[metric], [store.blocks(row, metric)])
+        interval = ratio(first.metrics[metric], [blocks], row.metrics[metric], [reader.blocks(row, metric)])
         lead = interval if index == 0 else lead
         if interval and interval[0] <= 1:
             likes.append(row)
     return tuple(likes), lead
 
 
-def check(rows: Sequence[Row], store: Store, rule: str, default_experiment: str) -> list[str]:
+def check(rows: Sequence[Row], reader: MlflowReader, rule: str, default_experiment: str) -> list[str]:
     """Return the violations of a rule ``METRIC=RATIO:BASELINE``.
 
     Raises:
@@ -93,7 +93,7 @@ def check(rows: Sequence[Row], store: Store, rule: str, default_experiment: str)
     if not (metric and query and math.isfinite(minimum) and minimum > 0):
         raise RunnerError(f"--fail-below {rule}: give METRIC=RATIO:BASELINE, as in realtime_factor=0.9:RUN_ID")
     definition = ranking_metric(metric)
-    baseline = _baseline(store.rows([query], default_experiment), metric, rule)
+    baseline = _baseline(reader.rows([query], default_experiment), metric, rule)
     comparison = compare([row for row in rows if row.run_id != baseline.run_id], lambda row: row.facts, metric)
     violations = [f"{row.name} {row.short_id} can't be compared: {'; '.join(why)}" for row, why in comparison.excluded]
     for ranking in comparison.rankings:
@@ -135,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from runner.config.groups.tracking import TrackingConfig
     from runner.core.paths import default_outputs
     from runner.tracking.client import connected, experiment_of, store_uri
-    from runner.tracking.query import Store
+    from runner.tracking.query import MlflowReader
 
     try:
         tracking = TrackingConfig(uri=options.uri, experiment=options.experiment)
@@ -144,10 +144,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
             raise RunnerError(f"there is no MLflow store at {uri}: run something first, or give --uri")
         with connected(tracking, default_outputs()) as client:
-            store = Store(client)
-            rows = store.rows(options.runs, experiment)
-            text = _text(options, make_report(rows, store, options.metric), store)
-            violations = [line for rule in options.fail_below for line in check(rows, store, rule, experiment)]
+            reader = MlflowReader(client)
+            rows = reader.rows(options.runs, experiment)
+            text = _text(options, make_report(rows, reader, options.metric), reader)
+            violations = [line for rule in options.fail_below for line in check(rows, reader, rule, experiment)]
     except RunnerError as error:
         print(f"error: {printable(without_credentials(str(error)))}", file=sys.stderr)
         return 1
@@ -186,11 +186,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _text(options: argparse.Namespace, report: Report, store: Store) -> str:
+def _text(options: argparse.Namespace, report: Report, reader: MlflowReader) -> str:
     """Return the report, or a line about the file that it was written to."""
     if options.format == "html":
         best = report.rankings[0].ranked[0] if report.rankings else None
-        text = as_html(report, store.pictures(best) if best else ())
+        text = as_html(report, reader.plots(best) if best else ())
         options.output = options.output or Path("report.html")
     else:
         text = {"table": as_table, "csv": as_csv, "md": as_markdown}[options.format](report).rstrip("\n")

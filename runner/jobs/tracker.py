@@ -56,7 +56,7 @@ class Points:
         """Take a point, given the worker's last word on how far it is; all metrics that wait to be told."""
         from runner.tracking.calls import metrics_at
 
-        values = self._system.take()
+        values = self._system.drain()
         if progress is not None and progress is not self._before:
             values |= self._progress(progress)
             self._before = progress

@@ -99,7 +99,7 @@ def connected(tracking: TrackingConfig, outputs: Path, action: str = "read") -> 
 
 
 @contextmanager
-def telling(tracking: TrackingConfig, outputs: Path) -> Iterator[tuple[MlflowClient, str]]:
+def experiment_client(tracking: TrackingConfig, outputs: Path) -> Iterator[tuple[MlflowClient, str]]:
     """Yield a client of the store and the id of the experiment, which is created if need be; raise as ``connected``."""
     with _tracking_errors(tracking, store_uri(tracking, outputs), "log to"):
         yield _client(store_uri(tracking, outputs), tracking, experiment=True)

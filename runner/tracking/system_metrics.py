@@ -30,7 +30,7 @@ class SystemMetrics:
     def __init__(self, collectors: list[BaseMetricsMonitor] | None = None) -> None:
         self._collectors = list(_collectors()) if collectors is None else collectors
         self.collect()  # the first reading has no load: psutil counts from the previous one
-        self.take()
+        self.drain()
 
     def collect(self) -> None:
         """Add a sample; drop a collector that fails."""
@@ -41,7 +41,7 @@ class SystemMetrics:
                 log.debug("%s failed: %s", type(collector).__name__, error)
                 self._collectors.remove(collector)
 
-    def take(self) -> dict[str, float]:
+    def drain(self) -> dict[str, float]:
         """Return the means of the samples since the last call, by metric, and forget the samples."""
         means: dict[str, float] = {}
         for collector in self._collectors:
