@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-BLUE, GREY, ORANGE, GREEN, RED = "#2f6fab", "#8a8f98", "#d9822b", "#3a8f5d", "#b5443c"
+BLUE, GRAY, ORANGE, GREEN, RED = "#2f6fab", "#8a8f98", "#d9822b", "#3a8f5d", "#b5443c"
 """The project's colors."""
 
 _DPI = 110

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.core.layout import PLOTS
 from runner.core.paths import is_url
-from runner.reporting.figures import BLUE, GREY, ORANGE, RED, draw, new_figure
+from runner.reporting.figures import BLUE, GRAY, ORANGE, RED, draw, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -75,9 +75,9 @@ def _throughput(result: RunResult) -> Figure | None:
     speeds = [window["realtime_factor"] for window in windows]
     axes.stairs(speeds, [startup_s, *ends], color=BLUE, linewidth=1.6)
     mean = metrics["realtime_factor"]
-    axes.hlines(mean, startup_s, ends[-1], color=GREY, linestyles="--", linewidth=1)
+    axes.hlines(mean, startup_s, ends[-1], color=GRAY, linestyles="--", linewidth=1)
     label = f"{mean:,.0f} × in the steady state"
-    style: dict[str, Any] = {"textcoords": "offset points", "ha": "right", "fontsize": 8, "color": GREY}
+    style: dict[str, Any] = {"textcoords": "offset points", "ha": "right", "fontsize": 8, "color": GRAY}
     axes.annotate(label, (ends[-1], mean), (0, 4), **style)
     axes.set_xlim(0, ends[-1])
     axes.set_ylim(0, 1.15 * max(*speeds, mean))
@@ -95,17 +95,17 @@ def _above(axes: Axes) -> dict[str, Any]:
 def _shade_startup(axes: Axes, metrics: Mapping[str, float]) -> None:
     """Draw the startup as a gray block, with its longer steps."""
     startup_s = metrics.get("startup_s", 0.0)
-    axes.axvspan(0, startup_s, color=GREY, alpha=0.12, linewidth=0)
+    axes.axvspan(0, startup_s, color=GRAY, alpha=0.12, linewidth=0)
     steps = {name: metrics.get(f"startup_{name}_s", 0.0) for name in _STARTUP}
     start = max(0.0, startup_s - sum(steps.values()))
-    style: dict[str, Any] = {"rotation": 90, "ha": "center", "va": "center", "fontsize": 7, "color": GREY}
+    style: dict[str, Any] = {"rotation": 90, "ha": "center", "va": "center", "fontsize": 7, "color": GRAY}
     for name, seconds in steps.items():
         if seconds > 0.07 * startup_s:
-            axes.axvline(start, color=GREY, linewidth=0.5, alpha=0.5)
+            axes.axvline(start, color=GRAY, linewidth=0.5, alpha=0.5)
             label = f"{name} {seconds:.1f} s"
             axes.text(start + seconds / 2, 0.5, label, transform=axes.get_xaxis_transform(), **style)
         start += seconds
-    axes.text(startup_s / 2, 1.0, "startup", **_above(axes), color=GREY)
+    axes.text(startup_s / 2, 1.0, "startup", **_above(axes), color=GRAY)
 
 
 def _stages(result: RunResult) -> Figure | None:
@@ -118,7 +118,7 @@ def _stages(result: RunResult) -> Figure | None:
         shares["replicas waiting for batches"] = sum(waiting) / len(waiting)
     figure, axes = new_figure(height=0.5 + 0.42 * len(shares) + 0.5)
     names = list(shares)[::-1]
-    colors = [ORANGE if name == result.stats.bottleneck else GREY if " " in name else BLUE for name in names]
+    colors = [ORANGE if name == result.stats.bottleneck else GRAY if " " in name else BLUE for name in names]
     bars = axes.barh(names, [100 * shares[name] for name in names], color=colors, height=0.62)
     axes.bar_label(bars, fmt="%.0f %%", padding=3, fontsize=8)
     axes.set_xlim(0, max(105.0, 108 * max(shares.values())))
@@ -166,8 +166,8 @@ def _batch_size(result: RunResult) -> Figure | None:
     memory = [step.memory_mib for step in curve.steps if step.memory_mib is not None]
     if len(memory) == len(sizes):
         right = axes.twinx()
-        right.plot(sizes, memory, color=GREY, linewidth=1, marker=".")
-        right.set_ylabel("peak MiB of tensors", color=GREY)
+        right.plot(sizes, memory, color=GRAY, linewidth=1, marker=".")
+        right.set_ylabel("peak MiB of tensors", color=GRAY)
         right.set_ylim(0)
     axes.set_title("Speed over batch sizes", fontsize=10, loc="left")
     return figure
@@ -179,7 +179,7 @@ def _memory(result: RunResult) -> Figure | None:
         return None
     times = [sample["t_s"] for sample in samples]
     figure, axes = new_figure()
-    axes.axvspan(times[0], 0, color=GREY, alpha=0.12, linewidth=0)
+    axes.axvspan(times[0], 0, color=GRAY, alpha=0.12, linewidth=0)
     axes.plot(times, [sample["rss_mib"] for sample in samples], color=BLUE, label="worker, resident")
     on_device = [(sample["t_s"], sample["device_memory_mib"]) for sample in samples if "device_memory_mib" in sample]
     if on_device:

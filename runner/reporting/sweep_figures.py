@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from runner.core.layout import PLOTS
 from runner.reporting.advice import configuration_label
 from runner.reporting.comparability import NAMES
-from runner.reporting.figures import BLUE, GREEN, GREY, ORANGE, RED, draw, new_figure
+from runner.reporting.figures import BLUE, GRAY, GREEN, ORANGE, RED, draw, new_figure
 from runner.reporting.verdict import contests, only_contest, with_interval
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def _sweep_throughput(results: Sequence[RunResult]) -> Figure | None:
     y, ticks = 0.0, []
     for contest in groups:
         if len(groups) > 1:
-            axes.text(0.0, y - 0.1, _distinguish(contest, groups), fontsize=7, va="bottom", color=GREY)
+            axes.text(0.0, y - 0.1, _distinguish(contest, groups), fontsize=7, va="bottom", color=GRAY)
             y += 0.5
         for variant in contest.variants:
             speed = variant.speed
@@ -95,14 +95,14 @@ def _speedup(results: Sequence[RunResult]) -> Figure | None:
     factors = [variant.speed / (base.speed or 1.0) for variant in variants]
     intervals = [None if variant is base else variant.times(base) for variant in variants]
     names = [f"{variant.name}{' (baseline)' if variant is base else ''}" for variant in variants]
-    colors = [GREY if variant is base else BLUE for variant in variants]
+    colors = [GRAY if variant is base else BLUE for variant in variants]
     lows = [factor - (interval or (factor,))[0] for factor, interval in zip(factors, intervals, strict=True)]
     highs = [(interval or (factor,))[-1] - factor for factor, interval in zip(factors, intervals, strict=True)]
     positions = range(len(variants))
     bars = axes.barh(positions, factors, color=colors, height=0.62, xerr=[lows, highs], error_kw=_WHISKERS)
     axes.set_yticks(positions, names, fontsize=8)
     axes.bar_label(bars, [f"{factor:.2f} ×" for factor in factors], padding=3, fontsize=8)
-    axes.axvline(1.0, color=GREY, linestyle="--", linewidth=1)
+    axes.axvline(1.0, color=GRAY, linestyle="--", linewidth=1)
     axes.margins(x=0.12)
     axes.grid(False, axis="y")
     axes.set_xlabel(f"× the speed of {base.name}")
@@ -121,7 +121,7 @@ def _pareto(results: Sequence[RunResult]) -> Figure | None:
     points = [(float(variant.best.metrics[key]), variant.speed, variant) for variant in variants]
     figure, axes = new_figure(height=4.0)
     front = [point for point in points if not any(_dominates(other, point) for other in points)]
-    axes.scatter([point[0] for point in points], [point[1] for point in points], color=GREY, s=28)
+    axes.scatter([point[0] for point in points], [point[1] for point in points], color=GRAY, s=28)
     front.sort(key=lambda point: point[0])
     axes.plot([point[0] for point in front], [point[1] for point in front], color=BLUE, marker="o", linewidth=1.2)
     points.sort(key=lambda point: -point[1])
