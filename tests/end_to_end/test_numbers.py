@@ -11,10 +11,12 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
+from runner.contract.files import read_result
 from runner.contract.result import WorkerResult
 from runner.contract.spec import DatasetSummary
+from runner.core.layout import RESULT
 from runner.devices.host import cpu_flags
-from runner.reporting.comparability import FIRST_PASS, facts_of_result, troubles
+from runner.reporting.comparability import FIRST_PASS, exclusion_reasons, facts_of_result
 from runner.vggish.postprocess import project, quantize, random_pca
 from tests.commands import Done, run
 from tests.results import make_spec
@@ -137,7 +139,9 @@ def test_with_parity_off_nothing_is_checked_and_the_run_is_not_ranked(
     assert "no device's numbers are checked" in " ".join(done.err.split())
     assert "parity.passed" not in logged.data.tags
     assert done.result["metrics"]["parity_canaries"] == 0
-    assert "parity was off: its numbers were not checked" in troubles(facts_of_result(done.result), FIRST_PASS)
+    assert "parity was off: its numbers were not checked" in exclusion_reasons(
+        facts_of_result(read_result(done.run_dir / RESULT)), FIRST_PASS
+    )
 
 
 def test_a_run_that_passes_logs_by_how_much_and_its_reference_is_kept(few_clips: Path, tmp_path: Path) -> None:
