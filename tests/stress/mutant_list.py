@@ -448,15 +448,15 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "the regression check fails the better run",
         "cli/report.py",
-        "elif not (share := judge.goodness(value, expected)) >= least:",
-        "elif not (share := judge.goodness(value, expected)) <= least:",
+        "elif not (share := definition.goodness(value, expected)) >= minimum:",
+        "elif not (share := definition.goodness(value, expected)) <= minimum:",
         "tests/cli/test_report.py::test_the_regression_check",
     ),
     Mutant(
         "MLFLOW_TRACKING_URI goes before the address that was given",
         "tracking/client.py",
-        'if given := tracking.uri or os.environ.get("MLFLOW_TRACKING_URI"):',
-        'if given := os.environ.get("MLFLOW_TRACKING_URI") or tracking.uri:',
+        'if uri := tracking.uri or os.environ.get("MLFLOW_TRACKING_URI"):',
+        'if uri := os.environ.get("MLFLOW_TRACKING_URI") or tracking.uri:',
         "tests/tracking/test_tracking.py::test_the_store_is_the_given_one_else_the_environments_else_local",
     ),
     # Ray
