@@ -32,7 +32,7 @@ def summarize(
     rows = [(label, text) for label, describe in _ROWS if (text := describe(result))]
     rows.append(("files", place))
     if resume:
-        rows.append(("to go on", resume))
+        rows.append(("resume", resume))
     if tracking:
         rows.append(("mlflow", tracking))
     if page:
