@@ -420,8 +420,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "the variant that takes most memory is recommended",
         "reporting/verdict.py",
-        "each.memory_mib <= _LIGHTER * fastest.memory_mib]",
-        "each.memory_mib >= _LIGHTER * fastest.memory_mib]",
+        "variant.memory_mib <= _LIGHTER * fastest.memory_mib]",
+        "variant.memory_mib >= _LIGHTER * fastest.memory_mib]",
         "tests/reporting/test_verdict.py",
     ),
     Mutant(
