@@ -27,7 +27,7 @@ class RandomWeights(WeightsConfig):
     """auto, audioset, file or random."""
 
     seed: int = 0
-    """Seed of the initialization, from 0 to 2**32 - 1."""
+    """Seed of the random weights, from 0 to 2**32 - 1."""
 
     def __post_init__(self) -> None:
         _check_seed(self.seed)
