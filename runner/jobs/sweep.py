@@ -7,7 +7,6 @@ the checks end the program themselves; and it skips ``on_multirun_end`` when a j
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shlex
@@ -24,19 +23,19 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from runner.config.composition import expand_sweep, to_run_config, typed_words
-from runner.contract.files import read_results
+from runner.contract.files import read_results, read_sweep, write_sweep
+from runner.contract.sweep import SweepState
 from runner.core.errors import ConfigError
-from runner.core.files import make_folder, write_atomic
-from runner.core.layout import FOLDERS, STATE, SWEEP_FILE
+from runner.core.files import make_folder
+from runner.core.layout import FORMAT_FOLDERS, RunLayout
 from runner.core.paths import display_location, is_url
 from runner.core.provenance import git_state, user_name
-from runner.core.readable import read_json
 from runner.core.redact import hide_credentials, without_credentials
 from runner.devices.detection import unavailable_devices
 from runner.output.remote.run import check_staging_dir, take_output
 from runner.output.state.locks import acquire_run_lock
 from runner.output.state.plan import check_folder
-from runner.reporting.naming import SWEPT, swept_settings
+from runner.reporting.naming import swept_settings
 from runner.reporting.summary import summarize_sweep
 
 if TYPE_CHECKING:
@@ -195,11 +194,11 @@ def check_sweep_folder(folder: Path, overrides: Sequence[str], place: str) -> No
     Raises:
         ConfigError: it holds a run, or another sweep.
     """
-    if any((folder / name).exists() for name in ("result.json", *FOLDERS, STATE)):
+    if any((folder / name).exists() for name in (RunLayout.result, *FORMAT_FOLDERS, RunLayout.state)):
         raise ConfigError(f"output.dir={place} already holds a run: name another folder, or move that run away")
-    if (folder / SWEEP_FILE).exists():
-        before = read_json(folder / SWEEP_FILE)["overrides"]
-        if before != list(map(without_credentials, overrides)):
+    if RunLayout(folder).sweep.exists():
+        before = read_sweep(RunLayout(folder).sweep).overrides
+        if before != tuple(map(without_credentials, overrides)):
             raise ConfigError(
                 f"output.dir={place} already holds another sweep ({' '.join(before)}): "
                 "give the same settings to resume it, or name another folder"
@@ -211,13 +210,17 @@ def start_sweep(sweep: Sweep) -> None:
     global _current
     _current = sweep
     make_folder(sweep.folder)
-    path = sweep.folder / SWEEP_FILE
+    path = RunLayout(sweep.folder).sweep
     if not path.exists():
-        overrides = list(map(without_credentials, sweep.overrides))
-        record: dict[str, Any] = {"run_id": None, "overrides": overrides, "jobs": [], SWEPT: sweep.swept}
-        record |= {"started_at": time.time(), "user": user_name(), "git": git_state()}
-        write_atomic(path, json.dumps(record))
-    os.environ[SWEEP_ENVIRONMENT] = str(sweep.folder / SWEEP_FILE)
+        state = SweepState(
+            overrides=tuple(map(without_credentials, sweep.overrides)),
+            swept=sweep.swept,
+            started_at=time.time(),
+            user=user_name(),
+            git=git_state(),
+        )
+        write_sweep(path, state)
+    os.environ[SWEEP_ENVIRONMENT] = str(path)
     if sweep.config.tracking.name == "none":
         return
     from runner.tracking.client import TrackingError
@@ -233,8 +236,7 @@ def register_job(run_dir: Path) -> str | None:
     """Register a job's folder with the sweep in progress; return the MLflow id of its parent run, if it has one."""
     if _current is not None:
         _current.run_dirs.append(run_dir)
-    run_id: str | None = read_json(Path(os.environ[SWEEP_ENVIRONMENT])).get("run_id")
-    return run_id
+    return read_sweep(Path(os.environ[SWEEP_ENVIRONMENT])).run_id
 
 
 def finish_sweep(interrupted: bool) -> bool:
@@ -253,11 +255,9 @@ def finish_sweep(interrupted: bool) -> bool:
             (path.parent for path in sweep.folder.glob("*/result.json")),
             key=lambda folder: (len(folder.name), folder.name),
         )
-    path = sweep.folder / SWEEP_FILE
-    record = read_json(path)
-    record["jobs"] = [os.path.relpath(run_dir, sweep.folder) for run_dir in sweep.run_dirs]
-    record["interrupted"] = interrupted
-    write_atomic(path, json.dumps(record, indent=2))
+    path = RunLayout(sweep.folder).sweep
+    jobs = tuple(os.path.relpath(run_dir, sweep.folder) for run_dir in sweep.run_dirs)
+    write_sweep(path, replace(read_sweep(path), jobs=jobs, interrupted=interrupted))
     hide_credentials(sweep.folder)
     results = read_results(sweep.run_dirs)
     if sweep.config.profile.plots and results:

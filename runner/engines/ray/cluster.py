@@ -28,9 +28,6 @@ _OWN_SETTINGS = {"RAY_AUTH_MODE": "disabled"}
 
 _FOLDER = "vggish-ray-"
 
-_folders: list[HeldFolder] = []
-"""Temporary folders of the Ray that was started here."""
-
 
 @dataclass(frozen=True)
 class Seat:
@@ -59,8 +56,13 @@ class Seat:
         return " and ".join([f"{self.cpus:g} CPUs", f"{self.gpus:g} GPUs", *own])
 
 
-def connect(engine: RayEngineConfig) -> Any:
-    """Return Ray, connected to the cluster or started here; ``disconnect`` ends both.
+def connect(engine: RayEngineConfig, stack: contextlib.ExitStack) -> Any:
+    """Return Ray, connected to the cluster or started here.
+
+    Args:
+        engine: the configuration.
+        stack: disconnects, and stops a Ray that was started here.  It must be closed last of all: a driver that loses
+            its cluster is ended by Ray on the spot.
 
     Raises:
         EngineError: it is not installed, or can't be reached or started.
@@ -72,12 +74,14 @@ def connect(engine: RayEngineConfig) -> Any:
     try:
         import ray
 
+        own = {} if address else _own(engine, stack)
+        stack.callback(_shut_down)
         ray.init(
             address=address or "local",
             log_to_driver=True,  # into runner.log: what actors say would else be gone with Ray's own folder
             logging_level=logging.ERROR,
             runtime_env=engine.runtime_env,
-            **({} if address else _own(engine)),
+            **own,
         )
         return ray
     except ImportError as error:
@@ -87,28 +91,23 @@ def connect(engine: RayEngineConfig) -> Any:
         raise EngineError(f"{where} ({error}): see runner.log") from error
 
 
-def _own(engine: RayEngineConfig) -> dict[str, Any]:
-    """Return the settings of a Ray that is started here."""
-    _folders.append(HeldFolder(_FOLDER))
+def _own(engine: RayEngineConfig, stack: contextlib.ExitStack) -> dict[str, Any]:
+    """Return the settings of a Ray that is started here, with a temporary folder that the stack removes."""
+    folder = HeldFolder(_FOLDER)
+    stack.callback(folder.remove)
     return {
         "num_cpus": usable_cores(),
         "include_dashboard": engine.dashboard,
         "object_store_memory": _OBJECT_STORE_BYTES,
-        "_temp_dir": str(_folders[-1].path),
+        "_temp_dir": str(folder.path),
     }
 
 
-def disconnect() -> None:
-    """Leave the cluster, and stop it if it was started here; the last thing a worker does.
-
-    A driver that loses its cluster is ended by Ray on the spot, so all is on disk before.
-    """
+def _shut_down() -> None:
     with contextlib.suppress(Exception):
         import ray
 
         ray.shutdown()
-    while _folders:
-        _folders.pop().remove()
 
 
 def seat_for(engine: RayEngineConfig, device: str, nodes: Sequence[Mapping[str, Any]]) -> Seat:
