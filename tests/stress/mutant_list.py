@@ -396,7 +396,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a sweep's folder takes another sweep",
         "jobs/sweep.py",
-        "        if before != list(map(without_credentials, overrides)):\n",
+        "        if before != tuple(map(without_credentials, overrides)):\n",
         "        if len(before) != len(overrides):\n",
         "tests/output/state/test_resume.py "
         "tests/output/remote/test_object_sweep.py::test_a_second_command_and_another_sweep_are_refused "
