@@ -1,6 +1,6 @@
-"""Embeds audio data sets with VGGish on whatever device a machine has.
+"""Embed audio data sets with VGGish on the device of your choice.
 
-The names below are imported on first use, so that ``import runner`` stays light.
+The public names are imported on first use, so that ``import runner`` stays light.
 """
 
 from __future__ import annotations

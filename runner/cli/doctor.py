@@ -1,6 +1,6 @@
-"""What this machine has for VGGish, what is missing, and how to mend it: ``python -m runner doctor [--json]``.
+"""``vggish-runner doctor``: check this machine's devices, weights and tracking, and name the fix for each problem.
 
-``gather`` asks the machine; ``diagnose`` is pure, so that every platform's answers are tested on any platform.
+``gather`` reads the machine; ``diagnose`` is pure, so that the checks of every platform are tested on any platform.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ _FORMATS = ("WAV", "FLAC", "OGG", "MP3")
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the table: ``ok`` None stands for what is absent but not needed; ``mend`` is one command or step."""
+    """One line of the table: ``ok`` None is a missing part that is not needed; ``fix`` is one command or step."""
 
     name: str
     ok: bool | None
     detail: str
-    mend: str | None = None
+    fix: str | None = None
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a diagnosis rests on.
+    """The facts of a diagnosis.
 
-    ``nvidia`` holds a mapping a GPU (name, memory_mib, driver, compute_capability); ``cuda_libraries`` says of each
-    library whether it opens (empty where there is nothing to use it); ``weights`` of each released file whether it is
-    there and verified; ``store`` is the MLflow store and ``store_trouble`` why it can't be reached.
+    ``nvidia`` has a mapping for each GPU (name, memory_mib, driver, compute_capability); ``cuda_libraries`` whether
+    each library loads (empty without a GPU driver); ``weights`` the state of each released file; ``tracking_uri`` is
+    the MLflow store's, and ``tracking_error`` why it can't be reached.
     """
 
     machine: MachineFacts
@@ -61,15 +61,15 @@ class Facts:
     packages: Mapping[str, str | None] = field(default_factory=dict)
     weights: Mapping[str, str] = field(default_factory=dict)
     models: str = ""
-    store: str = ""
-    store_trouble: str | None = None
+    tracking_uri: str = ""
+    tracking_error: str | None = None
 
 
 def gather() -> Facts:
-    """Ask the machine; imports TensorFlow."""
+    """Read the facts of this machine; imports TensorFlow."""
     import soundfile
 
-    from runner.config.schema import TrackingConfig
+    from runner.config.groups.tracking import TrackingConfig
     from runner.core.paths import default_models, default_outputs
     from runner.devices import nvml
     from runner.devices.detection import CUDA_LIBRARIES, can_load_library
@@ -81,7 +81,7 @@ def gather() -> Facts:
     with _quiet():
         machine = gather_facts()
     uses_cuda = machine.nvidia_driver and machine.system == "Linux"
-    store = store_uri(TrackingConfig(), default_outputs())
+    uri = store_uri(TrackingConfig(), default_outputs())
     return Facts(
         machine=machine,
         cores=usable_cores(),
@@ -95,19 +95,19 @@ def gather() -> Facts:
         packages={name: _version(name) for name in ("av", "ray", "tensorflow-metal", "nvidia-ml-py", "mlflow")},
         weights=state_of_released_files(default_models()),
         models=str(default_models()),
-        store=store,
-        store_trouble=_store_trouble(store),
+        tracking_uri=uri,
+        tracking_error=_tracking_error(uri),
     )
 
 
 def diagnose(facts: Facts) -> list[Check]:
-    """The table without the self-tests."""
+    """Return the checks, without the self-tests."""
     return [
         *_processor(facts),
         *_devices(facts),
         *_audio(facts),
         *_weights(facts),
-        _store(facts),
+        _tracking(facts),
         Check(
             "Ray",
             True if facts.packages.get("ray") else None,
@@ -143,9 +143,9 @@ def _devices(facts: Facts) -> list[Check]:
         details = f"{gpu['name']}, {gpu['memory_mib'] / 1024:,.0f} GiB, driver {gpu['driver']}"
         capability = gpu.get("compute_capability")
         checks.append(Check("NVIDIA", True, details + (f", compute capability {capability}" if capability else "")))
-    if missing := [name for name, found in facts.cuda_libraries.items() if not found]:
-        mend = "pip install 'vggish-runner[cuda]'"
-        checks.append(Check("CUDA libraries", False, f"not found: {', '.join(missing)}", mend))
+    if missing := [name for name, loads in facts.cuda_libraries.items() if not loads]:
+        fix = "pip install 'vggish-runner[cuda]'"
+        checks.append(Check("CUDA libraries", False, f"not found: {', '.join(missing)}", fix))
     elif facts.cuda_libraries:
         checks.append(Check("CUDA libraries", True, f"all {len(facts.cuda_libraries)} found"))
     devices = detect_available_devices(machine)
@@ -153,17 +153,19 @@ def _devices(facts: Facts) -> list[Check]:
         if info.available:
             checks.append(Check(f"device={info.type.value}", True, f"{info.name}: {info.reason}"))
             continue
-        detail, _, mend = info.reason.partition("; ")
-        wanted = is_expected(info.type, facts)
-        checks.append(Check(f"device={info.type.value}", False if wanted else None, detail, mend if wanted else None))
+        detail, _, fix = info.reason.partition("; ")
+        expected = is_expected(info.type, facts)
+        checks.append(
+            Check(f"device={info.type.value}", False if expected else None, detail, fix if expected else None)
+        )
     choice = choose_device(DeviceType.AUTO, devices)
-    checks.append(Check("device=auto", True, f"takes {choice.effective.value}: {choice.reason}"))
+    checks.append(Check("device=auto", True, f"chooses {choice.effective.value}: {choice.reason}"))
     return checks
 
 
-def is_expected(kind: DeviceType, facts: Facts) -> bool:
-    """Whether this machine seems to have such a device, so that its absence is something to mend."""
-    if kind.value == "metal":
+def is_expected(device: DeviceType, facts: Facts) -> bool:
+    """Whether this machine seems to have such a device, so that it is a problem if TensorFlow finds none."""
+    if device.value == "metal":
         return facts.machine.system == "Darwin" and facts.machine.machine == "arm64"
     return bool(facts.nvidia) or facts.machine.nvidia_driver
 
@@ -189,23 +191,23 @@ def _audio(facts: Facts) -> list[Check]:
 def _weights(facts: Facts) -> list[Check]:
     checks = []
     for name, state in facts.weights.items():
-        mend = None if state == "verified" else f"python -m runner downloads it; or put it into {facts.models}/vggish"
-        checks.append(Check(name, True if state == "verified" else False if state == "wrong" else None, state, mend))
+        fix = None if state == "verified" else f"python -m runner downloads it; or put it into {facts.models}/vggish"
+        checks.append(Check(name, True if state == "verified" else False if state == "wrong" else None, state, fix))
     return checks
 
 
-def _store(facts: Facts) -> Check:
+def _tracking(facts: Facts) -> Check:
     from runner.core.redact import without_credentials
 
     version = facts.packages.get("mlflow") or "not installed"
-    where = f"MLflow {version}, {without_credentials(facts.store)}"
-    if facts.store_trouble is None:
-        return Check("tracking", True, where)
-    mend = "start the server, or unset MLFLOW_TRACKING_URI" if "://" in facts.store else "check its permissions"
-    return Check("tracking", False, f"{where}: {facts.store_trouble}", mend)
+    detail = f"MLflow {version}, {without_credentials(facts.tracking_uri)}"
+    if facts.tracking_error is None:
+        return Check("tracking", True, detail)
+    fix = "start the server, or unset MLFLOW_TRACKING_URI" if "://" in facts.tracking_uri else "check its permissions"
+    return Check("tracking", False, f"{detail}: {facts.tracking_error}", fix)
 
 
-def _store_trouble(uri: str) -> str | None:
+def _tracking_error(uri: str) -> str | None:
     parts = urlsplit(uri)
     if parts.scheme in ("http", "https"):
         try:
@@ -222,22 +224,22 @@ def _store_trouble(uri: str) -> str | None:
     return None
 
 
-def self_test(kind: DeviceType) -> Check:
-    """A second's work on a device, in a process of its own."""
-    name = f"self-test {kind.value}"
-    command = [sys.executable, "-m", "runner.cli.selftest", kind.value]
+def self_test(device: DeviceType) -> Check:
+    """Embed for a second on a device, in its own process."""
+    name = f"self-test {device.value}"
+    command = [sys.executable, "-m", "runner.cli.selftest", device.value]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_SELFTEST_S, check=False)
-        found = json.loads(done.stdout.strip().splitlines()[-1])
+        verdict = json.loads(done.stdout.strip().splitlines()[-1])
     except (subprocess.TimeoutExpired, ValueError, IndexError) as error:
-        what = "no answer in time" if isinstance(error, subprocess.TimeoutExpired) else "the process died"
-        return Check(name, False, f"{what}: this device can't be used", "use device=cpu")
-    if not found["ok"]:
-        return Check(name, False, found["detail"], "use device=cpu")
+        problem = "no answer in time" if isinstance(error, subprocess.TimeoutExpired) else "the process died"
+        return Check(name, False, f"{problem}: this device can't be used", "use device=cpu")
+    if not verdict["ok"]:
+        return Check(name, False, verdict["detail"], "use device=cpu")
     return Check(
         name,
         True,
-        f"{found['realtime_factor']:,.0f} × realtime in float32, max error {found['parity_rel_err']:.1e} of the "
+        f"{verdict['realtime_factor']:,.0f} × realtime in float32, max error {verdict['parity_rel_err']:.1e} of the "
         "largest value against the reference",
     )
 
@@ -251,23 +253,25 @@ def _version(package: str) -> str | None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what TensorFlow's libraries print while they are loaded out of the table."""
+    """Discard the lines that TensorFlow's libraries print while they load."""
     sys.stderr.flush()
-    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, 2)
+    stderr, devnull = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, 2)
     try:
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nothing)
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(devnull)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table; exit status 0 if some device works."""
-    parser = argparse.ArgumentParser(prog="vggish-runner doctor", description=__doc__.splitlines()[0])
+    """Print the table; return exit status 0 if some device works."""
+    parser = argparse.ArgumentParser(
+        prog="vggish-runner doctor", description="Check this machine, and name the fix for each problem."
+    )
     parser.add_argument("--json", action="store_true", help="print a JSON object instead of a table")
-    parser.add_argument("--no-self-test", action="store_true", help="leave out the second of work on each device")
+    parser.add_argument("--no-self-test", action="store_true", help="leave out the self-test of each device")
     options = parser.parse_args(arguments)
     from runner.devices.probe import detect_available_devices
 
@@ -294,7 +298,7 @@ def _print(checks: Sequence[Check]) -> None:
     marks = {True: "[green]✓[/green]", False: "[red]✗[/red]", None: "[dim]–[/dim]"}
     for check in checks:
         detail = Text(check.detail)
-        if check.mend:
-            detail.append(f"\n→ {check.mend}", style="yellow")
+        if check.fix:
+            detail.append(f"\n→ {check.fix}", style="yellow")
         table.add_row(marks[check.ok], Text(check.name), detail)
     Console(highlight=False).print(table)

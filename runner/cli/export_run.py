@@ -1,5 +1,4 @@
-"""Exports what a finished run embedded with, in a process of its own: ``python -m runner.cli.export_run RUN_DIR
-FOLDER``."""
+"""``python -m runner.cli.export_run RUN_DIR FOLDER``: export the model that a finished run embedded with."""
 
 from __future__ import annotations
 
@@ -19,16 +18,16 @@ if TYPE_CHECKING:
 
 
 def config_of(result: RunResult, folder: Path) -> RunConfig:
-    """The configuration to export what a run embedded with.
+    """Return the configuration that exports the model of a run.
 
     Args:
-        result: the run's.
-        folder: where the SavedModel goes.
+        result: of the run.
+        folder: of the SavedModel.
     """
     config, weights, precision = result.info.config, result.startup.weights, result.startup.precision
     if weights is None or precision is None:
         raise ResumeError(f"{result.info.run_dir} is of a run that loaded no model: there is none to export")
-    if weights.source == "random":  # on demo clips also where the released ones could not be had
+    if weights.source == "random":  # on demo clips also where the released ones were not available
         config = replace(config, weights=RandomWeights(seed=weights.seed or 0))
     return replace(
         config, precision=PrecisionConfig(precision.effective), output=replace(config.output, dir=str(folder))
@@ -36,7 +35,7 @@ def config_of(result: RunResult, folder: Path) -> RunConfig:
 
 
 def main(run_dir: str, folder: str) -> int:
-    """Export a run's model to a folder; exit status 1 if that can't be done."""
+    """Export a run's model to a folder; return exit status 1 if that fails."""
     from runner.inference.saved_model import export
 
     try:

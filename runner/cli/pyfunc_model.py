@@ -1,4 +1,4 @@
-"""The model as MLflow loads it, from this file and the SavedModel beside it; nothing of this package is needed."""
+"""The model as MLflow loads it: this file and the SavedModel next to it, without the rest of this package."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mlflow.pyfunc.model import PythonModel
 
 
 class Embedder(PythonModel):
-    """Embeds waveforms."""
+    """Embed waveforms with the exported SavedModel."""
 
     def load_context(self, context: Any) -> None:
         """Load the SavedModel."""
@@ -18,12 +18,12 @@ class Embedder(PythonModel):
         self._model = tf.saved_model.load(context.artifacts["saved_model"])
 
     def predict(self, context, model_input, params=None):  # type: ignore  # MLflow takes hints for a schema
-        """Embed.
+        """Embed a batch of clips of the same length.
 
         Args:
             context: MLflow's.
             model_input: float32 [batch, samples], mono 16 kHz in -1..1.
-            params: none.
+            params: not used.
 
         Returns:
             float32 [batch, examples, 128].

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from runner.core.cleanup import cleanup
 from runner.core.errors import RunnerError
-from runner.core.printable import printable
+from runner.core.printable import print_page, printable
 from runner.core.redact import without_credentials
 from runner.core.stop_signals import INTERRUPTED, Requests, leave_terminal, take
 
@@ -92,7 +92,7 @@ def _main(arguments: Sequence[str] | None) -> int:
     if {"-h", "--help"} & set(argv):
         from runner.cli.help import help_text
 
-        print(help_text(list(COMMANDS)))
+        print_page(help_text(list(COMMANDS)))
         return 0
     if "--version" in argv:
         from runner import __version__

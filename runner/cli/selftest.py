@@ -1,8 +1,7 @@
-"""A second's work on one device, in a process of its own: ``python -m runner.cli.selftest DEVICE`` prints a JSON
-object.
+"""``python -m runner.cli.selftest DEVICE``: test a device for a second, and print the verdict as JSON.
 
-Random weights through the parity gate, then the model on data that lies on the device.  ``vggish-runner doctor``
-calls it.
+Random weights pass the parity gate, then the model computes on data that is on the device.  ``vggish-runner doctor``
+starts one process per device.
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ SECONDS = 1.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Test the device named (cpu, gpu, metal); exit status 1 if it is absent or gives wrong numbers."""
+    """Test a device (cpu, gpu, metal); return exit status 1 if it is missing or fails the parity gate."""
     (device,) = sys.argv[1:] if arguments is None else arguments
-    answers = os.fdopen(os.dup(1), "w")  # TensorFlow and its plug-ins print what they like
+    answers = os.fdopen(os.dup(1), "w")  # TensorFlow and its plug-ins print to standard output too
     os.dup2(2, 1)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
@@ -33,10 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(device: str) -> dict[str, Any]:
-    """The verdict: whether the device works, what it is, how fast, and how far its numbers are from the CPU's.
+    """Return the verdict: whether the device works, its name, speed, and error against the reference.
 
     Raises:
-        DeviceError: it is absent.
+        DeviceError: it is missing.
     """
     from runner.config.composition import compose_config
     from runner.core.layout import CACHE

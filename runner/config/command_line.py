@@ -12,24 +12,24 @@ from runner.core.redact import without_credentials
 
 
 def command_line(overrides: Sequence[str], multirun: bool = False, output_dir: str | None = None) -> str:
-    """The command that repeats a run (or a sweep), quoted for Hydra and a shell, without credentials.
+    """Return the command that repeats a run (or a sweep), quoted for Hydra and a shell, without credentials.
 
-    That of one job of a sweep leaves out what makes it one of many.
+    That of one job of a sweep leaves out the overrides that make the sweep.
 
     Args:
         overrides: as they were typed, options such as ``--config-dir=DIR`` in front.
         multirun: whether they are a sweep's.
-        output_dir: where the command's files are to go; None: into a new folder, as a finished run's is taken.
+        output_dir: the ``output.dir`` to write to; None: a new folder.
     """
-    sweeps = [each for each in overrides if _makes_a_sweep(each, overrides)]
-    kept = [each for each in overrides if not each.lstrip("+").startswith("output.dir=")]
+    sweeping = [override for override in overrides if _makes_a_sweep(override, overrides)]
+    repeated = [override for override in overrides if not override.lstrip("+").startswith("output.dir=")]
     if not multirun:
-        kept = [each for each in kept if each not in sweeps or _experiment_file(each, overrides)]
-        if any(_experiment_file(each, overrides) for each in kept if each in sweeps):
-            kept.append("hydra.mode=RUN")  # an experiment of the user's own may hold more than its sweep
-    many = ["-m"] if multirun and not sweeps else []
-    words = shlex.join(["python", "-m", "runner", *many, *map(without_credentials, kept)])
-    return f"{words} {shell_override('output.dir', output_dir)}" if output_dir is not None else words
+        repeated = [each for each in repeated if each not in sweeping or _experiment_file(each, overrides)]
+        if any(_experiment_file(each, overrides) for each in repeated if each in sweeping):
+            repeated.append("hydra.mode=RUN")  # an experiment of the user's may set more than its sweep
+    options = ["-m"] if multirun and not sweeping else []
+    command = shlex.join(["python", "-m", "runner", *options, *map(without_credentials, repeated)])
+    return f"{command} {shell_override('output.dir', output_dir)}" if output_dir is not None else command
 
 
 def _makes_a_sweep(override: str, overrides: Sequence[str]) -> bool:
@@ -41,8 +41,9 @@ def _makes_a_sweep(override: str, overrides: Sequence[str]) -> bool:
 
 
 def _experiment_file(override: str, overrides: Sequence[str]) -> Path | None:
-    """The file of an experiment of the user's own, in a folder that the command line named."""
+    """Return the file of an experiment in a configuration folder that the command line names."""
     key, _, value = override.lstrip("+").partition("=")
-    folders = [each.partition("=")[2] for each in overrides if each.startswith(("--config-dir=", "--config-path="))]
+    options = ("--config-dir=", "--config-path=")
+    folders = [option.partition("=")[2] for option in overrides if option.startswith(options)]
     paths = [Path(folder) / "experiment" / f"{value}.yaml" for folder in folders]
     return next((path for path in paths if key == "experiment" and path.is_file()), None)

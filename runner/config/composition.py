@@ -1,4 +1,4 @@
-"""Between Hydra and the typed configuration: schemas and resolvers in, ``RunConfig`` out, errors in one message."""
+"""From Hydra's composed configuration to ``RunConfig``: schemas, resolvers, sweeps, and readable errors."""
 
 from __future__ import annotations
 
@@ -33,36 +33,37 @@ _NO_OPTION = re.compile(r"Could not find '(.+)/([^/]*)'\s+Available options in '
 
 
 def register() -> None:
-    """Put the schemas into Hydra's ConfigStore and the resolvers into OmegaConf; harmless when done again."""
+    """Register the schemas with Hydra's ConfigStore and the resolvers with OmegaConf; repeated calls are harmless."""
     store = ConfigStore.instance()
     for name, schema in schemas().items():
         store.store(group="schema", name=name, node=schema)
     OmegaConf.register_new_resolver("runner.models_dir", lambda: str(default_models()), replace=True)
     OmegaConf.register_new_resolver("runner.outputs_root", lambda: str(default_outputs()), replace=True)
-    OmegaConf.register_new_resolver("runner.output_dir", _run_dir, replace=True)
+    OmegaConf.register_new_resolver("runner.output_dir", _output_dir, replace=True)
     OmegaConf.register_new_resolver("runner.devices", _devices, replace=True)
 
 
-def _run_dir(given: str | None, outputs: str, kind: str, day: str, time_of_day: str) -> str:
-    """``output.dir`` if it is given (for an object store its working folder), else one of its own under the outputs."""
-    if is_url(given):
-        return str(staging_dir(given, Path(os.path.expanduser(outputs))))
-    if given:
-        return str(Path(os.path.expanduser(as_path(given))))
-    return str(Path(os.path.expanduser(outputs)) / kind / day / time_of_day)
+def _output_dir(output_dir: str | None, outputs: str, subfolder: str, day: str, time_of_day: str) -> str:
+    """Return the folder of a run: ``output.dir``, the staging folder of a URL, or a new one below the outputs."""
+    root = Path(os.path.expanduser(outputs))
+    if is_url(output_dir):
+        return str(staging_dir(output_dir, root))
+    if output_dir:
+        return str(Path(os.path.expanduser(as_path(output_dir))))
+    return str(root / subfolder / day / time_of_day)
 
 
 def _devices() -> str:
-    """The devices that this machine may have, for a sweep over them."""
-    absent = unavailable_devices()
-    return ",".join(name for name in DEVICES[1:] if DeviceType(name) not in absent)
+    """Return the devices that this machine may have, as a sweep lists them."""
+    unavailable = unavailable_devices()
+    return ",".join(name for name in DEVICES[1:] if DeviceType(name) not in unavailable)
 
 
 def to_run_config(config: DictConfig) -> RunConfig:
-    """The checked configuration of a composed config, Hydra's own node aside.
+    """Build and check the typed configuration of a composed one, without Hydra's own node.
 
     Raises:
-        ConfigError: as ``validate`` does.
+        ConfigError: as ``from_dict`` and ``validate`` do.
         omegaconf.errors.OmegaConfBaseException: an interpolation that can't be resolved.
     """
     values = OmegaConf.to_container(
@@ -73,15 +74,17 @@ def to_run_config(config: DictConfig) -> RunConfig:
         run = from_dict({str(key): value for key, value in values.items()})
         validate(run)
     except (TypeError, AttributeError, ValueError, OverflowError) as error:
-        # Types are checked while composing, but what an interpolation comes to is not.
+        # Hydra checks types while composing, but not those of resolved interpolations.
         raise ConfigError(
-            f"a value is of the wrong kind ({error}): see what the configuration comes to with --cfg job --resolve"
+            f"a value has the wrong type ({error}): print the composed configuration with --cfg job --resolve"
         ) from error
     return run
 
 
 def typed_words(hydra: Any) -> tuple[str, ...]:
-    """What was typed to get a configuration, Hydra's own keys aside: where conf/ is another one, and the overrides.
+    """Return the overrides that a configuration was composed from, after options for another conf/, as typed.
+
+    Overrides of Hydra's own keys are left out.
 
     Args:
         hydra: the node ``hydra`` of a composed config.
@@ -98,10 +101,10 @@ def typed_words(hydra: Any) -> tuple[str, ...]:
 
 
 def compose_config(overrides: Sequence[str]) -> RunConfig:
-    """The checked configuration that a command line's overrides come to, outside a Hydra run.
+    """Compose and check the configuration of overrides, outside a Hydra run.
 
     Raises:
-        ConfigError: as ``validate`` does.
+        ConfigError: as ``check_overrides``, ``from_dict`` and ``validate`` do.
         hydra.errors.HydraException: an override that can't be composed.
     """
     from hydra import compose, initialize_config_dir
@@ -114,20 +117,22 @@ def compose_config(overrides: Sequence[str]) -> RunConfig:
 
 @contextmanager
 def translate_hydra_errors() -> Iterator[None]:
-    """Around Hydra's work: turns what it raises about a group's option that is no name into ``ConfigError``."""
+    """Raise a ``ConfigError`` for Hydra's ``ValueError`` about a group's option that is not a name."""
     try:
         yield
     except ValueError as error:
         if "Config group override" not in str(error):
             raise
-        raise ConfigError(f"a group was given something that is no option's name ({error}): see --help") from error
+        raise ConfigError(f"a group has a value that is not the name of an option ({error}): see --help") from error
 
 
 def expand_sweep(config: DictConfig) -> list[RunConfig]:
-    """Compose and check every job of a sweep with Hydra's basic sweeper; other sweepers choose as they go: the base.
+    """Compose and check every job of a sweep of Hydra's basic sweeper.
+
+    Other sweepers choose values while they run: of those, check the configuration that jobs start from.
 
     Raises:
-        ConfigError: of the first job that is not sound, or two jobs have the same folder.
+        ConfigError: of the first job that is invalid, or two jobs have the same folder.
         hydra.errors.HydraException: of the first job that can't be composed.
     """
     from hydra.core.global_hydra import GlobalHydra
@@ -155,7 +160,7 @@ def expand_sweep(config: DictConfig) -> list[RunConfig]:
 
 
 def _sweep_folder(job: DictConfig, number: int) -> str:
-    """The folder of a sweep's job, below that of the sweep."""
+    """Return the folder of a sweep's job, below that of the sweep."""
     with read_write(job), open_dict(job):
         job.hydra.job.num, job.hydra.job.id = number, str(number)
     before = HydraConfig.instance().cfg
@@ -167,7 +172,10 @@ def _sweep_folder(job: DictConfig, number: int) -> str:
 
 
 def format_hydra_error(error: BaseException) -> str:
-    """Hydra's and OmegaConf's words about a configuration that can't be composed, shortened to what helps a person."""
+    """Return Hydra's or OmegaConf's message about a configuration, without the lines that only its authors need.
+
+    Messages are recognized by their text in Hydra 1.3.
+    """
     if "hydra/sweeper/optuna" in str(error):
         return "experiment=tune needs Optuna: pip install 'vggish-runner[tune]'"
     if "hydra/launcher/submitit" in str(error):
@@ -177,19 +185,19 @@ def format_hydra_error(error: BaseException) -> str:
     lines = [line.rstrip() for line in without_credentials(str(error)).splitlines()]
     if lines and (ambiguous := re.fullmatch(r"Ambiguous value for argument '(.*)'", lines[0])):
         return several_values(ambiguous[1])
-    if absent := _NO_OPTION.search("\n".join(lines)):
-        return f"{absent[1]}={absent[2]} is not an option: use one of {', '.join(absent[3].split())}"
+    if unknown := _NO_OPTION.search("\n".join(lines)):
+        return f"{unknown[1]}={unknown[2]} is not an option: use one of {', '.join(unknown[3].split())}"
     keys = [line.split(":", 1)[1].strip() for line in lines if line.strip().startswith("full_key:")]
     if message := next(filter(None, map(renamed_key, keys)), None):
         return message
     unhelpful = ("full_key:", "object_type=", "Config search path", "provider=", "reference_type=", "To append")
-    kept = []
+    helpful = []
     for line in lines:
         if line.strip().startswith(unhelpful) or not line.strip():
             continue
-        kept.append(line.strip() if line.startswith("\t") else line)
+        helpful.append(line.strip() if line.startswith("\t") else line)
     cause = error.__cause__
     if cause is not None and type(cause).__module__.startswith("omegaconf"):
-        kept += [line.strip() for line in str(cause).splitlines() if not line.strip().startswith(unhelpful)]
-    text = " ".join(dict.fromkeys(kept))
+        helpful += [line.strip() for line in str(cause).splitlines() if not line.strip().startswith(unhelpful)]
+    text = " ".join(dict.fromkeys(helpful))
     return f"{keys[0]}: {text}" if keys and keys[0] not in text else text

@@ -1,8 +1,12 @@
-"""What of a configuration decides a run's numbers and files: a run is resumed only with the same."""
+"""The fingerprint of a configuration: the settings that decide a run's numbers and files.
+
+A run is resumed only with the same fingerprint.  A field with the metadata ``FREE`` is no part of it.
+"""
 
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,25 +15,22 @@ from runner.core.paths import is_url
 if TYPE_CHECKING:
     from runner.config.schema import RunConfig
 
-_FREE = {
-    "dataset": ("on_error", "max_skipped", "decode_timeout_s", "prefetch", "download_timeout_s", "listing"),
-    "weights": ("base_url", "timeout_s"),
-    "output": ("dir", "upload_timeout_s"),
-}
-"""Keys of the groups below that change no number, and so may differ."""
+FREE = {"free": True}
+"""Metadata of a field of dataset, weights, frontend or output that may differ when a run is resumed."""
 
-_PATHS = {("dataset", "root"), ("dataset", "path"), ("weights", "path"), ("weights", "pca_path")}
+_PATHS = ("dataset.root", "dataset.path", "weights.path", "weights.pca_path")
 
 
-def deciding(config: RunConfig) -> dict[str, Any]:
-    """All settings, by dotted key, that decide which numbers and files a run gives."""
-    values = config.to_dict()
-    found: dict[str, Any] = {"precision.name": values["precision"]["name"]}
+def fingerprint(config: RunConfig) -> dict[str, Any]:
+    """Return the settings that decide which numbers and files a run has, by dotted key, as JSON has them."""
+    values: dict[str, Any] = {"precision.name": config.precision.name}
     for group in ("dataset", "weights", "frontend", "output"):
-        for key, value in values[group].items():
-            if key in _FREE.get(group, ()):
+        section = getattr(config, group)
+        for field in fields(section):
+            if field.metadata.get("free"):
                 continue
-            if (group, key) in _PATHS and value is not None and not is_url(value):
+            key, value = f"{group}.{field.name}", getattr(section, field.name)
+            if key in _PATHS and value is not None and not is_url(value):
                 value = str(Path(value).expanduser().resolve())
-            found[f"{group}.{key}"] = value
-    return dict(json.loads(json.dumps(found)))
+            values[key] = value
+    return dict(json.loads(json.dumps(values)))

@@ -9,7 +9,7 @@ from typing import Any
 from runner.core.redact import without_credentials
 
 ACTUAL = "actual."
-"""What the names of parameters begin with that say what took effect."""
+"""Prefix of the parameters with the settings that took effect."""
 
 MAX_PARAM = 6000
 
@@ -19,10 +19,10 @@ EXCLUDED_PARAMS = ("memory.default_batch_size.", "profile.device_benchmark_s.", 
 
 
 def config_params(config: Mapping[str, Any]) -> dict[str, str]:
-    """The configuration flat and dotted, without credentials, as MLflow takes parameters.
+    """Flatten a configuration to dotted keys and texts, without credentials, as MLflow takes parameters.
 
-    Tables (by kind of device, by precision) are left out: what took effect of them is in ``actual.*``.  The whole is
-    among the artifacts.
+    Tables (by kind of device, by precision) are left out: ``actual.*`` has the values that took effect, and the
+    artifacts have the whole configuration.
     """
     flat = [(key, value) for key, value in _flat("", config) if not key.startswith(EXCLUDED_PARAMS)]
     return {_NOT_IN_KEYS.sub("_", key): _text(value) for key, value in flat}
@@ -43,4 +43,4 @@ def _text(value: Any) -> str:
 
 
 _ACTUAL_BEFORE = "resolved."
-"""What ``ACTUAL`` was in runs that were logged before it had its name."""
+"""``ACTUAL`` in runs of earlier versions."""

@@ -1,4 +1,4 @@
-"""Values as Hydra's override grammar and a shell must be given them."""
+"""Quote values for Hydra's override grammar and for a shell."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import shlex
 _PLAIN = re.compile(r"[A-Za-z_/.][\w/.\-+@%:]*", re.ASCII)
 
 _WORDS = re.compile(r"null|true|false|nan|inf|\.[0-9_]+(e[+-]?[0-9_]+)?", re.IGNORECASE)
-"""What Hydra takes for something else than text."""
+"""Texts that Hydra reads as another type."""
 
 _INTERPOLATION = re.compile(r"(\\*)\$\{")
 
 
 def hydra_value(text: str) -> str:
-    """The text as the right side of an override that means just this text."""
+    """Return the right side of an override whose value is this text."""
     if _PLAIN.fullmatch(text) and not _WORDS.fullmatch(text):
         return text
     from hydra.core.override_parser.types import Quote, QuotedString
@@ -23,12 +23,12 @@ def hydra_value(text: str) -> str:
 
 
 def shell_override(key: str, text: str) -> str:
-    """The override that sets a key to a text, quoted for Hydra and then for a shell."""
+    """Return the override that sets a key to a text, quoted for Hydra and then for a shell."""
     return shlex.quote(f"{key}={hydra_value(text)}")
 
 
 def shell_lines(command: str, width: int = 88) -> list[str]:
-    """A command in lines that fit on a page, as far as its words do, and that a shell takes as one."""
+    """Break a command into lines of ``width`` characters, as far as its words allow, that a shell reads as one."""
     lines = [""]
     for word in map(shlex.quote, shlex.split(command)):
         if lines[-1] and len(lines[-1]) + len(word) + 3 > width:

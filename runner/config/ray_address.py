@@ -12,16 +12,16 @@ if TYPE_CHECKING:
 
 
 def address_of(engine: RayEngineConfig) -> str | None:
-    """The cluster's address: the one configured, or RAY_ADDRESS, which ``ray job submit`` sets; None for an own Ray.
+    """Return the configured address, or RAY_ADDRESS, which ``ray job submit`` sets; None to start Ray here.
 
     Raises:
-        ConfigError: it is one that no driver can take.
+        ConfigError: it is the address of a Ray client, not of a driver.
     """
     address = engine.address or os.environ.get("RAY_ADDRESS")
     if address and "://" in address:
         key = "engine.address" if engine.address else "RAY_ADDRESS"
         raise ConfigError(
-            f"{key}={address} is an address for Ray's clients, and a run must be on a machine of the cluster: send it "
+            f"{key}={address} is an address for Ray's clients, but a run needs a machine of the cluster: submit it "
             "there with `ray job submit`, or give host:6379 on a machine of the cluster"
         )
     return None if address in (None, "", "local") else address

@@ -71,7 +71,7 @@ __all__ = [
 ]
 
 
-@dataclass
+@dataclass(kw_only=True)
 class RunConfig:
     """One composed run."""
 
@@ -79,8 +79,8 @@ class RunConfig:
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
-    weights: Any = None  # a WeightsConfig; Any, so that each option of the group brings its own schema
-    dataset: Any = None  # a DatasetConfig, likewise
+    weights: WeightsConfig
+    dataset: DatasetConfig
     frontend: FrontendConfig = field(default_factory=FrontendConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
     parity: ParityConfig = field(default_factory=ParityConfig)

@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock
 
-from runner.config.fingerprint import deciding
+from runner.config.fingerprint import fingerprint
 from runner.config.groups.dataset import parse_partition
 from runner.core.errors import ClipError, DatasetError
 from runner.core.files import flush, flush_folder, make_folder
@@ -130,7 +130,7 @@ def with_current_stats(partition: Manifest) -> Manifest:
 
 def _settings(config: RunConfig) -> dict[str, Any]:
     """Return the settings that determine the listing."""
-    settings = deciding(config).items()
+    settings = fingerprint(config).items()
     return {key: value for key, value in settings if key.startswith("dataset.") and key not in _PARTITION_SETTINGS}
 
 

@@ -60,10 +60,11 @@ def export(config: RunConfig) -> Path:
     request = DeviceRequest(config.device.name, config.device.index, config.device.strict, config.precision.name)
     placement = place(request, config.memory)
     loaded = load_weights(chosen)
-    session = build_session(placement, loaded, conv="direct")
+    checked = config.parity.name != "off"
+    answers = parity_answers(loaded, models / CACHE, placement.precision.effective) if checked else None
+    session = build_session(placement, loaded, conv="direct")  # it takes the arrays of the weights
     gate = None
-    if config.parity.name != "off":
-        answers = parity_answers(loaded, models / CACHE, placement.precision.effective)
+    if answers is not None:
         gate = run_parity_gate([session], answers, config.parity)
         if gate.failure and config.parity.name == "strict":
             raise ParityError(gate.failure)

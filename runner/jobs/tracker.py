@@ -56,7 +56,7 @@ class Points:
         """Add a point, with the worker's last progress; return all metrics that are not logged yet."""
         from runner.tracking.calls import metrics_at
 
-        values = self._system.take()
+        values = self._system.drain()
         if progress is not None and progress is not self._previous:
             values |= self._progress(progress)
             self._previous = progress
@@ -175,7 +175,7 @@ class RunTracking:
         if not metrics and not tags:
             return True
         try:
-            with connected(self._job.config.tracking, self._job.outputs, "told") as client:
+            with connected(self._job.config.tracking, self._job.outputs, "log to") as client:
                 log_batch(client, run_id, metrics=metrics, tags=cut(tags))
         except TrackingError as error:
             log.debug("%s", error)

@@ -51,7 +51,7 @@ _COLORS = [
     "#636363",
 ]
 
-_GREY = "#b5b9c0"
+_GRAY = "#b5b9c0"
 
 
 def draw_map(run_dir: Path, folder: Path, projection: str, root: str) -> list[Path]:
@@ -143,7 +143,7 @@ def _draw(
     names = np.array([label if label in colors else _OTHERS for label in labels])
     for label in [*([_OTHERS] if _OTHERS in names else []), *colors]:
         own = points[names == label]
-        axes.scatter(own[:, 0], own[:, 1], s=9, color=colors.get(label, _GREY), label=_short(label), linewidths=0)
+        axes.scatter(own[:, 0], own[:, 1], s=9, color=colors.get(label, _GRAY), label=_short(label), linewidths=0)
     axes.set_xlabel(axes_names[0])
     axes.set_ylabel(axes_names[1])
     if len(set(labels)) > 1:
@@ -172,7 +172,7 @@ def _page(
         "labels": labels,
         "clips": [[clip, round(start, 3)] for clip, start in clips],
         "colors": colors,
-        "other": _GREY,
+        "other": _GRAY,
         "root": root,
     }
     inline = json.dumps(data).replace("</", "<\\/").replace("<!--", "<\\!--")

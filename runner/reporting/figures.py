@@ -1,4 +1,4 @@
-"""The style of all figures, and how they are saved."""
+"""The style of all figures, and functions to save them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-BLUE, GREY, ORANGE, GREEN, RED = "#2f6fab", "#8a8f98", "#d9822b", "#3a8f5d", "#b5443c"
-"""The project's colours."""
+BLUE, GRAY, ORANGE, GREEN, RED = "#2f6fab", "#8a8f98", "#d9822b", "#3a8f5d", "#b5443c"
+"""The project's colors."""
 
 _DPI = 110
 
 
 def new_figure(width: float = 8.0, height: float = 3.6) -> tuple[Figure, Axes]:
-    """A figure in the project's style, and its axes."""
+    """Return an empty figure in the project's style, ``width`` × ``height`` inches, and its axes."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
@@ -39,14 +39,14 @@ def save(figure: Figure, path: Path) -> Path:
     return path
 
 
-def draw(drawings: Mapping[str, Callable[[Any], Figure | None]], given: Any, folder: Path) -> list[Path]:
-    """Draw pictures, by name, of what is given; trouble with one is a warning."""
+def draw(plots: Mapping[str, Callable[[Any], Figure | None]], data: Any, folder: Path) -> list[Path]:
+    """Draw plots of the data into a folder, by name; one that fails is a warning."""
     written = []
-    for name, drawing in drawings.items():
+    for name, plot in plots.items():
         try:
-            figure = drawing(given)
+            figure = plot(data)
             if figure is not None:
                 written.append(save(figure, folder / f"{name}.png"))
-        except Exception as error:  # a picture never costs a run
-            log.warning("the picture %s was not drawn: %s", name, error)
+        except Exception as error:  # a plot never ends a run
+            log.warning("could not draw the plot %s: %s", name, error)
     return written

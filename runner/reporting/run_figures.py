@@ -1,7 +1,6 @@
-"""A run in pictures: PNG files of a few kB each, and the map of embeddings also as a page to click in.
+"""Plots of a run, as PNG files of a few kB, and the map of its embeddings, also as an interactive page.
 
-Drawn from result.json and the run's files, so that they can be drawn again at any time.  matplotlib is imported when
-the first picture is drawn.
+They are drawn from the run's files alone.  matplotlib is imported with the first plot.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.core.layout import RunLayout
 from runner.core.paths import is_url
-from runner.reporting.figures import BLUE, GREY, ORANGE, RED, draw, new_figure
+from runner.reporting.figures import BLUE, GRAY, ORANGE, RED, draw, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,18 +22,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_COLD = ("import", "device", "weights", "calibration", "compile", "batch_size", "parity", "pin")
+_STARTUP = ("import", "device", "weights", "calibration", "compile", "batch_size", "parity", "pin")
 
 _STAGES = ("decode", "copy", "compute", "write")
 
-_MOST_ACTORS = 40
+_MAX_ACTORS = 40
 
 
 def draw_run(result: RunResult, run_dir: Path) -> list[Path]:
-    """Draw a run's pictures into its folder; those for which it has no figures are left out.
+    """Draw the plots of a run into its folder, those that it has measurements for.
 
     Args:
-        result: its result.json.
+        result: the run's.
         run_dir: its folder.
 
     Returns:
@@ -43,25 +42,22 @@ def draw_run(result: RunResult, run_dir: Path) -> list[Path]:
     from runner.reporting.embedding_map import draw_map
 
     folder = run_dir / RunLayout.plots
-    drawings: dict[str, Callable[[RunResult], Figure | None]] = {
+    plots: dict[str, Callable[[RunResult], Figure | None]] = {
         "throughput": _throughput,
         "stages": _stages,
         "actors": _actors,
         "batch_size": _batch_size,
         "memory": _memory,
     }
-    written = draw(drawings, result, folder)
-    kind = result.info.config.profile.projection
+    written = draw(plots, result, folder)
+    projection = result.info.config.profile.projection
     root = result.info.dataset.root if result.info.dataset else ""
-    if kind != "none":
+    if projection != "none":
         try:
-            written += draw_map(run_dir, folder, kind, "" if is_url(root) else root)
+            written += draw_map(run_dir, folder, projection, "" if is_url(root) else root)
         except Exception as error:
-            log.warning("the map of the embeddings was not drawn: %s", error)
+            log.warning("could not draw the map of the embeddings: %s", error)
     return written
-
-
-# A run
 
 
 def _throughput(result: RunResult) -> Figure | None:
@@ -69,44 +65,47 @@ def _throughput(result: RunResult) -> Figure | None:
     if not windows:
         return None
     metrics = result.metrics
-    cold = metrics.get("startup_s", 0.0)
+    startup_s = metrics.get("startup_s", 0.0)
     figure, axes = new_figure()
     _shade_startup(axes, metrics)
     warm_up = windows[0]["t_s"]
-    axes.axvspan(cold, cold + warm_up, color=ORANGE, alpha=0.12, linewidth=0)
-    axes.text(cold + warm_up / 2, 1.0, "warm-up", **_ABOVE(axes), color=ORANGE)
-    ends = [cold + window["t_s"] for window in windows]
+    axes.axvspan(startup_s, startup_s + warm_up, color=ORANGE, alpha=0.12, linewidth=0)
+    axes.text(startup_s + warm_up / 2, 1.0, "warm-up", **_above(axes), color=ORANGE)
+    ends = [startup_s + window["t_s"] for window in windows]
     speeds = [window["realtime_factor"] for window in windows]
-    axes.stairs(speeds, [cold, *ends], color=BLUE, linewidth=1.6)
+    axes.stairs(speeds, [startup_s, *ends], color=BLUE, linewidth=1.6)
     mean = metrics["realtime_factor"]
-    axes.hlines(mean, cold, ends[-1], color=GREY, linestyles="--", linewidth=1)
-    axes.annotate(f"{mean:,.0f} × over the steady state", (ends[-1], mean), (0, 4), textcoords="offset points",
-                  ha="right", fontsize=8, color=GREY)  # fmt: skip
+    axes.hlines(mean, startup_s, ends[-1], color=GRAY, linestyles="--", linewidth=1)
+    label = f"{mean:,.0f} × in the steady state"
+    style: dict[str, Any] = {"textcoords": "offset points", "ha": "right", "fontsize": 8, "color": GRAY}
+    axes.annotate(label, (ends[-1], mean), (0, 4), **style)
     axes.set_xlim(0, ends[-1])
     axes.set_ylim(0, 1.15 * max(*speeds, mean))
-    axes.set_xlabel("seconds since the worker was started")
+    axes.set_xlabel("seconds since the worker started")
     axes.set_ylabel("× realtime")
     axes.set_title(f"Throughput: {result.info.run_name}", fontsize=10, loc="left")
     return figure
 
 
-def _ABOVE(axes: Axes) -> dict[str, Any]:
+def _above(axes: Axes) -> dict[str, Any]:
+    """Return the style of a text above the plot, at a time on its axis."""
     return {"transform": axes.get_xaxis_transform(), "ha": "center", "va": "bottom", "fontsize": 7}
 
 
 def _shade_startup(axes: Axes, metrics: Mapping[str, float]) -> None:
-    """The cold start as a grey block, its longer parts named."""
-    whole = metrics.get("startup_s", 0.0)
-    axes.axvspan(0, whole, color=GREY, alpha=0.12, linewidth=0)
-    parts = {name: metrics.get(f"startup_{name}_s", 0.0) for name in _COLD}
-    at = max(0.0, whole - sum(parts.values()))
-    for name, seconds in parts.items():
-        if seconds > 0.07 * whole:
-            axes.axvline(at, color=GREY, linewidth=0.5, alpha=0.5)
-            axes.text(at + seconds / 2, 0.5, f"{name} {seconds:.1f} s", transform=axes.get_xaxis_transform(),
-                      rotation=90, ha="center", va="center", fontsize=7, color=GREY)  # fmt: skip
-        at += seconds
-    axes.text(whole / 2, 1.0, "cold start", **_ABOVE(axes), color=GREY)
+    """Draw the startup as a gray block, with its longer steps."""
+    startup_s = metrics.get("startup_s", 0.0)
+    axes.axvspan(0, startup_s, color=GRAY, alpha=0.12, linewidth=0)
+    steps = {name: metrics.get(f"startup_{name}_s", 0.0) for name in _STARTUP}
+    start = max(0.0, startup_s - sum(steps.values()))
+    style: dict[str, Any] = {"rotation": 90, "ha": "center", "va": "center", "fontsize": 7, "color": GRAY}
+    for name, seconds in steps.items():
+        if seconds > 0.07 * startup_s:
+            axes.axvline(start, color=GRAY, linewidth=0.5, alpha=0.5)
+            label = f"{name} {seconds:.1f} s"
+            axes.text(start + seconds / 2, 0.5, label, transform=axes.get_xaxis_transform(), **style)
+        start += seconds
+    axes.text(startup_s / 2, 1.0, "startup", **_above(axes), color=GRAY)
 
 
 def _stages(result: RunResult) -> Figure | None:
@@ -114,12 +113,12 @@ def _stages(result: RunResult) -> Figure | None:
     shares = {name: metrics[f"{name}_busy_share"] for name in _STAGES if f"{name}_busy_share" in metrics}
     if not shares:
         return None
-    starved = [value for key, value in metrics.items() if key.endswith("_input_wait_share")]
-    if starved:
-        shares["replicas waiting for batches"] = sum(starved) / len(starved)
+    waiting = [value for key, value in metrics.items() if key.endswith("_input_wait_share")]
+    if waiting:
+        shares["replicas waiting for batches"] = sum(waiting) / len(waiting)
     figure, axes = new_figure(height=0.5 + 0.42 * len(shares) + 0.5)
     names = list(shares)[::-1]
-    colors = [ORANGE if name == result.stats.bottleneck else GREY if " " in name else BLUE for name in names]
+    colors = [ORANGE if name == result.stats.bottleneck else GRAY if " " in name else BLUE for name in names]
     bars = axes.barh(names, [100 * shares[name] for name in names], color=colors, height=0.62)
     axes.bar_label(bars, fmt="%.0f %%", padding=3, fontsize=8)
     axes.set_xlim(0, max(105.0, 108 * max(shares.values())))
@@ -129,11 +128,11 @@ def _stages(result: RunResult) -> Figure | None:
 
 
 def _actors(result: RunResult) -> Figure | None:
-    """Each actor's own speed while it was at work, machine by machine, the slowest ones where there are many."""
+    """Draw the speed of each actor while it worked, by machine; of many actors the slowest."""
     measured = [(actor.realtime_factor, actor) for actor in result.stats.actors or () if actor.realtime_factor]
     if len(measured) < 2:
         return None
-    measured = sorted(measured, key=lambda pair: pair[0])[:_MOST_ACTORS]
+    measured = sorted(measured, key=lambda pair: pair[0])[:_MAX_ACTORS]
     measured.sort(key=lambda pair: (pair[1].host, pair[1].node, -pair[0]))
     machines = list(dict.fromkeys(actor.node for _, actor in measured))
     figure, axes = new_figure(height=1.0 + 0.25 * len(measured))
@@ -143,7 +142,7 @@ def _actors(result: RunResult) -> Figure | None:
     axes.bar_label(bars, fmt="%.0f", padding=3, fontsize=8)
     axes.invert_yaxis()
     axes.tick_params(axis="y", labelsize=7)
-    axes.set_xlabel("× realtime while at work")
+    axes.set_xlabel("× realtime while working")
     axes.set_title(f"Actors: {result.stats.actors_summary}", fontsize=10, loc="left")
     return figure
 
@@ -157,18 +156,18 @@ def _batch_size(result: RunResult) -> Figure | None:
     figure, axes = new_figure()
     axes.plot(sizes, speeds, color=BLUE, marker="o", markersize=4)
     axes.axvline(curve.batch_size, color=ORANGE, linestyle="--", linewidth=1)
-    axes.annotate(f"in use: {curve.batch_size}", (curve.batch_size, 0), (4, 6), textcoords="offset points",
-                  fontsize=8, color=ORANGE)  # fmt: skip
+    style: dict[str, Any] = {"textcoords": "offset points", "fontsize": 8, "color": ORANGE}
+    axes.annotate(f"in use: {curve.batch_size}", (curve.batch_size, 0), (4, 6), **style)
     axes.set_xscale("log", base=2)
     axes.set_xticks(sizes, [str(size) for size in sizes])
     axes.set_ylim(0, 1.1 * max(speeds))
-    axes.set_xlabel("examples a batch")
-    axes.set_ylabel("examples/s, the model alone")
+    axes.set_xlabel("examples per batch")
+    axes.set_ylabel("examples/s of the model alone")
     memory = [step.memory_mib for step in curve.steps if step.memory_mib is not None]
     if len(memory) == len(sizes):
         right = axes.twinx()
-        right.plot(sizes, memory, color=GREY, linewidth=1, marker=".")
-        right.set_ylabel("MiB of tensors at most", color=GREY)
+        right.plot(sizes, memory, color=GRAY, linewidth=1, marker=".")
+        right.set_ylabel("peak MiB of tensors", color=GRAY)
         right.set_ylim(0)
     axes.set_title("Speed over batch sizes", fontsize=10, loc="left")
     return figure
@@ -180,7 +179,7 @@ def _memory(result: RunResult) -> Figure | None:
         return None
     times = [sample["t_s"] for sample in samples]
     figure, axes = new_figure()
-    axes.axvspan(times[0], 0, color=GREY, alpha=0.12, linewidth=0)
+    axes.axvspan(times[0], 0, color=GRAY, alpha=0.12, linewidth=0)
     axes.plot(times, [sample["rss_mib"] for sample in samples], color=BLUE, label="worker, resident")
     on_device = [(sample["t_s"], sample["device_memory_mib"]) for sample in samples if "device_memory_mib" in sample]
     if on_device:
@@ -190,7 +189,7 @@ def _memory(result: RunResult) -> Figure | None:
         axes.axhline(ceiling, color=RED, linestyle="--", linewidth=1, label="memory.host_limit_mib")
     axes.set_xlim(times[0], max(times[-1], 0.1))
     axes.set_ylim(0)
-    axes.set_xlabel("seconds since the steady state began (grey: cold start)")
+    axes.set_xlabel("seconds since the steady state began (gray: startup)")
     axes.set_ylabel("MiB")
     axes.legend(fontsize=8, frameon=False)
     axes.set_title("Memory", fontsize=10, loc="left")

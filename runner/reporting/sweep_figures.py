@@ -1,16 +1,16 @@
-"""A sweep in pictures: throughput, speed-up, speed against energy or memory, parity; from its jobs' result.json."""
+"""Plots of a sweep, from its jobs' results: throughput, speed-up, speed against energy or memory, parity."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from runner.core.layout import RunLayout
 from runner.reporting.advice import configuration_label
 from runner.reporting.comparability import NAMES
-from runner.reporting.figures import BLUE, GREEN, GREY, ORANGE, RED, draw, new_figure
+from runner.reporting.figures import BLUE, GRAY, GREEN, ORANGE, RED, draw, new_figure
 from runner.reporting.verdict import contests, only_contest, with_interval
 
 if TYPE_CHECKING:
@@ -20,70 +20,70 @@ if TYPE_CHECKING:
     from runner.reporting.verdict import Contest, Variant
 
 _KINDS = (BLUE, ORANGE, GREEN, RED)
-"""Colours of kinds of device."""
+"""Colors of the kinds of device."""
 
 _LEADER = {"arrowstyle": "-", "color": "#c9ccd2", "lw": 0.6}
 
-_MOST_SAID = 400
+_MAX_FOOTNOTE = 400
+"""Characters."""
 
 _WHISKERS = {"ecolor": "#444", "elinewidth": 1, "capsize": 2}
 
 
 def draw_sweep(results: Sequence[RunResult], sweep_dir: Path) -> list[Path]:
-    """Draw a sweep's pictures into its folder, from the result.json of its jobs."""
-    drawings: dict[str, Callable[[Sequence[RunResult]], Figure | None]] = {
+    """Draw the plots of a sweep into its folder; return the files written."""
+    plots: dict[str, Callable[[Sequence[RunResult]], Figure | None]] = {
         "throughput": _sweep_throughput,
         "speedup": _speedup,
         "pareto": _pareto,
         "parity": _parity_table,
     }
-    return draw(drawings, results, sweep_dir / RunLayout.plots)
+    return draw(plots, results, sweep_dir / RunLayout.plots)
 
 
 def _sweep_throughput(results: Sequence[RunResult]) -> Figure | None:
-    found, excluded = contests(results)
-    if not found:
+    groups, excluded = contests(results)
+    if not groups:
         return None
-    bars = [(contest, each) for contest in found for each in contest.variants]
-    figure, axes = new_figure(height=1.5 + 0.34 * len(bars) + 0.4 * (len(found) - 1))
-    kinds = list(dict.fromkeys(configuration_label(each.best)[0] for _, each in bars))
-    most = max(end for _, each in bars for end in (each.speed, *(each.interval or ())))
+    bars = [variant for contest in groups for variant in contest.variants]
+    figure, axes = new_figure(height=1.5 + 0.34 * len(bars) + 0.4 * (len(groups) - 1))
+    devices = list(dict.fromkeys(configuration_label(variant.best)[0] for variant in bars))
+    longest = max(end for variant in bars for end in (variant.speed, *(variant.interval or ())))
     y, ticks = 0.0, []
-    for contest in found:
-        if len(found) > 1:
-            text = _one_workload(contest, found)
-            axes.text(0.0, y - 0.1, text, fontsize=7, va="bottom", color=GREY)
+    for contest in groups:
+        if len(groups) > 1:
+            axes.text(0.0, y - 0.1, _distinguish(contest, groups), fontsize=7, va="bottom", color=GRAY)
             y += 0.5
-        for each in contest.variants:
-            low, high = each.interval or (each.speed, each.speed)
-            color = _KINDS[kinds.index(configuration_label(each.best)[0]) % len(_KINDS)]
-            axes.barh(y, each.speed, height=0.62, color=color, xerr=[[each.speed - low], [high - each.speed]],
-                      error_kw=_WHISKERS)  # fmt: skip
+        for variant in contest.variants:
+            speed = variant.speed
+            low, high = variant.interval or (speed, speed)
+            color = _KINDS[devices.index(configuration_label(variant.best)[0]) % len(_KINDS)]
+            axes.barh(y, speed, height=0.62, color=color, xerr=[[speed - low], [high - speed]], error_kw=_WHISKERS)
             axes.annotate(
-                with_interval(each.speed, None), (high, y), (5, 0), textcoords="offset points", va="center", fontsize=8
+                with_interval(speed, None), (high, y), (5, 0), textcoords="offset points", va="center", fontsize=8
             )
-            ticks.append((y, each.name))
+            ticks.append((y, variant.name))
             y += 1
         y += 0.4
-    axes.set_yticks([at for at, _ in ticks], [name for _, name in ticks], fontsize=8)
+    axes.set_yticks([position for position, _ in ticks], [name for _, name in ticks], fontsize=8)
     axes.set_ylim(y - 0.7, -0.6)
-    axes.set_xlim(0, 1.15 * most)
+    axes.set_xlim(0, 1.15 * longest)
     axes.grid(False, axis="y")
-    likes = " or ".join(dict.fromkeys(NAMES[contest.ranking.metric] for contest in found))
-    ends = ", with 95 % intervals" if any(each.interval for _, each in bars) else ", measured once"
+    metrics = " or ".join(dict.fromkeys(NAMES[contest.ranking.metric] for contest in groups))
+    certainty = ", with 95 % intervals" if any(variant.interval for variant in bars) else ", measured once"
     not_ranked = "; ".join(f"{result.info.run_name} ({', '.join(reasons)})" for result, reasons in excluded)
-    foot = textwrap.shorten(f"not ranked: {not_ranked}", _MOST_SAID, placeholder=" …") if excluded else ""
-    axes.set_xlabel("\n".join([f"× realtime of {likes}{ends}", *textwrap.wrap(foot, 110)]), fontsize=8)
-    axes.set_title("Throughput" if len(found) == 1 else "Throughput, a group a workload: not comparable between groups",
-                   fontsize=10, loc="left")  # fmt: skip
+    footnote = textwrap.shorten(f"not ranked: {not_ranked}", _MAX_FOOTNOTE, placeholder=" …") if excluded else ""
+    axes.set_xlabel("\n".join([f"× realtime of {metrics}{certainty}", *textwrap.wrap(footnote, 110)]), fontsize=8)
+    title = "Throughput" if len(groups) == 1 else "Throughput by workload (groups are not comparable)"
+    axes.set_title(title, fontsize=10, loc="left")
     return figure
 
 
-def _one_workload(contest: Contest, found: Sequence[Contest]) -> str:
-    """What tells a workload from the others."""
-    every = [each.ranking.workload for each in found]
-    own = contest.ranking.workload
-    return ", ".join(f"{key} {value}" for key, value in own.items() if len({each.get(key) for each in every}) > 1)
+def _distinguish(contest: Contest, groups: Sequence[Contest]) -> str:
+    """Return the properties in which a workload differs from the others."""
+    workloads = [group.ranking.workload for group in groups]
+    items = contest.ranking.workload.items()
+    return ", ".join(f"{key} {value}" for key, value in items if len({each.get(key) for each in workloads}) > 1)
 
 
 def _speedup(results: Sequence[RunResult]) -> Figure | None:
@@ -92,17 +92,17 @@ def _speedup(results: Sequence[RunResult]) -> Figure | None:
         return None
     base, variants = contest.baseline, contest.variants[::-1]
     figure, axes = new_figure(height=1.0 + 0.34 * len(variants))
-    factors = [each.speed / (base.speed or 1.0) for each in variants]
-    ends = [None if each is base else each.times(base) for each in variants]
-    names = [f"{each.name}{' (baseline)' if each is base else ''}" for each in variants]
-    errors = [[factor - low, high - factor] for factor, (low, high) in
-              ((factor, end or (factor, factor)) for factor, end in zip(factors, ends, strict=True))]  # fmt: skip
-    drawn = axes.barh(range(len(variants)), factors, color=[GREY if each is base else BLUE for each in variants],
-                      height=0.62, xerr=[*zip(*errors, strict=True)],
-                      error_kw=_WHISKERS)  # fmt: skip
-    axes.set_yticks(range(len(variants)), names, fontsize=8)
-    axes.bar_label(drawn, [f"{factor:.2f} ×" for factor in factors], padding=3, fontsize=8)
-    axes.axvline(1.0, color=GREY, linestyle="--", linewidth=1)
+    factors = [variant.speed / (base.speed or 1.0) for variant in variants]
+    intervals = [None if variant is base else variant.times(base) for variant in variants]
+    names = [f"{variant.name}{' (baseline)' if variant is base else ''}" for variant in variants]
+    colors = [GRAY if variant is base else BLUE for variant in variants]
+    lows = [factor - (interval or (factor,))[0] for factor, interval in zip(factors, intervals, strict=True)]
+    highs = [(interval or (factor,))[-1] - factor for factor, interval in zip(factors, intervals, strict=True)]
+    positions = range(len(variants))
+    bars = axes.barh(positions, factors, color=colors, height=0.62, xerr=[lows, highs], error_kw=_WHISKERS)
+    axes.set_yticks(positions, names, fontsize=8)
+    axes.bar_label(bars, [f"{factor:.2f} ×" for factor in factors], padding=3, fontsize=8)
+    axes.axvline(1.0, color=GRAY, linestyle="--", linewidth=1)
     axes.margins(x=0.12)
     axes.grid(False, axis="y")
     axes.set_xlabel(f"× the speed of {base.name}")
@@ -115,25 +115,25 @@ def _pareto(results: Sequence[RunResult]) -> Figure | None:
     contest = only_contest(results)
     if contest is None or len(contest.variants) < 2:
         return None
-    measured = all("joules_per_audio_hour" in each.best.metrics for each in contest.variants)
-    key = "joules_per_audio_hour" if measured else "rss_peak_mib"
-    points = [
-        (float(each.best.metrics[key]), each.speed, each) for each in contest.variants if key in each.best.metrics
-    ]
+    has_energy = all("joules_per_audio_hour" in variant.best.metrics for variant in contest.variants)
+    key = "joules_per_audio_hour" if has_energy else "rss_peak_mib"
+    variants = [variant for variant in contest.variants if key in variant.best.metrics]
+    points = [(float(variant.best.metrics[key]), variant.speed, variant) for variant in variants]
     figure, axes = new_figure(height=4.0)
     front = [point for point in points if not any(_dominates(other, point) for other in points)]
-    axes.scatter([point[0] for point in points], [point[1] for point in points], color=GREY, s=28)
+    axes.scatter([point[0] for point in points], [point[1] for point in points], color=GRAY, s=28)
     front.sort(key=lambda point: point[0])
     axes.plot([point[0] for point in front], [point[1] for point in front], color=BLUE, marker="o", linewidth=1.2)
     points.sort(key=lambda point: -point[1])
-    for number, (cost, fast, each) in enumerate(points):
-        axes.annotate(each.name, (cost, fast), (1.03, 0.97 - 0.9 * number / len(points)), fontsize=7, va="center",
-                      textcoords="axes fraction", arrowprops=_LEADER)  # fmt: skip
+    for number, (cost, speed, variant) in enumerate(points):
+        label_at = (1.03, 0.97 - 0.9 * number / len(points))
+        style: dict[str, Any] = {"fontsize": 7, "va": "center", "textcoords": "axes fraction", "arrowprops": _LEADER}
+        axes.annotate(variant.name, (cost, speed), label_at, **style)
     axes.margins(x=0.2, y=0.15)
     axes.set_ylim(0)
-    axes.set_xlabel("joules an hour of audio" if measured else "worker's memory at most, MiB")
+    axes.set_xlabel("joules per hour of audio" if has_energy else "peak memory of the worker, MiB")
     axes.set_ylabel("× realtime")
-    axes.set_title("Speed against energy" if measured else "Speed against memory", fontsize=10, loc="left")
+    axes.set_title("Speed against energy" if has_energy else "Speed against memory", fontsize=10, loc="left")
     return figure
 
 
@@ -153,13 +153,13 @@ def _parity_table(results: Sequence[RunResult]) -> Figure | None:
         return None
     figure, axes = new_figure(height=0.7 + 0.28 * len(rows))
     axes.set_axis_off()
-    heads = ["setting", "parity", "largest error over largest value", "least cosine"]
-    table = axes.table(rows, colLabels=heads, loc="upper left", cellLoc="left", colWidths=[0.4, 0.12, 0.3, 0.18])
+    headings = ["setting", "parity", "largest error over largest value", "least cosine"]
+    table = axes.table(rows, colLabels=headings, loc="upper left", cellLoc="left", colWidths=[0.4, 0.12, 0.3, 0.18])
     table.auto_set_font_size(False)
     table.set_fontsize(8)
     for (row, column), cell in table.get_celld().items():
         cell.set_edgecolor("#e4e6ea")
         if row and column == 1:
             cell.get_text().set_color(GREEN if rows[row - 1][1] == "passed" else RED)
-    axes.set_title("Numbers against the reference in float64", fontsize=10, loc="left")
+    axes.set_title("Parity with the float64 reference", fontsize=10, loc="left")
     return figure

@@ -1,4 +1,4 @@
-"""The connection to MLflow: where it is, how long it is waited for, and calls in batches."""
+"""The connection to MLflow: address, time limits, experiment."""
 
 from __future__ import annotations
 
@@ -26,48 +26,48 @@ if TYPE_CHECKING:
 
 _VIEW_TAG = "mlflow.sharedViewState."
 
-_COLUMNS = json.dumps(
-    {
-        "selectedColumns": [
-            "attributes.`Dataset`",
-            *("metrics.`realtime_factor`", "metrics.`best_realtime_factor`", "metrics.`repeat_realtime_factor_std`"),
-            *("metrics.`startup_s`", "metrics.`rss_peak_mib`", "metrics.`parity_rel_err`"),
-            *("params.`actual.device`", "params.`actual.memory`", "params.`actual.precision`"),
-            *("params.`actual.memory.batch_size`", "tags.`bottleneck`", "tags.`parity.passed`", "tags.`device.name`"),
-        ]
-    }
+_COLUMNS = {
+    "attributes": "Dataset",
+    "metrics": "realtime_factor best_realtime_factor repeat_realtime_factor_std startup_s rss_peak_mib parity_rel_err",
+    "params": "actual.device actual.memory actual.precision actual.memory.batch_size",
+    "tags": "bottleneck parity.passed device.name",
+}
+"""Columns of ``VIEW``."""
+
+_VIEW_STATE = json.dumps(
+    {"selectedColumns": [f"{table}.`{name}`" for table, names in _COLUMNS.items() for name in names.split()]}
 )
 
-_EXPERIMENT_TAGS = {f"{_VIEW_TAG}{VIEW}": _COLUMNS, "mlflow.experimentKind": "custom_model_development"}
-"""The second one is for UIs that have no choice of menus (see ``mlflow_links``): it is not one of language models."""
+_EXPERIMENT_TAGS = {f"{_VIEW_TAG}{VIEW}": _VIEW_STATE, "mlflow.experimentKind": "custom_model_development"}
+"""The second one is for UIs without ``workflowType`` (see ``links``): the runs train models, and are no prompts."""
 
 _EXPERIMENT = "vggish-runner"
 
 _OTHERS_FIRST_RUN_S = 60
-"""How long to wait while another process makes the database."""
+"""Seconds to wait while another process creates the database."""
 
 
 class TrackingError(RunnerError):
-    """MLflow can't be told now; ``python -m runner track`` can later."""
+    """MLflow can't be reached; ``vggish-runner track`` logs the run later."""
 
     kind = "tracking"
 
 
 def store_uri(tracking: TrackingConfig, outputs: Path) -> str:
-    """Where runs are logged: ``tracking.uri``, else MLFLOW_TRACKING_URI, else a sqlite database under the outputs.
+    """Return ``tracking.uri``, else MLFLOW_TRACKING_URI, else the SQLite database under the outputs.
 
     Raises:
         ConfigError: ``tracking=server`` with neither.
     """
-    if given := tracking.uri or os.environ.get("MLFLOW_TRACKING_URI"):
-        return given
+    if uri := tracking.uri or os.environ.get("MLFLOW_TRACKING_URI"):
+        return uri
     if tracking.name == "server":
         raise ConfigError("tracking=server needs an address: give tracking.uri=http://host:5000 or MLFLOW_TRACKING_URI")
     return f"sqlite:///{outputs.resolve() / 'mlflow.db'}"
 
 
 def experiment_of(tracking: TrackingConfig) -> str:
-    """The experiment's name, or its id where MLFLOW_EXPERIMENT_ID alone says which one: the setting comes first."""
+    """Return the experiment's name; its id where only MLFLOW_EXPERIMENT_ID is set."""
     return _named(tracking) or os.environ.get("MLFLOW_EXPERIMENT_ID") or _EXPERIMENT
 
 
@@ -76,28 +76,38 @@ def _named(tracking: TrackingConfig) -> str | None:
 
 
 def ui_command(uri: str) -> str:
-    """The exact line that shows the runs."""
+    """Return the command that opens the runs in MLflow's UI."""
     if uri.startswith(("http://", "https://")):
         return f"open {without_credentials(uri)}"
     return f"mlflow ui --backend-store-uri {shlex.quote(without_credentials(uri))} --host 127.0.0.1"
 
 
 @contextmanager
-def connected(tracking: TrackingConfig, outputs: Path, what: str = "read") -> Iterator[MlflowClient]:
-    """A client of the store for which no experiment is made; ``what`` failed is said by the ``TrackingError``."""
-    with _in_time(tracking, store_uri(tracking, outputs), what):
+def connected(tracking: TrackingConfig, outputs: Path, action: str = "read") -> Iterator[MlflowClient]:
+    """Yield a client of the store, without creating the experiment.
+
+    Args:
+        tracking: the run's settings.
+        outputs: the folder of the local store.
+        action: ``read`` or ``log to``, for the message of errors.
+
+    Raises:
+        TrackingError: of any call inside the block that fails.
+    """
+    with _tracking_errors(tracking, store_uri(tracking, outputs), action):
         yield _client(store_uri(tracking, outputs), tracking)[0]
 
 
 @contextmanager
-def telling(tracking: TrackingConfig, outputs: Path) -> Iterator[tuple[MlflowClient, str]]:
-    """A client of the store and the experiment's id, made under a lock if need be; all trouble is TrackingError."""
-    with _in_time(tracking, store_uri(tracking, outputs), "told"):
+def experiment_client(tracking: TrackingConfig, outputs: Path) -> Iterator[tuple[MlflowClient, str]]:
+    """Yield a client of the store and the id of the experiment, which is created if need be; raise as ``connected``."""
+    with _tracking_errors(tracking, store_uri(tracking, outputs), "log to"):
         yield _client(store_uri(tracking, outputs), tracking, experiment=True)
 
 
 @contextmanager
-def _in_time(tracking: TrackingConfig, uri: str, what: str) -> Iterator[None]:
+def _tracking_errors(tracking: TrackingConfig, uri: str, action: str) -> Iterator[None]:
+    """Limit the time of calls to MLflow, and raise ``TrackingError`` for all of their errors."""
     with _mlflow_timeouts(tracking.timeout_s):
         try:
             yield
@@ -106,16 +116,16 @@ def _in_time(tracking: TrackingConfig, uri: str, what: str) -> Iterator[None]:
         except Exception as error:  # MLflow, SQLAlchemy, requests and the file system each have their own
             first_line = without_credentials(str(error)).strip().splitlines() or [type(error).__name__]
             raise TrackingError(
-                f"MLflow at {without_credentials(uri)} could not be {what} ({first_line[0][:300]})"
-                + (": the run goes on, and its files stay" if what == "told" else "")
+                f"could not {action} MLflow at {without_credentials(uri)} ({first_line[0][:300]})"
+                + ("; the run continues and can be logged later" if action == "log to" else "")
             ) from error
 
 
 @contextmanager
 def _mlflow_timeouts(timeout_s: float) -> Iterator[None]:
-    """MLflow retries for minutes by default; here a call ends within the time limit, and says nothing on its own.
+    """Limit the time of MLflow's calls, which by default retry for minutes, and silence its own messages.
 
-    A time limit of its environment is kept: who has a slow server says there how long to wait for it.
+    A time limit that the environment sets is kept, for users of a slow server.
     """
     limits = {
         "MLFLOW_HTTP_REQUEST_TIMEOUT": str(max(1, round(timeout_s))),
@@ -131,14 +141,14 @@ def _mlflow_timeouts(timeout_s: float) -> Iterator[None]:
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "GIT_PYTHON_REFRESH": "quiet",
     }
-    before = {key: os.environ.get(key) for key in settings}
+    original = {key: os.environ.get(key) for key in settings}
     os.environ.update(settings)
     for name in ("mlflow", "alembic", "sqlalchemy", "urllib3"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
         yield
     finally:
-        for key, value in before.items():
+        for key, value in original.items():
             if value is None:
                 os.environ.pop(key, None)
             else:
@@ -146,12 +156,12 @@ def _mlflow_timeouts(timeout_s: float) -> Iterator[None]:
 
 
 def _client(uri: str, tracking: TrackingConfig, experiment: bool = False) -> tuple[MlflowClient, str]:
-    """A client and the id of the experiment, made if need be; an empty one where none is asked for.
+    """Return a client, and with ``experiment`` the experiment's id, else an empty one.
 
-    The client itself makes a sqlite database's tables, and several at once corrupt it: that happens under a lock.
+    The client creates the tables of an SQLite database, which several processes at once corrupt: a lock prevents that.
     """
     parts = urlsplit(uri)
-    if parts.scheme in ("http", "https"):  # find out cheaply, before the import of MLflow, that a server is down
+    if parts.scheme in ("http", "https"):  # fail fast, before MLflow's slow import, if a server is down
         port = parts.port or (443 if parts.scheme == "https" else 80)
         socket.create_connection((parts.hostname or "localhost", port), timeout=tracking.timeout_s).close()
     from mlflow.tracking import MlflowClient
@@ -172,7 +182,7 @@ def _client(uri: str, tracking: TrackingConfig, experiment: bool = False) -> tup
 
 
 def _check_unlocked(database: Path, timeout_s: float) -> None:
-    """Raise ``sqlite3.OperationalError`` if another process keeps the database locked: MLflow would wait for long."""
+    """Raise ``sqlite3.OperationalError`` if another process holds the database's lock, for which MLflow waits long."""
     with closing(sqlite3.connect(database, timeout=timeout_s)) as connection:
         connection.execute("BEGIN IMMEDIATE")
         connection.rollback()
@@ -194,19 +204,19 @@ def _experiment(client: MlflowClient, tracking: TrackingConfig, artifacts: str |
     name = experiment_of(tracking)
     if not _named(tracking) and os.environ.get("MLFLOW_EXPERIMENT_ID"):
         return client.get_experiment(name)
-    found = client.get_experiment_by_name(name)
-    if found is None:
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
         try:
             return client.get_experiment(client.create_experiment(name, artifacts, dict(_EXPERIMENT_TAGS)))
         except MlflowException:  # another client of a server was faster
-            found = client.get_experiment_by_name(name)
-            if found is None:
+            experiment = client.get_experiment_by_name(name)
+            if experiment is None:
                 raise
-    return found
+    return experiment
 
 
 def known_run(client: MlflowClient, run_id: str) -> Run | None:
-    """The run of an id; None where the store has none (the database was deleted since), or has it in the trash."""
+    """Return a run by its id; None if the store does not have it (any more), or has it in the trash."""
     from mlflow.exceptions import MlflowException
 
     try:

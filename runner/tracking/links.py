@@ -1,7 +1,7 @@
-"""Addresses in MLflow's UI, each of which opens in the menu of model training.
+"""Addresses in MLflow's UI that open its model training menu.
 
-From 3.x on the UI has two menus.  It takes that of its address' ``workflowType``, else the one that was last chosen in
-the browser, else "GenAI"; an experiment's ``mlflow.experimentKind`` decides in versions before that alone.
+From 3.x on the UI has two menus.  It shows that of the address's ``workflowType``, else the one last chosen in the
+browser, else "GenAI".  In earlier versions the experiment's ``mlflow.experimentKind`` decides.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ from collections.abc import Sequence
 from urllib.parse import quote
 
 VIEW = "vggish"
-"""A view of the experiment that the MLflow UI shows with ``viewStateShareKey``: the run list with columns of use."""
+"""Name of the experiment's shared view: the list of runs that ``viewStateShareKey`` opens, with our columns."""
 
 _MODEL_TRAINING = "workflowType=machine_learning"
 
 
 def run_list_page(experiment_id: str) -> str:
-    """The experiment's runs, in the columns of ``VIEW``."""
+    """Return the page of the experiment's runs, with the columns of ``VIEW``."""
     return f"#/experiments/{experiment_id}/runs?viewStateShareKey={VIEW}&{_MODEL_TRAINING}"
 
 
 def run_page(experiment_id: str, run_id: str) -> str:
-    """A run, or a sweep's parent."""
+    """Return the page of a run, or of a sweep's parent run."""
     return f"#/experiments/{experiment_id}/runs/{run_id}?{_MODEL_TRAINING}"
 
 
 def compare_page(experiment_id: str, run_ids: Sequence[str]) -> str:
-    """Runs of one experiment beside each other."""
+    """Return the page that compares runs of one experiment."""
     runs, experiments = (quote(json.dumps(ids, separators=(",", ":"))) for ids in ([*run_ids], [experiment_id]))
     return f"#/compare-runs?runs={runs}&experiments={experiments}&{_MODEL_TRAINING}"

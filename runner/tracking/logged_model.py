@@ -1,7 +1,7 @@
-"""Logs the exported model with a run (``tracking.log_model``); ``mlflow.pyfunc.load_model`` has it embed waveforms.
+"""Log the exported model with a run (``tracking.log_model``), for ``mlflow.pyfunc.load_model``.
 
-The SavedModel is made by a process of its own, ``python -m runner.cli.export_run RUN_DIR FOLDER``: MLflow's side never
-imports TensorFlow.
+A separate process exports it, ``python -m runner.cli.export_run RUN_DIR FOLDER``, since this one never imports
+TensorFlow.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def log_model(client: MlflowClient, experiment_id: str, run_id: str, run_dir: Pa
 
     with TemporaryDirectory(prefix="vggish-model-") as folder:
         saved = Path(folder) / SAVED_MODEL
-        _export_apart(run_dir, saved)
+        _export_in_process(run_dir, saved)
         model_id = client.create_logged_model(experiment_id, _NAME, run_id).model_id
         try:
             packages = read_result(RunLayout(run_dir).result).versions
@@ -57,13 +57,13 @@ def log_model(client: MlflowClient, experiment_id: str, run_id: str, run_dir: Pa
 
 
 def save(saved_model: Path, folder: Path, packages: Mapping[str, str], *, run_id: str, model_id: str) -> None:
-    """Make an MLflow model of a SavedModel.
+    """Save a SavedModel as an MLflow model.
 
     Args:
         saved_model: as ``vggish-runner export`` writes it.
-        folder: where the model goes.
+        folder: of the MLflow model.
         packages: versions of the run's packages.
-        run_id: whose model it is.
+        run_id: the run's.
         model_id: of the logged model.
     """
     import numpy as np
@@ -71,10 +71,10 @@ def save(saved_model: Path, folder: Path, packages: Mapping[str, str], *, run_id
     from mlflow.pyfunc import save_model
     from mlflow.types import Schema, TensorSpec
 
-    kind = np.dtype(np.float32)
-    waveforms, embeddings = TensorSpec(kind, (-1, -1)), TensorSpec(kind, (-1, -1, 128))
+    float32 = np.dtype(np.float32)
+    waveforms, embeddings = TensorSpec(float32, (-1, -1)), TensorSpec(float32, (-1, -1, 128))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of type hints and examples: the signature is given
+        warnings.simplefilter("ignore")  # about type hints and examples, which the signature replaces
         save_model(
             str(folder),
             python_model=str(_CODE),
@@ -85,14 +85,14 @@ def save(saved_model: Path, folder: Path, packages: Mapping[str, str], *, run_id
         )
 
 
-def _export_apart(run_dir: Path, folder: Path) -> None:
+def _export_in_process(run_dir: Path, folder: Path) -> None:
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     environment["PYTHONPATH"] = os.pathsep.join([str(PACKAGE.parent), environment.get("PYTHONPATH", "")])
     command = [sys.executable, "-m", "runner.cli.export_run", str(run_dir), str(folder)]
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=_EXPORT_S)
     except subprocess.TimeoutExpired as error:
-        raise TrackingError(f"the model is not logged: exporting it took more than {_EXPORT_S:.0f} s") from error
+        raise TrackingError(f"could not log the model: its export took more than {_EXPORT_S:.0f} s") from error
     if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
-        raise TrackingError(f"the model is not logged, as it could not be exported ({said[-1][:300]})")
+        lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        raise TrackingError(f"could not log the model: its export failed ({lines[-1][:300]})")

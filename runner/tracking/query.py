@@ -1,4 +1,4 @@
-"""Runs as MLflow has them, for ``vggish-runner report``; nothing is written."""
+"""Read runs from MLflow, for ``vggish-runner report``."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ if TYPE_CHECKING:
 
     from runner.reporting.logged_run import Row
 
-_FEWEST = 4
+_MIN_PREFIX = 4
+"""Characters of an abbreviated run id."""
 
 _PAGE = 1000
 
 _PARENT = "mlflow.parentRunId"
 
 
-class Store:
-    """An MLflow store, read only.
+class MlflowReader:
+    """Reads runs from an MLflow store.
 
     Args:
         client: MLflow's own.
@@ -36,76 +37,77 @@ class Store:
     def __init__(self, client: MlflowClient) -> None:
         self._client = client
 
-    def rows(self, wanted: Sequence[str], default_experiment: str) -> list[Row]:
-        """The runs that the words mean; of a sweep, its jobs.
+    def rows(self, queries: Sequence[str], default_experiment: str) -> list[Row]:
+        """Return the runs that match queries; of a sweep, its jobs.
 
         Args:
-            wanted: ids (or beginnings of them) or names of runs, sweeps or experiments, or folders of runs or sweeps;
-                none for the experiment.
-            default_experiment: its name.
+            queries: ids (or their beginnings), names or folders of runs or sweeps, or experiments; empty for the
+                default experiment.
+            default_experiment: its name or id.
 
         Raises:
-            RunnerError: a word means nothing here, or more than one run.
+            RunnerError: a query matches nothing, or the beginnings of several ids.
         """
-        found: dict[str, Any] = {}
-        for word in wanted or [default_experiment]:
-            runs = self._resolve(word)
-            if not runs:
-                raise RunnerError(f"{word} is no run, sweep, experiment or folder of one in this store")
-            for run in runs:
-                for each in self._children(run) or [run]:
-                    found[each.info.run_id] = each
-        return [_row(run) for run in found.values()]
+        runs: dict[str, Any] = {}
+        for query in queries or [default_experiment]:
+            matches = self._resolve(query)
+            if not matches:
+                raise RunnerError(f"{query} is no run, sweep, experiment or folder of one in this store")
+            for match in matches:
+                runs |= {run.info.run_id: run for run in self._children(match) or [match]}
+        return [_row(run) for run in runs.values()]
 
     def blocks(self, row: Row, metric: str) -> tuple[float, ...]:
-        """What the interval of a run's speed is made from; nothing for other metrics, and for a resumed run."""
+        """Return the blocks of speed behind a metric's interval; none for other metrics, and for a resumed run."""
         if metric not in _SERIES or row.facts.attempt > 1:
             return ()
         history = self._client.get_metric_history(row.run_id, _SERIES[metric])
-        speeds = [each.value for each in sorted(history, key=lambda each: each.step)]
+        speeds = [point.value for point in sorted(history, key=lambda point: point.step)]
         return of_windows(speeds) if metric == FIRST_PASS else tuple(speeds)
 
-    def pictures(self, row: Row) -> list[tuple[str, bytes]]:
-        """The pictures that were logged with the sweep of a run, by name."""
+    def plots(self, row: Row) -> list[tuple[str, bytes]]:
+        """Return the plots of a run's sweep: their names, and the bytes of their PNG files."""
         parent = row.tags.get(_PARENT)
         if parent is None:
             return []
         from mlflow.artifacts import download_artifacts
 
-        found = []
+        plots = []
         for artifact in self._client.list_artifacts(parent, "plots"):
             if artifact.path.endswith(".png"):
                 uri = f"runs:/{parent}/{artifact.path}"
                 path = download_artifacts(artifact_uri=uri, tracking_uri=self._client.tracking_uri)
-                found.append((Path(artifact.path).stem, Path(path).read_bytes()))
-        return found
+                plots.append((Path(artifact.path).stem, Path(path).read_bytes()))
+        return plots
 
-    def _resolve(self, word: str) -> list[Any]:
+    def _resolve(self, query: str) -> list[Any]:
         from mlflow.exceptions import MlflowException
 
         for name in (RunLayout.tracking, RunLayout.sweep):
-            if (state := Path(word) / name).is_file():
+            if (state := Path(query) / name).is_file():
                 run_id = json.loads(state.read_text(encoding="utf-8")).get("run_id")
                 return self._resolve(run_id) if run_id else []
         try:
-            return [self._client.get_run(word)]
+            return [self._client.get_run(query)]
         except MlflowException:
             pass
-        experiments = {each.experiment_id: each.name for each in self._experiments()}
-        if named := [number for number, name in experiments.items() if word in (name, number)]:
-            return self._search(named)
-        quoted = word.replace("\\", "\\\\").replace("'", "\\'")
-        return self._search([*experiments], f"attributes.run_name = '{quoted}'") or self._begins(word, [*experiments])
+        experiments = {experiment.experiment_id: experiment.name for experiment in self._experiments()}
+        if ids := [number for number, name in experiments.items() if query in (name, number)]:
+            return self._search(ids)
+        quoted = query.replace("\\", "\\\\").replace("'", "\\'")
+        return self._search([*experiments], f"attributes.run_name = '{quoted}'") or self._by_prefix(
+            query, [*experiments]
+        )
 
-    def _begins(self, word: str, experiments: list[str]) -> list[Any]:
-        """The run whose id begins with a word."""
-        if len(word) < _FEWEST or not re.fullmatch(r"[0-9a-f]+", word):
+    def _by_prefix(self, prefix: str, experiments: list[str]) -> list[Any]:
+        """Return the run whose id has a prefix."""
+        if len(prefix) < _MIN_PREFIX or not re.fullmatch(r"[0-9a-f]+", prefix):
             return []
-        found = self._search(experiments, f"attributes.run_id LIKE '{word}%'")
-        if len(found) > 1:
-            ids = ", ".join(sorted(run.info.run_id for run in found)[:4])
-            raise RunnerError(f"{word} begins the ids of {len(found)} runs ({ids}): give more of the one that is meant")
-        return found
+        runs = self._search(experiments, f"attributes.run_id LIKE '{prefix}%'")
+        if len(runs) > 1:
+            ids = ", ".join(sorted(run.info.run_id for run in runs)[:4])
+            raise RunnerError(f"{prefix} begins the ids of {len(runs)} runs ({ids}): give more characters")
+        return runs
 
     def _children(self, run: Any) -> list[Any]:
         if _PARENT in run.data.tags or "sweep.overrides" not in run.data.tags:
@@ -113,22 +115,22 @@ class Store:
         return self._search([run.info.experiment_id], f"tags.`{_PARENT}` = '{run.info.run_id}'")
 
     def _experiments(self) -> list[Any]:
-        found: list[Any] = []
+        experiments: list[Any] = []
         token = None
         while True:
             page = self._client.search_experiments(max_results=_PAGE, page_token=token)
-            found += page
+            experiments += page
             token = page.token
             if not token:
-                return found
+                return experiments
 
     def _search(self, experiments: Sequence[str], filter_text: str = "") -> list[Any]:
-        """All runs, page by page."""
-        found: list[Any] = []
+        """Return all matching runs, page by page."""
+        runs: list[Any] = []
         token = None
         while True:
             page = self._client.search_runs([*experiments], filter_text, max_results=_PAGE, page_token=token)
-            found += page
+            runs += page
             token = page.token
             if not token:
-                return found
+                return runs

@@ -1,6 +1,6 @@
-"""MLflow, from the parent's side: a run from its opening to its end, and the parent run of a sweep.
+"""Open, resume and finish a run in MLflow.
 
-What is told of a run's folder is noted in its tracking.json, so that it can be told later and is not told twice.
+tracking.json in the run's folder has the state of its MLflow run, so that it can be logged later, and never twice.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from runner.core.layout import RunLayout
 from runner.core.paths import display_location
 from runner.core.redact import without_credentials
 from runner.tracking.calls import cut, log_batch, log_dataset, log_files, log_params, log_record, steps_after
-from runner.tracking.client import connected, known_run, store_uri, telling, ui_command
+from runner.tracking.client import connected, experiment_client, known_run, store_uri, ui_command
 from runner.tracking.links import run_list_page, run_page
 from runner.tracking.record import early_tags, record_from_result, requested_params, source_tags
 
@@ -29,17 +29,14 @@ if TYPE_CHECKING:
 
 
 class OpenRun(NamedTuple):
-    """A run that is open in MLflow; ``first_step`` is where metrics go on that earlier sessions have told of."""
+    """A run that is open in MLflow; ``first_step`` is the step at which metrics of earlier attempts continue."""
 
     run_id: str
     first_step: Mapping[str, int]
 
 
 def ui_location(uri: str, folder: Path) -> tuple[str, str | None]:
-    """The line that shows a run's or a sweep's folder in MLflow, and the page to open: of a sweep, the run list.
-
-    The page opens in the menu of model training, and the list has the columns of the experiment's view ``VIEW``.
-    """
+    """Return the command that starts MLflow's UI, and the page of a run or of a sweep's list of runs, if logged."""
     state = _read_state(folder)
     if "experiment_id" not in state:
         try:
@@ -62,18 +59,16 @@ def open_run(
     *,
     parent_run_id: str | None = None,
 ) -> OpenRun:
-    """Create the MLflow run, RUNNING, with the requested parameters and the data set; note it in tracking.json.
-
-    The run of an earlier session in the folder is taken up instead, if this store has it.
+    """Create the MLflow run of a folder, with its parameters and data set, or resume that of an earlier attempt.
 
     Args:
         tracking: the store.
         outputs: the run's ``paths.outputs``.
         run_dir: its folder.
         info: its description.
-        parent_run_id: of the sweep that it belongs to.
+        parent_run_id: that of its sweep.
     """
-    with telling(tracking, outputs) as (client, experiment_id):
+    with experiment_client(tracking, outputs) as (client, experiment_id):
         uri = without_credentials(store_uri(tracking, outputs))
         state = _open(client, experiment_id, uri, run_dir, info, parent_run_id)
     return OpenRun(state["run_id"], state["first_step"])
@@ -87,8 +82,8 @@ def _open(
     info: RunInfo,
     parent_run_id: str | None,
 ) -> dict[str, Any]:
-    """Create or take up the folder's MLflow run; what is then noted in tracking.json."""
-    state = _noted(client, uri, run_dir)
+    """Create or resume the folder's MLflow run; return the state that tracking.json then has."""
+    state = _load_state(client, uri, run_dir)
     tags = early_tags(replace(info, run_dir=display_location(info.config.output.dir, run_dir)))
     tags |= source_tags(info.user, info.git)
     params = requested_params(info.config)
@@ -107,7 +102,7 @@ def _open(
         run_id = client.create_run(experiment_id, began_ms, cut(tags), info.run_name).info.run_id
         state = {"uri": uri, "experiment_id": experiment_id, "run_id": run_id, "parent_run_id": parent}
     state |= {"attempt": info.attempt, "first_step": first_step, "state": "open"}
-    _note(run_dir, state)
+    _save_state(run_dir, state)
     log_params(client, run_id, {key: value for key, value in params.items() if key not in known})
     if info.dataset:
         log_dataset(client, run_id, info.dataset)
@@ -115,16 +110,16 @@ def _open(
 
 
 def finish_run(tracking: TrackingConfig, outputs: Path, run_dir: Path, *, parent_run_id: str | None = None) -> bool:
-    """Log result.json and the folder's files, and close the MLflow run; opens one if there is none of this session yet.
+    """Log a result and the folder's files, and close the MLflow run, which is opened first if need be.
 
     Returns:
-        False if the folder's run was logged already (to this store, which still has it): nothing is logged twice.
+        False if this store has the finished run already; then nothing is logged.
     """
     result = read_result(run_dir / RunLayout.result)
     record = record_from_result(result)
     uri = without_credentials(store_uri(tracking, outputs))
-    with telling(tracking, outputs) as (client, experiment_id):
-        state = _noted(client, uri, run_dir)
+    with experiment_client(tracking, outputs) as (client, experiment_id):
+        state = _load_state(client, uri, run_dir)
         if _is_of(state, result) and state["state"] == "logged":
             return False
         if not _is_of(state, result):
@@ -136,21 +131,21 @@ def finish_run(tracking: TrackingConfig, outputs: Path, run_dir: Path, *, parent
             from runner.tracking.logged_model import log_model
 
             log_model(client, state["experiment_id"], state["run_id"], run_dir)
-    _note(run_dir, {**state, "state": "logged"})
+    _save_state(run_dir, {**state, "state": "logged"})
     return True
 
 
 def is_logged(tracking: TrackingConfig, outputs: Path, run_dir: Path) -> bool:
-    """Whether the folder's run was logged to this store to the end, and is still there."""
+    """Whether this store has the finished run of the folder."""
     if _read_state(run_dir).get("state") != "logged":
         return False
     with connected(tracking, outputs) as client:
-        state = _noted(client, without_credentials(store_uri(tracking, outputs)), run_dir)
+        state = _load_state(client, without_credentials(store_uri(tracking, outputs)), run_dir)
     return _is_of(state, read_result(run_dir / RunLayout.result))
 
 
-def _noted(client: MlflowClient, uri: str, run_dir: Path) -> dict[str, Any]:
-    """What is noted of the folder's MLflow run; at most its parent's id, where this store hasn't that run."""
+def _load_state(client: MlflowClient, uri: str, run_dir: Path) -> dict[str, Any]:
+    """Return the state of the folder's MLflow run; of a run that this store lacks, only the parent's id."""
     state = _read_state(run_dir)
     if state.get("uri") != uri:
         return {}
@@ -160,24 +155,24 @@ def _noted(client: MlflowClient, uri: str, run_dir: Path) -> dict[str, Any]:
 
 
 def _is_of(state: Mapping[str, Any], result: RunResult) -> bool:
-    """Whether the noted MLflow run is of the attempt that left this result.json, and not of one before it."""
+    """Whether a state is that of the attempt that wrote this result, rather than of an earlier one."""
     attempt = result.info.attempt
     return "run_id" in state and state.get("attempt", attempt) == attempt
 
 
-def _note(run_dir: Path, state: Mapping[str, Any]) -> None:
+def _save_state(run_dir: Path, state: Mapping[str, Any]) -> None:
     write_atomic(run_dir / RunLayout.tracking, json.dumps(state, indent=2))
 
 
 def _with_run_id(result: RunResult, run_dir: Path, uri: str) -> RunResult:
-    """A result with the id of the MLflow run that it was logged as, if it was, in this store."""
+    """Return a result with the id of its MLflow run, if this store has one."""
     state = _read_state(run_dir)
     return replace(result, mlflow_run_id=state["run_id"]) if state.get("uri") == uri and "run_id" in state else result
 
 
 def _read_state(run_dir: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads((run_dir / RunLayout.tracking).read_text(encoding="utf-8"))
+        state: dict[str, Any] = json.loads((run_dir / RunLayout.tracking).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found
+    return state

@@ -1,4 +1,4 @@
-"""What the page of a sweep's parent run in MLflow says: a short table, the verdict, commands, and parameters."""
+"""The page of a sweep's parent run in MLflow: a short table, the verdict, commands, and parameters."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from runner.reporting.verdict import Contest, Variant
 
 _ROWS = 5
-"""Settings that the table of a workload shows at most, beside the baseline."""
+"""Largest number of settings in the table of a workload, besides the baseline."""
 
 _FIXED = (
     "actual.device",
@@ -41,53 +41,54 @@ _FIXED = (
 )
 """Parameters that decide numbers or speed."""
 
-_OF_PLACES = ("output.", "paths.", "tracking.", "hydra")
+_LOCATIONS = ("output.", "paths.", "tracking.", "hydra")
 
 
 def swept_params(swept: Mapping[str, Sequence[str]], results: Sequence[RunResult] = ()) -> dict[str, str]:
-    """Parameters of the parent that say what was swept, with all values: ``swept.memory``.
+    """Return the parent's parameters of swept settings, with all values: ``swept.memory``.
 
     Args:
-        swept: the settings that differ between jobs, each with all its values; without any where a sweeper seeks them.
-        results: of the jobs, whose values those are then.
+        swept: the settings that differ between jobs, each with its values; without values if a sweeper searches them.
+        results: of the jobs, which have the values of such a search.
     """
     jobs = [config_params(result.info.config.to_dict()) for result in results]
     tried = {key: dict.fromkeys(job[key] for job in jobs if key in job) for key in swept}
-    every = {key: ", ".join(values or tried[key]) for key, values in swept.items()}
-    return {f"{SWEPT}.{setting_name(key)}": values for key, values in every.items() if values}
+    texts = {key: ", ".join(values or tried[key]) for key, values in swept.items()}
+    return {f"{SWEPT}.{setting_name(key)}": text for key, text in texts.items() if text}
 
 
 def fixed_params(results: Sequence[RunResult], overrides: Sequence[str]) -> dict[str, str]:
-    """Parameters of the parent that all its jobs have in common, as far as they matter or were typed.
+    """Return the parent's parameters that all its jobs share, if they decide numbers or speed, or were typed.
 
     Args:
         results: of all jobs.
         overrides: of the command line.
     """
-    to_run_config = {each.lstrip("+").partition("=")[0] for each in overrides if not each.startswith(_OF_PLACES)}
+    keys = [override.lstrip("+").partition("=")[0] for override in overrides]
+    typed = {key for key in keys if not key.startswith(_LOCATIONS)}
     jobs = [actual_params(result) | requested_params(result.info.config) for result in results]
     return {
         key: value
         for key, value in (jobs[0].items() if jobs else ())
-        if (key in _FIXED or setting_name(key) in to_run_config) and all(job.get(key) == value for job in jobs)
+        if (key in _FIXED or setting_name(key) in typed) and all(job.get(key) == value for job in jobs)
     }
 
 
 def sweep_note(results: Sequence[RunResult], overrides: Sequence[str], experiment_id: str) -> str:
-    """The description on the parent's page, in Markdown.
+    """Return the description on the parent's page, in Markdown.
 
     Args:
         results: of the jobs, with ``mlflow_run_id`` where that is known.
         overrides: of the sweep's command line.
-        experiment_id: MLflow's, which the jobs are in.
+        experiment_id: MLflow's, of the jobs.
     """
-    found, _ = contests(results)
-    tables = [line for contest in found for line in _table(contest, experiment_id)]
+    groups, _ = contests(results)
+    tables = [line for contest in groups for line in _table(contest, experiment_id)]
     first, *others = findings(results)
-    lines = [*tables, f"**{first}**  ", *(f"{line}  " for line in others)]  # two blanks: a line of its own
-    told = [*commands(results), ("Repeat the sweep", command_line(overrides, multirun=True))]
-    for what, words in told:
-        lines += ["", f"{what}:", "", *(f"    {line}" for line in shell_lines(words))]
+    lines = [*tables, f"**{first}**  ", *(f"{line}  " for line in others)]  # two blanks break the line
+    titled = [*commands(results), ("Repeat the sweep", command_line(overrides, multirun=True))]
+    for title, command in titled:
+        lines += ["", f"{title}:", "", *(f"    {line}" for line in shell_lines(command))]
     return "\n".join(lines)
 
 
@@ -98,14 +99,14 @@ def _table(contest: Contest, experiment_id: str) -> list[str]:
         shown = (*shown, contest.baseline)
     lines = [_cells("setting", f"× realtime, {names} (95 %)", "× baseline", "parity error", "peak MiB")]
     lines.append("| --- | ---: | ---: | ---: | ---: |")
-    lines += [_row(each, contest.baseline, experiment_id) for each in shown]
-    told = []
+    lines += [_row(variant, contest.baseline, experiment_id) for variant in shown]
+    notes = []
     if more := len(contest.variants) - len(shown):
-        told.append(f"{more} more in the run list.")
-    ids = [each.best.mlflow_run_id for each in shown if each.best.mlflow_run_id]
+        notes.append(f"{more} more in the run list.")
+    ids = [variant.best.mlflow_run_id for variant in shown if variant.best.mlflow_run_id]
     if len(ids) > 1:
-        told.append(f"[Compare them]({compare_page(experiment_id, ids)})")
-    return [*lines, "", *([" ".join(told), ""] if told else [])]
+        notes.append(f"[Compare them]({compare_page(experiment_id, ids)})")
+    return [*lines, "", *([" ".join(notes), ""] if notes else [])]
 
 
 def _row(variant: Variant, baseline: Variant, experiment_id: str) -> str:
@@ -121,11 +122,11 @@ def _row(variant: Variant, baseline: Variant, experiment_id: str) -> str:
 
 
 def _cells(*texts: str) -> str:
-    """A row of a table; MLflow's pages leave no room between columns."""
+    """Return a row of a table, with space between columns, since MLflow's pages have none."""
     return f"| {'&emsp;| '.join(texts)} |"
 
 
 def _name(name: str, result: RunResult, experiment_id: str) -> str:
-    """A run's name, which leads to its page where that is known."""
-    told = name.replace("|", "\\|")
-    return f"[{told}]({run_page(experiment_id, result.mlflow_run_id)})" if result.mlflow_run_id else told
+    """Return a run's name, linked to its page if it was logged."""
+    text = name.replace("|", "\\|")
+    return f"[{text}]({run_page(experiment_id, result.mlflow_run_id)})" if result.mlflow_run_id else text

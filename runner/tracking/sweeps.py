@@ -15,7 +15,7 @@ from runner.core.redact import without_credentials
 from runner.reporting.advice import rerun_command
 from runner.reporting.verdict import only_contest, verdict
 from runner.tracking.calls import cut, log_batch, log_dataset, log_params, metrics_at
-from runner.tracking.client import known_run, store_uri, telling
+from runner.tracking.client import experiment_client, known_run, store_uri
 from runner.tracking.record import source_tags
 from runner.tracking.runs import _with_run_id
 from runner.tracking.sweep_page import fixed_params, sweep_note, swept_params
@@ -23,22 +23,27 @@ from runner.tracking.sweep_page import fixed_params, sweep_note, swept_params
 if TYPE_CHECKING:
     from runner.config.schema import TrackingConfig
 
-_SWEEP_NAME_CHARACTERS = 250
+_MAX_NAME = 250
 
 
 def open_sweep(
     tracking: TrackingConfig, outputs: Path, sweep_dir: Path, overrides: Sequence[str], place: str | None = None
 ) -> None:
-    """Create the parent run of a sweep, and put its id into the folder's sweep.json, if this store has none of it yet.
+    """Create the parent run of a sweep, unless the store has it, and write its id to the folder's sweep.json.
 
-    ``place`` is where a person finds the sweep, if that is not its folder.
+    Args:
+        tracking: the sweep's.
+        outputs: the sweep's ``paths.outputs``.
+        sweep_dir: its folder.
+        overrides: of its command line.
+        place: its location for users, if that is not its folder.
     """
     path = RunLayout(sweep_dir).sweep
     state = read_sweep(path)
-    with telling(tracking, outputs) as (client, experiment_id):
+    with experiment_client(tracking, outputs) as (client, experiment_id):
         if state.run_id and known_run(client, state.run_id):
             return
-        name = " ".join(["sweep", *map(without_credentials, _swept(overrides))])[:_SWEEP_NAME_CHARACTERS]
+        name = " ".join(["sweep", *map(without_credentials, _swept(overrides))])[:_MAX_NAME]
         tags = {
             "run_dir": place or str(sweep_dir),
             "sweep.overrides": " ".join(map(without_credentials, overrides)),
@@ -52,8 +57,8 @@ def open_sweep(
 
 
 def _swept(overrides: Sequence[str]) -> list[str]:
-    """The overrides that make a sweep what it is: those with several values, and the experiment."""
-    several = [each for each in overrides if "," in each or "(" in each or each.startswith("experiment=")]
+    """Return the overrides that name a sweep: those with several values, and the experiment."""
+    several = [text for text in overrides if "," in text or "(" in text or text.startswith("experiment=")]
     return several or list(overrides)
 
 
@@ -66,7 +71,7 @@ def finish_sweep(
     interrupted: bool,
     place: str | None = None,
 ) -> None:
-    """Say on the parent run how its jobs went, and close it; opens one if there is none yet, as ``open_sweep``."""
+    """Log the outcome of a sweep's jobs to its parent run, which is created if need be, and close it."""
     path = RunLayout(sweep_dir).sweep
     state = read_sweep(path)
     if state.run_id is None:
@@ -79,10 +84,11 @@ def finish_sweep(
     count = dict.fromkeys(("finished", "failed", "interrupted"), 0)
     for result in results:
         count[result.status] += 1
-    with telling(tracking, outputs) as (client, experiment_id):
+    with experiment_client(tracking, outputs) as (client, experiment_id):
         interrupted = bool(interrupted or count["interrupted"])
-        params = {} if interrupted else swept_params(state.swept, results)
-        params |= {} if interrupted else fixed_params(results, state.overrides)  # MLflow takes no other value later
+        params = {}
+        if not interrupted:  # a resumed sweep may have other values, which MLflow would refuse
+            params = swept_params(state.swept, results) | fixed_params(results, state.overrides)
         known = client.get_run(run_id).data.params
         log_params(client, run_id, {key: value for key, value in params.items() if key not in known})
         tags = {"sweep.jobs": str(len(results)), **{f"sweep.{status}": str(n) for status, n in count.items()}}

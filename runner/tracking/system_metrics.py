@@ -1,7 +1,7 @@
-"""The machine's load for the System tab of MLflow's run page, under MLflow's own names.
+"""System metrics for MLflow's System tab, under MLflow's names.
 
-MLflow's collectors are read here and not by its ``SystemMetricsMonitor``: that one ends at the first call which fails,
-and waits without a limit for a server that is slow.
+This module reads MLflow's collectors itself, since ``SystemMetricsMonitor`` stops at the first call that fails, and
+waits for a slow server without a time limit.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ _ENABLED = "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING"
 
 
 class SystemMetrics:
-    """The load of processors, memory, disk, network and GPUs of this machine; nothing where MLflow is told not to.
+    """Samples of the load of processors, memory, disk, network and GPUs; none if MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING
+    is false.
 
     Args:
         collectors: MLflow's, or those of a test.
@@ -28,25 +29,25 @@ class SystemMetrics:
 
     def __init__(self, collectors: list[BaseMetricsMonitor] | None = None) -> None:
         self._collectors = list(_collectors()) if collectors is None else collectors
-        self.collect()  # the processors' load is counted from its last reading on: the first one is of nothing
-        self.take()
+        self.collect()  # the first reading has no load: psutil counts from the previous one
+        self.drain()
 
     def collect(self) -> None:
-        """Take a sample; a collector that fails is not asked again."""
-        for each in list(self._collectors):
+        """Add a sample; drop a collector that fails."""
+        for collector in list(self._collectors):
             try:
-                each.collect_metrics()
+                collector.collect_metrics()
             except Exception as error:
-                log.debug("%s gives nothing: %s", type(each).__name__, error)
-                self._collectors.remove(each)
+                log.debug("%s failed: %s", type(collector).__name__, error)
+                self._collectors.remove(collector)
 
-    def take(self) -> dict[str, float]:
-        """The means of the samples since they were last taken, by metric."""
-        found: dict[str, float] = {}
-        for each in self._collectors:
-            found |= {f"system/{name}": float(value) for name, value in each.aggregate_metrics().items()}
-            each.clear_metrics()
-        return found
+    def drain(self) -> dict[str, float]:
+        """Return the means of the samples since the last call, by metric, and forget the samples."""
+        means: dict[str, float] = {}
+        for collector in self._collectors:
+            means |= {f"system/{name}": float(value) for name, value in collector.aggregate_metrics().items()}
+            collector.clear_metrics()
+        return means
 
 
 def _collectors() -> Iterator[Any]:
@@ -57,9 +58,9 @@ def _collectors() -> Iterator[Any]:
     from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
     from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
 
-    kinds: tuple[Callable[[], Any], ...] = (CPUMonitor, DiskMonitor, NetworkMonitor, GPUMonitor)
-    for kind in kinds:
+    monitors: tuple[Callable[[], Any], ...] = (CPUMonitor, DiskMonitor, NetworkMonitor, GPUMonitor)
+    for monitor in monitors:
         try:
-            yield kind()
+            yield monitor()
         except Exception as error:  # no GPU, no network
-            log.debug("%s: %s", kind, error)
+            log.debug("%s: %s", monitor, error)

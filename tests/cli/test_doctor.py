@@ -24,7 +24,7 @@ LINUX = Facts(
     packages={"mlflow": "3.17.2", "av": "14.0"},
     weights={"vggish_model.ckpt": "verified", "vggish_pca_params.npz": "not here yet"},
     models="/models",
-    store="sqlite:////outputs/mlflow.db",
+    tracking_uri="sqlite:////outputs/mlflow.db",
 )
 H100 = {"name": "NVIDIA H100", "memory_mib": 81_559, "driver": "580.1", "compute_capability": "9.0"}
 MAC = replace(
@@ -46,7 +46,7 @@ def test_a_plain_linux_machine_lacks_nothing_that_it_needs() -> None:
     assert "AVX-512, AMX-BF16" in checks["CPU"].detail
     assert checks["device=cpu"].ok
     assert checks["device=gpu"].ok is None
-    assert checks["device=auto"].detail.startswith("takes cpu: ")
+    assert checks["device=auto"].detail.startswith("chooses cpu: ")
     assert (checks["vggish_model.ckpt"].ok, checks["vggish_pca_params.npz"].ok) == (True, None)
     assert checks["Ray"].ok is None
 
@@ -60,7 +60,7 @@ def test_a_gpu_without_its_libraries_is_told_which_and_how_to_get_them() -> None
     assert "libcudnn.so.9" in checks["CUDA libraries"].detail
     assert "libcufft.so.11" in checks["CUDA libraries"].detail
     assert checks["device=gpu"].ok is False
-    assert checks["device=gpu"].mend == checks["CUDA libraries"].mend == "pip install 'vggish-runner[cuda]'"
+    assert checks["device=gpu"].fix == checks["CUDA libraries"].fix == "pip install 'vggish-runner[cuda]'"
 
 
 def test_a_gpu_that_works_is_what_auto_takes() -> None:
@@ -69,7 +69,7 @@ def test_a_gpu_that_works_is_what_auto_takes() -> None:
     checks = table(replace(LINUX, machine=machine, nvidia=(H100,), cuda_libraries=dict.fromkeys(CUDA_LIBRARIES, True)))
     assert checks["device=gpu"].ok
     assert checks["CUDA libraries"].ok
-    assert checks["device=auto"].detail.startswith("takes gpu: ")
+    assert checks["device=auto"].detail.startswith("chooses gpu: ")
 
 
 @pytest.mark.parametrize(
@@ -85,13 +85,13 @@ def test_macs(machine: MachineFacts, ok: bool | None, words: str) -> None:
     check = table(replace(MAC, machine=machine))["device=metal"]
     assert check.ok is ok
     assert words in check.detail
-    assert (check.mend is not None) == (ok is False)
+    assert (check.fix is not None) == (ok is False)
 
 
 def test_windows_is_sent_to_wsl() -> None:
     machine = replace(LINUX.machine, system="Windows", nvidia_driver=True, built_with_cuda=False)
     check = table(replace(LINUX, machine=machine, nvidia=(H100,)))["device=gpu"]
-    assert (check.ok, check.mend) == (False, "run inside WSL 2")
+    assert (check.ok, check.fix) == (False, "run inside WSL 2")
 
 
 def test_what_is_wrong_has_a_way_to_mend_it() -> None:
@@ -99,12 +99,12 @@ def test_what_is_wrong_has_a_way_to_mend_it() -> None:
         LINUX,
         formats=("WAV",),
         weights={"vggish_model.ckpt": "wrong"},
-        store="http://user:secret@mlflow:5000",
-        store_trouble="no answer (refused)",
+        tracking_uri="http://user:secret@mlflow:5000",
+        tracking_error="no answer (refused)",
     )
     wrong = [check for check in diagnose(broken) if check.ok is False]
     assert {check.name for check in wrong} == {"audio", "vggish_model.ckpt", "tracking"}
-    assert all(check.mend for check in wrong)
+    assert all(check.fix for check in wrong)
     assert not [check for check in wrong if "secret" in check.detail]
 
 

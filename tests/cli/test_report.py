@@ -20,7 +20,7 @@ from runner.contract.result import RunStats, WorkerResult
 from runner.core.errors import RunnerError
 from runner.reporting.intervals import interval_metrics
 from runner.tracking import query
-from runner.tracking.query import Store
+from runner.tracking.query import MlflowReader
 from tests.conftest import PROJECT, environment
 
 
@@ -130,10 +130,10 @@ def test_the_ids_that_are_printed_are_taken(store, capsys) -> None:
 
 def test_the_beginning_of_several_ids_is_an_error(store, capsys, monkeypatch) -> None:
     found = [SimpleNamespace(info=SimpleNamespace(run_id=f"abcd{n}")) for n in (1, 2)]
-    reader = Store(SimpleNamespace())
+    reader = MlflowReader(SimpleNamespace())
     monkeypatch.setattr(reader, "_search", lambda experiments, text: found)
     with pytest.raises(RunnerError, match=r"abcd begins the ids of 2 runs \(abcd1, abcd2\)"):
-        reader._begins("abcd", ["1"])
+        reader._by_prefix("abcd", ["1"])
 
 
 def test_all_runs_are_read_page_by_page(store, capsys, monkeypatch) -> None:
@@ -195,7 +195,7 @@ def test_the_page_is_self_contained(store, tmp_path: Path, capsys) -> None:
     [
         ("slow", "realtime_factor=0.3:fast", 0, ""),
         ("slow", "realtime_factor=0.4:fast", 1, "0.333 × as good as 300.0 of fast"),
-        ("slow", "startup_s=0.9:fast", 1, "(lower is better), which is below 0.9"),
+        ("slow", "startup_s=0.9:fast", 1, "which is below 0.9 (lower is better)"),
         ("fast", "startup_s=0.9:slow", 0, ""),
         ("fast", "repeats=0.9:slow", 1, "neither more nor less of it is better"),
         ("fast", "realtime_fac=0.9:slow", 1, "is no metric: see docs/measuring.md (similar: realtime_factor"),

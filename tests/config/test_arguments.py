@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from functools import reduce
 from operator import getitem
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -34,9 +35,9 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
     """The jobs that command lines come to, none of which is carried out."""
     found: list[Job] = []
 
-    def note(job: Job) -> dict[str, Any]:
+    def note(job: Job) -> SimpleNamespace:
         found.append(job)
-        return {"status": "finished", "exit_status": 0}
+        return SimpleNamespace(status="finished", exit_status=0)
 
     monkeypatch.setattr("runner.jobs.job.run_job", note)
     for name in ("MLFLOW_TRACKING_URI", "HYDRA_FULL_ERROR"):
@@ -59,11 +60,11 @@ def outcome(line: str, outputs: Path, capsys: pytest.CaptureFixture[str]) -> tup
     ("line", "words"),
     [
         # options
-        ("-m --cfg job", "--cfg and --multirun can't be had together"),
-        ("--run -m", "can't be had together"),
+        ("-m --cfg job", "--cfg and --multirun exclude one another"),
+        ("--run -m", "exclude one another"),
         ("--resolve", "add --cfg job"),
         ("-p dataset", "add --cfg job"),
-        ("--experimental-rerun x", "give the command again"),
+        ("--experimental-rerun x", "repeat the command instead"),
         ("-sc query", "-sc install=bash"),
         ("-sc install=csh", "bash, zsh, fish"),
         ("--foo", "unrecognized arguments: --foo"),

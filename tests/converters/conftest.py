@@ -26,5 +26,5 @@ def run(tmp_path: Path, embeddings: np.ndarray) -> EmbeddingReader:
     folder = write_run(tmp_path / "run", embeddings, CLIPS, shards=3)
     plan = RunLayout(folder).plan
     plan.parent.mkdir()
-    plan.write_text(json.dumps({"deciding": {"dataset.root": "/data/clips"}}))
+    plan.write_text(json.dumps({"settings": {"dataset.root": "/data/clips"}}))
     return EmbeddingReader(str(folder))

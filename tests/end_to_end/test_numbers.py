@@ -11,8 +11,10 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
+from runner.contract.files import read_result
 from runner.contract.result import WorkerResult
 from runner.contract.spec import DatasetSummary
+from runner.core.layout import RunLayout
 from runner.devices.host import cpu_flags
 from runner.reporting.comparability import FIRST_PASS, exclusion_reasons, facts_of_result
 from runner.vggish.postprocess import project, quantize, random_pca
@@ -137,7 +139,8 @@ def test_with_parity_off_nothing_is_checked_and_the_run_is_not_ranked(
     assert "no device's numbers are checked" in " ".join(done.err.split())
     assert "parity.passed" not in logged.data.tags
     assert done.result["metrics"]["parity_canaries"] == 0
-    assert "parity was off: its numbers were not checked" in exclusion_reasons(facts_of_result(done.result), FIRST_PASS)
+    facts = facts_of_result(read_result(done.run_dir / RunLayout.result))
+    assert "parity was off: its numbers were not checked" in exclusion_reasons(facts, FIRST_PASS)
 
 
 def test_a_run_that_passes_logs_by_how_much_and_its_reference_is_kept(few_clips: Path, tmp_path: Path) -> None:

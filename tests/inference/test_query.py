@@ -37,7 +37,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     layout = RunLayout(folder / "run")
     layout.plan.parent.mkdir()
-    layout.plan.write_text(json.dumps({"deciding": {"weights.seed": 5}}))
+    layout.plan.write_text(json.dumps({"settings": {"weights.seed": 5}}))
     return folder
 
 
@@ -48,9 +48,9 @@ def test_an_audio_file_finds_itself(run: Path, capsys: pytest.CaptureFixture[str
 
 def test_a_run_of_other_weights_is_not_searched(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plan = RunLayout(run / "run").plan
-    plan.write_text(json.dumps({"deciding": {"weights.seed": 6}}))
+    plan.write_text(json.dumps({"settings": {"weights.seed": 6}}))
     try:
         assert search.main([str(run / "run"), str(run / "4.wav")]) == 1
     finally:
-        plan.write_text(json.dumps({"deciding": {"weights.seed": 5}}))
+        plan.write_text(json.dumps({"settings": {"weights.seed": 5}}))
     assert "was embedded with other weights" in capsys.readouterr().err

@@ -33,7 +33,7 @@ __all__ = ["mute"]
 class Idle:
     """Collectors that have one figure."""
 
-    def take(self) -> dict[str, float]:
+    def drain(self) -> dict[str, float]:
         return {"system/cpu_utilization_percentage": 50.0}
 
 
@@ -87,9 +87,9 @@ def test_the_machine_is_told_under_mlflows_names(monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", raising=False)
     metrics = SystemMetrics()
     metrics.collect()
-    assert {"system/cpu_utilization_percentage", "system/system_memory_usage_megabytes"} <= metrics.take().keys()
+    assert {"system/cpu_utilization_percentage", "system/system_memory_usage_megabytes"} <= metrics.drain().keys()
     monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "false")
-    assert SystemMetrics().take() == {}
+    assert SystemMetrics().drain() == {}
 
 
 def test_a_collector_that_fails_is_not_asked_again() -> None:

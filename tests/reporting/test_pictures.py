@@ -53,16 +53,16 @@ def test_a_run_is_drawn_as_far_as_its_figures_go(tmp_path: Path) -> None:
 def test_trouble_with_a_picture_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
     monkeypatch.setattr(figures, "save", lambda figure, path: 1 / 0)
     assert draw_run(run(), tmp_path) == []
-    assert "was not drawn" in caplog.text
+    assert "could not draw" in caplog.text
 
 
 def test_a_sweep_is_drawn_with_energy_where_all_have_it(tmp_path: Path) -> None:
     jobs = [result(), result("gpu", "greedy", "float16", 9e4, std=100.0), result(status="failed")]
     jobs = [with_metrics(job, parity_min_cosine=1.0) for job in jobs]
     assert names(draw_sweep(jobs, tmp_path)) == {"throughput.png", "speedup.png", "pareto.png", "parity.png"}
-    assert sweep_figures._pareto(jobs).axes[0].get_xlabel() == "worker's memory at most, MiB"
+    assert sweep_figures._pareto(jobs).axes[0].get_xlabel() == "peak memory of the worker, MiB"
     jobs = [with_metrics(job, joules_per_audio_hour=10.0) for job in jobs]
-    assert sweep_figures._pareto(jobs).axes[0].get_xlabel() == "joules an hour of audio"
+    assert sweep_figures._pareto(jobs).axes[0].get_xlabel() == "joules per hour of audio"
 
 
 def test_every_setting_of_a_sweep_is_drawn_and_named(tmp_path: Path) -> None:

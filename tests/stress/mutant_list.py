@@ -396,7 +396,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a sweep's folder takes another sweep",
         "jobs/sweep.py",
-        "        if before != list(map(without_credentials, overrides)):\n",
+        "        if before != tuple(map(without_credentials, overrides)):\n",
         "        if len(before) != len(overrides):\n",
         "tests/output/state/test_resume.py "
         "tests/output/remote/test_object_sweep.py::test_a_second_command_and_another_sweep_are_refused "
@@ -420,8 +420,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "the variant that takes most memory is recommended",
         "reporting/verdict.py",
-        "each.memory_mib <= _LIGHTER * fastest.memory_mib]",
-        "each.memory_mib >= _LIGHTER * fastest.memory_mib]",
+        "variant.memory_mib <= _LIGHTER * fastest.memory_mib]",
+        "variant.memory_mib >= _LIGHTER * fastest.memory_mib]",
         "tests/reporting/test_verdict.py",
     ),
     Mutant(
@@ -448,15 +448,15 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "the regression check fails the better run",
         "cli/report.py",
-        "elif not (share := judge.goodness(value, expected)) >= least:",
-        "elif not (share := judge.goodness(value, expected)) <= least:",
+        "elif not (share := definition.goodness(value, expected)) >= minimum:",
+        "elif not (share := definition.goodness(value, expected)) <= minimum:",
         "tests/cli/test_report.py::test_the_regression_check",
     ),
     Mutant(
         "MLFLOW_TRACKING_URI goes before the address that was given",
         "tracking/client.py",
-        'if given := tracking.uri or os.environ.get("MLFLOW_TRACKING_URI"):',
-        'if given := os.environ.get("MLFLOW_TRACKING_URI") or tracking.uri:',
+        'if uri := tracking.uri or os.environ.get("MLFLOW_TRACKING_URI"):',
+        'if uri := os.environ.get("MLFLOW_TRACKING_URI") or tracking.uri:',
         "tests/tracking/test_tracking.py::test_the_store_is_the_given_one_else_the_environments_else_local",
     ),
     # Ray

@@ -34,7 +34,7 @@ def test_a_finished_runs_model_is_logged_with_its_signature(
         folder.mkdir()
         (folder / "saved_model.pb").write_bytes(b"graph")
 
-    monkeypatch.setattr(logged_model, "_export_apart", export)
+    monkeypatch.setattr(logged_model, "_export_in_process", export)
     monkeypatch.setitem(sys.modules, "tensorflow", None)  # to import it would be an error
     versions = {"tensorflow": "2.21.0", "numpy": "2.0.0"}
     finish_run(WITH_MODEL, tmp_path, make_run(tmp_path / "run", versions=versions))
@@ -62,7 +62,7 @@ def test_a_model_that_can_not_be_exported_is_tried_again_later(tmp_path: Path, m
     def refuse(run_dir: Path, folder: Path) -> None:
         raise TrackingError("the model is not logged")
 
-    monkeypatch.setattr(logged_model, "_export_apart", refuse)
+    monkeypatch.setattr(logged_model, "_export_in_process", refuse)
     run_dir = make_run(tmp_path / "run")
     with pytest.raises(TrackingError, match="not logged"):
         finish_run(WITH_MODEL, tmp_path, run_dir)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runner.config.checks import at_least, one_of, positive_seconds
+from runner.config.fingerprint import FREE
 from runner.core.errors import ConfigError
 from runner.core.paths import as_path
 
@@ -24,31 +25,31 @@ class DatasetConfig:
     name: str = "demo"
     """folder, manifest, webdataset, parquet or demo."""
 
-    on_error: str = "skip"
+    on_error: str = field(default="skip", metadata=FREE)
     """A clip that can't be embedded: skip (with a reason, see clips.parquet) or fail (the run ends at the first)."""
 
-    max_skipped: float | None = None
+    max_skipped: float | None = field(default=None, metadata=FREE)
     """Skipped clips after which the run fails: a number of clips, or a share of them below 1; null: no limit."""
 
     on_truncated: str = "keep"
     """A clip whose file breaks off: keep (all that decodes, marked) or skip."""
 
-    decode_timeout_s: float = 120.0
+    decode_timeout_s: float = field(default=120.0, metadata=FREE)
     """Seconds without progress after which a decode process is restarted and its clip skipped."""
 
     max_duration_s: float = 172800.0
     """Longest clip, in seconds of audio; longer ones are skipped. The default is two days."""
 
-    prefetch: int = 8
+    prefetch: int = field(default=8, metadata=FREE)
     """Clips in download per decode process, from an object store; of packed files 2 or more fetch 16 MiB ahead."""
 
-    download_timeout_s: float = 60.0
+    download_timeout_s: float = field(default=60.0, metadata=FREE)
     """Seconds for the download of a clip from an object store, retries included; then it is skipped."""
 
     partition: str | None = None
     """Part of the data set to embed: ``2/5`` is the second of five, for five machines; see ``vggish-runner merge``."""
 
-    listing: str | None = None
+    listing: str | None = field(default=None, metadata=FREE)
     """File or URL of the listing that the partitions share: the first machine writes it, the others read it."""
 
     def __post_init__(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from runner.config.checks import at_least, one_of, positive_seconds
+from runner.config.fingerprint import FREE
 from runner.core.errors import ConfigError
 from runner.core.paths import as_path
 
@@ -25,7 +26,7 @@ class OutputConfig:
     postprocess: str = "none"
     """none, pca (adds ``embedding_pca``) or audioset (adds ``embedding_u8``: PCA, clipped to ±2, 8 bits)."""
 
-    dir: str | None = None
+    dir: str | None = field(default=None, metadata=FREE)
     """Folder or object store's URL (s3://, gs://, hf://); an unfinished run in it is resumed. null: a new folder."""
 
     clips_per_shard: int | None = None
@@ -34,7 +35,7 @@ class OutputConfig:
     compression: str = "zstd"
     """Compression of Parquet files: zstd, snappy, gzip or none."""
 
-    upload_timeout_s: float = 300.0
+    upload_timeout_s: float = field(default=300.0, metadata=FREE)
     """Seconds that an object store may fail or throttle an upload, retries included, before the run fails."""
 
     def __post_init__(self) -> None:

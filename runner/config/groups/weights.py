@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from runner.config.checks import positive_seconds
+from runner.config.fingerprint import FREE
 from runner.core.errors import ConfigError
 
 _SEEDS = 2**32
@@ -26,7 +27,7 @@ class RandomWeights(WeightsConfig):
     """auto, audioset, file or random."""
 
     seed: int = 0
-    """Seed of the initialization, from 0 to 2**32 - 1."""
+    """Seed of the random weights, from 0 to 2**32 - 1."""
 
     def __post_init__(self) -> None:
         _check_seed(self.seed)
@@ -59,10 +60,10 @@ class AudiosetWeights(WeightsConfig):
     name: str = "audioset"
     """auto, audioset, file or random."""
 
-    base_url: str = "https://storage.googleapis.com/audioset/"
+    base_url: str = field(default="https://storage.googleapis.com/audioset/", metadata=FREE)
     """Address of the folder to download from: the release's, or that of a mirror."""
 
-    timeout_s: float = 10.0
+    timeout_s: float = field(default=10.0, metadata=FREE)
     """Seconds that the server may take to answer, or be silent, before the download is tried again."""
 
     def __post_init__(self) -> None:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from runner.config.fingerprint import deciding
+from runner.config.fingerprint import fingerprint
 from runner.config.schema import ManifestDataset
 from runner.core.errors import ResumeError
 from runner.core.files import atomic, make_folder
@@ -100,7 +100,7 @@ def _new_plan(folder: Path, config: RunConfig, listed: Manifest) -> Plan:
         shards = shards_of(listed.table, config.output.clips_per_shard, config.frontend.hop_s)
     digests, run_id = row_digests(listed.table, shards), uuid.uuid4().hex
     _write_manifest(RunLayout(folder).manifest, listed.table)
-    write_plan(folder, StoredPlan(run_id, deciding(config), shards, digests, listed.partition))
+    write_plan(folder, StoredPlan(run_id, fingerprint(config), shards, digests, listed.partition))
     return Plan(replace(listed, whole=None), shards, digests, {}, is_resumed=False, id=run_id)
 
 
@@ -135,7 +135,7 @@ def _resume_plan(folder: Path, config: RunConfig, listed: Manifest, stored: Stor
     committed, notes = _committed_shards(folder, plan, changes, download)
     if plan.row_digests != stored.row_digests or not table.equals(planned):
         _write_manifest(path, table)
-        write_plan(folder, StoredPlan(stored.id, deciding(config), shards, plan.row_digests, listed.partition))
+        write_plan(folder, StoredPlan(stored.id, fingerprint(config), shards, plan.row_digests, listed.partition))
     return replace(plan, committed=committed, notes=[*plan.notes, *notes])
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.config.fingerprint import deciding
+from runner.config.fingerprint import fingerprint
 from runner.core.errors import ConfigError
 from runner.core.files import write_atomic
 from runner.core.layout import FORMAT_FOLDERS, RunLayout
@@ -111,7 +111,7 @@ def check_output_folder(folder: Path, config: RunConfig) -> None:
                 f"output.dir={location} already holds a run: choose another folder, or move that run away"
             )
         return
-    wanted, started = deciding(config), plan.settings
+    wanted, started = fingerprint(config), plan.settings
     keys = [key for key in sorted({*wanted, *started}) if wanted.get(key) != started.get(key)]
     if keys:
         differences = ", ".join(f"{key} ({started.get(key)} there, {wanted.get(key)} now)" for key in keys)

@@ -17,7 +17,7 @@ import pytest
 
 from runner.audio.reader import REASONS, read_clip
 from runner.config.composition import compose_config
-from runner.config.fingerprint import deciding
+from runner.config.fingerprint import fingerprint
 from runner.config.schema import FolderDataset, RunConfig
 from runner.core.errors import ClipError, ConfigError, ResumeError
 from runner.core.layout import RunLayout
@@ -140,7 +140,7 @@ def test_a_plan_half_written_counts_the_new_files_as_new_again(run: Path, data: 
 def test_what_changes_no_number_may_differ(run: Path, data: Path, free: str) -> None:
     plan(run, data)
     check_output_folder(run, config(data, free))
-    assert deciding(config(data, free)) == deciding(config(data))
+    assert fingerprint(config(data, free)) == fingerprint(config(data))
 
 
 @pytest.mark.parametrize(
