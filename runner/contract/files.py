@@ -18,6 +18,7 @@ from runner.core.errors import ResumeError, RunnerError
 from runner.core.files import write_atomic
 from runner.core.layout import RunLayout
 from runner.core.readable import read_json
+from runner.core.span import Span
 
 if TYPE_CHECKING:
     from cattrs import Converter
@@ -158,6 +159,7 @@ def _converter() -> Converter:
     converter = make_converter()
     converter.register_structure_hook(RunConfig, lambda value, _: from_dict(value))
     converter.register_unstructure_hook(RunConfig, RunConfig.to_dict)
+    converter.register_structure_hook(Span, lambda value, _: Span(*map(int, value)))
     converter.register_structure_hook(Path, lambda value, _: Path(value))
     converter.register_unstructure_hook(Path, str)
     return converter
