@@ -244,9 +244,7 @@ def embedding_table(group: Group, hop_s: float, extra: Extra | None = None) -> p
 
 def _vectors(arrays: Sequence[Any], kind: pa.DataType) -> pa.Array:
     values = np.concatenate(arrays) if arrays else np.empty((0, EMBEDDING_SIZE))
-    return pa.FixedSizeListArray.from_arrays(
-        pa.array(values.reshape(-1).astype(kind.to_pandas_dtype(), copy=False)), EMBEDDING_SIZE
-    )
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1), kind), EMBEDDING_SIZE)
 
 
 def parquet_metadata(metadata: Mapping[str, str]) -> dict[bytes, bytes]:

@@ -116,7 +116,8 @@ class RunWriter:
             pq.ParquetWriter(temporary, self._schema, compression="zstd") as clips,
         ):
             for shard in sorted(self.done):
-                clips.write_table(pq.read_table(self._part(shard)).cast(CLIP_SCHEMA))
+                with pq.ParquetFile(self._part(shard)) as part:
+                    clips.write_table(part.read().cast(CLIP_SCHEMA))
 
     def _part(self, shard: int) -> Path:
         return self._parts / f"part-{shard:05d}.parquet"
