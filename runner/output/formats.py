@@ -53,7 +53,7 @@ _WRITERS = 8
 _GROUP_ROWS = 65_536
 """Examples of a Parquet row group, and what is held of a shard while it is written (32 MiB)."""
 
-_EXTRA_TYPES = {"embedding_pca": pa.float32(), "embedding_u8": pa.uint8()}
+_EXTRA_TYPES: dict[str, np.dtype[Any]] = {"embedding_pca": np.dtype(np.float32), "embedding_u8": np.dtype(np.uint8)}
 
 
 class ShardFormat(Protocol):
@@ -75,7 +75,7 @@ def embedding_schema(extra: str | None = None) -> pa.Schema:
         ("embedding", pa.list_(pa.float32(), EMBEDDING_SIZE)),
     ]
     if extra:
-        fields.append((extra, pa.list_(_EXTRA_TYPES[extra], EMBEDDING_SIZE)))
+        fields.append((extra, pa.list_(pa.from_numpy_dtype(_EXTRA_TYPES[extra]), EMBEDDING_SIZE)))
     return pa.schema(fields)
 
 
@@ -189,8 +189,7 @@ class NpzFiles:
             self._add(file, "embedding", np.dtype(np.float32), blocks(row.embeddings), row.examples)
             if self._extra:
                 processed = map(self._extra.process, blocks(row.embeddings))
-                kind = np.dtype(_EXTRA_TYPES[self._extra.column].to_pandas_dtype())
-                self._add(file, self._extra.column, kind, processed, row.examples)
+                self._add(file, self._extra.column, _EXTRA_TYPES[self._extra.column], processed, row.examples)
             small = {
                 "start_s": row.start_s + self._hop_s * np.arange(row.examples),
                 "padded": np.array(row.padded),
@@ -235,16 +234,16 @@ def embedding_table(group: Group, hop_s: float, extra: Extra | None = None) -> p
         pa.array(starts.astype(np.float64)),
         pa.array(padded),
         pa.array([row.label for row in rows], pa.string()).take(pa.array(which)),
-        _vectors(embeddings, pa.float32()),
+        _vectors(embeddings, np.dtype(np.float32)),
     ]
     if extra:
         columns.append(_vectors([extra.process(block) for block in embeddings], _EXTRA_TYPES[extra.column]))
     return pa.Table.from_arrays(columns, schema=embedding_schema(extra and extra.column))
 
 
-def _vectors(arrays: Sequence[Any], kind: pa.DataType) -> pa.Array:
+def _vectors(arrays: Sequence[Any], kind: np.dtype[Any]) -> pa.Array:
     values = np.concatenate(arrays) if arrays else np.empty((0, EMBEDDING_SIZE))
-    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1), kind), EMBEDDING_SIZE)
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1).astype(kind, copy=False)), EMBEDDING_SIZE)
 
 
 def parquet_metadata(metadata: Mapping[str, str]) -> dict[bytes, bytes]:

@@ -1,13 +1,13 @@
 """What the double puts in the place of TensorFlow, in its worker's process.
 
 The few questions that the runner asks of TensorFlow around a session are answered here: there are no GPUs.  Whatever
-else is asked of it is an ``AttributeError`` that names it.  TFRecords are TensorFlow's own, which they alone import.
+else is asked of it is an ``AttributeError`` that names it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib
+import functools
 import importlib.metadata
 import logging
 import os
@@ -18,6 +18,7 @@ from typing import Any
 
 from runner.core.cache import remembered
 from tests.double.session import DoubleSession, draw_arrays, embed
+from tests.double.tfrecords import TFRecordWriter, load_messages
 
 
 def take_the_place_of_tensorflow() -> None:
@@ -25,7 +26,6 @@ def take_the_place_of_tensorflow() -> None:
     from runner.devices import load
     from runner.engines import local
     from runner.inference import builder, startup
-    from runner.output import writer
     from runner.vggish import answers
     from runner.weights import loading
     from runner.weights.loading import RandomInit
@@ -39,7 +39,6 @@ def take_the_place_of_tensorflow() -> None:
 
     sys.modules["tensorflow"] = _StandIn("tensorflow")
     sys.meta_path.insert(0, _WithoutPandas())
-    writer.TfrecordShards = _with_tensorflow(writer.TfrecordShards)
     startup.init_random_weights = loading.init_random_weights = init_random_weights
     builder.VGGishSession = DoubleSession
     answers.reference_embeddings = embed
@@ -83,6 +82,12 @@ class _StandIn(ModuleType):
     )
     test = SimpleNamespace(is_built_with_cuda=lambda: False)
 
+    io = SimpleNamespace(TFRecordWriter=TFRecordWriter)
+
+    @functools.cached_property
+    def train(self) -> SimpleNamespace:
+        return load_messages()
+
     @staticmethod
     def get_logger() -> logging.Logger:
         return logging.getLogger("tensorflow")
@@ -90,15 +95,3 @@ class _StandIn(ModuleType):
     @staticmethod
     def device(name: str) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
-
-
-def _with_tensorflow(kind: Any) -> Any:
-    """The format that writes TFRecords, made where the real TensorFlow is the module of that name."""
-
-    def make(*arguments: Any, **options: Any) -> Any:
-        if isinstance(sys.modules["tensorflow"], _StandIn):
-            del sys.modules["tensorflow"]
-            importlib.import_module("tensorflow")
-        return kind(*arguments, **options)
-
-    return make
