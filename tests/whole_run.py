@@ -8,6 +8,7 @@ things are others: the worker is no process of its own, its session is plain ari
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import logging
@@ -33,7 +34,7 @@ from runner.core.errors import RunnerError
 from runner.devices import host
 from runner.devices.detection import DeviceInfo, DeviceType
 from runner.devices.selection import DeviceChoice
-from runner.engines import entrypoint, local
+from runner.engines import common, entrypoint, local
 from runner.inference.memory import MemoryPlan
 from runner.inference.precision import PrecisionChoice
 from runner.jobs import job, spec, worker_process
@@ -206,9 +207,15 @@ class _Worker:
         pass
 
 
+@functools.cache
+def _machine() -> tuple[dict[str, Any], dict[str, str]]:
+    """What runs say of the machine and of versions: looked up once, as it takes as long as a run's work."""
+    return host.host_facts(), host.versions()
+
+
 @contextlib.contextmanager
 def _patched() -> Iterator[None]:
-    facts, found = host.host_facts(), host.versions()
+    facts, found = _machine()
     stop = SimpleNamespace(begin=lambda stop: None, is_set=lambda: False, take_signals=lambda: None)
     with contextlib.ExitStack() as stack:
         for target, name, value in (
@@ -217,6 +224,7 @@ def _patched() -> Iterator[None]:
             (job, "git_state", lambda: None),
             (entrypoint, "host_facts", lambda: facts),
             (entrypoint, "versions", lambda: found),
+            (common, "versions", lambda: found),
             (local, "prepare_sessions", _make_ready),
             (local, "Canary", _no_canary),
             (entrypoint, "StopSignal", lambda end_at_once: stop),

@@ -193,7 +193,7 @@ print(hashlib.sha256(TfrecordShards(folder, {}, ["dog"], quantize).write(0, rows
             capture_output=True,
             text=True,
             check=True,
-        ).stdout  # fmt: skip
+        ).stdout
         for name in ("one", "two")
     ]
     with contextlib.redirect_stdout(io.StringIO()) as own, pytest.MonkeyPatch.context() as patch:
