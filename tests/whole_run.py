@@ -27,7 +27,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import soundfile
 
-from runner.config.composition import compose_config
 from runner.config.schema import RunConfig
 from runner.core import files
 from runner.core.errors import RunnerError
@@ -42,6 +41,7 @@ from runner.output import formats, verify
 from runner.output.state import locks
 from runner.pipeline import decode_pool, pipeline
 from runner.vggish.framing import scaled
+from tests import configs
 
 VOLATILE = ("runner.log", "batches.parquet", "result.json")
 """Files of a run, beside those of ``.runner``, that tell of times."""
@@ -73,7 +73,7 @@ def command_arguments(data: Path, folder: Path) -> list[str]:
 
 def make_config(data: Path, run: Path, *more: str, folder: Path | None = None) -> RunConfig:
     """The configuration of such a run; see ``command_arguments``."""
-    return compose_config([*command_arguments(data, folder or run.parent.parent), f"output.dir={run}", *more])
+    return configs.make_config([*command_arguments(data, folder or run.parent.parent), f"output.dir={run}", *more])
 
 
 def session(config: RunConfig, run: Path) -> dict[str, Any] | str:

@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from runner.config.composition import compose_config
 from runner.core.errors import ConfigError, StoreError
 from runner.core.layout import (
     CLIP_PARTS,
@@ -40,6 +39,7 @@ from runner.storage import worker_lease
 from runner.storage.lease import Lease
 from runner.storage.object_store import Store
 from runner.storage.worker_lease import WorkerLease
+from tests.configs import make_config
 from tests.object_store import Fault, ObjectStore, object_store
 
 BUCKET = "bucket"
@@ -198,7 +198,7 @@ class Late:
 def worker(folder: Path, url: str, token: str, *, fenced: bool = True, plan: str = "plan") -> RemoteCommitter:
     store = {"url": url, "token": token, "plan": plan, "fenced": fenced}
     spec = {"run_dir": str(folder), "shards": [[0, 2]], "rows": ["rows"], "store": store}
-    return RemoteCommitter(spec, compose_config(["weights=random", f"output.upload_timeout_s={PATIENCE_S}"]))
+    return RemoteCommitter(spec, make_config(["weights=random", f"output.upload_timeout_s={PATIENCE_S}"]))
 
 
 def write_shard(folder: Path, who: str, examples: tuple[int, int] = (1, 1)) -> ShardEntry:
@@ -264,7 +264,7 @@ def test_a_worker_that_lost_the_output_stops_within_its_lease_whatever_its_patie
         return None
 
     quiet.fault = fault
-    config = compose_config(["weights=random", "output.upload_timeout_s=300"])
+    config = make_config(["weights=random", "output.upload_timeout_s=300"])
     spec = {"run_dir": str(tmp_path), "shards": [[0, 2]], "rows": ["rows"]}
     spec["store"] = {"url": url, "token": hold.token, "plan": "", "fenced": True}
     with ThreadPoolExecutor(1) as thread:
@@ -361,7 +361,7 @@ def test_the_npz_of_a_clip_that_is_skipped_when_its_shard_is_done_again_goes(url
 
 def an_output(folder: Path, url: str) -> RemoteRun:
     (folder / STATE).mkdir(parents=True)
-    return RemoteRun(folder, compose_config([f"output.dir={url}"]))
+    return RemoteRun(folder, make_config([f"output.dir={url}"]))
 
 
 def plan_of(name: str, done: dict[int, ShardEntry]) -> Plan:

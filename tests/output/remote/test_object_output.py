@@ -36,6 +36,7 @@ from runner.storage.object_store import Store
 from runner.storage.retry import is_transient
 from tests.commands import PROJECT, Done, start, wait_until
 from tests.commands import run as run_command
+from tests.configs import make_config
 from tests.object_store import Fault, ObjectStore, object_store
 from tests.stress.chaos import make_clips, victims
 
@@ -195,7 +196,7 @@ def refusal(url: str, folder: Path) -> str:
     """What a command that would write there is told."""
     (folder / ".runner").mkdir()
     with pytest.raises(ConfigError) as caught:
-        take(folder, compose_config([f"output.dir={url}"]))
+        take(folder, make_config([f"output.dir={url}"]))
     return str(caught.value)
 
 
@@ -358,7 +359,7 @@ def test_a_holder_is_written_anew_while_its_command_lives(memory_store: Store) -
 
 
 def test_a_worker_that_lost_the_output_commits_no_more(memory_store: Store, tmp_path: Path) -> None:
-    config = compose_config(["weights=random"])
+    config = make_config(["weights=random"])
     spec: dict[str, Any] = {"run_dir": str(tmp_path), "shards": [[0, 1]], "rows": ["of shard 0"]}
     spec["store"] = {"url": memory_store.url, "token": "ours", "plan": "", "fenced": False}
     mirror = RemoteCommitter(spec, config)
@@ -380,7 +381,7 @@ def test_shards_that_are_taken_back_lose_their_commit_objects(memory_store: Stor
     spec = {"run_dir": str(tmp_path), "shards": [[0, 1]] * 3, "rows": [""] * 3, "store": store}
     (tmp_path / STATE).mkdir()
     put_holder(memory_store, token="ours")
-    writer = RemoteCommitter(spec, compose_config(["weights=random"])).writer_kind()(tmp_path, {}, [])
+    writer = RemoteCommitter(spec, make_config(["weights=random"])).writer_kind()(tmp_path, {}, [])
     for shard in range(2):
         writer.record(ShardEntry(shard))
     writer.take_back(1)
@@ -393,7 +394,7 @@ def test_shards_that_are_taken_back_lose_their_commit_objects(memory_store: Stor
 def test_shards_of_changed_sources_lose_their_commit_objects(memory_store: Store, tmp_path: Path, clips: Path) -> None:
     data = tmp_path / "data"
     shutil.copytree(clips, data)
-    config = compose_config([f"dataset.root={data}", f"output.dir={memory_store.url}", "output.clips_per_shard=4"])
+    config = make_config([f"dataset.root={data}", f"output.dir={memory_store.url}", "output.clips_per_shard=4"])
 
     def session(folder: Path) -> tuple[RemoteRun, Plan]:
         (folder / ".runner").mkdir(parents=True)
@@ -434,7 +435,7 @@ def test_shards_with_clips_that_came_back_are_done_again_from_any_machine(
 ) -> None:
     data = tmp_path / "data"
     shutil.copytree(clips, data)
-    config = compose_config([f"dataset.root={data}", f"output.dir={memory_store.url}", "output.clips_per_shard=4"])
+    config = make_config([f"dataset.root={data}", f"output.dir={memory_store.url}", "output.clips_per_shard=4"])
 
     def begin(folder: Path) -> tuple[RemoteRun, Plan]:
         (folder / ".runner").mkdir(parents=True)

@@ -34,6 +34,7 @@ from runner.output.state.plan import Plan, check_folder, make_plan
 from runner.output.state.redo import MAY_PASS, Lost, Stores, shards_to_retry
 from runner.output.verify import shards_done
 from runner.vggish.postprocess import Postprocessor, random_pca
+from tests.configs import make_config
 from tests.conftest import PROJECT
 
 
@@ -54,7 +55,7 @@ def run(tmp_path: Path) -> Path:
 
 
 def config(data: Path, *overrides: str) -> RunConfig:
-    return compose_config([f"dataset.root={data}", "weights=random", "output.clips_per_shard=3", *overrides])
+    return make_config([f"dataset.root={data}", "weights=random", "output.clips_per_shard=3", *overrides])
 
 
 def plan(run: Path, data: Path) -> Plan:
