@@ -17,8 +17,11 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from runner.core.cache import remembered
-from tests.double.session import DoubleSession, draw_arrays, embed
+from tests.double.session import DoubleSession, draw_arrays, embed, load_checkpoint, weights_checksum
 from tests.double.tfrecords import TFRecordWriter, load_messages
+
+SITE = Path(__file__).parent / "site"
+"""Whose ``sitecustomize`` has a Ray's processes take the double, where it is on their ``PYTHONPATH``."""
 
 
 def take_the_place_of_tensorflow() -> None:
@@ -34,11 +37,12 @@ def take_the_place_of_tensorflow() -> None:
     def init_random_weights(choice: WeightsChoice) -> RandomInit | None:
         if choice.source != "random":
             return None
-        seed = choice.seed or 0
-        return RandomInit(draw_arrays(seed), f"{seed:064x}")
+        arrays = draw_arrays(choice.seed or 0)
+        return RandomInit(arrays, weights_checksum(arrays))
 
     sys.modules["tensorflow"] = _StandIn("tensorflow")
     sys.meta_path.insert(0, _WithoutPandas())
+    loading.load_checkpoint, loading.weights_checksum = load_checkpoint, weights_checksum
     startup.init_random_weights = loading.init_random_weights = init_random_weights
     builder.VGGishSession = DoubleSession
     answers.reference_embeddings = embed
@@ -50,7 +54,7 @@ def take_the_place_of_tensorflow() -> None:
 
 def take_its_place_in_rays_processes() -> None:
     """Have the actors of a Ray that this process starts do so as well."""
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent / "site"), os.environ.get("PYTHONPATH", "")])
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(SITE), os.environ.get("PYTHONPATH", "")])
 
 
 def _apart(path: Path, *arguments: Any, **options: Any) -> Any:
