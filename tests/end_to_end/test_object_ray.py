@@ -20,6 +20,7 @@ from runner.storage.object_store import Store
 from tests.commands import PROJECT, environment, run
 from tests.double.framework import SITE
 from tests.end_to_end.test_ray import ray_processes, start, words_of
+from tests.fork_server import Forked
 from tests.object_store import ObjectStore, object_store
 from tests.output.remote.test_object_output import numbers, numbers_of
 from tests.stress.chaos import make_clips
@@ -73,12 +74,12 @@ def assert_same(store: ObjectStore, prefix: str, local: dict[str, bytes]) -> Non
     assert ".runner/lease.json" not in found
 
 
-def until_shards(url: str, many: int, command: subprocess.Popen[str]) -> None:
+def until_shards(url: str, many: int, command: Forked) -> None:
     """Wait until so many are committed."""
     store, deadline = Store(url, 20), time.monotonic() + 120
     while len(store.sizes(".runner/commits")) < many:
         assert time.monotonic() < deadline
-        assert command.poll() is None, command.stdout.read()
+        assert command.poll() is None, command.out + command.err
         time.sleep(0.05)
 
 
