@@ -6,14 +6,13 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import soundfile
-from filelock import FileLock
 
 from tests.commands import PROJECT, Done, environment
 from tests.commands import run as run_command
@@ -33,21 +32,35 @@ os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"  # read by gcsfs when 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What starts commands is slow; what takes longest comes first."""
+    """What starts commands is slow; files that take longest come first, so that test processes end together."""
     for item in items:
         if item.path.parent.name == "end_to_end" or item.path.stem.startswith("test_object_"):
             item.add_marker(pytest.mark.slow)
-    items.sort(key=lambda item: item.path.parent.name != "end_to_end")
+    items.sort(key=lambda item: _turn(item.path))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_ray_at_a_time(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Modules about Ray look for its processes by their names: in test processes at once they take turns."""
-    if "PYTEST_XDIST_WORKER" not in os.environ or "ray" not in request.path.stem.split("_"):
-        yield
-        return
-    with FileLock(tmp_path_factory.getbasetemp().parent / "ray.lock"):
-        yield
+def _turn(path: Path) -> int:
+    if _is_about_ray(path):
+        return 0
+    return 1 if path.parent.name in ("end_to_end", "stress") or path.stem.startswith("test_object_") else 2
+
+
+def _is_about_ray(path: Path) -> bool:
+    return "ray" in path.stem.split("_")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Distribute files in their order; those about Ray look for its processes by name, and go to one test process."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "ray" if _is_about_ray(Path(file)) else file
+
+    config.option.loadscopereorder = False  # which would have files of few tests, mostly long ones, come last
+    return Scheduling(config, log) if config.option.dist == "loadfile" else None
 
 
 @pytest.fixture(autouse=True)
