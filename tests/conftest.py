@@ -106,6 +106,19 @@ def vggish(weights: dict[str, np.ndarray]) -> VGGishSession:
 
 
 @pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for ``paths.models`` with the reference's answers for ``weights.seed=7``, which take 8 s to compute."""
+    from runner.core.layout import CACHE
+    from runner.inference.parity import fixed_signals
+    from runner.vggish.answers import AnswerCache
+    from tests import golden
+
+    folder, known = tmp_path_factory.mktemp("models"), golden.load()
+    AnswerCache(folder / CACHE).get(str(known["weights"]), fixed_signals(), lambda windows: known["embeddings"])
+    return folder
+
+
+@pytest.fixture(scope="session")
 def new_outputs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
     """Makes a folder for ``paths.outputs`` whose MLflow database has its tables: to create them takes seconds."""
     database = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
