@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import shutil
@@ -38,12 +37,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.path.parent.name == "end_to_end" or item.path.stem.startswith("test_object_"):
             item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: _turn(item.path))
-
-
-def pytest_collection_finish() -> None:
-    """Spare each collection of garbage the look at what is imported, half a million objects."""
-    gc.collect()
-    gc.freeze()
 
 
 def _turn(path: Path) -> int:
