@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import soundfile
-from filelock import FileLock
 
 from tests.commands import PROJECT, Done, environment
 from tests.commands import run as run_command
@@ -26,25 +26,41 @@ if (
     "PYTEST_XDIST_WORKER" in os.environ
 ):  # several processes share the cores: TensorFlow's and NumPy's threads don't add up
     os.environ |= dict.fromkeys(("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # every fresh process would compile the package anew
+sys.dont_write_bytecode = False
 os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"  # read by gcsfs when imported; it needs gRPC of an emulator
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What starts commands is slow; what takes longest comes first."""
+    """What starts commands is slow; files that take longest come first, so that test processes end together."""
     for item in items:
         if item.path.parent.name == "end_to_end" or item.path.stem.startswith("test_object_"):
             item.add_marker(pytest.mark.slow)
-    items.sort(key=lambda item: item.path.parent.name != "end_to_end")
+    items.sort(key=lambda item: _turn(item.path))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_ray_at_a_time(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Modules about Ray look for its processes by their names: in test processes at once they take turns."""
-    if "PYTEST_XDIST_WORKER" not in os.environ or "ray" not in request.path.stem.split("_"):
-        yield
-        return
-    with FileLock(tmp_path_factory.getbasetemp().parent / "ray.lock"):
-        yield
+def _turn(path: Path) -> int:
+    if _is_about_ray(path):
+        return 0
+    return 1 if path.parent.name in ("end_to_end", "stress") or path.stem.startswith("test_object_") else 2
+
+
+def _is_about_ray(path: Path) -> bool:
+    return "ray" in path.stem.split("_")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Distribute files in their order; those about Ray look for its processes by name, and go to one test process."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "ray" if _is_about_ray(Path(file)) else file
+
+    config.option.loadscopereorder = False  # which would have files of few tests, mostly long ones, come last
+    return Scheduling(config, log) if config.option.dist == "loadfile" else None
 
 
 @pytest.fixture(autouse=True)
@@ -87,6 +103,19 @@ def vggish(weights: dict[str, np.ndarray]) -> VGGishSession:
     from tests.reference import make_session
 
     return make_session(weights)
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for ``paths.models`` with the reference's answers for ``weights.seed=7``, which take 8 s to compute."""
+    from runner.core.layout import CACHE
+    from runner.inference.parity import fixed_signals
+    from runner.vggish.answers import AnswerCache
+    from tests import golden
+
+    folder, known = tmp_path_factory.mktemp("models"), golden.load()
+    AnswerCache(folder / CACHE).get(str(known["weights"]), fixed_signals(), lambda windows: known["embeddings"])
+    return folder
 
 
 @pytest.fixture(scope="session")

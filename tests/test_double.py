@@ -10,10 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
+from runner.config.composition import compose_config
 from runner.config.schema import ToleranceConfig
 from runner.inference.parity import as_int16, compare, fixed_signals
 from runner.vggish.answers import Answers
 from tests.commands import PROJECT, run, run_module, start, wait_until
+from tests.configs import make_config
 from tests.double.session import draw_arrays, embed
 
 
@@ -111,3 +113,23 @@ def test_the_command_in_a_fork_is_the_command_in_a_fresh_process() -> None:
     )  # fmt: skip
     forked = run("--cfg", "job", "memory=greedy")
     assert (forked.status, forked.out) == (0, fresh.stdout)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (),
+        (
+            "precision=auto",
+            "output.formats=[parquet,npz]",
+            "output.dir=file:///a/b",
+            "weights=random",
+            "weights.seed=3",
+        ),
+        ("memory=greedy", "parity.tolerances.bfloat16={rel_err:2e-5,min_cosine:0.9,scale_err:1e-5}", "engine=ray"),
+        ("dataset=demo", "frontend.hop_s=0.48", "paths.outputs='a b'", "memory.default_batch_size.cpu=7"),
+    ],
+)
+def test_configurations_for_tests_are_those_that_hydra_composes(overrides: tuple[str, ...]) -> None:
+    assert make_config(overrides) == compose_config(overrides)
+    assert make_config(overrides) == compose_config(overrides), "the second comes from a copy"

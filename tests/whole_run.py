@@ -8,6 +8,7 @@ things are others: the worker is no process of its own, its session is plain ari
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import logging
@@ -26,7 +27,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import soundfile
 
-from runner.config.composition import compose_config
 from runner.config.schema import RunConfig
 from runner.contract.files import result_to_json
 from runner.contract.result import Decision, DeviceReport, Startup
@@ -36,7 +36,7 @@ from runner.core.errors import RunnerError
 from runner.devices import host
 from runner.devices.detection import DeviceInfo, DeviceType
 from runner.devices.selection import DeviceChoice
-from runner.engines import entrypoint, local
+from runner.engines import common, entrypoint, local
 from runner.inference.memory import MemoryPlan
 from runner.inference.precision import PrecisionChoice
 from runner.jobs import job, spec, worker_process
@@ -44,6 +44,7 @@ from runner.output import npz, verify
 from runner.output.state import locks
 from runner.pipeline import decode_process, shard_writers
 from runner.vggish.framing import scaled
+from tests import configs
 
 VOLATILE = ("runner.log", "batches.parquet", "result.json")
 """Files of a run, beside those of ``.runner``, that tell of times."""
@@ -75,7 +76,7 @@ def command_arguments(data: Path, folder: Path) -> list[str]:
 
 def make_config(data: Path, run: Path, *more: str, folder: Path | None = None) -> RunConfig:
     """The configuration of such a run; see ``command_arguments``."""
-    return compose_config([*command_arguments(data, folder or run.parent.parent), f"output.dir={run}", *more])
+    return configs.make_config([*command_arguments(data, folder or run.parent.parent), f"output.dir={run}", *more])
 
 
 def session(config: RunConfig, run: Path) -> dict[str, Any] | str:
@@ -219,9 +220,15 @@ class _Worker:
         pass
 
 
+@functools.cache
+def _machine() -> tuple[dict[str, Any], dict[str, str]]:
+    """What runs say of the machine and of versions: looked up once, as it takes as long as a run's work."""
+    return host.host_facts(), host.versions()
+
+
 @contextlib.contextmanager
 def _patched() -> Iterator[None]:
-    facts, found = host.host_facts(), host.versions()
+    facts, found = _machine()
     stop = SimpleNamespace(begin=lambda stop: None, is_set=lambda: False, take_signals=lambda: None)
     with contextlib.ExitStack() as stack:
         for target, name, value in (
@@ -230,6 +237,7 @@ def _patched() -> Iterator[None]:
             (job, "git_state", lambda: None),
             (entrypoint, "host_facts", lambda: facts),
             (entrypoint, "versions", lambda: found),
+            (common, "versions", lambda: found),
             (local, "SessionStartup", ArithmeticStartup),
             (local, "Canary", _no_canary),
             (entrypoint, "StopSignal", lambda end_at_once: stop),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -32,8 +33,9 @@ CONFIG_NAME = "config"
 _NO_OPTION = re.compile(r"Could not find '(.+)/([^/]*)'\s+Available options in '.+':((?:\n\t\S+)+)")
 
 
+@functools.cache
 def register() -> None:
-    """Register the schemas with Hydra's ConfigStore and the resolvers with OmegaConf; repeated calls are harmless."""
+    """Register the schemas with Hydra's ConfigStore and the resolvers with OmegaConf, once in a process."""
     store = ConfigStore.instance()
     for name, schema in schemas().items():
         store.store(group="schema", name=name, node=schema)

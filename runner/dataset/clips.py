@@ -74,5 +74,6 @@ def labels_of(path: Path) -> list[str]:
     """Return the distinct labels in a manifest."""
     import pyarrow.parquet as pq
 
-    labels: list[str] = pq.read_table(path, columns=["label"])["label"].unique().drop_null().to_pylist()
+    with pq.ParquetFile(path) as file:  # read_table would import pandas
+        labels: list[str] = file.read(columns=["label"])["label"].unique().drop_null().to_pylist()
     return labels

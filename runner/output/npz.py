@@ -92,7 +92,7 @@ class NpzFiles:
             self._add(file, "embedding", np.dtype(np.float32), blocks(row.embeddings), row.examples)
             if self._extra:
                 processed = map(self._extra.process, blocks(row.embeddings))
-                dtype = np.dtype(POSTPROCESSED_TYPES[self._extra.column].to_pandas_dtype())
+                dtype = POSTPROCESSED_TYPES[self._extra.column]
                 self._add(file, self._extra.column, dtype, processed, row.examples)
             small = {
                 "start_s": row.start_s + self._hop_s * np.arange(row.examples),

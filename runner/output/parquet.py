@@ -18,7 +18,10 @@ from runner.vggish.constants import EMBEDDING_SIZE
 if TYPE_CHECKING:
     from runner.output.rows import ClipRow, PostprocessedColumn, RowGroup
 
-POSTPROCESSED_TYPES = {"embedding_pca": pa.float32(), "embedding_u8": pa.uint8()}
+POSTPROCESSED_TYPES: dict[str, np.dtype[Any]] = {
+    "embedding_pca": np.dtype(np.float32),
+    "embedding_u8": np.dtype(np.uint8),
+}
 """The post-processed columns and their types."""
 
 
@@ -73,7 +76,7 @@ def embedding_schema(extra: str | None = None) -> pa.Schema:
         ("embedding", pa.list_(pa.float32(), EMBEDDING_SIZE)),
     ]
     if extra:
-        fields.append((extra, pa.list_(POSTPROCESSED_TYPES[extra], EMBEDDING_SIZE)))
+        fields.append((extra, pa.list_(pa.from_numpy_dtype(POSTPROCESSED_TYPES[extra]), EMBEDDING_SIZE)))
     return pa.schema(fields)
 
 
@@ -94,7 +97,7 @@ def embedding_table(group: RowGroup, hop_s: float, extra: PostprocessedColumn | 
         pa.array(starts.astype(np.float64)),
         pa.array(padded),
         pa.array([row.label for row in rows], pa.string()).take(row_of_example),
-        _vectors(embeddings, pa.float32()),
+        _vectors(embeddings, np.dtype(np.float32)),
     ]
     if extra:
         columns.append(_vectors([extra.process(block) for block in embeddings], POSTPROCESSED_TYPES[extra.column]))
@@ -106,8 +109,6 @@ def parquet_metadata(metadata: Mapping[str, str]) -> dict[bytes, bytes]:
     return {f"vggish_runner.{key}".encode(): value.encode() for key, value in metadata.items()}
 
 
-def _vectors(arrays: Sequence[Any], dtype: pa.DataType) -> pa.Array:
+def _vectors(arrays: Sequence[Any], dtype: np.dtype[Any]) -> pa.Array:
     values = np.concatenate(arrays) if arrays else np.empty((0, EMBEDDING_SIZE))
-    return pa.FixedSizeListArray.from_arrays(
-        pa.array(values.reshape(-1).astype(dtype.to_pandas_dtype(), copy=False)), EMBEDDING_SIZE
-    )
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1).astype(dtype, copy=False)), EMBEDDING_SIZE)

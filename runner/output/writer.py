@@ -173,7 +173,8 @@ def write_clips_table(folder: Path, committed: Mapping[int, ShardEntry], metadat
     schema = CLIP_SCHEMA.with_metadata(parquet_metadata(metadata))
     with atomic(layout.clips) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as clips:
         for shard in sorted(committed):
-            clips.write_table(pq.read_table(folder / ShardEntry(shard).clips_file).cast(CLIP_SCHEMA))
+            with pq.ParquetFile(folder / ShardEntry(shard).clips_file) as rows:  # read_table would import pandas
+                clips.write_table(rows.read().cast(CLIP_SCHEMA))
 
 
 def _counts(rows: Sequence[ClipRow]) -> ShardCounts:

@@ -15,6 +15,7 @@ from runner.core.errors import ConfigError, DatasetError
 from runner.dataset.frozen_listing import list_clips, listing_of_sweep, read_or_create
 from runner.dataset.manifest import build_manifest
 from runner.dataset.table import Manifest
+from tests.configs import make_config
 from tests.object_store import StoreServer, object_store
 
 BUCKET = "listings"
@@ -38,7 +39,7 @@ def data(tmp_path: Path) -> Path:
 
 def config(data: object, part: str = "1/2", *overrides: str) -> RunConfig:
     settings = (f"dataset.root={data}", f"dataset.partition={part}", "output.clips_per_shard=2", "weights=random")
-    return compose_config(["dataset=folder", *settings, *overrides])
+    return make_config(["dataset=folder", *settings, *overrides])
 
 
 def clips(manifest: Manifest) -> list[str]:

@@ -1,13 +1,13 @@
 """What the double puts in the place of TensorFlow, in its worker's process.
 
 The few questions that the runner asks of TensorFlow around a session are answered here: there are no GPUs.  Whatever
-else is asked of it is an ``AttributeError`` that names it.  TFRecords are TensorFlow's own, which they alone import.
+else is asked of it is an ``AttributeError`` that names it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib
+import functools
 import importlib.metadata
 import logging
 import os
@@ -17,7 +17,11 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from runner.core.cache import remembered
-from tests.double.session import DoubleProgram, DoubleSession, draw_arrays, embed
+from tests.double.session import DoubleProgram, DoubleSession, draw_arrays, embed, load_checkpoint, weights_checksum
+from tests.double.tfrecords import TFRecordWriter, load_messages
+
+SITE = Path(__file__).parent / "site"
+"""Whose ``sitecustomize`` has a Ray's processes take the double, where it is on their ``PYTHONPATH``."""
 
 
 def take_the_place_of_tensorflow() -> None:
@@ -25,7 +29,6 @@ def take_the_place_of_tensorflow() -> None:
     from runner.devices import load
     from runner.engines import local
     from runner.inference import builder, startup
-    from runner.output import formats
     from runner.vggish import answers
     from runner.weights import loading
     from runner.weights.loading import RandomInit
@@ -34,11 +37,12 @@ def take_the_place_of_tensorflow() -> None:
     def init_random_weights(choice: WeightsChoice) -> RandomInit | None:
         if choice.source != "random":
             return None
-        seed = choice.seed or 0
-        return RandomInit(draw_arrays(seed), f"{seed:064x}")
+        arrays = draw_arrays(choice.seed or 0)
+        return RandomInit(arrays, weights_checksum(arrays))
 
     sys.modules["tensorflow"] = _StandIn("tensorflow")
-    formats.TfrecordShards = _with_tensorflow(formats.TfrecordShards)
+    sys.meta_path.insert(0, _WithoutPandas())
+    loading.load_checkpoint, loading.weights_checksum = load_checkpoint, weights_checksum
     startup.init_random_weights = loading.init_random_weights = init_random_weights
     builder.Program, builder.VGGishSession = DoubleProgram, DoubleSession
     answers.reference_embeddings = embed
@@ -50,12 +54,21 @@ def take_the_place_of_tensorflow() -> None:
 
 def take_its_place_in_rays_processes() -> None:
     """Have the actors of a Ray that this process starts do so as well."""
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent / "site"), os.environ.get("PYTHONPATH", "")])
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(SITE), os.environ.get("PYTHONPATH", "")])
 
 
 def _apart(path: Path, *arguments: Any, **options: Any) -> Any:
     """``runner.core.cache.remembered`` in a file of the double's own: real runs must not find its figures."""
     return remembered(path.with_name(f"double-{path.name}"), *arguments, **options)
+
+
+class _WithoutPandas:
+    """Says that there is no pandas: the worker has no need of it, and pyarrow would import it, which takes 0.3 s."""
+
+    @staticmethod
+    def find_spec(name: str, path: object = None, target: object = None) -> None:
+        if name == "pandas":
+            raise ModuleNotFoundError(name, name=name)
 
 
 class _StandIn(ModuleType):
@@ -73,6 +86,12 @@ class _StandIn(ModuleType):
     )
     test = SimpleNamespace(is_built_with_cuda=lambda: False)
 
+    io = SimpleNamespace(TFRecordWriter=TFRecordWriter)
+
+    @functools.cached_property
+    def train(self) -> SimpleNamespace:
+        return load_messages()
+
     @staticmethod
     def get_logger() -> logging.Logger:
         return logging.getLogger("tensorflow")
@@ -80,15 +99,3 @@ class _StandIn(ModuleType):
     @staticmethod
     def device(name: str) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
-
-
-def _with_tensorflow(kind: Any) -> Any:
-    """The format that writes TFRecords, made where the real TensorFlow is the module of that name."""
-
-    def make(*arguments: Any, **options: Any) -> Any:
-        if isinstance(sys.modules["tensorflow"], _StandIn):
-            del sys.modules["tensorflow"]
-            importlib.import_module("tensorflow")
-        return kind(*arguments, **options)
-
-    return make

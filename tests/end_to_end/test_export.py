@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from runner.inference.session import VGGishSession
 from tests.commands import Done, run_module
 
 pytestmark = pytest.mark.slow
@@ -45,12 +46,16 @@ def close(found: np.ndarray, expected: np.ndarray) -> bool:
     return found.shape == expected.shape and bool(np.abs(found - expected).max() <= 5e-6 * np.abs(expected).max())
 
 
-def test_a_fresh_process_gets_the_runners_numbers(tmp_path: Path) -> None:
-    from runner.vggish.arrays import random_weights, weights_checksum
+def test_a_fresh_process_gets_the_runners_numbers(
+    weights: dict[str, np.ndarray], vggish: VGGishSession, models: Path, tmp_path: Path
+) -> None:
+    from runner.vggish.arrays import weights_checksum
     from runner.vggish.frontend import log_mel
-    from tests.reference import make_session
 
-    done = export("weights=random", "weights.seed=4", f"output.dir={tmp_path / 'model'}", "frontend.hop_s=0.48")
+    done = export(
+        *("weights=random", "weights.seed=7", f"paths.models={models}"),
+        *(f"output.dir={tmp_path / 'model'}", "frontend.hop_s=0.48"),
+    )
     assert done.status == 0, done.err
     assert "tf.saved_model.load" in done.out
     assert "not meaningful" in done.err
@@ -66,14 +71,13 @@ def test_a_fresh_process_gets_the_runners_numbers(tmp_path: Path) -> None:
     command = [sys.executable, "-c", READER, str(tmp_path / "model"), str(tmp_path / "given.npz"), str(answer)]
     subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": ""}, check=True, timeout=300)
     found = np.load(answer)
-    session = make_session(random_weights(4))
-    expected = np.stack([session.embed_waveform(row, 16_000, hop_s=0.48) for row in batch])
+    expected = np.stack([vggish.embed_waveform(row, 16_000, hop_s=0.48) for row in batch])
     assert expected.shape == (3, 4, 128)
     assert close(found["batch"], expected)
     assert close(found["default"], expected)
     assert close(found["clip"], expected[0])
-    assert close(found["short"], session.embed_waveform(batch[0, :900], 16_000))
-    assert close(found["examples"], session.embed_examples(patches[:1]))
+    assert close(found["short"], vggish.embed_waveform(batch[0, :900], 16_000))
+    assert close(found["examples"], vggish.embed_examples(patches[:1]))
     no_waveform = np.array([[0, 0, 1, 1], [0, 0, 0, 0], [1, 0, 0, 0]], bool)[:, :, None]
     assert np.array_equal(np.isnan(found["harmed"]), np.broadcast_to(no_waveform, expected.shape))
     assert close(np.where(no_waveform, 0, found["harmed"]), np.where(no_waveform, 0, expected))
@@ -83,7 +87,7 @@ def test_a_fresh_process_gets_the_runners_numbers(tmp_path: Path) -> None:
     assert not np.isnan(found["harmed_mel"][[0, 2]]).any()
     metadata = json.loads(str(found["metadata"]))
     assert metadata == json.loads((tmp_path / "model" / "metadata.json").read_text())
-    assert metadata["weights"]["checksum"] == weights_checksum(random_weights(4))
+    assert metadata["weights"]["checksum"] == weights_checksum(weights)
     assert (metadata["hop_s"], metadata["sample_rate"], metadata["parity"]["passed"]) == (0.48, 16_000, True)
     again = export("weights=random", f"output.dir={tmp_path / 'model'}")
     assert again.status == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -16,12 +17,13 @@ import psutil
 import pytest
 
 from runner.storage.object_store import ObjectStore
-from tests.commands import environment, run, run_real
+from tests.commands import PROJECT, environment, run
+from tests.double.framework import SITE
 from tests.end_to_end.test_ray import ray_processes, start, words_of
+from tests.fork_server import Forked
 from tests.object_store import StoreServer, object_store
 from tests.output.remote.test_object_output import numbers, numbers_of
 from tests.stress.chaos import make_clips
-from tests.vggish.test_checkpoint import save
 
 pytestmark = pytest.mark.slow
 BUCKET, SHARDS, A_SHARD = "ray", 8, 3
@@ -72,12 +74,12 @@ def assert_same(store: StoreServer, prefix: str, local: dict[str, bytes]) -> Non
     assert ".runner/lease.json" not in found
 
 
-def until_shards(url: str, many: int, command: subprocess.Popen[str]) -> None:
+def until_shards(url: str, many: int, command: Forked) -> None:
     """Wait until so many are committed."""
     store, deadline = ObjectStore(url, 20), time.monotonic() + 120
     while len(store.list_recursive(".runner/commits")) < many:
         assert time.monotonic() < deadline
-        assert command.poll() is None, command.stdout.read()
+        assert command.poll() is None, command.out + command.err
         time.sleep(0.05)
 
 
@@ -114,24 +116,24 @@ def test_an_actor_and_then_the_driver_killed_and_their_folder_lost(
 
 def test_actors_on_a_machine_that_sees_none_of_the_drivers_folders(store: StoreServer, tmp_path: Path) -> None:
     """Neither the working folder nor the weights: only Ray and the store connect the two; then the local engine."""
-    from runner.vggish.arrays import random_weights
-
     hidden = tmp_path / "hidden"
     hidden.mkdir()
-    path = save(random_weights(3), hidden / "model.ckpt", "V2")
+    path = hidden / "model.ckpt"
+    for part in ("index", "data-00000-of-00001"):
+        path.with_name(f"{path.name}.{part}").write_bytes(random.Random(part).randbytes(100_000))
     weights = ("weights=file", f"weights.path={path}", "output.postprocess=pca")
     pca = hidden / "pca.npz"
     save_pca(pca)
     settings = (*SETTINGS, *weights, f"weights.pca_path={pca}")
     with blind_cluster(hidden) as address:
         url = f"s3://{BUCKET}/blind"
-        done = run_real(
+        done = run(
             *(*settings, "engine=ray", f"engine.address={address}", f"output.dir={url}"),
             *(f"paths.outputs={hidden}/outputs", f"paths.models={hidden}/models"),
         )
     assert done.status == 0, done.out + done.err
     assert "1 on cpu" in done.out
-    same = run_real(*settings, f"output.dir={tmp_path}/local")
+    same = run(*settings, f"output.dir={tmp_path}/local")
     assert same.status == 0, same.err
     assert_same(store, "blind", numbers_of(tmp_path / "local"))
 
@@ -161,7 +163,10 @@ def blind_cluster(hidden: Path) -> Iterator[str]:
         joins = f"{ray} start --address={cluster.address} --num-cpus=1 --object-store-memory={100 << 20} --block"
         command = [*hides[:-1], f"mount -t tmpfs none {hidden} && exec {joins}"]
         known = ray_processes()
-        machine = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        path = os.pathsep.join([str(SITE), str(PROJECT)])  # actors are the double's
+        machine = subprocess.Popen(
+            command, env=environment(PYTHONPATH=path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         try:
             deadline = time.monotonic() + 60
             while not any("raylet" in words_of(pid) for pid in ray_processes() - known):

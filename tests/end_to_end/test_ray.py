@@ -6,8 +6,6 @@ Deaths of actors and machines are in ``tests/engines/ray/test_ray_elastic.py``, 
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,8 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from tests.commands import DOUBLE
-from tests.conftest import PROJECT, environment, run_command
+from tests import commands
+from tests.conftest import run_command
+from tests.fork_server import Forked
 
 SETTINGS = ("device=cpu", "weights=random", "tracking=none", "profile=off", "output.clips_per_shard=4")
 
@@ -77,28 +76,21 @@ def words_of(pid: int) -> str:
         return ""
 
 
-def until_the_first_shard(run_dir: Path, *arguments: str) -> subprocess.Popen:
+def until_the_first_shard(run_dir: Path, *arguments: str) -> Forked:
     """``python -m runner engine=ray`` with these arguments, at work: its journal has a line."""
     command = start(*arguments)
     journal = run_dir / ".runner" / "journal.jsonl"
     deadline = time.monotonic() + 180
     while not (journal.exists() and journal.read_text().count("\n") >= 1):
         assert time.monotonic() < deadline
-        assert command.poll() is None, command.stdout.read()
+        assert command.poll() is None, command.out + command.err
         time.sleep(0.05)
     return command
 
 
-def start(*arguments: str) -> subprocess.Popen:
+def start(*arguments: str) -> Forked:
     """``python -m runner engine=ray`` with these arguments, begun."""
-    return subprocess.Popen(
-        [sys.executable, "-m", DOUBLE, "engine=ray", *arguments],
-        cwd=PROJECT,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    return commands.start("engine=ray", *arguments, new_session=False)
 
 
 @pytest.mark.slow

@@ -60,9 +60,9 @@ def test_installed_weights_go_to_the_cache_and_runs_to_the_working_folder(instal
     assert "outputs: /outputs" in shown.stdout
 
 
-def test_the_installed_runner_embeds(installed: Path, few_clips: Path, tmp_path: Path) -> None:
-    settings = ("weights=random", "tracking=none", "device=cpu", f"paths.outputs={tmp_path}/outputs")
-    done = run(installed, f"dataset.root={few_clips}", *settings)
+def test_the_installed_runner_embeds(installed: Path, few_clips: Path, models: Path, tmp_path: Path) -> None:
+    settings = ("weights=random", "weights.seed=7", "tracking=none", "device=cpu", f"paths.outputs={tmp_path}/outputs")
+    done = run(installed, f"dataset.root={few_clips}", f"paths.models={models}", *settings)
     assert done.returncode == 0, done.stderr
     assert "6 of 6 embedded" in done.stdout
     assert len(list(tmp_path.glob("outputs/runs/*/*/plots/embeddings.html"))) == 1  # from a template of the package

@@ -171,7 +171,11 @@ def test_no_two_clips_have_one_npz_nor_one_the_others_for_a_folder(made: list[li
 
 @pytest.mark.slow
 def test_tfrecords_are_the_same_bytes_in_every_process(tmp_path: Path) -> None:
-    """A protobuf map has another order in each process: a run that is resumed must not differ for that."""
+    """A protobuf map has another order in each process: a run that is resumed must not differ for that.
+
+    The other processes have ``tests.double.tfrecords`` for TensorFlow, which must write what TensorFlow does.
+    """
+    double = "from tests.double.framework import take_the_place_of_tensorflow as take; take()"
     code = """
 import hashlib, sys
 from pathlib import Path
@@ -184,7 +188,11 @@ print(hashlib.sha256(TfrecordShards(folder, {}, ["dog"], quantize).write(0, rows
 """
     digests = [
         subprocess.run(
-            [sys.executable, "-c", code, str(tmp_path / name)], cwd=PROJECT, capture_output=True, text=True, check=True
+            [sys.executable, "-c", double + code, str(tmp_path / name)],
+            cwd=PROJECT,
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout
         for name in ("one", "two")
     ]

@@ -17,7 +17,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from runner.config.composition import compose_config
 from runner.contract.spec import RemoteHandle
 from runner.core.errors import ConfigError, StoreError
 from runner.core.files import FileDigest, digest_file
@@ -35,6 +34,7 @@ from runner.storage.lease import Lease
 from runner.storage.lease_owner import LeaseOwner
 from runner.storage.object_store import ObjectStore
 from runner.storage.worker_lease import WorkerLease
+from tests.configs import make_config
 from tests.object_store import Fault, StoreServer, object_store
 from tests.results import make_spec
 
@@ -192,7 +192,7 @@ class Late:
 
 
 def worker(folder: Path, url: str, token: str, *, fenced: bool = True, plan: str = "plan") -> RemoteCommitter:
-    config = compose_config(["weights=random", f"output.upload_timeout_s={PATIENCE_S}"])
+    config = make_config(["weights=random", f"output.upload_timeout_s={PATIENCE_S}"])
     remote = RemoteHandle(url, token, plan, fenced)
     return RemoteCommitter(make_spec(folder, config, remote=remote))
 
@@ -260,7 +260,7 @@ def test_a_worker_that_lost_the_output_stops_within_its_lease_whatever_its_patie
         return None
 
     quiet.fault = fault
-    config = compose_config(["weights=random", "output.upload_timeout_s=300"])
+    config = make_config(["weights=random", "output.upload_timeout_s=300"])
     spec = make_spec(tmp_path, config, remote=RemoteHandle(url, hold.token, "", True))
     with ThreadPoolExecutor(1) as thread:
         ending = thread.submit(RemoteCommitter(spec).commit, write_shard(tmp_path, "the first"))
@@ -357,7 +357,7 @@ def test_the_npz_of_a_clip_that_is_skipped_when_its_shard_is_done_again_goes(url
 
 def an_output(folder: Path, url: str) -> RemoteRun:
     (folder / RunLayout.state).mkdir(parents=True)
-    return RemoteRun(folder, compose_config([f"output.dir={url}"]))
+    return RemoteRun(folder, make_config([f"output.dir={url}"]))
 
 
 def plan_of(name: str, done: dict[int, ShardEntry]) -> Plan:

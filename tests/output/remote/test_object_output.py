@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from runner.config.composition import _run_dir, compose_config
+from runner.config.composition import _run_dir
 from runner.contract.spec import RemoteHandle
 from runner.core.errors import ConfigError, StoreError
 from runner.core.files import FileDigest, digest_file
@@ -41,6 +41,7 @@ from runner.storage.object_store import ObjectStore
 from runner.storage.retry import is_transient
 from tests.commands import PROJECT, Done, start, wait_until
 from tests.commands import run as run_command
+from tests.configs import make_config
 from tests.object_store import Fault, StoreServer, object_store
 from tests.results import make_spec
 from tests.stress.chaos import make_clips, victims
@@ -201,7 +202,7 @@ def refusal(url: str, folder: Path) -> str:
     """What a command that would write there is told."""
     (folder / ".runner").mkdir()
     with pytest.raises(ConfigError) as caught:
-        open_remote_run(folder, compose_config([f"output.dir={url}"]))
+        open_remote_run(folder, make_config([f"output.dir={url}"]))
     return str(caught.value)
 
 
@@ -233,16 +234,16 @@ def test_a_folder_of_something_else_is_refused(quiet: StoreServer, tmp_path: Pat
 
 def test_a_put_takes_some_time() -> None:
     with pytest.raises(ConfigError, match=r"output\.upload_timeout_s=0"):
-        compose_config(["output.dir=s3://bucket/run", "output.upload_timeout_s=0"])
+        make_config(["output.dir=s3://bucket/run", "output.upload_timeout_s=0"])
 
 
 def test_a_repository_of_commits_is_no_output() -> None:
     with pytest.raises(ConfigError, match="each put would be a commit"):
-        compose_config(["output.dir=hf://datasets/somebody/clips"])
+        make_config(["output.dir=hf://datasets/somebody/clips"])
 
 
 def test_a_file_url_is_a_path() -> None:
-    assert compose_config(["output.dir=file:///a/b"]).output.dir == "/a/b"
+    assert make_config(["output.dir=file:///a/b"]).output.dir == "/a/b"
     assert _run_dir("file:///a/b%20c", "outputs", "runs", "day", "time") == "/a/b c"
     assert _run_dir("s3://x/run", "outputs", "runs", "day", "time").startswith("outputs/stores/run-")
 
@@ -366,7 +367,7 @@ def test_a_holder_is_written_anew_while_its_command_lives(memory_store: ObjectSt
 
 def test_a_worker_that_lost_the_output_commits_no_more(memory_store: ObjectStore, tmp_path: Path) -> None:
     remote = RemoteHandle(memory_store.url, "ours", plan="", fenced=False)
-    config = compose_config(["weights=random"])
+    config = make_config(["weights=random"])
     committer = RemoteCommitter(
         make_spec(tmp_path, config, shards=(Span(0, 1),), row_digests=("of shard 0",), remote=remote)
     )
@@ -386,7 +387,7 @@ def test_a_worker_that_lost_the_output_commits_no_more(memory_store: ObjectStore
 def test_shards_that_are_taken_back_lose_their_commit_objects(memory_store: ObjectStore, tmp_path: Path) -> None:
     remote = RemoteHandle(memory_store.url, "ours", plan="", fenced=False)
     spec = make_spec(
-        tmp_path, compose_config(["weights=random"]), shards=(Span(0, 1),) * 3, row_digests=("",) * 3, remote=remote
+        tmp_path, make_config(["weights=random"]), shards=(Span(0, 1),) * 3, row_digests=("",) * 3, remote=remote
     )
     (tmp_path / RunLayout.state).mkdir()
     put_holder(memory_store, token="ours")
@@ -406,7 +407,7 @@ def test_shards_of_changed_sources_lose_their_commit_objects(
 ) -> None:
     data = tmp_path / "data"
     shutil.copytree(clips, data)
-    config = compose_config([f"dataset.root={data}", f"output.dir={memory_store.url}", "output.clips_per_shard=4"])
+    config = make_config([f"dataset.root={data}", f"output.dir={memory_store.url}", "output.clips_per_shard=4"])
 
     def session(folder: Path) -> tuple[RemoteRun, Plan]:
         (folder / ".runner").mkdir(parents=True)
@@ -449,7 +450,7 @@ def test_shards_with_clips_that_came_back_are_done_again_from_any_machine(
 ) -> None:
     data = tmp_path / "data"
     shutil.copytree(clips, data)
-    config = compose_config([f"dataset.root={data}", f"output.dir={memory_store.url}", "output.clips_per_shard=4"])
+    config = make_config([f"dataset.root={data}", f"output.dir={memory_store.url}", "output.clips_per_shard=4"])
 
     def begin(folder: Path) -> tuple[RemoteRun, Plan]:
         (folder / ".runner").mkdir(parents=True)

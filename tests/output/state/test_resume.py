@@ -35,6 +35,7 @@ from runner.output.state.plan_file import check_output_folder
 from runner.output.state.rerun import TRANSIENT_REASONS, ObjectProbe, SkippedClip, shards_to_retry
 from runner.output.verify import load_committed_shards
 from runner.vggish.postprocess import Postprocessor, random_pca
+from tests.configs import make_config
 from tests.conftest import PROJECT
 
 
@@ -55,7 +56,7 @@ def run(tmp_path: Path) -> Path:
 
 
 def config(data: Path, *overrides: str) -> RunConfig:
-    return compose_config([f"dataset.root={data}", "weights=random", "output.clips_per_shard=3", *overrides])
+    return make_config([f"dataset.root={data}", "weights=random", "output.clips_per_shard=3", *overrides])
 
 
 def plan(run: Path, data: Path) -> Plan:
