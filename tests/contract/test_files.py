@@ -66,7 +66,7 @@ def test_the_file_is_flat_and_leaves_out_what_is_not_known(tmp_path: Path) -> No
 
 
 def spec(folder: Path) -> RunSpec:
-    part = PartitionInfo(1, 2, "e", 9, (0, 2), (1, 2), ("a",))
+    part = PartitionInfo(1, 2, "e", 9, [0, 2], [1, 2], ["a"])
     return RunSpec(
         config=compose_config(["weights=random", "dataset=demo", "engine=ray"]),
         run_dir=folder,
