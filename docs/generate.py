@@ -70,8 +70,8 @@ def _group(group: str, default: str | None) -> str:
         node = compose(f"{group}/{option}")[group] if default else None  # None: a setup of several groups
         meanings = _attribute_docstrings(OmegaConf.get_type(node)) if default else {}
         for field in fields(OmegaConf.get_type(node)) if default else ():
-            value = OmegaConf.to_container(node, resolve=False)[field.name]
-            keys[field.name, str(field.type), meanings[field.name]][_as_yaml(value)].append(option)
+            if (value := OmegaConf.to_container(node, resolve=False)[field.name]) != option:
+                keys[field.name, str(field.type), meanings.get(field.name, "")][_as_yaml(value)].append(option)
     lines += ["", "| key | type | default | meaning |", "| --- | --- | --- | --- |"] if default else []
     for (key, kind, meaning), values in keys.items():
         everywhere = len(values) == 1 and len(options) in map(len, values.values())
