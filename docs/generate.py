@@ -14,6 +14,7 @@ import textwrap
 import warnings
 from collections import defaultdict
 from dataclasses import fields, is_dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -84,7 +85,7 @@ def _attribute_docstrings(schema: type) -> dict[str, str]:
     found = {}
     for base in filter(is_dataclass, reversed(schema.__mro__)):
         body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0].body  # type: ignore[attr-defined]
-        for field, below in zip(body, body[1:], strict=False):
+        for field, below in pairwise(body):
             if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr):
                 found[ast.unparse(field.target)] = " ".join(ast.literal_eval(below.value).split())
     return found
