@@ -73,7 +73,7 @@ def _group(group: str, default: str | None) -> str:
         for field in fields(OmegaConf.get_type(node)) if default else ():
             if (value := OmegaConf.to_container(node, resolve=False)[field.name]) != option:
                 keys[field.name, str(field.type), meanings.get(field.name, "")][_as_yaml(value)].append(option)
-    lines += ["", "| key | type | default | meaning |", "| --- | --- | --- | --- |"] if default else []
+    lines += ["", "| key | type | default | meaning |", "| --- | --- | --- | --- |"] if keys else []
     for (key, kind, meaning), values in keys.items():
         everywhere = len(values) == 1 and len(options) in map(len, values.values())
         shown = [value if everywhere else f"{value} ({', '.join(where)})" for value, where in values.items()]
