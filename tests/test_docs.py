@@ -73,7 +73,7 @@ def test_a_command_of_the_documentation_composes(
     several = [word for word in words if "," in word and "[" not in word]
     single = [word.partition(",")[0] if word in several else word for word in words if word != "-m"]
     config = compose_config(["hydra.mode=RUN" if word.startswith("hydra.mode") else word for word in single])
-    assert config.engine.kind in ("local", "ray")
+    assert config.engine.name in ("local", "ray")
 
 
 KEYS = {f"{group.partition('_')[0]}.{field.name}" for group, schema in SCHEMAS.items() for field in fields(schema)} | {

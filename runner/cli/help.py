@@ -14,7 +14,6 @@ _GROUPS = (
     "weights",
     "dataset",
     "frontend",
-    "output",
     "parity",
     "engine",
     "profile",
@@ -34,6 +33,7 @@ _KEYS = """\
 Often set
   dataset.root=DIR                 the folder of recordings, or s3://… (unset: the demo clips)
   output.dir=DIR                   where the run's files go, a folder or s3://… (unset: a new folder under outputs/)
+  output.formats=[parquet,npz]     any of parquet (the default), npz, tfrecord (with output.postprocess=audioset)
   memory.batch_size=N|auto         examples a batch (auto: measured); memory.decode_workers=N, memory.queue_depth=N
   device.index=N|all               which of several GPUs; device.strict=true makes an absent device an error
   weights.path=FILE                the checkpoint, with weights=file

@@ -136,7 +136,7 @@ def _baseline(rows: Sequence[Row], metric: str, rule: str) -> Row:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print or write the report; exit status 1 if a rule is broken or nothing can be read."""
     options = _parser().parse_args(arguments)
-    tracking = TrackingConfig(kind="local", uri=options.uri, experiment=options.experiment)
+    tracking = TrackingConfig(name="local", uri=options.uri, experiment=options.experiment)
     try:
         uri = store_uri(tracking, default_outputs())
         if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():

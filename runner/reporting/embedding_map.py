@@ -104,7 +104,7 @@ def umap(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
     try:
         from umap import UMAP
     except ImportError as error:
-        raise ImportError("profile.map=umap needs the extra: pip install 'vggish-runner[umap]'") from error
+        raise ImportError("profile.projection=umap needs the extra: pip install 'vggish-runner[umap]'") from error
     return np.asarray(UMAP(random_state=0).fit_transform(vectors), np.float64)
 
 

@@ -77,8 +77,8 @@ def logged_with(run_dir: Path, uri: str | None) -> RunConfig:
         raise RunnerError(f"{run_dir} has no readable result.json ({error}): give the folder of a run") from error
     if uri:
         return replace(config, tracking=replace(config.tracking, uri=uri))
-    if config.tracking.kind == "none":
-        return replace(config, tracking=replace(config.tracking, kind="local"))
+    if config.tracking.name == "none":
+        return replace(config, tracking=replace(config.tracking, name="local"))
     return config
 
 

@@ -14,7 +14,7 @@ def test_help_is_for_a_person_and_imports_nothing_heavy() -> None:
     done = run("--help")
     assert done.status == 0
     assert "schema" not in done.out
-    for group in ("device", "memory", "precision", "weights", "dataset", "output", "tracking", "experiment"):
+    for group in ("device", "memory", "precision", "weights", "dataset", "parity", "tracking", "experiment"):
         assert f"\n  {group}\n" in done.out
     for option in ("auto", "metal", "conservative", "greedy", "bfloat16", "audioset", "manifest", "device_sweep"):
         assert option in done.out

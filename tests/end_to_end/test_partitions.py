@@ -11,8 +11,8 @@ import pytest
 import soundfile
 
 from runner.cli.merge import main as merge
+from runner.config.groups.dataset import parse_partition
 from runner.config.schema import FolderDataset
-from runner.config.validation import parse_partition
 from runner.core.errors import ConfigError, DatasetError
 from runner.dataset.manifest import build_manifest, select_partition
 from tests.commands import run
