@@ -18,7 +18,7 @@ import yaml
 from runner.audio.reader import REASONS
 from runner.cli.run import COMMANDS, main
 from runner.config.composition import compose_config
-from runner.config.schema import SCHEMAS, RunConfig
+from runner.config.schema import GROUPS, schemas
 from runner.core.metrics import metric_of
 from runner.inference.session import VGGishSession
 from runner.output.formats import embedding_schema
@@ -76,10 +76,7 @@ def test_a_command_of_the_documentation_composes(
     assert config.engine.name in ("local", "ray")
 
 
-KEYS = {f"{group.partition('_')[0]}.{field.name}" for group, schema in SCHEMAS.items() for field in fields(schema)} | {
-    f"paths.{name}" for name in ("models", "outputs")
-}
-
+KEYS = {f"{name.partition('_')[0]}.{field.name}" for name, schema in schemas().items() for field in fields(schema)}
 
 RECORDED = {"device.requested", "device.effective", "device.fallback_reason", "device.considered"} | {
     "precision.requested", "parity.measured_by"
@@ -90,8 +87,7 @@ RECORDED = {"device.requested", "device.effective", "device.fallback_reason", "d
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
 def test_the_keys_modules_and_commands_that_a_page_names_exist(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    groups = "|".join(field.name for field in fields(RunConfig))
-    keys = set(re.findall(rf"[`\s']((?:{groups})\.[a-z]\w*)[`=]", text))
+    keys = set(re.findall(rf"[`\s']((?:{'|'.join(GROUPS)})\.[a-z]\w*)[`=]", text))
     assert keys - KEYS - RECORDED == set()
     files = re.findall(r"`((?:runner|tests|benchmarks|conf)/[\w./]*)", text)
     assert [file for file in files if not (PROJECT / file).exists()] == []
