@@ -19,15 +19,12 @@ from runner.core.cleanup import cleanup
 from runner.core.errors import RunnerError
 from runner.core.printable import printable
 from runner.core.redact import without_credentials
-from runner.core.stop_signals import Requests, leave_terminal, take
-from runner.reporting.advice import setting
+from runner.core.stop_signals import INTERRUPTED, Requests, leave_terminal, take
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from runner.reporting.advice import Result
-
-_INTERRUPTED = 130
 
 COMMANDS = {
     name: f"runner.cli.{name}" for name in ("doctor", "duplicates", "export", "merge", "report", "search", "track")
@@ -52,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             return _main(arguments)
         except (KeyboardInterrupt, RunInterrupted) as stopped:
-            return stopped.exit_status if isinstance(stopped, RunInterrupted) else _INTERRUPTED
+            return stopped.exit_status if isinstance(stopped, RunInterrupted) else INTERRUPTED
         except RunnerError as error:  # of the cleanup
             print(f"error: {printable(without_credentials(str(error)))}", file=sys.stderr)
             return 1
@@ -88,14 +85,14 @@ def _main(arguments: Sequence[str] | None) -> int:
     argv = list(sys.argv[1:] if arguments is None else arguments)
     if argv and argv[0] in COMMANDS:
         status: int = importlib.import_module(COMMANDS[argv[0]]).main(argv[1:])
-        if status == _INTERRUPTED and argv[0] == "merge":
+        if status == INTERRUPTED and argv[0] == "merge":
             sys.stderr.flush()
             os._exit(status)  # threads may be waiting for a store
         return status
     if {"-h", "--help"} & set(argv):
         from runner.cli.help import help_text
 
-        print(help_text())
+        print(help_text(list(COMMANDS)))
         return 0
     if "--version" in argv:
         from runner import __version__
@@ -133,7 +130,7 @@ def _run_hydra(argv: list[str]) -> int:
         except RunInterrupted as stopped:
             status, interrupted = stopped.exit_status, True
         except KeyboardInterrupt:
-            status, interrupted = _INTERRUPTED, True
+            status, interrupted = INTERRUPTED, True
         except Exception as error:
             message = None if wants_traceback else _message_of(error)
             if message is None:
@@ -245,6 +242,7 @@ def objective(result: Result) -> float:
     """Return the objective of ``experiment=tune``: × realtime, or 0 if parity failed or memory exceeded its limit."""
     from runner.devices.detection import DeviceType
     from runner.inference.memory import ceiling_mib
+    from runner.reporting.advice import setting
 
     ceiling = ceiling_mib(result["config"]["memory"]["host_limit_mib"], DeviceType(setting(result)[0]))
     parity = result.get("parity")

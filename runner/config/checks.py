@@ -47,6 +47,14 @@ def positive_seconds(key: str, value: float, example: int) -> None:
         raise ConfigError(f"{key}={value} is not above 0 seconds: use for example {example}")
 
 
+def names_of(key: str, table: object, names: tuple[str, ...]) -> None:
+    """Check for a table whose names are among those given."""
+    if not isinstance(table, dict):
+        raise ConfigError(f"{key}={table} is not a table: give it as '{key}={{{names[0]}:VALUE}}'")
+    for name in table:
+        one_of(key, name, names)
+
+
 def check_values(values: object, key: str = "") -> None:
     """Check every value of nested ones for what none may be: NaN, infinite, an empty text, an address with credentials.
 

@@ -21,8 +21,6 @@ from runner.tracking.sweeps import finish_sweep, open_sweep
 if TYPE_CHECKING:
     from runner.config.schema import RunConfig
 
-_INTERRUPTED = 130
-
 
 def track(folder: Path, uri: str | None = None, place: str | None = None) -> str:
     """Log a run's or a sweep's folder to MLflow; what was done, in one line.

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner.config.checks import one_of, whole_number
-from runner.devices.selection import ALL
 
 DEVICES = ("auto", "cpu", "gpu", "metal")
 
@@ -26,5 +25,5 @@ class DeviceConfig:
 
     def __post_init__(self) -> None:
         one_of("device.name", self.name, DEVICES)
-        if self.index != ALL:
+        if self.index != "all":
             whole_number("device.index", self.index, 0, "or all")

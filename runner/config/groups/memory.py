@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from runner.config.checks import at_least, one_of, whole_number
+from runner.config.checks import at_least, names_of, whole_number
 from runner.config.groups.device import DEVICES
 from runner.core.errors import ConfigError
 
@@ -51,8 +51,7 @@ class MemoryConfig:
             )
         if self.batch_size not in (None, AUTO):
             whole_number("memory.batch_size", self.batch_size, 1, "auto, or null for the device's own")
-        for name in self.default_batch_size:
-            one_of("memory.default_batch_size", name, DEVICES[1:])
+        names_of("memory.default_batch_size", self.default_batch_size, DEVICES[1:])
         for device in DEVICES[1:]:
             at_least(f"memory.default_batch_size.{device}", self.default_batch_size.get(device, 0), 1)
         at_least("memory.queue_depth", self.queue_depth, 1)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 
-from runner.config.checks import one_of
+from runner.config.checks import names_of, one_of
 from runner.config.groups.precision import PRECISIONS
 from runner.core.errors import ConfigError
 
@@ -53,8 +53,7 @@ class ParityConfig:
 
     def __post_init__(self) -> None:
         one_of("parity.name", self.name, ("strict", "warn", "off"))
-        for name in self.tolerances:
-            one_of("parity.tolerances", name, PRECISIONS[1:])
+        names_of("parity.tolerances", self.tolerances, PRECISIONS[1:])
         keys = [key.name for key in fields(ToleranceConfig)]
         if missing := [name for name in PRECISIONS[1:] if name not in self.tolerances]:
             raise ConfigError(f"parity.tolerances has none for {', '.join(missing)}: give {', '.join(keys)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from runner.config.checks import at_least, one_of
+from runner.config.checks import at_least, names_of, one_of
 from runner.config.groups.device import DEVICES
 
 
@@ -43,8 +43,7 @@ class ProfileConfig:
     """A number without effect: swept first (``profile.round=1,2,3``) it repeats the jobs of a sweep in turns."""
 
     def __post_init__(self) -> None:
-        for name in self.device_benchmark_s:
-            one_of("profile.device_benchmark_s", name, DEVICES[1:])
+        names_of("profile.device_benchmark_s", self.device_benchmark_s, DEVICES[1:])
         for device in DEVICES[1:]:
             at_least(f"profile.device_benchmark_s.{device}", self.device_benchmark_s.get(device, -1.0), 0)
         at_least("profile.repeat_s", self.repeat_s, 0)
