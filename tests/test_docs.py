@@ -40,7 +40,8 @@ def blocks(path: Path, *languages: str) -> list[str]:
 def commands() -> list[str]:
     lines = [line for path in DOCS for block in blocks(path, "sh", "") for line in block.splitlines()]
     typed = (line.removeprefix("$ ").partition("   ")[0] for line in lines)
-    return sorted({command for command in typed if command.startswith("python -m runner")})
+    commands = (command.replace("vggish-runner ", "python -m runner ", 1) for command in typed)
+    return sorted({command for command in commands if command.startswith("python -m runner ")})
 
 
 def prose(path: Path) -> str:
@@ -66,7 +67,7 @@ def test_a_command_of_the_documentation_composes(
     (tmp_path / "clips.csv").write_text("path\n")
     if words[:1] and words[0] in COMMANDS:
         with contextlib.suppress(SystemExit):
-            main([words[0], "--help"])
+            main([*(word for word in words[:2] if not word.startswith("-")), "--help"])
         known = capsys.readouterr().out
         assert [word for word in words if word.startswith("--") and word not in known] == []
         return
