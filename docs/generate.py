@@ -60,7 +60,7 @@ def configuration() -> str:
 
 
 def _group(group: str, default: str) -> str:
-    lines = [f"## {group}", "", getattr(GROUPS.get(group), "__doc__", "") if is_dataclass(GROUPS.get(group)) else ""]
+    lines = [f"## {group}", "", str(GROUPS[group].__doc__) if is_dataclass(GROUPS.get(group)) else ""]
     options = {path.stem: path.read_text(encoding="utf-8") for path in sorted((conf_dir() / group).glob("*.yaml"))}
     lines += ["", "| option | meaning |", "| --- | --- |"] if options else []
     for option, text in options.items():
@@ -85,7 +85,7 @@ def _group(group: str, default: str) -> str:
 def _attribute_docstrings(schema: type) -> dict[str, str]:
     trees = [ast.parse(inspect.getsource(base)).body[0] for base in reversed(schema.__mro__) if is_dataclass(base)]
     return {
-        ast.unparse(field.target): ast.literal_eval(below.value).replace("``", "`")
+        ast.unparse(field.target): " ".join(ast.literal_eval(below.value).replace("``", "`").split())
         for tree in trees
         for field, below in pairwise(tree.body)  # type: ignore[attr-defined]
         if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr)
