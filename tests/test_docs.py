@@ -19,6 +19,7 @@ from runner.audio.reader import REASONS
 from runner.cli.run import COMMANDS, main
 from runner.config.composition import compose_config
 from runner.config.schema import GROUPS, schemas
+from runner.contract.result import RunInfo, RunResult, RunStats, Startup
 from runner.core.metrics import metric_of
 from runner.inference.session import VGGishSession
 from runner.output.formats import embedding_schema
@@ -100,9 +101,12 @@ def test_the_keys_modules_and_commands_that_a_page_names_exist(path: Path) -> No
     assert set(re.findall(r"`make (\w+)`", text)) - set(targets) == set()
 
 
-def test_the_tables_of_columns_and_reasons_are_complete() -> None:
+def test_the_tables_of_columns_keys_and_reasons_are_complete() -> None:
     assert first_cells(OUTPUT_FILES, "Parquet.") == [*embedding_schema().names, "embedding_pca", "embedding_u8"]
     assert first_cells(OUTPUT_FILES, "clips.parquet") == CLIP_SCHEMA.names
+    in_result = {field.name for kind in (RunInfo, RunResult, RunStats, Startup) for field in fields(kind)}
+    not_in_file = {"info", "startup", "stats", "mlflow_run_id"}
+    assert set(first_cells(OUTPUT_FILES, "result.json")) == in_result - not_in_file | {"schema_version"}
     assert set(first_cells(OUTPUT_FILES, "Skip reasons")) == set(REASONS)
     rows = re.findall(r"^\| `(\w+)` \|.*retried.* \|$", OUTPUT_FILES.read_text(encoding="utf-8"), re.MULTILINE)
     assert set(rows) == set(MAY_PASS)
