@@ -19,13 +19,19 @@ from PIL import Image
 
 from runner.tracking.links import compare_page
 from tests.commands import PROJECT, environment, run_real
-from tests.end_to_end.test_browser import AXES_OF_THE_PLOT, free_port, open_browser, page_text, wait_until_up
+from tests.end_to_end.test_browser import free_port, open_browser, page_text, wait_until_up
 
 IMAGES = PROJECT / "docs" / "images"
 SWEEP = ("-m", "memory=conservative,greedy", "precision=float32,auto", "profile.repeat_s=5", "weights=random")
 _WRAP = 164
 _SUMMARY_LINES = 22
 _COLORS = 96
+_SHOW_TABLES = """
+    [...document.querySelectorAll("button")].find((each) => /close/i.test(each.ariaLabel ?? ""))?.click();
+    const headings = [...document.querySelectorAll("*")].filter((each) => each.innerText?.trim() === "Parameters");
+    headings.at(-1).scrollIntoView();
+"""
+"""Close MLflow's assistant, and scroll to the tables of parameters and metrics."""
 _TERMINAL = (
     "<style>body{{margin:0;background:#16181d}}pre{{display:inline-block;color:#dfe3ea;font:13px/1.45 DejaVu Sans Mono;"
     "padding:18px 22px;margin:0;white-space:pre-wrap;width:{width}ch}}b{{color:#8fd18f}}</style><pre>{text}</pre>"
@@ -64,7 +70,7 @@ def _terminal(browser, out: str, folder: Path) -> None:
 
 
 def _compare(browser, outputs: Path) -> None:
-    """Save MLflow's compare page of two runs that differ in precision."""
+    """Save the tables of MLflow's compare page for two runs that differ in precision."""
     client = MlflowClient(f"sqlite:///{outputs}/mlflow.db")
     (experiment,) = client.search_experiments(filter_string="name = 'vggish-runner'")
     greedy = "metrics.realtime_factor > 0 and params.`memory.name` = 'greedy'"
@@ -84,9 +90,9 @@ def _compare(browser, outputs: Path) -> None:
         wait_until_up(address, server, outputs / "ui.log")
         ids = [run.info.run_id for run in (runs[0], runs[-1])]
         browser.get(f"{address}/{compare_page(experiment.experiment_id, ids)}")
-        page_text(browser, ["Parallel Coordinates Plot"])
-        while "realtime_factor" not in browser.execute_script(AXES_OF_THE_PLOT):
-            time.sleep(0.5)
+        page_text(browser, ["Parallel Coordinates Plot", "realtime_factor"])
+        browser.execute_script(_SHOW_TABLES)
+        time.sleep(2)  # the panel slides away
         _keep(browser.get_screenshot_as_png(), "compare", outputs)
     finally:
         os.killpg(server.pid, 15)

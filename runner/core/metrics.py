@@ -271,7 +271,9 @@ def known_metric(name: str) -> Metric:
     found = metric_of(name)
     if found is None:
         similar = difflib.get_close_matches(name, _BY_NAME, 3) or list(_BY_NAME)[:3]
-        raise RunnerError(f"{name} is not a metric: python -m runner.core.metrics lists all (similar: {', '.join(similar)})")
+        raise RunnerError(
+            f"{name} is not a metric: python -m runner.core.metrics lists all (similar: {', '.join(similar)})"
+        )
     return found
 
 
