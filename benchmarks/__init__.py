@@ -1,1 +1,1 @@
-"""Benchmarks: commands that print the measurements of docs/explanation/performance.md; they need the extra ``bench``."""
+"""Benchmarks: commands that print the measurements of docs/explanation/performance.md; they need the extra bench."""
