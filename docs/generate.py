@@ -87,7 +87,7 @@ def _attribute_docstrings(schema: type) -> dict[str, str]:
     return {
         ast.unparse(field.target): " ".join(ast.literal_eval(below.value).replace("``", "`").split())
         for tree in trees
-        for field, below in pairwise(tree.body)  # type: ignore[attr-defined]
+        for field, below in pairwise(tree.body)
         if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr)
     }
 
