@@ -24,7 +24,7 @@ Status = Literal["finished", "failed", "interrupted"]
 Scalar = str | int | float | bool | None
 
 Points = Sequence[Mapping[str, float]]
-"""Rows of a series, each with the same names: see docs/measuring.md."""
+"""Rows of a series, each with the same names: see docs/reference/metrics.md."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The metrics that a run or a sweep logs: unit, direction, and meaning.
 
-It is the only table of them: ``vggish-runner report`` ranks by it, MLflow's pages have its order, and
-docs/measuring.md is printed from it (``python -m runner.core.metrics``).
+The only table of metrics: ``vggish-runner report`` ranks by it, MLflow's pages have its order, and the documentation is
+generated from it (``python -m runner.core.metrics`` prints it).
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ METRICS: tuple[Metric, ...] = (
         _LESS,
         ("parity_max_abs_err", "", "the largest error itself"),
         ("parity_scale_err", "", "error of scale"),
-        ("parity_noise_ratio", "", "error in units of what rounding explains (docs/numerics.md)"),
+        ("parity_noise_ratio", "", "error in units of what rounding explains (see numerics)"),
         ("parity_bias_ratio", "", "likewise of the average of rows"),
         ("parity_log_mel_err", "", "the largest error of log-mel"),
         ("parity_s", "s", "the gate's time with the reference's"),
@@ -271,7 +271,9 @@ def known_metric(name: str) -> Metric:
     metric = metric_of(name)
     if metric is None:
         similar = difflib.get_close_matches(name, _BY_NAME, 3) or list(_BY_NAME)[:3]
-        raise RunnerError(f"{name} is no metric: see docs/measuring.md (similar: {', '.join(similar)})")
+        raise RunnerError(
+            f"{name} is not a metric: python -m runner.core.metrics lists all (similar: {', '.join(similar)})"
+        )
     return metric
 
 
@@ -301,7 +303,7 @@ def in_order(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def as_markdown() -> str:
-    """Return the table of docs/measuring.md."""
+    """Return the table in Markdown, as in docs/reference/metrics.md."""
     rows = [f"| `{metric.name}` | {metric.unit} | {metric.direction.value} | {metric.meaning} |" for metric in METRICS]
     return "\n".join(["| metric | unit | better | meaning |", "| --- | --- | --- | --- |", *rows])
 

@@ -198,7 +198,12 @@ def test_the_page_is_self_contained(store, tmp_path: Path, capsys) -> None:
         ("slow", "startup_s=0.9:fast", 1, "which is below 0.9 (lower is better)"),
         ("fast", "startup_s=0.9:slow", 0, ""),
         ("fast", "repeats=0.9:slow", 1, "has no better direction"),
-        ("fast", "realtime_fac=0.9:slow", 1, "is no metric: see docs/measuring.md (similar: realtime_factor"),
+        (
+            "fast",
+            "realtime_fac=0.9:slow",
+            1,
+            "is not a metric: python -m runner.core.metrics lists all (similar: realtime_factor",
+        ),
         ("elsewhere", "realtime_factor=0.4:fast", 1, "can't be compared, because data set is e, not d"),
         ("slow", "realtime_factor", 1, "give METRIC=RATIO:BASELINE"),
         ("slow", "realtime_factor=0.4:nothing", 1, "nothing is no run"),
