@@ -50,3 +50,6 @@ HOLDER_OBJECT = f"{STATE}/lease.json"
 COMMITS = f"{STATE}/commits"
 
 RESULT, LOG = "result.json", "runner.log"
+
+EVALUATION = "evaluation.json"
+"""The quality of a run's embeddings, by its labels."""

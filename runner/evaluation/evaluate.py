@@ -1,0 +1,191 @@
+"""The quality of a run's embeddings: how well they classify, cluster and retrieve what its labels say.
+
+A run with ``evaluate`` and ``vggish-runner evaluate`` both come here; ``evaluation.json`` is the result.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from runner.config.evaluation import TASKS, UNITS
+from runner.core.errors import ConfigError, EvaluationError
+from runner.core.files import write_atomic
+from runner.core.layout import EVALUATION
+from runner.core.paths import as_path
+from runner.evaluation.annotations import read_annotations
+from runner.evaluation.data import digest_of, prepare
+from runner.evaluation.labels import FileLabels, RunLabels
+from runner.evaluation.sample import read_blocks, take_sample
+from runner.evaluation.scores import chance_levels, per_label
+from runner.vggish.constants import EXAMPLE_HOP_S
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from runner.config.evaluation import EvaluateConfig
+    from runner.evaluation.data import LabeledData
+    from runner.evaluation.labels import Labels
+    from runner.evaluation.sample import Sample
+    from runner.evaluation.scores import Scores
+
+SCHEMA = 1
+
+_FEWEST = {"folds": 2, "neighbors": 1, "few_shot_samples": 0, "experiments": 1, "max_rows": 10, "seed": 0}
+
+
+def check_evaluation(config: EvaluateConfig) -> None:
+    """Raise ConfigError if a value of ``evaluate`` can't be used, or scikit-learn is missing and needed."""
+    if unknown := [task for task in config.tasks if task not in TASKS]:
+        raise ConfigError(f"evaluate.tasks has no {unknown[0]}: use any of {', '.join(TASKS)}")
+    if config.unit not in UNITS:
+        raise ConfigError(f"evaluate.unit={config.unit} is not an option: use one of {', '.join(UNITS)}")
+    for key, fewest in _FEWEST.items():
+        if getattr(config, key) < fewest:
+            raise ConfigError(f"evaluate.{key}={getattr(config, key)} is too small: give {fewest} or more")
+    if not (math.isfinite(config.labels.min_overlap_s) and config.labels.min_overlap_s >= 0):
+        raise ConfigError(f"evaluate.labels.min_overlap_s={config.labels.min_overlap_s} is no time: give 0 or more")
+    if config.labels.path is None and (config.labels.fold_column or config.labels.group_column):
+        raise ConfigError("evaluate.labels.fold_column and group_column are of a file: give evaluate.labels.path")
+    if config.labels.path is not None and not Path(as_path(config.labels.path)).expanduser().exists():
+        raise ConfigError(f"evaluate.labels.path={config.labels.path} is not there: give a label file or a folder")
+    if config.tasks:
+        need_scikit_learn()
+
+
+def need_scikit_learn() -> None:
+    """Raise ConfigError if scikit-learn is not installed."""
+    try:
+        import sklearn  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(f"evaluate needs scikit-learn ({error}): pip install 'vggish-runner[evaluate]'") from error
+
+
+def evaluate(place: str, config: EvaluateConfig) -> dict[str, Any]:
+    """Carry out the tasks on a run's embeddings.
+
+    Args:
+        place: the run's folder or URL.
+        config: what to do; checked.
+
+    Returns:
+        What evaluation.json holds: ``metrics`` (the mean of each and its standard deviation, ``NAME_std``), ``values``
+        (a value a fold or experiment), ``chance`` (levels by chance), the data they are of, and where the probe
+        was wrong.
+
+    Raises:
+        EvaluationError: there are no embeddings or labels, or too few.
+    """
+    started = time.monotonic()
+    labels: Labels = RunLabels(config.labels.group_pattern)
+    if config.labels.path is not None:
+        file = Path(as_path(config.labels.path)).expanduser().resolve()
+        labels = FileLabels(read_annotations(file, config.labels), config.labels)
+    unit = ("window" if labels.are_timed else "clip") if config.unit == "auto" else config.unit
+    sample = take_sample(
+        *(read_blocks(place), labels),
+        unit=unit,
+        window_s=EXAMPLE_HOP_S,
+        max_rows=config.max_rows,
+        seed=config.seed,
+    )
+    data = prepare(sample, config.folds, config.seed)
+    values, chance, ratings = _carry_out(data, config)
+    return {
+        "schema": SCHEMA,
+        "tasks": [task for task in TASKS if task in config.tasks],
+        "config": asdict(config),
+        "data": _describe(sample, data),
+        "data_sha256": digest_of(sample, {"folds": config.folds, "seed": config.seed, "unit": unit}),
+        "metrics": _summarize(values) | {"evaluate_s": time.monotonic() - started},
+        "values": values,
+        "chance": chance,
+        **_where_wrong(data, ratings),
+    }
+
+
+def write_evaluation(evaluation: Mapping[str, Any], run_dir: Path) -> Path:
+    """Write evaluation.json into a run's folder."""
+    path = run_dir / EVALUATION
+    write_atomic(path, json.dumps(evaluation, indent=2))
+    return path
+
+
+def _carry_out(data: LabeledData, config: EvaluateConfig) -> tuple[Scores, dict[str, float], NDArray[np.float64] | None]:
+    """Return the tasks' values, the chance levels of their metrics, and the ratings of the probe, or else of kNN."""
+    values: Scores = {}
+    chance: dict[str, float] = {}
+    levels, ratings = chance_levels(data), None
+    if "probe" in config.tasks:
+        from runner.evaluation.probe import few_shot, probe
+
+        scores, ratings = probe(data)
+        values |= scores
+        chance |= {f"probe_{metric}": level for metric, level in levels.items()}
+        if config.few_shot_samples and not data.is_multilabel:
+            values |= few_shot(data, config.folds, config.few_shot_samples, config.experiments, config.seed)
+            chance |= {f"few_shot_{metric}": level for metric, level in levels.items()}
+    if "knn" in config.tasks:
+        from runner.evaluation.knn import knn
+
+        scores, of_knn = knn(data, config.neighbors)
+        values |= scores
+        ratings = of_knn if ratings is None else ratings
+        chance |= {f"knn_{metric}": level for metric, level in levels.items()}
+    single = data.only(data.targets.sum(axis=1) == 1) if data.is_multilabel else data
+    if len(single.names) > 1:
+        if "cluster" in config.tasks:
+            from runner.evaluation.clustering import cluster
+
+            values |= cluster(single, config.experiments, config.seed)
+            chance |= {"cluster_ami": 0.0, "cluster_ari": 0.0}
+        if "retrieval" in config.tasks:
+            from runner.evaluation.retrieval import chance_map_at_r, retrieve
+
+            values |= retrieve(single)
+            chance["retrieval_map_at_r"] = chance_map_at_r(single)
+    return values, chance, ratings
+
+
+def _summarize(values: Scores) -> dict[str, float]:
+    """The mean and standard deviation of each metric over its folds or experiments; of NaN folds there is none."""
+    metrics = {}
+    for name, all_values in values.items():
+        if known := [value for value in all_values if math.isfinite(value)]:
+            metrics[name] = float(np.mean(known))
+            metrics[f"{name}_std"] = float(np.std(known))
+    return metrics
+
+
+def _describe(sample: Sample, data: LabeledData) -> dict[str, Any]:
+    return {
+        "unit": sample.unit,
+        "rows": len(data.targets),
+        "labeled_rows": sample.seen,
+        "unlabeled_clips": sample.unlabeled,
+        "groups": len(data.folds),
+        "labels": {name: int(count) for name, count in zip(data.names, data.targets.sum(axis=0), strict=True)},
+        "labels_of_one_group": data.left_out,
+        "multilabel": data.is_multilabel,
+        "folds": "given" if data.given_folds else "drawn",
+        "fold_rows": np.bincount(data.row_folds).tolist(),
+    }
+
+
+def _where_wrong(data: LabeledData, ratings: NDArray[np.float64] | None) -> dict[str, Any]:
+    if ratings is None:
+        return {}
+    found: dict[str, Any] = {"per_label": per_label(data, ratings)}
+    if not data.is_multilabel:
+        from sklearn.metrics import confusion_matrix
+
+        matrix = confusion_matrix(data.classes, ratings.argmax(axis=1), labels=range(len(data.names)))
+        found["confusion"] = {"labels": data.names, "matrix": matrix.tolist()}
+    return found
