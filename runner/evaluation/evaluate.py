@@ -18,7 +18,7 @@ import numpy as np
 from runner.config.evaluation import TASKS, UNITS
 from runner.core.errors import ConfigError, EvaluationError
 from runner.core.files import write_atomic
-from runner.core.layout import EVALUATION
+from runner.core.layout import RunLayout
 from runner.core.paths import as_path
 from runner.evaluation.annotations import read_annotations
 from runner.evaluation.data import digest_of, prepare
@@ -113,7 +113,7 @@ def evaluate(place: str, config: EvaluateConfig) -> dict[str, Any]:
 
 def write_evaluation(evaluation: Mapping[str, Any], run_dir: Path) -> Path:
     """Write evaluation.json into a run's folder."""
-    path = run_dir / EVALUATION
+    path = RunLayout(run_dir).evaluation
     write_atomic(path, json.dumps(evaluation, indent=2))
     return path
 

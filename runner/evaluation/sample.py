@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from runner.core.errors import EvaluationError
-from runner.core.layout import EMBEDDINGS, NPZ
+from runner.core.layout import RunLayout
 from runner.core.paths import is_url
 
 if TYPE_CHECKING:
@@ -67,16 +67,16 @@ def read_blocks(place: str) -> Iterator[Block]:
         from runner.storage.filesystem import open_store
 
         store, path = open_store("RUN", place)
-        shards = sorted(store.glob(f"{path.rstrip('/')}/{EMBEDDINGS}/part-*.parquet"))
+        shards = sorted(store.glob(f"{path.rstrip('/')}/{RunLayout.embeddings}/part-*.parquet"))
         sources: Iterable[Any] = (store.open(shard, "rb") for shard in shards)
     else:
-        shards = sorted(Path(place, EMBEDDINGS).glob("part-*.parquet"))
+        shards = sorted(RunLayout(Path(place)).embeddings.glob("part-*.parquet"))
         sources = shards
     if shards:
         for source in sources:
             yield from _parquet_blocks(source)
         return
-    files = [] if is_url(place) else sorted(Path(place, NPZ).rglob("*.npz"))
+    files = [] if is_url(place) else sorted(RunLayout(Path(place)).npz.rglob("*.npz"))
     if not files:
         raise EvaluationError(f"{place} has no embeddings in Parquet or npz files: give a run that has")
     for file in files:
