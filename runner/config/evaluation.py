@@ -33,7 +33,7 @@ class EvaluateConfig:
 
     ``unit`` is clip (the mean of its windows), window, or auto: windows where labels have times.  ``folds`` are grouped
     by recording; ``neighbors`` is k of kNN; the few-shot probe takes ``few_shot_samples`` a label in ``experiments``
-    draws, and k-means has as many seeds.  Of more than ``max_rows`` clips or windows a sample is taken, drawn by ``seed``.
+    draws, and k-means has as many seeds.  Of more than ``max_rows`` clips or windows a sample is drawn by ``seed``.
     """
 
     tasks: list[str] = field(default_factory=list)

@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from runner.core.errors import EvaluationError
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _SUFFIXES = (".txt", ".csv", ".tsv", ".parquet", ".pq")
 
 _TABLE_ENDING = re.compile(r"(\.Table\.\d+)?(\.BirdNET)?(\.selections?)?(\.table)?(\.results)?\.\w+$", re.IGNORECASE)
-"""What Raven and BirdNET append to a recording's name: ``.Table.1.selections.txt``, ``.BirdNET.selection.table.txt``."""
+"""What Raven and BirdNET append to a recording's name, as ``.Table.1.selections.txt``."""
 
 _RAVEN_BEGIN, _RAVEN_END, _RAVEN_OFFSET = "Begin Time (s)", "End Time (s)", "File Offset (s)"
 
@@ -78,9 +78,7 @@ def read_annotations(path: Path, labels: LabelsConfig) -> Annotations:
         try:
             read = _read_file(file, name, labels)
         except (OSError, ValueError) as error:  # of Arrow's, csv's and UTF-8's too
-            raise EvaluationError(
-                f"{file} can't be read as labels ({error}): give UTF-8 text or Parquet"
-            ) from error
+            raise EvaluationError(f"{file} can't be read as labels ({error}): give UTF-8 text or Parquet") from error
         found.rows.extend(read.rows)
         found.recordings.extend(read.recordings)
     return found
@@ -97,7 +95,7 @@ def _read_file(file: Path, name: str, labels: LabelsConfig) -> Annotations:
     if file.suffix.lower() == ".txt" and (not header.strip() or _seconds(header.split("\t")[0]) is not None):
         return read_audacity(file, name, text.splitlines())
     delimiter = next((each for each in "\t,;" if each in header), ",")
-    quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
+    quoting: Literal[0, 3] = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
     rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting)
     columns = list(rows.fieldnames or ())
     if _RAVEN_BEGIN in columns:
@@ -134,7 +132,7 @@ def read_raven(
             f"{file} is of several sound files and has no column '{_RAVEN_OFFSET}', without which its times are "
             "those of the files joined: add it in Raven (View > Configure Selection Table) and save again"
         )
-    found = {}
+    found: dict[Annotation, None] = {}
     for number, row in enumerate(rows, start=2):
         begin = _time(file, number, row[_RAVEN_BEGIN])
         length = _time(file, number, row[_RAVEN_END]) - begin
@@ -160,18 +158,18 @@ def read_table(
     path, start, end = (_optional(columns, names) for names in (_RECORDING, _START, _END))
     if (start is None) != (end is None):
         raise EvaluationError(f"{file} has a column '{start or end}' alone: give both start and end, or neither")
-    found, recordings = [], {}
+    found: list[Annotation] = []
+    recordings: dict[str, None] = {}
     for number, row in enumerate(rows, start=2):
         recording = _text(row[path]) if path else name
         if not recording:
             raise EvaluationError(f"{file}, line {number}: {path} is empty: name the recording")
         recordings[recording] = None
-        times = ()
+        times = 0.0, math.inf
         if start and end and (_text(row[start]) or _text(row[end])):
-            times = (_time(file, number, row[start]), _time(file, number, row[end]))
+            times = _time(file, number, row[start]), _time(file, number, row[end])
         if text := _text(row[label]):
-            fold, group = _fold_and_group(file, columns, row, labels)
-            found.append(Annotation(recording, text, *times)._replace(fold=fold, group=group))
+            found.append(Annotation(recording, text, *times, *_fold_and_group(file, columns, row, labels)))
     return Annotations(found, [*recordings])
 
 

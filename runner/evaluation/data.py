@@ -53,7 +53,8 @@ class LabeledData:
     @property
     def classes(self) -> NDArray[np.int64]:
         """Each row's label, int [n], where it has exactly one."""
-        return self.targets.argmax(axis=1)
+        classes: NDArray[np.int64] = self.targets.argmax(axis=1)
+        return classes
 
     @property
     def row_folds(self) -> NDArray[np.int64]:
@@ -67,11 +68,11 @@ class LabeledData:
     def only(self, rows: NDArray[np.bool_]) -> LabeledData:
         """Return the data of some rows, with the labels that they have."""
         targets = self.targets[rows]
-        used = targets.any(axis=0)
+        used: NDArray[np.bool_] = targets.any(axis=0)
         return LabeledData(
             self.embeddings[rows],
             targets[:, used],
-            [name for name, is_used in zip(self.names, used, strict=True) if is_used],
+            [name for name, is_used in zip(self.names, used.tolist(), strict=True) if is_used],
             self.groups[rows],
             self.folds,
             self.left_out,
@@ -135,16 +136,14 @@ def _given_folds(sample: Sample, rows: Sequence[int], group_names: Sequence[str]
         if fold is None:
             raise EvaluationError(f"{sample.clips[row]} has no fold: give each recording one, or no fold column")
         if folds.setdefault(group, fold) != fold:
-            raise EvaluationError(f"{group} is in folds {folds[group]} and {fold}: give all that is of it the same fold")
+            raise EvaluationError(f"{group} is in folds {folds[group]} and {fold}: give all of it one fold")
     numbers = {fold: number for number, fold in enumerate(sorted(set(folds.values())))}
     if len(numbers) < 2:
         raise EvaluationError(f"all recordings are in fold {next(iter(numbers))}: give at least two folds")
     return np.array([numbers[folds[group]] for group in group_names], np.int64)
 
 
-def draw_folds(
-    targets: NDArray[np.bool_], groups: NDArray[np.int64], count: int, seed: int
-) -> NDArray[np.int64]:
+def draw_folds(targets: NDArray[np.bool_], groups: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:
     """Draw each group's fold, int [groups], with each label spread over the folds as evenly as its groups allow.
 
     Args:

@@ -118,7 +118,9 @@ def write_evaluation(evaluation: Mapping[str, Any], run_dir: Path) -> Path:
     return path
 
 
-def _carry_out(data: LabeledData, config: EvaluateConfig) -> tuple[Scores, dict[str, float], NDArray[np.float64] | None]:
+def _carry_out(
+    data: LabeledData, config: EvaluateConfig
+) -> tuple[Scores, dict[str, float], NDArray[np.float64] | None]:
     """Return the tasks' values, the chance levels of their metrics, and the ratings of the probe, or else of kNN."""
     values: Scores = {}
     chance: dict[str, float] = {}

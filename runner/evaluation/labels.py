@@ -67,7 +67,9 @@ class _Grouping:
                 f"evaluate.labels.group_pattern={pattern} is no regular expression ({error}): correct it"
             ) from error
         if self._pattern and not self._pattern.groups:
-            raise EvaluationError(f"evaluate.labels.group_pattern={pattern} has no group: put ( ) around the name in it")
+            raise EvaluationError(
+                f"evaluate.labels.group_pattern={pattern} has no group: put ( ) around the name in it"
+            )
 
     def of(self, clip: str) -> str:
         recording = recording_of(clip)
@@ -179,7 +181,9 @@ class FileLabels:
         if not longest:
             return None
         if len(longest) > 1:
-            raise EvaluationError(f"{recording} may be {' or '.join(sorted(longest)[:2])} of the labels: name it in full")
+            raise EvaluationError(
+                f"{recording} may be {' or '.join(sorted(longest)[:2])} of the labels: name it in full"
+            )
         (name,) = longest
         if self._claimed.setdefault(name, recording) != recording:
             raise EvaluationError(
