@@ -68,7 +68,7 @@ class LabeledData:
     def only(self, rows: NDArray[np.bool_]) -> LabeledData:
         """Return the data of some rows, with the labels that they have."""
         targets = self.targets[rows]
-        used: NDArray[np.bool_] = targets.any(axis=0)
+        used = np.asarray(targets.any(axis=0))
         return LabeledData(
             self.embeddings[rows],
             targets[:, used],

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from runner.config.evaluation import TASKS, UNITS
-from runner.core.errors import ConfigError, EvaluationError
+from runner.core.errors import ConfigError
 from runner.core.files import write_atomic
 from runner.core.layout import RunLayout
 from runner.core.paths import as_path

@@ -171,7 +171,8 @@ class FileLabels:
         Raises:
             EvaluationError: there are several, or two recordings are meant by one name.
         """
-        if clip in self._rows:  # a part of a file that is named with its times
+        if clip in self._rows:  # also a part of a file that is named with its times
+            self._claimed[clip] = recording_of(clip)
             return clip
         recording = recording_of(clip)
         own = _parts(recording)
@@ -184,7 +185,7 @@ class FileLabels:
             raise EvaluationError(
                 f"{recording} may be {' or '.join(sorted(longest)[:2])} of the labels: name it in full"
             )
-        (name,) = longest
+        name: str = longest[0]
         if self._claimed.setdefault(name, recording) != recording:
             raise EvaluationError(
                 f"{name} of the labels may be {self._claimed[name]} or {recording}: name the recording with its folder"
@@ -203,7 +204,7 @@ def _without_suffix(parts: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _shared_end(own: tuple[str, ...], other: tuple[str, ...]) -> float:
-    """How many parts the shorter path has, if the longer one ends in them; half less if their suffixes differ; else 0."""
+    """How many parts the shorter path has, if the longer ends in them; half less if their suffixes differ; else 0."""
     length = min(len(own), len(other))
     if own[-length:] == other[-length:]:
         return length

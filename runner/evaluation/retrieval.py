@@ -22,9 +22,8 @@ def average_precision_at_r(data: LabeledData) -> NDArray[np.float64]:
     (1/R) Σ over the first R results of precision@i where result i has the label (Musgrave et al. 2020, "A metric
     learning reality check").
     """
-    vectors = data.embeddings.astype(np.float32)
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    vectors = vectors / np.where(norms > 0, norms, 1)
+    norms = np.linalg.norm(data.embeddings, axis=1, keepdims=True)
+    vectors = data.embeddings / np.where(norms > 0, norms, np.float32(1))
     classes = data.classes
     found = np.full(len(vectors), np.nan)
     for first in range(0, len(vectors), _QUERIES):

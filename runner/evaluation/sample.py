@@ -197,7 +197,7 @@ def _add_windows(draw: _Draw, key: int, clip: str, known: Sequence[tuple[Block, 
         keys = _mixed(key, number, len(block.starts))
         number += len(block.starts)
         draw.seen += len(block.starts)
-        for window in np.flatnonzero(keys <= np.uint64(min(draw.limit, 2**64 - 1))):
+        for window in np.flatnonzero(keys <= np.uint64(min(draw.limit, 2**64 - 1))).tolist():
             names = tuple(sorted(labels.windows[window]))
             row = _Row(clip, float(block.starts[window]), labels, names, block.embeddings[window].copy())
             draw.add(int(keys[window]), row)
@@ -208,4 +208,5 @@ def _mixed(key: int, first: int, count: int) -> NDArray[np.uint64]:
     keys = np.uint64(key) + np.arange(first, first + count, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     keys = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     keys = (keys ^ (keys >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return keys ^ (keys >> np.uint64(31))
+    mixed: NDArray[np.uint64] = keys ^ (keys >> np.uint64(31))
+    return mixed
