@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 
+_SMALL = 4096
+"""Rows of which products are too small for several threads: on a busy machine they wait for each other."""
+
 _FEWEST = {"folds": 2, "neighbors": 1, "few_shot_samples": 0, "experiments": 1, "max_rows": 10, "seed": 0}
 
 
@@ -96,8 +99,11 @@ def evaluate(place: str, config: EvaluateConfig) -> dict[str, Any]:
         max_rows=config.max_rows,
         seed=config.seed,
     )
+    from threadpoolctl import threadpool_limits  # scikit-learn's own
+
     data = prepare(sample, config.folds, config.seed)
-    values, chance, ratings = _carry_out(data, config)
+    with threadpool_limits(1 if len(data.targets) < _SMALL else None):
+        values, chance, ratings = _carry_out(data, config)
     return {
         "schema": SCHEMA,
         "tasks": [task for task in TASKS if task in config.tasks],

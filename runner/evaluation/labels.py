@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 _PART_OF_FILE = re.compile(r"#t=[0-9.e+-]*,[0-9.e+-]*$")
 """The end of a clip's name that is a part of a file, as a manifest's rows with start or end have it."""
 
+_SUFFIX = re.compile(r"\.[A-Za-z]\w{1,4}$")
+"""That of an audio file, unlike the numbers at the end of 2024.05.01."""
+
 
 class ClipLabels(NamedTuple):
     """A clip's group (clips of one are never on both sides of a fold), its given fold, the labels of each window."""
@@ -125,8 +128,7 @@ class FileLabels:
         self._by_stem: dict[str, list[str]] = {}
         for name in self._rows:
             self._by_stem.setdefault(_parts(name)[-1], []).append(name)
-            if PurePosixPath(name).suffix:
-                self._by_stem.setdefault(_without_suffix(_parts(name))[-1], []).append(name)
+            self._by_stem.setdefault(_without_suffix(_parts(name))[-1], []).append(name)
         self._claimed: dict[str, str] = {}
 
     def of(self, clip: str, own: str | None, starts: NDArray[np.float64], window_s: float) -> ClipLabels | None:
@@ -200,7 +202,7 @@ def _parts(name: str) -> tuple[str, ...]:
 
 
 def _without_suffix(parts: tuple[str, ...]) -> tuple[str, ...]:
-    return (*parts[:-1], PurePosixPath(parts[-1]).stem)
+    return (*parts[:-1], _SUFFIX.sub("", parts[-1]))
 
 
 def _shared_end(own: tuple[str, ...], other: tuple[str, ...]) -> float:
