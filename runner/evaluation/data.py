@@ -113,7 +113,8 @@ def prepare(sample: Sample, folds: int, seed: int) -> LabeledData:
     groups = np.array([numbers[sample.groups[row]] for row in kept], np.int64)
     if len(names) < 2 - is_multilabel or len(group_names) < 2:
         raise EvaluationError(
-            f"{len(names)} labels of at least two recordings can't be told apart (of {len(spread)} labels in all): "
+            f"{len(names)} labels of at least two recordings can't be told apart (of {len(spread)} in "
+            f"{len(group_names) or len(set(sample.groups))} recordings or groups): "
             "give more labeled recordings, or other labels with evaluate.labels.path"
         )
     given = {sample.folds[row] for row in kept}

@@ -25,6 +25,7 @@ from runner.evaluation.data import digest_of, prepare
 from runner.evaluation.labels import FileLabels, RunLabels
 from runner.evaluation.sample import read_blocks, take_sample
 from runner.evaluation.scores import chance_levels, per_label
+from runner.reporting.quality_figures import draw_quality
 from runner.vggish.constants import EXAMPLE_HOP_S
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ def evaluate(place: str, config: EvaluateConfig) -> dict[str, Any]:
         max_rows=config.max_rows,
         seed=config.seed,
     )
+    is_grouped = bool(config.labels.group_column or config.labels.group_pattern)
     from threadpoolctl import threadpool_limits  # scikit-learn's own
 
     data = prepare(sample, config.folds, config.seed)
@@ -108,7 +110,7 @@ def evaluate(place: str, config: EvaluateConfig) -> dict[str, Any]:
         "schema": SCHEMA,
         "tasks": [task for task in TASKS if task in config.tasks],
         "config": asdict(config),
-        "data": _describe(sample, data),
+        "data": _describe(sample, data) | {"grouped_by": "group" if is_grouped else "recording"},
         "data_sha256": digest_of(sample, {"folds": config.folds, "seed": config.seed, "unit": unit}),
         "metrics": _summarize(values) | {"evaluate_s": time.monotonic() - started},
         "values": values,
@@ -117,11 +119,24 @@ def evaluate(place: str, config: EvaluateConfig) -> dict[str, Any]:
     }
 
 
-def write_evaluation(evaluation: Mapping[str, Any], run_dir: Path) -> Path:
-    """Write evaluation.json into a run's folder."""
+def write_evaluation(evaluation: Mapping[str, Any], run_dir: Path) -> list[Path]:
+    """Write evaluation.json and its picture into a run's folder, and return their paths."""
     path = RunLayout(run_dir).evaluation
     write_atomic(path, json.dumps(evaluation, indent=2))
-    return path
+    return [path, *draw_quality(evaluation, run_dir)]
+
+
+def with_evaluation(result: Mapping[str, Any], evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a result.json with a run's quality in place of an earlier one: its metrics and all that a comparison with
+    other runs needs."""
+    earlier = (result.get("evaluation") or {}).get("values") or {}
+    names = {name for metric in earlier for name in (metric, f"{metric}_std")}
+    kept = {name: value for name, value in (result.get("metrics") or {}).items() if name not in names}
+    return {
+        **result,
+        "metrics": {**kept, **evaluation["metrics"]},
+        "evaluation": {key: evaluation[key] for key in ("tasks", "data", "data_sha256", "values", "chance")},
+    }
 
 
 def _carry_out(

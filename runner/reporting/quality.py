@@ -88,7 +88,7 @@ def describe_quality(evaluation: Mapping[str, Any], metrics: Mapping[str, float]
 def describe_data(data: Mapping[str, Any]) -> str:
     """Return what the figures are of: ``79 clips of 10 labels, 5 folds by recording``."""
     text = f"{data['rows']:,} {data['unit']}s of {len(data['labels']):,} labels, {len(data['fold_rows'])} "
-    text += "given folds" if data["folds"] == "given" else f"folds by {data['groups']:,} recordings or groups"
+    text += "given folds" if data["folds"] == "given" else f"folds by {data['groups']:,} {data['grouped_by']}s"
     if data["labeled_rows"] > data["rows"] + sum(data["labels_of_one_group"].values()):
         text += f", a sample of {data['labeled_rows']:,}"
     if left_out := data["labels_of_one_group"]:

@@ -146,6 +146,14 @@ def _tags(result: Mapping[str, Any]) -> dict[str, str]:
     return {_NOT_IN_KEYS.sub("_", key): value for key, value in told.items()}
 
 
+def evaluation_tags(evaluation: Mapping[str, Any]) -> dict[str, str]:
+    """The tags of a run's quality: what was measured, on which labeled data."""
+    data = evaluation["data"]
+    counts = {key: str(data[key]) for key in ("unit", "rows", "groups", "folds")}
+    about = {**counts, "labels": str(len(data["labels"])), "data_sha256": evaluation["data_sha256"]}
+    return {f"evaluation.{key}": value for key, value in {"tasks": " ".join(evaluation["tasks"]), **about}.items()}
+
+
 def _note(result: Mapping[str, Any], command: str) -> str:
     metrics, device = result.get("metrics") or {}, result.get("device") or {}
     lines = [f"**{result['run_name']}**: {result['status']}", ""]
