@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 
 _INTERRUPTED = 130
 
-COMMANDS = {name: f"runner.cli.{name}" for name in ("doctor", "evaluate", "export", "merge", "report", "track")}
+COMMANDS = {
+    name: f"runner.cli.{name}"
+    for name in ("doctor", "duplicates", "evaluate", "export", "merge", "report", "search", "track")
+}
 """Sub-commands and their modules, each with a ``main(arguments) -> exit status``; anything else is a run."""
 
 

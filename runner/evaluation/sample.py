@@ -7,23 +7,18 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from runner.core.errors import EvaluationError
 from runner.core.layout import RunLayout
 from runner.core.paths import is_url
+from runner.output.reader import EmbeddingReader
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from runner.evaluation.labels import ClipLabels, Labels
-
-_COLUMNS = ["clip", "start_s", "label", "embedding"]
-
-_ROWS = 16_384
-"""Rows of Parquet read at a time (8 MiB)."""
 
 
 class Block(NamedTuple):
@@ -61,42 +56,22 @@ def read_blocks(place: str) -> Iterator[Block]:
         place: the run's folder or URL.
 
     Raises:
-        EvaluationError: it has neither Parquet nor npz files.
+        RunnerError: it has neither Parquet nor npz files, or they can't be read.
     """
-    if is_url(place):
-        from runner.storage.filesystem import open_store
-
-        store, path = open_store("RUN", place)
-        shards = sorted(store.glob(f"{path.rstrip('/')}/{RunLayout.embeddings}/part-*.parquet"))
-        sources: Iterable[Any] = (store.open(shard, "rb") for shard in shards)
-    else:
-        shards = sorted(RunLayout(Path(place)).embeddings.glob("part-*.parquet"))
-        sources = shards
-    if shards:
-        for source in sources:
-            yield from _parquet_blocks(source)
-        return
     files = [] if is_url(place) else sorted(RunLayout(Path(place)).npz.rglob("*.npz"))
-    if not files:
-        raise EvaluationError(f"{place} has no embeddings in Parquet or npz files: give a run that has")
-    for file in files:
-        with np.load(file, allow_pickle=False) as clip:
-            yield Block(str(clip["clip"]), str(clip["label"]) or None, clip["start_s"], clip["embedding"])
-
-
-def _parquet_blocks(source: Any) -> Iterator[Block]:
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(source) as file:
-        for batch in file.iter_batches(_ROWS, columns=_COLUMNS):
-            clips = batch["clip"].dictionary_encode()
-            codes = clips.indices.to_numpy()
-            firsts = np.flatnonzero(np.diff(codes, prepend=-1))
-            starts = batch["start_s"].to_numpy()
-            vectors = batch["embedding"].flatten().to_numpy().reshape(len(codes), -1)
-            for first, end in zip(firsts, [*firsts[1:], len(codes)], strict=True):
-                name, label = clips.dictionary[codes[first]].as_py(), batch["label"][int(first)].as_py()
-                yield Block(name, label, starts[first:end], vectors[first:end])
+    if files and not RunLayout(Path(place)).embeddings.is_dir():
+        for file in files:
+            with np.load(file, allow_pickle=False) as clip:
+                yield Block(str(clip["clip"]), str(clip["label"]) or None, clip["start_s"], clip["embedding"])
+        return
+    for group in EmbeddingReader(place).blocks(("clip", "start_s", "label")):
+        clips = group.columns["clip"].combine_chunks().dictionary_encode()
+        codes = clips.indices.to_numpy()
+        firsts = np.flatnonzero(np.diff(codes, prepend=-1))
+        starts, labels = group.columns["start_s"].to_numpy(), group.columns["label"]
+        for first, end in zip(firsts.tolist(), [*firsts[1:].tolist(), len(codes)], strict=True):
+            name, label = clips.dictionary[codes[first]].as_py(), labels[first].as_py()
+            yield Block(name, label, starts[first:end], group.embeddings[first:end])
 
 
 def take_sample(

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from runner.config.evaluation import LabelsConfig
-from runner.core.errors import EvaluationError
+from runner.core.errors import EvaluationError, RunnerError
 from runner.evaluation.annotations import Annotation, Annotations
 from runner.evaluation.labels import FileLabels, Labels, RunLabels
 from runner.evaluation.sample import Block, Sample, read_blocks, take_sample
+from runner.output.formats import row_groups
 from tests.evaluation.runs import clip_row, labeled_clips, write_run
 
 
@@ -34,8 +36,8 @@ def test_a_clip_is_the_mean_of_its_windows_in_either_format(tmp_path: Path) -> N
             np.testing.assert_allclose(embedding, np.asarray(by_name[clip].embeddings).mean(axis=0), rtol=1e-6)
 
 
-def test_a_clip_longer_than_what_is_read_at_a_time_is_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runner.evaluation.sample._ROWS", 7)
+def test_a_clip_longer_than_a_row_group_is_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runner.output.formats.row_groups", partial(row_groups, examples=7))
     rows = labeled_clips(recordings=3, windows=10)
     whole = taken(write_run(tmp_path, rows))
     assert len(whole.clips) == 9
@@ -96,7 +98,7 @@ def test_a_part_of_a_file_is_aligned_by_its_place_in_the_file(tmp_path: Path) ->
 
 
 def test_a_run_without_readable_embeddings_is_told(tmp_path: Path) -> None:
-    with pytest.raises(EvaluationError, match="has no embeddings in Parquet or npz"):
+    with pytest.raises(RunnerError, match="has no Parquet embeddings"):
         taken(tmp_path)
     with pytest.raises(EvaluationError, match="no embedded clip has a label"):
         taken(write_run(tmp_path, [clip_row("a.wav", None, np.ones((2, 128)))]))
