@@ -92,7 +92,9 @@ def describe_data(data: Mapping[str, Any]) -> str:
     if data["labeled_rows"] > data["rows"] + sum(data["labels_of_one_group"].values()):
         text += f", a sample of {data['labeled_rows']:,}"
     if left_out := data["labels_of_one_group"]:
-        text += f"; left out {len(left_out):,} labels of a single recording ({', '.join(list(left_out)[:3])})"
+        text += (
+            f"; left out {len(left_out):,} labels of a single {data['grouped_by']} ({', '.join(list(left_out)[:3])})"
+        )
     if data["unlabeled_clips"]:
         text += f"; {data['unlabeled_clips']:,} clips have no label"
     return text
