@@ -1,52 +1,99 @@
-"""Names of the files of a run: one place for all of them."""
+"""Names of a run's files and folders, and of a sweep's: on disk, and as objects below a URL."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+
+class _Entry:
+    """A file or folder of a run, as an attribute of ``RunLayout``."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    @overload
+    def __get__(self, layout: None, owner: type[Any]) -> str: ...
+
+    @overload
+    def __get__(self, layout: RunLayout, owner: type[Any]) -> Path: ...
+
+    def __get__(self, layout: RunLayout | None, owner: type[Any]) -> str | Path:
+        """Return the name relative to the run's folder for the class, the path for a layout with a root."""
+        return self._name if layout is None else layout.root / self._name
+
+
+@dataclass(frozen=True)
+class RunLayout:
+    """Where the files of a run are, or of a sweep.
+
+    ``RunLayout(root).plan`` is a path; ``RunLayout.plan`` is the same file's name relative to any run, with slashes:
+    the journal's name of it, and its object's below a URL.
+
+    Attributes:
+        root: the run's folder.
+    """
+
+    root: Path
+
+    # for the user
+    embeddings = _Entry("embeddings")
+    npz = _Entry("npz")
+    npz_metadata = _Entry("npz/metadata.json")
+    tfrecord = _Entry("tfrecord")
+    tfrecord_metadata = _Entry("tfrecord/metadata.json")
+    tfrecord_labels = _Entry("tfrecord/labels.csv")
+    clips = _Entry("clips.parquet")
+    result = _Entry("result.json")
+    log = _Entry("runner.log")
+    batches = _Entry("batches.parquet")
+    trace = _Entry("trace")
+    plots = _Entry("plots")
+    tracking = _Entry("tracking.json")  # the MLflow run of this folder
+    sweep = _Entry("sweep.json")  # in a sweep's folder only
+    merged = _Entry("merged.json")  # in a merged folder only
+    merge_in_progress = _Entry("merge_in_progress.json")
+    hydra = _Entry(".hydra")
+
+    # for the runner: what resuming needs, in a folder of its own
+    state = _Entry(".runner")
+    plan = _Entry(".runner/plan.json")
+    manifest = _Entry(".runner/manifest.parquet")
+    spec = _Entry(".runner/spec.json")
+    identity = _Entry(".runner/identity.json")
+    attempts = _Entry(".runner/attempts.jsonl")
+    journal = _Entry(".runner/journal.jsonl")
+    clip_shards = _Entry(".runner/clips")  # each shard's rows of clips.parquet
+    npz_lists = _Entry(".runner/npz")  # each shard's npz files, with size and SHA-256
+    run_lock = _Entry(".runner/run.lock")
+    lock_owner = _Entry(".runner/lock_owner.json")
+    worker_lock = _Entry(".runner/worker.lock")
+    commits = _Entry(".runner/commits")  # below a URL only: one object a shard
+    lease = _Entry(".runner/lease.json")  # below a URL only
+
+
+FORMAT_FOLDERS = (RunLayout.embeddings, RunLayout.npz, RunLayout.tfrecord)
+"""The folders of a run that hold embeddings, one a format."""
+
+FORMAT_METADATA = (RunLayout.npz_metadata, RunLayout.tfrecord_metadata, RunLayout.tfrecord_labels)
+"""The files in them that are of no shard."""
+
+
+def shard_name(shard: int, suffix: str) -> str:
+    """Return the name of a shard's file in any of the folders with one a shard; ``suffix`` is .parquet and the like."""
+    return f"part-{shard:05d}{suffix}"
+
 
 CACHE = ".cache"
 """Folder below ``paths.models`` for what was measured once: the parity reference's answers, the calibration."""
 
-EMBEDDINGS = "embeddings"
 
-NPZ = "npz"
-
-TFRECORD = "tfrecord"
-
-FOLDERS = (EMBEDDINGS, NPZ, TFRECORD)
-"""The folders of a run that hold embeddings, one a format."""
-
-DESCRIPTIONS = (f"{NPZ}/metadata.json", f"{TFRECORD}/metadata.json", f"{TFRECORD}/labels.csv")
-"""Files in them beside the shards' own."""
-
-STATE = ".runner"
-"""Folder of a run's state, below its own; see ``runner.output.state.plan``."""
-
-JOURNAL, CLIP_PARTS, NPZ_FILES = "journal.jsonl", "clips", "npz"
-
-IDENTITY, WORKER_LOCK = "identity.json", "worker.lock"
-"""Files and folders in it."""
-
-BATCHES = "batches.parquet"
-"""The file of a run with its raw batch timings."""
-
-TRACE = "trace"
-"""The folder of a run with TensorFlow's profile of a few batches."""
-
-MERGING, MERGED = "merge_in_progress.json", "merged.json"
-
-CLIPS = "clips.parquet"
-
-PLOTS = "plots"
-"""Folder of a run's or a sweep's pictures."""
-
-TRACKING, SWEEP_FILE = "tracking.json", "sweep.json"
-"""Files that note the MLflow run of a run's folder, and of a sweep's."""
-
-PLAN, MANIFEST = "plan.json", "manifest.parquet"
-
+# The names of before RunLayout, until their last users have changed to it
+EMBEDDINGS, NPZ, TFRECORD, FOLDERS, DESCRIPTIONS = "embeddings", "npz", "tfrecord", FORMAT_FOLDERS, FORMAT_METADATA
+STATE, JOURNAL, CLIP_PARTS, NPZ_FILES = ".runner", "journal.jsonl", "clips", "npz"
+IDENTITY, WORKER_LOCK, BATCHES, TRACE = "identity.json", "worker.lock", "batches.parquet", "trace"
+MERGING, MERGED, CLIPS, PLOTS = "merge_in_progress.json", "merged.json", "clips.parquet", "plots"
+TRACKING, SWEEP_FILE, PLAN, MANIFEST = "tracking.json", "sweep.json", "plan.json", "manifest.parquet"
 LOCK, HOLDER, SESSIONS = "run.lock", "lock_owner.json", "attempts.jsonl"
-
-HOLDER_OBJECT = f"{STATE}/lease.json"
-
-COMMITS = f"{STATE}/commits"
-
-RESULT, LOG = "result.json", "runner.log"
+HOLDER_OBJECT, COMMITS, RESULT, LOG = ".runner/lease.json", ".runner/commits", "result.json", "runner.log"
