@@ -45,6 +45,7 @@ class RunLayout:
     tfrecord_metadata = _Entry("tfrecord/metadata.json")
     tfrecord_labels = _Entry("tfrecord/labels.csv")
     clips = _Entry("clips.parquet")
+    statistics = _Entry("stats.npz")  # mean and covariance of the embeddings
     result = _Entry("result.json")
     log = _Entry("runner.log")
     batches = _Entry("batches.parquet")

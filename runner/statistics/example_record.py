@@ -1,7 +1,7 @@
 """Reads a TFRecord of one tf.train.Example, without TensorFlow.
 
 Sources: the TFRecord format (tensorflow.org/tutorials/load_data/tfrecord: length, CRC-32C of it masked, data, masked
-CRC-32C), tensorflow/core/example/feature.proto, and the protocol-buffer encoding (protobuf.dev/programming-guides/encoding).
+CRC-32C), tensorflow/core/example/feature.proto, and protobuf.dev/programming-guides/encoding.
 """
 
 from __future__ import annotations
