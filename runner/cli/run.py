@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 
 _INTERRUPTED = 130
 
-COMMANDS = {name: f"runner.cli.{name}" for name in ("doctor", "export", "fad", "merge", "report", "track")}
+COMMANDS = {
+    name: f"runner.cli.{name}"
+    for name in ("doctor", "duplicates", "export", "fad", "merge", "report", "search", "track")
+}
 """Sub-commands and their modules, each with a ``main(arguments) -> exit status``; anything else is a run."""
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -15,11 +15,8 @@ from numpy.typing import NDArray
 
 from runner.core.errors import RunnerError
 from runner.core.layout import RunLayout
-from runner.output.state.journal import read_journal
+from runner.output.reader import EmbeddingReader
 from runner.statistics.moments import Rows
-
-_BATCH_ROWS = 65_536
-"""Embeddings that are read at a time: 32 MiB."""
 
 
 @dataclass(frozen=True)
@@ -83,18 +80,9 @@ class FolderPlace:
         return sorted(path.name for path in self.folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
     def files(self, folder: str) -> list[str]:
-        """Of shards that the journal has, where there is a journal: a killed run may have left others."""
-        committed = self._committed
+        """By a listing."""
         paths = (path for path in (self.folder / folder).rglob("*") if path.is_file())
-        names = sorted(path.relative_to(self.folder).as_posix() for path in paths)
-        return [name for name in names if committed is None or name in committed or not _is_shard(name)]
-
-    @cached_property
-    def _committed(self) -> set[str] | None:
-        journal = RunLayout(self.folder).journal
-        if not journal.exists():
-            return None
-        return {name for entry in read_journal(journal)[0].values() for name in entry.files}
+        return sorted(path.relative_to(self.folder).as_posix() for path in paths)
 
     def below(self, folder: str) -> FolderPlace:
         """The folder's own."""
@@ -147,54 +135,32 @@ class UrlPlace:
 
 def has_rows(place: Place) -> bool:
     """Whether a run has its embeddings as float32 (TFRecords have 8-bit ones)."""
-    return bool(_row_files(place))
+    return bool(_files(place, RunLayout.embeddings, ".parquet") or _files(place, RunLayout.npz, ".npz"))
 
 
 def run_rows(place: Place) -> Iterator[RowBlock]:
-    """Read a run's embeddings, Parquet or npz, a file at a time.
+    """Read a run's embeddings, of Parquet or npz.
 
     Raises:
         RunnerError: a file is not what a run writes.
     """
-    for name in _row_files(place):
+    if _files(place, RunLayout.embeddings, ".parquet"):
+        for block in EmbeddingReader(place.name).blocks(("clip",)):
+            names = block.columns["clip"].to_numpy()
+            ends = np.flatnonzero(np.append(names[1:] != names[:-1], True)) + 1
+            yield RowBlock(names[ends - 1].tolist(), ends, block.embeddings)
+        return
+    for name in _files(place, RunLayout.npz, ".npz"):
         with place.local(name) as path:
             try:
-                yield from parquet_rows(path) if name.endswith(".parquet") else npz_rows(path)
-            except (OSError, ValueError, KeyError) as error:  # pyarrow's are among them
+                with np.load(path, allow_pickle=False) as file:
+                    rows, clip = file["embedding"], str(file["clip"])
+            except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
                 raise RunnerError(
-                    f"{place.name}/{name} can't be read ({error}): rerun the run's command, which makes damaged files "
-                    "again"
+                    f"{place.name}/{name} can't be read ({error}): rerun the run's command, which makes it again"
                 ) from error
+        yield RowBlock([clip], np.array([len(rows)]), rows)
 
 
-def _row_files(place: Place) -> list[str]:
-    for folder, suffix in ((RunLayout.embeddings, ".parquet"), (RunLayout.npz, ".npz")):
-        if names := [name for name in place.files(folder) if name.endswith(suffix)]:
-            return names
-    return []
-
-
-def _is_shard(name: str) -> bool:
-    return name.startswith((f"{RunLayout.embeddings}/", f"{RunLayout.tfrecord}/"))
-
-
-def parquet_rows(path: Path) -> Iterator[RowBlock]:
-    """Read the embeddings of a Parquet file; raises pyarrow's errors."""
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(_BATCH_ROWS, columns=["clip", "embedding"]):
-            if not batch.num_rows:
-                continue
-            column = batch.column("embedding")
-            rows = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, column.type.list_size)
-            names = batch.column("clip").to_numpy(zero_copy_only=False)
-            ends = np.flatnonzero(np.append(names[1:] != names[:-1], True)) + 1
-            yield RowBlock(names[ends - 1].tolist(), ends, rows)
-
-
-def npz_rows(path: Path) -> Iterator[RowBlock]:
-    """Read the embeddings of a clip's npz; raises numpy's errors."""
-    with np.load(path, allow_pickle=False) as file:
-        rows = file["embedding"]
-        yield RowBlock([str(file["clip"])], np.array([len(rows)]), rows)
+def _files(place: Place, folder: str, suffix: str) -> list[str]:
+    return [name for name in place.files(folder) if name.endswith(suffix)]

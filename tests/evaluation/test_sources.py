@@ -64,16 +64,6 @@ def test_a_sweep_and_a_folder_of_runs_are_all_their_runs(tmp_path: Path) -> None
     assert [run.name for run in find_sets(str(sweep))] == [str(sweep / "11-00-00")]
 
 
-def test_embeddings_of_shards_that_the_journal_does_not_have_are_left_out(tmp_path: Path) -> None:
-    from runner.output.state.journal import ShardEntry, to_line
-
-    run = make_run(tmp_path / "run", ROWS, statistics=False)
-    (run / ".runner").mkdir()
-    entries = [ShardEntry(n, files={f"embeddings/part-0000{n}.parquet": (1, "")}) for n in (0, 2)]
-    (run / ".runner" / "journal.jsonl").write_text("".join(f"{to_line(entry)}\n" for entry in entries))
-    assert find_sets(str(run))[0].summary.n == sum(CLIP_EXAMPLES[:2] + CLIP_EXAMPLES[5:])
-
-
 def test_files_of_statistics_are_sets_without_embeddings(tmp_path: Path) -> None:
     path = tmp_path / "reference.npz"
     path.write_bytes(to_npz(EmbeddingStatistics.of(ROWS), {}))
@@ -105,5 +95,5 @@ def test_a_run_of_a_single_example_is_told(tmp_path: Path) -> None:
 def test_a_damaged_file_is_told_by_its_name(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", ROWS, statistics=False)
     (run / "embeddings" / "part-00001.parquet").write_bytes(b"PAR1 no more")
-    with pytest.raises(RunnerError, match=r"part-00001\.parquet can't be read"):
+    with pytest.raises(RunnerError, match=r"part-00001\.parquet can(no|')t be read"):
         find_sets(str(run))

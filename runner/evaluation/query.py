@@ -1,0 +1,94 @@
+"""The query of a search: embeddings of an audio file, or of a clip of the run itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from runner.core.errors import ClipError, RunnerError
+from runner.vggish.constants import EXAMPLE_HOP_S, SAMPLE_RATE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from runner.output.reader import EmbeddingReader
+
+
+def query_from_file(
+    reader: EmbeddingReader, path: str, start_s: float | None, end_s: float | None, models: Path
+) -> NDArray[np.float32]:
+    """Embed an audio file as the run's clips were: the same weights, hop and resampler, in float32 on the CPU.
+
+    Args:
+        reader: of the run.
+        path: an audio file.
+        start_s: where the query begins in it, seconds; None for its beginning.
+        end_s: where it ends; None for its end.
+        models: the folder with the released weights.
+
+    Returns:
+        float32 [n, 128].
+
+    Raises:
+        RunnerError: the file cannot be decoded, or the run's weights are not here or are others than they were.
+    """
+    from runner.audio.reader import read_clip
+    from runner.inference.api import load_vggish_model
+
+    try:
+        with read_clip(path, start_s, end_s) as clip:
+            samples = np.concatenate(list(clip))
+    except ClipError as error:
+        raise RunnerError(f"{path} cannot be the query: {error}") from error
+    session = load_vggish_model("cpu", models=models, **_weights_of(reader))
+    here = str(session.metadata.weights["checksum"])
+    there = reader.metadata.get("vggish_runner.weights.checksum", "unknown")
+    if here != there:
+        raise RunnerError(
+            f"{reader.location} was embedded with other weights (checksum {there[:12]}) than those found here "
+            f"({here[:12]}): search with --clip, or restore the run's weights"
+        )
+    hop_s = float(reader.metadata.get("vggish_runner.hop_s", EXAMPLE_HOP_S))
+    return session.embed_waveform(samples, SAMPLE_RATE, hop_s=hop_s)
+
+
+def query_from_clip(
+    reader: EmbeddingReader, clip: str, start_s: float | None, end_s: float | None
+) -> NDArray[np.float32]:
+    """Return the embeddings of a clip's examples that start from ``start_s`` to before ``end_s``, float32 [n, d].
+
+    Raises:
+        RunnerError: the run has no such clip, or none of its examples starts there.
+    """
+    import pyarrow.compute as pc
+
+    first, end = -np.inf if start_s is None else start_s, np.inf if end_s is None else end_s
+    is_there, rows = False, []
+    for block in reader.blocks(("clip", "start_s")):
+        own = pc.equal(block.columns["clip"], clip).to_numpy()
+        if own.any():
+            is_there = True
+            starts = block.columns["start_s"].to_numpy()
+            rows.append(block.embeddings[own & (starts >= first) & (starts < end)])
+        elif is_there:
+            break  # a clip's examples are consecutive
+    if not is_there:
+        raise RunnerError(f"{reader.location} has no clip {clip}: give its path as column clip of clips.parquet has it")
+    query = np.concatenate(rows)
+    if not len(query):
+        raise RunnerError(f"no example of {clip} starts from {first:g} to {end:g} s: choose another --start or --end")
+    return query
+
+
+def _weights_of(reader: EmbeddingReader) -> dict[str, Any]:
+    """Return the arguments of ``load_vggish_model`` that load the run's weights."""
+    source = reader.metadata.get("vggish_runner.weights.source")
+    if source == "audioset":
+        return {"weights": source}
+    settings = reader.settings()
+    if source == "random":
+        return {"weights": source, "seed": int(settings["weights.seed"])}
+    return {"weights": str(settings["weights.path"])}

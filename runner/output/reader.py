@@ -1,0 +1,177 @@
+"""Read the embeddings of a run back: Parquet files in a folder or an object store."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from runner.core.errors import RunnerError
+from runner.core.layout import RunLayout
+from runner.core.lookahead import map_ahead
+from runner.core.paths import as_path, is_url
+from runner.storage.filesystem import open_store
+from runner.storage.retry import with_retries
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_TIMEOUT_S = 60.0
+
+_THREADS = min(4, os.cpu_count() or 1)
+"""Row groups decompressed at once; each is up to 32 MiB."""
+
+_SHARD = re.compile(r"(^|/)part-\d+\.parquet$")
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive examples of a shard.
+
+    Attributes:
+        first: The number of the first one among the examples of all files, in their order.
+        columns: The columns asked for, but not the embeddings.
+        embeddings: float32 [n, d]; a view of the file's own buffer.
+    """
+
+    first: int
+    columns: pa.Table
+    embeddings: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.embeddings)
+
+
+class _Shard(NamedTuple):
+    """A Parquet file: its path, and its bytes where it is an object's."""
+
+    path: str
+    content: pa.Buffer | None
+
+    def open(self) -> pq.ParquetFile:
+        try:
+            return pq.ParquetFile(self.path if self.content is None else self.content)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise RunnerError(
+                f"{self.path} cannot be read as Parquet ({error}): rerun the run's command to restore it"
+            ) from error
+
+
+class _RowGroup(NamedTuple):
+    """A row group of a shard."""
+
+    shard: _Shard
+    number: int
+
+
+class EmbeddingReader:
+    """The examples of a run, shard by shard, in the order of its manifest.
+
+    Args:
+        location: the run's folder, its ``embeddings`` folder, one Parquet file, or a URL of any of these.
+
+    Attributes:
+        location: As given.
+        metadata: Of the first file: model, checksum of the weights, precision, versions, all text.
+
+    Raises:
+        RunnerError: there are no Parquet embeddings, or they cannot be read.
+    """
+
+    def __init__(self, location: str) -> None:
+        self.location = location.rstrip("/")
+        self._is_remote = is_url(self.location)
+        if self._is_remote:
+            self._filesystem, self._root = open_store("RUN", self.location)
+        else:
+            import fsspec
+
+            self._filesystem, self._root = fsspec.filesystem("file"), as_path(self.location)
+        self._paths = self._list()
+        if not self._paths:
+            raise RunnerError(
+                f"{location} has no Parquet embeddings (embeddings/part-*.parquet): name the folder or URL of a run "
+                "whose output.formats include parquet"
+            )
+        with self._shard(self._paths[0]).open() as file:
+            self.metadata: Mapping[str, str] = {
+                key.decode(): value.decode() for key, value in (file.schema_arrow.metadata or {}).items()
+            }
+
+    def __len__(self) -> int:
+        """Return the number of examples, from the files' footers."""
+        with ThreadPoolExecutor(8) as threads:
+            return sum(threads.map(self._count, self._paths))
+
+    def blocks(self, columns: Sequence[str] = ("clip", "start_s"), *, embedding: str = "embedding") -> Iterator[Block]:
+        """Yield the examples in blocks, a row group each; a few are read ahead.
+
+        Args:
+            columns: further columns of each block.
+            embedding: the column of the vectors.
+        """
+
+        def read(group: _RowGroup) -> pa.Table:
+            with group.shard.open() as file:
+                return file.read_row_group(group.number, columns=[*columns, embedding])
+
+        first = 0
+        for table in map_ahead(read, self._groups(), _THREADS, 2 * _THREADS):
+            vectors = table[embedding].combine_chunks()
+            rows = vectors.flatten().to_numpy(zero_copy_only=False).reshape(len(vectors), -1)
+            yield Block(first, table.drop_columns([embedding]), rows)
+            first += len(rows)
+
+    def settings(self) -> Mapping[str, Any]:
+        """Return the settings that decide the run's numbers, by config key.
+
+        Raises:
+            RunnerError: the location is no run's, or has no plan any more.
+        """
+        settings: dict[str, Any] = json.loads(self._read(f"{self._root}/{RunLayout.plan}"))["deciding"]
+        return settings
+
+    def _groups(self) -> Iterator[_RowGroup]:
+        """Yield the row groups; an object is downloaded whole while the one before it is read."""
+        for shard in map_ahead(self._shard, self._paths, 1, 2):
+            with shard.open() as file:
+                count = file.num_row_groups
+            yield from (_RowGroup(shard, number) for number in range(count))
+
+    def _list(self) -> list[str]:
+        if self._root.endswith(".parquet"):
+            return [self._root]
+        for folder in (f"{self._root}/{RunLayout.embeddings}", self._root):
+            paths = [path for path in self._ls(folder) if _SHARD.search(path)]
+            if paths:
+                return sorted(paths, key=lambda path: (len(path), path))
+        return []
+
+    def _ls(self, folder: str) -> list[str]:
+        try:
+            paths: list[str] = with_retries(lambda: self._filesystem.ls(folder, detail=False), _TIMEOUT_S)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return paths
+
+    def _count(self, path: str) -> int:
+        with self._shard(path).open() as file:
+            return int(file.metadata.num_rows)
+
+    def _shard(self, path: str) -> _Shard:
+        return _Shard(path, pa.py_buffer(self._read(path)) if self._is_remote else None)
+
+    def _read(self, path: str) -> bytes:
+        try:
+            content: bytes = with_retries(lambda: self._filesystem.cat_file(path), _TIMEOUT_S)
+        except OSError as error:
+            raise RunnerError(f"{path} cannot be read ({error}): check the address and your credentials") from error
+        return content

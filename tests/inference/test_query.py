@@ -1,0 +1,56 @@
+"""An audio file as the query of a search, embedded by TensorFlow."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+
+from runner.cli import search
+from runner.core.layout import RunLayout
+from runner.inference.api import load_vggish_model
+from tests.evaluation.test_search import write_run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of six recordings of two examples each, with the metadata and the plan that a run has."""
+    folder = tmp_path_factory.mktemp("search")
+    session = load_vggish_model("cpu", weights="random", seed=5)
+    random, embeddings = np.random.default_rng(0), []
+    for number in range(6):
+        tones = np.sin(2 * np.pi * (200 + 350 * number) * np.arange(32_000) / 16_000)
+        path = folder / f"{number}.wav"
+        soundfile.write(path, 0.3 * tones + 0.01 * random.standard_normal(32_000), 16_000)
+        embeddings.append(session.embed_file(path))
+    write_run(folder / "run", np.concatenate(embeddings), [f"{row // 2}.wav" for row in range(12)])
+    shard = folder / "run" / "embeddings" / "part-00000.parquet"
+    table = pq.read_table(shard)
+    weights = session.metadata.weights
+    about = {"weights.source": "random", "weights.checksum": weights["checksum"], "hop_s": "0.96"}
+    pq.write_table(
+        table.replace_schema_metadata({f"vggish_runner.{key}": value for key, value in about.items()}), shard
+    )
+    layout = RunLayout(folder / "run")
+    layout.plan.parent.mkdir()
+    layout.plan.write_text(json.dumps({"deciding": {"weights.seed": 5}}))
+    return folder
+
+
+def test_an_audio_file_finds_itself(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert search.main([str(run / "run"), str(run / "4.wav"), "--start", "0.96", "--top", "1"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split() == ["1.0000", "00:00.96", "00:01.94", "4.wav", "(4)"]
+
+
+def test_a_run_of_other_weights_is_not_searched(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = RunLayout(run / "run").plan
+    plan.write_text(json.dumps({"deciding": {"weights.seed": 6}}))
+    try:
+        assert search.main([str(run / "run"), str(run / "4.wav")]) == 1
+    finally:
+        plan.write_text(json.dumps({"deciding": {"weights.seed": 5}}))
+    assert "was embedded with other weights" in capsys.readouterr().err
