@@ -30,7 +30,7 @@ _INTERRUPTED = 130
 
 COMMANDS = {
     name: f"runner.cli.{name}"
-    for name in ("doctor", "duplicates", "evaluate", "export", "merge", "report", "search", "track")
+    for name in ("doctor", "duplicates", "evaluate", "export", "fad", "merge", "report", "search", "track")
 }
 """Sub-commands and their modules, each with a ``main(arguments) -> exit status``; anything else is a run."""
 

@@ -14,7 +14,7 @@ from runner.config.evaluation import TASKS, EvaluateConfig
 from runner.config.schema import TrackingConfig
 from runner.core.layout import RunLayout
 from runner.tracking.client import telling
-from tests.evaluation.runs import labeled_clips, write_run
+from tests.evaluation.labeled_runs import labeled_clips, write_run
 from tests.reporting.test_advice import result
 
 

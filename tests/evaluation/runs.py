@@ -1,58 +1,51 @@
-"""Runs' folders with made-up embeddings, as the runner's own writers make them; and labeled data without files."""
+"""Runs to compare, made without a run: what one leaves of embeddings."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from runner.evaluation.sample import Sample
-from runner.output.formats import NpzFiles, ParquetShards
-from runner.output.rows import ClipRow
+from runner.statistics.files import to_npz
+from runner.statistics.moments import EmbeddingStatistics
+
+ABOUT = {"model": "VGGish", "weights.checksum": "ab" * 32, "weights.meaningless": "false", "frontend.hop_s": "0.96"}
+
+CLIP_EXAMPLES = (10, 1, 7, 200, 10, 10, 10, 52)
+"""Examples of a run's clips: the second one has no covariance of its own."""
 
 
-def clip_row(clip: str, label: str | None, embeddings: np.ndarray, start_s: float = 0.0) -> ClipRow:
-    """An embedded clip: its windows start at ``start_s`` and every 0.96 s after it."""
-    count = len(embeddings)
-    rows = embeddings.astype(np.float32)
-    return ClipRow(clip, "embedded", None, None, count, 0.96 * count, 16_000, 1, False, label, start_s, rows)
+def embeddings(seed: int, scale: float = 1.0, shift: float = 0.0) -> np.ndarray:
+    rows = np.random.default_rng(seed).standard_normal((sum(CLIP_EXAMPLES), 128)) * scale + shift
+    return rows.astype(np.float32)
 
 
-def write_run(folder: Path, rows: Sequence[ClipRow], shard_clips: int = 3, npz: bool = False) -> Path:
-    """Write the embeddings of a run in shards of ``shard_clips`` clips."""
-    shards = NpzFiles(folder, {}, 0.96) if npz else ParquetShards(folder, {}, 0.96, "zstd")
-    for shard in range(-(-len(rows) // shard_clips)):
-        shards.write(shard, rows[shard * shard_clips : (shard + 1) * shard_clips])
+def make_run(
+    folder: Path,
+    rows: np.ndarray,
+    about: Mapping[str, str] = ABOUT,
+    *,
+    statistics: bool = True,
+    shards: int = 3,
+) -> Path:
+    """A run's folder with these embeddings; a clip may go on in the next row group, never in the next shard."""
+    (folder / "embeddings").mkdir(parents=True)
+    counts = [number for number, examples in enumerate(CLIP_EXAMPLES) for _ in range(examples)]
+    clips = np.array([f"clip{number}.wav" for number in counts])
+    bounds = np.searchsorted(counts, np.linspace(0, len(CLIP_EXAMPLES), shards + 1).astype(int))
+    for shard, (first, end) in enumerate(itertools.pairwise(bounds)):
+        vectors = pa.FixedSizeListArray.from_arrays(pa.array(rows[first:end].reshape(-1)), 128)
+        table = pa.table({"clip": clips[first:end], "embedding": vectors})
+        pq.write_table(table, folder / "embeddings" / f"part-{shard:05d}.parquet", row_group_size=64)
+    if statistics:
+        (folder / "stats.npz").write_bytes(to_npz(EmbeddingStatistics.of(rows), about))
+    frontend = {key.removeprefix("frontend."): value for key, value in about.items() if key.startswith("frontend.")}
+    weights = {"checksum": about["weights.checksum"], "source": "file", "is_random": False}
+    result = {"status": "finished", "config": {"frontend": frontend}, "weights": weights}
+    (folder / "result.json").write_text(json.dumps(result))
     return folder
-
-
-def labeled_clips(
-    labels: int = 3, recordings: int = 10, windows: int = 2, distance: float = 2.0, seed: int = 0
-) -> list[ClipRow]:
-    """Clips of ``labels`` labels, around a mean each; recordings differ, and windows of one are alike."""
-    rng = np.random.default_rng(seed)
-    means = distance * rng.standard_normal((labels, 128))
-    return [
-        clip_row(
-            f"{label}/{recording:02d}.wav",
-            f"label {label}",
-            means[label] + 3 * rng.standard_normal(128) + 0.1 * rng.standard_normal((windows, 128)),
-        )
-        for recording in range(recordings)
-        for label in range(labels)
-    ]
-
-
-def sample_of(
-    embeddings: np.ndarray,
-    labels: Sequence[tuple[str, ...]],
-    groups: Sequence[str],
-    folds: Sequence[str | None] | None = None,
-) -> Sample:
-    """A sample of clips with these labels."""
-    count = len(labels)
-    clips = [f"{number:05d}.wav" for number in range(count)]
-    embeddings = np.asarray(embeddings, np.float32)
-    return Sample(clips, [0.0] * count, list(groups), list(folds or [None] * count), list(labels), embeddings,
-                  "clip", count, 0)  # fmt: skip

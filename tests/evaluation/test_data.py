@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from runner.core.errors import EvaluationError
 from runner.evaluation.data import digest_of, prepare
-from tests.evaluation.runs import sample_of
+from tests.evaluation.labeled_runs import sample_of
 
 
 @settings(max_examples=60, deadline=None)

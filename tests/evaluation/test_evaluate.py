@@ -15,7 +15,7 @@ from runner.config.evaluation import TASKS, EvaluateConfig, LabelsConfig
 from runner.core.errors import ConfigError, EvaluationError
 from runner.core.metrics import metric_of
 from runner.evaluation.evaluate import check_evaluation, evaluate, with_evaluation, write_evaluation
-from tests.evaluation.runs import clip_row, labeled_clips, write_run
+from tests.evaluation.labeled_runs import clip_row, labeled_clips, write_run
 
 
 def config(*tasks: str, path: Path | None = None, **values: Any) -> EvaluateConfig:

@@ -14,7 +14,7 @@ from runner.evaluation.annotations import Annotation, Annotations
 from runner.evaluation.labels import FileLabels, Labels, RunLabels
 from runner.evaluation.sample import Block, Sample, read_blocks, take_sample
 from runner.output.formats import row_groups
-from tests.evaluation.runs import clip_row, labeled_clips, write_run
+from tests.evaluation.labeled_runs import clip_row, labeled_clips, write_run
 
 
 def taken(

@@ -22,7 +22,7 @@ from runner.evaluation.knn import knn
 from runner.evaluation.probe import few_shot, probe
 from runner.evaluation.retrieval import average_precision_at_r, chance_map_at_r, retrieve
 from runner.evaluation.scores import chance_levels, multilabel_scores, per_label
-from tests.evaluation.runs import sample_of
+from tests.evaluation.labeled_runs import sample_of
 
 
 def clips(labels: int = 4, recordings: int = 60, takes: int = 2, distance: float = 0.25, seed: int = 0) -> LabeledData:
