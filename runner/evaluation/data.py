@@ -115,7 +115,7 @@ def prepare(sample: Sample, folds: int, seed: int) -> LabeledData:
         raise EvaluationError(
             f"{len(names)} labels of at least two recordings can't be told apart (of {len(spread)} in "
             f"{len(group_names) or len(set(sample.groups))} recordings or groups): "
-            "give more labeled recordings, or other labels with evaluate.labels.path"
+            "give more labeled recordings, or other labels with evaluate.labels"
         )
     given = {sample.folds[row] for row in kept}
     is_given = given != {None}

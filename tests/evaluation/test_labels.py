@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from runner.config.evaluation import LabelsConfig
+from runner.config.evaluation import EvaluateConfig
 from runner.core.errors import EvaluationError
 from runner.evaluation.annotations import Annotation, Annotations
 from runner.evaluation.labels import FileLabels, RunLabels, recording_of
@@ -14,7 +14,8 @@ STARTS = np.array([0.0, 0.96, 1.92])
 
 
 def labels_of(*rows: Annotation, **config: object) -> FileLabels:
-    return FileLabels(Annotations(list(rows), [row.recording for row in rows]), LabelsConfig(path="labels", **config))
+    annotations = Annotations(list(rows), [row.recording for row in rows])
+    return FileLabels(annotations, EvaluateConfig(labels="labels", **config))
 
 
 def windows(labels: FileLabels, clip: str = "a.wav", starts: np.ndarray = STARTS) -> list[set[str]] | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runner.config.evaluation import LabelsConfig
+from runner.config.evaluation import EvaluateConfig
 from runner.core.errors import EvaluationError, RunnerError
 from runner.evaluation.annotations import Annotation, Annotations
 from runner.evaluation.labels import FileLabels, Labels, RunLabels
@@ -79,7 +79,7 @@ def test_windows_are_drawn_evenly_and_no_more_are_held_than_twice_the_limit(monk
 def test_windows_of_annotated_recordings_without_a_label_are_negatives(tmp_path: Path) -> None:
     rows = [clip_row(f"{name}.wav", None, np.full((3, 128), number)) for number, name in enumerate("abc")]
     annotations = Annotations([Annotation("a", "wren", 1.0, 1.5), Annotation("a", "robin", 1.2, 2.5)], ["a", "b"])
-    sample = taken(write_run(tmp_path, rows), FileLabels(annotations, LabelsConfig()), unit="window")
+    sample = taken(write_run(tmp_path, rows), FileLabels(annotations, EvaluateConfig()), unit="window")
     assert [*zip(sample.clips, sample.starts, sample.labels, strict=True)] == [
         ("a.wav", 0.0, ()),
         ("a.wav", 0.96, ("robin", "wren")),
@@ -91,7 +91,7 @@ def test_windows_of_annotated_recordings_without_a_label_are_negatives(tmp_path:
 
 def test_a_part_of_a_file_is_aligned_by_its_place_in_the_file(tmp_path: Path) -> None:
     rows = [clip_row("a.wav#t=10,12", None, np.zeros((2, 128)), start_s=10.0)]
-    labels = FileLabels(Annotations([Annotation("a.wav", "wren", 11.0, 11.5)], ["a.wav"]), LabelsConfig())
+    labels = FileLabels(Annotations([Annotation("a.wav", "wren", 11.0, 11.5)], ["a.wav"]), EvaluateConfig())
     sample = taken(write_run(tmp_path, rows), labels, unit="window")
     assert sample.labels == [(), ("wren",)]
     assert sample.groups == ["a.wav"] * 2
