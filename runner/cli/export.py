@@ -24,7 +24,6 @@ from collections.abc import Sequence
 from runner.cli import convert
 from runner.core.errors import RunnerError
 from runner.core.printable import printable
-from runner.inference.saved_model import export
 
 _USAGE = """\
 usage: python -m runner export output.dir=DIR [weights=audioset|file|random ...] [precision=...] [frontend.tail=pad ...]
@@ -51,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from omegaconf.errors import OmegaConfBaseException
 
     from runner.config.composition import compose_config, format_hydra_error
+    from runner.inference.saved_model import export
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
