@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from runner.config.evaluation import TASKS, UNITS, EvaluateConfig, check_evaluation
+from runner.config.groups.evaluate import TASKS, UNITS, EvaluateConfig, check_evaluation
 from runner.core.errors import EvaluationError, RunnerError
 from runner.core.files import write_atomic
 from runner.core.layout import RunLayout

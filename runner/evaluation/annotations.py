@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from runner.core.errors import EvaluationError
 
 if TYPE_CHECKING:
-    from runner.config.evaluation import EvaluateConfig
+    from runner.config.groups.evaluate import EvaluateConfig
 
 _SUFFIXES = (".txt", ".csv", ".tsv", ".parquet", ".pq")
 

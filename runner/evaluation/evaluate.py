@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from runner.config.evaluation import TASKS
+from runner.config.groups.evaluate import TASKS
 from runner.core.files import write_atomic
 from runner.core.layout import RunLayout
 from runner.core.paths import as_path
@@ -30,7 +30,7 @@ from runner.vggish.constants import EXAMPLE_HOP_S
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from runner.config.evaluation import EvaluateConfig
+    from runner.config.groups.evaluate import EvaluateConfig
     from runner.evaluation.data import LabeledData
     from runner.evaluation.labels import Labels
     from runner.evaluation.sample import Sample

@@ -14,7 +14,7 @@ from runner.core.errors import EvaluationError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from runner.config.evaluation import EvaluateConfig
+    from runner.config.groups.evaluate import EvaluateConfig
     from runner.evaluation.annotations import Annotation, Annotations
 
 _PART_OF_FILE = re.compile(r"#t=[0-9.e+-]*,[0-9.e+-]*$")

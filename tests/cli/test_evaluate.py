@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from runner.cli.evaluate import _config, _parser, main
-from runner.config.evaluation import TASKS, EvaluateConfig
+from runner.config.groups.evaluate import TASKS, EvaluateConfig
 from runner.config.schema import TrackingConfig
 from runner.core.layout import RunLayout
 from runner.tracking.client import telling

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from runner.config.evaluation import EvaluateConfig
+from runner.config.groups.evaluate import EvaluateConfig
 from runner.core.errors import EvaluationError
 from runner.evaluation.annotations import Annotation, read_annotations
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runner.config.evaluation import TASKS, EvaluateConfig, check_evaluation
+from runner.config.groups.evaluate import TASKS, EvaluateConfig, check_evaluation
 from runner.core.errors import ConfigError, EvaluationError
 from runner.core.metrics import metric_of
 from runner.evaluation.evaluate import evaluate, with_evaluation, write_evaluation

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from runner.config.evaluation import EvaluateConfig
+from runner.config.groups.evaluate import EvaluateConfig
 from runner.core.errors import EvaluationError
 from runner.evaluation.annotations import Annotation, Annotations
 from runner.evaluation.labels import FileLabels, RunLabels, recording_of

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runner.config.evaluation import EvaluateConfig
+from runner.config.groups.evaluate import EvaluateConfig
 from runner.core.errors import EvaluationError, RunnerError
 from runner.evaluation.annotations import Annotation, Annotations
 from runner.evaluation.labels import FileLabels, Labels, RunLabels

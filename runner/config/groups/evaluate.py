@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from runner.config.checks import at_least, one_of
 from runner.core.errors import ConfigError
 from runner.core.paths import as_path
 
@@ -66,15 +66,11 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         for task in self.tasks:
-            if task not in TASKS:
-                raise ConfigError(f"evaluate.tasks={task} is not an option: use one of {', '.join(TASKS)}")
-        if self.unit not in UNITS:
-            raise ConfigError(f"evaluate.unit={self.unit} is not an option: use one of {', '.join(UNITS)}")
+            one_of("evaluate.tasks", task, TASKS)
+        one_of("evaluate.unit", self.unit, UNITS)
         for name, minimum in _MINIMUM.items():
-            if getattr(self, name) < minimum:
-                raise ConfigError(f"evaluate.{name}={getattr(self, name)} is too small: use {minimum} or more")
-        if not 0 <= self.min_overlap_s < math.inf:
-            raise ConfigError(f"evaluate.min_overlap_s={self.min_overlap_s} is too small: use 0 or more")
+            at_least(f"evaluate.{name}", getattr(self, name), minimum)
+        at_least("evaluate.min_overlap_s", self.min_overlap_s, 0)
         if self.labels is None and (column := self.label_column or self.fold_column or self.group_column):
             raise ConfigError(f"evaluate has a column {column} and no file that has it: give evaluate.labels")
 
