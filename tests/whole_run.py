@@ -28,6 +28,9 @@ import soundfile
 
 from runner.config.composition import compose_config
 from runner.config.schema import RunConfig
+from runner.contract.files import result_to_json
+from runner.contract.result import Decision, DeviceReport, Startup
+from runner.contract.spec import RunSpec
 from runner.core import files
 from runner.core.errors import RunnerError
 from runner.devices import host
@@ -85,7 +88,7 @@ def session(config: RunConfig, run: Path) -> dict[str, Any] | str:
     with _patched(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         try:
             os.makedirs(run, exist_ok=True)  # Hydra does this
-            return job.run_job(spec.Job(config, run))
+            return result_to_json(job.run_job(spec.Job(config, run)))
         except (RunnerError, OSError) as error:  # as in runner.cli
             return str(error)
         finally:
@@ -133,9 +136,7 @@ def _embed(windows: np.ndarray, copied: object = None) -> np.ndarray:
     return np.stack([windows[:, place * 100] for place in range(128)], axis=1).astype(np.float32)
 
 
-def _make_ready(
-    config: RunConfig, spec: dict[str, Any], cold: object, events: object, result: dict[str, Any]
-) -> SimpleNamespace:
+def _load_model() -> SimpleNamespace:
     info = DeviceInfo(DeviceType.CPU, True, "arithmetic", "for tests")
     device = DeviceChoice(DeviceType.CPU, info, 0, "for tests", None, [info])
     precision = PrecisionChoice("float32", "float32", "for tests")
@@ -154,10 +155,22 @@ def _make_ready(
         oom_backoffs=[],
         embed_windows=_embed,
     )
-    result |= {"device": device.to_dict(), "precision": precision.to_dict(), "warnings": [], "resolved": {}}
     return SimpleNamespace(
         placement=placement, sessions=[vggish], postprocess=None, dtypes=("int16", "float32"), answers=None
     )
+
+
+class ArithmeticStartup:
+    """``SessionStartup`` of a session that is plain arithmetic."""
+
+    def __init__(self, spec: RunSpec, dtypes: object, timer: object, events: object) -> None:
+        self.report, self.metrics = Startup(), {}
+
+    def prepare(self) -> SimpleNamespace:
+        model = _load_model()
+        precision = Decision(**model.placement.precision.to_dict())
+        self.report = Startup(device=DeviceReport.of(model.placement.device), precision=precision)
+        return model
 
 
 def _no_canary(session: Any, *about: object) -> SimpleNamespace:
@@ -217,7 +230,7 @@ def _patched() -> Iterator[None]:
             (job, "git_state", lambda: None),
             (entrypoint, "host_facts", lambda: facts),
             (entrypoint, "versions", lambda: found),
-            (local, "prepare_sessions", _make_ready),
+            (local, "SessionStartup", ArithmeticStartup),
             (local, "Canary", _no_canary),
             (entrypoint, "StopSignal", lambda end_at_once: stop),
             (local, "gpu_memory_metrics", lambda device: {}),

@@ -6,29 +6,33 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from runner.config.schema import PrecisionConfig, RandomWeights, from_dict
-from runner.core.errors import RunnerError
-from runner.core.readable import read_json
+from runner.config.schema import PrecisionConfig, RandomWeights
+from runner.contract.files import read_result
+from runner.core.errors import ResumeError, RunnerError
+from runner.core.layout import RunLayout
 
 if TYPE_CHECKING:
     from runner.config.schema import RunConfig
+    from runner.contract.result import RunResult
 
 
-def config_of(result: dict[str, Any], folder: Path) -> RunConfig:
+def config_of(result: RunResult, folder: Path) -> RunConfig:
     """The configuration to export what a run embedded with.
 
     Args:
-        result: the run's result.json.
+        result: the run's.
         folder: where the SavedModel goes.
     """
-    config = from_dict(result["config"])
-    weights = result["weights"]
-    if weights["source"] == "random":  # on demo clips also where the released ones could not be had
-        config = replace(config, weights=RandomWeights(seed=int(weights["seed"] or 0)))
-    precision = PrecisionConfig(result["precision"]["effective"])
-    return replace(config, precision=precision, output=replace(config.output, dir=str(folder)))
+    config, weights, precision = result.info.config, result.startup.weights, result.startup.precision
+    if weights is None or precision is None:
+        raise ResumeError(f"{result.info.run_dir} is of a run that loaded no model: there is none to export")
+    if weights.source == "random":  # on demo clips also where the released ones could not be had
+        config = replace(config, weights=RandomWeights(seed=weights.seed or 0))
+    return replace(
+        config, precision=PrecisionConfig(precision.effective), output=replace(config.output, dir=str(folder))
+    )
 
 
 def main(run_dir: str, folder: str) -> int:
@@ -36,7 +40,7 @@ def main(run_dir: str, folder: str) -> int:
     from runner.inference.saved_model import export
 
     try:
-        export(config_of(read_json(Path(run_dir) / "result.json"), Path(folder)))
+        export(config_of(read_result(RunLayout(Path(run_dir)).result), Path(folder)))
     except RunnerError as error:
         print(f"{error}", file=sys.stderr)
         return 1

@@ -96,7 +96,7 @@ def check(rows: Sequence[Row], store: Store, rule: str, default_experiment: str)
     judge = ranking_metric(metric)
     reference = _baseline(store.rows([baseline_word], default_experiment), metric, rule)
     comparison = compare([row for row in rows if row.run_id != reference.run_id], lambda row: row.facts, metric)
-    broken = [f"{row.name} {row.short_id} can't be compared: {'; '.join(why)}" for row, why in comparison.left_out]
+    broken = [f"{row.name} {row.short_id} can't be compared: {'; '.join(why)}" for row, why in comparison.excluded]
     for ranking in comparison.rankings:
         why_not = difference(ranking.workload, reference.facts.workload)
         for row in ranking.ranked:
@@ -109,7 +109,7 @@ def check(rows: Sequence[Row], store: Store, rule: str, default_experiment: str)
                     f"good as {number(expected)} of {reference.name} {reference.short_id} ({judge.direction.value} is "
                     f"better), which is below {least:g}"
                 )
-    if not comparison.rankings and not comparison.left_out:
+    if not comparison.rankings and not comparison.excluded:
         broken.append("there is no run to compare with the baseline")
     return broken
 
@@ -122,7 +122,7 @@ def _baseline(rows: Sequence[Row], metric: str, rule: str) -> Row:
     """
     found = compare(rows, lambda row: row.facts, metric)
     if not found.rankings:
-        why = "; ".join(dict.fromkeys(each for _, reasons in found.left_out for each in reasons))
+        why = "; ".join(dict.fromkeys(each for _, reasons in found.excluded for each in reasons))
         raise RunnerError(f"--fail-below {rule}: the baseline can't be compared with ({why}): name another one")
     if len(found.rankings) > 1:
         why = difference(found.rankings[1].workload, found.rankings[0].workload)
@@ -200,7 +200,7 @@ def _text(options: argparse.Namespace, report: Report, store: Store) -> str:
     options.output.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(options.output, text + "\n")
     ranked = sum(len(ranking.ranked) for ranking in report.rankings)
-    return f"{options.output}: {ranked} runs ranked, {len(report.comparison.left_out)} not; {sentences(report)}"
+    return f"{options.output}: {ranked} runs ranked, {len(report.comparison.excluded)} not; {sentences(report)}"
 
 
 def _say(text: str) -> None:

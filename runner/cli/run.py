@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from runner.core.cleanup import cleanup
 from runner.core.errors import RunnerError
@@ -24,7 +24,7 @@ from runner.core.stop_signals import INTERRUPTED, Requests, leave_terminal, take
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from runner.reporting.advice import Result
+    from runner.contract.result import RunResult
 
 COMMANDS = {
     name: f"runner.cli.{name}"
@@ -203,7 +203,7 @@ class RunInterrupted(BaseException):
         self.exit_status = exit_status
 
 
-def task(config: DictConfig) -> dict[str, Any] | float:
+def task(config: DictConfig) -> RunResult | float:
     """Run one job, as Hydra's task function; return its result, or for Optuna the objective."""
     from hydra.core.hydra_config import HydraConfig
 
@@ -230,24 +230,25 @@ def task(config: DictConfig) -> dict[str, Any] | float:
     )
     with cleanup():
         result = run_job(job)
-    if result["status"] == "killed":
-        raise RunInterrupted(result["exit_status"])
-    if result["status"] != "finished":
-        raise JobFailed(result["exit_status"])
+    if result.status == "interrupted":
+        raise RunInterrupted(result.exit_status)
+    if result.status != "finished":
+        raise JobFailed(result.exit_status)
     if str(hydra_config.sweeper.get("_target_")).endswith("OptunaSweeper"):
         return objective(result)
     return result
 
 
-def objective(result: Result) -> float:
+def objective(result: RunResult) -> float:
     """Return the objective of ``experiment=tune``: × realtime, or 0 if parity failed or memory exceeded its limit."""
     from runner.devices.detection import DeviceType
     from runner.inference.memory import ceiling_mib
-    from runner.reporting.advice import setting
+    from runner.reporting.advice import configuration_label
 
-    ceiling = ceiling_mib(result["config"]["memory"]["host_limit_mib"], DeviceType(setting(result)[0]))
-    parity = result.get("parity")
-    if (parity is not None and not parity["passed"]) or result["metrics"]["rss_peak_mib"] > (ceiling or math.inf):
+    limit, metrics = result.info.config.memory.host_limit_mib, result.metrics
+    ceiling = ceiling_mib(limit, DeviceType(configuration_label(result)[0]))
+    parity = result.startup.parity
+    if (parity is not None and not parity.passed) or metrics["rss_peak_mib"] > (ceiling or math.inf):
         return 0.0
-    metrics = result["metrics"]  # trials all repeat their passes, or none does
+    # trials all repeat their passes, or none does
     return float(metrics.get("repeat_realtime_factor_mean", metrics.get("realtime_factor", 0.0)))

@@ -54,16 +54,15 @@ def run(device: str) -> dict[str, Any]:
     kept = Path(config.paths.models).expanduser() / CACHE
     answers = parity_answers(loaded, kept, placement.precision.effective)
     sessions = build_sessions(placement, loaded)
-    result: dict[str, Any] = {"metrics": {}}
-    missed = run_parity_gate(sessions, answers, config.parity, result=result, dtypes=("int16", "float32"))
+    gate = run_parity_gate(sessions, answers, config.parity, ("int16", "float32"))
     speed = model_only(sessions, SECONDS, "float32") * config.frontend.hop_s
     return {
-        "ok": not missed,
+        "ok": gate.failure is None,
         "device": device,
         "name": placement.device.device.name,
         "realtime_factor": speed,
-        "parity_rel_err": result["metrics"].get("parity_rel_err"),
-        "detail": missed or "",
+        "parity_rel_err": gate.metrics.get("parity_rel_err"),
+        "detail": gate.failure or "",
         "seconds": time.perf_counter() - start,
     }
 

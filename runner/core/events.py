@@ -17,9 +17,14 @@ LOG_FORMAT = "[%(asctime)s][%(levelname)s] %(message)s"
 
 
 class Events:
-    """The line to the parent; a parent that is gone is no error here (standard input's end tells of it)."""
+    """Sends events to the command; a command that is gone is no error here (standard input's end tells of it).
+
+    Attributes:
+        warnings: those sent, for result.json.
+    """
 
     def __init__(self, stream: IO[str]) -> None:
+        self.warnings: list[str] = []
         self._stream = stream
         self._lock = threading.Lock()
 
@@ -32,13 +37,24 @@ class Events:
             except (OSError, ValueError):
                 return
 
+    def warn(self, message: str) -> None:
+        """Log a warning, and send it, once however often it comes."""
+        if message not in self.warnings:
+            log.warning("%s", message)
+            self.warnings.append(message)
+            self.send("warning", message=message)
+
 
 class StartupTimer:
-    """Seconds of each step before the first clip: import, device, weights, compile, parity."""
+    """Seconds of each step before the first clip: import, device, weights, compile, parity.
+
+    Args:
+        spawned_at: when the worker was started, in seconds since the epoch.
+    """
 
     def __init__(self, spawned_at: float) -> None:
         self._spawned_at = spawned_at
-        self.parts: dict[str, float] = {}
+        self.steps: dict[str, float] = {}
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
@@ -49,16 +65,9 @@ class StartupTimer:
 
     def add(self, name: str, seconds: float) -> None:
         """Record a step's seconds, on top of what it took before."""
-        self.parts[name] = self.parts.get(name, 0.0) + seconds
+        self.steps[name] = self.steps.get(name, 0.0) + seconds
 
     def metrics(self, ready_at: float) -> dict[str, float]:
-        """startup_s (from the worker's start to a ready session, wall clock) and its parts."""
-        whole = max(ready_at - self._spawned_at, 0.0)
-        return {"startup_s": whole, **{f"startup_{name}_s": value for name, value in self.parts.items()}}
-
-
-def warn(message: str, events: Events, result: dict[str, Any]) -> None:
-    """Tell a warning to the log, the person and result.json."""
-    log.warning("%s", message)
-    events.send("warning", message=message)
-    result["warnings"].append(message)
+        """Return startup_s (from the worker's start to a ready session, wall clock) and that of each step."""
+        total = max(ready_at - self._spawned_at, 0.0)
+        return {"startup_s": total, **{f"startup_{name}_s": value for name, value in self.steps.items()}}

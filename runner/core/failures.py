@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from runner.core.errors import EngineError, RunnerError
 
@@ -19,11 +19,18 @@ _MEMORY_NAMES = ("ResourceExhaustedError", "OutOfMemoryError")
 """TensorFlow's and Ray's, by name: neither need be there."""
 
 
-class Failure(NamedTuple):
-    """Why a run failed: the word for it in result.json and the tag ``failure.kind``, and what a person is told."""
+@dataclass(frozen=True)
+class Failure:
+    """Why a run failed.
+
+    ``kind`` is its word in result.json and in the tag ``failure.kind``, ``message`` the sentence for the user;
+    ``signal`` names the signal that ended the worker, and ``log_tail`` is the end of its log.
+    """
 
     kind: str
     message: str
+    signal: str | None = None
+    log_tail: str = ""
 
 
 def failure_of(error: BaseException) -> Failure:

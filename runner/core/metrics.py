@@ -145,7 +145,7 @@ METRICS: tuple[Metric, ...] = (
         ("clips_padded", "clips", "clips shorter than an example that were padded to one"),
         ("examples", "examples", "examples of the whole run"),
         ("audio_s", "s", "audio of the whole run's embedded clips"),
-        ("session_clips", "clips", "clips that ended in this session of a resumed run, which its speed is of"),
+        ("attempt_clips", "clips", "clips that ended in this attempt at a resumed run, which its speed is of"),
     ),
     # Memory
     *_metrics(
@@ -253,7 +253,7 @@ METRICS: tuple[Metric, ...] = (
         _LESS,
         ("batch_size_memory_mib", "MiB", "series whose step is the batch size: memory of the device"),
     ),
-    # While a run goes on: ever fewer points, in steps that go on where an earlier session ended
+    # While a run goes on: ever fewer points, in steps that go on where an earlier attempt ended
     *_metrics(
         _MORE,
         ("progress_realtime_factor", "× realtime", "series while the run goes on: speed since the point before"),
@@ -261,12 +261,12 @@ METRICS: tuple[Metric, ...] = (
     *_metrics(
         _NEITHER,
         ("progress_clips", "clips", "series likewise: clips of the whole run that have ended"),
-        ("progress_audio_s", "s", "series likewise: audio embedded in this session"),
+        ("progress_audio_s", "s", "series likewise: audio embedded in this attempt"),
         ("system/NAME", "", "series likewise: the machine's load, under MLflow's own names; see its System tab"),
     ),
     *_metrics(
         _LESS,
-        ("progress_clips_skipped", "clips", "series likewise: clips of this session that were skipped"),
+        ("progress_clips_skipped", "clips", "series likewise: clips of this attempt that were skipped"),
     ),
     # A sweep's parent
     *_metrics(
@@ -281,7 +281,7 @@ METRICS: tuple[Metric, ...] = (
     *_metrics(
         _LESS,
         ("jobs_failed", "jobs", "of them failed"),
-        ("jobs_killed", "jobs", "of them stopped"),
+        ("jobs_interrupted", "jobs", "of them stopped"),
     ),
 )
 

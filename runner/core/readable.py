@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from runner.core.errors import ResumeError
-
-log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -40,17 +37,4 @@ def read_json(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(found, dict):
             raise ValueError("it holds no object")
-    return found
-
-
-def read_results(folders: Iterable[Path]) -> list[dict[str, Any]]:
-    """The result.json of each run's folder that has one; of one that can't be read there is a warning."""
-    found = []
-    for folder in folders:
-        path = folder / "result.json"
-        try:
-            if path.exists():
-                found.append(read_json(path))
-        except ResumeError as error:
-            log.warning("%s", error)
     return found

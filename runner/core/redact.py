@@ -4,19 +4,8 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 from runner.core.files import write_atomic
-
-
-def public(value: Any) -> Any:
-    """A plain nested value with the credentials taken out of every address in it."""
-    if isinstance(value, dict):
-        return {key: public(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [public(inner) for inner in value]
-    return without_credentials(value) if isinstance(value, str) else value
-
 
 # Hydra writes the colons of a sweep's overrides with a backslash
 _USER = re.compile(r"([A-Za-z][\w+.\-]*\\?://)[^\s/'\"]*@")

@@ -1,14 +1,15 @@
-"""The parts of a run that every engine makes alike from its spec: clips, decode options, metadata, the writer."""
+"""What all engines have in common: their interface, the metadata of files, the writer."""
 
 from __future__ import annotations
 
 import gc
 import json
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner.contract.result import RunStats, Startup
 from runner.dataset.clips import labels_of
 from runner.devices.host import versions
 from runner.output.writer import RunWriter, make_formats
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from runner.config.schema import RunConfig
+    from runner.contract.result import Repeats, Status
+    from runner.contract.spec import RunSpec
+    from runner.core.events import Events
+    from runner.core.stop_signals import StopSignal
     from runner.inference.builder import Placement
     from runner.inference.session import VGGishSession
     from runner.output.remote.writer import RemoteCommitter
@@ -25,17 +30,16 @@ if TYPE_CHECKING:
     from runner.output.writer import JournalLike
 
 _SWITCH_S = 0.0005
-"""A thread that has the interpreter gives it up after so long: replicas must not wait long for collector and
-writers."""
+"""The interpreter's switch interval: replicas must not wait long for collector and writers."""
 
 
 def file_metadata(config: RunConfig, session: VGGishSession, placement: Placement) -> dict[str, str]:
-    """What every file of a run says of itself: model, weights, front end, precision, device, versions; all strings.
+    """Describe a run's files: model, weights, front end, precision, device, versions; all strings.
 
     Args:
         config: the run's configuration.
-        session: that embeds.
-        placement: where it does so.
+        session: the one that embeds.
+        placement: its device and precision.
     """
     weights = session.metadata.weights
     return {
@@ -54,14 +58,13 @@ def file_metadata(config: RunConfig, session: VGGishSession, placement: Placemen
 
 
 def tune_interpreter() -> None:
-    """Set this process's interpreter up for embedding, once all is made that it needs."""
+    """Tune this process's interpreter for embedding, once all long-lived objects are made."""
     sys.setswitchinterval(_SWITCH_S)
-    gc.freeze()  # TensorFlow's million objects are not looked through again while batches are in flight
+    gc.freeze()  # the collector skips TensorFlow's million objects while batches are in flight
 
 
 def make_writer(
-    spec: Mapping[str, Any],
-    config: RunConfig,
+    spec: RunSpec,
     metadata: Mapping[str, str],
     postprocess: Callable[[NDArray[np.float32]], NDArray[Any]] | None,
     done: Mapping[int, ShardEntry] | None = None,
@@ -69,27 +72,57 @@ def make_writer(
     journal: JournalLike | None = None,
     kind: Callable[..., RunWriter] = RunWriter,
 ) -> RunWriter:
-    """The writer of a run's shards, in the formats asked for; see ``RunWriter``.
+    """Make the writer of a run's shards, in the formats asked for; see ``RunWriter``.
 
     Args:
         spec: the run's.
-        config: its configuration.
-        metadata: what its files say of themselves.
+        metadata: of every file.
         postprocess: embeddings to their post-processed form; None for none.
         done: the shards that the journal has already.
-        journal: where shards are noted; the run's own when None.
-        kind: the writer's class, or what makes one.
+        journal: gets each committed shard; the run's own when None.
+        kind: the writer's class, or a function that makes one.
     """
-    run_dir = Path(spec["run_dir"])
-    labels = (spec["dataset"].get("part") or {}).get("labels") or labels_of(Path(spec["manifest"]))
-    formats = make_formats(config.output, run_dir, metadata, config.frontend.hop_s, labels, postprocess)
-    return kind(run_dir, metadata, formats, done, journal=journal, rows=spec["rows"])
+    config, part = spec.config, spec.dataset.part
+    labels = (part.labels if part else None) or labels_of(spec.manifest)
+    formats = make_formats(config.output, spec.run_dir, metadata, config.frontend.hop_s, labels, postprocess)
+    return kind(spec.run_dir, metadata, formats, done, journal=journal, rows=spec.rows)
 
 
-def _mirror(spec: dict[str, Any], config: RunConfig) -> RemoteCommitter | None:
-    """What puts the run's files into an object store; None where they stay on a file system."""
-    if "store" not in spec:
+def remote_committer(spec: RunSpec) -> RemoteCommitter | None:
+    """Make the committer of an output in an object store; None where the output is a folder."""
+    if spec.remote is None:
         return None
     from runner.output.remote.writer import RemoteCommitter
 
-    return RemoteCommitter(spec, config)
+    return RemoteCommitter(spec)
+
+
+class Engine(ABC):
+    """Embeds what is left of a run.
+
+    Args:
+        spec: the run's.
+        events: gets progress and warnings.
+        stop: is set when the run is to end early.
+
+    Attributes:
+        startup: what was decided before the first clip, as far as the run has come, also where it fails.
+        stats: what was embedded, likewise.
+        repeats: its repeated passes, if there were any.
+        metrics: all metrics so far.
+    """
+
+    def __init__(self, spec: RunSpec, events: Events, stop: StopSignal) -> None:
+        self._spec, self._events, self._stop = spec, events, stop
+        self.startup = Startup()
+        self.stats = RunStats()
+        self.repeats: Repeats | None = None
+        self.metrics: dict[str, float] = {}
+
+    @abstractmethod
+    def run(self) -> Status:
+        """Embed, and return how it ended; a failure is raised."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of what lives longer than the run, after its result is written."""

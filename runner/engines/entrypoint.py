@@ -1,75 +1,105 @@
-"""The worker's entry: standard output becomes events, signals end it in order, the result is written."""
+"""The worker's entry: standard output becomes events, signals end it in order, the result is written.
+
+Events for the command go to standard output, a JSON object a line; ``stop`` on standard input, or its end, asks for an
+early end.  Everything else that is printed goes to standard error, which the command points at runner.log.
+"""
 
 from __future__ import annotations
 
-import json
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING
 
+from runner.contract.files import read_spec, write_result
+from runner.contract.result import WorkerResult
 from runner.core.events import LOG_FORMAT, Events
 from runner.core.failures import failure_of
-from runner.core.files import write_atomic
+from runner.core.layout import RunLayout
 from runner.core.printable import PrintableFormatter
-from runner.core.readable import read_json
 from runner.core.stop_signals import StopSignal
 from runner.devices.host import host_facts, versions
-from runner.engines.local import _carry_out
+
+if TYPE_CHECKING:
+    from runner.contract.result import Status
+    from runner.contract.spec import RunSpec
+    from runner.core.failures import Failure
+    from runner.engines.common import Engine
 
 log = logging.getLogger("runner.engines.worker")
 
-KILLED_STATUS = 3
+INTERRUPTED_STATUS = 3
 """Exit status of a worker that ended early because it was told to."""
 
 
 def main(spec_path: str) -> int:
-    """Carry out one spec; the exit status is 0 for a finished run, 3 for one told to stop, 1 for a failed one."""
+    """Carry out one spec; the exit status is 0 for a finished run, 3 for an interrupted one, 1 for a failed one."""
     events = Events(_take_standard_output())
     handler = logging.StreamHandler()
     handler.setFormatter(PrintableFormatter(LOG_FORMAT))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     run_dir = Path(spec_path).parent.parent
-    result: dict[str, Any] = {"host": host_facts(), "versions": versions(), "metrics": {}}
     stop = StopSignal(lambda: _end_at_once(run_dir, events))
-    spec: dict[str, Any] = {}
+    engine: Engine | None = None
+    failure: Failure | None = None
+    status: Status = "failed"
     try:
-        spec |= read_json(Path(spec_path))
-        _carry_out(spec, run_dir, events, result, stop)
+        engine = _make_engine(read_spec(Path(spec_path)), events, stop)
+        status = engine.run()
     except Exception as error:
         log.exception("the run failed")
-        result["status"] = "failed"
-        result["failure"] = {**failure_of(error)._asdict(), "signal": None}
-    except SystemExit:  # what Ray makes of SIGTERM while it starts
-        result["status"] = "killed"
+        failure = failure_of(error)
+    except SystemExit:  # Ray makes this of SIGTERM while it starts
+        status = "interrupted"
     stop.begin(lambda: None)  # from here on nothing ends this process at once
-    _tell(run_dir, events, result)
-    if spec and spec["config"]["engine"]["name"] == "ray":
-        from runner.engines.ray.cluster import disconnect
-
-        disconnect()
-    return {"finished": 0, "killed": KILLED_STATUS}.get(result["status"], 1)
+    status = _report(run_dir, events, _result(status, failure, engine, events))
+    if engine is not None:
+        engine.close()
+    return {"finished": 0, "interrupted": INTERRUPTED_STATUS}.get(status, 1)
 
 
-def _tell(run_dir: Path, events: Events, result: dict[str, Any]) -> None:
-    """Leave the result to the parent."""
+def _make_engine(spec: RunSpec, events: Events, stop: StopSignal) -> Engine:
+    if spec.config.engine.name == "ray":
+        from runner.engines.ray.driver import RayEngine
+
+        return RayEngine(spec, events, stop)
+    from runner.engines.local import LocalEngine
+
+    return LocalEngine(spec, events, stop)
+
+
+def _result(status: Status, failure: Failure | None, engine: Engine | None, events: Events) -> WorkerResult:
+    """Compose the worker's result of what the engine came to, as far as it came."""
+    result = WorkerResult(
+        status=status, failure=failure, host=host_facts(), versions=versions(), warnings=tuple(events.warnings)
+    )
+    if engine is None:
+        return result
+    return replace(result, metrics=engine.metrics, startup=engine.startup, stats=engine.stats, repeats=engine.repeats)
+
+
+def _report(run_dir: Path, events: Events, result: WorkerResult) -> Status:
+    """Write result.json and tell the command the status, which is failed where a finished run can't be written."""
     try:
-        write_atomic(run_dir / "result.json", json.dumps(result, indent=2))
-    except OSError as error:  # the parent is told in another way
+        write_result(RunLayout(run_dir).result, result)
+    except OSError as error:  # the command learns it from the event
         log.error("result.json could not be written: %s", error)
-        if result["status"] == "finished":
-            result |= {"status": "failed", "failure": {**failure_of(error)._asdict(), "signal": None}}
-    events.send("end", status=result["status"], failure=result.get("failure"))
+        if result.status == "finished":
+            result = replace(result, status="failed", failure=failure_of(error))
+    failure = vars(result.failure) if result.failure else None
+    events.send("end", status=result.status, failure=failure)
+    return result.status
 
 
 def _end_at_once(run_dir: Path, events: Events) -> None:
-    """End this process, which has nothing under way; the system gives up its locks, and ends its decode processes."""
-    _tell(run_dir, events, {"status": "killed", "metrics": {}})
-    os._exit(KILLED_STATUS)
+    """End this process, which has no work in progress; the system releases its locks and ends its decode processes."""
+    _report(run_dir, events, WorkerResult(status="interrupted"))
+    os._exit(INTERRUPTED_STATUS)
 
 
 def _take_standard_output() -> IO[str]:
-    """Keep standard output for events, and send what anything else prints to standard error."""
+    """Keep standard output for events, and send whatever else is printed to standard error."""
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return events

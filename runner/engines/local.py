@@ -1,36 +1,32 @@
-"""What a worker does: reads spec.json, embeds, writes the run's files and last result.json.
-
-Events for the parent go to standard output, a JSON object a line; ``stop`` on standard input, or its end, asks for an
-early end.  Everything else that is printed goes to standard error, which the parent points at runner.log.
-"""
+"""``engine=local``: one process with all devices of this machine, its decode processes, and the run's files."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import logging
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from runner.config.schema import from_dict
-from runner.core.events import StartupTimer, warn
-from runner.core.layout import BATCHES
+from runner.contract.result import RunStats
+from runner.core.events import StartupTimer
+from runner.core.layout import RunLayout
 from runner.dataset.clips import read_clips
 from runner.dataset.window_types import window_types
 from runner.devices.cuda import pinned
 from runner.devices.detection import DeviceType
 from runner.devices.host import peak_rss_mib, usable_cores
 from runner.devices.load import BackgroundLoad
-from runner.engines.common import _mirror, file_metadata, make_writer, tune_interpreter
+from runner.engines.common import Engine, file_metadata, make_writer, remote_committer, tune_interpreter
+from runner.engines.progress import report_progress
 from runner.inference.canary import Canary
 from runner.inference.gpu_memory import gpu_memory_metrics
 from runner.inference.memory import ceiling_mib
 from runner.inference.session import identity_of
-from runner.inference.startup import prepare_sessions
+from runner.inference.startup import SessionStartup
 from runner.output.state.identity import agree
 from runner.output.state.locks import worker_lock
 from runner.output.verify import shards_done
@@ -49,204 +45,257 @@ from runner.profiling.metrics import (
     window_spread,
     write_batches,
 )
-from runner.profiling.passes import profile_after_run
+from runner.profiling.passes import Profiler
 from runner.profiling.sampler import Sampler
 
 if TYPE_CHECKING:
     from runner.config.schema import RunConfig
-    from runner.core.events import Events
-    from runner.core.stop_signals import StopSignal
+    from runner.contract.result import Status
     from runner.inference.builder import Placement
     from runner.inference.startup import LoadedModel
+    from runner.output.remote.writer import RemoteCommitter
+    from runner.output.state.journal import ShardEntry
 
 log = logging.getLogger("runner.engines.worker")
 
-_PROGRESS_S = 0.25
+
+@dataclass(frozen=True)
+class _Inputs:
+    """A run's resources before its model is loaded.
+
+    ``committed`` waits for the shards that are done and verified; ``remote`` is None where the output is a folder.
+    """
+
+    pool: DecodePool
+    sampler: Sampler
+    remote: RemoteCommitter | None
+    committed: Callable[[], dict[int, ShardEntry]]
 
 
-def _carry_out(spec: dict[str, Any], run_dir: Path, events: Events, result: dict[str, Any], stop: StopSignal) -> None:
-    config = from_dict(spec["config"])
-    cold = StartupTimer(spec["spawned_at"])
-    if config.engine.name == "ray":
-        from runner.engines.ray import driver
+@dataclass(frozen=True)
+class _Work:
+    """What embeds: the pipeline from the pool to the writer, and the replicas with their canaries.
 
-        driver.carry_out(spec, run_dir, events, result, stop, _mirror(spec, config))
-        return
-    sampler = Sampler(config.profile.sample_every_s)
-    sampler.start()
-    with contextlib.ExitStack() as stack:
+    ``spans`` are (first clip, one past the last) of the shards that are left, which hold ``clips`` clips.
+    """
+
+    model: LoadedModel
+    pool: DecodePool
+    pipeline: EmbeddingPipeline
+    writer: RunWriter
+    replicas: list[Replica]
+    canaries: list[Canary]
+    spans: list[tuple[int, int]]
+    clips: int
+
+
+class LocalEngine(Engine):
+    """Embeds a run on this machine; see ``Engine``."""
+
+    def run(self) -> Status:
+        """Embed what is left, and measure what ``profile`` asks for."""
+        self._timer = StartupTimer(self._spec.spawned_at)
+        with contextlib.ExitStack() as stack:
+            inputs = self._open_inputs(stack)
+            model = self._load_model()
+            if model.placement.device.effective is DeviceType.GPU:
+                inputs.sampler.gpus = model.placement.device.indices
+            work = self._open_pipeline(inputs, model, stack)
+            self._embed(work, inputs.sampler)
+            status: Status = "interrupted" if len(work.writer.done) < len(self._spec.shards) else "finished"
+            if status == "finished" and work.pipeline.timings:
+                self._profile(work)
+            self._warn_of_sessions(work)
+        self.metrics["decode_process_restarts"] = float(work.pool.deaths)
+        if status == "finished":
+            self._measure_device(model)
+        write_batches(RunLayout(self._spec.run_dir).batches, work.pipeline.timings)
+        self._warn_of_ceiling(model.placement)
+        return status
+
+    def close(self) -> None:
+        """Nothing is left."""
+
+    def _open_inputs(self, stack: contextlib.ExitStack) -> _Inputs:
+        """Take the worker's lock, start decode processes, and verify committed shards in the background.
+
+        Raises:
+            ResumeError: another worker is at work on the run.
+        """
+        spec, config = self._spec, self._spec.config
+        sampler = Sampler(config.profile.sample_every_s)
+        sampler.start()
         stack.callback(sampler.stop)
-        events.send("phase", name="lock")
-        mirror = _mirror(spec, config)
-        stack.enter_context(worker_lock(run_dir, config.engine.shutdown_timeout_s, mirror.lock if mirror else None))
+        self._events.send("phase", name="lock")
+        remote = remote_committer(spec)
+        lock = remote.lock if remote else None
+        stack.enter_context(worker_lock(spec.run_dir, config.engine.shutdown_timeout_s, lock))
         pool = DecodePool(decode_options(config), _initial_decode_processes(config), config.dataset.decode_timeout_s)
         stack.callback(pool.close)
-        look = mirror.shards_done if mirror else functools.partial(shards_done, run_dir, config, spec["rows"])
-        checked = ThreadPoolExecutor(1).submit(look)  # while TensorFlow is imported
-        spec["dtypes"] = window_types(Path(spec["manifest"]))
-        ready = prepare_sessions(config, spec, cold, events, result)
-        placement, sessions = ready.placement, ready.sessions
-        if placement.device.effective is DeviceType.GPU:
-            sampler.gpus = placement.device.indices
-        agree(run_dir, identity_of(sessions[0], ready.postprocess))
-        done = checked.result()
-        shards = [(int(first), int(end)) for first, end in spec["shards"]]
-        left = sum(end - first for number, (first, end) in enumerate(shards) if number not in done)
-        plan = placement.memory
-        workers = decoders_for(plan.decode_workers, left)
-        pool.open(workers, plan.spare_slots, sessions[0].effective_batch_size)
-        if placement.device.effective is DeviceType.GPU:
-            with cold.step("pin"):
-                unpinned = stack.enter_context(pinned(pool.memory))
-            result["resolved"]["memory.pinned"] = unpinned is None
-            if unpinned:
-                warn(f"batches are copied to the GPU from pageable memory, which is slow: {unpinned}", events, result)
-        metadata = file_metadata(config, sessions[0], placement)
-        kind = mirror.writer_kind() if mirror else RunWriter
-        writer = make_writer(spec, config, metadata, ready.postprocess, done, kind=kind)
-        skipped_before = int(totals(done)[0]["clips_skipped"])
-        spans = [span for n, span in enumerate(shards) if n not in done]
-        engine = EmbeddingPipeline(
-            shards,
-            read_clips(Path(spec["manifest"]), spans),
+        verify = remote.shards_done if remote else functools.partial(shards_done, spec.run_dir, config, spec.rows)
+        committed = ThreadPoolExecutor(1).submit(verify)  # while TensorFlow is imported
+        return _Inputs(pool, sampler, remote, committed.result)
+
+    def _load_model(self) -> LoadedModel:
+        """Load the model, whose identity must be that of the shards already done.
+
+        Raises:
+            RunnerError: device, weights or parity, or a resumed run had other weights or another precision.
+        """
+        startup = SessionStartup(self._spec, window_types(self._spec.manifest), self._timer, self._events)
+        try:
+            model = startup.prepare()
+        finally:
+            self.startup = startup.report
+            self.metrics |= startup.metrics
+        agree(self._spec.run_dir, identity_of(model.sessions[0], model.postprocess))
+        return model
+
+    def _open_pipeline(self, inputs: _Inputs, model: LoadedModel, stack: contextlib.ExitStack) -> _Work:
+        """Open the decode pool in the size that the memory policy plans, and connect it to writer and replicas."""
+        spec, config, pool = self._spec, self._spec.config, inputs.pool
+        committed = inputs.committed()
+        spans = [span for number, span in enumerate(spec.shards) if number not in committed]
+        clips = sum(end - first for first, end in spans)
+        plan = model.placement.memory
+        pool.open(decoders_for(plan.decode_workers, clips), plan.spare_slots, model.sessions[0].effective_batch_size)
+        if model.placement.device.effective is DeviceType.GPU:
+            self._pin(pool, stack)
+        metadata = file_metadata(config, model.sessions[0], model.placement)
+        kind = inputs.remote.writer_kind() if inputs.remote else RunWriter
+        writer = make_writer(spec, metadata, model.postprocess, committed, kind=kind)
+        skipped_before = int(totals(committed)[0]["clips_skipped"])
+        pipeline = EmbeddingPipeline(
+            spec.shards,
+            read_clips(spec.manifest, spans),
             pool,
             writer,
             shutdown_timeout_s=config.engine.shutdown_timeout_s,
-            clips_left=left,
-            on_skip=SkipLimit(config.dataset, spec["dataset"], skipped_before),
-            spill=make_spill(run_dir, config),
+            clips_left=clips,
+            on_skip=SkipLimit(config.dataset, spec.dataset, skipped_before),
+            spill=make_spill(spec.run_dir, config),
         )
-        stop.begin(engine.stop)
-        result["metrics"] |= cold.metrics(time.time())
-        events.send("phase", name="embed", seconds=cold.parts)
+        self._stop.begin(pipeline.stop)
         canaries = [
-            Canary(each, ready.answers, config.parity, ready.dtypes, lambda: len(writer.done)) for each in sessions
+            Canary(session, model.answers, config.parity, model.dtypes, lambda: len(writer.done))
+            for session in model.sessions
         ]
-        replicas = [Replica.watched(*both) for both in zip(sessions, canaries, strict=True)]
-        others, decode_cpu_s = BackgroundLoad(), sum(pool.cpu_s.values())
+        replicas = [Replica.watched(*pair) for pair in zip(model.sessions, canaries, strict=True)]
+        return _Work(model, pool, pipeline, writer, replicas, canaries, spans, clips)
+
+    def _pin(self, pool: DecodePool, stack: contextlib.ExitStack) -> None:
+        """Lock the slots' pages for copies to the GPU."""
+        with self._timer.step("pin"):
+            refused = stack.enter_context(pinned(pool.memory))
+        self._resolve({"memory.pinned": refused is None})
+        if refused:
+            self._events.warn(f"batches are copied to the GPU from pageable memory, which is slow: {refused}")
+
+    def _embed(self, work: _Work, sampler: Sampler) -> None:
+        """Run the pipeline, and collect its metrics and statistics.
+
+        Raises:
+            RunnerError: too many clips were skipped, a canary missed, or shards have no end.
+        """
+        spec, pipeline, pool = self._spec, work.pipeline, work.pool
+        self.metrics |= self._timer.metrics(time.time())
+        self._events.send("phase", name="embed", seconds=self._timer.steps)
+        background, decode_cpu_s = BackgroundLoad(), sum(pool.cpu_s.values())
         tune_interpreter()
-        with _reporting(engine, events, spec["dataset"]["clips"] - left, config.frontend.hop_s, pool):
-            engine.run(replicas)
-        own_cpu_s = engine.cpu_s + sum(pool.cpu_s.values()) - decode_cpu_s
-        result["metrics"]["parity_canaries"] = float(sum(canary.count for canary in canaries))
-        result["metrics"]["background_cpu_share"] = others.share(own_cpu_s)
+        with report_progress(pipeline, self._events, spec.dataset.clips - work.clips, spec.config.frontend.hop_s, pool):
+            pipeline.run(work.replicas)
+        own_cpu_s = pipeline.cpu_s + sum(pool.cpu_s.values()) - decode_cpu_s
+        self.metrics["parity_canaries"] = float(sum(canary.count for canary in work.canaries))
+        self.metrics["background_cpu_share"] = background.share(own_cpu_s)
         sampler.stop()
-        result["memory_series"] = sampler.series(engine.started_at)
-        if not engine.stopped:
-            check_complete(shards, writer.done)
-        result["status"] = "killed" if len(writer.done) < len(shards) else "finished"
-        _collect_metrics(result, engine, writer, pool, sessions[0].in_flight)
-        result["metrics"] |= _memory_metrics(placement, pool)
-        if result["status"] == "finished" and engine.timings:
-            clips = read_clips(Path(spec["manifest"]), spans)
-            profile_after_run(config, ready, pool, replicas, clips, run_dir, events, result, stop.is_set)
-        halved = [halving for each in sessions for halving in each.oom_backoffs if halving not in result["warnings"]]
-        missed = [miss for canary in canaries for miss in canary.misses[:1]]
-        for problem in (*engine.replica_failures, *halved, *missed):
-            warn(problem, events, result)
-        result["resolved"]["memory.batch_size"] = sessions[0].effective_batch_size
-    result["metrics"]["decode_process_restarts"] = float(pool.deaths)
-    seconds = config.profile.device_benchmark_s[placement.device.effective.value]
-    if seconds > 0 and result["status"] == "finished":
-        result["metrics"] |= _device_speed(config, ready, result["metrics"].get("examples_per_s"), seconds)
-    write_batches(run_dir / BATCHES, engine.timings)
-    _warn_of_ceiling(config, placement, result, events)
+        if not pipeline.stopped:
+            check_complete(spec.shards, work.writer.done)
+        in_flight = work.model.sessions[0].in_flight
+        self.stats = _collect_stats(pipeline, work.writer, pool)
+        self.stats = replace(self.stats, memory_series=sampler.series(pipeline.started_at))
+        self.metrics |= _collect_metrics(pipeline, work.writer, pool, in_flight)
+        self.metrics |= _memory_metrics(work.model.placement, pool)
+
+    def _profile(self, work: _Work) -> None:
+        """Measure what ``profile`` asks for after the run."""
+        spec = self._spec
+        profiler = Profiler(spec, work.model, work.pool, work.replicas, self._events, self._stop.is_set)
+        clips, curve = read_clips(spec.manifest, work.spans), self.startup.batch_size_curve
+        profile = profiler.run(clips, self.metrics, has_curve=curve is not None)
+        self.metrics |= profile.metrics
+        self.repeats = profile.repeats
+        self.startup = replace(self.startup, batch_size_curve=curve or profile.batch_size_curve)
+
+    def _warn_of_sessions(self, work: _Work) -> None:
+        """Pass on failed replicas, batches that were halved, and misses of canaries."""
+        backoffs = [backoff for session in work.model.sessions for backoff in session.oom_backoffs]
+        misses = [miss for canary in work.canaries for miss in canary.misses[:1]]
+        for problem in (*work.pipeline.replica_failures, *backoffs, *misses):
+            self._events.warn(problem)
+        self._resolve({"memory.batch_size": work.model.sessions[0].effective_batch_size})
+
+    def _measure_device(self, model: LoadedModel) -> None:
+        """Measure the device by itself; one that is out of memory for that has no such metrics."""
+        config, placement, sessions = self._spec.config, model.placement, model.sessions
+        seconds = config.profile.device_benchmark_s[placement.device.effective.value]
+        if seconds <= 0:
+            return
+        try:
+            alone = model_only(sessions, seconds, model.dtypes[0])
+            kind, precision = placement.device.effective.value, placement.precision.effective
+            peak = matmul_peak(sessions[0], kind, precision, seconds)
+        except Exception as error:
+            log.warning("skipped the device benchmark: %s", error)
+            return
+        examples_per_s = self.metrics.get("examples_per_s")
+        self.metrics |= speed_metrics(examples_per_s, alone, peak, len(sessions), config.frontend.hop_s)
+
+    def _warn_of_ceiling(self, placement: Placement) -> None:
+        limit, used = self._spec.config.memory.host_limit_mib, self.metrics["rss_peak_mib"]
+        allowed = ceiling_mib(limit, placement.device.effective)
+        if allowed is not None and used > allowed:
+            self._events.warn(f"the worker took {used:.0f} MiB, above memory.host_limit_mib={limit}")
+
+    def _resolve(self, values: Mapping[str, int | bool]) -> None:
+        self.startup = replace(self.startup, resolved={**self.startup.resolved, **values})
+
+
+def _collect_stats(pipeline: EmbeddingPipeline, writer: RunWriter, pool: DecodePool) -> RunStats:
+    _, skipped, warnings_by_reason = totals(writer.done)
+    return RunStats(
+        skipped=skipped,
+        warnings_by_reason=warnings_by_reason,
+        bottleneck=bottleneck(_stage_shares(pipeline, pool)),
+        throughput_series=throughput_series(pipeline.timings, pipeline.progress.audio_s),
+        shards=len(writer.done),
+    )
 
 
 def _collect_metrics(
-    result: dict[str, Any], engine: EmbeddingPipeline, writer: RunWriter, pool: DecodePool, in_flight: int
-) -> None:
-    """What a run came to: its counts, speed, spread, and where the time went."""
-    progress = engine.progress
-    result["metrics"] |= steady_metrics(engine)
-    result["metrics"]["session_clips"] = float(progress.clips)
-    overall, result["skipped"], result["noted"] = totals(writer.done)
-    result["metrics"] |= overall
-    shares = stage_shares(engine, sum(pool.busy_s.values()), len(pool))
-    result["metrics"] |= {f"{stage}_busy_share": share for stage, share in shares.items()}
-    result["metrics"] |= input_wait_shares(engine, in_flight)
-    result["metrics"] |= window_spread(engine.timings, progress.audio_s)
-    result["bottleneck"] = bottleneck(shares)
-    result["series"] = throughput_series(engine.timings, progress.audio_s)
-    result["shards"] = len(writer.done)
-
-
-def _device_speed(
-    config: RunConfig, ready: LoadedModel, examples_per_s: float | None, seconds: float
+    pipeline: EmbeddingPipeline, writer: RunWriter, pool: DecodePool, in_flight: int
 ) -> dict[str, float]:
-    """The figures of the device by itself; a device that is out of memory for them has none."""
-    placement, sessions = ready.placement, ready.sessions
-    try:
-        alone = model_only(sessions, seconds, ready.dtypes[0])
-        kind, precision = placement.device.effective.value, placement.precision.effective
-        peak = matmul_peak(sessions[0], kind, precision, seconds)
-    except Exception as error:
-        log.warning("skipped the device benchmark: %s", error)
-        return {}
-    return speed_metrics(examples_per_s, alone, peak, len(sessions), config.frontend.hop_s)
+    """Collect counts, speed, its spread, and where the time went; ``in_flight`` are calls of a session at a time."""
+    return {
+        **steady_metrics(pipeline),
+        "attempt_clips": float(pipeline.progress.clips),
+        **totals(writer.done)[0],
+        **{f"{stage}_busy_share": share for stage, share in _stage_shares(pipeline, pool).items()},
+        **input_wait_shares(pipeline, in_flight),
+        **window_spread(pipeline.timings, pipeline.progress.audio_s),
+    }
+
+
+def _stage_shares(pipeline: EmbeddingPipeline, pool: DecodePool) -> dict[str, float]:
+    return stage_shares(pipeline, sum(pool.busy_s.values()), len(pool))
 
 
 def _memory_metrics(placement: Placement, pool: DecodePool) -> dict[str, float]:
-    found = {"rss_peak_mib": peak_rss_mib(), "decode_rss_peak_mib": sum(pool.rss_peak_mib.values())}
-    found["decode_cpu_s"] = sum(pool.cpu_s.values())
-    return found | gpu_memory_metrics(placement.device)
-
-
-def _warn_of_ceiling(config: RunConfig, placement: Placement, result: dict[str, Any], events: Events) -> None:
-    ceiling = config.memory.host_limit_mib
-    used = result["metrics"]["rss_peak_mib"]
-    allowed = ceiling_mib(ceiling, placement.device.effective)
-    if allowed is not None and used > allowed:
-        warn(f"the worker took {used:.0f} MiB, above memory.host_limit_mib={ceiling}", events, result)
-
-
-@contextlib.contextmanager
-def _reporting(
-    engine: EmbeddingPipeline, events: Events, clips_before: int, hop_s: float, pool: DecodePool
-) -> Iterator[None]:
-    """Send the counts to the parent from a thread of its own, a few times a second, and once at the end.
-
-    The examples of clips under way count as audio, one for every ``hop_s``, so that an hour-long clip shows at once how
-    fast it is; what is sent at the end is of finished clips alone.  ``clips_before`` were done before this session.
-    """
-    over = threading.Event()
-
-    def report() -> None:
-        while not over.wait(_PROGRESS_S):
-            examples = max(0, engine.examples_done - engine.progress.examples)
-            send(examples, _clips_in(examples, engine, pool))
-
-    def send(examples_under_way: int, clips_under_way: float) -> None:
-        progress = engine.progress
-        events.send(
-            "progress",
-            clips=clips_before + progress.clips,
-            session_clips=progress.clips,
-            clips_under_way=clips_under_way,
-            skipped=sum(progress.skipped.values()),
-            examples=progress.examples + examples_under_way,
-            audio_s=progress.audio_s + examples_under_way * hop_s,
-            elapsed_s=time.perf_counter() - engine.started_at,
-        )
-
-    thread = threading.Thread(target=report, name="report", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-        send(0, 0.0)
-
-
-def _clips_in(examples: int, engine: EmbeddingPipeline, pool: DecodePool) -> float:
-    """How many clips these examples of clips under way come to: by the parts that are decoded, or by the average clip.
-
-    Each decode process has at most one clip under way in part.
-    """
-    progress = engine.progress
-    average = progress.examples / max(progress.embedded, 1)
-    return min(len(pool), max(pool.memory.parts_done(), examples / average if average else 0.0))
+    return {
+        "rss_peak_mib": peak_rss_mib(),
+        "decode_rss_peak_mib": sum(pool.rss_peak_mib.values()),
+        "decode_cpu_s": sum(pool.cpu_s.values()),
+        **gpu_memory_metrics(placement.device),
+    }
 
 
 def _initial_decode_processes(config: RunConfig) -> int:

@@ -12,12 +12,14 @@ import functools
 import logging
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from runner.contract.result import ParityReport
 from runner.inference.parity import INT16_SIGNALS, Parity, as_int16, compare, fixed_signals, worst_of
 from runner.vggish import reference
 
@@ -36,13 +38,13 @@ _RAGGED = 43
 
 
 def signals_of(dtype: str) -> Windows:
-    """The fixed signals as windows of that type: [16, 15600] of float32, or [13, 15600] of int16."""
+    """Return the fixed signals as windows of a type: [16, 15600] of float32, or [13, 15600] of int16."""
     signals = fixed_signals()
     return as_int16(signals[:INT16_SIGNALS]) if dtype == "int16" else signals
 
 
 def measure_session(session: VGGishSession, answers: Answers, dtype: str = "float32") -> Parity:
-    """The worst of all that a session is asked, in windows of one type; see the module.
+    """Return the worst of each measure over all calls, in windows of one type; see the module.
 
     Args:
         session: compiled or not.
@@ -53,12 +55,12 @@ def measure_session(session: VGGishSession, answers: Answers, dtype: str = "floa
     calls = [_shuffled(rows, len(signals), seed) for seed, rows in enumerate(_rows(session, len(signals)))]
     calls.append(np.array([INT16_SIGNALS // 2]))
 
-    def ask(which: NDArray[np.int64]) -> Parity:
-        return compare(session.embed_windows(signals[which]), answers, which)
+    def ask(rows: NDArray[np.int64]) -> Parity:
+        return compare(session.embed_windows(signals[rows]), answers, rows)
 
     with ThreadPoolExecutor(session.in_flight) as threads:
-        found = worst_of(threads.map(ask, calls))
-    return _with_log_mel(found, session.log_mel(signals), signals)
+        worst = worst_of(threads.map(ask, calls))
+    return _with_log_mel(worst, session.log_mel(signals), signals)
 
 
 def _rows(session: VGGishSession, signals: int) -> list[int]:
@@ -70,7 +72,7 @@ def _rows(session: VGGishSession, signals: int) -> list[int]:
 
 
 def _shuffled(rows: int, signals: int, seed: int) -> NDArray[np.int64]:
-    """Numbers of signals, all of them about equally often, in an order of their own."""
+    """Return numbers of signals, each about equally often, in an order that ``seed`` decides."""
     return np.random.Generator(np.random.PCG64(seed)).permutation(np.arange(rows) % signals)
 
 
@@ -79,54 +81,63 @@ def _expected_log_mel() -> NDArray[np.float64]:
     return reference.reference_log_mel(fixed_signals())
 
 
-def _with_log_mel(found: Parity, log_mel: NDArray[np.float32], signals: Windows) -> Parity:
+def _with_log_mel(parity: Parity, log_mel: NDArray[np.float32], signals: Windows) -> Parity:
     if log_mel.shape != (len(signals), 96, 64):
         raise ValueError(f"log-mel is {list(log_mel.shape)} where [{len(signals)}, 96, 64] was expected")
     worst = float(np.abs(log_mel - _expected_log_mel()[: len(signals)]).max())
-    return worst_of([found, Parity(0.0, 0.0, 1.0, 0.0, log_mel_err=worst if np.isfinite(worst) else np.inf)])
+    return worst_of([parity, Parity(0.0, 0.0, 1.0, 0.0, log_mel_err=worst if np.isfinite(worst) else np.inf)])
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """The gate's verdict on all sessions, the worst of each measure as metrics, and the sentence for a failure."""
+
+    report: ParityReport
+    metrics: Mapping[str, float]
+    failure: str | None
 
 
 def run_parity_gate(
     sessions: Sequence[VGGishSession],
     answers: Answers,
     config: ParityConfig,
-    *,
-    result: dict[str, Any],
     dtypes: Sequence[str] = ("float32",),
-) -> str | None:
-    """Measure every session; what is wrong with the worst of each measure, or None.
+) -> GateResult:
+    """Measure every session in windows of every type.
 
-    ``result`` gets ``parity`` (the verdict, and who measured) and its measures among its ``metrics``.
+    Args:
+        sessions: of one precision, compiled or not.
+        answers: the reference's.
+        config: tolerances, and what follows a failure.
+        dtypes: of windows: float32, int16 or both.
     """
-    metadata = sessions[0].metadata
-    precision = str(metadata.precision["effective"])
-    tolerance = config.tolerances[precision]
-    found, missed = [], []
+    tolerance = config.tolerances[str(sessions[0].metadata.precision["effective"])]
+    measured, failed = [], []
     for session in sessions:
         own = worst_of(measure_session(session, answers, dtype) for dtype in dtypes)
         log.info("parity of %s in %s: %s", session.device_name, " and ".join(dtypes), own)
-        found.append(own)
+        measured.append(own)
         if own.misses(tolerance):
-            missed.append(session.device_name)
-    parity = worst_of(found)
+            failed.append(session.device_name)
+    parity = worst_of(measured)
     misses = parity.misses(tolerance)
-    result["parity"] = {
-        "passed": not misses,
-        "misses": misses,
-        "action": config.name,
-        "tolerance": vars(tolerance),
-        "dtypes": list(dtypes),
-        "reference": f"NumPy float64, {'from the cache' if answers.cached else 'computed now'}",
-        "measured_by": f"{socket.gethostname()}:{os.getpid()}",
-    }
-    result["metrics"] |= parity.metrics()
-    if not misses:
-        return None
-    return message_of(sessions[0], misses) + (f" ({', '.join(missed)})" if len(sessions) > 1 else "")
+    report = ParityReport(
+        passed=not misses,
+        misses=tuple(misses),
+        action=config.name,
+        tolerance=tolerance,
+        dtypes=tuple(dtypes),
+        reference=f"NumPy float64, {'from the cache' if answers.cached else 'computed now'}",
+        measured_by=f"{socket.gethostname()}:{os.getpid()}",
+    )
+    failure = message_of(sessions[0], misses) if misses else None
+    if failure and len(sessions) > 1:
+        failure += f" ({', '.join(failed)})"
+    return GateResult(report, parity.metrics(), failure)
 
 
 def message_of(session: VGGishSession, misses: Sequence[str]) -> str:
-    """What a person is told of a device that misses."""
+    """Tell the user which device misses what, and the ways out."""
     device, precision = session.metadata.device, session.metadata.precision["effective"]
     return (
         f"{device['name']} ({device['effective']}, {precision}) gives other embeddings than the reference in float64: "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +15,13 @@ from runner.core.paths import is_url
 
 if TYPE_CHECKING:
     from runner.config.schema import FrontendConfig, RunConfig
+    from runner.inference.gate import GateResult
+    from runner.inference.session import VGGishSession
 
 METADATA = "metadata.json"
+
+Tensors = dict[str, Any]
+"""What a signature gives, by name."""
 
 
 def export(config: RunConfig) -> Path:
@@ -56,41 +61,43 @@ def export(config: RunConfig) -> Path:
     placement = place(request, config.memory)
     loaded = load_weights(chosen)
     session = build_session(placement, loaded, conv="direct")
-    result: dict[str, Any] = {"parity": {"passed": None}, "metrics": {}}
+    gate = None
     if config.parity.name != "off":
         answers = parity_answers(loaded, models / CACHE, placement.precision.effective)
-        missed = run_parity_gate([session], answers, config.parity, result=result)
-        if missed and config.parity.name == "strict":
-            raise ParityError(missed)
-    about = _about(config, session.metadata.weights, placement.precision.effective, result)
-    module, signatures = _module(session.weights, placement.precision.compute_dtype, config.frontend, about)
+        gate = run_parity_gate([session], answers, config.parity)
+        if gate.failure and config.parity.name == "strict":
+            raise ParityError(gate.failure)
+    metadata = _metadata(config, session, gate)
+    module, signatures = _module(session.weights, placement.precision.compute_dtype, config.frontend, metadata)
     unfinished = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(unfinished, ignore_errors=True)
     tf.saved_model.save(module, str(unfinished), signatures=signatures)
-    write_atomic(unfinished / METADATA, about)
+    write_atomic(unfinished / METADATA, metadata)
     if folder.exists():
         folder.rmdir()
     commit_folder(unfinished, folder)
     return folder
 
 
-def _about(config: RunConfig, weights: Any, precision: str, result: dict[str, Any]) -> str:
+def _metadata(config: RunConfig, session: VGGishSession, gate: GateResult | None) -> str:
+    """Describe the model: JSON text."""
     from runner.devices.host import versions
     from runner.vggish.constants import EMBEDDING_SIZE, SAMPLE_RATE
 
-    about = {
+    weights = session.metadata.weights
+    values = {
         "model": "VGGish",
         "sample_rate": SAMPLE_RATE,
         "embedding_size": EMBEDDING_SIZE,
         "hop_s": config.frontend.hop_s,
         "short_clips": config.frontend.short_clips,
         "tail": config.frontend.tail,
-        "precision": precision,
+        "precision": session.metadata.precision["effective"],
         "weights": {key: weights[key] for key in ("source", "checksum", "seed", "is_random")},
-        "parity": {"passed": result["parity"]["passed"], **result["metrics"]},
+        "parity": {"passed": gate.report.passed, **gate.metrics} if gate else {"passed": None},
         "versions": versions(),
     }
-    return json.dumps(about, indent=2)
+    return json.dumps(values, indent=2)
 
 
 def cut(samples: Any, frontend: FrontendConfig) -> Any:
@@ -98,7 +105,7 @@ def cut(samples: Any, frontend: FrontendConfig) -> Any:
 
     Args:
         samples: float32 [batch, samples], mono 16 kHz.
-        frontend: what becomes of the ends.
+        frontend: hop, and what becomes of short clips and of the tail.
 
     Returns:
         float32 [batch, n, 15600].
@@ -108,17 +115,17 @@ def cut(samples: Any, frontend: FrontendConfig) -> Any:
     from runner.vggish.constants import EXAMPLE_FRAMES, EXAMPLE_SAMPLES, STFT_HOP, STFT_WINDOW
     from runner.vggish.framing import hop_samples
 
-    hop, given = hop_samples(frontend.hop_s), tf.shape(samples)[1]
-    wanted = tf.constant(EXAMPLE_SAMPLES if frontend.short_clips == "pad" else 0)
+    hop, length = hop_samples(frontend.hop_s), tf.shape(samples)[1]
+    padded = tf.constant(EXAMPLE_SAMPLES if frontend.short_clips == "pad" else 0)
     if frontend.tail == "pad":
-        examples = 1 + (given - EXAMPLE_SAMPLES) // hop
+        examples = 1 + (length - EXAMPLE_SAMPLES) // hop
         covered = tf.maximum((examples - 1) * (hop // STFT_HOP) + EXAMPLE_FRAMES, examples * (hop // STFT_HOP))
-        leaves_a_frame = (given >= EXAMPLE_SAMPLES) & (1 + (given - STFT_WINDOW) // STFT_HOP > covered)
-        wanted = tf.where(leaves_a_frame, examples * hop + EXAMPLE_SAMPLES, wanted)
-    return tf.signal.frame(tf.pad(samples, [[0, 0], [0, tf.maximum(wanted - given, 0)]]), EXAMPLE_SAMPLES, hop)
+        leaves_a_frame = (length >= EXAMPLE_SAMPLES) & (1 + (length - STFT_WINDOW) // STFT_HOP > covered)
+        padded = tf.where(leaves_a_frame, examples * hop + EXAMPLE_SAMPLES, padded)
+    return tf.signal.frame(tf.pad(samples, [[0, 0], [0, tf.maximum(padded - length, 0)]]), EXAMPLE_SAMPLES, hop)
 
 
-def _module(weights: Any, compute_dtype: str, cutting: FrontendConfig, about: str) -> tuple[Any, dict[str, Any]]:
+def _module(weights: Any, compute_dtype: str, cutting: FrontendConfig, metadata: str) -> tuple[Any, Mapping[str, Any]]:
     """The module to save, and its signatures."""
     import tensorflow as tf
 
@@ -133,10 +140,10 @@ def _module(weights: Any, compute_dtype: str, cutting: FrontendConfig, about: st
     def embed(log_mel: Any, sane: Any) -> Any:
         count = tf.shape(log_mel)[0]
         fill = tf.maximum(MIN_ROWS_CPU - count, 0)
-        enough, sane = tf.pad(log_mel, [[0, fill], [0, 0], [0, 0]]), tf.pad(sane, [[0, fill]])
-        return network.embed(module.weights, enough, dtype, sane)[:count]
+        filled, sane = tf.pad(log_mel, [[0, fill], [0, 0], [0, 0]]), tf.pad(sane, [[0, fill]])
+        return network.embed(module.weights, filled, dtype, sane)[:count]
 
-    def waveform(samples: Any) -> dict[str, Any]:
+    def waveform(samples: Any) -> Tensors:
         framed = cut(samples, cutting)
         windows = tf.reshape(framed, [-1, EXAMPLE_SAMPLES])
         log_mel = frontend.log_mel(windows)
@@ -144,10 +151,10 @@ def _module(weights: Any, compute_dtype: str, cutting: FrontendConfig, about: st
         embeddings = embed(log_mel, sane)
         return {"embeddings": tf.reshape(embeddings, [*tf.unstack(tf.shape(framed)[:2]), EMBEDDING_SIZE])}
 
-    def clip(samples: Any) -> dict[str, Any]:
+    def clip(samples: Any) -> Tensors:
         return {"embeddings": waveform(samples[tf.newaxis])["embeddings"][0]}
 
-    def examples(log_mel: Any) -> dict[str, Any]:
+    def examples(log_mel: Any) -> Tensors:
         return {"embeddings": embed(log_mel, frontend.are_log_mel(log_mel))}
 
     def program(function: Callable[..., Any], shape: list[int | None], name: str) -> Any:
@@ -156,6 +163,6 @@ def _module(weights: Any, compute_dtype: str, cutting: FrontendConfig, about: st
     module.waveform = program(waveform, [None, None], "samples")
     module.clip = program(clip, [None], "samples")
     module.examples = program(examples, [None, EXAMPLE_FRAMES, MEL_BANDS], "log_mel")
-    module.metadata = tf.function(lambda: tf.constant(about), input_signature=[], autograph=False)
+    module.metadata = tf.function(lambda: tf.constant(metadata), input_signature=[], autograph=False)
     signatures = {"waveform": module.waveform, "clip": module.clip, "examples": module.examples}
     return module, {"serving_default": module.waveform, **signatures}

@@ -1,4 +1,4 @@
-"""From a spec to a ready session: import, device, weights, parity gate; each step timed."""
+"""Startup of a run's sessions: import, device, weights, parity gate; each step timed."""
 
 from __future__ import annotations
 
@@ -7,12 +7,21 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from runner.config.schema import AUTO
+from runner.contract.result import (
+    BatchSizeCurve,
+    BatchSizePoint,
+    Decision,
+    DeviceReport,
+    Effect,
+    ModelReport,
+    Startup,
+    WeightsReport,
+)
 from runner.core.cache import remembered
 from runner.core.errors import ParityError
-from runner.core.events import warn
 from runner.core.layout import CACHE
 from runner.devices.host import usable_cores, versions
 from runner.inference.batch_size import climb_undisturbed, is_fresh, is_undisturbed, measure_on, sizes_from
@@ -21,12 +30,13 @@ from runner.inference.gate import run_parity_gate
 from runner.inference.memory import MAX_BATCH
 from runner.vggish.postprocess import Postprocessor
 from runner.weights.loading import init_random_weights
-from runner.weights.selection import WeightsChoice
 
 if TYPE_CHECKING:
-    from runner.config.schema import RunConfig
+    from runner.contract.result import Scalar
+    from runner.contract.spec import RunSpec
     from runner.core.events import Events, StartupTimer
     from runner.inference.builder import Placement
+    from runner.inference.gate import GateResult
     from runner.inference.memory import MemoryPlan
     from runner.inference.session import VGGishSession
     from runner.vggish.answers import Answers
@@ -37,10 +47,10 @@ log = logging.getLogger("runner.engines.worker")
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """Sessions that may embed, one a device, where they are placed, and what is to be made of their embeddings.
+    """Sessions that passed the gate, one a device, with their placement and the post-processing of embeddings.
 
-    ``dtypes`` are those of windows that the sessions are compiled for and were measured in, ``answers`` what they were
-    held to (None with ``parity=off``).
+    ``dtypes`` are those of windows that the sessions are compiled for and were measured in, ``answers`` the
+    reference's, which they were compared with (None with ``parity=off``).
     """
 
     placement: Placement
@@ -50,177 +60,193 @@ class LoadedModel:
     answers: Answers | None
 
 
-def prepare_sessions(
-    config: RunConfig, spec: dict[str, Any], cold: StartupTimer, events: Events, result: dict[str, Any]
-) -> LoadedModel:
-    """Make the sessions of a spec and take them through the parity gate; what was decided goes into ``result``.
+class SessionStartup:
+    """Makes the sessions of a run and takes them through the parity gate, each step timed.
 
     Args:
-        config: the run's configuration.
         spec: the run's.
-        cold: told how long each step took.
-        events: told of steps and warnings.
-        result: filled.
+        dtypes: of the windows to compile for, the most frequent one first.
+        timer: adds up each step's seconds.
+        events: gets steps and warnings.
 
-    Raises:
-        RunnerError: device, weights or parity; ``result`` then tells what was found up to there.
+    Attributes:
+        report: what was decided, also where a later step failed.
+        metrics: the smoke test's and the parity gate's, likewise.
     """
-    kept = Path(config.paths.models).expanduser() / CACHE
-    weights = WeightsChoice(**spec["weights"])
-    drawn = ThreadPoolExecutor(1).submit(init_random_weights, weights)  # while TensorFlow is imported
-    events.send("phase", name="import")
-    with cold.step("import"):
-        import tensorflow as tf
 
+    def __init__(self, spec: RunSpec, dtypes: Sequence[str], timer: StartupTimer, events: Events) -> None:
+        self.report = Startup()
+        self.metrics: dict[str, float] = {}
+        self._weights, self._config = spec.weights, spec.config
+        self._dtypes, self._timer, self._events = tuple(dtypes), timer, events
+        self._cache = Path(spec.config.paths.models).expanduser() / CACHE
+
+    def prepare(self) -> LoadedModel:
+        """Carry out all steps.
+
+        Raises:
+            RunnerError: device, weights or parity.
+        """
+        drawn = ThreadPoolExecutor(1).submit(init_random_weights, self._weights)  # while TensorFlow is imported
+        self._events.send("phase", name="import")
+        with self._timer.step("import"):
+            import tensorflow as tf
+
+            from runner.inference.builder import place  # noqa: F401  # it imports what takes long
+            from runner.weights.loading import load_weights
+        tf.get_logger().setLevel("ERROR")
+        placement = self._place()
+        self._events.send("phase", name="weights")
+        with self._timer.step("weights"):
+            loaded = load_weights(self._weights, drawn.result(), self._cache)
+        self.metrics |= {f"smoke_{name}": value for name, value in (loaded.smoke or {}).items()}
+        placement, sessions, answers = self._build_until_parity(placement, loaded)
+        kind, postprocess = self._config.output.postprocess, None
+        if kind != "none":
+            assert loaded.pca is not None
+            postprocess = Postprocessor(kind, loaded.pca)
+        return LoadedModel(placement, sessions, postprocess, self._dtypes, answers)
+
+    def _place(self) -> Placement:
+        """Choose device and precision, and apply the memory policy."""
         from runner.inference.builder import DeviceRequest, place
+
+        config = self._config
+        self._events.send("phase", name="device")
+        with self._timer.step("device"):
+            device = config.device
+            request = DeviceRequest(device.name, device.index, device.strict, config.precision.name)
+            placement = place(request, config.memory)
+        self.report = replace(self.report, device=DeviceReport.of(placement.device))
+        for info in placement.device.considered:
+            log.info("%s %-5s %s: %s", "✓" if info.available else "✗", info.type.value, info.name, info.reason)
+        for warning in _warnings(placement):
+            self._events.warn(warning)
+        self._events.send(
+            "device",
+            effective=placement.device.effective.value,
+            name=placement.device.device.name,
+            precision=placement.precision.effective,
+        )
+        return placement
+
+    def _build_until_parity(
+        self, placement: Placement, loaded: LoadedWeights
+    ) -> tuple[Placement, list[VGGishSession], Answers | None]:
+        """Build sessions in the first of the possible precisions in which they pass the parity gate."""
         from runner.weights.loading import load_weights
-    tf.get_logger().setLevel("ERROR")
-    events.send("phase", name="device")
-    with cold.step("device"):
-        request = DeviceRequest(config.device.name, config.device.index, config.device.strict, config.precision.name)
-        placement = place(request, config.memory)
-    result["device"] = placement.device.to_dict()
-    for info in placement.device.considered:
-        log.info("%s %-5s %s: %s", "✓" if info.available else "✗", info.type.value, info.name, info.reason)
-    result["warnings"] = []
-    for warning in _warnings(placement):
-        warn(warning, events, result)
-    events.send(
-        "device",
-        effective=placement.device.effective.value,
-        name=placement.device.device.name,
-        precision=placement.precision.effective,
-    )
-    events.send("phase", name="weights")
-    with cold.step("weights"):
-        loaded = load_weights(weights, drawn.result(), kept)
-    result["metrics"] |= {f"smoke_{name}": value for name, value in (loaded.smoke or {}).items()}
-    placement, sessions, answers = _build_until_parity(config, placement, loaded, kept, spec, cold, events, result)
-    if config.output.postprocess == "none":
-        return LoadedModel(placement, sessions, None, _dtypes(spec), answers)
-    assert loaded.pca is not None
-    return LoadedModel(
-        placement, sessions, Postprocessor(config.output.postprocess, loaded.pca), _dtypes(spec), answers
-    )
 
+        while True:
+            placement, sessions, answers = self._build(placement, loaded)
+            if answers is None:
+                self._events.warn("parity=off: no device's numbers are checked, and the run is ranked beside no other")
+                break
+            gate = self._check_parity(sessions, answers)
+            if gate.failure is None:
+                break
+            following = placement.precision.next(", ".join(gate.report.misses))
+            if following is None:
+                if self._config.parity.name == "strict":
+                    raise ParityError(gate.failure)
+                self._events.warn(gate.failure)
+                break
+            self._events.warn(f"precision=auto: {following.reason}")
+            placement = replace(placement, precision=following)
+            loaded = load_weights(loaded.choice, kept=self._cache)  # the sessions took its arrays
+        for backoff in (backoff for session in sessions for backoff in session.oom_backoffs):
+            self._events.warn(backoff)
+        if sessions[0].compiler["reason"].startswith("XLA failed"):
+            self._events.warn(sessions[0].compiler["reason"])
+        return placement, sessions, answers
 
-def _build_until_parity(
-    config: RunConfig,
-    placement: Placement,
-    loaded: LoadedWeights,
-    kept: Path,
-    spec: dict[str, Any],
-    cold: StartupTimer,
-    events: Events,
-    result: dict[str, Any],
-) -> tuple[Placement, list[VGGishSession], Answers | None]:
-    """Sessions in the first of the precisions that may be taken in which they pass the parity gate."""
-    from runner.inference.builder import build_sessions
-    from runner.inference.parity import parity_answers
-    from runner.weights.loading import load_weights
+    def _build(
+        self, placement: Placement, loaded: LoadedWeights
+    ) -> tuple[Placement, list[VGGishSession], Answers | None]:
+        """Build sessions in the placement's precision; the placement returned has the batch size in use."""
+        from runner.inference.builder import build_sessions
+        from runner.inference.parity import parity_answers
 
-    dtypes = _dtypes(spec)
-    while True:
-        result["precision"] = placement.precision.to_dict()
+        self.report = replace(self.report, precision=Decision(**placement.precision.to_dict()))
         answers = None
-        if config.parity.name != "off":
-            with cold.step("parity"):
-                answers = parity_answers(loaded, kept, placement.precision.effective)
+        if self._config.parity.name != "off":
+            with self._timer.step("parity"):
+                answers = parity_answers(loaded, self._cache, placement.precision.effective)
         sessions = build_sessions(
             placement,
             loaded,
-            conv=config.model.conv,
-            calibration=lambda: remembered_calibration(kept),
-            timed=cold.add,
-            dtypes=dtypes,
+            conv=self._config.model.conv,
+            calibration=lambda: remembered_calibration(self._cache),
+            timed=self._timer.add,
+            dtypes=self._dtypes,
         )
-        if config.memory.batch_size == AUTO:
-            with cold.step("batch_size"):
-                placement = _tune_batch_size(config, placement, sessions, dtypes, kept, result)
-        result["resolved"] = _resolved(placement, sessions)
-        result["weights"] = dict(sessions[0].metadata.weights)
-        result["model"] = {**sessions[0].metadata.model, "compiler": sessions[0].compiler, "copies": sessions[0].copies}
-        if answers is None:
-            warn("parity=off: no device's numbers are checked, and the run is ranked beside no other", events, result)
-            break
-        events.send("phase", name="parity")
-        with cold.step("parity"):
-            missed = run_parity_gate(sessions, answers, config.parity, result=result, dtypes=dtypes)
-        result["metrics"]["parity_s"] = cold.parts["parity"]
-        if not missed:
-            break
-        following = placement.precision.next(", ".join(result["parity"]["misses"]))
-        if following is not None:
-            warn(f"precision=auto: {following.reason}", events, result)
-            placement = replace(placement, precision=following)
-            loaded = load_weights(loaded.choice, kept=kept)  # the sessions took its arrays
-            continue
-        if config.parity.name == "strict":
-            raise ParityError(missed)
-        warn(missed, events, result)
-        break
-    for session in sessions:
-        for halving in session.oom_backoffs:
-            warn(halving, events, result)
-    if sessions[0].compiler["reason"].startswith("XLA failed"):
-        warn(sessions[0].compiler["reason"], events, result)
-    return placement, sessions, answers
-
-
-def _dtypes(spec: dict[str, Any]) -> tuple[str, ...]:
-    return tuple(spec.get("dtypes") or ("float32",))
-
-
-def _tune_batch_size(
-    config: RunConfig,
-    placement: Placement,
-    sessions: list[VGGishSession],
-    dtypes: Sequence[str],
-    kept: Path,
-    result: dict[str, Any],
-) -> Placement:
-    """Find the batch size on the first device, give it to all sessions, and plan memory anew."""
-    from runner.inference.builder import memory_plan
-
-    session, device = sessions[0], placement.device
-
-    def plan(size: int) -> MemoryPlan:
-        memory = replace(config.memory, batch_size=size)
-        return memory_plan(device, placement.precision, memory, placement.gpu_memory)
-
-    sizes = sizes_from(placement.memory.batch_size, lambda size: size <= MAX_BATCH and plan(size).batch_size == size)
-    key = ", ".join(
-        (
-            device.device.name,
-            f"{usable_cores()} cores",
-            placement.precision.effective,
-            dtypes[0],
-            str(result.get("model", {}).get("conv", config.model.conv)),
-            f"TensorFlow {versions()['tensorflow']}",
-            f"{placement.gpu_memory.get('gpu_memory_limit_mib')} MiB",
-            f"{sizes[0]} to {sizes[-1]}",
+        if self._config.memory.batch_size == AUTO:
+            with self._timer.step("batch_size"):
+                placement = self._tune_batch_size(placement, sessions)
+        session = sessions[0]
+        self.report = replace(
+            self.report,
+            resolved=_resolved(placement, sessions),
+            weights=WeightsReport(**session.metadata.weights),
+            model=ModelReport(
+                Decision(**session.metadata.model["conv"]), Effect(**session.compiler), Effect(**session.copies)
+            ),
         )
-    )
-    found = remembered(
-        kept / "batch_size.json",
-        key,
-        lambda: climb_undisturbed(measure_on(session, dtypes[0]), sizes, compiled=(session.effective_batch_size,)),
-        is_fresh,
-        is_undisturbed,
-    )
-    result["batch_size_curve"] = found
-    chosen = int(found["batch_size"])
-    for each in sessions:
-        each.oom_backoffs.clear()  # the climb went to the limit on purpose
-        each.resize(chosen)
-        for dtype in dtypes:
-            each.warm_up(dtype)
-    return replace(placement, memory=plan(chosen))
+        return placement, sessions, answers
+
+    def _check_parity(self, sessions: Sequence[VGGishSession], answers: Answers) -> GateResult:
+        self._events.send("phase", name="parity")
+        with self._timer.step("parity"):
+            gate = run_parity_gate(sessions, answers, self._config.parity, self._dtypes)
+        self.report = replace(self.report, parity=gate.report)
+        self.metrics |= {**gate.metrics, "parity_s": self._timer.steps["parity"]}
+        return gate
+
+    def _tune_batch_size(self, placement: Placement, sessions: Sequence[VGGishSession]) -> Placement:
+        """Find the batch size on the first device, set it for all sessions, and plan memory again."""
+        from runner.inference.builder import memory_plan
+
+        config, session, device = self._config, sessions[0], placement.device
+
+        def plan(size: int) -> MemoryPlan:
+            memory = replace(config.memory, batch_size=size)
+            return memory_plan(device, placement.precision, memory, placement.gpu_memory)
+
+        sizes = sizes_from(
+            placement.memory.batch_size, lambda size: size <= MAX_BATCH and plan(size).batch_size == size
+        )
+        key = ", ".join(
+            (
+                device.device.name,
+                f"{usable_cores()} cores",
+                placement.precision.effective,
+                self._dtypes[0],
+                config.model.conv,
+                f"TensorFlow {versions()['tensorflow']}",
+                f"{placement.gpu_memory.get('gpu_memory_limit_mib')} MiB",
+                f"{sizes[0]} to {sizes[-1]}",
+            )
+        )
+        measure, compiled = measure_on(session, self._dtypes[0]), (session.effective_batch_size,)
+        search = remembered(
+            self._cache / "batch_size.json",
+            key,
+            lambda: climb_undisturbed(measure, sizes, compiled=compiled),
+            is_fresh,
+            is_undisturbed,
+        )
+        curve = BatchSizeCurve(**{**search, "steps": tuple(BatchSizePoint(**step) for step in search["steps"])})
+        self.report = replace(self.report, batch_size_curve=curve)
+        for each in sessions:
+            each.oom_backoffs.clear()  # the search went to the limit on purpose
+            each.resize(curve.batch_size)
+            for dtype in self._dtypes:
+                each.warm_up(dtype)
+        return replace(placement, memory=plan(curve.batch_size))
 
 
-def _resolved(placement: Placement, sessions: Sequence[VGGishSession]) -> dict[str, Any]:
+def _resolved(placement: Placement, sessions: Sequence[VGGishSession]) -> dict[str, Scalar]:
     plan = placement.memory
-    values = {
+    values: dict[str, Scalar] = {
         "device": placement.device.effective.value,
         "device.index": ",".join(map(str, placement.device.indices)),
         "precision": placement.precision.effective,

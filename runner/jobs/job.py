@@ -1,22 +1,24 @@
-"""One composed run, seen from the parent: manifest, weights, worker, result.json, MLflow, summary."""
+"""One job from the command's side: data set, weights and plan, then the worker, result.json, MLflow and summary."""
 
 from __future__ import annotations
 
-import json
+import contextlib
 import logging
 import os
 import time
-from dataclasses import asdict, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from runner.config.command_line import command_line
-from runner.core.errors import RunnerError
+from runner.contract.files import read_result, read_worker_result, write_result
+from runner.contract.result import RunInfo, RunResult, WeightsReport, WorkerResult
+from runner.contract.spec import DatasetSummary, RunSpec
+from runner.core.errors import ResumeError, RunnerError
 from runner.core.failures import failure_of
-from runner.core.files import write_atomic
-from runner.core.layout import CLIPS, MANIFEST, STATE
+from runner.core.layout import RunLayout
 from runner.core.provenance import git_state, user_name
-from runner.core.redact import hide_credentials, public
+from runner.core.redact import hide_credentials, without_credentials
 from runner.dataset.frozen_listing import list_clips, listing_of_sweep
 from runner.devices.host import host_facts, versions
 from runner.jobs.spec import requested_run_name
@@ -31,7 +33,7 @@ from runner.output.verify import files_are_there, npz_are_there
 from runner.reporting.advice import advise
 from runner.reporting.intervals import interval_metrics
 from runner.reporting.naming import run_name
-from runner.reporting.summary import summarise
+from runner.reporting.summary import summarize
 from runner.weights.selection import random_weights_banner, resolve_weights
 
 if TYPE_CHECKING:
@@ -43,204 +45,235 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-RESULT_SCHEMA = 1
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A job that can begin; ``remote`` is None where its output is a folder."""
+
+    plan: Plan
+    weights: WeightsChoice
+    remote: RemoteRun | None
 
 
-def run_job(job: Job) -> dict[str, Any]:
-    """Carry out one job and return its result.json; what it says is on the terminal and, if tracked, in MLflow.
+def run_job(job: Job) -> RunResult:
+    """Carry out one job: result.json, its summary on the terminal and, if tracked, an MLflow run.
 
     Raises:
         RunnerError: the data set or the weights can't be had, outside a sweep; in a sweep that is a failed result.
     """
-    started_at = time.time()
-    base = {
-        "schema": RESULT_SCHEMA,
-        "run_dir": job.place,
-        "config": public(job.config.to_dict()),
-        "overrides": public(list(job.overrides)),
-        "swept": job.swept,
-        "started_at": started_at,
-        "user": user_name(),
-        "host": host_facts(),
-        "versions": versions(),
-    }
+    info = RunInfo(
+        run_name=requested_run_name(job),
+        run_dir=job.place,
+        config=job.config,
+        started_at=time.time(),
+        overrides=tuple(map(without_credentials, job.overrides)),
+        swept=job.swept,
+        user=user_name(),
+    )
     hide_credentials(job.run_dir)
-    store = None
-    try:
-        acquire_run_lock(job.run_dir, job.config.output.dir)
-        store = take_output(job.run_dir, job.config, job.in_sweep)
-        check_folder(job.run_dir, job.config)
-        manifest, weights = _prepare(job)
-        get_parts = {"get_parts": store.get_parts} if store else {}
-        plan = make_plan(job.run_dir, job.config, manifest, **get_parts)
-    except RunnerError as error:
-        if not job.in_sweep:
-            raise
-        log.error("%s", error)
-        return _finish(
-            job, {**base, **_preparation_failure(error), "run_name": requested_run_name(job)}, RunTracking(job), 1
-        )
-    finished = _finished_result(job.run_dir) if plan.is_finished else None
-    if finished and not store and not _are_there(job, plan):
-        finished = None
-    if finished and "run_name" in finished:
-        say(f"{job.place} is already complete; nothing to do")
-        print(summarise(finished, job.place, None))
-        return finished
-    job = _with_resolved_precision(job)
-    for note in plan.notes:
-        log.warning("%s", note)
-    dataset = _describe(plan.manifest)
-    base["session"] = begin_session(job.run_dir, {"started_at": started_at, "overrides": base["overrides"]})
-    base["run_started_at"] = began_at(job.run_dir) or started_at
-    if store:
-        store.begin_session(plan)
-    base |= {"dataset": dataset, "weights": asdict(weights)}
-    tracking = RunTracking(job)
-    with InterruptGuard().installed() as guard:
-        with RunProgress(dataset["clips"]) as progress:
-            spec = _spec(job, plan, weights, dataset) | ({"store": store.spec()} if store else {})
-
-            def on_worker_started() -> None:
-                base["git"] = git_state()
-                tracking.begin({**base, "run_name": requested_run_name(job)}, store)
-
-            if finished:  # by the worker alone, after its command was killed: what is left is to tell of it
-                on_worker_started()
-                found = finished
-            else:
-                found = run_worker(spec, job.run_dir, progress, guard, on_worker_started, tracking.note)
-            result = {**base, **found}
-        result["run_name"] = run_name(result)
-        result = _finish(job, result, tracking, guard.exit_status, store)
+    guard = InterruptGuard()
+    with contextlib.ExitStack() as stack:
+        try:
+            prepared = _prepare(job, stack)
+        except RunnerError as error:
+            if not job.in_sweep:
+                raise
+            log.error("%s", error)
+            failed = WorkerResult(status="failed", failure=failure_of(error), host=host_facts(), versions=versions())
+            return _Attempt(job, info, None, guard).finish(failed)
+        finished = _finished_result(job, prepared)
+        if isinstance(finished, RunResult):
+            say(f"{job.place} is already complete; nothing to do")
+            print(summarize(finished, job.place, None))
+            return finished
+        result = _Attempt(_with_resolved_precision(job), info, prepared, guard).carry_out(finished)
     if guard.requeues:
-        if result["status"] == "killed":
+        if result.status == "interrupted":
             guard.pass_on()  # to Submitit, which queues the job again
-    elif guard.count and job.in_sweep and result["status"] != "killed":
+    elif guard.count and job.in_sweep and result.status != "interrupted":
         guard.pass_on()  # the signal came too late for this job, and ends the sweep
     return result
 
 
-def _are_there(job: Job, plan: Plan) -> bool:
-    """Whether a finished run still has its files, by a quick look."""
-    if "npz" in job.config.output.formats and not npz_are_there(job.run_dir, plan.done):
-        return False
-    return files_are_there(job.run_dir, plan.done)
-
-
-def _finished_result(run_dir: Path) -> dict[str, Any] | None:
-    """The result.json of a finished run; None if its last session did not get so far."""
-    try:
-        result: dict[str, Any] = json.loads((run_dir / "result.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return result if result.get("status") == "finished" and (run_dir / CLIPS).exists() else None
-
-
-def _with_resolved_precision(job: Job) -> Job:
-    """The job in the precision that its first session chose, where it asks for ``auto``."""
-    begun = load_precision(job.run_dir)
-    if begun is None or job.config.precision.name != "auto":
-        return job
-    log.info("precision=auto: continuing in %s, as the run started", begun)
-    return replace(job, config=replace(job.config, precision=replace(job.config.precision, name=begun)))
-
-
-def _preparation_failure(error: RunnerError) -> dict[str, Any]:
-    failure = {**failure_of(error)._asdict(), "signal": None, "log_tail": ""}
-    return {"status": "failed", "failure": failure}
-
-
-def _finish(
-    job: Job, result: dict[str, Any], tracking: RunTracking, killed_status: int, store: RemoteRun | None = None
-) -> dict[str, Any]:
-    """Write result.json, then tell MLflow and the person; with an object store, put what is not there yet.
+def _prepare(job: Job, stack: contextlib.ExitStack) -> _Prepared:
+    """Lock the job's folder and output, and plan the run; the stack releases both.
 
     Raises:
-        KeyboardInterrupt: an end of the logging was asked for; all else is done.
+        RunnerError: they are in use or hold another run, or the data set or the weights can't be had.
     """
-    result["ended_at"] = time.time()
-    result["advice"] = advise(result)
-    result["metrics"] = {**result.get("metrics", {}), **interval_metrics(result)}
-    result["exit_status"] = {"finished": 0, "killed": killed_status}.get(result["status"], 1)
-    try:
-        write_atomic(job.run_dir / "result.json", json.dumps(result, indent=2))
-        if store and result.get("series"):
-            store.download_sampled_shards()
-        if job.config.profile.plots and result.get("series"):
-            from runner.reporting.run_figures import draw_run
-
-            draw_run(result, job.run_dir)
-        if store:
-            store.upload_remaining(result)
-            store.put_result(result)
-        tracking.finish(store, result["status"] == "finished")
-        if store:
-            store.put_tracking()
-    except OSError as error:
-        log.error("%s could not be written (%s)", job.run_dir / "result.json", error)
-    if store:
-        store.release()
-    release(job.run_dir)
-    place = job.place if store else str(job.run_dir)  # a run that could not be prepared puts nothing
-    print(summarise(result, place, tracking.outcome, _resume_command(job, result), tracking.page))
-    if tracking.stopped:
-        raise KeyboardInterrupt
-    return result
-
-
-def _resume_command(job: Job, result: dict[str, Any]) -> str | None:
-    """The command that goes on with a run that did not finish; a sweep's jobs go on with their sweep."""
-    if job.in_sweep or result["status"] == "finished" or "session" not in result:
-        return None
-    return command_line(result["overrides"], output_dir=job.place)
-
-
-def _prepare(job: Job) -> tuple[Manifest, WeightsChoice]:
+    acquire_run_lock(job.run_dir, job.config.output.dir)
+    stack.callback(release, job.run_dir)
+    remote = take_output(job.run_dir, job.config, job.in_sweep)
+    if remote:
+        stack.callback(remote.release)
+    check_folder(job.run_dir, job.config)
     config = job.config
     manifest = list_clips(config, _listing(job), job.outputs)
     say(manifest.description)
+    weights = _choose_weights(job, manifest)
+    get_parts = {"get_parts": remote.get_parts} if remote else {}
+    return _Prepared(make_plan(job.run_dir, config, manifest, **get_parts), weights, remote)
+
+
+def _choose_weights(job: Job, manifest: Manifest) -> WeightsChoice:
     weights = resolve_weights(
-        config.weights,
-        Path(config.paths.models).expanduser().resolve(),
+        job.config.weights,
+        Path(job.config.paths.models).expanduser().resolve(),
         is_demo=manifest.is_demo,
-        needs_pca=config.output.postprocess != "none",
+        needs_pca=job.config.output.postprocess != "none",
         progress=DownloadProgress(),
     )
     if weights.is_random:
         say(random_weights_banner(weights), style="bold yellow")
-    return manifest, weights
+    return weights
 
 
 def _listing(job: Job) -> str | None:
-    """Where the run's part has the listing that it is cut from: the configuration's, or the sweep's."""
-    given: str | None = job.config.dataset.listing
-    if given is not None or not job.in_sweep:
-        return given
+    """Return the listing that the run's partition is cut from: the configuration's, or the sweep's."""
+    listing: str | None = job.config.dataset.listing
+    if listing is not None or not job.in_sweep:
+        return listing
     from runner.jobs.sweep import SWEEP_ENVIRONMENT
 
     return listing_of_sweep(job.config, job.run_dir, Path(os.environ[SWEEP_ENVIRONMENT]).parent)
 
 
-def _describe(manifest: Manifest) -> dict[str, Any]:
-    return {
-        "root": manifest.root,
-        "digest": manifest.digest,
-        "clips": manifest.table.num_rows,
-        "description": manifest.description,
-        "is_demo": manifest.is_demo,
-        "ignored": manifest.ignored,
-        "part": manifest.part,
-    }
+def _finished_result(job: Job, prepared: _Prepared) -> RunResult | WorkerResult | None:
+    """Return the result of a run that has nothing left to do and still has its files.
+
+    It is the worker's alone where the command was killed before it could complete it; None where there is none.
+    """
+    run_dir, plan = job.run_dir, prepared.plan
+    if not plan.is_finished or not RunLayout(run_dir).clips.exists():
+        return None
+    if not prepared.remote:
+        if "npz" in job.config.output.formats and not npz_are_there(run_dir, plan.done):
+            return None
+        if not files_are_there(run_dir, plan.done):
+            return None
+    for read in (read_result, read_worker_result):
+        with contextlib.suppress(ResumeError):
+            result = read(RunLayout(run_dir).result)
+            return result if result.status == "finished" else None
+    return None
 
 
-def _spec(job: Job, plan: Plan, weights: WeightsChoice, dataset: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "config": public(job.config.to_dict()),
-        "run_dir": str(job.run_dir),
-        "manifest": str(job.run_dir / STATE / MANIFEST),
-        "dataset": dataset,
-        "shards": plan.shards,
-        "rows": plan.rows,
-        "weights": asdict(weights),
-    }
+def _with_resolved_precision(job: Job) -> Job:
+    """Replace ``precision=auto`` by the precision of the run's first attempt, if there was one."""
+    precision = load_precision(job.run_dir)
+    if precision is None or job.config.precision.name != "auto":
+        return job
+    log.info("precision=auto: continuing in %s, as the run started", precision)
+    return replace(job, config=replace(job.config, precision=replace(job.config.precision, name=precision)))
+
+
+class _Attempt:
+    """An attempt at a job, from its worker to its summary.
+
+    Args:
+        job: the job.
+        info: its description so far.
+        prepared: None if it could not be prepared.
+        guard: counts requests to end.
+    """
+
+    def __init__(self, job: Job, info: RunInfo, prepared: _Prepared | None, guard: InterruptGuard) -> None:
+        self._job, self._info, self._prepared, self._guard = job, info, prepared, guard
+        self._remote = prepared.remote if prepared else None
+        self._tracking = RunTracking(job)
+
+    def carry_out(self, finished: WorkerResult | None) -> RunResult:
+        """Run the worker, unless it ``finished`` before, when its command was killed; see ``finish``."""
+        job, prepared = self._job, self._prepared
+        assert prepared is not None
+        for note in prepared.plan.notes:
+            log.warning("%s", note)
+        started_at = self._info.started_at
+        attempt = begin_session(job.run_dir, {"started_at": started_at, "overrides": list(self._info.overrides)})
+        dataset = DatasetSummary.of(prepared.plan.manifest)
+        self._info = replace(
+            self._info, attempt=attempt, run_started_at=began_at(job.run_dir) or started_at, dataset=dataset
+        )
+        if self._remote:
+            self._remote.begin_session(prepared.plan)
+        with self._guard.installed():
+            with RunProgress(dataset.clips) as progress:
+                if finished:
+                    self._on_worker_started()
+                    result = finished
+                else:
+                    spec = _spec(job, prepared, dataset)
+                    result = run_worker(spec, progress, self._guard, self._on_worker_started, self._tracking.note)
+            if result.startup.weights is None:
+                startup = replace(result.startup, weights=WeightsReport.of(prepared.weights))
+                result = replace(result, startup=startup)
+            return self.finish(result)
+
+    def _on_worker_started(self) -> None:
+        """Do what can be done while the worker imports TensorFlow."""
+        self._info = replace(self._info, git=git_state())
+        self._tracking.begin(self._info, self._remote)
+
+    def finish(self, outcome: WorkerResult) -> RunResult:
+        """Complete and write the result, upload and log the run, and print its summary.
+
+        Raises:
+            KeyboardInterrupt: the user stopped the logging; all else is done.
+        """
+        result = self._complete(outcome)
+        path = RunLayout(self._job.run_dir).result
+        try:
+            write_result(path, result)
+            result = self._draw_and_upload(result)
+            self._tracking.finish(self._remote, result.status == "finished")
+            if self._remote:
+                self._remote.put_tracking()
+        except OSError as error:
+            log.error("%s could not be written (%s)", path, error)
+        place = self._job.place if self._remote else str(self._job.run_dir)  # an unprepared run uploads nothing
+        page, resume = self._tracking.page, _resume_command(self._job, result)
+        print(summarize(result, place, self._tracking.outcome, resume, page))
+        if self._tracking.stopped:
+            raise KeyboardInterrupt
+        return result
+
+    def _complete(self, outcome: WorkerResult) -> RunResult:
+        config, swept = self._info.config, self._info.swept
+        result = RunResult(
+            **{**vars(outcome), "host": outcome.host or host_facts(), "versions": outcome.versions or versions()},
+            info=replace(self._info, run_name=run_name(config, swept, outcome.startup)),
+            ended_at=time.time(),
+            exit_status={"finished": 0, "interrupted": self._guard.exit_status}.get(outcome.status, 1),
+        )
+        return replace(result, advice=advise(result), metrics={**result.metrics, **interval_metrics(result)})
+
+    def _draw_and_upload(self, result: RunResult) -> RunResult:
+        has_series = bool(result.stats.throughput_series)
+        if self._remote and has_series:
+            self._remote.download_sampled_shards()
+        if self._job.config.profile.plots and has_series:
+            from runner.reporting.run_figures import draw_run
+
+            draw_run(result, self._job.run_dir)
+        return self._remote.put_result(self._remote.upload_remaining(result)) if self._remote else result
+
+
+def _spec(job: Job, prepared: _Prepared, dataset: DatasetSummary) -> RunSpec:
+    plan, remote = prepared.plan, prepared.remote
+    return RunSpec(
+        config=job.config,
+        run_dir=job.run_dir,
+        manifest=RunLayout(job.run_dir).manifest,
+        dataset=dataset,
+        shards=tuple(plan.shards),
+        rows=tuple(plan.rows),
+        weights=prepared.weights,
+        remote=remote.handle() if remote else None,
+    )
+
+
+def _resume_command(job: Job, result: RunResult) -> str | None:
+    """Return the command that resumes a run that did not finish; a sweep's jobs are resumed by their sweep."""
+    if job.in_sweep or result.status == "finished" or result.info.attempt is None:
+        return None
+    return command_line(result.info.overrides, output_dir=job.place)

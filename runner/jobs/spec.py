@@ -1,4 +1,4 @@
-"""One job: its configuration and its place."""
+"""One job: its configuration and its location."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be run: the configuration, where its files go, and what was typed to get it.
+    """A configuration to run, the folder of its files, and the overrides that were typed.
 
     ``sweep_run_id`` is the MLflow parent run of the sweep that this job belongs to.
     """
@@ -29,7 +29,7 @@ class Job:
 
     @property
     def place(self) -> str:
-        """Where a person finds the run's files: its folder, or its URL in an object store."""
+        """The run's folder, or its URL in an object store."""
         return display_location(self.config.output.dir, self.run_dir)
 
     @property
@@ -39,7 +39,7 @@ class Job:
 
     @property
     def swept(self) -> dict[str, str]:
-        """The job's values of what its sweep sweeps, as they are shown."""
+        """The job's values of its sweep's settings, as they are shown."""
         if not self.in_sweep:
             return {}
         from runner.jobs.sweep import SWEEP_ENVIRONMENT
@@ -48,4 +48,5 @@ class Job:
 
 
 def requested_run_name(job: Job) -> str:
-    return run_name({"config": job.config.to_dict(), "swept": job.swept})
+    """Name the run by its configuration alone."""
+    return run_name(job.config, job.swept)

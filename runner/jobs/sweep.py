@@ -23,19 +23,20 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from runner.config.composition import expand_sweep, to_run_config, typed_words
+from runner.contract.files import read_results
 from runner.core.errors import ConfigError
 from runner.core.files import make_folder, write_atomic
 from runner.core.layout import FOLDERS, STATE, SWEEP_FILE
 from runner.core.paths import display_location, is_url
 from runner.core.provenance import git_state, user_name
-from runner.core.readable import read_json, read_results
+from runner.core.readable import read_json
 from runner.core.redact import hide_credentials, without_credentials
 from runner.devices.detection import unavailable_devices
 from runner.output.remote.run import check_staging_dir, take_output
 from runner.output.state.locks import acquire_run_lock
 from runner.output.state.plan import check_folder
 from runner.reporting.naming import SWEPT, swept_settings
-from runner.reporting.summary import summarise_sweep
+from runner.reporting.summary import summarize_sweep
 
 if TYPE_CHECKING:
     from runner.config.schema import RunConfig
@@ -275,7 +276,7 @@ def finish_sweep(interrupted: bool) -> bool:
     is_put = sweep.output is None or sweep.output.put_files(finished=bool(results) and not interrupted)
     place = sweep.place if is_put else f"{sweep.folder}, as they could not all be put to {sweep.place}"
     sys.stdout.flush()
-    print(summarise_sweep(results, place, outcome, page))
+    print(summarize_sweep(results, place, outcome, page))
     return is_put
 
 

@@ -76,7 +76,7 @@ class RunProgress:
         audio_s: float,
         elapsed_s: float,
         skipped: int,
-        session_clips: int | None = None,
+        attempt_clips: int | None = None,
         under_way: float = 0.0,
     ) -> None:
         """Show the counts so far.
@@ -86,10 +86,10 @@ class RunProgress:
             audio_s: seconds of audio embedded in this session, of clips under way too.
             elapsed_s: seconds of this session.
             skipped: clips that were.
-            session_clips: finished in this session; all of them when None.
+            attempt_clips: finished in this attempt; all of them when None.
             under_way: what the clips under way come to, counted in clips.
         """
-        session_done = (clips if session_clips is None else session_clips) + under_way
+        attempt_done = (clips if attempt_clips is None else attempt_clips) + under_way
         done = min(clips + under_way, self._clips)
         speed = f"{audio_s / elapsed_s:,.0f} × realtime" if elapsed_s > 0 and audio_s > 0 else "no speed yet"
         if skipped:
@@ -97,8 +97,8 @@ class RunProgress:
         self._progress.update(self._task, completed=done, clips=clips, speed=speed)
         if self._plain and time.monotonic() - self._last_line >= _PLAIN_EVERY_S:
             self._last_line = time.monotonic()
-            left = elapsed_s / session_done * (self._clips - done) if session_done else float("nan")
-            remaining = f", about {left:,.0f} s left" if session_done else ""
+            left = elapsed_s / attempt_done * (self._clips - done) if attempt_done else float("nan")
+            remaining = f", about {left:,.0f} s left" if attempt_done else ""
             console.print(f"{clips} of {self._clips} clips, {speed}{remaining}", markup=False)
 
 

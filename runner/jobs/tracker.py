@@ -13,6 +13,7 @@ from runner.core.errors import StoreError
 from runner.tracking.record import LIVE
 
 if TYPE_CHECKING:
+    from runner.contract.result import RunInfo
     from runner.jobs.spec import Job
     from runner.output.remote.run import RemoteRun
     from runner.tracking.runs import OpenRun
@@ -98,15 +99,15 @@ class RunTracking:
         self.stopped = False
         """Whether the user had no more patience with it."""
 
-    def begin(self, about: Mapping[str, Any], store: RemoteRun | None) -> None:
-        """Open the MLflow run while the worker imports TensorFlow, and tell of the run as it goes.
+    def begin(self, info: RunInfo, store: RemoteRun | None) -> None:
+        """Open the MLflow run while the worker imports TensorFlow, and log the run's progress.
 
         Args:
-            about: what of result.json is known.
-            store: told that there is an MLflow run, should this command be killed.
+            info: the run's.
+            store: gets the MLflow run's id, should this command be killed.
         """
         if self._wanted:
-            self._thread = threading.Thread(target=self._follow, args=(about, store), name="tracking", daemon=True)
+            self._thread = threading.Thread(target=self._follow, args=(info, store), name="tracking", daemon=True)
             self._thread.start()
 
     def note(self, event: Mapping[str, Any]) -> None:
@@ -134,8 +135,8 @@ class RunTracking:
             self.outcome = self._later()
             log.warning("MLflow is not waited for any longer")
 
-    def _follow(self, about: Mapping[str, Any], store: RemoteRun | None) -> None:
-        run, began = self._opened(about, store), time.monotonic()
+    def _follow(self, info: RunInfo, store: RemoteRun | None) -> None:
+        run, began = self._opened(info, store), time.monotonic()
         if run is None:  # what there is to tell is told at the end
             return
         from runner.tracking.system_metrics import SystemMetrics
@@ -150,13 +151,13 @@ class RunTracking:
                 told = self._tell(run.run_id, points)
                 due = elapsed + max(pause_after(elapsed), 0.0 if told else _AFTER_TROUBLE_S)
 
-    def _opened(self, about: Mapping[str, Any], store: RemoteRun | None) -> OpenRun | None:
+    def _opened(self, info: RunInfo, store: RemoteRun | None) -> OpenRun | None:
         from runner.tracking.runs import open_run
 
         job, opened = self._job, []
         self._attempt(
             lambda: opened.append(
-                open_run(job.config.tracking, job.outputs, job.run_dir, about, parent_run_id=job.sweep_run_id)
+                open_run(job.config.tracking, job.outputs, job.run_dir, info, parent_run_id=job.sweep_run_id)
             )
         )
         if store:

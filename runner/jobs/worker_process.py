@@ -1,4 +1,4 @@
-"""Starts the worker, relays what it tells, and says how it ended."""
+"""The worker's process: its start, its signals, its events, and the reason for its end."""
 
 from __future__ import annotations
 
@@ -10,31 +10,41 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from runner.core.files import make_folder, remove, write_atomic
+from runner.contract.files import read_worker_result, write_spec
+from runner.contract.result import WorkerResult
+from runner.core.errors import ResumeError
+from runner.core.failures import Failure
+from runner.core.files import make_folder, remove
+from runner.core.layout import RunLayout
 from runner.core.paths import PACKAGE
 from runner.core.printable import printable
 from runner.core.stop_signals import REQUEUE_SIGNAL, STOP_SIGNALS, Requests, held_back, leave_terminal, take
 
 if TYPE_CHECKING:
+    from runner.contract.spec import RunSpec
     from runner.jobs.terminal import RunProgress
 
 log = logging.getLogger(__name__)
 
+Event = Mapping[str, Any]
+"""An event of the worker, named by its ``event``; docs/architecture.md lists them."""
+
 _RAYS_STATUS = 1
-"""Of a driver that Ray ends on the spot because its cluster is gone."""
+"""Exit status of a driver that Ray ends on the spot because its cluster is gone."""
 
 WORKER = (sys.executable, "-m", "runner.engines.worker")
 
 _LOG_TAIL_LINES = 40
 
 _ABANDON_GRACE_S = 10.0
-"""How long past its own grace a worker that was told to stop may take before it is killed."""
+"""Seconds past its own grace that a worker may take to stop before it is killed."""
 
 _PHASES = {
     "lock": "starting",
@@ -72,21 +82,21 @@ class InterruptGuard:
 
     @property
     def count(self) -> int:
-        """How often an end was asked for."""
+        """How often the user asked for an end."""
         return self._requests.count
 
     @property
     def exit_status(self) -> int:
-        """What the shell expects of a process that ended by this signal."""
+        """The shell's exit status for a process that ended by this signal."""
         return 128 + int(self._requests.signal)
 
     @property
     def requeues(self) -> bool:
-        """Whether the job is to be queued again, by who handles the signal after the context."""
+        """Whether the job is to be queued again, by the handler that is restored after the context."""
         return self.count > 0 and self._requests.signal == REQUEUE_SIGNAL
 
     def pass_on(self) -> None:
-        """Have the signal handled by who handles it now, after the context."""
+        """Raise the signal again, after the context, for the handler that is restored by then."""
         signal.raise_signal(self._requests.signal)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
@@ -97,19 +107,22 @@ class InterruptGuard:
 
 
 def give_up(count: int) -> None:
-    """Without a worker: what is under way takes seconds and is finished, unless an end is asked for again."""
+    """Without a worker: finish the current step, which takes seconds, unless an end is asked for again."""
     if count > 1:
         raise KeyboardInterrupt
-    log.warning("what is under way is finished first (Ctrl-C again to stop at once)")
+    log.warning("finishing the current step (press Ctrl-C again to abort)")
 
 
 class _Ending:
-    """Ends a worker: it is asked to at first, and killed if it takes too long or is to end at once."""
+    """Ends a worker: a request first, a kill if it takes too long or is to end at once.
+
+    Attributes:
+        killed: why the worker was killed, if it was.
+    """
 
     def __init__(self, process: subprocess.Popen[str], grace_s: float) -> None:
         self._process, self._grace_s = process, grace_s
         self.killed: str | None = None
-        """Why the worker was killed, if it was."""
 
     def __call__(self, count: int) -> None:
         """An end was asked for, for the ``count``-th time."""
@@ -117,7 +130,7 @@ class _Ending:
             self._kill("stopped at once by the user")
             return
         log.warning("stopping after the current shards (press Ctrl-C again to abort)")
-        _ask(self._process)
+        _request_stop(self._process)
         late = (
             f"stopped by the user; the shards under way were not done in engine.shutdown_timeout_s={self._grace_s:g} s"
         )
@@ -132,25 +145,28 @@ class _Ending:
 
 
 def run_worker(
-    spec: dict[str, Any],
-    run_dir: Path,
+    spec: RunSpec,
     progress: RunProgress,
     guard: InterruptGuard,
     on_started: Callable[[], None] = lambda: None,
-    told: Callable[[dict[str, Any]], None] = lambda event: None,
-) -> dict[str, Any]:
-    """Carry out ``spec`` in a fresh process and return its part of result.json.
+    on_event: Callable[[Event], None] = lambda event: None,
+) -> WorkerResult:
+    """Carry out ``spec`` in a fresh process and return its result.
 
-    ``on_started`` is called once the process runs: it takes seconds to be ready, which others can use.  ``told`` is
-    called with each event of the worker, and must not take long.
+    The result of a worker that dies without one is failed, with the signal or exit status and the log's tail; that of
+    one that was killed because the user stopped the run is interrupted.
 
-    A worker that dies without a result gives one with ``status`` failed and a ``failure`` that names the signal or
-    exit status, and holds its log's tail; one that was killed because an end was asked for has the status killed.
+    Args:
+        spec: the run's.
+        progress: shows the worker's counts.
+        guard: counts requests to end.
+        on_started: called once the process runs, which then takes seconds to be ready.
+        on_event: called with each event of the worker; must not take long.
     """
-    started = time.monotonic()
-    last: dict[str, Any] = {}
-    process = start_worker(spec, run_dir)
-    ending = _Ending(process, spec["config"]["engine"]["shutdown_timeout_s"])
+    started, run_dir = time.monotonic(), spec.run_dir
+    end: Event | None = None
+    process = start_worker(spec)
+    ending = _Ending(process, spec.config.engine.shutdown_timeout_s)
     guard.on_signal = ending
     try:
         if guard.count:
@@ -159,8 +175,8 @@ def run_worker(
         assert process.stdout is not None
         for line in process.stdout:
             if event := _event(line):
-                last = event if event["event"] == "end" else last
-                told(event)
+                end = event if event["event"] == "end" else end
+                on_event(event)
                 with suppress(OSError):  # a terminal that is gone ends no run
                     _handle_event(event, progress)
         status = process.wait()
@@ -172,44 +188,50 @@ def run_worker(
         if process.stdin:
             process.stdin.close()
     killed = ending.killed
-    if guard.count and spec["config"]["engine"].get("name") == "ray" and status == _RAYS_STATUS and not last:
+    if guard.count and spec.config.engine.name == "ray" and status == _RAYS_STATUS and end is None:
         killed = "stopped at once: Ray's own processes were told to stop, too, and ended the run's"
-    return {**_outcome(status, last, run_dir, killed), "worker_s": time.monotonic() - started}
+    return replace(_outcome(status, end, run_dir, killed), worker_s=time.monotonic() - started)
 
 
-def _outcome(status: int, last: dict[str, Any], run_dir: Path, killed: str | None) -> dict[str, Any]:
-    """The result that a worker left, or one that says how it ended.
+def _outcome(status: int, end: Event | None, run_dir: Path, killed: str | None) -> WorkerResult:
+    """Return the result that a worker left, or one with the reason for its end.
 
     Args:
         status: its exit status, negative for a signal.
-        last: its event ``end``, if there was one.
+        end: its event ``end``, if there was one.
         run_dir: the run's folder.
-        killed: why it was killed by us, if it was.
+        killed: why the command killed it, if it did.
     """
     result = _read_result(run_dir)
-    if result is not None and (status in (0, 3) or result["status"] == "failed"):
-        if result["status"] == "failed":
-            result.setdefault("failure", {}).setdefault("log_tail", log_tail(run_dir))
-        return result
-    result = result or {}
+    if result is not None and (status in (0, 3) or result.status == "failed"):
+        if result.status != "failed" or result.failure is None:
+            return result
+        return replace(result, failure=replace(result.failure, log_tail=log_tail(run_dir)))
+    result = result or WorkerResult(status="failed")
     if killed is None and -status in STOP_SIGNALS:
         killed = f"the worker was stopped at once by {_signal_name(-status)}"
     elif status not in (-signal.SIGKILL, _RAYS_STATUS):
         killed = None
     if killed is not None:
-        failure = {"kind": "interrupted", "message": killed, "signal": None, "log_tail": log_tail(run_dir)}
-        return {**result, "status": "killed", "failure": failure}
-    failure = {"log_tail": log_tail(run_dir), **(last.get("failure") or describe_exit(status, run_dir))}
-    return {**result, "status": "failed", "failure": failure}
+        failure = Failure("interrupted", killed, log_tail=log_tail(run_dir))
+        return replace(result, status="interrupted", failure=failure)
+    failure = _failure_in(end) or describe_exit(status, run_dir)
+    return replace(result, status="failed", failure=replace(failure, log_tail=log_tail(run_dir)))
 
 
-def start_worker(spec: dict[str, Any], run_dir: Path) -> subprocess.Popen[str]:
+def _failure_in(end: Event | None) -> Failure | None:
+    """Return the failure that a worker's last event reports, if there was one."""
+    failure = end.get("failure") if end else None
+    return Failure(failure["kind"], failure["message"]) if failure else None
+
+
+def start_worker(spec: RunSpec) -> subprocess.Popen[str]:
     """Write spec.json and start the worker on it, in a process group of its own, its log going to runner.log."""
-    folder = run_dir / ".runner"
-    make_folder(folder)
-    path = folder / "spec.json"
-    write_atomic(path, json.dumps({**spec, "spawned_at": time.time()}, indent=2))
-    remove(run_dir / "result.json")  # for good: an old one must not tell of what is done from now on
+    run = RunLayout(spec.run_dir)
+    path = run.spec
+    make_folder(path.parent)
+    write_spec(path, replace(spec, spawned_at=time.time()))
+    remove(run.result)  # for good: an old one must not be taken for that of this attempt
     environment = {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"}
     environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     environment["PYTHONPATH"] = os.pathsep.join([str(PACKAGE.parent), environment.get("PYTHONPATH", "")])
@@ -217,7 +239,7 @@ def start_worker(spec: dict[str, Any], run_dir: Path) -> subprocess.Popen[str]:
     # NumPy's products in the decode processes: each is one of several, and waiting threads of OpenBLAS spin.
     # TensorFlow's own threads know nothing of these.
     environment |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    with (run_dir / "runner.log").open("ab") as worker_log, held_back():  # until the worker can handle them
+    with run.log.open("ab") as worker_log, held_back():  # until the worker can handle them
         return subprocess.Popen(
             [*WORKER, str(path)],
             stdin=subprocess.PIPE,
@@ -231,13 +253,13 @@ def start_worker(spec: dict[str, Any], run_dir: Path) -> subprocess.Popen[str]:
         )
 
 
-def describe_exit(status: int, run_dir: Path) -> dict[str, Any]:
-    """The ``failure`` of a worker that ended with ``status`` and left no result."""
+def describe_exit(status: int, run_dir: Path) -> Failure:
+    """Return the failure of a worker that ended with ``status`` and left no result."""
     tail = log_tail(run_dir)
     if status >= 0:
         message = f"the worker ended with exit status {status} and left no result that can be read: "
         message += "see runner.log, and rerun the same command to resume"
-        return {"kind": "exit", "message": message, "signal": None, "log_tail": tail}
+        return Failure("exit", message, log_tail=tail)
     name = _signal_name(-status)
     kind = "signal"
     message = f"the worker was killed by {name}"
@@ -248,13 +270,13 @@ def describe_exit(status: int, run_dir: Path) -> dict[str, Any]:
         kind = "out_of_memory"
         message += ", because it got no more memory; try memory=conservative"
     message += "; shards that are done stay, and the run can go on from them"
-    return {"kind": kind, "message": message, "signal": name, "log_tail": tail}
+    return Failure(kind, message, name, tail)
 
 
 def log_tail(run_dir: Path) -> str:
     """The last lines of runner.log, as text that is safe to show."""
     try:
-        with (run_dir / "runner.log").open("rb") as file:
+        with RunLayout(run_dir).log.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 16_384))
             lines = file.read().decode("utf-8", "replace").splitlines()
     except OSError:
@@ -269,8 +291,8 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _event(line: str) -> dict[str, Any] | None:
-    """An event of the worker; None for what else was printed, and for a line that its death cut off."""
+def _event(line: str) -> Event | None:
+    """Parse an event of the worker; None for anything else that was printed, and for a line that its death cut off."""
     try:
         event = json.loads(line)
     except ValueError:
@@ -279,7 +301,7 @@ def _event(line: str) -> dict[str, Any] | None:
     return event if isinstance(event, dict) and "event" in event else None
 
 
-def _ask(process: subprocess.Popen[str]) -> None:
+def _request_stop(process: subprocess.Popen[str]) -> None:
     try:
         assert process.stdin is not None
         process.stdin.write("stop\n")
@@ -288,24 +310,22 @@ def _ask(process: subprocess.Popen[str]) -> None:
         return
 
 
-def _handle_event(event: dict[str, Any], progress: RunProgress) -> None:
+def _handle_event(event: Event, progress: RunProgress) -> None:
     kind = event["event"]
     if kind == "phase":
         progress.phase(event.get("text") or _PHASES[event["name"]])
     elif kind == "progress":
         under_way = event.get("clips_under_way", 0.0)
-        counts = event["clips"], event["audio_s"], event["elapsed_s"], event["skipped"], event["session_clips"]
+        counts = event["clips"], event["audio_s"], event["elapsed_s"], event["skipped"], event["attempt_clips"]
         progress.counts(*counts, under_way=under_way)
     elif kind == "warning":
         log.warning("%s", event["message"])
 
 
-def _read_result(run_dir: Path) -> dict[str, Any] | None:
+def _read_result(run_dir: Path) -> WorkerResult | None:
+    path = RunLayout(run_dir).result
     try:
-        found = json.loads((run_dir / "result.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        return read_worker_result(path) if path.exists() else None
+    except ResumeError as error:
+        log.warning("%s", error)
         return None
-    except (OSError, ValueError) as error:
-        log.warning("%s can't be read (%s)", run_dir / "result.json", error)
-        return None
-    return found if isinstance(found, dict) and "status" in found else None

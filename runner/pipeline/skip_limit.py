@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from runner.core.errors import DatasetError, DiskFullError, SkippedError
 from runner.core.paths import is_url
@@ -13,6 +13,7 @@ from runner.storage.retry import is_denied
 
 if TYPE_CHECKING:
     from runner.config.schema import DatasetConfig
+    from runner.contract.spec import DatasetSummary
     from runner.output.rows import ClipRow
 
 _LOOK_EVERY_S = 10.0
@@ -24,16 +25,16 @@ class SkipLimit:
 
     Args:
         dataset: what the configuration allows.
-        described: the data set: its ``root`` and number of ``clips``.
+        described: the data set.
         skipped: clips skipped before.
     """
 
-    def __init__(self, dataset: DatasetConfig, described: dict[str, Any], skipped: int) -> None:
+    def __init__(self, dataset: DatasetConfig, described: DatasetSummary, skipped: int) -> None:
         self._fail = dataset.on_error == "fail"
         most = dataset.max_skipped
-        self._most = None if most is None else int(most if most >= 1 else most * described["clips"])
+        self._most = None if most is None else int(most if most >= 1 else most * described.clips)
         self._given = most
-        self._root = str(described["root"])
+        self._root = described.root
         self._timeout_s = dataset.download_timeout_s
         self._skipped = skipped
         self._look_after = 0.0
@@ -96,14 +97,14 @@ class SkipLimit:
         return is_gone
 
 
-def check_skipped(dataset: DatasetConfig, described: dict[str, Any], skipped: int) -> None:
+def check_skipped(dataset: DatasetConfig, described: DatasetSummary, skipped: int) -> None:
     """Whether a run may have skipped so many clips, by ``dataset.max_skipped``.
 
     Raises:
         SkippedError: it may not.
     """
     most = dataset.max_skipped
-    if most is not None and skipped > int(most if most >= 1 else most * described["clips"]):
+    if most is not None and skipped > int(most if most >= 1 else most * described.clips):
         raise SkippedError(
             f"{skipped:,} clips can't be embedded, and dataset.max_skipped={most:g}: see the reasons in clips.parquet, "
             "raise the limit, and rerun the same command to resume"

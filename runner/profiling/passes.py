@@ -1,6 +1,6 @@
-"""What is measured beside a run: repeated passes over its clips, the device by itself, batch sizes, a trace.
+"""Measurements after a run: repeated passes over its clips, speed over batch sizes, a trace.
 
-All of it comes after the run, on the same sessions and decode processes, and writes nothing of the run's.
+They use the run's own sessions and decode processes, and write none of its files.
 """
 
 from __future__ import annotations
@@ -10,15 +10,14 @@ import logging
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from runner.core.events import warn
-from runner.core.layout import TRACE
+from runner.contract.result import BatchSizeCurve, BatchSizePoint, Repeats
+from runner.core.layout import RunLayout
 from runner.devices.detection import DeviceType
 from runner.devices.load import BackgroundLoad
 from runner.inference.batch_size import measure_on
@@ -28,11 +27,10 @@ from runner.profiling.sampler import EnergyMeter, Sampler
 from runner.vggish.constants import EXAMPLE_SAMPLES
 
 if TYPE_CHECKING:
-    from runner.config.schema import ProfileConfig, RunConfig
+    from runner.contract.spec import RunSpec
     from runner.core.events import Events
     from runner.dataset.clips import Clip
     from runner.inference.batch_size import Step
-    from runner.inference.builder import Placement
     from runner.inference.session import VGGishSession
     from runner.inference.startup import LoadedModel
     from runner.output.rows import ClipRow
@@ -61,137 +59,139 @@ _TRACED_BATCHES = 3
 
 
 class NullWriter(RunWriter):
-    """Takes complete shards and keeps nothing."""
+    """Drops complete shards."""
 
     def __init__(self) -> None:
         self.done = {}
 
     def write_shard(self, shard: int, rows: Sequence[ClipRow]) -> None:
-        """Forget them."""
+        """Drop them."""
 
     def close(self) -> None:
         """Nothing is open."""
 
 
-def profile_after_run(
-    config: RunConfig,
-    ready: LoadedModel,
-    pool: DecodePool,
-    replicas: Sequence[Replica],
-    clips: Iterator[Clip],
-    run_dir: Path,
-    events: Events,
-    result: dict[str, Any],
-    stopped: Callable[[], bool],
-) -> None:
-    """Measure what ``profile`` asks for beside the run, into ``result``; trouble is a warning and never the run's end.
+@dataclass(frozen=True)
+class ProfileResult:
+    """What was measured after a run; None where it was not asked for, or failed."""
+
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    repeats: Repeats | None = None
+    batch_size_curve: BatchSizeCurve | None = None
+
+
+class Profiler:
+    """Measures what ``profile`` asks for after a run, on its sessions and decode processes.
 
     Args:
-        config: the run's.
-        ready: its sessions.
+        spec: the run's; a trace goes to its folder.
+        model: its sessions.
         pool: the decode pool, open and idle.
         replicas: the sessions' replicas.
-        clips: the clips that the run embedded.
-        run_dir: the run's folder, for the trace.
-        events: told what is under way.
-        result: what the run came to so far.
+        events: gets phases and warnings.
         stopped: whether to end early.
     """
-    profile, session, placement = config.profile, ready.sessions[0], ready.placement
-    try:
-        if profile.repeat_s > 0 or profile.min_batches > 0:
-            events.send("phase", name="repeat")
-            clips_per_pass = clips_for_a_pass(
-                result["metrics"], profile.repeat_s, len(replicas) * session.effective_batch_size
-            )
-            chosen = evenly(clips, clips_per_pass, int(result["metrics"].get("session_clips", 0)))
-            own = [clip._replace(number=n) for n, clip in enumerate(chosen)]
-            gpus = placement.device.indices if placement.device.effective is DeviceType.GPU else ()
-            found = repeat(profile, own, pool, replicas, gpus, stopped)
-            result["metrics"] |= found.pop("metrics")
-            result["repeats"] = found
-        if profile.batch_size_curve and "batch_size_curve" not in result and not stopped():
-            events.send("phase", name="curve")
-            fits = partial(_fits, config, placement)
-            steps = speed_over_batch_sizes(session, ready.dtypes[0], fits)
-            curve = {
-                "steps": steps,
-                "batch_size": session.effective_batch_size,
-                "reason": "in use; the others for comparison",
-            }
-            result["batch_size_curve"] = curve
-        if profile.trace and not stopped():
-            events.send("phase", name="trace")
-            trace(session, run_dir / TRACE, ready.dtypes[0])
-    except Exception as error:
-        warn(f"profile={profile.name}: {type(error).__name__}: {error}", events, result)
 
+    def __init__(
+        self,
+        spec: RunSpec,
+        model: LoadedModel,
+        pool: DecodePool,
+        replicas: Sequence[Replica],
+        events: Events,
+        stopped: Callable[[], bool],
+    ) -> None:
+        self._config, self._run_dir, self._model = spec.config, spec.run_dir, model
+        self._pool, self._replicas = pool, replicas
+        self._events, self._stopped = events, stopped
 
-def _fits(config: RunConfig, placement: Placement, size: int) -> bool:
-    """Whether the memory policy allows a batch size."""
-    from runner.inference.builder import memory_plan
+    def run(self, clips: Iterator[Clip], metrics: Mapping[str, float], *, has_curve: bool) -> ProfileResult:
+        """Measure; a failure is a warning, and what was measured before it stays.
 
-    memory = replace(config.memory, batch_size=size)
-    return memory_plan(placement.device, placement.precision, memory, placement.gpu_memory).batch_size == size
+        Args:
+            clips: those that the run embedded.
+            metrics: the run's.
+            has_curve: whether the speed over batch sizes is known already.
+        """
+        profile, result = self._config.profile, ProfileResult()
+        try:
+            if profile.repeat_s > 0 or profile.min_batches > 0:
+                self._events.send("phase", name="repeat")
+                result = self._repeat(clips, metrics)
+            if profile.batch_size_curve and not has_curve and not self._stopped():
+                self._events.send("phase", name="curve")
+                result = replace(result, batch_size_curve=self._curve())
+            if profile.trace and not self._stopped():
+                self._events.send("phase", name="trace")
+                trace(self._model.sessions[0], RunLayout(self._run_dir).trace, self._model.dtypes[0])
+        except Exception as error:
+            self._events.warn(f"profile={profile.name}: {type(error).__name__}: {error}")
+        return result
 
+    def _repeat(self, clips: Iterator[Clip], metrics: Mapping[str, float]) -> ProfileResult:
+        """Embed clips again and again, writing nothing, until ``repeat_s`` and ``min_batches`` are reached.
 
-def repeat(
-    profile: ProfileConfig,
-    clips: Sequence[Clip],
-    pool: DecodePool,
-    replicas: Sequence[Replica],
-    gpus: Sequence[int],
-    stopped: Callable[[], bool],
-) -> dict[str, Any]:
-    """Embed the clips again and again, writing nothing, until ``repeat_s`` and ``min_batches`` are reached.
+        ``repeats.passes`` have seconds, examples and × realtime, ``repeats.samples`` ``t_s`` since the first pass; the
+        metrics are mean and standard deviation over the passes, and the energy of all of them where it can be read.
+        """
+        profile, device = self._config.profile, self._model.placement.device
+        examples = len(self._replicas) * self._model.sessions[0].effective_batch_size
+        count = clips_for_a_pass(metrics, profile.repeat_s, examples)
+        chosen = [
+            clip._replace(number=number)
+            for number, clip in enumerate(evenly(clips, count, int(metrics.get("attempt_clips", 0))))
+        ]
+        gpus = device.indices if device.effective is DeviceType.GPU else ()
+        sampler, energy = Sampler(profile.sample_every_s, gpus, power=True), EnergyMeter(gpus)
+        background, own_cpu_s = BackgroundLoad(), _cpu_s(self._pool)
+        passes: list[dict[str, float]] = []
+        began = time.perf_counter()
+        sampler.start()
+        try:
+            while not self._is_enough(passes) and (own := self._pass(chosen, began)):
+                passes.append(own)
+        finally:
+            sampler.stop()
+            joules = energy.joules()
+            load = background.share(_cpu_s(self._pool) - own_cpu_s)
+        samples = sampler.series(began)
+        return ProfileResult(_of_passes(passes, joules, samples, load), Repeats(passes, samples))
 
-    Args:
-        profile: how long, how often memory and power are sampled.
-        clips: what a pass embeds; numbered from 0.
-        pool: the decode pool, open and idle.
-        replicas: the sessions' replicas.
-        gpus: CUDA devices in use.
-        stopped: whether to end early.
+    def _is_enough(self, passes: Sequence[Mapping[str, float]]) -> bool:
+        profile = self._config.profile
+        if len(passes) >= _MOST_PASSES or self._stopped():
+            return True
+        seconds, batches = (sum(own[key] for own in passes) for key in ("seconds", "batches"))
+        return len(passes) >= _PASSES and seconds >= profile.repeat_s and batches >= profile.min_batches
 
-    Returns:
-        ``passes`` (each with seconds, examples and × realtime), ``samples`` (each with ``t_s`` since the first pass)
-        and ``metrics``: mean and standard deviation over the passes, and the energy of all of them where it can be
-        read.
-    """
-    sampler = Sampler(profile.sample_every_s, gpus, power=True)
-    energy = EnergyMeter(gpus)
-    others, own_cpu_s = BackgroundLoad(), _cpu_s(pool)
-    passes: list[dict[str, float]] = []
-    began = time.perf_counter()
-    sampler.start()
-    try:
-        while len(passes) < _MOST_PASSES and not stopped():
-            enough = sum(each["seconds"] for each in passes) >= profile.repeat_s
-            if len(passes) >= _PASSES and enough and sum(each["batches"] for each in passes) >= profile.min_batches:
-                break
-            engine = EmbeddingPipeline([(0, len(clips))], iter(clips), pool, NullWriter(), shutdown_timeout_s=0.0)
-            start = time.perf_counter()
-            engine.run(replicas)
-            seconds = engine.results_at - engine.started_at
-            progress = engine.progress
-            if not progress.examples:
-                break
-            passes.append(
-                {
-                    "started_s": start - began,
-                    "seconds": seconds,
-                    "batches": float(len(engine.timings)),
-                    "examples": float(progress.examples),
-                    "audio_s": progress.audio_s,
-                    "realtime_factor": progress.audio_s / seconds,
-                }
-            )
-    finally:
-        sampler.stop()
-        joules = energy.joules()
-        load = others.share(_cpu_s(pool) - own_cpu_s)
-    samples = sampler.series(began)
-    return {"passes": passes, "samples": samples, "metrics": _of_passes(passes, joules, samples, load)}
+    def _pass(self, clips: Sequence[Clip], began: float) -> dict[str, float] | None:
+        """Embed the clips once; None if nothing came of them.  ``began`` is the first pass's beginning."""
+        pipeline = EmbeddingPipeline([(0, len(clips))], iter(clips), self._pool, NullWriter(), shutdown_timeout_s=0.0)
+        start = time.perf_counter()
+        pipeline.run(self._replicas)
+        seconds, progress = pipeline.results_at - pipeline.started_at, pipeline.progress
+        if not progress.examples:
+            return None
+        return {
+            "started_s": start - began,
+            "seconds": seconds,
+            "batches": float(len(pipeline.timings)),
+            "examples": float(progress.examples),
+            "audio_s": progress.audio_s,
+            "realtime_factor": progress.audio_s / seconds,
+        }
+
+    def _curve(self) -> BatchSizeCurve:
+        session = self._model.sessions[0]
+        points = speed_over_batch_sizes(session, self._model.dtypes[0], self._fits)
+        return BatchSizeCurve(points, session.effective_batch_size, "in use; the others for comparison")
+
+    def _fits(self, size: int) -> bool:
+        """Whether the memory policy allows a batch size."""
+        from runner.inference.builder import memory_plan
+
+        placement, memory = self._model.placement, replace(self._config.memory, batch_size=size)
+        return memory_plan(placement.device, placement.precision, memory, placement.gpu_memory).batch_size == size
 
 
 def _cpu_s(pool: DecodePool) -> float:
@@ -200,34 +200,34 @@ def _cpu_s(pool: DecodePool) -> float:
 
 
 def _of_passes(
-    passes: Sequence[dict[str, float]],
-    joules: dict[str, float],
-    samples: Sequence[dict[str, float]],
-    others_share: float,
+    passes: Sequence[Mapping[str, float]],
+    joules: Mapping[str, float],
+    samples: Sequence[Mapping[str, float]],
+    background_share: float,
 ) -> dict[str, float]:
     if not passes:
         return {}
-    speeds = [each["realtime_factor"] for each in passes]
-    found = {
+    speeds = [own["realtime_factor"] for own in passes]
+    metrics = {
         "repeats": float(len(passes)),
         "repeat_realtime_factor_mean": statistics.fmean(speeds),
         "repeat_realtime_factor_std": statistics.stdev(speeds) if len(speeds) > 1 else 0.0,
-        "repeat_seconds": sum(each["seconds"] for each in passes),
-        "repeat_background_cpu_share": others_share,
+        "repeat_seconds": sum(own["seconds"] for own in passes),
+        "repeat_background_cpu_share": background_share,
     }
-    watts = [each["power_w"] for each in samples if "power_w" in each]
+    watts = [sample["power_w"] for sample in samples if "power_w" in sample]
     if watts:
-        found["gpu_power_w_mean"] = statistics.fmean(watts)
+        metrics["gpu_power_w_mean"] = statistics.fmean(watts)
     if joules:
-        audio_s = sum(each["audio_s"] for each in passes)
-        found["energy_j"] = sum(joules.values())
-        found["joules_per_audio_hour"] = 3600 * found["energy_j"] / audio_s
-        found |= {f"energy_{source}_j": value for source, value in joules.items()}
-    return found
+        audio_s = sum(own["audio_s"] for own in passes)
+        metrics["energy_j"] = sum(joules.values())
+        metrics["joules_per_audio_hour"] = 3600 * metrics["energy_j"] / audio_s
+        metrics |= {f"energy_{source}_j": value for source, value in joules.items()}
+    return metrics
 
 
 def clips_for_a_pass(metrics: Mapping[str, float], repeat_s: float, examples: int) -> int:
-    """How many clips one pass embeds: a few passes fill the time, and each is some batches long.
+    """Return how many clips one pass embeds: a few passes fill the time, and each is some batches long.
 
     Args:
         metrics: of the run.
@@ -240,12 +240,14 @@ def clips_for_a_pass(metrics: Mapping[str, float], repeat_s: float, examples: in
 
 
 def evenly(clips: Iterator[Clip], wanted: int, count: int) -> Iterator[Clip]:
-    """So many clips from all over the ``count`` that there are, as the first ones may be short, or of one kind."""
+    """Take ``wanted`` clips from all over the ``count`` that there are: the first may be short, or of one kind."""
     step = min(max(count // wanted, 1), _MOST_SKIPPED)
     return itertools.islice(clips, 0, wanted * step, step)
 
 
-def speed_over_batch_sizes(session: VGGishSession, dtype: str, fits: Callable[[int], bool]) -> list[dict[str, Any]]:
+def speed_over_batch_sizes(
+    session: VGGishSession, dtype: str, fits: Callable[[int], bool]
+) -> tuple[BatchSizePoint, ...]:
     """The model's speed at 1, 4, 16, … examples a batch and at the session's own size, which it keeps.
 
     Args:
@@ -267,7 +269,7 @@ def speed_over_batch_sizes(session: VGGishSession, dtype: str, fits: Callable[[i
     finally:
         session.resize(own)
         session.oom_backoffs[:] = oom_backoffs
-    return [asdict(step) for step in steps]
+    return tuple(BatchSizePoint(**vars(step)) for step in steps)
 
 
 def trace(session: VGGishSession, folder: Path, dtype: str) -> None:

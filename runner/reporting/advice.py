@@ -1,39 +1,35 @@
-"""What limits a run and what to try, and what a tuning sweep seeks: pure decisions on result.json."""
+"""Advice on a run: what limits it, what to try, and the command that repeats it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from runner.config.command_line import command_line
 
-_STARVED = 0.2
+if TYPE_CHECKING:
+    from runner.contract.result import RunResult
+
+_INPUT_WAIT = 0.2
 
 _LITTLE_S = 2.0
 """A steady state shorter than this says little about a machine."""
 
-Result = Mapping[str, Any]
 
-
-def advise(result: Result) -> str | None:
-    """What limited a run, and what to try; None where there is nothing to say.
-
-    Args:
-        result: a finished run's result.json.
-    """
-    stage = result.get("bottleneck")
-    if stage is None:
+def advise(result: RunResult) -> str | None:
+    """Say what limited a run, and what to try; None where nothing was measured."""
+    stage, startup = result.stats.bottleneck, result.startup
+    if stage is None or startup.device is None or startup.precision is None:
         return None
-    metrics, resolved = result["metrics"], result.get("resolved", {})
-    device = result["device"]["effective"]
+    metrics, resolved, config = result.metrics, startup.resolved, result.info.config
+    device = startup.device.effective
     name = {"cpu": "CPU", "gpu": "GPU", "metal": "Metal GPU"}[device]
     if metrics.get("steady_s", math.inf) < _LITTLE_S:
         return f"{stage}-bound, but the run took only {metrics['steady_s']:.1f} s: embed more clips to learn more"
     if stage == "decode":
         workers = resolved.get("memory.decode_workers", "?")
         more = "a copy of the data set as 16 kHz mono WAV or on a local disk"
-        if result["config"]["memory"]["name"] == "conservative":
+        if config.memory.name == "conservative":
             more = f"memory=balanced, which decodes on more cores, or {more}"
         return f"decode-bound: {workers} decode processes for 1 {name}; try {more}"
     if stage == "copy":
@@ -42,28 +38,28 @@ def advise(result: Result) -> str | None:
     if stage == "write":
         return "write-bound: try output.dir on a faster disk, output.compression=none, or fewer output.formats"
     if device == "cpu":
-        precision = result["precision"]["effective"]
-        if precision == "float32" and result["config"]["precision"]["name"] != "auto":
+        if startup.precision.effective == "float32" and config.precision.name != "auto":
             return "compute-bound; precision=auto takes bfloat16 where the CPU multiplies it natively"
         return "compute-bound: the CPU is used in full; a GPU would be faster"
-    starved = max((value for key, value in metrics.items() if key.endswith("_input_wait_share")), default=0.0)
-    if starved > _STARVED:
-        return (
-            f"compute-bound, but replicas waited {starved:.0%} of the time for batches; try a larger memory.queue_depth"
-        )
-    faster = "" if result["config"]["precision"]["name"] == "auto" else "; precision=auto takes the fastest format"
+    input_wait = max((value for key, value in metrics.items() if key.endswith("_input_wait_share")), default=0.0)
+    if input_wait > _INPUT_WAIT:
+        waited = f"replicas waited {input_wait:.0%} of the time for batches"
+        return f"compute-bound, but {waited}; try a larger memory.queue_depth"
+    faster = "" if config.precision.name == "auto" else "; precision=auto takes the fastest format"
     return f"compute-bound: the {name} is used in full{faster}"
 
 
-def setting(result: Result) -> tuple[str, str, str]:
-    """Device in effect, memory policy, precision in effect."""
-    config = result["config"]
-    device = (result.get("device") or {}).get("effective", config["device"]["name"])
-    precision = (result.get("precision") or {}).get("effective", config["precision"]["name"])
-    return str(device), str(config["memory"]["name"]), str(precision)
+def configuration_label(result: RunResult) -> tuple[str, str, str]:
+    """Return device in effect, memory policy, precision in effect."""
+    config, device, precision = result.info.config, result.startup.device, result.startup.precision
+    return (
+        device.effective if device else config.device.name,
+        config.memory.name,
+        precision.effective if precision else config.precision.name,
+    )
 
 
-def command(result: Result) -> str:
-    """The command that repeats a run by itself, into a new folder."""
-    overrides = [each for each in result.get("overrides", []) if not each.lstrip("+").startswith("profile.round=")]
+def rerun_command(result: RunResult) -> str:
+    """Return the command that repeats a run by itself, into a new folder."""
+    overrides = [word for word in result.info.overrides if not word.lstrip("+").startswith("profile.round=")]
     return command_line(overrides)

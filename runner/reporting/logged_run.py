@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from runner.reporting.intervals import Interval
 
 SHORT = 8
-"""Characters of an id as they are printed; what is given may be shorter, as long as it means one run."""
+"""Characters of an id as they are printed; a shorter beginning is taken as long as it is one run's alone."""
 
 _TOLD = ("device", "memory", "precision", "batch_size")
 
@@ -43,29 +43,29 @@ class Row:
 
     @property
     def effective(self) -> str:
-        """Device, memory policy, precision and batch size, as they were in effect."""
+        """Device, memory policy, precision and batch size in effect."""
         keys = (f"{ACTUAL}device", "memory.name", f"{ACTUAL}precision", f"{ACTUAL}memory.batch_size")
         return " ".join(self.params.get(key, "-") for key in keys)
 
     @property
     def setting(self) -> str:
-        """What was in effect, and what else its sweep swept."""
+        """The settings in effect, and whatever else its sweep swept."""
         swept = {key.removeprefix("swept."): value for key, value in self.tags.items() if key.startswith("swept.")}
         more = [f"{key}={value}" for key, value in swept.items() if key not in _TOLD]
         return " ".join([self.effective, *more])
 
     @cached_property
     def facts(self) -> Facts:
-        """What decides beside which others it may be ranked."""
+        """The facts that decide beside which others it may be ranked."""
         passed = self.tags.get("parity.passed")
         return Facts(
-            status=self.status.lower(),
+            status={"KILLED": "interrupted"}.get(self.status, self.status.lower()),
             metrics=self.metrics,
             workload=workload(self.digest, self.params, self.tags.get("weights.checksum")),
             parity_passed=None if passed is None else passed == "true",
             parity_off=self.params.get("parity.name") == "off",
             fallback=self.tags.get("device.requested") if self.tags.get("device.fallback_reason") else None,
-            sessions=int(self.tags.get("sessions") or 1),
+            attempt=int(self.tags.get("attempt") or 1),
         )
 
     def ends(self, metric: str) -> Interval | None:

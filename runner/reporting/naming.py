@@ -1,4 +1,4 @@
-"""What a run is called: its setting, and in a sweep whatever else tells its jobs apart."""
+"""Names of runs: the setting, and in a sweep whatever else distinguishes its jobs."""
 
 from __future__ import annotations
 
@@ -6,24 +6,28 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runner.config.params import config_params
+
+if TYPE_CHECKING:
+    from runner.config.schema import RunConfig
+    from runner.contract.result import RunResult, Startup
 
 SWEPT = "swept"
 """Key of sweep.json: the settings that differ between a sweep's jobs, each with all its values."""
 
 ROUND = "profile.round"
-"""Setting that only tells the rounds of a sweep apart: runs that differ in nothing else are one variant."""
+"""Setting that distinguishes the rounds of a sweep: runs that differ in nothing else are one variant."""
 
 _ELSEWHERE = ("output.dir", "tracking.", "paths.")
-"""Settings of where things are put, which tell no jobs apart."""
+"""Settings of locations, which distinguish no jobs."""
 
 _GROUP_NAMES = (".name", ".kind")
 
 
 def swept_settings(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """The settings that tell jobs apart, each with all its values; of several that change together the first.
+    """Find the settings that distinguish jobs, each with all its values; of several that change together the first.
 
     Args:
         configs: of all jobs, nested.
@@ -31,23 +35,23 @@ def swept_settings(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]
     jobs = [config_params(config) for config in configs]
     keys = [key for key in dict.fromkeys(key for job in jobs for key in job) if not key.startswith(_ELSEWHERE)]
     keys.sort(key=lambda key: not key.endswith(_GROUP_NAMES))
-    found: list[str] = []
-    told_apart = 1
+    swept: list[str] = []
+    distinct = 1
     for key in keys:
-        several = len({tuple(job.get(each, "") for each in [*found, key]) for job in jobs})
-        if several > told_apart:
-            found.append(key)
-            told_apart = several
-    return {key: list(dict.fromkeys(job.get(key, "") for job in jobs)) for key in found}
+        combinations = len({tuple(job.get(name, "") for name in [*swept, key]) for job in jobs})
+        if combinations > distinct:
+            swept.append(key)
+            distinct = combinations
+    return {key: list(dict.fromkeys(job.get(key, "") for job in jobs)) for key in swept}
 
 
 def setting_name(key: str) -> str:
-    """What a command line calls a parameter: ``memory`` for memory.name, ``device`` for device.requested."""
+    """Return a parameter's name on the command line: ``memory`` for memory.name, ``device`` for device.requested."""
     return key.rpartition(".")[0] if key.endswith((*_GROUP_NAMES, ".requested")) else key
 
 
 def swept_of(config: Mapping[str, Any], sweep_file: Path | str | None) -> dict[str, str]:
-    """A job's own values of its sweep's settings, as they are shown: ``hop_s`` for ``frontend.hop_s``, paths shortened.
+    """Return a job's values of its sweep's settings, as they are shown: ``hop_s`` for ``frontend.hop_s``, short paths.
 
     Args:
         config: the job's, nested.
@@ -65,44 +69,49 @@ def _short_keys(keys: Sequence[str]) -> dict[str, str]:
     def short(key: str) -> str:
         return key.rpartition(".")[0] if key.endswith(_GROUP_NAMES) else key.rpartition(".")[2]
 
-    several = [short(key) for key in keys]
-    return {key: key if key == ROUND or several.count(short(key)) > 1 else short(key) for key in keys}
+    names = [short(key) for key in keys]
+    return {key: key if key == ROUND or names.count(short(key)) > 1 else short(key) for key in keys}
 
 
 def _short_value(value: str, values: Sequence[str]) -> str:
     """A path without its beginning, as far as it still differs from the other values."""
     parts = value.split("/")
     for count in range(1, len(parts)):
-        ends = {each: "/".join(each.split("/")[-count:]) for each in {*values, value}}
+        ends = {path: "/".join(path.split("/")[-count:]) for path in {*values, value}}
         if len(set(ends.values())) == len(ends):
             return ends[value]
     return value
 
 
-def run_name(result: Mapping[str, Any]) -> str:
-    """A name that a person recognises: effective device, memory policy, effective precision, and what was swept."""
-    config, swept = result["config"], dict(result.get(SWEPT) or {})
-    device, precision = result.get("device") or {}, result.get("precision") or {}
-    named = config["tracking"]["run_name"]
+def run_name(config: RunConfig, swept: Mapping[str, str], startup: Startup | None = None) -> str:
+    """Name a run by effective device, memory policy, effective precision, and its values of swept settings.
+
+    Args:
+        config: the run's.
+        swept: its own values of its sweep's settings.
+        startup: what took effect; None before it is known.
+    """
+    device, precision = (startup.device, startup.precision) if startup else (None, None)
+    own_name = config.tracking.run_name
     effective = {
-        "device": str(device.get("effective", config["device"]["name"])),
-        "memory": str(config["memory"]["name"]),
-        "precision": str(precision.get("effective", config["precision"]["name"])),
+        "device": device.effective if device else config.device.name,
+        "memory": config.memory.name,
+        "precision": precision.effective if precision else config.precision.name,
     }
-    name = str(named) if named else "-".join(effective.values())
-    if not named and device.get("fallback_reason"):
-        name += f" ({config['device']['name']} absent)"
-        swept.pop("device", None)
-    told = {} if named else effective
-    return " ".join([name, *(f"{_last(key)}={value}" for key, value in swept.items() if told.get(key) != value)])
+    name, shown = own_name or "-".join(effective.values()), dict(swept)
+    if not own_name and device and device.fallback_reason:
+        name += f" ({config.device.name} absent)"
+        shown.pop("device", None)
+    implied = {} if own_name else effective
+    return " ".join([name, *(f"{_last(key)}={value}" for key, value in shown.items() if implied.get(key) != value)])
 
 
-def variant_name(result: Mapping[str, Any]) -> str:
-    """The name of what a run measured: rounds of the same have the same."""
-    swept = dict(result.get(SWEPT) or {})
+def variant_name(result: RunResult) -> str:
+    """Name the setting that a run measured: rounds of the same setting have the same name."""
+    swept = dict(result.info.swept)
     if swept.pop(ROUND, None) is None:
-        return str(result["run_name"])
-    return run_name({**result, SWEPT: swept})
+        return result.info.run_name
+    return run_name(result.info.config, swept, result.startup)
 
 
 def _last(key: str) -> str:

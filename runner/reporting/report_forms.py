@@ -78,7 +78,7 @@ def as_csv(report: Report) -> str:
             told = (ranking.metric, *(row.ends(ranking.metric) or ("", "")), row.tags.get("bottleneck", ""))
             values = map(row.metrics.get, report.metrics)
             writer.writerow([number, place, row.run_id, row.name, setting, *values, *told, "; ".join(ranking.caveats)])
-    for row, why in report.comparison.left_out:
+    for row, why in report.comparison.excluded:
         told = ("", "", "", row.tags.get("bottleneck", ""))
         values = map(row.metrics.get, report.metrics)
         writer.writerow(["", "", row.run_id, row.name, row.setting, *values, *told, "; ".join(why)])
@@ -92,7 +92,7 @@ def as_html(report: Report, plots: Sequence[tuple[str, bytes]] = ()) -> str:
         parts += [f"<h2>{html.escape(line)}</h2>" for line in _heading(report, number)]
         parts.append(f'<p class="verdict">{html.escape(headline(report, number))}</p>')
         parts += [_bars(ranking), _html_table(*_ranked(ranking, report.metrics))]
-    if report.comparison.left_out:
+    if report.comparison.excluded:
         parts += ["<h2>Not ranked</h2>", _html_table(*_left_out(report), kind="unfit")]
     if not report.rankings:
         parts.insert(0, f'<p class="verdict">{_NONE}</p>')
@@ -147,7 +147,7 @@ def _sections(report: Report, form: Form) -> list[str]:
     for number, ranking in enumerate(report.rankings):
         parts += _heading(report, number)
         parts += [form(*_ranked(ranking, report.metrics)), headline(report, number)]
-    if report.comparison.left_out:
+    if report.comparison.excluded:
         parts.append(form(*_left_out(report)))
     return parts if report.rankings else [*parts, _NONE]
 
@@ -177,13 +177,13 @@ def _left_out(report: Report) -> Table:
     header = ["not ranked", "setting", *report.metrics, "because"]
     body = [
         [f"{row.name} {row.short_id}", row.setting, *(_value(row, metric) for metric in report.metrics), "; ".join(why)]
-        for row, why in report.comparison.left_out
+        for row, why in report.comparison.excluded
     ]
     return header, body
 
 
 def _left_rows(report: Report) -> list[Row]:
-    return [row for row, _ in report.comparison.left_out]
+    return [row for row, _ in report.comparison.excluded]
 
 
 def _settings(rows: Sequence[Row]) -> list[str]:

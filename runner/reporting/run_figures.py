@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from runner.reporting.advice import Result
+    from runner.contract.result import RunResult
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ _STAGES = ("decode", "copy", "compute", "write")
 _MOST_ACTORS = 40
 
 
-def draw_run(result: Result, run_dir: Path) -> list[Path]:
+def draw_run(result: RunResult, run_dir: Path) -> list[Path]:
     """Draw a run's pictures into its folder; those for which it has no figures are left out.
 
     Args:
@@ -43,7 +43,7 @@ def draw_run(result: Result, run_dir: Path) -> list[Path]:
     from runner.reporting.embedding_map import draw_map
 
     folder = run_dir / PLOTS
-    drawings: dict[str, Callable[[Result], Figure | None]] = {
+    drawings: dict[str, Callable[[RunResult], Figure | None]] = {
         "throughput": _throughput,
         "stages": _stages,
         "actors": _actors,
@@ -51,8 +51,8 @@ def draw_run(result: Result, run_dir: Path) -> list[Path]:
         "memory": _memory,
     }
     written = draw(drawings, result, folder)
-    kind = result["config"]["profile"].get("map", "pca")
-    root = str((result.get("dataset") or {}).get("root", ""))
+    kind = result.info.config.profile.projection
+    root = result.info.dataset.root if result.info.dataset else ""
     if kind != "none":
         try:
             written += draw_map(run_dir, folder, kind, "" if is_url(root) else root)
@@ -64,11 +64,11 @@ def draw_run(result: Result, run_dir: Path) -> list[Path]:
 # A run
 
 
-def _throughput(result: Result) -> Figure | None:
-    windows = result.get("series") or []
+def _throughput(result: RunResult) -> Figure | None:
+    windows = result.stats.throughput_series
     if not windows:
         return None
-    metrics = result["metrics"]
+    metrics = result.metrics
     cold = metrics.get("startup_s", 0.0)
     figure, axes = new_figure()
     _shade_startup(axes, metrics)
@@ -86,7 +86,7 @@ def _throughput(result: Result) -> Figure | None:
     axes.set_ylim(0, 1.15 * max(*speeds, mean))
     axes.set_xlabel("seconds since the worker was started")
     axes.set_ylabel("× realtime")
-    axes.set_title(f"Throughput: {result['run_name']}", fontsize=10, loc="left")
+    axes.set_title(f"Throughput: {result.info.run_name}", fontsize=10, loc="left")
     return figure
 
 
@@ -109,8 +109,8 @@ def _shade_startup(axes: Axes, metrics: Mapping[str, float]) -> None:
     axes.text(whole / 2, 1.0, "cold start", **_ABOVE(axes), color=GREY)
 
 
-def _stages(result: Result) -> Figure | None:
-    metrics = result["metrics"]
+def _stages(result: RunResult) -> Figure | None:
+    metrics = result.metrics
     shares = {name: metrics[f"{name}_busy_share"] for name in _STAGES if f"{name}_busy_share" in metrics}
     if not shares:
         return None
@@ -119,53 +119,53 @@ def _stages(result: Result) -> Figure | None:
         shares["replicas waiting for batches"] = sum(starved) / len(starved)
     figure, axes = new_figure(height=0.5 + 0.42 * len(shares) + 0.5)
     names = list(shares)[::-1]
-    colors = [ORANGE if name == result.get("bottleneck") else GREY if " " in name else BLUE for name in names]
+    colors = [ORANGE if name == result.stats.bottleneck else GREY if " " in name else BLUE for name in names]
     bars = axes.barh(names, [100 * shares[name] for name in names], color=colors, height=0.62)
     axes.bar_label(bars, fmt="%.0f %%", padding=3, fontsize=8)
     axes.set_xlim(0, max(105.0, 108 * max(shares.values())))
     axes.set_xlabel("% of the steady state")
-    axes.set_title(f"Where the time went: {result.get('bottleneck')}-bound", fontsize=10, loc="left")
+    axes.set_title(f"Where the time went: {result.stats.bottleneck}-bound", fontsize=10, loc="left")
     return figure
 
 
-def _actors(result: Result) -> Figure | None:
+def _actors(result: RunResult) -> Figure | None:
     """Each actor's own speed while it was at work, machine by machine, the slowest ones where there are many."""
-    found = [each for each in result.get("actors") or [] if each.get("realtime_factor")]
-    if len(found) < 2:
+    measured = [(actor.realtime_factor, actor) for actor in result.stats.actors or () if actor.realtime_factor]
+    if len(measured) < 2:
         return None
-    found = sorted(found, key=lambda each: float(each["realtime_factor"]))[:_MOST_ACTORS]
-    found.sort(key=lambda each: (str(each["host"]), str(each["node"]), -float(each["realtime_factor"])))
-    machines = list(dict.fromkeys(each["node"] for each in found))
-    figure, axes = new_figure(height=1.0 + 0.25 * len(found))
-    colors = [(BLUE, ORANGE)[machines.index(each["node"]) % 2] for each in found]
-    names = [f"{each['host']}:{each['pid']} on {each['device_name']}" for each in found]
-    bars = axes.barh(names, [each["realtime_factor"] for each in found], color=colors, height=0.62)
+    measured = sorted(measured, key=lambda pair: pair[0])[:_MOST_ACTORS]
+    measured.sort(key=lambda pair: (pair[1].host, pair[1].node, -pair[0]))
+    machines = list(dict.fromkeys(actor.node for _, actor in measured))
+    figure, axes = new_figure(height=1.0 + 0.25 * len(measured))
+    colors = [(BLUE, ORANGE)[machines.index(actor.node) % 2] for _, actor in measured]
+    names = [f"{actor.host}:{actor.pid} on {actor.device_name}" for _, actor in measured]
+    bars = axes.barh(names, [speed for speed, _ in measured], color=colors, height=0.62)
     axes.bar_label(bars, fmt="%.0f", padding=3, fontsize=8)
     axes.invert_yaxis()
     axes.tick_params(axis="y", labelsize=7)
     axes.set_xlabel("× realtime while at work")
-    axes.set_title(f"Actors: {result.get('cluster')}", fontsize=10, loc="left")
+    axes.set_title(f"Actors: {result.stats.actors_summary}", fontsize=10, loc="left")
     return figure
 
 
-def _batch_size(result: Result) -> Figure | None:
-    curve = result.get("batch_size_curve")
-    if not curve or len(curve["steps"]) < 2:
+def _batch_size(result: RunResult) -> Figure | None:
+    curve = result.startup.batch_size_curve
+    if not curve or len(curve.steps) < 2:
         return None
-    sizes = [step["batch_size"] for step in curve["steps"]]
-    speeds = [step["examples_per_s"] for step in curve["steps"]]
+    sizes = [step.batch_size for step in curve.steps]
+    speeds = [step.examples_per_s for step in curve.steps]
     figure, axes = new_figure()
     axes.plot(sizes, speeds, color=BLUE, marker="o", markersize=4)
-    axes.axvline(curve["batch_size"], color=ORANGE, linestyle="--", linewidth=1)
-    axes.annotate(f"in use: {curve['batch_size']}", (curve["batch_size"], 0), (4, 6), textcoords="offset points",
+    axes.axvline(curve.batch_size, color=ORANGE, linestyle="--", linewidth=1)
+    axes.annotate(f"in use: {curve.batch_size}", (curve.batch_size, 0), (4, 6), textcoords="offset points",
                   fontsize=8, color=ORANGE)  # fmt: skip
     axes.set_xscale("log", base=2)
     axes.set_xticks(sizes, [str(size) for size in sizes])
     axes.set_ylim(0, 1.1 * max(speeds))
     axes.set_xlabel("examples a batch")
     axes.set_ylabel("examples/s, the model alone")
-    memory = [step["memory_mib"] for step in curve["steps"]]
-    if all(value is not None for value in memory):
+    memory = [step.memory_mib for step in curve.steps if step.memory_mib is not None]
+    if len(memory) == len(sizes):
         right = axes.twinx()
         right.plot(sizes, memory, color=GREY, linewidth=1, marker=".")
         right.set_ylabel("MiB of tensors at most", color=GREY)
@@ -174,8 +174,8 @@ def _batch_size(result: Result) -> Figure | None:
     return figure
 
 
-def _memory(result: Result) -> Figure | None:
-    samples = result.get("memory_series") or []
+def _memory(result: RunResult) -> Figure | None:
+    samples = result.stats.memory_series
     if len(samples) < 2:
         return None
     times = [sample["t_s"] for sample in samples]
@@ -185,7 +185,7 @@ def _memory(result: Result) -> Figure | None:
     on_device = [(sample["t_s"], sample["device_memory_mib"]) for sample in samples if "device_memory_mib" in sample]
     if on_device:
         axes.plot(*zip(*on_device, strict=True), color=ORANGE, label="GPU, held by the process")
-    ceiling = result["config"]["memory"].get("host_limit_mib")
+    ceiling = result.info.config.memory.host_limit_mib
     if ceiling:
         axes.axhline(ceiling, color=RED, linestyle="--", linewidth=1, label="memory.host_limit_mib")
     axes.set_xlim(times[0], max(times[-1], 0.1))

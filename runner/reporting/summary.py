@@ -1,9 +1,9 @@
-"""What a person reads when a run or a sweep is over."""
+"""The summary of a run or a sweep on the terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from runner.core.printable import printable
 from runner.reporting.advice import advise
@@ -11,120 +11,133 @@ from runner.reporting.comparability import FIRST_PASS, REPEATS
 from runner.reporting.intervals import ENDS, blocks_of, interval
 from runner.reporting.verdict import verdict
 
-_COLD_START = ("import", "device", "weights", "calibration", "compile", "batch_size", "parity", "pin")
+if TYPE_CHECKING:
+    from runner.contract.result import BatchSizeCurve, RunResult, WeightsReport
+
+_STARTUP = ("import", "device", "weights", "calibration", "compile", "batch_size", "parity", "pin")
 
 
-def summarise(
-    result: Mapping[str, Any],
-    place: str,
-    tracking: str | None,
-    resume: str | None = None,
-    page: str | None = None,
+def summarize(
+    result: RunResult, place: str, tracking: str | None, resume: str | None = None, page: str | None = None
 ) -> str:
-    """The summary of one run.
+    """Summarize one run.
 
     Args:
-        result: its result.json.
-        place: where its files are, a folder or a URL.
+        result: the run's.
+        place: its folder or URL.
         tracking: the line on MLflow; None if the run is not tracked.
-        resume: the command that goes on with it; None if there is nothing to go on with.
+        resume: the command that resumes it; None if it is complete.
         page: its page in the MLflow UI.
     """
-    lines = [("run", f"{result['run_name']}: {result['status']}")]
-    if failure := result.get("failure"):
-        lines.append(("failure", str(failure["message"])))
-    if device := result.get("device"):
-        lines.append(("device", f"{device['effective']} ({device['name']}): {device['reason']}"))
-    if cluster := result.get("cluster"):
-        lines.append(("actors", str(cluster)))
-    if precision := result.get("precision"):
-        lines.append(("precision", f"{precision['effective']}: {precision['reason']}"))
-    if model := result.get("model"):
-        lines.append(("convolution", f"{model['conv']['effective']}: {model['conv']['reason']}"))
-    if (weights := result.get("weights")) and "checksum" in weights:
-        meaning = " (meaningless embeddings)" if weights["is_random"] else ""
-        smoke = ", smoke test passed" if weights.get("smoke") else ""
-        lines.append(("weights", f"{weights['source']}{meaning}, sha256 {weights['checksum'][:12]}{smoke}"))
-    metrics = result.get("metrics", {})
-    if parity := result.get("parity"):
-        lines.append(("parity", _parity(parity, metrics)))
-    if "examples" in metrics:
-        lines += _counts(result, metrics)
-    if "realtime_factor" in metrics:
-        lines.append(
-            (
-                "speed",
-                f"{metrics['realtime_factor']:,.1f} × realtime, {metrics['examples_per_s']:,.1f} examples/s, "
-                f"{metrics['clips_per_s']:,.1f} clips/s",
-            )
-        )
-        if stage := result.get("bottleneck"):
-            lines.append(("bottleneck", _bottleneck(stage, metrics)))
-        if advice := advise(result):
-            lines.append(("advice", advice))
-    if "repeats" in metrics:
-        lines.append(("repeated", _repeats(metrics)))
-    if "model_only_realtime_factor" in metrics:
-        lines.append(("device", _device_alone(metrics)))
-    if curve := result.get("batch_size_curve"):
-        lines.append(("batch size", f"{curve['batch_size']}: {_curve(curve)}"))
-    if "startup_s" in metrics:
-        lines.append(("time", _times(metrics)))
-    if "rss_peak_mib" in metrics:
-        lines.append(("memory", _memory(metrics)))
-    lines.append(("files", place))
+    rows = [(label, text) for label, describe in _ROWS if (text := describe(result))]
+    rows.append(("files", place))
     if resume:
-        lines.append(("to go on", resume))
+        rows.append(("to go on", resume))
     if tracking:
-        lines.append(("mlflow", tracking))
+        rows.append(("mlflow", tracking))
     if page:
-        lines.append(("", f"then {page}"))
-    return "\n" + "\n".join(f"{name:>11}  {printable(text)}" for name, text in lines)
+        rows.append(("", f"then {page}"))
+    return "\n" + "\n".join(f"{label:>11}  {printable(text)}" for label, text in rows)
 
 
-def _parity(parity: Mapping[str, Any], metrics: Mapping[str, float]) -> str:
+def _status(result: RunResult) -> str:
+    return f"{result.info.run_name}: {result.status}"
+
+
+def _failure(result: RunResult) -> str | None:
+    return result.failure.message if result.failure else None
+
+
+def _device(result: RunResult) -> str | None:
+    device = result.startup.device
+    return f"{device.label}: {device.reason}" if device else None
+
+
+def _precision(result: RunResult) -> str | None:
+    precision = result.startup.precision
+    return f"{precision.effective}: {precision.reason}" if precision else None
+
+
+def _convolution(result: RunResult) -> str | None:
+    model = result.startup.model
+    return f"{model.conv.effective}: {model.conv.reason}" if model else None
+
+
+def _weights(result: RunResult) -> str | None:
+    weights: WeightsReport | None = result.startup.weights
+    if weights is None or weights.checksum is None:
+        return None
+    meaning = " (meaningless embeddings)" if weights.is_random else ""
+    smoke = ", smoke test passed" if weights.smoke else ""
+    return f"{weights.source}{meaning}, sha256 {weights.checksum[:12]}{smoke}"
+
+
+def _parity(result: RunResult) -> str | None:
+    parity, metrics = result.startup.parity, result.metrics
+    if parity is None:
+        return None
     if "parity_rel_err" not in metrics:
-        return f"FAILED: {', '.join(parity['misses'])}"
+        return f"FAILED: {', '.join(parity.misses)}"
     text = (
         f"max error {metrics['parity_rel_err']:.1e} of the largest value, min cosine "
         f"{metrics['parity_min_cosine']:.7f}, against the reference in float64"
     )
-    return text if parity["passed"] else f"FAILED: {text} ({', '.join(parity['misses'])})"
+    return text if parity.passed else f"FAILED: {text} ({', '.join(parity.misses)})"
 
 
-def _counts(result: Mapping[str, Any], metrics: Mapping[str, float]) -> list[tuple[str, str]]:
-    total = result["dataset"]["clips"]
+def _clips(result: RunResult) -> str | None:
+    metrics, dataset = result.metrics, result.info.dataset
+    if "examples" not in metrics or dataset is None:
+        return None
     embedded, skipped = int(metrics["clips_embedded"]), int(metrics["clips_skipped"])
-    text = f"{embedded:,} of {total:,} embedded ({int(metrics['examples']):,} examples, {metrics['audio_s']:,.0f} s)"
+    text = (
+        f"{embedded:,} of {dataset.clips:,} embedded ({int(metrics['examples']):,} examples, "
+        f"{metrics['audio_s']:,.0f} s)"
+    )
     if padded := int(metrics["clips_padded"]):
         text += f", {padded:,} of them padded to one example"
     if skipped:
         text += f", {skipped:,} skipped"
-    if left := total - embedded - skipped:
+    if left := dataset.clips - embedded - skipped:
         text += f", {left:,} not done"
-    lines = [("clips", text)]
-    if counted := _counted(result.get("skipped", {})):
-        lines.append(("skipped", f"{counted} (see clips.parquet)"))
-    if counted := _counted(result.get("noted", {})):
-        lines.append(("noted", f"{counted} (see clips.parquet)"))
-    if ignored := result["dataset"]["ignored"]:
-        lines.append(("ignored", f"files that are not clips: {_counted(ignored)}"))
-    return lines
+    return text
 
 
-def _counted(counts: Mapping[str, int]) -> str:
+def _skipped(result: RunResult) -> str | None:
+    return _see_clips(result, result.stats.skipped)
+
+
+def _warned(result: RunResult) -> str | None:
+    return _see_clips(result, result.stats.warnings_by_reason)
+
+
+def _see_clips(result: RunResult, counts: Mapping[str, int]) -> str | None:
+    return f"{_counts(counts)} (see clips.parquet)" if counts and "examples" in result.metrics else None
+
+
+def _ignored(result: RunResult) -> str | None:
+    ignored = result.info.dataset.ignored if result.info.dataset else None
+    return f"files that are not clips: {_counts(ignored)}" if ignored and "examples" in result.metrics else None
+
+
+def _counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {name}" for name, count in sorted(counts.items(), key=lambda item: -item[1]))
 
 
-def _times(metrics: Mapping[str, float]) -> str:
-    parts = ", ".join(
-        f"{name} {metrics[f'startup_{name}_s']:.1f}" for name in _COLD_START if f"startup_{name}_s" in metrics
+def _speed(result: RunResult) -> str | None:
+    metrics = result.metrics
+    if "realtime_factor" not in metrics:
+        return None
+    return (
+        f"{metrics['realtime_factor']:,.1f} × realtime, {metrics['examples_per_s']:,.1f} examples/s, "
+        f"{metrics['clips_per_s']:,.1f} clips/s"
     )
-    text = f"cold start {metrics['startup_s']:.1f} s ({parts})"
-    return f"{text}, steady {metrics['steady_s']:.1f} s" if "steady_s" in metrics else text
 
 
-def _bottleneck(stage: str, metrics: Mapping[str, float]) -> str:
+def _bottleneck(result: RunResult) -> str | None:
+    stage, metrics = result.stats.bottleneck, result.metrics
+    if stage is None or "realtime_factor" not in metrics:
+        return None
     shares = ", ".join(
         f"{name} {metrics[f'{name}_busy_share']:.0%}"
         for name in ("decode", "copy", "compute", "write")
@@ -133,7 +146,14 @@ def _bottleneck(stage: str, metrics: Mapping[str, float]) -> str:
     return f"{stage} (busy: {shares})"
 
 
-def _repeats(metrics: Mapping[str, float]) -> str:
+def _advice(result: RunResult) -> str | None:
+    return advise(result) if "realtime_factor" in result.metrics else None
+
+
+def _repeats(result: RunResult) -> str | None:
+    metrics = result.metrics
+    if "repeats" not in metrics:
+        return None
     mean, deviation = metrics[REPEATS], metrics["repeat_realtime_factor_std"]
     text = f"{metrics['repeats']:.0f} passes, {mean:,.1f} × realtime ± {deviation:,.1f} (standard deviation)"
     low, high = (metrics.get(end) for end in ENDS[REPEATS])
@@ -144,19 +164,39 @@ def _repeats(metrics: Mapping[str, float]) -> str:
     return f"{text}, {metrics['joules_per_audio_hour']:,.0f} J an hour of audio"
 
 
-def _device_alone(metrics: Mapping[str, float]) -> str:
+def _device_alone(result: RunResult) -> str | None:
+    metrics = result.metrics
+    if "model_only_realtime_factor" not in metrics:
+        return None
     return (
         f"by itself {metrics['model_only_realtime_factor']:,.0f} × realtime, {metrics['model_only_tflops']:,.1f} "
         f"TFLOP/s, {metrics['model_only_share_of_peak']:.0%} of that of its matrix products"
     )
 
 
-def _curve(curve: Mapping[str, Any]) -> str:
-    steps = ", ".join(f"{step['batch_size']} {step['examples_per_s']:,.0f}/s" for step in curve["steps"])
-    return f"{curve['reason']} ({steps})"
+def _batch_size(result: RunResult) -> str | None:
+    curve: BatchSizeCurve | None = result.startup.batch_size_curve
+    if curve is None:
+        return None
+    points = ", ".join(f"{point.batch_size} {point.examples_per_s:,.0f}/s" for point in curve.steps)
+    return f"{curve.batch_size}: {curve.reason} ({points})"
 
 
-def _memory(metrics: Mapping[str, float]) -> str:
+def _times(result: RunResult) -> str | None:
+    metrics = result.metrics
+    if "startup_s" not in metrics:
+        return None
+    steps = ", ".join(
+        f"{name} {metrics[f'startup_{name}_s']:.1f}" for name in _STARTUP if f"startup_{name}_s" in metrics
+    )
+    text = f"cold start {metrics['startup_s']:.1f} s ({steps})"
+    return f"{text}, steady {metrics['steady_s']:.1f} s" if "steady_s" in metrics else text
+
+
+def _memory(result: RunResult) -> str | None:
+    metrics = result.metrics
+    if "rss_peak_mib" not in metrics:
+        return None
     text = f"{metrics['rss_peak_mib']:,.0f} MiB at most"
     if decoders := metrics.get("decode_rss_peak_mib"):
         text += f" (+ {decoders:,.0f} MiB decoding)"
@@ -167,46 +207,61 @@ def _memory(metrics: Mapping[str, float]) -> str:
     return text
 
 
-def _speed_and_ends(result: Mapping[str, Any], metric: str) -> tuple[str, str]:
-    value = result.get("metrics", {}).get(metric)
-    ends = value and interval(value, [blocks_of(result, metric)])
-    return "-" if value is None else f"{value:,.1f}", f"{ends[0]:,.1f} to {ends[1]:,.1f}" if ends else "-"
+_ROWS: tuple[tuple[str, Callable[[RunResult], str | None]], ...] = (
+    ("run", _status),
+    ("failure", _failure),
+    ("device", _device),
+    ("actors", lambda result: result.stats.actors_summary),
+    ("precision", _precision),
+    ("convolution", _convolution),
+    ("weights", _weights),
+    ("parity", _parity),
+    ("clips", _clips),
+    ("skipped", _skipped),
+    ("warnings", _warned),
+    ("ignored", _ignored),
+    ("speed", _speed),
+    ("bottleneck", _bottleneck),
+    ("advice", _advice),
+    ("repeated", _repeats),
+    ("device", _device_alone),
+    ("batch size", _batch_size),
+    ("time", _times),
+    ("memory", _memory),
+)
+"""Rows of a run's summary: label, and a function that describes it; None where there is nothing to describe."""
+
+_HEADER = (
+    "job",
+    "run",
+    "status",
+    "× realtime",
+    "95 %",
+    "repeated",
+    "95 %",
+    "cold start s",
+    "peak MiB",
+    "max error",
+    "min cosine",
+    "bottleneck",
+)
+
+_LEFT_ALIGNED = ("run", "status", "bottleneck")
+
+_COLUMNS = {
+    "startup_s": "{:,.1f}",
+    "rss_peak_mib": "{:,.1f}",
+    "parity_rel_err": "{:.1e}",
+    "parity_min_cosine": "{:.7f}",
+}
 
 
-def summarise_sweep(
-    results: Sequence[Mapping[str, Any]], place: str, tracking: str | None, page: str | None = None
-) -> str:
-    """The table of a sweep's jobs, in their order; for the arguments see ``summarise``."""
-    header = (
-        *("job", "run", "status", "× realtime", "95 %", "repeated", "95 %", "cold start s", "peak MiB", "max error"),
-        *("min cosine", "bottleneck"),
-    )
-    rows: list[tuple[str, ...]] = [header]
-    for number, result in enumerate(results):
-        metrics = result.get("metrics", {})
-        figures = [text for metric in (FIRST_PASS, REPEATS) for text in _speed_and_ends(result, metric)]
-        figures += [
-            form.format(metrics[key]) if key in metrics else "-"
-            for key, form in (
-                *(("startup_s", "{:,.1f}"), ("rss_peak_mib", "{:,.1f}")),
-                *(("parity_rel_err", "{:.1e}"), ("parity_min_cosine", "{:.7f}")),
-            )
-        ]
-        figures.append(str(result.get("bottleneck") or "-"))
-        rows.append((str(number), str(result["run_name"]), str(result["status"]), *figures))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if column in (1, 2, len(header) - 1) else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-    failed = sum(result["status"] != "finished" for result in results)
-    lines += [
-        "",
-        f"{len(results)} jobs, {failed} failed or stopped" if failed else f"{len(results)} jobs, all finished",
-    ]
+def summarize_sweep(results: Sequence[RunResult], place: str, tracking: str | None, page: str | None = None) -> str:
+    """Summarize a sweep in a table of its jobs, in their order; for the arguments see ``summarize``."""
+    lines = _table([_HEADER, *(_job(number, result) for number, result in enumerate(results))])
+    failed = sum(result.status != "finished" for result in results)
+    lines.append("")
+    lines.append(f"{len(results)} jobs, {failed} failed or stopped" if failed else f"{len(results)} jobs, all finished")
     lines.append(f"files   {place}")
     if tracking:
         lines.append(f"mlflow  {tracking}")
@@ -215,3 +270,31 @@ def summarise_sweep(
     if len(results) > 1:
         lines += ["", verdict(results)]
     return printable("\n".join(["", *lines]))
+
+
+def _job(number: int, result: RunResult) -> tuple[str, ...]:
+    """Return a job's row of the table."""
+    metrics = result.metrics
+    cells = [cell for metric in (FIRST_PASS, REPEATS) for cell in _speed_and_interval(result, metric)]
+    cells += [form.format(metrics[key]) if key in metrics else "-" for key, form in _COLUMNS.items()]
+    return (str(number), result.info.run_name, result.status, *cells, result.stats.bottleneck or "-")
+
+
+def _speed_and_interval(result: RunResult, metric: str) -> tuple[str, str]:
+    value = result.metrics.get(metric)
+    if value is None:
+        return "-", "-"
+    ends = interval(value, [blocks_of(result, metric)]) if value else None
+    return f"{value:,.1f}", f"{ends[0]:,.1f} to {ends[1]:,.1f}" if ends else "-"
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Align cells in columns, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if name in _LEFT_ALIGNED else cell.rjust(width)
+            for name, cell, width in zip(_HEADER, row, widths, strict=True)
+        ).rstrip()
+        for row in rows
+    ]

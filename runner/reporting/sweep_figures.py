@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.core.layout import PLOTS
-from runner.reporting.advice import setting
+from runner.reporting.advice import configuration_label
 from runner.reporting.comparability import NAMES
 from runner.reporting.figures import BLUE, GREEN, GREY, ORANGE, RED, draw, new_figure
 from runner.reporting.verdict import contests, only_contest, with_interval
@@ -16,7 +16,7 @@ from runner.reporting.verdict import contests, only_contest, with_interval
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from runner.reporting.advice import Result
+    from runner.contract.result import RunResult
     from runner.reporting.verdict import Contest, Variant
 
 _KINDS = (BLUE, ORANGE, GREEN, RED)
@@ -29,9 +29,9 @@ _MOST_SAID = 400
 _WHISKERS = {"ecolor": "#444", "elinewidth": 1, "capsize": 2}
 
 
-def draw_sweep(results: Sequence[Result], sweep_dir: Path) -> list[Path]:
+def draw_sweep(results: Sequence[RunResult], sweep_dir: Path) -> list[Path]:
     """Draw a sweep's pictures into its folder, from the result.json of its jobs."""
-    drawings: dict[str, Callable[[Sequence[Result]], Figure | None]] = {
+    drawings: dict[str, Callable[[Sequence[RunResult]], Figure | None]] = {
         "throughput": _sweep_throughput,
         "speedup": _speedup,
         "pareto": _pareto,
@@ -40,13 +40,13 @@ def draw_sweep(results: Sequence[Result], sweep_dir: Path) -> list[Path]:
     return draw(drawings, results, sweep_dir / PLOTS)
 
 
-def _sweep_throughput(results: Sequence[Result]) -> Figure | None:
-    found, left_out = contests(results)
+def _sweep_throughput(results: Sequence[RunResult]) -> Figure | None:
+    found, excluded = contests(results)
     if not found:
         return None
     bars = [(contest, each) for contest in found for each in contest.variants]
     figure, axes = new_figure(height=1.5 + 0.34 * len(bars) + 0.4 * (len(found) - 1))
-    kinds = list(dict.fromkeys(setting(each.best)[0] for _, each in bars))
+    kinds = list(dict.fromkeys(configuration_label(each.best)[0] for _, each in bars))
     most = max(end for _, each in bars for end in (each.speed, *(each.interval or ())))
     y, ticks = 0.0, []
     for contest in found:
@@ -56,7 +56,7 @@ def _sweep_throughput(results: Sequence[Result]) -> Figure | None:
             y += 0.5
         for each in contest.variants:
             low, high = each.interval or (each.speed, each.speed)
-            color = _KINDS[kinds.index(setting(each.best)[0]) % len(_KINDS)]
+            color = _KINDS[kinds.index(configuration_label(each.best)[0]) % len(_KINDS)]
             axes.barh(y, each.speed, height=0.62, color=color, xerr=[[each.speed - low], [high - each.speed]],
                       error_kw=_WHISKERS)  # fmt: skip
             axes.annotate(
@@ -71,8 +71,8 @@ def _sweep_throughput(results: Sequence[Result]) -> Figure | None:
     axes.grid(False, axis="y")
     likes = " or ".join(dict.fromkeys(NAMES[contest.ranking.metric] for contest in found))
     ends = ", with 95 % intervals" if any(each.interval for _, each in bars) else ", measured once"
-    not_ranked = "; ".join(f"{result['run_name']} ({', '.join(why)})" for result, why in left_out)
-    foot = textwrap.shorten(f"not ranked: {not_ranked}", _MOST_SAID, placeholder=" …") if left_out else ""
+    not_ranked = "; ".join(f"{result.info.run_name} ({', '.join(reasons)})" for result, reasons in excluded)
+    foot = textwrap.shorten(f"not ranked: {not_ranked}", _MOST_SAID, placeholder=" …") if excluded else ""
     axes.set_xlabel("\n".join([f"× realtime of {likes}{ends}", *textwrap.wrap(foot, 110)]), fontsize=8)
     axes.set_title("Throughput" if len(found) == 1 else "Throughput, a group a workload: not comparable between groups",
                    fontsize=10, loc="left")  # fmt: skip
@@ -86,7 +86,7 @@ def _one_workload(contest: Contest, found: Sequence[Contest]) -> str:
     return ", ".join(f"{key} {value}" for key, value in own.items() if len({each.get(key) for each in every}) > 1)
 
 
-def _speedup(results: Sequence[Result]) -> Figure | None:
+def _speedup(results: Sequence[RunResult]) -> Figure | None:
     contest = only_contest(results)
     if contest is None:
         return None
@@ -106,19 +106,19 @@ def _speedup(results: Sequence[Result]) -> Figure | None:
     axes.margins(x=0.12)
     axes.grid(False, axis="y")
     axes.set_xlabel(f"× the speed of {base.name}")
-    on_cpu = setting(base.best)[0] == "cpu"
+    on_cpu = configuration_label(base.best)[0] == "cpu"
     axes.set_title("Speed-up over the CPU baseline" if on_cpu else "Speed-up over the slowest", fontsize=10, loc="left")
     return figure
 
 
-def _pareto(results: Sequence[Result]) -> Figure | None:
+def _pareto(results: Sequence[RunResult]) -> Figure | None:
     contest = only_contest(results)
     if contest is None or len(contest.variants) < 2:
         return None
-    measured = all("joules_per_audio_hour" in each.best["metrics"] for each in contest.variants)
+    measured = all("joules_per_audio_hour" in each.best.metrics for each in contest.variants)
     key = "joules_per_audio_hour" if measured else "rss_peak_mib"
     points = [
-        (float(each.best["metrics"][key]), each.speed, each) for each in contest.variants if key in each.best["metrics"]
+        (float(each.best.metrics[key]), each.speed, each) for each in contest.variants if key in each.best.metrics
     ]
     figure, axes = new_figure(height=4.0)
     front = [point for point in points if not any(_dominates(other, point) for other in points)]
@@ -141,14 +141,14 @@ def _dominates(one: tuple[float, float, Variant], other: tuple[float, float, Var
     return one[0] <= other[0] and one[1] >= other[1] and one[:2] != other[:2]
 
 
-def _parity_table(results: Sequence[Result]) -> Figure | None:
+def _parity_table(results: Sequence[RunResult]) -> Figure | None:
     rows = []
     for result in results:
-        parity, metrics = result.get("parity"), result.get("metrics", {})
+        parity, metrics = result.startup.parity, result.metrics
         if parity is None or "parity_rel_err" not in metrics:
             continue
         error, cosine = f"{metrics['parity_rel_err']:.1e}", f"{metrics['parity_min_cosine']:.7f}"
-        rows.append([str(result["run_name"]), "passed" if parity["passed"] else "FAILED", error, cosine])
+        rows.append([result.info.run_name, "passed" if parity.passed else "FAILED", error, cosine])
     if not rows:
         return None
     figure, axes = new_figure(height=0.7 + 0.28 * len(rows))

@@ -1,4 +1,4 @@
-"""What a sweep comes to: which of its settings is fastest, how sure that is, and what can't be compared."""
+"""Verdict on a sweep: its fastest setting, how certain that is, and the jobs that can't be compared."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from runner.core.metrics import BACKGROUND_LOAD
-from runner.reporting.advice import command, setting
+from runner.reporting.advice import configuration_label, rerun_command
 from runner.reporting.comparability import NAMES, REPEATS, compare, difference, facts_of_result
 from runner.reporting.intervals import blocks_of, interval, ratio
 from runner.reporting.naming import variant_name
 
 if TYPE_CHECKING:
-    from runner.reporting.advice import Result
+    from runner.contract.result import RunResult
     from runner.reporting.comparability import Ranking
     from runner.reporting.intervals import Blocks, Interval
 
@@ -28,38 +28,38 @@ _LIGHTER = 0.9
 class Variant:
     """A setting with the runs that measured it, several of them where a sweep has rounds.
 
-    Args:
-        name: what it is called.
+    Attributes:
+        name: of the setting.
         results: its runs, fastest first.
         metric: the speed that is compared, of first or of repeated passes.
     """
 
     name: str
-    results: tuple[Result, ...]
+    results: tuple[RunResult, ...]
     metric: str
 
     @property
-    def best(self) -> Result:
+    def best(self) -> RunResult:
         """Its fastest run."""
         return self.results[0]
 
     @property
     def speed(self) -> float:
         """× realtime, the mean over its runs."""
-        return fmean(float(each["metrics"][self.metric]) for each in self.results)
+        return fmean(result.metrics[self.metric] for result in self.results)
 
     @property
     def memory_mib(self) -> float:
-        """What its worker took at most."""
-        return max(float(each["metrics"].get("rss_peak_mib", math.inf)) for each in self.results)
+        """The peak of its worker's memory."""
+        return max(result.metrics.get("rss_peak_mib", math.inf) for result in self.results)
 
     @property
     def blocks(self) -> Blocks:
-        """What an interval is made from."""
-        found = [blocks_of(each, self.metric) for each in self.results]
-        if len(found) > 1:  # a run that is too short for blocks is one by itself
-            found = [own or (each["metrics"][self.metric],) for own, each in zip(found, self.results, strict=True)]
-        return found
+        """The blocks of its runs' speeds, for intervals."""
+        blocks = [blocks_of(result, self.metric) for result in self.results]
+        if len(blocks) > 1:  # a run that is too short for blocks is one by itself
+            blocks = [own or (result.metrics[self.metric],) for own, result in zip(blocks, self.results, strict=True)]
+        return blocks
 
     @property
     def interval(self) -> Interval | None:
@@ -72,21 +72,21 @@ class Variant:
 
     def is_like(self, other: Variant) -> bool:
         """Whether no difference from another one can be measured."""
-        found = self.times(other)
-        return found is not None and found[0] <= 1 <= found[1]
+        ends = self.times(other)
+        return ends is not None and ends[0] <= 1 <= ends[1]
 
 
 @dataclass(frozen=True)
 class Contest:
     """The variants of one workload, fastest first."""
 
-    ranking: Ranking[Result]
+    ranking: Ranking[RunResult]
     variants: tuple[Variant, ...]
 
     @property
     def baseline(self) -> Variant:
-        """What speed-ups are counted from: the fastest on a CPU in float32, else the slowest."""
-        on_cpu = [each for each in self.variants if setting(each.best)[::2] == ("cpu", "float32")]
+        """The baseline of speed-ups: the fastest on a CPU in float32, otherwise the slowest."""
+        on_cpu = [each for each in self.variants if configuration_label(each.best)[::2] == ("cpu", "float32")]
         return on_cpu[0] if on_cpu else self.variants[-1]
 
     @property
@@ -103,81 +103,82 @@ class Contest:
         return min(lighter, key=lambda each: each.memory_mib) if lighter else fastest
 
 
-def contests(results: Sequence[Result]) -> tuple[list[Contest], list[tuple[Result, tuple[str, ...]]]]:
-    """The contests of a sweep, that of most jobs first, and the jobs that are in none, with the reasons."""
+def contests(results: Sequence[RunResult]) -> tuple[list[Contest], list[tuple[RunResult, tuple[str, ...]]]]:
+    """Return the contests of a sweep, that of most jobs first, and the jobs that are in none, with the reasons."""
     if are_partitions(results):
         return [], []
     comparison = compare(results, facts_of_result)
-    found = []
+    all_contests = []
     for ranking in comparison.rankings:
-        runs: dict[str, list[Result]] = {}
+        runs: dict[str, list[RunResult]] = {}
         for result in ranking.ranked:
             runs.setdefault(variant_name(result), []).append(result)
-        variants = [Variant(name, tuple(each), ranking.metric) for name, each in runs.items()]
-        found.append(Contest(ranking, tuple(sorted(variants, key=lambda each: -each.speed))))
-    return found, list(comparison.left_out)
+        variants = [Variant(name, tuple(own), ranking.metric) for name, own in runs.items()]
+        all_contests.append(Contest(ranking, tuple(sorted(variants, key=lambda variant: -variant.speed))))
+    return all_contests, list(comparison.excluded)
 
 
-def are_partitions(results: Sequence[Result]) -> bool:
-    """Whether a sweep's jobs are parts of one data set, which are no alternatives to choose from."""
-    partitions = {result["config"].get("dataset", {}).get("partition") for result in results}
+def are_partitions(results: Sequence[RunResult]) -> bool:
+    """Whether a sweep's jobs are partitions of one data set, which are no alternatives to choose from."""
+    partitions = {result.info.config.dataset.partition for result in results}
     return len(partitions) == len(results) > 1
 
 
-def only_contest(results: Sequence[Result]) -> Contest | None:
-    """The contest of a sweep whose ranked jobs all did the same work; None where there is no such one."""
-    found, _ = contests(results)
-    return found[0] if len(found) == 1 else None
+def only_contest(results: Sequence[RunResult]) -> Contest | None:
+    """Return the contest of a sweep whose ranked jobs all did the same work; None where there are none or several."""
+    all_contests, _ = contests(results)
+    return all_contests[0] if len(all_contests) == 1 else None
 
 
-def verdict(results: Sequence[Result]) -> str:
-    """A sweep in a few lines, the last with the command that uses its best setting, or puts its parts together."""
-    return "\n".join([*findings(results), *(f"{what}: {words}" for what, words in commands(results))])
+def verdict(results: Sequence[RunResult]) -> str:
+    """Describe a sweep in a few lines, the last with the command that uses its best setting, or merges its jobs."""
+    return "\n".join([*findings(results), *(f"{title}: {words}" for title, words in commands(results))])
 
 
-def findings(results: Sequence[Result]) -> list[str]:
-    """What a sweep showed, a sentence or two a line."""
+def findings(results: Sequence[RunResult]) -> list[str]:
+    """Return a sweep's findings, a sentence or two a line."""
     if are_partitions(results):
-        if any(result["status"] != "finished" for result in results):
+        if any(result.status != "finished" for result in results):
             return ["Its jobs are parts of one data set, and not all are finished: give the same command again."]
         return ["Its jobs are parts of one data set."]
-    found, left_out = contests(results)
-    several = len(found) > 1
-    lines = list(dict.fromkeys(line for contest in found for line in _of_contest(contest, several)))
-    lines += [_not_comparable(found[0], other) for other in found[1:]]
-    if left_out:
-        reasons = "; ".join(f"{result['run_name']} ({', '.join(why)})" for result, why in left_out)
-        lines.append(f"Not ranked: {reasons}.")
-    if not found:
+    all_contests, excluded = contests(results)
+    several = len(all_contests) > 1
+    lines = list(dict.fromkeys(line for contest in all_contests for line in _of_contest(contest, several)))
+    lines += [_not_comparable(all_contests[0], other) for other in all_contests[1:]]
+    if excluded:
+        described = "; ".join(f"{result.info.run_name} ({', '.join(reasons)})" for result, reasons in excluded)
+        lines.append(f"Not ranked: {described}.")
+    if not all_contests:
         lines.insert(0, "No run can be recommended: none finished with a throughput and correct numbers.")
     return lines
 
 
-def commands(results: Sequence[Result]) -> list[tuple[str, str]]:
-    """What to do now: what a command is good for, and the command."""
+def commands(results: Sequence[RunResult]) -> list[tuple[str, str]]:
+    """Return the commands that follow from a sweep, each with a title."""
     if are_partitions(results):
-        if any(result["status"] != "finished" for result in results):
+        if any(result.status != "finished" for result in results):
             return []
-        places = shlex.join([str(result["run_dir"]) for result in results])
-        return [("Put them together", f"python -m runner merge {places} --output FOLDER")]
-    found, _ = contests(results)
+        locations = shlex.join([result.info.run_dir for result in results])
+        return [("Put them together", f"python -m runner merge {locations} --output FOLDER")]
+    all_contests, _ = contests(results)
     return [
-        (f"Use {contest.chosen.name if len(found) > 1 else 'it'}", command(contest.chosen.best)) for contest in found
+        (f"Use {contest.chosen.name if len(all_contests) > 1 else 'it'}", rerun_command(contest.chosen.best))
+        for contest in all_contests
     ]
 
 
 def _of_contest(contest: Contest, several: bool) -> list[str]:
     chosen, fastest, base, equals = contest.chosen, contest.variants[0], contest.baseline, contest.equals
-    told = f"{with_interval(chosen.speed, chosen.interval)} × realtime"
+    speed = f"{with_interval(chosen.speed, chosen.interval)} × realtime"
     if len(contest.variants) == 1:
-        head = f"{chosen.name}: {told}"
+        head = f"{chosen.name}: {speed}"
     elif len(equals) > 1:
         others = [f"{each.name} {with_interval(each.speed, each.interval)}" for each in equals if each is not chosen]
-        head = f"No measurable difference: {chosen.name} {told}, {', '.join(others)}"
+        head = f"No measurable difference: {chosen.name} {speed}, {', '.join(others)}"
         if chosen is not fastest:
             head += f". Use {chosen.name}, which takes less memory"
     else:
-        head = f"{chosen.name} is the fastest: {told}"
+        head = f"{chosen.name} is the fastest: {speed}"
         second = contest.variants[1]
         if (times := fastest.times(second)) is not None:
             head += f", {with_interval(fastest.speed / second.speed, times, '.2f')} × {second.name}"
@@ -187,12 +188,12 @@ def _of_contest(contest: Contest, several: bool) -> list[str]:
         factor = with_interval(chosen.speed / base.speed, chosen.times(base), ".2f")
         head += f"{'.' if len(equals) > 1 else ','} {factor} × {base.name}"
     lines = [f"{head}."]
-    metrics = chosen.best["metrics"]
-    facts = [f"limited by {stage}"] if (stage := chosen.best.get("bottleneck")) else []
+    metrics = chosen.best.metrics
+    facts = [f"limited by {stage}"] if (stage := chosen.best.stats.bottleneck) else []
     if math.isfinite(chosen.memory_mib):
         facts.append(f"{chosen.memory_mib:,.0f} MiB")
-    if parity := chosen.best.get("parity"):
-        passed = "passed the parity gate" if parity["passed"] else "FAILED the parity gate"
+    if parity := chosen.best.startup.parity:
+        passed = "passed the parity gate" if parity.passed else "FAILED the parity gate"
         facts.append(f"its numbers {passed} (error {metrics.get('parity_rel_err', 0.0):.1e} of the largest value)")
     if facts and not several:
         lines.append(f"{chosen.name}: {', '.join(facts)}.")
@@ -203,7 +204,7 @@ def _of_contest(contest: Contest, several: bool) -> list[str]:
 
 
 def _how(contest: Contest) -> list[str]:
-    """How sure the comparison is, where there is one."""
+    """Describe how certain the comparison is, where there is one."""
     if len(contest.variants) == 1:
         return []
     names = NAMES[contest.ranking.metric]
@@ -225,6 +226,6 @@ def _is_load(caveat: str) -> bool:
 
 
 def with_interval(value: float, ends: Interval | None, form: str = "") -> str:
-    """A number with its interval in brackets, if it has one; three digits or more unless a form is given."""
+    """Format a number with its interval in brackets, if it has one; three digits or more unless a form is given."""
     form = form or (",.0f" if value >= 100 else ",.1f")
     return f"{value:{form}}" if ends is None else f"{value:{form}} ({ends[0]:{form}} to {ends[1]:{form}})"

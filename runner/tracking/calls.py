@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
+    from runner.contract.spec import DatasetSummary
     from runner.tracking.record import RunRecord
 
 _METRICS_A_CALL = 1000
@@ -70,22 +71,22 @@ def _without_a_figure(record: RunRecord, first_step: Mapping[str, int]) -> dict[
     return {name: math.nan for name in first_step if name not in kept and not name.startswith(LIVE)}
 
 
-def log_dataset(client: MlflowClient, run_id: str, dataset: Mapping[str, Any]) -> None:
+def log_dataset(client: MlflowClient, run_id: str, dataset: DatasetSummary) -> None:
     """Note a data set as the run's input.
 
     Args:
         client: of the store.
         run_id: the run's.
-        dataset: as in result.json.
+        dataset: the run's.
     """
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
-    profile = {key: dataset[key] for key in ("clips", "is_demo", "ignored")}
-    root = dataset["root"]
+    profile = {"clips": dataset.clips, "is_demo": dataset.is_demo, "ignored": dataset.ignored}
+    root = dataset.root
     kind = urlsplit(root).scheme if is_url(root) else "local"
     entry = Dataset(
-        name="demo" if dataset["is_demo"] else Path(root).name or "root",
-        digest=dataset["digest"],
+        name="demo" if dataset.is_demo else Path(root).name or "root",
+        digest=dataset.digest,
         source_type="http" if kind == "https" else kind,  # what MLflow calls its own sources
         source=json.dumps({"url" if kind.startswith("http") else "uri": root}),
         profile=json.dumps(profile),

@@ -10,12 +10,14 @@ import os
 import subprocess
 import sys
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from runner.contract.files import read_result
+from runner.core.layout import RunLayout
 from runner.core.paths import PACKAGE
-from runner.core.readable import read_json
 from runner.tracking.client import TrackingError
 
 if TYPE_CHECKING:
@@ -44,7 +46,8 @@ def log_model(client: MlflowClient, experiment_id: str, run_id: str, run_dir: Pa
         _export_apart(run_dir, saved)
         model_id = client.create_logged_model(experiment_id, _NAME, run_id).model_id
         try:
-            save(saved, Path(folder) / "model", read_json(run_dir / "result.json"), run_id=run_id, model_id=model_id)
+            packages = read_result(RunLayout(run_dir).result).versions
+            save(saved, Path(folder) / "model", packages, run_id=run_id, model_id=model_id)
             client.log_model_artifacts(model_id, str(Path(folder) / "model"))
         except BaseException:
             client.finalize_logged_model(model_id, LoggedModelStatus.FAILED)
@@ -53,13 +56,13 @@ def log_model(client: MlflowClient, experiment_id: str, run_id: str, run_dir: Pa
         client.log_outputs(run_id, [LoggedModelOutput(model_id, 0)])
 
 
-def save(saved_model: Path, folder: Path, result: dict[str, Any], *, run_id: str, model_id: str) -> None:
+def save(saved_model: Path, folder: Path, packages: Mapping[str, str], *, run_id: str, model_id: str) -> None:
     """Make an MLflow model of a SavedModel.
 
     Args:
         saved_model: as ``vggish-runner export`` writes it.
         folder: where the model goes.
-        result: the run's result.json.
+        packages: versions of the run's packages.
         run_id: whose model it is.
         model_id: of the logged model.
     """
@@ -70,7 +73,6 @@ def save(saved_model: Path, folder: Path, result: dict[str, Any], *, run_id: str
 
     kind = np.dtype(np.float32)
     waveforms, embeddings = TensorSpec(kind, (-1, -1)), TensorSpec(kind, (-1, -1, 128))
-    packages = result.get("versions") or {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of type hints and examples: the signature is given
         save_model(

@@ -59,7 +59,7 @@ class Store:
 
     def blocks(self, row: Row, metric: str) -> tuple[float, ...]:
         """What the interval of a run's speed is made from; nothing for other metrics, and for a resumed run."""
-        if metric not in _SERIES or row.facts.sessions > 1:
+        if metric not in _SERIES or row.facts.attempt > 1:
             return ()
         history = self._client.get_metric_history(row.run_id, _SERIES[metric])
         speeds = [each.value for each in sorted(history, key=lambda each: each.step)]

@@ -1,4 +1,4 @@
-"""A run as MLflow is to know it: parameters, tags, metrics, made from result.json alone.
+"""A run's record for MLflow: parameters, tags, metrics, made from result.json alone.
 
 Pure functions, so that a run logged at its end and one logged later from its files are the same.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from runner.config.command_line import command_line
 from runner.config.params import _NOT_IN_KEYS, ACTUAL, _text, config_params
@@ -15,40 +15,41 @@ from runner.config.quoting import shell_lines
 from runner.core.metrics import in_order
 from runner.core.redact import without_credentials
 
+if TYPE_CHECKING:
+    from runner.config.schema import RunConfig
+    from runner.contract.result import RunInfo, RunResult, Scalar, Startup
+    from runner.contract.spec import DatasetSummary
+
 MAX_TAG = 5000
 
 _MAX_SERIES = 200
 
 _REQUESTED = {"device.name": "device.requested", "precision.name": "precision.requested"}
 
-_STATUS = {"finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
+_STATUS = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
+"""MLflow's words."""
 
-_CURVE_METRICS = {"examples_per_s": "batch_size_examples_per_s", "memory_mib": "batch_size_memory_mib"}
-"""The climb for a batch size: metrics whose step is the batch size."""
+BATCH_SIZE_SPEED, BATCH_SIZE_MEMORY = "batch_size_examples_per_s", "batch_size_memory_mib"
+"""Metrics whose step is the batch size."""
 
 _SERIES_METRICS = {"realtime_factor": "window_realtime_factor", "examples_per_s": "window_examples_per_s"}
 
 _PASSES = "pass_realtime_factor"
 
-STEPS_WITH_A_MEANING = tuple(_CURVE_METRICS.values())
+STEPS_WITH_A_MEANING = (BATCH_SIZE_SPEED, BATCH_SIZE_MEMORY)
 
 SERIES = (*_SERIES_METRICS.values(), _PASSES, *STEPS_WITH_A_MEANING)
 """Metrics of several steps, one after another but for those whose step is a batch size."""
 
 LIVE = ("progress_", "system/")
-"""What metrics begin with that are told while a run goes on."""
+"""Beginnings of the metrics that are logged while a run goes on."""
 
 _SOURCE = "vggish-runner"
 
 
-def started_at(about: Mapping[str, Any]) -> float:
-    """When a run began, in seconds since the epoch: its first session, where it was taken up since."""
-    return float(about.get("run_started_at") or about.get("started_at") or 0.0)
-
-
 @dataclass(frozen=True)
 class RunRecord:
-    """What is logged of a run; ``series`` holds (metric, step, milliseconds since the epoch, value)."""
+    """A run in MLflow's terms; ``series`` holds (metric, step, milliseconds since the epoch, value)."""
 
     name: str
     status: str
@@ -56,113 +57,120 @@ class RunRecord:
     tags: Mapping[str, str]
     metrics: Mapping[str, float]
     series: Sequence[tuple[str, int, int, float]]
-    dataset: Mapping[str, Any] | None
+    dataset: DatasetSummary | None
     started_at: float
     ended_at: float
 
 
-def record_from_result(result: Mapping[str, Any]) -> RunRecord:
-    """Everything that MLflow is told of a run, from its result.json."""
+def record_from_result(result: RunResult) -> RunRecord:
+    """Make the record of a run."""
     return RunRecord(
-        name=str(result["run_name"]),
-        status=_STATUS[result["status"]],
-        params=requested_params(result["config"]) | actual_params(result),
+        name=result.info.run_name,
+        status=_STATUS[result.status],
+        params=requested_params(result.info.config) | actual_params(result),
         tags=_tags(result),
-        metrics=in_order(result.get("metrics", {})),
+        metrics=in_order(result.metrics),
         series=_series(result),
-        dataset=result.get("dataset"),
-        started_at=started_at(result),
-        ended_at=float(result.get("ended_at", result.get("started_at", 0.0))),
+        dataset=result.info.dataset,
+        started_at=result.info.began_at,
+        ended_at=result.ended_at,
     )
 
 
-def requested_params(config: Mapping[str, Any]) -> dict[str, str]:
-    """The configuration as ``config_params`` gives it, with names that tell what was asked for from what was had."""
-    return {_REQUESTED.get(key, key): value for key, value in config_params(config).items()}
+def requested_params(config: RunConfig) -> dict[str, str]:
+    """Return the configuration as ``config_params`` does, with ``.requested`` in names whose effect may be another."""
+    return {_REQUESTED.get(key, key): value for key, value in config_params(config.to_dict()).items()}
 
 
-def actual_params(result: Mapping[str, Any]) -> dict[str, str]:
-    """What took effect, as ``actual.*``: MLflow's pages sort parameters by name, so that these are the first.
+def actual_params(result: RunResult) -> dict[str, str]:
+    """Return the values that took effect, as ``actual.*``: MLflow's pages sort parameters by name.
 
-    So are the settings that its sweep swept, by which it differs from the runs that it is compared with.
+    The settings that its sweep swept are among them, by which it differs from the runs that it is compared with.
     """
-    found = {**result.get("resolved", {}), "memory": result["config"]["memory"]["name"]}
-    told = {*found, *(key.rpartition(".")[2] for key in found)}
-    found |= {key: value for key, value in (result.get("swept") or {}).items() if key not in told}
-    return {_NOT_IN_KEYS.sub("_", f"{ACTUAL}{key}"): _text(found[key]) for key in sorted(found)}
+    values: dict[str, Scalar] = {**result.startup.resolved, "memory": result.info.config.memory.name}
+    known = {*values, *(key.rpartition(".")[2] for key in values)}
+    values |= {key: value for key, value in result.info.swept.items() if key not in known}
+    return {_NOT_IN_KEYS.sub("_", f"{ACTUAL}{key}"): _text(values[key]) for key in sorted(values)}
 
 
-def early_tags(config: Mapping[str, Any], run_dir: str, overrides: Sequence[str]) -> dict[str, str]:
-    """The tags that are known before the worker starts."""
+def early_tags(info: RunInfo) -> dict[str, str]:
+    """Return the tags that are known before the worker starts."""
     return {
-        "device.requested": str(config["device"]["name"]),
-        "precision.requested": str(config["precision"]["name"]),
-        "run_dir": run_dir,
-        "command": command_line(overrides),
+        "device.requested": info.config.device.name,
+        "precision.requested": info.config.precision.name,
+        "run_dir": info.run_dir,
+        "command": command_line(info.overrides),
     }
 
 
-def source_tags(about: Mapping[str, Any]) -> dict[str, str]:
-    """What MLflow shows as a run's user and source, from its result.json or what there is of it."""
+def source_tags(user: str | None, git: Mapping[str, str | bool] | None) -> dict[str, str]:
+    """Return MLflow's own tags of a run's user and source."""
     tags = {
-        "mlflow.user": about.get("user"),
+        "mlflow.user": user,
         "mlflow.source.name": _SOURCE,
         "mlflow.source.type": "LOCAL",
-        "mlflow.source.git.commit": (about.get("git") or {}).get("commit"),
+        "mlflow.source.git.commit": (git or {}).get("commit"),
     }
     return {key: str(value) for key, value in tags.items() if value}
 
 
-def _tags(result: Mapping[str, Any]) -> dict[str, str]:
-    tags: dict[str, Any] = early_tags(result["config"], result.get("run_dir", ""), result.get("overrides", []))
-    tags |= source_tags(result)
-    device, precision, weights = (result.get(key) or {} for key in ("device", "precision", "weights"))
-    tags |= {f"device.{key}": device.get(key) for key in ("effective", "name", "reason", "fallback_reason")}
-    tags |= {f"precision.{key}": precision.get(key) for key in ("effective", "reason")}
-    tags |= {f"weights.{key}": weights.get(key) for key in ("source", "checksum", "seed", "reason")}
-    if model := result.get("model"):
-        tags |= {f"model.conv.{key}": model["conv"][key] for key in ("effective", "reason")}
-    if compiler := (result.get("model") or {}).get("compiler"):
-        tags |= {f"model.compiler.{key}": compiler[key] for key in ("effective", "reason")}
-    tags |= {f"swept.{key}": value for key, value in (result.get("swept") or {}).items()}
-    tags["cluster"] = result.get("cluster")
-    tags["sessions"] = result.get("session")
-    tags["bottleneck"] = result.get("bottleneck")
-    tags["advice"] = result.get("advice")
-    if parity := result.get("parity"):
-        tags |= {"parity.passed": str(parity["passed"]).lower(), "parity.misses": "; ".join(parity["misses"]) or None}
-        tags |= {"parity.action": parity["action"], "parity.reference": parity["reference"]}
-    tags["weights.meaningless"] = str(weights.get("is_random")).lower() if weights else None
-    tags |= {f"host.{key}": value for key, value in (result.get("host") or {}).items()}
-    tags |= {f"version.{key}": value for key, value in (result.get("versions") or {}).items()}
-    tags |= {f"git.{key}": str(value).lower() for key, value in (result.get("git") or {}).items()}
-    tags |= {f"skipped.{reason}": count for reason, count in (result.get("skipped") or {}).items()}
-    failure = result.get("failure") or {}
-    tags |= {f"failure.{key}": failure.get(key) for key in ("kind", "signal", "message")}
-    if tail := failure.get("log_tail"):
-        tags["failure.log_tail"] = tail[-MAX_TAG:]
-    tags["mlflow.note.content"] = _note(result, tags["command"])
-    told = {key: without_credentials(str(value))[:MAX_TAG] for key, value in tags.items() if value not in (None, "")}
-    return {_NOT_IN_KEYS.sub("_", key): value for key, value in told.items()}
+def _tags(result: RunResult) -> dict[str, str]:
+    info, stats = result.info, result.stats
+    command = command_line(info.overrides)
+    tags: dict[str, Scalar] = {
+        **early_tags(info),
+        **source_tags(info.user, info.git),
+        **_startup_tags(result.startup),
+        **_prefixed("swept", info.swept),
+        "actors_summary": stats.actors_summary,
+        "attempt": info.attempt,
+        "bottleneck": stats.bottleneck,
+        "advice": result.advice,
+        **_prefixed("host", result.host),
+        **_prefixed("version", result.versions),
+        **_prefixed("git", {key: str(value).lower() for key, value in (info.git or {}).items()}),
+        **_prefixed("skipped", stats.skipped),
+    }
+    if failure := result.failure:
+        tags |= {"failure.kind": failure.kind, "failure.signal": failure.signal, "failure.message": failure.message}
+        tags["failure.log_tail"] = failure.log_tail[-MAX_TAG:]
+    tags["mlflow.note.content"] = _note(result, command)
+    texts = {key: without_credentials(str(value))[:MAX_TAG] for key, value in tags.items() if value not in (None, "")}
+    return {_NOT_IN_KEYS.sub("_", key): text for key, text in texts.items()}
 
 
-def evaluation_tags(evaluation: Mapping[str, Any]) -> dict[str, str]:
-    """The tags of a run's quality: what was measured, on which labeled data."""
-    data = evaluation["data"]
-    counts = {key: str(data[key]) for key in ("unit", "rows", "groups", "folds")}
-    about = {**counts, "labels": str(len(data["labels"])), "data_sha256": evaluation["data_sha256"]}
-    return {f"evaluation.{key}": value for key, value in {"tasks": " ".join(evaluation["tasks"]), **about}.items()}
+def _startup_tags(startup: Startup) -> dict[str, Scalar]:
+    tags: dict[str, Scalar] = {}
+    if device := startup.device:
+        tags |= {"device.effective": device.effective, "device.name": device.name, "device.reason": device.reason}
+        tags["device.fallback_reason"] = device.fallback_reason
+    if precision := startup.precision:
+        tags |= {"precision.effective": precision.effective, "precision.reason": precision.reason}
+    if weights := startup.weights:
+        tags |= {"weights.source": weights.source, "weights.checksum": weights.checksum, "weights.seed": weights.seed}
+        tags |= {"weights.reason": weights.reason, "weights.meaningless": str(weights.is_random).lower()}
+    if model := startup.model:
+        tags |= {"model.conv.effective": model.conv.effective, "model.conv.reason": model.conv.reason}
+        tags |= {"model.compiler.effective": model.compiler.effective, "model.compiler.reason": model.compiler.reason}
+    if parity := startup.parity:
+        tags |= {"parity.passed": str(parity.passed).lower(), "parity.misses": "; ".join(parity.misses)}
+        tags |= {"parity.action": parity.action, "parity.reference": parity.reference}
+    return tags
 
 
-def _note(result: Mapping[str, Any], command: str) -> str:
-    metrics, device = result.get("metrics") or {}, result.get("device") or {}
-    lines = [f"**{result['run_name']}**: {result['status']}", ""]
-    if failure := result.get("failure"):
-        lines.append(f"- failure: {failure['message']}")
-    if device:
-        lines.append(f"- device: {device['effective']} ({device['name']}), because {device['reason']}")
-    if "parity_rel_err" in metrics:
-        verdict = "passed" if result["parity"]["passed"] else "**failed**"
+def _prefixed(prefix: str, values: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    return {f"{prefix}.{key}": value for key, value in values.items()}
+
+
+def _note(result: RunResult, command: str) -> str:
+    metrics, startup = result.metrics, result.startup
+    lines = [f"**{result.info.run_name}**: {result.status}", ""]
+    if failure := result.failure:
+        lines.append(f"- failure: {failure.message}")
+    if device := startup.device:
+        lines.append(f"- device: {device.label}, because {device.reason}")
+    if startup.parity and "parity_rel_err" in metrics:
+        verdict = "passed" if startup.parity.passed else "**failed**"
         lines.append(
             f"- parity: {verdict}, max error {metrics['parity_rel_err']:.1e} of the largest value, "
             f"min cosine {metrics['parity_min_cosine']:.7f}"
@@ -173,30 +181,26 @@ def _note(result: Mapping[str, Any], command: str) -> str:
         ends = [f"{metrics[end]:,.1f}" for end in (f"{mean}_low", f"{mean}_high") if end in metrics]
         between = f" (95 %: {' to '.join(ends)})" if ends else ""
         lines.append(f"- repeated passes: {metrics[mean]:,.1f} × realtime{between}")
-    if advice := result.get("advice"):
-        lines.append(f"- {advice}")
+    if result.advice:
+        lines.append(f"- {result.advice}")
     if "clips_embedded" in metrics:
         lines.append(f"- clips: {metrics['clips_embedded']:,.0f} embedded, {metrics['clips_skipped']:,.0f} skipped")
-    if (result.get("weights") or {}).get("is_random"):
+    if startup.weights and startup.weights.is_random:
         lines.append("- **random weights: the embeddings are meaningless**")
     return "\n".join([*lines, "", "Rerun:", "", *(f"    {line}" for line in shell_lines(command))])
 
 
-def _series(result: Mapping[str, Any]) -> list[tuple[str, int, int, float]]:
-    started_ms = 1000 * float(result.get("steady_started_at") or result.get("started_at", 0.0))
-    curve = [
-        (metric, int(step["batch_size"]), int(started_ms), float(step[key]))
-        for step in (result.get("batch_size_curve") or {}).get("steps", [])
-        for key, metric in _CURVE_METRICS.items()
-        if step[key] is not None
-    ]
-    passes_ms = started_ms + 1000 * result.get("metrics", {}).get("steady_s", 0.0)
-    curve += [
-        (_PASSES, step, int(passes_ms + 1000 * each["started_s"]), float(each["realtime_factor"]))
-        for step, each in enumerate((result.get("repeats") or {}).get("passes", [])[:_MAX_SERIES])
-    ]
-    return curve + [
-        (metric, step, int(started_ms + 1000 * window["t_s"]), float(window[key]))
-        for step, window in enumerate(result.get("series", [])[:_MAX_SERIES])
-        for key, metric in _SERIES_METRICS.items()
-    ]
+def _series(result: RunResult) -> list[tuple[str, int, int, float]]:
+    started_ms = 1000 * (result.stats.steady_started_at or result.info.started_at)
+    passes_ms = started_ms + 1000 * result.metrics.get("steady_s", 0.0)
+    series = []
+    for point in result.startup.batch_size_curve.steps if result.startup.batch_size_curve else ():
+        series.append((BATCH_SIZE_SPEED, point.batch_size, int(started_ms), point.examples_per_s))
+        if point.memory_mib is not None:
+            series.append((BATCH_SIZE_MEMORY, point.batch_size, int(started_ms), point.memory_mib))
+    for step, own in enumerate((result.repeats.passes if result.repeats else ())[:_MAX_SERIES]):
+        series.append((_PASSES, step, int(passes_ms + 1000 * own["started_s"]), own["realtime_factor"]))
+    for step, window in enumerate(result.stats.throughput_series[:_MAX_SERIES]):
+        for key, metric in _SERIES_METRICS.items():
+            series.append((metric, step, int(started_ms + 1000 * window["t_s"]), window[key]))
+    return series

@@ -1,5 +1,4 @@
-"""Logs a run or a sweep to MLflow later, from its files in an object store: the store's side of ``vggish-runner
-track``."""
+"""Logs a run or a sweep to MLflow later, from its files in an object store."""
 
 from __future__ import annotations
 
@@ -8,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from runner.core.errors import RunnerError, StoreError
-from runner.core.layout import FOLDERS, PLOTS, RESULT, SWEEP_FILE, TRACE, TRACKING
+from runner.core.layout import FORMAT_FOLDERS, RunLayout
 from runner.core.readable import read_json
 from runner.storage.lease import Lease
 from runner.storage.object_store import Store
@@ -16,22 +15,22 @@ from runner.tracking.relog import logged_with, outputs_of, track
 from runner.tracking.runs import is_logged
 
 _PATIENCE_S = 120.0
-"""How long an object may take."""
+"""Seconds that a download may take."""
 
-_LOGGED_FOLDERS = (".hydra", PLOTS, TRACE)
+_LOGGED_FOLDERS = (RunLayout.hydra, RunLayout.plots, RunLayout.trace)
 
 
 def track_url(url: str, uri: str | None = None) -> str:
-    """Log a run's or a sweep's URL to MLflow; what was done, in one line.
+    """Log a run's or a sweep's URL to MLflow, and return a line about it.
 
-    What is logged is got into a temporary folder.  What is noted there of the logging is put to the store.
+    The files are downloaded to a temporary folder, and the notes of the logging are uploaded.
 
     Raises:
-        RunnerError: the URL holds no run, another command is at work on it, or MLflow or the store can't be told.
+        RunnerError: the URL holds no run, another command is at work on it, or MLflow or the store can't be reached.
     """
     store = Store(url, _PATIENCE_S)
     top = store.top()
-    if RESULT not in top and SWEEP_FILE not in top:
+    if RunLayout.result not in top and RunLayout.sweep not in top:
         raise RunnerError(f"{url} holds no finished or stopped run and no sweep: give the URL of one")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="vggish-track-")))
@@ -40,27 +39,27 @@ def track_url(url: str, uri: str | None = None) -> str:
         hold.take()
         hold.confirm()
         files = _Files(store, folder)
-        if SWEEP_FILE in top:
-            files.get(SWEEP_FILE)
-            files.get_below(PLOTS)
-            for job in read_json(folder / SWEEP_FILE)["jobs"]:
+        if RunLayout.sweep in top:
+            files.get(RunLayout.sweep)
+            files.get_below(RunLayout.plots)
+            for job in read_json(folder / RunLayout.sweep)["jobs"]:
                 files.get_run(f"{job}/", uri)
         else:
             files.get_run("", uri)
         try:
-            told = track(folder, uri, url)
+            line = track(folder, uri, url)
         except RunnerError:
             files.put_notes()
             raise
         try:
             files.put_notes()
         except StoreError as error:
-            raise RunnerError(f"{told}; but that this was logged could not be noted: {error}") from error
-        return told
+            raise RunnerError(f"{line}; but that this was logged could not be noted: {error}") from error
+        return line
 
 
 class _Files:
-    """What of an output is needed for logging, in a folder."""
+    """The files of an output that logging needs, in a folder."""
 
     def __init__(self, store: Store, folder: Path) -> None:
         self._store, self._folder = store, folder
@@ -78,18 +77,18 @@ class _Files:
     def get_run(self, below: str, uri: str | None) -> None:
         """Get a run's files, ``below`` being "" or the folder of a job with a slash; few of one that is logged."""
         there = self._store.top(below)
-        if f"{below}{RESULT}" not in there:
+        if f"{below}{RunLayout.result}" not in there:
             return  # never got so far
-        self._store.get(f"{below}{RESULT}", self._folder / below / RESULT)
-        self._notes[f"{below}{TRACKING}"] = b""
-        if f"{below}{TRACKING}" in there:
-            self.get(f"{below}{TRACKING}")
+        self._store.get(f"{below}{RunLayout.result}", self._folder / below / RunLayout.result)
+        self._notes[f"{below}{RunLayout.tracking}"] = b""
+        if f"{below}{RunLayout.tracking}" in there:
+            self.get(f"{below}{RunLayout.tracking}")
         config = logged_with(self._folder / below, uri)
         if is_logged(config.tracking, outputs_of(config), self._folder / below):
             return
         files = [name for name, size in there.items() if size is not None and not (self._folder / name).exists()]
         self._store.each(self._store.get, files, [self._folder / name for name in files])
-        for name in (*_LOGGED_FOLDERS, *(FOLDERS if config.tracking.log_embeddings else ())):
+        for name in (*_LOGGED_FOLDERS, *(FORMAT_FOLDERS if config.tracking.log_embeddings else ())):
             if f"{below}{name}" in there:
                 self.get_below(f"{below}{name}")
 

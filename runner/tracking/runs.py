@@ -7,24 +7,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from runner.contract.files import read_result
 from runner.core.files import write_atomic
-from runner.core.layout import SWEEP_FILE, TRACKING
+from runner.core.layout import RESULT, SWEEP_FILE, TRACKING
 from runner.core.paths import display_location
-from runner.core.readable import read_json
 from runner.core.redact import without_credentials
 from runner.tracking.calls import cut, log_batch, log_dataset, log_files, log_params, log_record, steps_after
 from runner.tracking.client import connected, known_run, store_uri, telling, ui_command
 from runner.tracking.links import run_list_page, run_page
-from runner.tracking.record import early_tags, record_from_result, requested_params, source_tags, started_at
-from runner.tracking.sweep_page import RUN_ID
+from runner.tracking.record import early_tags, record_from_result, requested_params, source_tags
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
     from runner.config.schema import TrackingConfig
+    from runner.contract.result import RunInfo, RunResult
 
 
 class OpenRun(NamedTuple):
@@ -57,7 +58,7 @@ def open_run(
     tracking: TrackingConfig,
     outputs: Path,
     run_dir: Path,
-    about: Mapping[str, Any],
+    info: RunInfo,
     *,
     parent_run_id: str | None = None,
 ) -> OpenRun:
@@ -69,12 +70,12 @@ def open_run(
         tracking: the store.
         outputs: the run's ``paths.outputs``.
         run_dir: its folder.
-        about: its result.json, or what of it is known before it has begun.
+        info: its description.
         parent_run_id: of the sweep that it belongs to.
     """
     with telling(tracking, outputs) as (client, experiment_id):
         uri = without_credentials(store_uri(tracking, outputs))
-        state = _open(client, experiment_id, uri, run_dir, about, parent_run_id)
+        state = _open(client, experiment_id, uri, run_dir, info, parent_run_id)
     return OpenRun(state["run_id"], state["first_step"])
 
 
@@ -83,16 +84,14 @@ def _open(
     experiment_id: str,
     uri: str,
     run_dir: Path,
-    about: Mapping[str, Any],
+    info: RunInfo,
     parent_run_id: str | None,
 ) -> dict[str, Any]:
     """Create or take up the folder's MLflow run; what is then noted in tracking.json."""
     state = _noted(client, uri, run_dir)
-    tags = early_tags(
-        about["config"], display_location(about["config"]["output"]["dir"], run_dir), about.get("overrides", [])
-    )
-    tags |= source_tags(about)
-    params = requested_params(about["config"])
+    tags = early_tags(replace(info, run_dir=display_location(info.config.output.dir, run_dir)))
+    tags |= source_tags(info.user, info.git)
+    params = requested_params(info.config)
     if run_id := state.get("run_id"):
         run = client.get_run(run_id)
         first_step, known = steps_after(run), run.data.params
@@ -104,14 +103,14 @@ def _open(
         parent = parent_run_id or state.get("parent_run_id")
         if parent and known_run(client, parent):
             tags["mlflow.parentRunId"] = parent
-        began_ms = int(1000 * started_at(about)) or None
-        run_id = client.create_run(experiment_id, began_ms, cut(tags), about.get("run_name")).info.run_id
+        began_ms = int(1000 * info.began_at) or None
+        run_id = client.create_run(experiment_id, began_ms, cut(tags), info.run_name).info.run_id
         state = {"uri": uri, "experiment_id": experiment_id, "run_id": run_id, "parent_run_id": parent}
-    state |= {"session": about.get("session"), "first_step": first_step, "state": "open"}
+    state |= {"attempt": info.attempt, "first_step": first_step, "state": "open"}
     _note(run_dir, state)
     log_params(client, run_id, {key: value for key, value in params.items() if key not in known})
-    if dataset := about.get("dataset"):
-        log_dataset(client, run_id, dataset)
+    if info.dataset:
+        log_dataset(client, run_id, info.dataset)
     return state
 
 
@@ -121,7 +120,7 @@ def finish_run(tracking: TrackingConfig, outputs: Path, run_dir: Path, *, parent
     Returns:
         False if the folder's run was logged already (to this store, which still has it): nothing is logged twice.
     """
-    result = read_json(run_dir / "result.json")
+    result = read_result(run_dir / RESULT)
     record = record_from_result(result)
     uri = without_credentials(store_uri(tracking, outputs))
     with telling(tracking, outputs) as (client, experiment_id):
@@ -129,7 +128,7 @@ def finish_run(tracking: TrackingConfig, outputs: Path, run_dir: Path, *, parent
         if _is_of(state, result) and state["state"] == "logged":
             return False
         if not _is_of(state, result):
-            state = _open(client, experiment_id, uri, run_dir, result, parent_run_id)
+            state = _open(client, experiment_id, uri, run_dir, result.info, parent_run_id)
         log_record(client, state["run_id"], record, state.get("first_step") or {})
         log_files(client, state["run_id"], run_dir, embeddings=tracking.log_embeddings)
         client.set_terminated(state["run_id"], record.status, end_time=int(1000 * record.ended_at))
@@ -147,7 +146,7 @@ def is_logged(tracking: TrackingConfig, outputs: Path, run_dir: Path) -> bool:
         return False
     with connected(tracking, outputs) as client:
         state = _noted(client, without_credentials(store_uri(tracking, outputs)), run_dir)
-    return _is_of(state, read_json(run_dir / "result.json"))
+    return _is_of(state, read_result(run_dir / RESULT))
 
 
 def _noted(client: MlflowClient, uri: str, run_dir: Path) -> dict[str, Any]:
@@ -160,20 +159,20 @@ def _noted(client: MlflowClient, uri: str, run_dir: Path) -> dict[str, Any]:
     return {"parent_run_id": state.get("parent_run_id")}
 
 
-def _is_of(state: Mapping[str, Any], result: Mapping[str, Any]) -> bool:
-    """Whether what is noted is of the session that left this result.json, and not of one before it."""
-    session = result.get("session")
-    return "run_id" in state and state.get("session", session) == session
+def _is_of(state: Mapping[str, Any], result: RunResult) -> bool:
+    """Whether the noted MLflow run is of the attempt that left this result.json, and not of one before it."""
+    attempt = result.info.attempt
+    return "run_id" in state and state.get("attempt", attempt) == attempt
 
 
 def _note(run_dir: Path, state: Mapping[str, Any]) -> None:
     write_atomic(run_dir / TRACKING, json.dumps(state, indent=2))
 
 
-def _with_run_id(result: dict[str, Any], run_dir: Path, uri: str) -> dict[str, Any]:
-    """A result with the run that it was logged as, if it was, in this store."""
+def _with_run_id(result: RunResult, run_dir: Path, uri: str) -> RunResult:
+    """A result with the id of the MLflow run that it was logged as, if it was, in this store."""
     state = _read_state(run_dir)
-    return {**result, RUN_ID: state["run_id"]} if state.get("uri") == uri and "run_id" in state else result
+    return replace(result, mlflow_run_id=state["run_id"]) if state.get("uri") == uri and "run_id" in state else result
 
 
 def _read_state(run_dir: Path) -> dict[str, Any]:

@@ -16,11 +16,8 @@ from runner.tracking.links import compare_page, run_page
 from runner.tracking.record import actual_params, requested_params
 
 if TYPE_CHECKING:
-    from runner.reporting.advice import Result
+    from runner.contract.result import RunResult
     from runner.reporting.verdict import Contest, Variant
-
-RUN_ID = "mlflow_run_id"
-"""Key of a result: the run that it was logged as, if it was."""
 
 _ROWS = 5
 """Settings that the table of a workload shows at most, beside the baseline."""
@@ -47,20 +44,20 @@ _FIXED = (
 _OF_PLACES = ("output.", "paths.", "tracking.", "hydra")
 
 
-def swept_params(swept: Mapping[str, Sequence[str]], results: Sequence[Result] = ()) -> dict[str, str]:
+def swept_params(swept: Mapping[str, Sequence[str]], results: Sequence[RunResult] = ()) -> dict[str, str]:
     """Parameters of the parent that say what was swept, with all values: ``swept.memory``.
 
     Args:
         swept: the settings that differ between jobs, each with all its values; without any where a sweeper seeks them.
         results: of the jobs, whose values those are then.
     """
-    jobs = [config_params(result["config"]) for result in results]
+    jobs = [config_params(result.info.config.to_dict()) for result in results]
     tried = {key: dict.fromkeys(job[key] for job in jobs if key in job) for key in swept}
     every = {key: ", ".join(values or tried[key]) for key, values in swept.items()}
     return {f"{SWEPT}.{setting_name(key)}": values for key, values in every.items() if values}
 
 
-def fixed_params(results: Sequence[Result], overrides: Sequence[str]) -> dict[str, str]:
+def fixed_params(results: Sequence[RunResult], overrides: Sequence[str]) -> dict[str, str]:
     """Parameters of the parent that all its jobs have in common, as far as they matter or were typed.
 
     Args:
@@ -68,7 +65,7 @@ def fixed_params(results: Sequence[Result], overrides: Sequence[str]) -> dict[st
         overrides: of the command line.
     """
     to_run_config = {each.lstrip("+").partition("=")[0] for each in overrides if not each.startswith(_OF_PLACES)}
-    jobs = [actual_params(result) | requested_params(result["config"]) for result in results]
+    jobs = [actual_params(result) | requested_params(result.info.config) for result in results]
     return {
         key: value
         for key, value in (jobs[0].items() if jobs else ())
@@ -76,11 +73,11 @@ def fixed_params(results: Sequence[Result], overrides: Sequence[str]) -> dict[st
     }
 
 
-def sweep_note(results: Sequence[Result], overrides: Sequence[str], experiment_id: str) -> str:
+def sweep_note(results: Sequence[RunResult], overrides: Sequence[str], experiment_id: str) -> str:
     """The description on the parent's page, in Markdown.
 
     Args:
-        results: of the jobs, with ``RUN_ID`` where that is known.
+        results: of the jobs, with ``mlflow_run_id`` where that is known.
         overrides: of the sweep's command line.
         experiment_id: MLflow's, which the jobs are in.
     """
@@ -105,14 +102,14 @@ def _table(contest: Contest, experiment_id: str) -> list[str]:
     told = []
     if more := len(contest.variants) - len(shown):
         told.append(f"{more} more in the run list.")
-    ids = [each.best[RUN_ID] for each in shown if each.best.get(RUN_ID)]
+    ids = [each.best.mlflow_run_id for each in shown if each.best.mlflow_run_id]
     if len(ids) > 1:
         told.append(f"[Compare them]({compare_page(experiment_id, ids)})")
     return [*lines, "", *([" ".join(told), ""] if told else [])]
 
 
 def _row(variant: Variant, baseline: Variant, experiment_id: str) -> str:
-    error = variant.best["metrics"].get("parity_rel_err")
+    error = variant.best.metrics.get("parity_rel_err")
     cells = (
         _name(variant.name, variant.best, experiment_id),
         with_interval(variant.speed, variant.interval, ",.1f"),
@@ -128,7 +125,7 @@ def _cells(*texts: str) -> str:
     return f"| {'&emsp;| '.join(texts)} |"
 
 
-def _name(name: str, result: Result, experiment_id: str) -> str:
+def _name(name: str, result: RunResult, experiment_id: str) -> str:
     """A run's name, which leads to its page where that is known."""
     told = name.replace("|", "\\|")
-    return f"[{told}]({run_page(experiment_id, result[RUN_ID])})" if result.get(RUN_ID) else told
+    return f"[{told}]({run_page(experiment_id, result.mlflow_run_id)})" if result.mlflow_run_id else told

@@ -9,18 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.config.command_line import command_line
+from runner.contract.files import read_results
 from runner.core.files import write_atomic
 from runner.core.layout import PLOTS, SWEEP_FILE
-from runner.core.readable import read_json, read_results
+from runner.core.readable import read_json
 from runner.core.redact import without_credentials
-from runner.reporting.advice import command
+from runner.reporting.advice import rerun_command
 from runner.reporting.naming import SWEPT
 from runner.reporting.verdict import only_contest, verdict
 from runner.tracking.calls import cut, log_batch, log_dataset, log_params, metrics_at
 from runner.tracking.client import known_run, store_uri, telling
-from runner.tracking.record import source_tags, started_at
+from runner.tracking.record import source_tags
 from runner.tracking.runs import _with_run_id
-from runner.tracking.sweep_page import RUN_ID, fixed_params, sweep_note, swept_params
+from runner.tracking.sweep_page import fixed_params, sweep_note, swept_params
 
 if TYPE_CHECKING:
     from runner.config.schema import TrackingConfig
@@ -45,8 +46,8 @@ def open_sweep(
             "run_dir": place or str(sweep_dir),
             "sweep.overrides": " ".join(map(without_credentials, overrides)),
             "command": command_line(overrides, multirun=True),
-        } | source_tags(record)
-        began_ms = int(1000 * started_at(record)) or None
+        } | source_tags(record.get("user"), record.get("git"))
+        began_ms = int(1000 * float(record.get("started_at") or 0.0)) or None
         run = client.create_run(experiment_id, began_ms, cut(tags), name)
         record |= {"run_id": run.info.run_id, "experiment_id": experiment_id}
         record["uri"] = without_credentials(store_uri(tracking, outputs))
@@ -78,13 +79,13 @@ def finish_sweep(
     run_id = record["run_id"]
     uri = without_credentials(store_uri(tracking, outputs))
     results = [_with_run_id(result, run_dir, uri) for run_dir in run_dirs for result in read_results([run_dir])]
-    count = dict.fromkeys(("finished", "failed", "killed"), 0)
+    count = dict.fromkeys(("finished", "failed", "interrupted"), 0)
     for result in results:
-        count[result["status"]] += 1
+        count[result.status] += 1
     with telling(tracking, outputs) as (client, experiment_id):
-        killed = bool(interrupted or count["killed"])
-        params = {} if killed else swept_params(record.get(SWEPT) or {}, results)
-        params |= {} if killed else fixed_params(results, record["overrides"])  # MLflow takes no other value later
+        interrupted = bool(interrupted or count["interrupted"])
+        params = {} if interrupted else swept_params(record.get(SWEPT) or {}, results)
+        params |= {} if interrupted else fixed_params(results, record["overrides"])  # MLflow takes no other value later
         known = client.get_run(run_id).data.params
         log_params(client, run_id, {key: value for key, value in params.items() if key not in known})
         tags = {"sweep.jobs": str(len(results)), **{f"sweep.{status}": str(n) for status, n in count.items()}}
@@ -93,18 +94,18 @@ def finish_sweep(
         tags["verdict"] = verdict(results)
         if contest := only_contest(results):
             chosen = contest.chosen
-            tags |= {"best.run": chosen.name, "best.command": command(chosen.best)}
-            tags |= {"best.run_id": chosen.best[RUN_ID]} if RUN_ID in chosen.best else {}
+            tags |= {"best.run": chosen.name, "best.command": rerun_command(chosen.best)}
+            tags |= {"best.run_id": chosen.best.mlflow_run_id} if chosen.best.mlflow_run_id else {}
             metrics["best_realtime_factor"] = chosen.speed
             metrics["best_speedup"] = chosen.speed / (contest.baseline.speed or 1.0)
-        metrics |= {"jobs": len(results), **{f"jobs_{status}": count[status] for status in ("failed", "killed")}}
+        metrics |= {"jobs": len(results), **{f"jobs_{status}": count[status] for status in ("failed", "interrupted")}}
         log_batch(client, run_id, metrics=metrics_at(metrics, int(1000 * time.time())), tags=cut(tags))
-        datasets = [result["dataset"] for result in results if result.get("dataset")]
-        if len({dataset["digest"] for dataset in datasets}) == 1:
+        datasets = [result.info.dataset for result in results if result.info.dataset]
+        if len({dataset.digest for dataset in datasets}) == 1:
             log_dataset(client, run_id, datasets[0])
         client.log_artifact(run_id, str(path))
         if (sweep_dir / PLOTS).is_dir():
             client.log_artifacts(run_id, str(sweep_dir / PLOTS), PLOTS)
-        status = "KILLED" if killed else "FAILED" if count["failed"] or not results else "FINISHED"
-        ended_at = max((float(result.get("ended_at") or 0.0) for result in results), default=0.0)
+        status = "KILLED" if interrupted else "FAILED" if count["failed"] or not results else "FINISHED"
+        ended_at = max((result.ended_at for result in results), default=0.0)
         client.set_terminated(run_id, status, end_time=int(1000 * ended_at) or None)

@@ -16,6 +16,7 @@ from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 
 from runner.cli.report import main
+from runner.contract.result import RunStats, WorkerResult
 from runner.core.errors import RunnerError
 from runner.reporting.intervals import interval_metrics
 from runner.tracking import query
@@ -44,7 +45,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, str]
         windows = [speed + noise * ((7 * n) % 11 / 5 - 1) for n in range(60)] if noise else []
         metrics = {"realtime_factor": speed, "startup_s": 1e3 / speed, "examples_per_s": speed}
         metrics |= {key: value for key, value in more.items() if isinstance(value, float)}
-        metrics |= interval_metrics({"metrics": metrics, "series": [{"realtime_factor": each} for each in windows]})
+        stats = RunStats(throughput_series=[{"realtime_factor": each} for each in windows])
+        metrics |= interval_metrics(WorkerResult(status="finished", metrics=metrics, stats=stats))
         prefix = "resolved" if name == "twin" else "actual"  # as older runs have it
         params = {f"{prefix}.device": "cpu", "memory.name": "balanced", f"{prefix}.precision": "float32"}
         params["frontend.hop_s"] = str(more.get("frontend__hop_s", 0.96))

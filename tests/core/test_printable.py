@@ -12,7 +12,8 @@ from rich.console import Console
 
 from runner.core.printable import PrintableFormatter, printable
 from runner.jobs import terminal
-from runner.reporting.summary import summarise
+from runner.reporting.summary import summarize
+from tests.results import make_result
 
 EVIL = "clip\x1b]0;title\x07\x9b31m\u202egnp.wav\udcff\r"
 SHOWN = r"clip\x1b]0;title\x07\x9b31m\u202egnp.wav\xff\x0d"
@@ -43,7 +44,7 @@ def test_names_that_would_rule_the_terminal_are_shown_as_escapes(monkeypatch: py
 
 
 def test_so_are_those_in_a_summary() -> None:
-    result = {"run_name": "run", "status": "failed", "failure": {"message": f"{EVIL} is missing"}}
-    text = summarise(result, EVIL, EVIL)
+    result = make_result({"status": "failed", "failure": {"message": f"{EVIL} is missing"}})
+    text = summarize(result, EVIL, EVIL)
     assert text.count(SHOWN) == 3
     assert printable(text) == text

@@ -13,7 +13,7 @@ from runner.cli import run
 from runner.config.composition import compose_config
 from runner.core.errors import ConfigError, ResumeError
 from runner.core.layout import IDENTITY, MANIFEST, PLAN, STATE
-from runner.core.readable import read_json, read_results
+from runner.core.readable import read_json
 from runner.dataset.manifest import build_manifest
 from runner.output.state.identity import agree
 from runner.output.state.plan import make_plan, read_plan
@@ -70,14 +70,6 @@ def test_what_is_no_object_is_one_sentence(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(ResumeError, match=r"a.json can't be read \([^\n]+\): bring it back"):
         read_json(tmp_path / "a.json")
-
-
-def test_a_sweep_goes_on_without_a_result_that_was_cut_off(tmp_path: Path) -> None:
-    for name, text in (("0", '{"status": "finished"}'), ("1", '{"status": "fin'), ("2", '{"status": "failed"}')):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "result.json").write_text(text)
-    found = read_results(tmp_path / name for name in "0123")
-    assert [result["status"] for result in found] == ["finished", "failed"]
 
 
 def test_a_cut_file_is_told_without_a_traceback(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +11,13 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
+from runner.contract.result import WorkerResult
+from runner.contract.spec import DatasetSummary
 from runner.devices.host import cpu_flags
 from runner.reporting.comparability import FIRST_PASS, facts_of_result, troubles
 from runner.vggish.postprocess import project, quantize, random_pca
 from tests.commands import Done, run
+from tests.results import make_spec
 from tests.vggish.test_smoke import stand_in
 
 
@@ -157,7 +158,7 @@ def test_a_run_that_passes_logs_by_how_much_and_its_reference_is_kept(few_clips:
         assert "max error" in done.out
 
 
-def worker_result(clips: Path, tmp_path: Path, **change: float) -> dict:
+def worker_result(clips: Path, tmp_path: Path, **change: float) -> WorkerResult:
     """What a worker makes of stand-ins for the released weights, whose checksums no command would let pass."""
     from runner.config.composition import compose_config
     from runner.dataset.digests import row_digests
@@ -172,31 +173,23 @@ def worker_result(clips: Path, tmp_path: Path, **change: float) -> dict:
     (folder / ".runner").mkdir(parents=True)
     pq.write_table(manifest.table, folder / ".runner" / "manifest.parquet")
     shards = plan_shards(manifest.table.num_rows, None)
-    spec = {
-        "config": config.to_dict(),
-        "run_dir": str(folder),
-        "manifest": str(folder / ".runner" / "manifest.parquet"),
-        "dataset": {"clips": manifest.table.num_rows, "root": manifest.root},
-        "shards": shards,
-        "rows": row_digests(manifest.table, shards),
-        "weights": asdict(stand_in(tmp_path, **change)),
-    }
+    dataset, rows = DatasetSummary.of(manifest), row_digests(manifest.table, shards)
+    spec = make_spec(folder, config, dataset=dataset, shards=shards, rows=rows, weights=stand_in(tmp_path, **change))
     with RunProgress(manifest.table.num_rows) as progress:
-        return run_worker(spec, folder, progress, InterruptGuard())
+        return run_worker(spec, progress, InterruptGuard())
 
 
 def test_the_released_weights_are_tested_first_and_their_figures_logged(few_clips: Path, tmp_path: Path) -> None:
     result = worker_result(few_clips, tmp_path)
-    assert result["status"] == "finished", json.dumps(result.get("failure"))
-    assert result["metrics"]["smoke_embedding_mean"] == pytest.approx(0.000657, rel=0.1)
-    assert result["metrics"]["smoke_postprocessed_std"] == pytest.approx(89.3, rel=0.1)
+    assert result.status == "finished", result.failure
+    assert result.metrics["smoke_embedding_mean"] == pytest.approx(0.000657, rel=0.1)
+    assert result.metrics["smoke_postprocessed_std"] == pytest.approx(89.3, rel=0.1)
 
 
 def test_released_weights_with_other_answers_stop_the_run(few_clips: Path, tmp_path: Path) -> None:
     result = worker_result(few_clips, tmp_path, mean=0.01)
-    assert result["status"] == "failed"
-    assert result["failure"]["kind"] == "weights"
-    assert "smoke test" in result["failure"]["message"]
+    assert (result.status, result.failure.kind) == ("failed", "weights")
+    assert "smoke test" in result.failure.message
     assert not (tmp_path / "run" / "embeddings").exists()
 
 

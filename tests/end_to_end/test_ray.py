@@ -110,7 +110,7 @@ def test_rows_files_counts_and_reasons_are_the_local_engines(clips: Path, local:
     result = done.result
     assert (result["metrics"]["clips_embedded"], result["metrics"]["clips_skipped"]) == (63, 2)
     assert sum(result["skipped"].values()) == 2
-    assert result["noted"] == {"truncated": 1}
+    assert result["warnings_by_reason"] == {"truncated": 1}
     assert result["actors"][0]["device"]["effective"] == "cpu"
     assert result["actors"][0]["parity"]["passed"]
     assert result["metrics"]["actors"] == result["metrics"]["nodes"] == 1

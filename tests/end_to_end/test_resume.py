@@ -97,7 +97,7 @@ def test_a_killed_command_is_continued_in_its_mlflow_run(
     assert logged.data.tags["resumed.memory.name"] == "balanced"
     assert logged.data.tags["sessions"] == "2"
     assert logged.data.metrics["clips_embedded"] == 98
-    assert logged.data.metrics["session_clips"] < 100
+    assert logged.data.metrics["attempt_clips"] < 100
     assert differences(out, undisturbed) == []
     third = run(f"dataset.root={clips}", f"output.dir={out}", own, "weights=random", "output.clips_per_shard=16")
     assert third.status == 0, third.err
@@ -342,7 +342,7 @@ def test_corrected_labels_reach_the_files_and_rows_taken_out_are_refused(tmp_pat
     second = run_with({**dict.fromkeys(names, "dog"), names[1]: "cat"})
     assert second.status == 0, second.err
     assert "1 labels changed since the run started" in " ".join(second.err.split())
-    assert second.result["metrics"]["session_clips"] == 1
+    assert second.result["metrics"]["attempt_clips"] == 1
     clips = pq.read_table(tmp_path / "run/clips.parquet")
     assert dict(zip(clips["clip"].to_pylist(), clips["label"].to_pylist(), strict=True)) == {
         names[0]: "dog", names[1]: "cat", names[2]: "dog"

@@ -242,7 +242,7 @@ def test_ctrl_c_ends_the_shard_and_keeps_what_was_done(tmp_path: Path, outputs: 
     assert process.returncode == 130, err
     assert "Traceback" not in err
     result = json.loads((tmp_path / "run/result.json").read_text())
-    assert result["status"] == "killed"
+    assert result["status"] == "interrupted"
     embeddings, clips = tables(tmp_path / "run")
     assert len(clips) == result["metrics"]["clips_embedded"] > 0
     assert len(clips) % 8 == 0
@@ -274,7 +274,7 @@ def test_sigterm_to_all_processes_ends_the_shard_and_a_pause_loses_nothing(tmp_p
     assert process.returncode == 143, err
     assert "Traceback" not in err
     result = json.loads((tmp_path / "run/result.json").read_text())
-    assert (result["status"], result.get("failure")) == ("killed", None)
+    assert (result["status"], result.get("failure")) == ("interrupted", None)
     assert result["metrics"]["decode_process_restarts"] == 0
     embeddings, clips = tables(tmp_path / "run")
     assert {clip["status"] for clip in clips} == {"embedded"}
@@ -293,7 +293,7 @@ def test_sigterm_before_the_first_clip_ends_at_once(tmp_path: Path) -> None:
     assert process.returncode == 143, err
     assert "Traceback" not in out + err + (tmp_path / "run/runner.log").read_text()
     assert time.monotonic() - started < 20
-    assert json.loads((tmp_path / "run/result.json").read_text())["status"] == "killed"
+    assert json.loads((tmp_path / "run/result.json").read_text())["status"] == "interrupted"
 
 
 def test_a_killed_worker_is_a_failed_run_with_its_signal(tmp_path: Path, outputs: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from runner.core.events import Events
-from runner.engines.local import _clips_in, _reporting
+from runner.engines.progress import estimate_clips, report_progress
 from runner.jobs.terminal import RunProgress
 from runner.pipeline.messages import Progress
 
@@ -34,7 +34,7 @@ def told(stream: io.StringIO) -> list[dict]:
 def test_a_clip_of_many_hours_has_a_speed_before_it_ends() -> None:
     engine = SimpleNamespace(progress=Progress(), examples_done=0, started_at=time.perf_counter())
     stream = io.StringIO()
-    with _reporting(engine, Events(stream), clips_before=2, hop_s=0.96, pool=FakePool(4)):
+    with report_progress(engine, Events(stream), clips_before=2, hop_s=0.96, pool=FakePool(4)):
         engine.examples_done = 5000
         while not told(stream):
             time.sleep(0.01)
@@ -48,9 +48,9 @@ def test_a_clip_of_many_hours_has_a_speed_before_it_ends() -> None:
         engine.examples_done = 7000  # of which the last were of a clip that ends as skipped
         engine.progress.clips = 2
     last = told(stream)[-1]
-    assert (first["clips"], first["session_clips"], first["clips_under_way"]) == (2, 0, 0.0)
+    assert (first["clips"], first["attempt_clips"], first["clips_under_way"]) == (2, 0, 0.0)
     assert (first["examples"], first["audio_s"]) == (5000, pytest.approx(4800))
-    assert (second["clips"], second["session_clips"], second["clips_under_way"]) == (3, 1, 0.25)
+    assert (second["clips"], second["attempt_clips"], second["clips_under_way"]) == (3, 1, 0.25)
     assert (second["examples"], second["audio_s"]) == (5000, pytest.approx(3841 + 960))
     assert (last["clips"], last["clips_under_way"], last["examples"], last["audio_s"]) == (4, 0.0, 4000, 3841.0)
 
@@ -63,11 +63,11 @@ def test_parts_of_clips_are_known_by_what_is_decoded_or_by_the_average(
 ) -> None:
     progress = Progress(clips=finished, embedded=finished, examples=10 * finished, audio_s=10.0 * finished)
     engine = SimpleNamespace(progress=progress, examples_done=examples, started_at=0.0)
-    assert _clips_in(examples - progress.examples, engine, FakePool(3, parts)) == under_way
+    assert estimate_clips(examples - progress.examples, engine, FakePool(3, parts)) == under_way
 
 
 @pytest.mark.parametrize(
-    ("clips", "audio_s", "session_clips", "under_way", "line"),
+    ("clips", "audio_s", "attempt_clips", "under_way", "line"),
     [
         (0, 4800.0, 0, 0.0, "0 of 10 clips, 480 × realtime"),
         (2, 4800.0, 2, 0.5, "2 of 10 clips, 480 × realtime, about 30 s left"),
@@ -81,13 +81,13 @@ def test_a_plain_line_counts_what_is_under_way(
     monkeypatch: pytest.MonkeyPatch,
     clips: int,
     audio_s: float,
-    session_clips: int,
+    attempt_clips: int,
     under_way: float,
     line: str,
 ) -> None:
     monkeypatch.setattr("runner.jobs.terminal._PLAIN_EVERY_S", 0.0)
     with RunProgress(10, plain=True) as progress:
-        progress.counts(clips, audio_s, 10.0, 0, session_clips, under_way=under_way)
+        progress.counts(clips, audio_s, 10.0, 0, attempt_clips, under_way=under_way)
     assert capsys.readouterr().err.splitlines() == [line]
 
 

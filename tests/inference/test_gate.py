@@ -80,23 +80,23 @@ def test_a_cpu_is_asked_what_it_can_answer_in_half_a_second(rows: int, expected:
 def test_every_session_and_type_is_measured_and_the_wrong_one_named() -> None:
     sessions = [FakeSession(), FakeSession()]
     sessions[1].device_name = "/GPU:1"
-    result: dict[str, Any] = {"metrics": {}}
     kinds = ("int16", "float32")
-    assert run_parity_gate(sessions, ANSWERS, CONFIG, result=result, dtypes=kinds) is None  # type: ignore[arg-type]
+    passed = run_parity_gate(sessions, ANSWERS, CONFIG, kinds)  # type: ignore[arg-type]
+    assert passed.failure is None
     assert all({kind for kind, _, _ in session.asked} == set(kinds) for session in sessions)
-    assert (result["parity"]["passed"], result["parity"]["dtypes"]) == (True, list(kinds))
-    assert ":" in result["parity"]["measured_by"]
+    assert (passed.report.passed, passed.report.dtypes) == (True, kinds)
+    assert ":" in passed.report.measured_by
 
     def float32_only(windows: np.ndarray) -> np.ndarray:
         found = FakeSession.embed_windows(sessions[1], windows)
         return found * np.float32(1.05) if windows.dtype == np.float32 else found
 
     sessions[1].embed_windows = float32_only  # type: ignore[method-assign,assignment]
-    missed = run_parity_gate(sessions, ANSWERS, CONFIG, result=result, dtypes=kinds)  # type: ignore[arg-type]
-    assert missed is not None
-    assert "a GPU (gpu, float32) gives other embeddings than the reference" in missed
-    assert missed.endswith("(/GPU:1)")
-    assert not result["parity"]["passed"]
+    failed = run_parity_gate(sessions, ANSWERS, CONFIG, kinds)  # type: ignore[arg-type]
+    assert failed.failure is not None
+    assert "a GPU (gpu, float32) gives other embeddings than the reference" in failed.failure
+    assert failed.failure.endswith("(/GPU:1)")
+    assert not failed.report.passed
 
 
 def test_signals_of_a_type_are_those_that_have_it() -> None:

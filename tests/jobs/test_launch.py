@@ -17,6 +17,7 @@ import pytest
 import soundfile
 
 from runner.config.composition import compose_config
+from runner.contract.result import WorkerResult
 from runner.core import stop_signals
 from runner.jobs import worker_process
 from runner.jobs.job import run_job
@@ -24,6 +25,7 @@ from runner.jobs.spec import Job
 from runner.jobs.terminal import RunProgress
 from runner.jobs.worker_process import InterruptGuard, describe_exit, log_tail, run_worker
 from tests.conftest import PROJECT, environment
+from tests.results import make_spec
 
 
 def run(
@@ -35,17 +37,16 @@ def run(
     grace_s: float = 30,
     engine: str = "local",
     guard: InterruptGuard | None = None,
-) -> dict[str, Any]:
+) -> WorkerResult:
     """What comes of a worker that is this script; ``asked``: an end was asked for before it started."""
     (folder / "worker.py").write_text(f"import json, os, signal, sys, time\nfolder = {str(folder)!r}\n{script}")
     monkeypatch.setattr(worker_process, "WORKER", (sys.executable, str(folder / "worker.py")))
     guard = guard or InterruptGuard()
     if asked:
         guard._requests.add(signal.SIGINT)
+    config = compose_config(["weights=random", f"engine={engine}", f"engine.shutdown_timeout_s={grace_s}"])
     with RunProgress(1) as progress:
-        return worker_process.run_worker(
-            {"config": {"engine": {"name": engine, "shutdown_timeout_s": grace_s}}}, folder, progress, guard
-        )
+        return worker_process.run_worker(make_spec(folder, config), progress, guard)
 
 
 def test_lines_that_are_no_events_are_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,8 +59,8 @@ print('{"event": "phase", "name": "import"}')
 print('{"event": "progress", "cli', end="", flush=True)
 os.kill(os.getpid(), signal.SIGSEGV)
 """
-    failure = run(tmp_path, monkeypatch, script)["failure"]
-    assert (failure["kind"], failure["signal"]) == ("signal", "SIGSEGV")
+    failure = run(tmp_path, monkeypatch, script).failure
+    assert (failure.kind, failure.signal) == ("signal", "SIGSEGV")
 
 
 def test_who_listens_is_told_each_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,70 +70,70 @@ print("noise")
 print('{"event": "end", "status": "failed", "failure": null}')
 """
     heard: list[dict[str, Any]] = []
-    monkeypatch.setattr(worker_process, "run_worker", functools.partial(run_worker, told=heard.append))
+    monkeypatch.setattr(worker_process, "run_worker", functools.partial(run_worker, on_event=heard.append))
     run(tmp_path, monkeypatch, script)
     assert [each["event"] for each in heard] == ["phase", "end"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="real-time signals")
 def test_a_signal_without_a_name_is_told_by_its_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    failure = run(tmp_path, monkeypatch, "os.kill(os.getpid(), 35)")["failure"]
-    assert "killed by signal 35" in failure["message"]
-    assert describe_exit(-35, tmp_path)["signal"] == "signal 35"
+    failure = run(tmp_path, monkeypatch, "os.kill(os.getpid(), 35)").failure
+    assert "killed by signal 35" in failure.message
+    assert describe_exit(-35, tmp_path).signal == "signal 35"
 
 
 @pytest.mark.parametrize("text", ['{"status": "fini', "[]", "", '{"metrics": {}}'])
 def test_a_result_that_was_cut_off_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     result = run(tmp_path, monkeypatch, f"open(folder + '/result.json', 'w').write({text!r})")
-    assert result["status"] == "failed"
-    assert "left no result that can be read" in result["failure"]["message"]
+    assert result.status == "failed"
+    assert "left no result that can be read" in result.failure.message
 
 
 def test_a_death_after_a_stop_is_told_as_what_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = "sys.stdin.readline()\nos.kill(os.getpid(), signal.SIGSEGV)"
     result = run(tmp_path, monkeypatch, script, asked=True)
-    assert (result["status"], result["failure"]["signal"]) == ("failed", "SIGSEGV")
+    assert (result.status, result.failure.signal) == ("failed", "SIGSEGV")
 
 
 def test_a_failure_after_a_stop_keeps_its_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    failed = {"status": "failed", "failure": {"kind": "disk_full", "message": "the disk is full", "signal": None}}
+    failed = {"status": "failed", "failure": {"kind": "disk_full", "message": "the disk is full"}, "schema_version": 2}
     script = f"""
 sys.stdin.readline()
 open(folder + '/result.json', 'w').write({json.dumps(failed)!r})
 sys.exit(1)
 """
     result = run(tmp_path, monkeypatch, script, asked=True)
-    assert (result["status"], result["failure"]["kind"]) == ("failed", "disk_full")
+    assert (result.status, result.failure.kind) == ("failed", "disk_full")
 
 
 def test_a_worker_that_does_not_end_in_time_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_process, "_ABANDON_GRACE_S", 0.3)
     result = run(tmp_path, monkeypatch, "time.sleep(60)", asked=True, grace_s=0)
-    assert (result["status"], result["failure"]["kind"]) == ("killed", "interrupted")
-    assert "engine.shutdown_timeout_s=0" in result["failure"]["message"]
+    assert (result.status, result.failure.kind) == ("interrupted", "interrupted")
+    assert "engine.shutdown_timeout_s=0" in result.failure.message
 
 
 def test_a_worker_that_a_stop_signal_ends_is_a_stopped_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = "signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])\nos.kill(os.getpid(), signal.SIGTERM)"
     result = run(tmp_path, monkeypatch, script)
-    assert (result["status"], result["failure"]["kind"]) == ("killed", "interrupted")
+    assert (result.status, result.failure.kind) == ("interrupted", "interrupted")
     assert InterruptGuard().exit_status == 143
 
 
-@pytest.mark.parametrize(("engine", "status"), [("ray", "killed"), ("local", "failed")])
+@pytest.mark.parametrize(("engine", "status"), [("ray", "interrupted"), ("local", "failed")])
 def test_a_driver_whose_cluster_was_told_to_stop_too_is_a_stopped_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str, status: str
 ) -> None:
     script = "sys.stdin.readline()\nsys.exit(1)  # as Ray ends a driver on the spot"
-    assert run(tmp_path, monkeypatch, script, asked=True, engine=engine)["status"] == status
+    assert run(tmp_path, monkeypatch, script, asked=True, engine=engine).status == status
 
 
 def test_a_stop_signal_waits_until_the_worker_can_handle_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = """
 os.kill(os.getpid(), signal.SIGTERM)
-open(folder + '/result.json', 'w').write('{"status": "finished"}')
+open(folder + '/result.json', 'w').write('{"status": "finished", "schema_version": 2}')
 """
-    assert run(tmp_path, monkeypatch, script)["status"] == "finished"
+    assert run(tmp_path, monkeypatch, script).status == "finished"
 
 
 def test_a_log_of_bytes_has_a_tail_of_text(tmp_path: Path) -> None:
@@ -255,12 +256,12 @@ def test_a_job_that_is_to_be_queued_again_ends_in_order_first(tmp_path: Path, mo
 os.kill(os.getpid(), signal.SIGUSR2)
 os.kill(os.getppid(), signal.SIGUSR2)
 assert sys.stdin.readline() == 'stop\\n'
-open(folder + '/result.json', 'w').write('{"status": "killed"}')
+open(folder + '/result.json', 'w').write('{"status": "interrupted", "schema_version": 2}')
 """
     try:
         with InterruptGuard().installed() as guard:
             result = run(tmp_path, monkeypatch, script, guard=guard)
-        assert result == {"status": "killed", "worker_s": result["worker_s"]}
+        assert result == WorkerResult(status="interrupted", worker_s=result.worker_s)
         assert requeued == []
         assert guard.requeues
         guard.pass_on()
@@ -272,9 +273,9 @@ open(folder + '/result.json', 'w').write('{"status": "killed"}')
 def test_a_job_that_was_finished_all_the_same_passes_the_signal_on_to_its_sweep(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def finish(*_: object) -> dict[str, Any]:
+    def finish(*_: object) -> WorkerResult:
         signal.raise_signal(signal.SIGTERM)
-        return {"status": "finished", "metrics": {}}
+        return WorkerResult(status="finished")
 
     monkeypatch.setattr("runner.jobs.job.run_worker", finish)
     monkeypatch.setenv("VGGISH_RUNNER_SWEEP", str(tmp_path / "sweep.json"))

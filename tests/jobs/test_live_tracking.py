@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import threading
@@ -24,7 +23,7 @@ from runner.jobs.worker_process import InterruptGuard
 from runner.tracking import runs
 from runner.tracking.client import TrackingError, store_uri
 from runner.tracking.system_metrics import SystemMetrics
-from tests.tracking.test_tracking import make_run, mute, read_back
+from tests.tracking.test_tracking import info_of, make_run, mute, read_back
 
 pytestmark = pytest.mark.usefixtures("prepared_database")
 
@@ -108,9 +107,9 @@ def test_a_run_is_seen_while_it_goes_on(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setattr(tracker, "_SAMPLE_S", 0.05)
     job = make_job(tmp_path)
-    about = json.loads((make_run(job.run_dir, session=1) / "result.json").read_text())
+    info = info_of(make_run(job.run_dir, attempt=1))
     one = RunTracking(job)
-    one.begin({**about, "run_name": "early"}, None)
+    one.begin(replace(info, run_name="early"), None)
     one.note({"event": "device", "effective": "cpu", "name": "A CPU", "precision": "float32"})
     one.note(progress(2, 20.0, 1.0))
     client = MlflowClient(store_uri(job.config.tracking, tmp_path))
@@ -132,9 +131,9 @@ def test_a_run_is_seen_while_it_goes_on(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_a_server_that_never_answers_holds_nothing_up(mute: str, tmp_path: Path) -> None:
     job = make_job(tmp_path, name="server", uri=mute.replace("me:planted@", ""), timeout_s=1.0)
-    about = json.loads((make_run(job.run_dir) / "result.json").read_text())
+    info = info_of(make_run(job.run_dir))
     one, began = RunTracking(job), time.monotonic()
-    one.begin(about, None)
+    one.begin(info, None)
     for clips in range(100):
         one.note(progress(clips, 1.0, 1.0))
     assert time.monotonic() - began < 1

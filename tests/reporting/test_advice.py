@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 from runner.cli.run import objective
-from runner.reporting.advice import advise, command
+from runner.contract.result import RunResult
+from runner.reporting.advice import advise, rerun_command
+from tests.results import make_result
 
 
-def result(
+def values(
     device: str = "cpu",
     memory: str = "balanced",
     precision: str = "float32",
@@ -41,9 +43,14 @@ def result(
         "resolved": {"memory.decode_workers": 2},
         "bottleneck": "compute",
         "metrics": metrics,
-        "series": [] if std is None else windows,
+        "throughput_series": [] if std is None else windows,
     }
     return found | changes
+
+
+def result(*setting: Any, **changes: Any) -> RunResult:
+    """See ``values``."""
+    return make_result(values(*setting, **changes))
 
 
 @pytest.mark.parametrize(
@@ -58,7 +65,7 @@ def result(
         (result(metrics={"steady_s": 0.5}), "embed more clips"),
     ],
 )
-def test_advice_names_what_limits_and_what_to_try(given: dict[str, Any], words: str) -> None:
+def test_advice_names_what_limits_and_what_to_try(given: RunResult, words: str) -> None:
     advice = advise(given)
     assert advice is not None
     assert words in advice
@@ -72,7 +79,7 @@ def test_the_command_of_a_job_leaves_out_what_makes_a_sweep() -> None:
     job = result(
         overrides=["device=cpu", "experiment=device_sweep", "experiment=speed_test", "hydra.sweeper.n_trials=3"]
     )
-    assert command(job) == "python -m runner device=cpu experiment=speed_test"
+    assert rerun_command(job) == "python -m runner device=cpu experiment=speed_test"
 
 
 def test_tuning_counts_a_run_beyond_its_memory_or_with_wrong_numbers_as_nothing() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from runner.contract.result import Repeats, RunStats, WorkerResult
 from runner.reporting.comparability import FIRST_PASS, REPEATS
 from runner.reporting.intervals import blocks_of, interval, interval_metrics, of_windows, ratio
 
@@ -60,13 +61,15 @@ def test_windows_come_to_blocks_without_the_warm_up() -> None:
 
 
 def test_a_run_logs_the_ends_of_what_it_measured() -> None:
-    result = {
-        "metrics": {FIRST_PASS: 100.0, REPEATS: 200.0},
-        "series": [{"realtime_factor": speed} for speed in noisy(3, 90, 5, 60)],
-        "repeats": {"passes": [{"realtime_factor": speed} for speed in noisy(4, 200, 5, 5)]},
-    }
+    windows, passes = ([{"realtime_factor": speed} for speed in noisy(*of)] for of in ((3, 90, 5, 60), (4, 200, 5, 5)))
+    result = WorkerResult(
+        status="finished",
+        metrics={FIRST_PASS: 100.0, REPEATS: 200.0},
+        stats=RunStats(throughput_series=windows),
+        repeats=Repeats(passes),
+    )
     found = interval_metrics(result)
     assert found["realtime_factor_low"] < 100 < found["realtime_factor_high"]
     assert found["repeat_realtime_factor_mean_low"] < 200 < found["repeat_realtime_factor_mean_high"]
     assert blocks_of(result, "startup_s") == ()
-    assert interval_metrics({"status": "failed"}) == {}
+    assert interval_metrics(WorkerResult(status="failed")) == {}

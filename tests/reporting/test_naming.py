@@ -12,19 +12,25 @@ from omegaconf import open_dict
 
 from runner.config.composition import expand_sweep, register
 from runner.config.schema import AutoWeights, FolderDataset, RunConfig
+from runner.contract.result import Startup
 from runner.core.paths import conf_dir
 from runner.reporting.naming import run_name, swept_of, swept_settings, variant_name
+from tests.results import make_result
 
 
-def config(**groups: dict) -> dict:
+def config(**groups: dict) -> RunConfig:
     run = RunConfig(weights=AutoWeights(), dataset=FolderDataset(root="/data/a"))
-    return replace(run, **{key: replace(getattr(run, key), **value) for key, value in groups.items()}).to_dict()
+    return replace(run, **{key: replace(getattr(run, key), **value) for key, value in groups.items()})
 
 
-def named(tmp_path: Path, configs: list[dict], **more: object) -> list[str]:
+def settings_of(configs: list[RunConfig]) -> dict[str, list[str]]:
+    return swept_settings([each.to_dict() for each in configs])
+
+
+def named(tmp_path: Path, configs: list[RunConfig], startup: Startup | None = None) -> list[str]:
     path = tmp_path / "sweep.json"
-    path.write_text(json.dumps({"swept": swept_settings(configs)}))
-    return [run_name({"config": each, "swept": swept_of(each, path), **more}) for each in configs]
+    path.write_text(json.dumps({"swept": settings_of(configs)}))
+    return [run_name(each, swept_of(each.to_dict(), path), startup) for each in configs]
 
 
 @pytest.mark.parametrize(
@@ -51,15 +57,15 @@ def test_what_the_name_says_anyway_is_not_said_twice(tmp_path: Path) -> None:
 
 def test_what_was_asked_for_is_said_where_the_same_took_effect(tmp_path: Path) -> None:
     jobs = [config(precision={"name": name}) for name in ("auto", "bfloat16")]
-    found = named(tmp_path, jobs, precision={"effective": "bfloat16"}, device={"effective": "cpu"})
+    found = named(tmp_path, jobs, make_result({"precision": {"effective": "bfloat16"}, "device": {}}).startup)
     assert found == ["cpu-balanced-bfloat16 precision=auto", "cpu-balanced-bfloat16"]
 
 
 def test_of_settings_that_change_together_one_is_said() -> None:
     jobs = [config(memory={"name": n, "queue_depth": q}) for n, q in (("balanced", 4), ("greedy", 8))]
-    assert swept_settings(jobs) == {"memory.name": ["balanced", "greedy"]}
+    assert settings_of(jobs) == {"memory.name": ["balanced", "greedy"]}
     crossed = [config(memory={"name": n, "queue_depth": q}) for n in ("balanced", "greedy") for q in (4, 8)]
-    assert list(swept_settings(crossed)) == ["memory.name", "memory.queue_depth"]
+    assert list(settings_of(crossed)) == ["memory.name", "memory.queue_depth"]
 
 
 def test_a_name_of_ones_own_is_told_apart_too(tmp_path: Path) -> None:
@@ -68,18 +74,19 @@ def test_a_name_of_ones_own_is_told_apart_too(tmp_path: Path) -> None:
 
 
 def test_a_run_by_itself_has_its_setting_alone() -> None:
-    assert swept_of(config(), None) == {}
-    assert " " not in run_name({"config": config()})
+    assert swept_of(config().to_dict(), None) == {}
+    assert " " not in run_name(config(), {})
 
 
 def test_rounds_are_one_variant(tmp_path: Path) -> None:
     path = tmp_path / "sweep.json"
     jobs = [config(profile={"round": n}, memory={"queue_depth": q}) for n in (1, 2) for q in (4, 8)]
-    path.write_text(json.dumps({"swept": swept_settings(jobs)}))
-    results = [{"config": each, "swept": swept_of(each, path)} for each in jobs]
-    for each in results:
-        each["run_name"] = run_name(each)
-    assert len({each["run_name"] for each in results}) == 4
+    path.write_text(json.dumps({"swept": settings_of(jobs)}))
+    results = []
+    for job in jobs:
+        swept = swept_of(job.to_dict(), path)
+        results.append(make_result({"config": job.to_dict(), "swept": swept, "run_name": run_name(job, swept)}))
+    assert len({each.info.run_name for each in results}) == 4
     assert [variant_name(each).partition(" ")[2] for each in results] == ["queue_depth=4", "queue_depth=8"] * 2
 
 

@@ -5,30 +5,33 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from runner.contract.result import RunResult
 from runner.output.formats import embedding_schema
 from runner.reporting import figures, sweep_figures
 from runner.reporting.embedding_map import draw_map, pca, sample
 from runner.reporting.run_figures import draw_run
 from runner.reporting.sweep_figures import draw_sweep
-from tests.reporting.test_advice import result
+from tests.reporting.test_advice import result, values
+from tests.results import make_result, with_config, with_metrics
 
 HOPS = {0.48: 90.0, 1.92: 170.0}
 
 
-def run(**metrics: float) -> dict:
-    found = result()
-    found["metrics"] |= {"startup_s": 5.0, "startup_import_s": 3.0, "decode_busy_share": 0.2, **metrics}
+def run(**changes: Any) -> RunResult:
+    found = values(**changes)
+    found["metrics"] |= {"startup_s": 5.0, "startup_import_s": 3.0, "decode_busy_share": 0.2}
     found["metrics"] |= {"compute_busy_share": 0.9, "replica0_input_wait_share": 0.1}
-    found["series"] = [{"t_s": 1.0, "realtime_factor": 90.0}, {"t_s": 2.0, "realtime_factor": 110.0}]
+    found["throughput_series"] = [{"t_s": 1.0, "realtime_factor": 90.0}, {"t_s": 2.0, "realtime_factor": 110.0}]
     found["memory_series"] = [{"t_s": -5.0, "rss_mib": 70.0}, {"t_s": 2.0, "rss_mib": 1100.0, "device_memory_mib": 9.0}]
-    found["config"]["profile"] = {"map": "none"}
-    return found
+    found["config"]["profile"] = {"projection": "none"}
+    return make_result(found)
 
 
 def names(paths: list[Path]) -> set[str]:
@@ -39,12 +42,12 @@ def names(paths: list[Path]) -> set[str]:
 def test_a_run_is_drawn_as_far_as_its_figures_go(tmp_path: Path) -> None:
     assert names(draw_run(run(), tmp_path)) == {"throughput.png", "stages.png", "memory.png"}
     curve = {"steps": [{"batch_size": n, "examples_per_s": 9.0 * n, "memory_mib": n} for n in (1, 4)], "batch_size": 4}
-    assert "batch_size.png" in names(draw_run({**run(), "batch_size_curve": curve}, tmp_path))
+    assert "batch_size.png" in names(draw_run(run(batch_size_curve=curve), tmp_path))
     actors = [
         {"host": "here", "node": n, "pid": n, "device_name": "cpu (a)", "realtime_factor": 9.0 + n} for n in (1, 2)
     ]
-    assert "actors.png" in names(draw_run({**run(), "actors": actors, "cluster": "2 on cpu (a)"}, tmp_path))
-    assert draw_run({**result(), "config": run()["config"]}, tmp_path / "none") == []
+    assert "actors.png" in names(draw_run(run(actors=actors, actors_summary="2 on cpu (a)"), tmp_path))
+    assert draw_run(with_config(result(), profile={"projection": "none"}), tmp_path / "none") == []
 
 
 def test_trouble_with_a_picture_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
@@ -55,21 +58,18 @@ def test_trouble_with_a_picture_is_no_error(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_sweep_is_drawn_with_energy_where_all_have_it(tmp_path: Path) -> None:
     jobs = [result(), result("gpu", "greedy", "float16", 9e4, std=100.0), result(status="failed")]
-    for job in jobs:
-        job["metrics"]["parity_min_cosine"] = 1.0
+    jobs = [with_metrics(job, parity_min_cosine=1.0) for job in jobs]
     assert names(draw_sweep(jobs, tmp_path)) == {"throughput.png", "speedup.png", "pareto.png", "parity.png"}
     assert sweep_figures._pareto(jobs).axes[0].get_xlabel() == "worker's memory at most, MiB"
-    for job in jobs:
-        job["metrics"]["joules_per_audio_hour"] = 10.0
+    jobs = [with_metrics(job, joules_per_audio_hour=10.0) for job in jobs]
     assert sweep_figures._pareto(jobs).axes[0].get_xlabel() == "joules an hour of audio"
 
 
 def test_every_setting_of_a_sweep_is_drawn_and_named(tmp_path: Path) -> None:
     jobs = [result(speed=speed, run_name=f"cpu-balanced-float32 hop_s={hop}", std=2.0) for hop, speed in HOPS.items()]
-    for job, hop in zip(jobs, HOPS, strict=True):
-        job["config"]["frontend"] = {"hop_s": hop}
+    jobs = [with_config(job, frontend={"hop_s": hop}) for job, hop in zip(jobs, HOPS, strict=True)]
     axes = sweep_figures._sweep_throughput(jobs).axes[0]
-    assert [label.get_text() for label in axes.get_yticklabels()] == [job["run_name"] for job in jobs]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [job.info.run_name for job in jobs]
     assert "frontend.hop_s 1.92" in [text.get_text() for text in axes.texts]
     assert names(draw_sweep(jobs, tmp_path)) == {"throughput.png"}  # nothing that would compare them
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+from runner.contract.result import RunResult
 from runner.reporting.comparability import REPEATS
 from runner.reporting.verdict import contests, only_contest, verdict
-from tests.reporting.test_advice import result
+from tests.reporting.test_advice import result, values
+from tests.results import make_result, with_config, with_metrics
 
 
-def repeated(passes: list[float], **given: Any) -> dict[str, Any]:
-    found = result(**given)
+def repeated(passes: list[float], **changes: Any) -> RunResult:
+    found = values(**changes)
     found["repeats"] = {"passes": [{"realtime_factor": speed} for speed in passes]}
     found["metrics"][REPEATS] = sum(passes) / len(passes)
-    return found
+    return make_result(found)
 
 
-def chosen(results: list[dict]) -> dict:
+def chosen(results: list[RunResult]) -> RunResult:
     return only_contest(results).chosen.best
 
 
@@ -56,14 +59,13 @@ def test_without_a_measurable_difference_the_run_that_takes_clearly_less_memory_
     light = result(memory="conservative", speed=99, std=9, rss=1200)
     far = result(memory="balanced", speed=50, std=5, rss=1000)
     assert chosen([fast, light, far]) is light
-    assert chosen([fast, {**light, "metrics": {**light["metrics"], "rss_peak_mib": 1900.0}}]) is fast
+    assert chosen([fast, with_metrics(light, rss_peak_mib=1900.0)]) is fast
     assert "Use cpu-conservative-float32, which takes less memory" in verdict([fast, light, far])
 
 
 def test_another_workload_has_a_line_and_no_rank() -> None:
     jobs = [result(speed=hop * 100, run_name=f"cpu-balanced-float32 hop_s={hop}") for hop in (0.48, 1.92)]
-    for job, hop in zip(jobs, (0.48, 1.92), strict=True):
-        job["config"]["frontend"] = {"hop_s": hop}
+    jobs = [with_config(job, frontend={"hop_s": hop}) for job, hop in zip(jobs, (0.48, 1.92), strict=True)]
     text = verdict(jobs)
     assert "the fastest" not in text
     assert "hop_s=1.92 with cpu-balanced-float32 hop_s=0.48, because frontend.hop_s is 1.92, not 0.48" in text
@@ -74,8 +76,8 @@ def test_rounds_are_taken_together() -> None:
     jobs = []
     for number, (a, b) in enumerate(((100.0, 80.0), (140.0, 112.0), (120.0, 96.0)), 1):
         for memory, speed in (("greedy", a), ("balanced", b)):
-            job = result(memory=memory, speed=speed, swept={"memory": memory, "profile.round": str(number)})
-            jobs.append(job | {"run_name": f"cpu-{memory}-float32 round={number}"})
+            swept, name = {"memory": memory, "profile.round": str(number)}, f"cpu-{memory}-float32 round={number}"
+            jobs.append(result(memory=memory, speed=speed, swept=swept, run_name=name))
     found = only_contest(jobs)
     assert [(each.name, each.speed, len(each.results)) for each in found.variants] == [
         ("cpu-greedy-float32", 120.0, 3),
@@ -86,8 +88,7 @@ def test_rounds_are_taken_together() -> None:
 
 
 def test_the_verdict_is_a_few_lines_that_end_in_a_command() -> None:
-    disturbed = result(memory="conservative", speed=90.6)
-    disturbed["metrics"]["background_cpu_share"] = 0.6
+    disturbed = with_metrics(result(memory="conservative", speed=90.6), background_cpu_share=0.6)
     jobs = [result(speed=100, std=2), result("gpu", "greedy", "float16", 50_000, std=500), disturbed]
     lines = verdict(jobs).splitlines()
     assert len(lines) == 5
@@ -100,19 +101,19 @@ def test_the_verdict_is_a_few_lines_that_end_in_a_command() -> None:
 
 
 def test_on_a_machine_that_was_always_busy_the_verdict_says_so() -> None:
-    busy = [result(speed=speed, memory=memory) for speed, memory in ((50.0, "balanced"), (60.0, "greedy"))]
-    for each in busy:
-        each["metrics"]["background_cpu_share"] = 0.5
+    settings = ((50.0, "balanced"), (60.0, "greedy"))
+    busy = [with_metrics(result(memory=memory, speed=speed), background_cpu_share=0.5) for speed, memory in settings]
     assert chosen(busy) is busy[1]
     assert "other programs took 50% of the processors: measure again when the machine is idle" in verdict(busy)
     assert "measure again" not in verdict([*busy, result(speed=10.0)])
 
 
 def test_parts_of_a_data_set_are_put_together_and_not_ranked() -> None:
-    parts = [result(run_dir=f"s3://bucket/sweep/{number}") for number in (0, 1)]
-    for number, part in enumerate(parts, 1):
-        part["config"]["dataset"] = {"partition": f"{number}/2"}
+    parts = [
+        with_config(result(run_dir=f"s3://bucket/sweep/{number}"), dataset={"partition": f"{number + 1}/2"})
+        for number in (0, 1)
+    ]
     assert verdict(parts).endswith("python -m runner merge s3://bucket/sweep/0 s3://bucket/sweep/1 --output FOLDER")
     assert contests(parts) == ([], [])
-    parts[1]["status"] = "killed"
+    parts[1] = replace(parts[1], status="interrupted")
     assert "give the same command again" in verdict(parts)

@@ -388,8 +388,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a failed run has the exit status 0",
         "jobs/job.py",
-        '{"finished": 0, "killed": killed_status}.get(result["status"], 1)',
-        '{"finished": 0, "killed": killed_status}.get(result["status"], 0)',
+        '{"finished": 0, "interrupted": self._guard.exit_status}.get(outcome.status, 1)',
+        '{"finished": 0, "interrupted": self._guard.exit_status}.get(outcome.status, 0)',
         "tests/jobs/test_launch.py::test_a_spec_that_was_cut_off_is_a_failure_in_one_sentence "
         "tests/end_to_end/test_runs.py::test_a_killed_worker_is_a_failed_run_with_its_signal",
     ),
@@ -405,8 +405,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a signal that came too late for a job does not end its sweep",
         "jobs/job.py",
-        'if guard.count and job.in_sweep and result["status"] != "killed":',
-        'if guard.count and job.in_sweep and result["status"] == "killed":',
+        'if guard.count and job.in_sweep and result.status != "interrupted":',
+        'if guard.count and job.in_sweep and result.status == "interrupted":',
         "tests/jobs/test_launch.py",
     ),
     Mutant(
@@ -463,7 +463,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a machine that goes is the fault of the shards that were under way there",
         "engines/ray/pool.py",
-        "self._deaths[shard] += not by_machine",
+        "self._deaths[shard] += not with_machine",
         "self._deaths[shard] += 1",
         "tests/engines/ray/test_ray_pool.py::test_machines_that_go_are_no_fault_of_their_shards_however_often",
     ),

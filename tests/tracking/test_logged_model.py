@@ -18,6 +18,7 @@ from runner.tracking import logged_model
 from runner.tracking.client import TrackingError, store_uri
 from runner.tracking.logged_model import SAVED_MODEL
 from runner.tracking.runs import finish_run
+from tests.results import make_result
 from tests.tracking.test_tracking import LOCAL, make_run, read_back
 
 pytestmark = pytest.mark.usefixtures("prepared_database")
@@ -37,7 +38,7 @@ def test_a_finished_runs_model_is_logged_with_its_signature(
     monkeypatch.setitem(sys.modules, "tensorflow", None)  # to import it would be an error
     versions = {"tensorflow": "2.21.0", "numpy": "2.0.0"}
     finish_run(WITH_MODEL, tmp_path, make_run(tmp_path / "run", versions=versions))
-    finish_run(WITH_MODEL, tmp_path, make_run(tmp_path / "stopped", "killed", versions=versions))
+    finish_run(WITH_MODEL, tmp_path, make_run(tmp_path / "stopped", "interrupted", versions=versions))
     client = MlflowClient(store_uri(LOCAL, tmp_path))
     outputs = {run.info.status: [each.model_id for each in run.outputs.model_outputs] for run in read_back(client)}
     assert outputs["KILLED"] == []
@@ -72,10 +73,8 @@ def test_a_model_that_can_not_be_exported_is_tried_again_later(tmp_path: Path, m
 
 
 def test_what_is_exported_is_what_the_run_embedded_with(tmp_path: Path) -> None:
-    result = json.loads((make_run(tmp_path / "run") / "result.json").read_text())
-    result["precision"]["effective"] = "bfloat16"
-    result["weights"] |= {"source": "random", "seed": 7}
-    config = config_of(result, tmp_path / "model")
+    chosen = {"precision": {"effective": "bfloat16"}, "weights": {"source": "random", "seed": 7}}
+    config = config_of(make_result(chosen), tmp_path / "model")
     assert (config.weights, config.precision.name) == (RandomWeights(seed=7), "bfloat16")
     assert config.output.dir == str(tmp_path / "model")
 

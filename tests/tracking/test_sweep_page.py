@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -15,9 +16,10 @@ from runner.reporting.verdict import verdict
 from runner.tracking.links import compare_page
 from runner.tracking.record import actual_params, record_from_result
 from runner.tracking.runs import ui_location
-from runner.tracking.sweep_page import RUN_ID, fixed_params, sweep_note, swept_params
+from runner.tracking.sweep_page import fixed_params, sweep_note, swept_params
 from tests.reporting.test_advice import result
 from tests.reporting.test_verdict import repeated
+from tests.results import with_config
 
 
 def test_the_note_has_the_short_table_first_then_the_verdict_then_commands_that_fit() -> None:
@@ -25,7 +27,7 @@ def test_the_note_has_the_short_table_first_then_the_verdict_then_commands_that_
         repeated([speed, speed + 2, speed - 2], memory=f"policy{speed}", overrides=[f"dataset.root=/a/{'b' * 60}"] * 3)
         for speed in (100, 200, 300, 400, 500, 600, 700, 800)
     ]
-    jobs = [{**job, RUN_ID: f"id{number}"} for number, job in enumerate(jobs)]
+    jobs = [replace(job, mlflow_run_id=f"id{number}") for number, job in enumerate(jobs)]
     lines = sweep_note(jobs, ["memory=a,b", "dataset.root=/it's here"], "7").splitlines()
     assert lines[0].startswith("| setting")
     names = [line.partition("](")[0] for line in lines if line.startswith("| [")]
@@ -43,14 +45,12 @@ def test_the_note_has_the_short_table_first_then_the_verdict_then_commands_that_
 
 
 def test_a_baseline_that_is_slow_is_in_the_table_and_a_job_that_is_not_ranked_is_named_with_the_reason() -> None:
-    fast = [result("gpu", precision=f"float{n}", speed=1000.0 * n) for n in range(1, 8)]
+    fast = [result("gpu", memory=f"policy{n}", speed=1000.0 * n) for n in range(1, 8)]
     note = sweep_note([*fast, result(speed=9.0), result(memory="greedy", status="failed")], ["device=cpu,gpu"], "1")
     assert "| cpu-balanced-float32&emsp;| 9.0&emsp;| baseline&emsp;|" in note
     assert "Not ranked: cpu-greedy-float32 (failed)." in note
     assert "](#" not in note  # nothing is known of pages
-    parts = [result(run_dir=f"/s/{n}") for n in range(2)]
-    for number, part in enumerate(parts):
-        part["config"]["dataset"] = {"partition": f"{number + 1}/2"}
+    parts = [with_config(result(run_dir=f"/s/{n}"), dataset={"partition": f"{n + 1}/2"}) for n in range(2)]
     assert "Put them together:\n\n    python -m runner merge /s/0 /s/1 --output FOLDER" in sweep_note(parts, [], "1")
 
 
@@ -66,13 +66,19 @@ def test_a_parents_parameters_are_what_was_swept_and_what_its_jobs_have_in_commo
         "precision.requested": "float32",
         "memory.host_limit_mib": "4096",
         "frontend.hop_s": "0.96",
+        "frontend.short_clips": "pad",
+        "frontend.tail": "drop",
+        "frontend.resampler": jobs[0].info.config.frontend.resampler,
+        "weights.name": "random",
+        "dataset.name": "demo",
+        "engine.name": "local",
     }
     assert fixed_params([], []) == {}
 
 
 def test_what_took_effect_and_what_was_swept_sort_first_and_what_was_asked_for_is_called_so() -> None:
-    run = result("gpu", resolved={"device": "cpu", "memory.batch_size": 64}, swept={"hop_s": "0.48", "batch_size": "9"})
-    run |= {"parity": None, "device": None, "metrics": {}}
+    effects = {"device": "cpu", "memory.batch_size": 64}
+    run = result("gpu", resolved=effects, swept={"hop_s": "0.48", "batch_size": "9"}, metrics={})
     assert actual_params(run) == {
         "actual.device": "cpu",
         "actual.hop_s": "0.48",
@@ -87,7 +93,6 @@ def test_what_took_effect_and_what_was_swept_sort_first_and_what_was_asked_for_i
 
 def test_a_runs_note_tells_repeated_passes_and_its_command_fits() -> None:
     run = result(overrides=[f"dataset.root=/{'a' * 50}", f"paths.outputs=/{'b' * 50}"], metrics={REPEATS: 81.0})
-    run |= {"parity": None, "device": None}
     note = record_from_result(run).tags["mlflow.note.content"]
     assert "- repeated passes: 81.0 × realtime" in note
     assert max(len(line) for line in note.splitlines()) < 95

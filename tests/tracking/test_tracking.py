@@ -15,6 +15,8 @@ from mlflow.tracking import MlflowClient
 
 from runner.config.command_line import command_line
 from runner.config.schema import AutoWeights, FolderDataset, RunConfig, TrackingConfig
+from runner.contract.files import read_result
+from runner.contract.result import RunInfo
 from runner.core.errors import ConfigError
 from runner.core.redact import without_credentials
 from runner.tracking.client import TrackingError, store_uri, ui_command
@@ -22,6 +24,7 @@ from runner.tracking.record import record_from_result
 from runner.tracking.runs import finish_run, open_run
 from runner.tracking.sweeps import finish_sweep, open_sweep
 from tests.commands import PROJECT, start
+from tests.results import make_result, to_json
 from tests.tracking_server import TrackingServer
 
 pytestmark = pytest.mark.usefixtures("prepared_database")
@@ -56,11 +59,16 @@ def make_run(folder: Path, status: str = "finished", **changes: object) -> Path:
         "dataset": {"root": "/data", "digest": "d" * 32, "clips": 3, "is_demo": False, "ignored": {}},
         "resolved": {"memory.batch_size": 64},
         "metrics": {"realtime_factor": 100.0, "clips_embedded": 3, "clips_skipped": 0},
-        "series": [{"t_s": t, "realtime_factor": 90.0 + t, "examples_per_s": 5.0} for t in range(5)],
+        "throughput_series": [{"t_s": t, "realtime_factor": 90.0 + t, "examples_per_s": 5.0} for t in range(5)],
         **changes,
     }
-    (folder / "result.json").write_text(json.dumps(result))
+    (folder / "result.json").write_text(json.dumps(to_json(result)))
     return folder
+
+
+def info_of(run_dir: Path) -> RunInfo:
+    """A run's description, by its result.json."""
+    return read_result(run_dir / "result.json").info
 
 
 def test_the_store_is_the_given_one_else_the_environments_else_local(
@@ -89,8 +97,7 @@ def test_credentials_are_taken_out_and_the_rest_is_left() -> None:
 
 def test_a_record_keeps_to_mlflows_limits_and_names_the_failure() -> None:
     failure = {"kind": "signal", "signal": "SIGKILL", "message": "killed", "log_tail": "x" * 9000 + "last"}
-    result = {"status": "failed", "run_name": "r", "config": config_values(), "failure": failure}
-    record = record_from_result(result)
+    record = record_from_result(make_result({"status": "failed", "config": config_values(), "failure": failure}))
     assert record.status == "FAILED"
     assert record.tags["failure.signal"] == "SIGKILL"
     assert record.tags["failure.log_tail"].endswith("last")
@@ -122,8 +129,7 @@ def check_logged(client: MlflowClient) -> None:
 
 def test_a_run_in_the_local_store(tmp_path: Path) -> None:
     run_dir = make_run(tmp_path / "run")
-    about = json.loads((run_dir / "result.json").read_text())
-    open_run(LOCAL, tmp_path, run_dir, {**about, "run_name": "early name"})
+    open_run(LOCAL, tmp_path, run_dir, replace(info_of(run_dir), run_name="early name"))
     client = MlflowClient(store_uri(LOCAL, tmp_path))
     (early,) = read_back(client)
     assert early.info.status == "RUNNING"
@@ -148,7 +154,7 @@ def test_embeddings_are_logged_where_that_is_asked_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("statuses", "interrupted", "expected"),
     [(["finished", "finished"], False, "FINISHED"), (["finished", "failed"], False, "FAILED"),
-     (["finished", "killed"], True, "KILLED")],
+     (["finished", "interrupted"], True, "KILLED")],
 )  # fmt: skip
 def test_the_parent_of_a_sweep_says_how_its_jobs_went(
     tmp_path: Path, statuses: list[str], interrupted: bool, expected: str

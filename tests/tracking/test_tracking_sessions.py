@@ -12,22 +12,24 @@ from mlflow.tracking import MlflowClient
 
 from runner.cli.track import main
 from runner.config.schema import TrackingConfig
+from runner.contract.result import RunInfo
+from runner.contract.spec import DatasetSummary
 from runner.output.state.plan import began_at, begin_session
 from runner.reporting.logged_run import _row
 from runner.tracking.calls import log_dataset
 from runner.tracking.client import _mlflow_timeouts, store_uri
 from runner.tracking.relog import track
 from runner.tracking.runs import finish_run, is_logged, open_run
-from tests.tracking.test_tracking import LOCAL, make_run, read_back
+from tests.tracking.test_tracking import LOCAL, info_of, make_run, read_back
 
 pytestmark = pytest.mark.usefixtures("prepared_database")
 
 
-def change(run_dir: Path, **values: object) -> dict:
-    """Another result.json, as a later session leaves it."""
+def change(run_dir: Path, **values: object) -> RunInfo:
+    """Another result.json, as a later attempt leaves it."""
     result = json.loads((run_dir / "result.json").read_text()) | values
     (run_dir / "result.json").write_text(json.dumps(result))
-    return result
+    return info_of(run_dir)
 
 
 def steps(client: MlflowClient, run_id: str, metric: str) -> list[int]:
@@ -39,7 +41,7 @@ def steps(client: MlflowClient, run_id: str, metric: str) -> list[int]:
 def test_a_run_begins_and_ends_when_it_did_however_late_it_is_logged(tmp_path: Path) -> None:
     client = MlflowClient(store_uri(LOCAL, tmp_path))
     live = make_run(tmp_path / "live", run_started_at=400.0)
-    open_run(LOCAL, tmp_path, live, json.loads((live / "result.json").read_text()))
+    open_run(LOCAL, tmp_path, live, info_of(live))
     (run,) = read_back(client)
     assert (run.info.status, run.info.start_time, run.info.end_time) == ("RUNNING", 400_000, None)
     finish_run(LOCAL, tmp_path, live)
@@ -58,7 +60,7 @@ def test_a_run_that_was_taken_up_began_with_its_first_session(tmp_path: Path) ->
 
 def test_a_run_has_its_user_and_source(tmp_path: Path) -> None:
     run_dir = make_run(tmp_path / "run", user="ann", git={"commit": "c" * 40, "dirty": False})
-    open_run(LOCAL, tmp_path, run_dir, json.loads((run_dir / "result.json").read_text()))
+    open_run(LOCAL, tmp_path, run_dir, info_of(run_dir))
     (run,) = read_back(MlflowClient(store_uri(LOCAL, tmp_path)))
     tags = {key: value for key, value in run.data.tags.items() if key.startswith(("mlflow.user", "mlflow.source"))}
     assert tags == {
@@ -73,14 +75,14 @@ def test_a_run_has_its_user_and_source(tmp_path: Path) -> None:
 def test_a_later_sessions_steps_go_on_and_no_spread_is_of_another_sessions_mean(tmp_path: Path) -> None:
     client = MlflowClient(store_uri(LOCAL, tmp_path))
     measured = {"realtime_factor": 100.0, "window_realtime_factor_std": 7.0}
-    run_dir = make_run(tmp_path / "run", "killed", session=1, metrics=measured)
+    run_dir = make_run(tmp_path / "run", "interrupted", attempt=1, metrics=measured)
     finish_run(LOCAL, tmp_path, run_dir)
     (first,) = read_back(client)
     run_id = first.info.run_id
 
     later = change(
         run_dir,
-        session=2,
+        attempt=2,
         status="finished",
         started_at=2_000.0,
         ended_at=2_010.0,
@@ -98,7 +100,7 @@ def test_a_later_sessions_steps_go_on_and_no_spread_is_of_another_sessions_mean(
         state = json.loads((run_dir / "tracking.json").read_text())
         (run_dir / "tracking.json").write_text(json.dumps({**state, "state": "open"}))
 
-    change(run_dir, session=3, status="killed", ended_at=3_000.0, metrics={"startup_s": 9.0}, series=[])
+    change(run_dir, attempt=3, status="interrupted", ended_at=3_000.0, metrics={"startup_s": 9.0}, throughput_series=[])
     assert finish_run(LOCAL, tmp_path, run_dir)  # it measured nothing: what the session before did stays
     (run,) = read_back(client)
     assert (run.info.status, run.data.metrics["realtime_factor"]) == ("KILLED", 50.0)
@@ -106,10 +108,10 @@ def test_a_later_sessions_steps_go_on_and_no_spread_is_of_another_sessions_mean(
 
 
 def test_a_batch_sizes_step_stays_what_it_is(tmp_path: Path) -> None:
-    curve = {"steps": [{"batch_size": 64, "examples_per_s": 9.0, "memory_mib": None}]}
-    run_dir = make_run(tmp_path / "run", session=1, batch_size_curve=curve)
+    curve = {"steps": [{"batch_size": 64, "examples_per_s": 9.0, "memory_mib": None}], "batch_size": 64}
+    run_dir = make_run(tmp_path / "run", attempt=1, batch_size_curve=curve)
     finish_run(LOCAL, tmp_path, run_dir)
-    change(run_dir, session=2, started_at=2_000.0)
+    change(run_dir, attempt=2, started_at=2_000.0)
     finish_run(LOCAL, tmp_path, run_dir)
     client = MlflowClient(store_uri(LOCAL, tmp_path))
     (run,) = read_back(client)
@@ -117,9 +119,9 @@ def test_a_batch_sizes_step_stays_what_it_is(tmp_path: Path) -> None:
 
 
 def test_a_session_that_mlflow_was_not_told_of_is_logged_later(tmp_path: Path) -> None:
-    run_dir = make_run(tmp_path / "run", "killed", session=1)
+    run_dir = make_run(tmp_path / "run", "interrupted", attempt=1)
     assert finish_run(LOCAL, tmp_path, run_dir)
-    change(run_dir, session=2, status="finished")
+    change(run_dir, attempt=2, status="finished")
     assert not is_logged(LOCAL, tmp_path, run_dir)
     assert finish_run(LOCAL, tmp_path, run_dir)
     (run,) = read_back(MlflowClient(store_uri(LOCAL, tmp_path)))
@@ -133,7 +135,7 @@ def test_runs_whose_store_lost_them_are_logged_again(how: str, tmp_path: Path) -
     sweep, outputs, lost = tmp_path / "sweep", tmp_path / "outputs", tmp_path / "lost"
     sweep.mkdir()
     (sweep / "sweep.json").write_text(json.dumps({"run_id": None, "overrides": ["device=cpu,gpu"], "jobs": ["0"]}))
-    job = make_run(sweep / "0", session=1)
+    job = make_run(sweep / "0", attempt=1)
     noted = [job / "result.json", job / "tracking.json", sweep / "sweep.json"]
     result = json.loads(noted[0].read_text())
     result["config"]["paths"]["outputs"] = str(lost)
@@ -197,8 +199,7 @@ def test_a_data_sets_source_is_of_its_kind(root: str, kind: str) -> None:
             self.dataset = inputs[0].dataset
 
     client = Client()
-    about = {"root": root, "digest": "d", "clips": 1, "is_demo": False, "ignored": {}}
-    log_dataset(client, "run", about)  # type: ignore[arg-type]
+    log_dataset(client, "run", DatasetSummary(root, "d", 1))  # type: ignore[arg-type]
     assert client.dataset.source_type == kind
     if kind != "hf":  # of which MLflow knows data sets by name alone
         from mlflow.data import get_source

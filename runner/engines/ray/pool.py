@@ -1,4 +1,4 @@
-"""The driver's hand-out of shards to actors that come, go and die.
+"""The driver's pool of actors, which come, go and die, and its distribution of shards to them.
 
 A loop of our own over plain actors, and neither Ray Data nor ``ray.util.ActorPool``: Ray Data restarts actors and
 repeats calls out of sight, so that no one can say how often a shard killed its actor, and ``ActorPool`` can't have
@@ -12,61 +12,66 @@ import logging
 import queue
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from runner.core.errors import EngineError
+
+if TYPE_CHECKING:
+    from runner.engines.ray.messages import ActorReport, Message
 
 log = logging.getLogger("runner.engines.worker")
 
 DEATHS = 3
-"""A shard that was under way at so many deaths of actors, the last time alone, is not given to another."""
+"""A shard that was under way at so many deaths of actors, the last time alone, is given up."""
 
 _CLIPS_AHEAD = 512
-"""An actor has shards of about so many clips a decode process: more than its pipeline holds."""
+"""Clips of the shards that an actor has, for each of its decode processes: more than its pipeline holds."""
 
 _LEAST_AHEAD, _MOST_AHEAD = 2, 256
 
 _LOOK_S = 0.5
 
 _NODES_S = 2.0
-"""How often the loop looks around while it hears nothing, and how often it looks for machines that came."""
+"""Seconds between looks while no answer comes, and between looks for new machines."""
 
 _PROGRESS_S = 1.0
 
 _STARTS_S = 20.0
-"""An actor that has a machine may take so long to say so: before that nobody waits for one."""
+"""An actor that has a machine may take so long to report it: no wait is reported before."""
 
 
 @dataclass(eq=False)
 class Actor:
     """An actor as the driver knows it.
 
-    ``node`` is where it is, once Ray has placed it; ``about`` what it said of itself when it was ready; ``shards``
-    those that it has; ``ending`` whether it was told that there are no more.
+    ``node`` is its machine, once Ray has placed it; ``report`` its own when it was ready; ``shards`` those that it has;
+    ``ending`` whether it was told that there are no more.
     """
 
     handle: Any
     node: str | None = None
-    about: dict[str, Any] | None = None
+    report: ActorReport | None = None
     shards: set[int] = field(default_factory=set)
     polled_at: float = 0.0
     ending: bool = False
 
 
 class Report(NamedTuple):
-    """What an actor gave: ``kind`` is the method's name, ``value`` what came."""
+    """An actor's answer to a call."""
 
     actor: Actor
-    kind: str
-    value: dict[str, Any]
+    message: Message
 
 
 class Cluster(NamedTuple):
-    """What the hand-out needs of Ray: ``start`` makes an actor, ``kill`` ends one, ``nodes`` are those alive by Ray's
-    names, ``most`` is how many actors there may be now, and ``death`` is what the loss of an actor raises."""
+    """Ray, as far as the pool needs it.
+
+    ``start`` makes an actor and ``kill`` ends one; ``nodes`` gives the ids of machines that are alive, ``most`` how
+    many actors there may be now; ``death`` is the exception for the loss of an actor.
+    """
 
     start: Callable[[], Any]
     kill: Callable[[Any], None]
@@ -75,69 +80,76 @@ class Cluster(NamedTuple):
     death: type[Exception]
 
 
+@dataclass(frozen=True)
+class PoolSettings:
+    """How a pool deals with its cluster.
+
+    ``clips`` are those of an average shard; ``elastic`` says whether machines may join: some shards are kept for them.
+    ``wait_s`` is how long there may be no actor because no machine has what one ``needs`` (in words).
+    """
+
+    clips: float
+    elastic: bool
+    wait_s: float
+    needs: str
+
+
 class ShardPool:
-    """Gives shards to actors, a call each, until all are done.
+    """Hands shards out to actors, a call each, until all are done.
 
     Args:
         cluster: starts and ends actors.
-        shards: that are to be done, in order.
-        clips: of an average shard.
-        elastic: whether machines may come while the run goes on: something is kept for them.
-        wait_s: how long there may be no actor because no machine holds one.
-        needs: what an actor takes, in words.
-        say: told of what the run waits for, in words; of None when it goes on.
+        shards: to be done, in order.
+        settings: see ``PoolSettings``.
+        say: gets what the run waits for, in words, and None when it goes on.
+
+    Attributes:
+        killers: shards that were given up, with Ray's words on the last death.
+        largest: the most actors that were ready at a time.
     """
 
     def __init__(
         self,
         cluster: Cluster,
         shards: Sequence[int],
-        *,
-        clips: float,
-        elastic: bool,
-        wait_s: float,
-        needs: str,
+        settings: PoolSettings,
         say: Callable[[str | None], None],
     ) -> None:
-        self._cluster, self._clips, self._elastic = cluster, clips, elastic
-        self._wait_s, self._needs, self._say = wait_s, needs, say
-        self._left = deque(shards)
-        self._alone: deque[int] = deque()
-        """Shards that may have killed actors: each is given to one that has no other."""
-        self._deaths: Counter[int] = Counter()
         self.killers: dict[int, str] = {}
-        """Shards that were given up, with what Ray said of the last death."""
+        self.largest = 0
+        self._cluster, self._settings, self._say = cluster, settings, say
+        self._left = deque(shards)
+        self._alone: deque[int] = deque()  # shards that may have killed actors: each goes to one that has no other
+        self._deaths: Counter[int] = Counter()
         self._actors: list[Actor] = []
-        self._heard: queue.SimpleQueue[tuple[Actor, str, int, Future[Any]]] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[tuple[Actor, str, int, Future[Any]]] = queue.SimpleQueue()
         self._failed_starts = 0
         self._most, self._counted_at = 0, float("-inf")
-        self._placed_at: float = time.monotonic()
+        self._placed_at = time.monotonic()
         self._waits = False
-        self.largest = 0
-        """The most actors that were ready at a time."""
 
     def reports(self, stopped: Callable[[], bool], grace_s: float) -> Iterator[Report]:
-        """Hand shards out, and give what comes of them; at the end actors end, with what they give last.
+        """Hand shards out, and yield the answers; at the end actors end, each with a last report.
 
         Args:
             stopped: whether to end early: no more shards are handed out then.
-            grace_s: how long those under way may then take.
+            grace_s: how long shards under way may then take.
 
         Raises:
             EngineError: actors die one after the other before they are ready, or no machine holds one.
         """
         ends_at = None
-        while self._in_hand() or ((self._left or self._alone) and ends_at is None):
+        while self._under_way() or ((self._left or self._alone) and ends_at is None):
             if ends_at is None and stopped():
                 ends_at = time.monotonic() + grace_s
             if ends_at is None:
-                self._hire()
-                self._give()
+                self._start_actors()
+                self._hand_out()
             elif time.monotonic() > ends_at:
                 break
-            yield from self._hear()
+            yield from self._receive()
         for actor in list(self._actors):
-            if actor.about is None:
+            if actor.report is None:
                 self._dismiss(actor)
             else:
                 actor.ending = True
@@ -145,46 +157,45 @@ class ShardPool:
         while self._actors:
             if ends_at is not None and time.monotonic() > ends_at:
                 self.close()
-            yield from self._hear()
+            yield from self._receive()
 
     def close(self) -> None:
         """End all actors, whatever they do."""
         while self._actors:
             self._dismiss(self._actors[0])
 
-    # Actors
-
-    def _hire(self) -> None:
-        """Have as many actors as there may be, and as there is work for; Ray places them when there is room."""
+    def _start_actors(self) -> None:
+        """Start as many actors as there may be, and as there is work for; Ray places them when there is room."""
         now = time.monotonic()
         if now > self._counted_at + _NODES_S:
             self._counted_at, self._most = now, self._cluster.most()
-            self._look_for_machines(now)
-        work = len(self._left) + len(self._alone) + self._in_hand()
+            self._check_machines(now)
+        work = len(self._left) + len(self._alone) + self._under_way()
         while len(self._actors) < min(self._most, work):
             actor = Actor(self._cluster.start())
             self._actors.append(actor)
             self._call(actor, "where")
             self._call(actor, "make")
 
-    def _look_for_machines(self, now: float) -> None:
-        """Say so where no actor has found a machine, and give up where that takes too long.
+    def _check_machines(self, now: float) -> None:
+        """Report that no actor has found a machine, and give up where that takes too long.
 
         Raises:
             EngineError: it takes too long.
         """
         if any(actor.node for actor in self._actors):
             self._placed_at = now
+        needs, wait_s = self._settings.needs, self._settings.wait_s
         waited = now - self._placed_at - _STARTS_S
         waits = waited > 0
         if waits != self._waits:
             self._waits = waits
-            self._say(f"waiting for a machine with {self._needs}" if waits else None)
-        if waited > self._wait_s:
+            self._say(f"waiting for a machine with {needs}" if waits else None)
+        if waited > wait_s:
             raise EngineError(
-                f"no machine of the cluster has had {self._needs} for an actor in engine.wait_s={self._wait_s:g} s: "
-                "add one, raise engine.wait_s, or lower engine.num_cpus_per_actor or engine.num_gpus_per_actor, and "
-                "rerun the same command to resume"
+                f"no machine of the cluster has had {needs} for an actor in engine.wait_s={wait_s:g} s: add one, raise "
+                "engine.wait_s, or lower engine.num_cpus_per_actor or engine.num_gpus_per_actor, and rerun the "
+                "same command to resume"
             )
 
     def _dismiss(self, actor: Actor) -> None:
@@ -194,16 +205,14 @@ class ShardPool:
     def _call(self, actor: Actor, kind: str, *arguments: int) -> None:
         shard = arguments[0] if arguments else -1
         future = getattr(actor.handle, kind).remote(*arguments).future()
-        future.add_done_callback(lambda done: self._heard.put((actor, kind, shard, done)))
+        future.add_done_callback(lambda done: self._answers.put((actor, kind, shard, done)))
 
-    # Shards
-
-    def _in_hand(self) -> int:
+    def _under_way(self) -> int:
         return sum(len(actor.shards) for actor in self._actors)
 
-    def _give(self) -> None:
-        for actor in sorted(self._actors, key=lambda each: len(each.shards)):
-            while actor.about is not None and (shard := self._next_for(actor)) is not None:
+    def _hand_out(self) -> None:
+        for actor in sorted(self._actors, key=lambda actor: len(actor.shards)):
+            while actor.report is not None and (shard := self._next_for(actor)) is not None:
                 actor.shards.add(shard)
                 self._call(actor, "embed", shard)
 
@@ -213,75 +222,76 @@ class ShardPool:
             return self._alone.popleft()
         if not self._left or any(self._deaths[shard] >= DEATHS - 1 for shard in actor.shards):
             return None
-        return self._left.popleft() if len(actor.shards) < self._ahead(actor.about or {}) else None
+        assert actor.report is not None
+        return self._left.popleft() if len(actor.shards) < self._ahead(actor.report.decode_processes) else None
 
-    def _ahead(self, about: Mapping[str, Any]) -> int:
-        """How many shards an actor has at a time: as keep it busy, and fewer later on, so that all end together."""
-        processes = about.get("resolved", {}).get("memory.decode_workers", 1)
-        wanted = min(_LEAST_AHEAD + int(_CLIPS_AHEAD * processes / max(self._clips, 1)), _MOST_AHEAD)
-        if self._elastic or self._most > 1:
+    def _ahead(self, processes: int) -> int:
+        """Return how many shards an actor has at a time: enough to keep it busy, fewer towards the end.
+
+        With fewer at the end all actors end together.
+        """
+        wanted = min(_LEAST_AHEAD + int(_CLIPS_AHEAD * processes / max(self._settings.clips, 1)), _MOST_AHEAD)
+        if self._settings.elastic or self._most > 1:
             placed = sum(actor.node is not None for actor in self._actors)
             wanted = min(wanted, len(self._left) // (2 * placed))
         return max(_LEAST_AHEAD, wanted)
 
-    # What is heard
-
-    def _hear(self) -> Iterator[Report]:
-        """Wait for a moment, and give what has come."""
+    def _receive(self) -> Iterator[Report]:
+        """Wait for a moment, and yield the answer that has come."""
         for actor in self._actors:
             if actor.shards and time.monotonic() > actor.polled_at + _PROGRESS_S:
                 actor.polled_at = float("inf")
                 self._call(actor, "progress")
         try:
-            actor, kind, shard, done = self._heard.get(timeout=_LOOK_S)
+            actor, kind, shard, done = self._answers.get(timeout=_LOOK_S)
         except queue.Empty:
             return
         if actor not in self._actors:
             return
         try:
-            value = done.result()
+            answer = done.result()
         except self._cluster.death as error:
             self._lose(actor, error)
             return
         except Exception as error:
             raise EngineError(f"an actor could not be called ({error}): see runner.log") from error
         if kind == "where":
-            actor.node = value
+            actor.node = answer
             return
         if kind == "make":
-            actor.about, self._failed_starts = value, 0
-            self.largest = max(self.largest, sum(each.about is not None for each in self._actors))
+            actor.report, self._failed_starts = answer, 0
+            self.largest = max(self.largest, sum(known.report is not None for known in self._actors))
         elif kind == "progress":
             actor.polled_at = time.monotonic()
         elif kind == "embed":
             actor.shards.discard(shard)
         elif kind == "finish":
             self._dismiss(actor)
-        yield Report(actor, kind, value)
+        yield Report(actor, answer)
 
     def _lose(self, actor: Actor, error: Exception) -> None:
-        """An actor is gone: its shards are given to others, unless one of them has killed too many."""
+        """Drop an actor that is gone, and hand its shards to others, but one that has killed too many."""
         self._dismiss(actor)
         if actor.ending:
             log.warning("an actor died at its end, before its last canary: %s", error)
             return
-        by_machine = _is_the_machines(actor, error, self._cluster.nodes())
+        with_machine = _went_with_machine(actor, error, self._cluster.nodes())
         log.warning("an actor died with %d shards, which others are given: %s", len(actor.shards), error)
-        if actor.about is None and not by_machine:
+        if actor.report is None and not with_machine:
             self._failed_starts += 1
             if self._failed_starts >= DEATHS:
                 raise EngineError(
                     f"{DEATHS} actors died before they were ready, one after the other ({error}): see runner.log"
                 )
         for shard in sorted(actor.shards, reverse=True):
-            self._deaths[shard] += not by_machine
+            self._deaths[shard] += not with_machine
             if self._deaths[shard] >= DEATHS:
                 self.killers[shard] = str(error)
             else:
                 (self._alone if self._deaths[shard] == DEATHS - 1 else self._left).appendleft(shard)
 
 
-def _is_the_machines(actor: Actor, error: Exception, alive: set[str]) -> bool:
-    """Whether an actor went with its machine, as one of a spot market does: that is no fault of its shards."""
+def _went_with_machine(actor: Actor, error: Exception, alive: set[str]) -> bool:
+    """Whether an actor was lost with its machine, as in a spot market: that is no fault of its shards."""
     gone = actor.node is not None and actor.node not in alive
     return gone or bool(getattr(error, "preempted", False)) or "node has died" in str(error)

@@ -12,18 +12,19 @@ done.  result.json is the last object of a run, but for the note of its MLflow r
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from runner.contract.files import write_result
+from runner.contract.spec import RemoteHandle
 from runner.core.cleanup import at_cleanup
 from runner.core.errors import ConfigError, RunnerError, StoreError
 from runner.core.failures import failure_of
-from runner.core.files import write_atomic
 from runner.core.layout import (
     CLIP_PARTS,
     DESCRIPTIONS,
@@ -64,6 +65,7 @@ from runner.storage.object_store import Store
 
 if TYPE_CHECKING:
     from runner.config.schema import RunConfig
+    from runner.contract.result import RunResult
     from runner.output.state.journal import ShardEntry
     from runner.output.state.plan import Plan
 
@@ -124,10 +126,10 @@ class RemoteRun:
             self.hold.release()
             raise
 
-    def spec(self) -> dict[str, Any]:
+    def handle(self) -> RemoteHandle:
         """What the worker needs to know of it."""
         fenced = self._store.conditions is not None
-        return {"url": self._store.url, "token": self.hold.token, "plan": self._plan_id, "fenced": fenced}
+        return RemoteHandle(self._store.url, self.hold.token, self._plan_id, fenced)
 
     def begin_session(self, plan: Plan) -> None:
         """Have the plan in the store, before anything of it is done.
@@ -179,19 +181,22 @@ class RemoteRun:
                 f"{self._store.url}: its embeddings can't be brought to {self._folder} ({error})"
             ) from error
 
-    def upload_remaining(self, result: dict[str, Any]) -> None:
+    def upload_remaining(self, result: RunResult) -> RunResult:
         """Put all files but the shards' own, result.json and tracking.json; look whether the shards' are all there.
 
         Args:
-            result: the run's, in the working folder as result.json; both become those of a failed run if that fails.
+            result: the run's, in the working folder as result.json.
+
+        Returns:
+            It, or that of a failed run, which is then in the working folder, too.
         """
         rest = [path for path in self._folder.rglob("*") if path.is_file() and self._is_rest(path)]
         names = [path.relative_to(self._folder).as_posix() for path in rest]
-        self._put(rest, names, result, self._tidy)
+        return self._put(rest, names, result, self._tidy)
 
-    def put_result(self, result: dict[str, Any]) -> None:
-        """Put result.json, the last of a run's own; what fails is told as by ``upload_remaining``."""
-        self._put([self._folder / RESULT], [RESULT], result)
+    def put_result(self, result: RunResult) -> RunResult:
+        """Put result.json, the last of a run's own; for what fails see ``upload_remaining``."""
+        return self._put([self._folder / RESULT], [RESULT], result)
 
     def put_tracking(self) -> None:
         """Put the note of the MLflow run, if there is one: any machine goes on with it then.  Trouble is a warning."""
@@ -210,10 +215,10 @@ class RemoteRun:
         self,
         paths: Sequence[Path],
         names: Sequence[str],
-        result: dict[str, Any],
+        result: RunResult,
         then: Callable[[], None] = lambda: None,
-    ) -> None:
-        finished = result["status"] == "finished"
+    ) -> RunResult:
+        finished = result.status == "finished"
         limit = None if finished else min(FAILED_PUT_S, self._store.timeout_s)
         try:
             if not self.hold.is_held():
@@ -224,9 +229,9 @@ class RemoteRun:
         except (RunnerError, OSError) as error:
             log.error("%s", error)
             if finished:
-                failure = {**failure_of(error)._asdict(), "signal": None}
-                result |= {"status": "failed", "exit_status": 1, "failure": {**failure, "log_tail": ""}}
-                write_atomic(self._folder / RESULT, json.dumps(result, indent=2))
+                result = replace(result, status="failed", exit_status=1, failure=failure_of(error))
+                write_result(self._folder / RESULT, result)
+        return result
 
     def _tidy(self) -> None:
         """Remove what is of no shard, once all that is of one is there.

@@ -8,7 +8,7 @@ files.  Only npz files, whose names are their clips', are, while no commit objec
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ from runner.storage.object_store import Store
 from runner.storage.worker_lease import WorkerLease
 
 if TYPE_CHECKING:
-    from runner.config.schema import RunConfig
+    from runner.contract.spec import RunSpec
     from runner.output.state.journal import ShardEntry
 
 _FIRST = (f"{STATE}/{IDENTITY}", f"{STATE}/spec.json", *DESCRIPTIONS)
@@ -39,26 +39,26 @@ class RemoteCommitter:
     """Puts what a worker writes into the store.
 
     Args:
-        spec: the run's; its ``store`` says where, by what token the command holds the output, which run it is, and
-            whether the store keeps to conditions.
-        config: the run's.
+        spec: the run's, with ``remote``.
         keeps: whether what the command reads of shards stays on this machine: parts of clips.parquet, and the shards
             that the map is drawn from.
     """
 
-    def __init__(self, spec: Mapping[str, Any], config: RunConfig, *, keeps: bool = True) -> None:
-        self._folder = Path(spec["run_dir"])
-        self._plan: str = spec["store"]["plan"]
-        self._store = Store(spec["store"]["url"], config.output.upload_timeout_s)
-        if not spec["store"]["fenced"]:
+    def __init__(self, spec: RunSpec, *, keeps: bool = True) -> None:
+        config, remote = spec.config, spec.remote
+        assert remote is not None
+        self._folder = spec.run_dir
+        self._plan = remote.plan
+        self._store = Store(remote.url, config.output.upload_timeout_s)
+        if not remote.fenced:
             self._store.conditions = None
-        self._lease = WorkerLease(self._store, spec["store"]["token"])
+        self._lease = WorkerLease(self._store, remote.token)
         if self._store.conditions is not None:
             self._store.fence = self._lease
-        self._rows: Sequence[str] = spec["rows"]
+        self._rows = spec.rows
         self._keeps = keeps
         wanted = keeps and config.profile.plots and config.profile.projection != "none"
-        self._kept = sampled(len(spec["shards"])) if wanted else set()
+        self._kept = sampled(len(spec.shards)) if wanted else set()
 
     @property
     def lock(self) -> Path:

@@ -20,18 +20,21 @@ import pytest
 import soundfile
 
 from runner.config.composition import compose_config
+from runner.contract.spec import DatasetSummary
 from runner.core.errors import EngineError, ParityError
 from runner.core.events import Events, StartupTimer
+from runner.core.failures import Failure
 from runner.engines.ray import actor as ray_actor
 from runner.engines.ray.actor import EmbedShards, Reports, ShardWriter
 from runner.engines.ray.driver import ReportCollector
+from runner.engines.ray.messages import ActorEnd, ActorFailure, ActorInit, ActorReport, Message, ShardReport
 from runner.engines.ray.pool import Actor, Report
-from runner.engines.ray.registry import ActorInit
 from runner.output.state.journal import ShardEntry, read_journal
 from runner.output.writer import RunWriter, make_formats
 from runner.pipeline.decode_pool import DecodePool
 from runner.pipeline.messages import DecodeOptions, Replica
 from tests.pipeline.test_engine import fake_embed
+from tests.results import make_spec
 
 CLIPS, A_SHARD = 96, 8
 SHARDS = [(first, first + A_SHARD) for first in range(0, CLIPS, A_SHARD)]
@@ -64,21 +67,24 @@ class PlainActor(EmbedShards):
     """An actor whose session is plain arithmetic."""
 
     def __init__(self, folder: Path, *, fails_at: int | None = None, misses: bool = False, pause_s: float = 0) -> None:
-        super().__init__(ActorInit({"dataset": {"root": str(folder), "clips": CLIPS}, "shards": SHARDS}, {}, CLIPS))
+        dataset = DatasetSummary(str(folder), "d", CLIPS)
+        config = compose_config(["weights=random"])
+        manifest = folder / "manifest.parquet"
+        spec = make_spec(folder, config, dataset=dataset, shards=SHARDS, rows=(), manifest=manifest)
+        super().__init__(ActorInit(spec, {}, CLIPS))
         self.folder, self.fails_at, self.canary, self.pause_s = folder, fails_at, FakeCanary(misses), pause_s
 
     async def where(self) -> str:
         return "here"
 
-    def _make(self, about: dict[str, Any]) -> None:
-        self.config, self.mirror, self._folder = compose_config(["weights=random"]), None, None
-        self.spec = self._brief.spec | {"manifest": str(self.folder / "manifest.parquet"), "run_dir": str(self.folder)}
+    def _make(self) -> None:
+        self.spec, self.remote, self._folder = self._init.spec, None, None
         self._pool = DecodePool(DecodeOptions(0.96, "pad", "drop", "kaiser_best"), 1)
         self._pool.open(1, 2, 5)
-        self._ready = SimpleNamespace(sessions=[])
+        self._model = SimpleNamespace(sessions=[])
 
     def _make_writer(self) -> RunWriter:
-        formats = make_formats(self.config.output, self.folder, {}, 0.96, [])
+        formats = make_formats(self.spec.config.output, self.folder, {}, 0.96, [])
         writer = Writer(self.folder, {}, formats, journal=self._reports)
         writer.fails_at = self.fails_at
         return writer
@@ -105,11 +111,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def given(actor: EmbedShards, *shards: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """What comes of shards that an actor has at the same time, and of its end."""
+def embed(actor: EmbedShards, *shards: int) -> tuple[list[ShardReport], ActorEnd]:
+    """The reports of shards that an actor has at the same time, and its last one."""
 
-    async def life() -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        assert (await actor.make())["error"] is None
+    async def life() -> tuple[list[ShardReport], ActorEnd]:
+        assert (await actor.make()).failed is None
         reports = await asyncio.gather(*map(actor.embed, shards))
         await actor.progress()
         return reports, await actor.finish()
@@ -125,32 +131,32 @@ def assert_right(folder: Path, shards: list[int]) -> None:
 
 def test_every_shard_has_one_line_and_its_own_rows_and_the_last_canary_comes_at_the_end(folder: Path) -> None:
     actor = PlainActor(folder)
-    reports, end = given(actor, 5, 0, 1, 2, 11, 3, 4, 10, 9, 8, 6, 7)
-    assert [report["entry"]["shard"] for report in reports] == [5, 0, 1, 2, 11, 3, 4, 10, 9, 8, 6, 7]
-    assert sum(report["entry"]["clips"] for report in reports) == CLIPS
+    reports, end = embed(actor, 5, 0, 1, 2, 11, 3, 4, 10, 9, 8, 6, 7)
+    assert [report.entry.shard for report in reports] == [5, 0, 1, 2, 11, 3, 4, 10, 9, 8, 6, 7]
+    assert sum(report.entry.clips for report in reports) == CLIPS
     assert_right(folder, list(range(len(SHARDS))))
-    assert (end["canaries"], end["examples"], end["under_way"]) == (1, 2 * CLIPS, 0)
-    assert set(end["stages"]) == {"decode", "write", "copy", "compute", "replica"}
-    assert end["ended"] > end["began"]
+    assert (end.canaries, end.progress.examples, end.progress.under_way) == (1, 2 * CLIPS, 0)
+    assert set(end.stages) == {"decode", "write", "copy", "compute", "replica"}
+    assert end.progress.ended > end.progress.began
     batches = actor._engine.timings
     assert sum(timing.examples == 5 for timing in batches) >= len(batches) - 2  # filled across shards
 
 
 def test_after_a_failure_all_calls_end_with_it_and_no_wrong_rows_are_written(folder: Path) -> None:
-    reports, end = given(PlainActor(folder, fails_at=1, pause_s=0.02), *range(12))
-    failed = [report["error"]["message"] for report in reports if "error" in report]
+    reports, end = embed(PlainActor(folder, fails_at=1, pause_s=0.02), *range(12))
+    failed = [report.failed.failure.message for report in reports if report.failed]
     assert len(set(failed)) == 1
     assert "no room for shard 1" in failed[0]
-    assert end["error"]["message"] == failed[0]
-    assert_right(folder, [report["entry"]["shard"] for report in reports if "entry" in report])
+    assert end.failed.failure.message == failed[0]
+    assert_right(folder, [report.entry.shard for report in reports if report.entry])
 
 
 def test_a_wrong_canary_at_the_end_takes_back_what_an_actor_wrote_since_the_last_good_one(folder: Path) -> None:
-    reports, end = given(PlainActor(folder, misses=True), 4, 5, 6)
-    done = [report["entry"]["shard"] for report in reports]
-    assert end["error"]["kind"] == "parity"
-    assert len(end["undone"]) == 2
-    assert set(end["undone"]) < set(done)
+    reports, end = embed(PlainActor(folder, misses=True), 4, 5, 6)
+    done = [report.entry.shard for report in reports]
+    assert end.failed.failure.kind == "parity"
+    assert len(end.failed.undone) == 2
+    assert set(end.failed.undone) < set(done)
 
 
 def test_pages_stay_locked_while_the_actor_lives(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,65 +169,62 @@ def test_pages_stay_locked_while_the_actor_lives(folder: Path, monkeypatch: pyte
         said.append("unlocked")
 
     monkeypatch.setattr(ray_actor, "pinned", pinned)
-    about: dict[str, Any] = {"resolved": {}, "warnings": []}
     actor = PlainActor(folder)
+    actor._report = ActorReport("here", "node", 1)
     actor._pool = SimpleNamespace(memory=None)
-    actor._lock_pages(StartupTimer(0.0), about)
+    actor._pin(StartupTimer(0.0))
     assert said == ["locked"]
-    assert about["resolved"]["memory.pinned"] is True
+    assert actor._report.startup.resolved["memory.pinned"] is True
     actor._pins.close()
     assert said == ["locked", "unlocked"]
 
 
 def test_what_an_actor_can_not_make_is_the_runs_failure_in_the_same_words(folder: Path, tmp_path: Path) -> None:
-    def broken(self: EmbedShards, about: dict[str, Any]) -> None:
+    def broken(self: EmbedShards) -> None:
         raise ParityError("other embeddings than the reference")
 
     actor = PlainActor(folder)
     actor._make = broken.__get__(actor)
-    about = asyncio.run(actor.make())
+    report = asyncio.run(actor.make())
     with pytest.raises(ParityError, match="other embeddings than the reference"):
-        collected(tmp_path).take(Report(Actor(None, about=about), "make", about))
+        make_collector(tmp_path).add(Report(Actor(None, report=report), report))
 
 
-def collected(folder: Path) -> ReportCollector:
+def make_collector(folder: Path) -> ReportCollector:
     config = compose_config(["weights=random", "dataset=demo", "engine=ray"])
-    spec = {"config": config.to_dict(), "shards": [[0, 1], [1, 2]], "dataset": {"clips": 2}}
     (folder / ".runner").mkdir(exist_ok=True)
-    return ReportCollector(spec, folder, Events(io.StringIO()), {"warnings": []}, {})
+    return ReportCollector(make_spec(folder, config, shards=((0, 1), (1, 2))), Events(io.StringIO()), {})
 
 
-def about(pid: int, precision: str) -> dict[str, Any]:
-    identity = {"weights.checksum": "c", "precision": precision}
-    who = {"host": "here", "pid": pid, "node": "n", "metrics": {}, "warnings": [], "error": None}
-    return {**who, "identity": identity, "file_metadata": {}}
+def actor_with(pid: int, precision: str) -> ActorReport:
+    return ActorReport("here", "n", pid, identity={"weights.checksum": "c", "precision": precision})
 
 
-def meet(taker: ReportCollector, what: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
-    """Have an actor met; what takes what else it gives."""
-    actor = Actor(None, about=what)
-    taker.take(Report(actor, "make", what))
-    return lambda value: taker.take(Report(actor, "embed", value))
+def add_actor(collector: ReportCollector, report: ActorReport) -> Callable[[Message], None]:
+    """Add an actor; the function returned adds its other answers."""
+    actor = Actor(None, report=report)
+    collector.add(Report(actor, report))
+    return lambda message: collector.add(Report(actor, message))
 
 
 def test_all_actors_embed_with_what_the_first_one_has(tmp_path: Path) -> None:
-    taker = collected(tmp_path)
-    meet(taker, about(1, "bfloat16"))
-    meet(taker, about(2, "bfloat16"))
+    collector = make_collector(tmp_path)
+    add_actor(collector, actor_with(1, "bfloat16"))
+    add_actor(collector, actor_with(2, "bfloat16"))
     with pytest.raises(EngineError, match=r"precision \(bfloat16 then, float32 now\)"):
-        meet(taker, about(3, "float32"))
+        add_actor(collector, actor_with(3, "float32"))
 
 
 def test_shards_that_an_actor_takes_back_are_left_to_be_done(tmp_path: Path) -> None:
-    taker = collected(tmp_path)
-    take = meet(taker, about(1, "float32"))
+    collector = make_collector(tmp_path)
+    add = add_actor(collector, actor_with(1, "float32"))
     counts = {"embedded": 1, "audio_s": 1.0, "padded": 0, "skipped": {}, "noted": {}}
     for number in range(2):
-        take({"entry": vars(ShardEntry(number, 1, 1, {}, counts))})
-    assert taker.left == []
+        add(ShardReport(ShardEntry(number, 1, 1, {}, counts)))
+    assert collector.left == []
     with pytest.raises(ParityError, match="wrong"):
-        take({"error": {"kind": "parity", "message": "wrong"}, "undone": [1]})
-    assert taker.left == [1]
+        add(ShardReport(failed=ActorFailure(Failure("parity", "wrong"), (1,))))
+    assert collector.left == [1]
     assert list(read_journal(tmp_path / ".runner" / "journal.jsonl")[0]) == [0]
 
 
@@ -235,5 +238,5 @@ def test_no_shard_is_noted_after_others_were_taken_back(tmp_path: Path) -> None:
     writer.record(ShardEntry(2))  # which was still being written
     assert [each.done() for each in waiting] == [True, True, False]
     reports.fail(ParityError("wrong"))
-    assert waiting[2].result()["undone"] == [1]
-    assert reports.expect(3).result()["error"]["kind"] == "parity"
+    assert waiting[2].result().failed.undone == (1,)
+    assert reports.expect(3).result().failed.failure.kind == "parity"

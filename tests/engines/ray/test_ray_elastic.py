@@ -37,14 +37,14 @@ MEMORY = {"object_store_memory": 80 << 20}
 class ArithmeticActor(EmbedShards):
     """Waits with every shard while there is ``hold`` beside the run's folder, and dies of the one that POISON names."""
 
-    def _make(self, about: dict[str, Any]) -> None:
-        actor.prepare_sessions = whole_run._make_ready
+    def _make(self) -> None:
+        actor.SessionStartup = whole_run.ArithmeticStartup
         actor.Canary = whole_run._no_canary
-        super()._make(about)
+        super()._make()
 
     async def embed(self, shard: int) -> dict[str, Any]:
-        folder = Path(self.spec["run_dir"])
-        (folder.parent / f"actor-{os.getpid()}-of-{self._about['node']}").touch()
+        folder = self.spec.run_dir
+        (folder.parent / f"actor-{os.getpid()}-of-{self._report.node}").touch()
         while (folder.parent / "hold").exists():
             await asyncio.sleep(0.05)
         if os.environ.get("POISON") == str(shard):

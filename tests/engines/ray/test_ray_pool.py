@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +12,11 @@ import pytest
 
 from runner.core.errors import EngineError
 from runner.engines.ray import pool as ray_pool
-from runner.engines.ray.pool import DEATHS, Cluster, ShardPool
+from runner.engines.ray.messages import ActorEnd, ActorProgress, ActorReport, ShardReport
+from runner.engines.ray.pool import DEATHS, Cluster, PoolSettings, Report, ShardPool
+from runner.output.state.journal import ShardEntry
+
+READY = ActorReport("here", "machine", 1)
 
 
 class Died(Exception):
@@ -41,10 +46,10 @@ class FakeActor:
             self.under_way[shards[0]] = answer
             self.world.given.append((self, sorted(self.under_way)))
         elif kind == "progress":
-            answer.set_result({})
+            answer.set_result(ActorProgress(0.0, 0.0, 0, 0))
             self.world.work(self)
         else:
-            answer.set_result(self.node if kind == "where" else {"error": None})
+            answer.set_result({"where": self.node, "make": READY, "finish": ActorEnd()}[kind])
         return answer
 
     def die(self, *more: Future[Any]) -> None:
@@ -80,19 +85,22 @@ class World:
 
     def pool(self, shards: int, wait_s: float = 60.0) -> ShardPool:
         cluster = Cluster(self.start, self.kill, self.nodes, lambda: max(1, self.room), Died)
-        return ShardPool(
-            cluster, range(shards), clips=600, elastic=True, wait_s=wait_s, needs="2 CPUs", say=self.said.append
-        )
+        settings = PoolSettings(clips=600, elastic=True, wait_s=wait_s, needs="2 CPUs")
+        return ShardPool(cluster, range(shards), settings, self.said.append)
 
 
 def all_done(actor: FakeActor) -> None:
     for shard, answer in list(actor.under_way.items()):
         del actor.under_way[shard]
-        answer.set_result({"entry": {"shard": shard}})
+        answer.set_result(ShardReport(ShardEntry(shard)))
 
 
 def done_by(pool: ShardPool, stopped: Callable[[], bool] = lambda: False) -> list[int]:
-    return [each.value["entry"]["shard"] for each in pool.reports(stopped, 5.0) if each.kind == "embed"]
+    return shards_of(pool.reports(stopped, 5.0))
+
+
+def shards_of(reports: Iterable[Report]) -> list[int]:
+    return [report.message.entry.shard for report in reports if isinstance(report.message, ShardReport)]
 
 
 @pytest.fixture(autouse=True)
@@ -104,8 +112,8 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_each_shard_is_done_once_and_every_actor_ends_with_its_last_canary() -> None:
     world = World(all_done)
     reports = list(world.pool(40).reports(lambda: False, 5.0))
-    assert sorted(each.value["entry"]["shard"] for each in reports if each.kind == "embed") == list(range(40))
-    assert sum(each.kind == "finish" for each in reports) == len(world.actors) == 2
+    assert sorted(shards_of(reports)) == list(range(40))
+    assert sum(isinstance(each.message, ActorEnd) for each in reports) == len(world.actors) == 2
 
 
 def test_shards_of_an_actor_that_died_are_given_to_others() -> None:
@@ -172,7 +180,7 @@ def test_an_actor_that_is_alone_leaves_something_for_machines_that_come() -> Non
     had: list[int] = []
     world = World(work, room=1)
     pool = world.pool(40)
-    pool._clips = 1  # small shards: an actor's pipeline would hold them all
+    pool._settings = replace(pool._settings, clips=1)  # small shards: an actor's pipeline would hold them all
     assert sorted(done_by(pool)) == list(range(40))
     assert had[0] < 20
 
@@ -187,7 +195,7 @@ def test_a_cluster_without_a_machine_is_waited_for_and_said() -> None:
         world.room = 1
         (actor,) = world.actors
         actor.node = "machine"
-        for answer, value in zip(actor.placed, ("machine", {"error": None}), strict=True):
+        for answer, value in zip(actor.placed, ("machine", READY), strict=True):
             answer.set_result(value)
 
     pool = world.pool(4)

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from runner.config.composition import compose_config
+from runner.contract.spec import RemoteHandle
 from runner.core.errors import ConfigError, StoreError
 from runner.core.layout import (
     CLIP_PARTS,
@@ -41,6 +42,7 @@ from runner.storage.lease import Lease
 from runner.storage.object_store import Store
 from runner.storage.worker_lease import WorkerLease
 from tests.object_store import Fault, ObjectStore, object_store
+from tests.results import make_spec
 
 BUCKET = "bucket"
 PART = f"{EMBEDDINGS}/part-00000.parquet"
@@ -196,9 +198,8 @@ class Late:
 
 
 def worker(folder: Path, url: str, token: str, *, fenced: bool = True, plan: str = "plan") -> RemoteCommitter:
-    store = {"url": url, "token": token, "plan": plan, "fenced": fenced}
-    spec = {"run_dir": str(folder), "shards": [[0, 2]], "rows": ["rows"], "store": store}
-    return RemoteCommitter(spec, compose_config(["weights=random", f"output.upload_timeout_s={PATIENCE_S}"]))
+    config = compose_config(["weights=random", f"output.upload_timeout_s={PATIENCE_S}"])
+    return RemoteCommitter(make_spec(folder, config, remote=RemoteHandle(url, token, plan, fenced)))
 
 
 def write_shard(folder: Path, who: str, examples: tuple[int, int] = (1, 1)) -> ShardEntry:
@@ -265,10 +266,9 @@ def test_a_worker_that_lost_the_output_stops_within_its_lease_whatever_its_patie
 
     quiet.fault = fault
     config = compose_config(["weights=random", "output.upload_timeout_s=300"])
-    spec = {"run_dir": str(tmp_path), "shards": [[0, 2]], "rows": ["rows"]}
-    spec["store"] = {"url": url, "token": hold.token, "plan": "", "fenced": True}
+    spec = make_spec(tmp_path, config, remote=RemoteHandle(url, hold.token, "", True))
     with ThreadPoolExecutor(1) as thread:
-        ending = thread.submit(RemoteCommitter(spec, config).commit, write_shard(tmp_path, "the first"))
+        ending = thread.submit(RemoteCommitter(spec).commit, write_shard(tmp_path, "the first"))
         assert asked.wait(PATIENCE_S)
         put_holder(store)
         assert_lost(ending)

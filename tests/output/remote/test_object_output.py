@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from runner.config.composition import _run_dir, compose_config
+from runner.contract.spec import RemoteHandle
 from runner.core.errors import ConfigError, StoreError
 from runner.core.layout import HOLDER_OBJECT, JOURNAL, STATE
 from runner.dataset.manifest import build_manifest
@@ -37,6 +38,7 @@ from runner.storage.retry import is_transient
 from tests.commands import PROJECT, Done, start, wait_until
 from tests.commands import run as run_command
 from tests.object_store import Fault, ObjectStore, object_store
+from tests.results import make_spec
 from tests.stress.chaos import make_clips, victims
 
 BUCKET = "bucket"
@@ -149,8 +151,8 @@ def test_a_run_that_was_killed_refused_and_throttled_ends_as_a_local_one(
     assert f"files  {url}" in done.out
     assert f"re-running 1 damaged or incomplete shards in {url}" in done.err
     result = assert_same("killed", out)
-    assert result["session"] == 3
-    assert result["metrics"]["session_clips"] == A_SHARD * left
+    assert result["attempt"] == 3
+    assert result["metrics"]["attempt_clips"] == A_SHARD * left
     again = embed(clips, url, tmp_path / "another")
     assert again.status == 0, again.err
     assert f"{url} is already complete" in again.err
@@ -359,9 +361,8 @@ def test_a_holder_is_written_anew_while_its_command_lives(memory_store: Store) -
 
 def test_a_worker_that_lost_the_output_commits_no_more(memory_store: Store, tmp_path: Path) -> None:
     config = compose_config(["weights=random"])
-    spec: dict[str, Any] = {"run_dir": str(tmp_path), "shards": [[0, 1]], "rows": ["of shard 0"]}
-    spec["store"] = {"url": memory_store.url, "token": "ours", "plan": "", "fenced": False}
-    mirror = RemoteCommitter(spec, config)
+    remote = RemoteHandle(memory_store.url, "ours", "", False)
+    mirror = RemoteCommitter(make_spec(tmp_path, config, rows=("of shard 0",), remote=remote))
     (tmp_path / "embeddings").mkdir()
     (tmp_path / "embeddings/part-00000.parquet").write_bytes(b"rows")
     entry = ShardEntry(0, 1, 1, {"embeddings/part-00000.parquet": (4, "")})
@@ -376,11 +377,11 @@ def test_a_worker_that_lost_the_output_commits_no_more(memory_store: Store, tmp_
 
 
 def test_shards_that_are_taken_back_lose_their_commit_objects(memory_store: Store, tmp_path: Path) -> None:
-    store = {"url": memory_store.url, "token": "ours", "plan": "", "fenced": False}
-    spec = {"run_dir": str(tmp_path), "shards": [[0, 1]] * 3, "rows": [""] * 3, "store": store}
+    remote = RemoteHandle(memory_store.url, "ours", "", False)
+    spec = make_spec(tmp_path, compose_config(["weights=random"]), shards=((0, 1),) * 3, rows=("",) * 3, remote=remote)
     (tmp_path / STATE).mkdir()
     put_holder(memory_store, token="ours")
-    writer = RemoteCommitter(spec, compose_config(["weights=random"])).writer_kind()(tmp_path, {}, [])
+    writer = RemoteCommitter(spec).writer_kind()(tmp_path, {}, [])
     for shard in range(2):
         writer.record(ShardEntry(shard))
     writer.take_back(1)
@@ -407,8 +408,8 @@ def test_shards_of_changed_sources_lose_their_commit_objects(memory_store: Store
 
     first, plan = session(tmp_path / "one")
     assert plan.done == {}
-    spec = {"run_dir": str(tmp_path / "one"), "shards": plan.shards, "rows": plan.rows, "store": first.spec()}
-    mirror = RemoteCommitter(spec, config)
+    spec = make_spec(tmp_path / "one", config, shards=plan.shards, rows=plan.rows, remote=first.handle())
+    mirror = RemoteCommitter(spec)
     for number in (0, 1):
         name = f"embeddings/part-{number:05d}.parquet"
         (tmp_path / "one" / "embeddings").mkdir(exist_ok=True)
@@ -445,12 +446,12 @@ def test_shards_with_clips_that_came_back_are_done_again_from_any_machine(
         return output, plan
 
     first, plan = begin(tmp_path / "one")
-    spec = {"run_dir": str(tmp_path / "one"), "shards": plan.shards, "rows": plan.rows, "store": first.spec()}
+    spec = make_spec(tmp_path / "one", config, shards=plan.shards, rows=plan.rows, remote=first.handle())
     name = ".runner/clips/part-00000.parquet"
     reasons = pa.table({"reason": pa.array([None, "missing", None, None], pa.string()), "detail": pa.nulls(4)})
     pq.write_table(reasons, tmp_path / "one" / name)
     described = {name: size_and_sha256(tmp_path / "one" / name)}
-    RemoteCommitter(spec, config).commit(ShardEntry(0, 4, 4, described, {"skipped": {"missing": 1}}, rows=plan.rows[0]))
+    RemoteCommitter(spec).commit(ShardEntry(0, 4, 4, described, {"skipped": {"missing": 1}}, rows=plan.rows[0]))
     first.release()
     clip = Path(os.fsdecode(plan.manifest.table["path"][1].as_py()))
     clip.rename(tmp_path / clip.name)

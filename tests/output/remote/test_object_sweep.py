@@ -145,7 +145,7 @@ def test_a_sweep_that_was_stopped_killed_and_failed_at_its_end_ends_as_a_local_o
     found = objects(store, "stopped")
     assert [name for name in found if name.endswith("lease.json") or name.startswith("1/")] == []
     assert json.loads(found["sweep.json"]) == json.loads((staging_dir(url, outputs) / "sweep.json").read_text())
-    assert json.loads(found["0/result.json"])["status"] == "killed"
+    assert json.loads(found["0/result.json"])["status"] == "interrupted"
 
     begun = {"1/.runner/commits/shard-00000.json", "1/tracking.json"}
     stop_when(lambda: begun <= set(names(store, "stopped")), command, log, kill)
@@ -171,7 +171,7 @@ def test_a_sweep_that_was_stopped_killed_and_failed_at_its_end_ends_as_a_local_o
     assert_same(store, "stopped", local)
     log_text = objects(store, "stopped")["0/runner.log"].decode()
     assert log_text.index("asked to stop") < log_text.rindex("parity of /CPU:0")  # in two sessions, one after the other
-    assert json.loads(objects(store, "stopped")["1/result.json"])["session"] == 2
+    assert json.loads(objects(store, "stopped")["1/result.json"])["attempt"] == 2
 
     parent, *_ = of_the_time = runs_of(f"sqlite:///{outputs}/mlflow.db")
     assert [run.info.run_id for run in of_the_time if "sweep.overrides" in run.data.tags] == [parent.info.run_id]

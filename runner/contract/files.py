@@ -1,0 +1,142 @@
+"""The one reader and the one writer of spec.json and of result.json."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from runner.config.schema import RunConfig, from_dict
+from runner.contract.result import RunInfo, RunResult, RunStats, Startup, WorkerResult
+from runner.contract.spec import RunSpec
+from runner.core.errors import ResumeError, RunnerError
+from runner.core.files import write_atomic
+from runner.core.layout import RunLayout
+from runner.core.readable import read_json
+
+if TYPE_CHECKING:
+    from cattrs import Converter
+
+log = logging.getLogger(__name__)
+
+SCHEMA_VERSION = 2
+"""Of spec.json and result.json; raised with every change that an older or newer runner would misread."""
+
+_VERSION = "schema_version"
+
+_FLAT = {"info": RunInfo, "startup": Startup, "stats": RunStats}
+"""Fields of a result whose own fields are the file's."""
+
+_NOT_IN_FILE = "mlflow_run_id"
+
+_Read = TypeVar("_Read")
+
+
+def write_spec(path: Path, spec: RunSpec) -> None:
+    """Write spec.json."""
+    write_atomic(path, json.dumps({_VERSION: SCHEMA_VERSION, **_converter().unstructure(spec)}, indent=2))
+
+
+def read_spec(path: Path) -> RunSpec:
+    """Read spec.json.
+
+    Raises:
+        ResumeError: it can't be read, or another version of the runner wrote it.
+    """
+    return _read(path, RunSpec)
+
+
+def write_result(path: Path, result: WorkerResult) -> None:
+    """Write result.json."""
+    write_atomic(path, json.dumps(result_to_json(result), indent=2))
+
+
+def read_result(path: Path) -> RunResult:
+    """Read result.json as the command left it.
+
+    Raises:
+        ResumeError: it can't be read, another version of the runner wrote it, or it is the worker's alone.
+    """
+    return _read(path, RunResult)
+
+
+def read_worker_result(path: Path) -> WorkerResult:
+    """Read the worker's part of result.json.
+
+    Raises:
+        ResumeError: it can't be read, or another version of the runner wrote it.
+    """
+    return _read(path, WorkerResult)
+
+
+def read_results(folders: Iterable[Path]) -> list[RunResult]:
+    """Read the result.json of each run's folder that has one; one that can't be read is a warning."""
+    results = []
+    for folder in folders:
+        path = RunLayout(folder).result
+        try:
+            if path.exists():
+                results.append(read_result(path))
+        except ResumeError as error:
+            log.warning("%s", error)
+    return results
+
+
+def result_to_json(result: WorkerResult) -> dict[str, Any]:
+    """The flat object of result.json; what is None is left out."""
+    values = _converter().unstructure(result)
+    values.pop(_NOT_IN_FILE, None)
+    flat: dict[str, Any] = {_VERSION: SCHEMA_VERSION}
+    for name in ("info", *values):
+        flat |= values.get(name, {}) if name in _FLAT else {name: values[name]}
+    return {key: value for key, value in flat.items() if value is not None}
+
+
+def result_from_json(values: Mapping[str, Any], kind: type[_Read]) -> _Read:
+    """Make a ``RunResult`` or ``WorkerResult`` of the flat object of result.json."""
+    names = {each.name for each in fields(kind)}  # type: ignore[arg-type]
+    parts = {name: values for name in _FLAT if name in names}
+    return _converter().structure({**values, **parts}, kind)
+
+
+def _read(path: Path, kind: type[_Read]) -> _Read:
+    from cattrs import transform_error
+
+    values = read_json(path)
+    version = values.get(_VERSION, values.get("schema", 1))
+    if version != SCHEMA_VERSION:
+        raise ResumeError(
+            f"{path} is of version {version} of the runner's files, and this runner reads version {SCHEMA_VERSION}: "
+            "use the runner that wrote it, or run the same command into another output.dir"
+        )
+    if kind is RunResult and "run_name" not in values:
+        raise ResumeError(f"{path} is of a run whose command ended before it: rerun the same command to complete it")
+    try:
+        return _converter().structure(values, kind) if kind is RunSpec else result_from_json(values, kind)
+    except Exception as error:
+        reason = transform_error(error, format_exception=_describe)[0]
+        raise ResumeError(
+            f"{path} can't be read ({reason}): rerun the same command to have it written again"
+        ) from error
+
+
+def _describe(error: BaseException, kind: type | None) -> str:
+    from cattrs.v import format_exception
+
+    return str(error) if isinstance(error, RunnerError) else format_exception(error, kind)
+
+
+@functools.cache
+def _converter() -> Converter:
+    from cattrs.preconf.json import make_converter
+
+    converter = make_converter()
+    converter.register_structure_hook(RunConfig, lambda value, _: from_dict(value))
+    converter.register_unstructure_hook(RunConfig, RunConfig.to_dict)
+    converter.register_structure_hook(Path, lambda value, _: Path(value))
+    converter.register_unstructure_hook(Path, str)
+    return converter
