@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runner.config.groups.evaluate import TASKS, UNITS, EvaluateConfig, check_evaluation
+from runner.contract.files import read_result, write_result
 from runner.core.errors import EvaluationError, RunnerError
-from runner.core.files import write_atomic
 from runner.core.layout import RunLayout
 from runner.core.paths import as_path, is_url
 from runner.core.printable import printable
 from runner.core.readable import read_json
 from runner.core.redact import without_credentials
-from runner.evaluation.evaluate import evaluate, with_evaluation, write_evaluation
-from runner.reporting.quality import describe_quality, quality_findings
+from runner.evaluation.evaluate import evaluate, evaluation_of, with_evaluation, write_evaluation
+from runner.reporting.quality import Quality, describe_quality, quality_findings, quality_of
+
+if TYPE_CHECKING:
+    from runner.contract.result import Evaluation
 
 _PATIENCE_S = 120.0
 """How long an object of a store may take."""
@@ -33,26 +35,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     failed = False
-    results: list[dict[str, Any]] = []
+    qualities: list[Quality] = []
     places: list[str] = []
     try:
         config = _config(options)
         check_evaluation(config)
         for place in (place for argument in options.runs for place in _runs(argument)):
             try:
-                result = _evaluate(place, config, logs=not options.no_log)
+                qualities.append(_evaluate(place, config, logs=not options.no_log))
             except (RunnerError, OSError) as error:
                 failed = True
                 print(f"error: {printable(without_credentials(f'{place}: {error}'))}", file=sys.stderr)
                 continue
-            results.append(result)
             places.append(place)
-            print(printable(_told(place, result)))
     except RunnerError as error:
         print(f"error: {printable(without_credentials(str(error)))}", file=sys.stderr)
         return 1
-    if len(results) > 1:
-        print(printable("\n".join(["", *quality_findings(_told_apart(results, places))])))
+    if len(qualities) > 1:
+        print(printable("\n".join(["", *quality_findings(_told_apart(qualities, places))])))
     return int(failed)
 
 
@@ -110,8 +110,8 @@ def _runs(argument: str) -> Iterator[str]:
             yield str(folder / job)
 
 
-def _evaluate(place: str, config: EvaluateConfig, *, logs: bool) -> dict[str, Any]:
-    """Evaluate a run and put what was found into its files and its MLflow run; its result.json."""
+def _evaluate(place: str, config: EvaluateConfig, *, logs: bool) -> Quality:
+    """Evaluate a run, put its quality into its files and its MLflow run, and print it."""
     if not is_url(place):
         return _evaluate_in(Path(place), place, config, logs=logs)
     from runner.storage.lease import Lease
@@ -127,31 +127,38 @@ def _evaluate(place: str, config: EvaluateConfig, *, logs: bool) -> dict[str, An
         lease.take()
         try:
             lease.confirm()
-            result = _evaluate_in(folder, place, config, logs=logs)
+            quality = _evaluate_in(folder, place, config, logs=logs)
             for path in folder.rglob("*"):
                 if path.is_file() and path.name != RunLayout.tracking:
                     store.put(path, path.relative_to(folder).as_posix())
         finally:
             lease.release()
-    return result
+    return quality
 
 
-def _evaluate_in(folder: Path, place: str, config: EvaluateConfig, *, logs: bool) -> dict[str, Any]:
+def _evaluate_in(folder: Path, place: str, config: EvaluateConfig, *, logs: bool) -> Quality:
     path = RunLayout(folder).result
-    result = read_json(path) if path.exists() else {"status": "finished", "config": {}}  # a merged folder has none
-    if result["status"] != "finished":
-        raise EvaluationError(f"the run is {result['status']}, not finished: rerun its command to resume it first")
+    result = read_result(path) if path.exists() else None  # a merged folder has none
+    if result and result.status != "finished":
+        raise EvaluationError(f"the run is {result.status}, not finished: rerun its command to resume it first")
     evaluation = evaluate(place, config)
     files = write_evaluation(evaluation, folder)
-    result = with_evaluation(result, evaluation)
-    if path.exists():
-        write_atomic(path, json.dumps(result, indent=2))
+    lines = [("run", place)]
+    if result:
+        result = with_evaluation(result, evaluation)
+        write_result(path, result)
+        lines = [("run", f"{result.info.run_name} {place}")]
+        if result.startup.weights and result.startup.weights.is_random:
+            lines.append(("weights", "random: the scores are of an untrained network"))
+    found = evaluation_of(evaluation)
+    lines += describe_quality(found, evaluation["metrics"])
+    print(printable("\n" + "\n".join(f"{label:>11}  {text}" for label, text in lines)))
     if logs and RunLayout(folder).tracking.exists():
-        _log(read_json(RunLayout(folder).tracking), evaluation, files)
-    return result
+        _log(read_json(RunLayout(folder).tracking), found, evaluation["metrics"], files)
+    return quality_of(result) if result else Quality(place, evaluation["metrics"], found.data_sha256, found)
 
 
-def _log(noted: Mapping[str, Any], evaluation: Mapping[str, Any], files: Sequence[Path]) -> None:
+def _log(noted: Mapping[str, Any], evaluation: Evaluation, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
     """Add a run's quality to its MLflow run; trouble is a warning."""
     from runner.tracking.client import TrackingError
     from runner.tracking.late_metrics import log_late_metrics
@@ -159,23 +166,15 @@ def _log(noted: Mapping[str, Any], evaluation: Mapping[str, Any], files: Sequenc
 
     artifacts = [(path, path.parent.name if path.suffix == ".png" else None) for path in files]
     try:
-        log_late_metrics(noted, evaluation["metrics"], evaluation_tags(evaluation), artifacts)
+        log_late_metrics(noted, metrics, evaluation_tags(evaluation), artifacts)
     except TrackingError as error:
         logging.getLogger(__name__).warning("%s", error)
 
 
-def _told_apart(results: Sequence[Mapping[str, Any]], places: Sequence[str]) -> list[dict[str, Any]]:
-    """The results with names that tell them apart: of runs that are called alike, with their places."""
-    names = Counter(result.get("run_name") for result in results)
+def _told_apart(qualities: Sequence[Quality], places: Sequence[str]) -> list[Quality]:
+    """Name runs that are called alike by their places."""
+    names = Counter(quality.name for quality in qualities)
     return [
-        {**result, "swept": {}, "run_name": result["run_name"] if names[result.get("run_name")] == 1 else place}
-        for result, place in zip(results, places, strict=True)
+        quality if names[quality.name] == 1 else replace(quality, name=place)
+        for quality, place in zip(qualities, places, strict=True)
     ]
-
-
-def _told(place: str, result: Mapping[str, Any]) -> str:
-    lines = [("run", f"{result.get('run_name', '')} {place}".strip())]
-    lines += describe_quality(result["evaluation"], result["metrics"])
-    if (result.get("weights") or {}).get("is_random"):
-        lines.append(("weights", "RANDOM: the figures are of an untrained network"))
-    return "\n" + "\n".join(f"{name:>11}  {text}" for name, text in lines)

@@ -9,13 +9,14 @@ import json
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from runner.config.groups.evaluate import TASKS
+from runner.contract.result import EvaluatedData, Evaluation
 from runner.core.files import write_atomic
 from runner.core.layout import RunLayout
 from runner.core.paths import as_path
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from runner.config.groups.evaluate import EvaluateConfig
+    from runner.contract.result import RunResult
     from runner.evaluation.data import LabeledData
     from runner.evaluation.labels import Labels
     from runner.evaluation.sample import Sample
@@ -51,8 +53,8 @@ def evaluate(place: str, config: EvaluateConfig) -> dict[str, Any]:
 
     Returns:
         What evaluation.json holds: ``metrics`` (the mean of each and its standard deviation, ``NAME_std``), ``values``
-        (a value a fold or experiment), ``chance`` (levels by chance), the data they are of, and where the probe
-        was wrong.
+        (a value a fold or experiment; None where it is not defined), ``chance`` (levels by chance), the data they are
+        of, and where the probe was wrong.
 
     Raises:
         EvaluationError: there are no embeddings or labels, or too few.
@@ -82,7 +84,7 @@ def evaluate(place: str, config: EvaluateConfig) -> dict[str, Any]:
         "data": _describe(sample, data) | {"grouped_by": "group" if is_grouped else "recording"},
         "data_sha256": digest_of(sample, {"folds": config.folds, "seed": config.seed, "unit": unit}),
         "metrics": _summarize(values) | {"evaluate_s": time.monotonic() - started},
-        "values": values,
+        "values": {name: [value if math.isfinite(value) else None for value in each] for name, each in values.items()},
         "chance": chance,
         **_where_wrong(data, ratings),
     }
@@ -95,17 +97,24 @@ def write_evaluation(evaluation: Mapping[str, Any], run_dir: Path) -> list[Path]
     return [path, *draw_quality(evaluation, run_dir)]
 
 
-def with_evaluation(result: Mapping[str, Any], evaluation: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a result.json with a run's quality in place of an earlier one: its metrics and all that a comparison with
-    other runs needs."""
-    earlier = (result.get("evaluation") or {}).get("values") or {}
+def with_evaluation(result: RunResult, evaluation: Mapping[str, Any]) -> RunResult:
+    """Return a run's result with its quality in place of an earlier one."""
+    earlier = result.evaluation.values if result.evaluation else {}
     names = {name for metric in earlier for name in (metric, f"{metric}_std")}
-    kept = {name: value for name, value in (result.get("metrics") or {}).items() if name not in names}
-    return {
-        **result,
-        "metrics": {**kept, **evaluation["metrics"]},
-        "evaluation": {key: evaluation[key] for key in ("tasks", "data", "data_sha256", "values", "chance")},
-    }
+    kept = {name: value for name, value in result.metrics.items() if name not in names}
+    return replace(result, metrics={**kept, **evaluation["metrics"]}, evaluation=evaluation_of(evaluation))
+
+
+def evaluation_of(evaluation: Mapping[str, Any]) -> Evaluation:
+    """Return the part of evaluation.json that result.json has."""
+    data = evaluation["data"]
+    return Evaluation(
+        tasks=tuple(evaluation["tasks"]),
+        data=EvaluatedData(**{**data, "fold_rows": tuple(data["fold_rows"])}),
+        data_sha256=evaluation["data_sha256"],
+        values={metric: tuple(values) for metric, values in evaluation["values"].items()},
+        chance=evaluation["chance"],
+    )
 
 
 def _carry_out(

@@ -247,7 +247,26 @@ class _Attempt:
         )
         return replace(result, advice=advise(result), metrics={**result.metrics, **interval_metrics(result)})
 
+    def _evaluate(self, result: RunResult) -> RunResult:
+        """Measure the quality of a finished run's embeddings, where that is asked for; trouble is a warning."""
+        config = self._job.config.evaluate
+        if not config.tasks or result.status != "finished":
+            return result
+        from runner.evaluation.evaluate import evaluate, with_evaluation, write_evaluation
+
+        say(f"evaluating: {', '.join(config.tasks)}")
+        try:
+            evaluation = evaluate(self._job.place if self._remote else str(self._job.run_dir), config)
+            write_evaluation(evaluation, self._job.run_dir)
+            result = with_evaluation(result, evaluation)
+        except RunnerError as error:
+            log.warning("the quality was not measured: %s", error)
+            result = replace(result, warnings=(*result.warnings, f"the quality was not measured: {error}"))
+        write_result(RunLayout(self._job.run_dir).result, result)
+        return result
+
     def _draw_and_upload(self, result: RunResult) -> RunResult:
+        result = self._evaluate(result)
         has_series = bool(result.stats.throughput_series)
         if self._remote and has_series:
             self._remote.download_sampled_shards()

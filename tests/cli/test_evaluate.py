@@ -12,6 +12,7 @@ import pytest
 from runner.cli.evaluate import _config, _parser, main
 from runner.config.groups.evaluate import TASKS, EvaluateConfig
 from runner.config.schema import TrackingConfig
+from runner.contract.files import read_result, write_result
 from runner.core.layout import RunLayout
 from runner.tracking.client import telling
 from tests.evaluation.labeled_runs import labeled_clips, write_run
@@ -24,7 +25,7 @@ def finished(folder: Path, noise: float = 0.0, **given: Any) -> Path:
     rows = [row._replace(embeddings=row.embeddings + noise * rng.standard_normal((2, 128)).astype(np.float32))
             for row in labeled_clips(distance=0.5)]  # fmt: skip
     write_run(folder, rows)
-    RunLayout(folder).result.write_text(json.dumps(result(**given)))
+    write_result(RunLayout(folder).result, result(**given))
     return folder
 
 
@@ -48,9 +49,11 @@ def test_runs_are_evaluated_and_compared(tmp_path: Path, capsys: pytest.CaptureF
     assert "cpu-balanced-bfloat16: 100,000 × realtime, moved probe accuracy by -" in out
     for run in (coarse, fine):
         evaluation = json.loads(RunLayout(run).evaluation.read_text())
-        own = json.loads(RunLayout(run).result.read_text())
-        assert own["metrics"]["probe_accuracy"] == evaluation["metrics"]["probe_accuracy"]
-        assert own["metrics"]["realtime_factor"] > 1
+        own = read_result(RunLayout(run).result)
+        assert own.metrics["probe_accuracy"] == evaluation["metrics"]["probe_accuracy"]
+        assert own.metrics["realtime_factor"] > 1
+        assert own.evaluation is not None
+        assert list(own.evaluation.values["probe_accuracy"]) == evaluation["values"]["probe_accuracy"]
         assert (run / "plots" / "confusion.png").read_bytes()[:4] == b"\x89PNG"
 
 
@@ -70,14 +73,14 @@ def test_a_sweep_is_its_jobs(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_one_run_that_can_not_be_evaluated_costs_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    broken, killed = finished(tmp_path / "broken"), finished(tmp_path / "killed", status="killed")
+    broken, killed = finished(tmp_path / "broken"), finished(tmp_path / "killed", status="interrupted")
     next(RunLayout(broken).embeddings.iterdir()).write_bytes(b"PAR1")
     good = finished(tmp_path / "good")
     assert main([str(broken), str(killed), str(good), "--tasks", "knn"]) == 1
     out, err = capsys.readouterr()
     assert f"error: {broken}: " in err
     assert "cannot be read as Parquet" in err
-    assert f"error: {killed}: the run is killed, not finished" in err
+    assert f"error: {killed}: the run is interrupted, not finished" in err
     assert "kNN" in out
 
 

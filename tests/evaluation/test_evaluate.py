@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 from runner.config.groups.evaluate import TASKS, EvaluateConfig, check_evaluation
+from runner.contract.files import read_result, write_result
 from runner.core.errors import ConfigError, EvaluationError
 from runner.core.metrics import metric_of
 from runner.evaluation.evaluate import evaluate, with_evaluation, write_evaluation
 from tests.evaluation.labeled_runs import clip_row, labeled_clips, write_run
+from tests.results import make_result
 
 
 def config(*tasks: str, **values: Any) -> EvaluateConfig:
@@ -109,13 +111,16 @@ def test_of_too_many_clips_a_sample_is_evaluated_and_that_is_recorded(tmp_path: 
 
 def test_a_later_evaluation_takes_the_place_of_an_earlier_one_in_result_json(tmp_path: Path) -> None:
     run = write_run(tmp_path, labeled_clips())
-    result = {"status": "finished", "metrics": {"realtime_factor": 100.0}}
-    first = with_evaluation(result, evaluate(str(run), config("probe")))
+    before = make_result({"metrics": {"realtime_factor": 100.0}})
+    first = with_evaluation(before, evaluate(str(run), config("probe")))
     second = with_evaluation(first, evaluate(str(run), config("cluster")))
-    assert first["metrics"].keys() >= {"realtime_factor", "probe_accuracy", "probe_accuracy_std", "few_shot_accuracy"}
-    assert [name for name in second["metrics"] if name.startswith(("probe", "few_shot"))] == []
-    assert second["metrics"].keys() >= {"realtime_factor", "cluster_ami"}
-    assert second["evaluation"]["tasks"] == ["cluster"]
+    assert first.metrics.keys() >= {"realtime_factor", "probe_accuracy", "probe_accuracy_std", "few_shot_accuracy"}
+    assert [name for name in second.metrics if name.startswith(("probe", "few_shot"))] == []
+    assert second.metrics.keys() >= {"realtime_factor", "cluster_ami"}
+    assert second.evaluation is not None
+    assert second.evaluation.tasks == ("cluster",)
+    write_result(tmp_path / "result.json", second)
+    assert read_result(tmp_path / "result.json") == second
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from runner.reporting.quality import Quality, change, describe_quality, quality_findings
+from runner.contract.result import EvaluatedData, Evaluation, RunResult
+from runner.reporting.quality import Quality, change, describe_quality, quality_findings, quality_of
+from runner.reporting.summary import summarize
+from runner.reporting.verdict import verdict
 from tests.reporting.test_advice import result
+from tests.results import with_config, with_metrics
 
 DATA: dict[str, Any] = {
     "unit": "clip",
@@ -20,26 +25,24 @@ DATA: dict[str, Any] = {
     "labels_of_one_group": {},
     "multilabel": False,
     "folds": "drawn",
-    "fold_rows": [16, 16, 16, 16, 15],
+    "fold_rows": (16, 16, 16, 16, 15),
 }
 
 
-def evaluated(values: list[float], digest: str = "d", **given: Any) -> dict[str, Any]:
-    run = result(**given)
-    run["metrics"] |= {"probe_accuracy": sum(values) / len(values), "probe_accuracy_std": 0.1}
-    run["evaluation"] = {
-        "data": DATA,
-        "data_sha256": digest,
-        "values": {"probe_accuracy": values},
-        "chance": {"probe_accuracy": 0.1},
-    }
-    return run
+def evaluated(values: list[float], digest: str = "d", **given: Any) -> RunResult:
+    run = with_metrics(result(**given), probe_accuracy=sum(values) / len(values), probe_accuracy_std=0.1)
+    chance, scores = {"probe_accuracy": 0.1}, {"probe_accuracy": tuple(values)}
+    return replace(run, evaluation=Evaluation(("probe",), EvaluatedData(**DATA), digest, scores, chance))
+
+
+def findings(*results: RunResult) -> list[str]:
+    return quality_findings([quality_of(each) for each in results])
 
 
 def test_a_sweep_says_what_a_coarser_precision_cost_beside_its_speed() -> None:
     half = evaluated([0.8, 0.6], precision="float16", speed=176_400)
     coarse = evaluated([0.78, 0.55], precision="bfloat16", speed=120_000)
-    lines = quality_findings([half, evaluated([0.8, 0.6], speed=90_000), coarse])
+    lines = findings(half, evaluated([0.8, 0.6], speed=90_000), coarse)
     assert lines == [
         "Quality of cpu-balanced-float32: probe accuracy 70.0 % ± 10.0 (chance 10.0 %), on 79 clips of 2 labels, "
         "5 folds by 60 groups.",
@@ -49,24 +52,24 @@ def test_a_sweep_says_what_a_coarser_precision_cost_beside_its_speed() -> None:
 
 
 def test_another_resampler_is_compared_with_the_default_one_though_it_is_another_workload() -> None:
-    usual = evaluated([0.8, 0.6], frontend=None)
-    soxr = evaluated([0.8, 0.7], run_name="soxr")
-    soxr["config"] = {**soxr["config"], "frontend": {"resampler": "soxr"}}
-    assert quality_findings([soxr, usual])[1:] == ["soxr: 100 × realtime, moved probe accuracy by +5.0 points (± 5.0 "
-                                                   "over folds)."]  # fmt: skip
+    usual = evaluated([0.8, 0.6])
+    soxr = with_config(evaluated([0.8, 0.7], run_name="soxr"), frontend={"resampler": "soxr"})
+    assert findings(soxr, usual)[1:] == [
+        "soxr: 100 × realtime, moved probe accuracy by +5.0 points (± 5.0 over folds)."
+    ]
+    assert "soxr: 100 × realtime, moved probe accuracy by +5.0 points" in verdict([usual, soxr])
 
 
 def test_quality_on_other_labels_is_not_compared() -> None:
     other = evaluated([0.9, 0.9], digest="other", memory="greedy")
-    (_, line) = quality_findings([evaluated([0.8, 0.6]), other])
+    (_, line) = findings(evaluated([0.8, 0.6]), other)
     assert line == "cpu-greedy-float32: its quality is of other clips or labels, and not compared."
 
 
 def test_rounds_of_a_sweep_are_one_run_and_what_was_not_evaluated_is_not_mentioned() -> None:
     rounds = [evaluated([0.8, 0.6], swept={"profile.round": str(number)}) for number in (1, 2)]
-    failed = {**evaluated([0.1, 0.1], memory="greedy"), "status": "failed"}
-    assert len(quality_findings([*rounds, failed, result("gpu")])) == 1
-    assert quality_findings([result(), result("gpu")]) == []
+    assert len(findings(*rounds, result("gpu"))) == 1
+    assert findings(result(), result("gpu")) == []
 
 
 def test_without_folds_the_difference_is_of_the_means() -> None:
@@ -86,10 +89,12 @@ def test_without_folds_the_difference_is_of_the_means() -> None:
     ],
 )
 def test_the_terminal_says_what_the_figures_are_of(data: dict[str, Any], words: str) -> None:
-    lines = describe_quality({"data": DATA | data, "chance": {}}, {})
+    lines = describe_quality(Evaluation((), EvaluatedData(**DATA | data), "d", {}, {}), {})
     assert words in lines[0][1]
     assert ("a sample" in lines[0][1]) == (words == "a sample of 500")
 
 
-def test_what_could_not_be_measured_is_told() -> None:
-    assert describe_quality({"failure": "no labels"}, {}) == [("quality", "not measured: no labels")]
+def test_the_summary_of_a_run_has_its_scores_with_spread_and_chance() -> None:
+    text = summarize(evaluated([0.8, 0.6]), "/run", None)
+    assert "    quality  of 79 clips of 2 labels, 5 folds by 60 groups" in text
+    assert "      probe  accuracy 70.0 % ± 10.0 (chance 10.0 %)" in text
