@@ -22,6 +22,7 @@ from runner.core.metrics import known_metric, ranking_metric
 from runner.core.printable import printable
 from runner.core.redact import without_credentials
 from runner.reporting.comparability import FIRST_PASS, REPEATS, compare, difference
+from runner.reporting.quality import NAMES as QUALITY_METRICS
 from runner.reporting.report_forms import Report, as_csv, as_html, as_markdown, as_table, number, sentences
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def reported(rows: Sequence[Row], store: Store, metrics: Sequence[str] | None) -
     found = [_certainty(ranking, store) for ranking in comparison.rankings]
     columns = tuple(dict.fromkeys(metrics or DEFAULT_METRICS))
     if not metrics:  # no empty column for passes that nobody repeated
+        columns += tuple(name for name in QUALITY_METRICS if any(name in row.metrics for row in rows))[:1]
         columns = tuple(name for name in columns if any(name in row.metrics for row in rows))
     return Report(comparison, columns, tuple(likes for likes, _ in found), tuple(lead for _, lead in found))
 

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from statistics import pstdev
 from typing import TYPE_CHECKING
 
+from runner.config.params import ACTUAL
 from runner.config.schema import FrontendConfig
 from runner.reporting.comparability import FIRST_PASS, REPEATS
 from runner.reporting.naming import variant_name
 
 if TYPE_CHECKING:
     from runner.contract.result import EvaluatedData, Evaluation, RunResult
+    from runner.reporting.logged_run import Row
 
 NAMES = {
     "probe_accuracy": "probe accuracy",
@@ -74,6 +76,18 @@ def quality_of(result: RunResult, name: str | None = None) -> Quality:
         digest=evaluation.data_sha256 if evaluation else None,
         evaluation=evaluation,
         distance=2 * (not is_exact) + (result.info.config.frontend != FrontendConfig()),
+    )
+
+
+def quality_of_row(row: Row) -> Quality:
+    """Return the quality of a run in MLflow, where it has no values by fold."""
+    usual = {f"frontend.{key}": str(value) for key, value in vars(FrontendConfig()).items()}
+    return Quality(
+        name=f"{row.name} {row.short_id}",
+        metrics=row.metrics,
+        digest=row.tags.get("evaluation.data_sha256"),
+        distance=2 * (row.params.get(f"{ACTUAL}precision") != "float32")
+        + any(row.params.get(key, value) != value for key, value in usual.items()),
     )
 
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from runner.cli.report import reported
 from runner.contract.result import EvaluatedData, Evaluation, RunResult
+from runner.reporting.logged_run import Row
 from runner.reporting.quality import Quality, change, describe_quality, quality_findings, quality_of
+from runner.reporting.report_forms import as_html, as_table
 from runner.reporting.summary import summarize
 from runner.reporting.verdict import verdict
+from runner.tracking.query import Store
 from tests.reporting.test_advice import result
 from tests.results import with_config, with_metrics
 
@@ -98,3 +104,20 @@ def test_the_summary_of_a_run_has_its_scores_with_spread_and_chance() -> None:
     text = summarize(evaluated([0.8, 0.6]), "/run", None)
     assert "    quality  of 79 clips of 2 labels, 5 folds by 60 groups" in text
     assert "      probe  accuracy 70.0 % ± 10.0 (chance 10.0 %)" in text
+
+
+def test_a_report_has_quality_beside_speed_and_compares_it() -> None:
+    tags = {"evaluation.data_sha256": "d", "weights.checksum": "w"}
+    rows = [
+        Row(f"{name}{'0' * 31}", precision, "FINISHED", 0, {"actual.precision": precision}, metrics, tags, "digest")
+        for name, precision, metrics in (
+            ("a", "float16", {"realtime_factor": 300.0, "probe_accuracy": 0.78, "knn_accuracy": 0.5}),
+            ("b", "float32", {"realtime_factor": 100.0, "probe_accuracy": 0.80, "knn_accuracy": 0.5}),
+        )
+    ]
+    report = reported(rows, cast(Store, SimpleNamespace(blocks=lambda row, metric: ())), None)
+    assert report.metrics == ("realtime_factor", "probe_accuracy")
+    assert re.search(r"float16 a0000000 .* 300\.0 +0\.780 ", as_table(report))
+    line = "float16 a0000000: 300 × realtime, moved probe accuracy by -2.0 points."
+    assert f"Quality of float32 b0000000: probe accuracy 80.0 %.\n{line}" in as_table(report)
+    assert line in as_html(report)
