@@ -18,7 +18,7 @@ from runner.reporting.summary import summarize
 from runner.reporting.verdict import verdict
 from runner.tracking.query import Store
 from tests.reporting.test_advice import result
-from tests.results import with_config, with_metrics
+from tests.results import make_result, with_config, with_metrics
 
 DATA: dict[str, Any] = {
     "unit": "clip",
@@ -101,7 +101,8 @@ def test_the_terminal_says_what_the_figures_are_of(data: dict[str, Any], words: 
 
 
 def test_the_summary_of_a_run_has_its_scores_with_spread_and_chance() -> None:
-    text = summarize(evaluated([0.8, 0.6]), "/run", None)
+    run = replace(make_result({}), evaluation=evaluated([0.8, 0.6]).evaluation)
+    text = summarize(with_metrics(run, probe_accuracy=0.7, probe_accuracy_std=0.1), "/run", None)
     assert "    quality  of 79 clips of 2 labels, 5 folds by 60 groups" in text
     assert "      probe  accuracy 70.0 % ± 10.0 (chance 10.0 %)" in text
 
