@@ -34,7 +34,7 @@ def test_a_sweep_with_evaluate_has_quality_beside_speed_everywhere(few_clips: Pa
         assert "evaluation.json" in {file.path for file in client.list_artifacts(logged.info.run_id)}
 
 
-def test_a_run_whose_labels_can_not_be_told_apart_is_finished_with_a_warning(few_clips: Path, outputs: Path) -> None:
+def test_a_run_without_labels_is_finished_with_a_warning(few_clips: Path, outputs: Path) -> None:
     done = run(
         *(f"dataset.root={few_clips / 'a'}", "weights=random", "device=cpu", "evaluate=probe", "profile=off"),
         *("tracking=none", f"paths.outputs={outputs}"),
@@ -42,7 +42,7 @@ def test_a_run_whose_labels_can_not_be_told_apart_is_finished_with_a_warning(few
     assert done.status == 0, done.err
     assert done.result["status"] == "finished"
     (warning,) = [each for each in done.result["warnings"] if "quality" in each]
-    assert "1 labels of at least two recordings can't be told apart" in warning
+    assert "no embedded clip has a label: put the clips into a folder a label" in warning
     assert not RunLayout(done.run_dir).evaluation.exists()
 
 
