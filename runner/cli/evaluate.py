@@ -13,18 +13,16 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from runner.config.groups.evaluate import TASKS, UNITS, EvaluateConfig, check_evaluation
-from runner.contract.files import read_result, write_result
 from runner.core.errors import EvaluationError, RunnerError
 from runner.core.layout import RunLayout
 from runner.core.paths import as_path, is_url
 from runner.core.printable import printable
 from runner.core.readable import read_json
 from runner.core.redact import without_credentials
-from runner.evaluation.evaluate import evaluate, evaluation_of, with_evaluation, write_evaluation
-from runner.reporting.quality import Quality, describe_quality, quality_findings, quality_of
 
 if TYPE_CHECKING:
     from runner.contract.result import Evaluation
+    from runner.reporting.quality import Quality
 
 _PATIENCE_S = 120.0
 """How long an object of a store may take."""
@@ -52,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {printable(without_credentials(str(error)))}", file=sys.stderr)
         return 1
     if len(qualities) > 1:
+        from runner.reporting.quality import quality_findings
+
         print(printable("\n".join(["", *quality_findings(_told_apart(qualities, places))])))
     return int(failed)
 
@@ -137,6 +137,10 @@ def _evaluate(place: str, config: EvaluateConfig, *, logs: bool) -> Quality:
 
 
 def _evaluate_in(folder: Path, place: str, config: EvaluateConfig, *, logs: bool) -> Quality:
+    from runner.contract.files import read_result, write_result
+    from runner.evaluation.evaluate import evaluate, evaluation_of, with_evaluation, write_evaluation
+    from runner.reporting.quality import Quality, describe_quality, quality_of
+
     path = RunLayout(folder).result
     result = read_result(path) if path.exists() else None  # a merged folder has none
     if result and result.status != "finished":

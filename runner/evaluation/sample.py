@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,6 +14,7 @@ import numpy as np
 from runner.core.layout import RunLayout
 from runner.core.paths import is_url
 from runner.output.reader import EmbeddingReader
+from runner.vggish.constants import EMBEDDING_SIZE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -91,21 +92,11 @@ def take_sample(
         EvaluationError: no clip has labels, or as ``labels``.
     """
     draw = _Draw(max_rows)
+    add = _add_clip if unit == "clip" else _add_windows
     unlabeled = 0
     for clip, of_clip in itertools.groupby(blocks, key=lambda block: block.clip):
-        known = [
-            (block, found)
-            for block in of_clip
-            if (found := labels.of(clip, block.label, block.starts, window_s)) is not None
-        ]
-        if not known:
-            unlabeled += 1
-            continue
         key = int.from_bytes(hashlib.blake2b(f"{seed}:{clip}".encode(errors="replace"), digest_size=8).digest(), "big")
-        if unit == "clip":
-            _add_clip(draw, key, clip, known)
-        else:
-            _add_windows(draw, key, clip, known)
+        unlabeled += not add(draw, key, clip, _labeled(of_clip, labels, window_s))
     labels.check()
     rows = draw.rows()
     return Sample(
@@ -156,26 +147,39 @@ class _Draw:
             self.limit = self._kept[-1][0]
 
 
-def _add_clip(draw: _Draw, key: int, clip: str, known: Sequence[tuple[Block, ClipLabels]]) -> None:
+def _labeled(blocks: Iterable[Block], labels: Labels, window_s: float) -> Iterator[tuple[Block, ClipLabels]]:
+    for block in blocks:
+        if (known := labels.of(block.clip, block.label, block.starts, window_s)) is not None:
+            yield block, known
+
+
+def _add_clip(draw: _Draw, key: int, clip: str, blocks: Iterable[tuple[Block, ClipLabels]]) -> bool:
+    """Add the mean of a clip's windows; False if it has no labels."""
+    known, names, count, total = None, set[str](), 0, np.zeros(EMBEDDING_SIZE)
+    for block, known in blocks:
+        names.update(*known.windows)
+        total += block.embeddings.sum(axis=0, dtype=np.float64)
+        count += len(block.embeddings)
+    if known is None:
+        return False
     draw.seen += 1
-    if key > draw.limit:
-        return
-    names = frozenset[str]().union(*(window for _, labels in known for window in labels.windows))
-    total = np.sum([block.embeddings.sum(axis=0, dtype=np.float64) for block, _ in known], axis=0)
-    mean = total / sum(len(block.embeddings) for block, _ in known)
-    draw.add(key, _Row(clip, 0.0, known[0][1], tuple(sorted(names)), mean.astype(np.float32)))
+    if key <= draw.limit:
+        draw.add(key, _Row(clip, 0.0, known, tuple(sorted(names)), (total / count).astype(np.float32)))
+    return True
 
 
-def _add_windows(draw: _Draw, key: int, clip: str, known: Sequence[tuple[Block, ClipLabels]]) -> None:
+def _add_windows(draw: _Draw, key: int, clip: str, blocks: Iterable[tuple[Block, ClipLabels]]) -> bool:
+    """Add each window of a clip; False if it has no labels."""
     number = 0
-    for block, labels in known:
+    for block, known in blocks:
         keys = _mixed(key, number, len(block.starts))
         number += len(block.starts)
-        draw.seen += len(block.starts)
         for window in np.flatnonzero(keys <= np.uint64(min(draw.limit, 2**64 - 1))).tolist():
-            names = tuple(sorted(labels.windows[window]))
-            row = _Row(clip, float(block.starts[window]), labels, names, block.embeddings[window].copy())
+            names = tuple(sorted(known.windows[window]))
+            row = _Row(clip, float(block.starts[window]), known, names, block.embeddings[window].copy())
             draw.add(int(keys[window]), row)
+    draw.seen += number
+    return number > 0
 
 
 def _mixed(key: int, first: int, count: int) -> NDArray[np.uint64]:
