@@ -1,4 +1,4 @@
-"""The one reader and the one writer of spec.json and of result.json."""
+"""The one reader and the one writer of spec.json, result.json and sweep.json."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from runner.config.schema import RunConfig, from_dict
 from runner.contract.result import RunInfo, RunResult, RunStats, Startup, WorkerResult
 from runner.contract.spec import RunSpec
+from runner.contract.sweep import SweepState
 from runner.core.errors import ResumeError, RunnerError
 from runner.core.files import write_atomic
 from runner.core.layout import RunLayout
@@ -86,6 +87,20 @@ def read_results(folders: Iterable[Path]) -> list[RunResult]:
     return results
 
 
+def write_sweep(path: Path, state: SweepState) -> None:
+    """Write sweep.json."""
+    write_atomic(path, json.dumps(_converter().unstructure(state), indent=2))
+
+
+def read_sweep(path: Path) -> SweepState:
+    """Read sweep.json.
+
+    Raises:
+        ResumeError: it can't be read.
+    """
+    return _structure(path, read_json(path), SweepState)
+
+
 def result_to_json(result: WorkerResult) -> dict[str, Any]:
     """The flat object of result.json; what is None is left out."""
     values = _converter().unstructure(result)
@@ -104,8 +119,6 @@ def result_from_json(values: Mapping[str, Any], kind: type[_Read]) -> _Read:
 
 
 def _read(path: Path, kind: type[_Read]) -> _Read:
-    from cattrs import transform_error
-
     values = read_json(path)
     version = values.get(_VERSION, values.get("schema", 1))
     if version != SCHEMA_VERSION:
@@ -115,8 +128,16 @@ def _read(path: Path, kind: type[_Read]) -> _Read:
         )
     if kind is RunResult and "run_name" not in values:
         raise ResumeError(f"{path} is of a run whose command ended before it: rerun the same command to complete it")
+    return _structure(path, values, kind)
+
+
+def _structure(path: Path, values: Mapping[str, Any], kind: type[_Read]) -> _Read:
+    from cattrs import transform_error
+
     try:
-        return _converter().structure(values, kind) if kind is RunSpec else result_from_json(values, kind)
+        if issubclass(kind, WorkerResult):
+            return result_from_json(values, kind)
+        return _converter().structure(values, kind)
     except Exception as error:
         reason = transform_error(error, format_exception=_describe)[0]
         raise ResumeError(

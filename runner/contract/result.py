@@ -76,8 +76,8 @@ class DeviceReport:
     def of(cls, choice: DeviceChoice) -> DeviceReport:
         """Describe a choice."""
         considered = (
-            ConsideredDevice(each.type.value, each.available, each.name, each.reason, dict(each.details))
-            for each in choice.considered
+            ConsideredDevice(info.type.value, info.available, info.name, info.reason, dict(info.details))
+            for info in choice.considered
         )
         return cls(
             requested=choice.requested.value,
@@ -169,7 +169,7 @@ class BatchSizeCurve:
 
 @dataclass(frozen=True)
 class Startup:
-    """What was decided before the first clip; of a startup that failed, as far as it came.
+    """The decisions before the first clip; of a startup that failed, as far as it came.
 
     ``resolved`` holds the values of ``auto`` keys and the like that took effect.
     """
@@ -205,7 +205,7 @@ class ActorSummary:
 
 @dataclass(frozen=True)
 class RunStats:
-    """What a run embedded and where its time went, beside the metrics.
+    """Counts of a run's clips and series of its speed and memory, besides the metrics.
 
     ``skipped`` and ``warnings_by_reason`` count clips by reason, ``shards`` those that are done; ``throughput_series``
     and ``memory_series`` are points in seconds since the steady state began (at ``steady_started_at``, seconds since
@@ -270,7 +270,7 @@ class Repeats:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerResult:
-    """What a worker leaves to the command."""
+    """The worker's part of a result."""
 
     status: Status
     failure: Failure | None = None
@@ -286,7 +286,7 @@ class WorkerResult:
 
 @dataclass(frozen=True, kw_only=True)
 class RunInfo:
-    """What the command knows of a run before its worker has begun.
+    """A run's description, known before its worker begins.
 
     ``run_dir`` is its folder or URL; ``started_at`` this attempt's beginning and ``run_started_at`` the first one's, in
     seconds since the epoch; ``attempt`` counts from 1; ``swept`` are its values of what its sweep sweeps; ``git`` is

@@ -72,7 +72,7 @@ class RemoteHandle:
 
 @dataclass(frozen=True)
 class RunSpec:
-    """What a worker is to do.
+    """A worker's order.
 
     ``run_dir`` is the run's folder, of an output in an object store the staging folder; ``shards`` are (first clip, one
     past the last) of ``manifest``, and ``rows`` the digest of each one's rows; ``spawned_at`` is in seconds since the

@@ -1,8 +1,7 @@
 """The errors a user may see: each message names the thing, what is wrong with it and what to do.
 
-``kind`` is the word for such an error in result.json and in the tag ``failure.kind``; ``runner.core.failures`` finds
-it for
-any exception, and makes an error of it again on the other side of a process.
+``kind`` is the word for such an error in result.json and in the tag ``failure.kind``.  ``runner.core.failures`` returns
+it for any exception, and rebuilds the error in another process.
 """
 
 from __future__ import annotations
@@ -11,13 +10,13 @@ from typing import ClassVar
 
 
 class RunnerError(Exception):
-    """Base of every error that is told in one message, without a traceback."""
+    """Base of every error that is shown as one message, without a traceback."""
 
     kind: ClassVar[str] = "exception"
 
 
 class ConfigError(RunnerError):
-    """The configuration cannot be carried out as given."""
+    """The configuration cannot be carried out."""
 
     kind = "config"
 
@@ -59,7 +58,7 @@ class StoreError(RunnerError):
 
 
 class ResumeError(RunnerError):
-    """The run can't be taken up: its state can't be read, or what it was begun with is not what there is now."""
+    """The run can't be resumed: its state can't be read, or configuration or data have changed since it began."""
 
     kind = "resume"
 
@@ -89,7 +88,7 @@ class OutOfMemoryError(RunnerError):
 
 
 class ClipError(Exception):
-    """One clip cannot be embedded: ``reason`` is a short code, ``detail`` says what was seen."""
+    """One clip cannot be embedded: ``reason`` is a short code, ``detail`` the evidence."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)

@@ -17,7 +17,7 @@ LOG_FORMAT = "[%(asctime)s][%(levelname)s] %(message)s"
 
 
 class Events:
-    """Sends events to the command; a command that is gone is no error here (standard input's end tells of it).
+    """Sends events to the command; a command that is gone is no error here (standard input ends then).
 
     Attributes:
         warnings: those sent, for result.json.

@@ -1,4 +1,4 @@
-"""What ended a run, as a kind and a message: of any exception, and back to an error of the same kind and message."""
+"""Failures of a run as kind and message: made of any exception, and back to an error of the same kind and message."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from runner.core.errors import EngineError, RunnerError
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 _FULL_WORDS = ("No space left on device", "Disk quota exceeded")
-"""How the system says it; TensorFlow passes it on in a ResourceExhaustedError, as it does for memory."""
+"""The system's words; TensorFlow repeats them in a ResourceExhaustedError, which it raises for memory, too."""
 
 _FULL_NAMES = ("OutOfDiskError",)
 
 _MEMORY_NAMES = ("ResourceExhaustedError", "OutOfMemoryError")
-"""TensorFlow's and Ray's, by name: neither need be there."""
+"""TensorFlow's and Ray's, by name: neither need be installed."""
 
 
 @dataclass(frozen=True)
@@ -34,34 +34,34 @@ class Failure:
 
 
 def failure_of(error: BaseException) -> Failure:
-    """The failure that an exception is."""
+    """Describe an exception as a failure."""
     if isinstance(error, RunnerError):
         return Failure(error.kind, str(error))
-    told = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     if any(map(_is_full_disk, _causes(error))):
-        told = f"the disk of output.dir is full ({error}): make room, and rerun the same command to resume"
-        return Failure("disk_full", told)
+        message = f"the disk of output.dir is full ({error}): make room, and rerun the same command to resume"
+        return Failure("disk_full", message)
     if isinstance(error, OSError) and error.errno is not None:
-        told = f"the system refused ({error}): see to the disk or share that it is on, and rerun the same command"
+        message = f"the system refused ({error}): see to the disk or share that it is on, and rerun the same command"
     is_memory = isinstance(error, MemoryError) or type(error).__name__ in _MEMORY_NAMES
-    return Failure("out_of_memory" if is_memory else "exception", told)
+    return Failure("out_of_memory" if is_memory else "exception", message)
 
 
 def error_of(failure: Failure) -> RunnerError:
-    """The error that a failure of another process is here: ``failure_of`` gives the same failure for it."""
+    """Rebuild the error of another process's failure, for which ``failure_of`` returns the same failure."""
     return _class_of(failure.kind)(failure.message)
 
 
 def _class_of(kind: str) -> type[RunnerError]:
     if kind == RunnerError.kind:
         return RunnerError
-    return next((each for each in _below(RunnerError) if each.kind == kind), EngineError)
+    return next((error for error in _subclasses(RunnerError) if error.kind == kind), EngineError)
 
 
-def _below(base: type[RunnerError]) -> Iterator[type[RunnerError]]:
-    for each in base.__subclasses__():
-        yield each
-        yield from _below(each)
+def _subclasses(base: type[RunnerError]) -> Iterator[type[RunnerError]]:
+    for error in base.__subclasses__():
+        yield error
+        yield from _subclasses(error)
 
 
 def _is_full_disk(error: BaseException) -> bool:
@@ -72,10 +72,10 @@ def _is_full_disk(error: BaseException) -> bool:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error and those that it came of: a library that tidies up after a failed write may fail once more."""
+    """Yield the error and its causes: a library that cleans up after a failed write may fail once more."""
     seen: set[int] = set()
-    each: BaseException | None = error
-    while each is not None and id(each) not in seen:
-        seen.add(id(each))
-        yield each
-        each = each.__cause__ or each.__context__
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        yield cause
+        cause = cause.__cause__ or cause.__context__

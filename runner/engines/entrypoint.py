@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("runner.engines.worker")
 
 INTERRUPTED_STATUS = 3
-"""Exit status of a worker that ended early because it was told to."""
+"""Exit status of a worker that ended early because the user stopped the run."""
 
 
 def main(spec_path: str) -> int:

@@ -2,7 +2,7 @@
 
     python -m runner.engines.worker SPEC.json
 
-Everything is imported under the guard, because each decode process imports this module anew (spawn does that with the
+Everything is imported under the guard, because each decode process imports this module again (spawn does that with the
 main module) and has no need of any of it.
 """
 

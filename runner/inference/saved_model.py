@@ -31,7 +31,7 @@ def export(config: RunConfig) -> Path:
         The folder.
 
     Raises:
-        ConfigError: no folder is given, or it holds something already.
+        ConfigError: ``output.dir`` is not set, or not an empty folder.
         WeightsError: the weights can't be had.
         ParityError: the model's embeddings are not the reference's.
     """

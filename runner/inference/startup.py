@@ -236,11 +236,11 @@ class SessionStartup:
         )
         curve = BatchSizeCurve(**{**search, "steps": tuple(BatchSizePoint(**step) for step in search["steps"])})
         self.report = replace(self.report, batch_size_curve=curve)
-        for each in sessions:
-            each.oom_backoffs.clear()  # the search went to the limit on purpose
-            each.resize(curve.batch_size)
+        for own in sessions:
+            own.oom_backoffs.clear()  # the search went to the limit on purpose
+            own.resize(curve.batch_size)
             for dtype in self._dtypes:
-                each.warm_up(dtype)
+                own.warm_up(dtype)
         return replace(placement, memory=plan(curve.batch_size))
 
 

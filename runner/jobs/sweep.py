@@ -1,19 +1,19 @@
 """Around Hydra's runs: checks before anything is made, and the MLflow parent run of a sweep.
 
-``RunnerCallback`` is what conf/config.yaml gives to Hydra.  Hydra turns an exception in a callback into a warning, so
-the checks end the program themselves; and it skips ``on_multirun_end`` when a job failed, so ``finish_sweep`` is
-called by the command line.
+``RunnerCallback`` is Hydra's callback in conf/config.yaml.  Hydra turns an exception in a callback into a warning, so
+the checks end the program themselves; and it skips ``on_multirun_end`` when a job failed, so the command line calls
+``finish_sweep``.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,19 +23,19 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from runner.config.composition import expand_sweep, to_run_config, typed_words
-from runner.contract.files import read_results
+from runner.contract.files import read_results, read_sweep, write_sweep
+from runner.contract.sweep import SweepState
 from runner.core.errors import ConfigError
-from runner.core.files import make_folder, write_atomic
-from runner.core.layout import FOLDERS, STATE, SWEEP_FILE
+from runner.core.files import make_folder
+from runner.core.layout import FORMAT_FOLDERS, RunLayout
 from runner.core.paths import display_location, is_url
 from runner.core.provenance import git_state, user_name
-from runner.core.readable import read_json
 from runner.core.redact import hide_credentials, without_credentials
 from runner.devices.detection import unavailable_devices
 from runner.output.remote.run import check_staging_dir, take_output
 from runner.output.state.locks import acquire_run_lock
 from runner.output.state.plan import check_folder
-from runner.reporting.naming import SWEPT, swept_settings
+from runner.reporting.naming import swept_settings
 from runner.reporting.summary import summarize_sweep
 
 if TYPE_CHECKING:
@@ -50,7 +50,16 @@ SWEEP_ENVIRONMENT = "VGGISH_RUNNER_SWEEP"
 
 @dataclass
 class Sweep:
-    """The sweep under way in this process; ``output`` is what it has in an object store."""
+    """The sweep in progress in this process.
+
+    Attributes:
+        config: its first job's.
+        folder: of its files.
+        overrides: of the command line.
+        output: its files in an object store; None where they stay in the folder.
+        run_dirs: its jobs' folders so far.
+        swept: the settings that differ between its jobs, each with all its values.
+    """
 
     config: RunConfig
     folder: Path
@@ -58,11 +67,10 @@ class Sweep:
     output: SweepOutput | None = None
     run_dirs: list[Path] = field(default_factory=list)
     swept: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """The settings that differ between its jobs, each with all its values."""
 
     @property
     def place(self) -> str:
-        """Where a person finds the sweep's files: its folder, or its URL."""
+        """The sweep's folder, or its URL in an object store."""
         return display_location(self.config.output.dir, self.folder)
 
 
@@ -73,7 +81,7 @@ class RunnerCallback(Callback):
     """Hydra's hooks."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Before the run's folder is made: is the configuration sound, and is the folder free?"""
+        """Check the configuration and lock the run's folder, before it is made."""
         with exit_on_config_error():
             run = to_run_config(config)
             folder = Path(str(config.hydra.run.dir)).absolute()
@@ -86,48 +94,48 @@ class RunnerCallback(Callback):
                 check_folder(folder, run)  # as the store has it
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Before a sweep's first job: is every job sound?  Then open the parent run."""
+        """Check every job's configuration, and open the parent run, before a sweep's first job."""
         with exit_on_config_error():
             jobs = expand_sweep(config)
             folder = Path(str(config.hydra.sweep.dir)).absolute()
             overrides = typed_words(config.hydra)
-            output = _take_output(folder, jobs)
+            output = _open_output(folder, jobs)
             check_sweep_folder(folder, overrides, display_location(jobs[0].output.dir, folder))
             _warn_unavailable_devices(config)
-            swept = swept_settings([job.to_dict() for job in jobs]) if len(jobs) > 1 else _sought(config)
+            swept = swept_settings([job.to_dict() for job in jobs]) if len(jobs) > 1 else _searched_settings(config)
         start_sweep(Sweep(jobs[0], folder, overrides, output, swept=swept))
         if output:
             with exit_on_config_error():
                 output.put_record()
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """After a job, in whatever process: a failure is told once, by the command line."""
+        """Silence Hydra's own report of a failed job, which the command line reports once."""
         job_return.__class__ = QuietReturn
 
 
 class QuietReturn(JobReturn):
-    """What Hydra has of a job; its own prints the overrides before it raises the job's error."""
+    """Hydra's record of a job, which here raises the job's error without printing its overrides."""
 
     @property  # type: ignore[misc]
     def return_value(self) -> Any:
         """The job's value.
 
         Raises:
-            Exception: what the job raised.
+            Exception: the job's.
         """
         if isinstance(self._return_value, BaseException):
             raise self._return_value
         return self._return_value
 
 
-def _sought(config: DictConfig) -> dict[str, list[str]]:
-    """The settings that a sweeper chooses as it goes, whose values aren't known yet."""
+def _searched_settings(config: DictConfig) -> dict[str, list[str]]:
+    """Return the settings that a sweeper chooses as it goes, without their values, which are not known yet."""
     keys = map(str, config.hydra.sweeper.get("params") or {})
     return {f"{key}.name" if "." not in key else key: [] for key in keys}
 
 
-def _take_output(folder: Path, jobs: Sequence[RunConfig]) -> SweepOutput | None:
-    """What a sweep has in an object store, taken for this command; None where it stays on a file system.
+def _open_output(folder: Path, jobs: Sequence[RunConfig]) -> SweepOutput | None:
+    """Acquire a sweep's output in an object store for this command; None where it is a folder.
 
     Raises:
         ConfigError: its jobs want several places, or as ``runner.output.remote.sweep.take`` does.
@@ -147,7 +155,7 @@ def _take_output(folder: Path, jobs: Sequence[RunConfig]) -> SweepOutput | None:
 
 
 def with_job_output_dir(job: RunConfig, run_dir: Path, sweep_dir: Path) -> RunConfig:
-    """A sweep's job with an ``output.dir`` of its own, below that of the sweep, if that is a URL."""
+    """Return a sweep's job with its own ``output.dir`` below the sweep's, if that is a URL."""
     url = job.output.dir
     if url is None or not is_url(url):
         return job
@@ -156,43 +164,41 @@ def with_job_output_dir(job: RunConfig, run_dir: Path, sweep_dir: Path) -> RunCo
 
 
 def _warn_unavailable_devices(config: DictConfig) -> None:
-    """Of a sweep over the devices of this machine: which ones it has not."""
+    """Warn of devices that a sweep over this machine's devices leaves out."""
     params = OmegaConf.to_container(config.hydra.sweeper.get("params") or OmegaConf.create({}), resolve=False)
     if isinstance(params, dict) and "runner.devices" in str(params.get("device")):
         for kind, reason in unavailable_devices().items():
             log.warning("device=%s is left out of the sweep: %s", kind.value, reason)
 
 
-class exit_on_config_error:
-    """Ends the program with one message on a configuration error."""
+@contextmanager
+def exit_on_config_error() -> Iterator[None]:
+    """End the program with one message on an error."""
+    try:
+        yield
+    except Exception as error:
+        from runner.config.composition import format_hydra_error
+        from runner.core.printable import printable
 
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, Exception):
-            from runner.config.composition import format_hydra_error
-            from runner.core.printable import printable
-
-            raise SystemExit(f"error: {printable(format_hydra_error(error))}") from error
+        raise SystemExit(f"error: {printable(format_hydra_error(error))}") from error
 
 
 def check_sweep_folder(folder: Path, overrides: Sequence[str], place: str) -> None:
-    """Whether a sweep may have its files in ``folder``: it is free, or holds the same sweep, which is then resumed.
+    """Check that a sweep may have its files in ``folder``: it is free, or holds the same sweep, which is then resumed.
 
     Args:
-        folder: the sweep's; for an object store its working folder, with the sweep.json of the store.
+        folder: the sweep's; for an object store its staging folder, with the sweep.json of the store.
         overrides: of the command line.
-        place: what messages call it.
+        place: the folder or URL, for messages.
 
     Raises:
         ConfigError: it holds a run, or another sweep.
     """
-    if any((folder / name).exists() for name in ("result.json", *FOLDERS, STATE)):
+    if any((folder / name).exists() for name in (RunLayout.result, *FORMAT_FOLDERS, RunLayout.state)):
         raise ConfigError(f"output.dir={place} already holds a run: name another folder, or move that run away")
-    if (folder / SWEEP_FILE).exists():
-        before = read_json(folder / SWEEP_FILE)["overrides"]
-        if before != list(map(without_credentials, overrides)):
+    if RunLayout(folder).sweep.exists():
+        before = read_sweep(RunLayout(folder).sweep).overrides
+        if before != tuple(map(without_credentials, overrides)):
             raise ConfigError(
                 f"output.dir={place} already holds another sweep ({' '.join(before)}): "
                 "give the same settings to resume it, or name another folder"
@@ -200,17 +206,21 @@ def check_sweep_folder(folder: Path, overrides: Sequence[str], place: str) -> No
 
 
 def start_sweep(sweep: Sweep) -> None:
-    """Open the parent run, and leave sweep.json for the jobs."""
+    """Write sweep.json for the jobs, and open the parent run."""
     global _current
     _current = sweep
     make_folder(sweep.folder)
-    path = sweep.folder / SWEEP_FILE
+    path = RunLayout(sweep.folder).sweep
     if not path.exists():
-        overrides = list(map(without_credentials, sweep.overrides))
-        record: dict[str, Any] = {"run_id": None, "overrides": overrides, "jobs": [], SWEPT: sweep.swept}
-        record |= {"started_at": time.time(), "user": user_name(), "git": git_state()}
-        write_atomic(path, json.dumps(record))
-    os.environ[SWEEP_ENVIRONMENT] = str(sweep.folder / SWEEP_FILE)
+        state = SweepState(
+            overrides=tuple(map(without_credentials, sweep.overrides)),
+            swept=sweep.swept,
+            started_at=time.time(),
+            user=user_name(),
+            git=git_state(),
+        )
+        write_sweep(path, state)
+    os.environ[SWEEP_ENVIRONMENT] = str(path)
     if sweep.config.tracking.name == "none":
         return
     from runner.tracking.client import TrackingError
@@ -223,16 +233,14 @@ def start_sweep(sweep: Sweep) -> None:
 
 
 def register_job(run_dir: Path) -> str | None:
-    """Register a job's folder with the sweep under way; the MLflow id of the sweep's parent run, if it has one."""
+    """Register a job's folder with the sweep in progress; return the MLflow id of its parent run, if it has one."""
     if _current is not None:
         _current.run_dirs.append(run_dir)
-    found = read_json(Path(os.environ[SWEEP_ENVIRONMENT]))
-    run_id: str | None = found.get("run_id")
-    return run_id
+    return read_sweep(Path(os.environ[SWEEP_ENVIRONMENT])).run_id
 
 
 def finish_sweep(interrupted: bool) -> bool:
-    """Close the parent run of the sweep under way, if there is one, and print the table of its jobs.
+    """Close the parent run of the sweep in progress, if there is one, and print the table of its jobs.
 
     Returns:
         False if the sweep's own files could not be put into its object store.
@@ -244,13 +252,12 @@ def finish_sweep(interrupted: bool) -> bool:
     os.environ.pop(SWEEP_ENVIRONMENT, None)
     if not sweep.run_dirs:  # a launcher such as Submitit's ran the jobs elsewhere
         sweep.run_dirs = sorted(
-            (found.parent for found in sweep.folder.glob("*/result.json")), key=lambda each: (len(each.name), each.name)
+            (path.parent for path in sweep.folder.glob("*/result.json")),
+            key=lambda folder: (len(folder.name), folder.name),
         )
-    path = sweep.folder / SWEEP_FILE
-    record = read_json(path)
-    record["jobs"] = [os.path.relpath(run_dir, sweep.folder) for run_dir in sweep.run_dirs]
-    record["interrupted"] = interrupted
-    write_atomic(path, json.dumps(record, indent=2))
+    path = RunLayout(sweep.folder).sweep
+    jobs = tuple(os.path.relpath(run_dir, sweep.folder) for run_dir in sweep.run_dirs)
+    write_sweep(path, replace(read_sweep(path), jobs=jobs, interrupted=interrupted))
     hide_credentials(sweep.folder)
     results = read_results(sweep.run_dirs)
     if sweep.config.profile.plots and results:
@@ -273,11 +280,11 @@ def finish_sweep(interrupted: bool) -> bool:
         except TrackingError as error:
             log.warning("%s", error)
             outcome = f"not logged; log it later with: python -m runner track {shlex.quote(sweep.place)}"
-    is_put = sweep.output is None or sweep.output.put_files(finished=bool(results) and not interrupted)
-    place = sweep.place if is_put else f"{sweep.folder}, as they could not all be put to {sweep.place}"
+    is_uploaded = sweep.output is None or sweep.output.put_files(finished=bool(results) and not interrupted)
+    place = sweep.place if is_uploaded else f"{sweep.folder}, as they could not all be put to {sweep.place}"
     sys.stdout.flush()
     print(summarize_sweep(results, place, outcome, page))
-    return is_put
+    return is_uploaded
 
 
 def _outputs(sweep: Sweep) -> Path:

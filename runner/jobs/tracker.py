@@ -1,4 +1,4 @@
-"""MLflow in the background of a job; it never ends the job."""
+"""MLflow in the background of a job, whose failures never end the job."""
 
 from __future__ import annotations
 
@@ -23,53 +23,53 @@ log = logging.getLogger(__name__)
 
 _SAMPLE_S = 2.0
 
-_SHARE = 0.05
+_PAUSE_SHARE = 0.05
 
-_MOST_S = 300.0
+_MAX_PAUSE_S = 300.0
 
-_AFTER_TROUBLE_S = 30.0
+_RETRY_S = 30.0
 
-_KEPT = 1000
-"""Metrics that wait for a server that does not answer; the oldest are forgotten."""
+_MAX_PENDING = 1000
+"""Metrics that wait for a server that does not answer; the oldest are dropped."""
 
 
 def pause_after(elapsed_s: float) -> float:
-    """Seconds until the next point, a twentieth of the time so far: few calls, however long a run takes."""
-    return min(max(_SHARE * elapsed_s, _SAMPLE_S), _MOST_S)
+    """Return the seconds until the next point, a twentieth of the time so far: few calls, however long a run takes."""
+    return min(max(_PAUSE_SHARE * elapsed_s, _SAMPLE_S), _MAX_PAUSE_S)
 
 
 class Points:
-    """What is told while a run goes on, a point at a time.
+    """Metrics of a run's progress and of the machine's load, a point at a time.
 
     Args:
         system: the machine's load.
-        first_step: where metrics go on that earlier sessions have told of.
+        first_step: the steps at which metrics of earlier attempts continue.
     """
 
     def __init__(self, system: SystemMetrics, first_step: Mapping[str, int]) -> None:
         self._system = system
         self._step = max((step for name, step in first_step.items() if name.startswith(LIVE)), default=0)
-        self._before: Mapping[str, Any] | None = None
-        self._waiting: list[Any] = []
+        self._previous: Mapping[str, Any] | None = None
+        self._pending: list[Any] = []
 
     def add(self, progress: Mapping[str, Any] | None) -> list[Any]:
-        """Take a point, given the worker's last word on how far it is; all metrics that wait to be told."""
+        """Add a point, with the worker's last progress; return all metrics that are not logged yet."""
         from runner.tracking.calls import metrics_at
 
         values = self._system.take()
-        if progress is not None and progress is not self._before:
+        if progress is not None and progress is not self._previous:
             values |= self._progress(progress)
-            self._before = progress
-        self._waiting = [*self._waiting, *metrics_at(values, int(1000 * time.time()), self._step)][-_KEPT:]
+            self._previous = progress
+        self._pending = [*self._pending, *metrics_at(values, int(1000 * time.time()), self._step)][-_MAX_PENDING:]
         self._step += bool(values)
-        return self._waiting
+        return self._pending
 
-    def told(self) -> None:
-        """MLflow has them."""
-        self._waiting = []
+    def clear(self) -> None:
+        """Drop the metrics, which are logged now."""
+        self._pending = []
 
     def _progress(self, now: Mapping[str, Any]) -> dict[str, float]:
-        before = self._before or {"audio_s": 0.0, "elapsed_s": 0.0}
+        before = self._previous or {"audio_s": 0.0, "elapsed_s": 0.0}
         seconds = now["elapsed_s"] - before["elapsed_s"]
         values = {f"progress_{key}": float(now[key]) for key in ("clips", "audio_s")}
         values["progress_clips_skipped"] = float(now["skipped"])
@@ -79,25 +79,27 @@ class Points:
 
 
 class RunTracking:
-    """MLflow for one job, or none of it; trouble there is a warning and never the run's end.
+    """MLflow for one job, if it is tracked; a failure is a warning and never the run's end.
 
     Args:
         job: the job.
+
+    Attributes:
+        outcome: the summary's line on tracking.
+        page: the run's page in the MLflow UI.
+        stopped: whether the user stopped the logging.
     """
 
     def __init__(self, job: Job) -> None:
         self._job = job
-        self._wanted = job.config.tracking.name != "none"
-        self._over = threading.Event()
+        self._is_tracked = job.config.tracking.name != "none"
+        self._ended = threading.Event()
         self._thread: threading.Thread | None = None
         self._progress: Mapping[str, Any] | None = None
         self._tags: dict[str, str] = {}
         self.outcome: str | None = None
-        """What the summary says of tracking."""
         self.page: str | None = None
-        """The run's page in the MLflow UI."""
         self.stopped = False
-        """Whether the user had no more patience with it."""
 
     def begin(self, info: RunInfo, store: RemoteRun | None) -> None:
         """Open the MLflow run while the worker imports TensorFlow, and log the run's progress.
@@ -106,52 +108,52 @@ class RunTracking:
             info: the run's.
             store: gets the MLflow run's id, should this command be killed.
         """
-        if self._wanted:
+        if self._is_tracked:
             self._thread = threading.Thread(target=self._follow, args=(info, store), name="tracking", daemon=True)
             self._thread.start()
 
     def note(self, event: Mapping[str, Any]) -> None:
-        """Take note of an event of the worker, at once."""
+        """Note an event of the worker, without waiting."""
         if event["event"] == "progress":
             self._progress = event
         elif event["event"] == "device":
-            told = {"device.effective": "effective", "device.name": "name", "precision.effective": "precision"}
-            self._tags = {tag: str(event[key]) for tag, key in told.items()}
+            keys = {"device.effective": "effective", "device.name": "name", "precision.effective": "precision"}
+            self._tags = {tag: str(event[key]) for tag, key in keys.items()}
 
     def finish(self, store: RemoteRun | None, finished: bool) -> None:
-        """Log result.json and the files, and close the MLflow run; embeddings are got from the store for that.
+        """Log result.json and the files, and close the MLflow run; embeddings are downloaded from the store for that.
 
-        A second Ctrl-C ends the waiting for it.
+        A second Ctrl-C stops the logging.
         """
-        if not self._wanted:
+        if not self._is_tracked:
             return
-        self._over.set()
+        self._ended.set()
         try:
             if self._thread is not None:
                 self._thread.join()
-            _apart(lambda: self._attempt(lambda: self._finish(store, finished)))
+            _in_daemon_thread(lambda: self._attempt(lambda: self._finish(store, finished)))
         except KeyboardInterrupt:
             self.stopped = True
             self.outcome = self._later()
-            log.warning("MLflow is not waited for any longer")
+            log.warning("stopped logging to MLflow")
 
     def _follow(self, info: RunInfo, store: RemoteRun | None) -> None:
-        run, began = self._opened(info, store), time.monotonic()
-        if run is None:  # what there is to tell is told at the end
+        run, began = self._open(info, store), time.monotonic()
+        if run is None:  # all is logged at the end
             return
         from runner.tracking.system_metrics import SystemMetrics
 
         system = SystemMetrics()
-        points, due, over = Points(system, run.first_step), 0.0, False
-        while not over:
-            over = self._over.wait(_SAMPLE_S)
+        points, due, is_last = Points(system, run.first_step), 0.0, False
+        while not is_last:
+            is_last = self._ended.wait(_SAMPLE_S)
             system.collect()
             elapsed = time.monotonic() - began
-            if elapsed >= due or over:
-                told = self._tell(run.run_id, points)
-                due = elapsed + max(pause_after(elapsed), 0.0 if told else _AFTER_TROUBLE_S)
+            if elapsed >= due or is_last:
+                logged = self._log(run.run_id, points)
+                due = elapsed + max(pause_after(elapsed), 0.0 if logged else _RETRY_S)
 
-    def _opened(self, info: RunInfo, store: RemoteRun | None) -> OpenRun | None:
+    def _open(self, info: RunInfo, store: RemoteRun | None) -> OpenRun | None:
         from runner.tracking.runs import open_run
 
         job, opened = self._job, []
@@ -164,8 +166,8 @@ class RunTracking:
             store.put_tracking()
         return opened[0] if opened else None
 
-    def _tell(self, run_id: str, points: Points) -> bool:
-        """Tell what waits; False if MLflow can't be told now: what waits is told with the next point."""
+    def _log(self, run_id: str, points: Points) -> bool:
+        """Log pending metrics; False if that fails now: they are logged with the next point."""
         from runner.tracking.calls import cut, log_batch
         from runner.tracking.client import TrackingError, connected
 
@@ -178,7 +180,7 @@ class RunTracking:
         except TrackingError as error:
             log.debug("%s", error)
             return False
-        points.told()
+        points.clear()
         self._tags = {}
         return True
 
@@ -205,8 +207,8 @@ class RunTracking:
         return f"not logged; log it later with: python -m runner track {shlex.quote(self._job.place)}"
 
 
-def _apart(work: Callable[[], None]) -> None:
-    """Do it in a thread that the end of this program does not wait for: an interrupt ends the waiting at once."""
+def _in_daemon_thread(work: Callable[[], None]) -> None:
+    """Do it in a thread that the end of this program does not wait for: an interrupt ends the wait at once."""
     raised: list[BaseException] = []
 
     def do() -> None:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("runner.engines.worker")
 
 _PASSES = 5
-"""An interval that tells two settings apart takes at least so many."""
+"""Passes that an interval needs to distinguish two settings."""
 
 _PARTS = 3
 """A pass takes such a part of the time that is asked for: shorter ones are mostly their beginning."""

@@ -124,7 +124,7 @@ def exclusion_reasons(facts: Facts, metric: str) -> list[str]:
 
 def like_of(facts: Sequence[Facts]) -> str:
     """Return the metric of speed that all runs have: of repeated passes, otherwise of the first pass."""
-    return REPEATS if facts and all(REPEATS in each.metrics for each in facts) else FIRST_PASS
+    return REPEATS if facts and all(REPEATS in own.metrics for own in facts) else FIRST_PASS
 
 
 def compare(runs: Sequence[T], facts: Callable[[T], Facts], metric: str | None = None) -> Comparison[T]:

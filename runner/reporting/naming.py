@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.config.params import config_params
+from runner.contract.files import read_sweep
+from runner.core.errors import ResumeError
 
 if TYPE_CHECKING:
     from runner.config.schema import RunConfig
@@ -58,8 +58,8 @@ def swept_of(config: Mapping[str, Any], sweep_file: Path | str | None) -> dict[s
         sweep_file: the sweep's sweep.json; empty of settings, or none at all, for a run by itself.
     """
     try:
-        swept = json.loads(Path(sweep_file or os.devnull).read_text(encoding="utf-8")).get(SWEPT) or {}
-    except (OSError, ValueError):
+        swept = read_sweep(Path(sweep_file)).swept if sweep_file else {}
+    except ResumeError:
         return {}
     own, shown = config_params(config), _short_keys(list(swept))
     return {shown[key]: _short_value(own.get(key, ""), values) for key, values in swept.items()}

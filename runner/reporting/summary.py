@@ -35,7 +35,7 @@ def summarize(
         rows += describe_quality(result.evaluation, result.metrics)
     rows.append(("files", place))
     if resume:
-        rows.append(("to go on", resume))
+        rows.append(("resume", resume))
     if tracking:
         rows.append(("mlflow", tracking))
     if page:

@@ -87,21 +87,21 @@ class Contest:
     @property
     def baseline(self) -> Variant:
         """The baseline of speed-ups: the fastest on a CPU in float32, otherwise the slowest."""
-        on_cpu = [each for each in self.variants if configuration_label(each.best)[::2] == ("cpu", "float32")]
+        on_cpu = [variant for variant in self.variants if configuration_label(variant.best)[::2] == ("cpu", "float32")]
         return on_cpu[0] if on_cpu else self.variants[-1]
 
     @property
     def equals(self) -> tuple[Variant, ...]:
         """The fastest, and those that are not measurably slower."""
         fastest, *others = self.variants
-        return (fastest, *(each for each in others if fastest.is_like(each)))
+        return (fastest, *(other for other in others if fastest.is_like(other)))
 
     @property
     def chosen(self) -> Variant:
         """The fastest, or one that is not measurably slower and takes clearly less memory."""
         fastest = self.variants[0]
-        lighter = [each for each in self.equals if each.memory_mib <= _LIGHTER * fastest.memory_mib]
-        return min(lighter, key=lambda each: each.memory_mib) if lighter else fastest
+        lighter = [variant for variant in self.equals if variant.memory_mib <= _LIGHTER * fastest.memory_mib]
+        return min(lighter, key=lambda variant: variant.memory_mib) if lighter else fastest
 
 
 def contests(results: Sequence[RunResult]) -> tuple[list[Contest], list[tuple[RunResult, tuple[str, ...]]]]:
@@ -175,7 +175,7 @@ def _of_contest(contest: Contest, several: bool) -> list[str]:
     if len(contest.variants) == 1:
         head = f"{chosen.name}: {speed}"
     elif len(equals) > 1:
-        others = [f"{each.name} {with_interval(each.speed, each.interval)}" for each in equals if each is not chosen]
+        others = [f"{like.name} {with_interval(like.speed, like.interval)}" for like in equals if like is not chosen]
         head = f"No measurable difference: {chosen.name} {speed}, {', '.join(others)}"
         if chosen is not fastest:
             head += f". Use {chosen.name}, which takes less memory"
@@ -210,15 +210,15 @@ def _how(contest: Contest) -> list[str]:
     if len(contest.variants) == 1:
         return []
     names = NAMES[contest.ranking.metric]
-    if any(each.interval is None for each in contest.variants):
+    if any(variant.interval is None for variant in contest.variants):
         more = "" if contest.ranking.metric == REPEATS else ": profile.repeat_s=10 repeats them"
         return [f"Compared by {names}, some too short for an interval{more}."]
     return [f"Compared by {names}; in brackets 95 % intervals (bootstrap)."]
 
 
 def _not_comparable(first: Contest, other: Contest) -> str:
-    names = ", ".join(each.name for each in other.variants)
-    against = ", ".join(each.name for each in first.variants)
+    names = ", ".join(variant.name for variant in other.variants)
+    against = ", ".join(variant.name for variant in first.variants)
     why = difference(other.ranking.workload, first.ranking.workload)
     return f"Not comparable: {names} with {against}, because {why}."
 

@@ -9,10 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runner.contract.files import read_result
-from runner.core.errors import ResumeError, RunnerError
+from runner.contract.files import read_result, read_sweep
+from runner.core.errors import RunnerError
 from runner.core.layout import RunLayout
-from runner.core.readable import read_json
 from runner.tracking.client import store_uri, ui_command
 from runner.tracking.runs import finish_run
 from runner.tracking.sweeps import finish_sweep, open_sweep
@@ -38,26 +37,26 @@ def track(folder: Path, uri: str | None = None, place: str | None = None) -> str
         logged = finish_run(config.tracking, outputs_of(config), folder)
         where = ui_command(store_uri(config.tracking, outputs_of(config)))
         return f"{'logged' if logged else 'was logged already'}; {where}"
-    record = read_json(sweep)
-    run_dirs = [folder / job for job in record["jobs"] if RunLayout(folder / job).result.exists()]
+    state = read_sweep(sweep)
+    run_dirs = [folder / job for job in state.jobs if RunLayout(folder / job).result.exists()]
     if not run_dirs:
         raise RunnerError(f"{place or folder} holds no job that came to a result: there is nothing to log")
     config = logged_with(run_dirs[0], uri)
-    open_sweep(config.tracking, outputs_of(config), folder, record["overrides"], place)
-    record = read_json(sweep)
+    open_sweep(config.tracking, outputs_of(config), folder, state.overrides, place)
+    run_id = read_sweep(sweep).run_id
     new = 0
     for run_dir in run_dirs:
         own = logged_with(run_dir, uri)
-        new += finish_run(own.tracking, outputs_of(own), run_dir, parent_run_id=record["run_id"])
+        new += finish_run(own.tracking, outputs_of(own), run_dir, parent_run_id=run_id)
     finish_sweep(
         *(config.tracking, outputs_of(config), folder, run_dirs),
-        interrupted=bool(record.get("interrupted")),
+        interrupted=state.interrupted,
         place=place,
     )
     parts = [f"logged, {len(run_dirs)} jobs"]
     if before := len(run_dirs) - new:
         parts.append(f"{before} of them were logged already")
-    if missing := len(record["jobs"]) - len(run_dirs):
+    if missing := len(state.jobs) - len(run_dirs):
         parts.append(f"{missing} more came to no result")
     return f"{', '.join(parts)}; {ui_command(store_uri(config.tracking, outputs_of(config)))}"
 
@@ -66,12 +65,12 @@ def logged_with(run_dir: Path, uri: str | None) -> RunConfig:
     """Return a run's configuration with the tracking that it is to be logged with.
 
     Raises:
-        RunnerError: there is no result.json that can be read.
+        RunnerError: there is no result.json, or none that this version of the runner can read.
     """
-    try:
-        config = read_result(RunLayout(run_dir).result).info.config
-    except ResumeError as error:
-        raise RunnerError(f"{run_dir} has no readable result.json ({error}): give the folder of a run") from error
+    path = RunLayout(run_dir).result
+    if not path.exists():
+        raise RunnerError(f"{run_dir} has no result.json: give the folder of a run")
+    config = read_result(path).info.config
     if uri:
         return replace(config, tracking=replace(config.tracking, uri=uri))
     if config.tracking.name == "none":

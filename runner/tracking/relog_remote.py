@@ -6,9 +6,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from runner.contract.files import read_sweep
 from runner.core.errors import RunnerError, StoreError
 from runner.core.layout import FORMAT_FOLDERS, RunLayout
-from runner.core.readable import read_json
 from runner.storage.lease import Lease
 from runner.storage.object_store import Store
 from runner.tracking.relog import logged_with, outputs_of, track
@@ -42,7 +42,7 @@ def track_url(url: str, uri: str | None = None) -> str:
         if RunLayout.sweep in top:
             files.get(RunLayout.sweep)
             files.get_below(RunLayout.plots)
-            for job in read_json(folder / RunLayout.sweep)["jobs"]:
+            for job in read_sweep(folder / RunLayout.sweep).jobs:
                 files.get_run(f"{job}/", uri)
         else:
             files.get_run("", uri)

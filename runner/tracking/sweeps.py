@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.config.command_line import command_line
-from runner.contract.files import read_results
-from runner.core.files import write_atomic
-from runner.core.layout import PLOTS, SWEEP_FILE
-from runner.core.readable import read_json
+from runner.contract.files import read_results, read_sweep, write_sweep
+from runner.core.layout import PLOTS, RunLayout
 from runner.core.redact import without_credentials
 from runner.reporting.advice import rerun_command
-from runner.reporting.naming import SWEPT
 from runner.reporting.verdict import only_contest, verdict
 from runner.tracking.calls import cut, log_batch, log_dataset, log_params, metrics_at
 from runner.tracking.client import known_run, store_uri, telling
@@ -36,23 +33,22 @@ def open_sweep(
 
     ``place`` is where a person finds the sweep, if that is not its folder.
     """
-    path = sweep_dir / SWEEP_FILE
-    record = read_json(path)
+    path = RunLayout(sweep_dir).sweep
+    state = read_sweep(path)
     with telling(tracking, outputs) as (client, experiment_id):
-        if record.get("run_id") and known_run(client, record["run_id"]):
+        if state.run_id and known_run(client, state.run_id):
             return
         name = " ".join(["sweep", *map(without_credentials, _swept(overrides))])[:_SWEEP_NAME_CHARACTERS]
         tags = {
             "run_dir": place or str(sweep_dir),
             "sweep.overrides": " ".join(map(without_credentials, overrides)),
             "command": command_line(overrides, multirun=True),
-        } | source_tags(record.get("user"), record.get("git"))
-        began_ms = int(1000 * float(record.get("started_at") or 0.0)) or None
-        run = client.create_run(experiment_id, began_ms, cut(tags), name)
-        record |= {"run_id": run.info.run_id, "experiment_id": experiment_id}
-        record["uri"] = without_credentials(store_uri(tracking, outputs))
-        write_atomic(path, json.dumps(record, indent=2))
-        log_params(client, run.info.run_id, swept_params(record.get(SWEPT) or {}))
+        } | source_tags(state.user, state.git)
+        began_ms = int(1000 * state.started_at) or None
+        run_id = client.create_run(experiment_id, began_ms, cut(tags), name).info.run_id
+        uri = without_credentials(store_uri(tracking, outputs))
+        write_sweep(path, replace(state, run_id=run_id, experiment_id=experiment_id, uri=uri))
+        log_params(client, run_id, swept_params(state.swept))
 
 
 def _swept(overrides: Sequence[str]) -> list[str]:
@@ -71,12 +67,13 @@ def finish_sweep(
     place: str | None = None,
 ) -> None:
     """Say on the parent run how its jobs went, and close it; opens one if there is none yet, as ``open_sweep``."""
-    path = sweep_dir / SWEEP_FILE
-    record = read_json(path)
-    if not record.get("run_id"):
-        open_sweep(tracking, outputs, sweep_dir, record["overrides"], place)
-    record = read_json(path)
-    run_id = record["run_id"]
+    path = RunLayout(sweep_dir).sweep
+    state = read_sweep(path)
+    if state.run_id is None:
+        open_sweep(tracking, outputs, sweep_dir, state.overrides, place)
+        state = read_sweep(path)
+    run_id = state.run_id
+    assert run_id is not None
     uri = without_credentials(store_uri(tracking, outputs))
     results = [_with_run_id(result, run_dir, uri) for run_dir in run_dirs for result in read_results([run_dir])]
     count = dict.fromkeys(("finished", "failed", "interrupted"), 0)
@@ -84,12 +81,12 @@ def finish_sweep(
         count[result.status] += 1
     with telling(tracking, outputs) as (client, experiment_id):
         interrupted = bool(interrupted or count["interrupted"])
-        params = {} if interrupted else swept_params(record.get(SWEPT) or {}, results)
-        params |= {} if interrupted else fixed_params(results, record["overrides"])  # MLflow takes no other value later
+        params = {} if interrupted else swept_params(state.swept, results)
+        params |= {} if interrupted else fixed_params(results, state.overrides)  # MLflow takes no other value later
         known = client.get_run(run_id).data.params
         log_params(client, run_id, {key: value for key, value in params.items() if key not in known})
         tags = {"sweep.jobs": str(len(results)), **{f"sweep.{status}": str(n) for status, n in count.items()}}
-        tags["mlflow.note.content"] = sweep_note(results, record["overrides"], experiment_id)
+        tags["mlflow.note.content"] = sweep_note(results, state.overrides, experiment_id)
         metrics: dict[str, float] = {}
         tags["verdict"] = verdict(results)
         if contest := only_contest(results):

@@ -95,7 +95,7 @@ def test_a_killed_command_is_continued_in_its_mlflow_run(
     (logged,) = runs_of(outputs)
     assert (logged.info.status, logged.info.run_name) == ("FINISHED", "second")
     assert logged.data.tags["resumed.memory.name"] == "balanced"
-    assert logged.data.tags["sessions"] == "2"
+    assert logged.data.tags["attempt"] == "2"
     assert logged.data.metrics["clips_embedded"] == 98
     assert logged.data.metrics["attempt_clips"] < 100
     assert differences(out, undisturbed) == []

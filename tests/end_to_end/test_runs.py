@@ -248,7 +248,7 @@ def test_ctrl_c_ends_the_shard_and_keeps_what_was_done(tmp_path: Path, outputs: 
     assert len(clips) % 8 == 0
     assert embeddings.num_rows == 10 * len(clips)
     assert "not done" in out
-    assert f"to go on  python -m runner dataset=manifest dataset.path={tmp_path}/clips.csv" in out
+    assert f"resume  python -m runner dataset=manifest dataset.path={tmp_path}/clips.csv" in out
     assert f"output.dir={tmp_path}/run" in out
     assert not list((tmp_path / "run").rglob(".*.tmp"))
     (logged,) = runs_of(outputs)

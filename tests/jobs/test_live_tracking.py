@@ -67,7 +67,7 @@ def test_points_go_on_where_an_earlier_session_ended_and_wait_for_a_server() -> 
     again = points.add(later := progress(20, 400.0, 4.0))
     assert again[: len(first)] == first  # nobody had them
     assert {each.value for each in again if each.key == "progress_realtime_factor"} == {50.0, 150.0}
-    points.told()
+    points.clear()
     assert [each.step for each in points.add(later)] == [9]  # nothing new but of the machine
     for _ in range(3000):
         points.add(later)
@@ -152,7 +152,7 @@ def test_a_point_that_could_not_be_told_comes_with_the_next(tmp_path: Path, monk
     one.note({"event": "device", "effective": "cpu", "name": "A CPU", "precision": "float32"})
     points = Points(Idle(), {})  # type: ignore[arg-type]
     monkeypatch.setattr(mlflow_client, "connected", refuse)
-    assert not one._tell("run", points)
+    assert not one._log("run", points)
     assert one.outcome is None  # the end will tell
     assert len(points.add(None)) == 2
 

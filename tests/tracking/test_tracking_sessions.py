@@ -161,6 +161,17 @@ def test_runs_whose_store_lost_them_are_logged_again(how: str, tmp_path: Path) -
     assert (parent.info.status, child.info.status) == ("FINISHED", "FINISHED")
 
 
+def test_a_run_of_another_version_is_not_logged_and_said_to_be_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = make_run(tmp_path / "old")
+    (run_dir / "result.json").write_text('{"schema_version": 3}')
+    assert main([str(run_dir), str(tmp_path)]) == 1
+    first, second = capsys.readouterr().err.splitlines()
+    assert f"{run_dir}/result.json is of version 3 of the runner's files, and this runner reads version 2" in first
+    assert "has no result.json: give the folder of a run" in second
+
+
 def test_a_sweep_begins_and_ends_with_its_jobs(tmp_path: Path) -> None:
     sweep = tmp_path / "sweep"
     sweep.mkdir()

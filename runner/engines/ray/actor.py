@@ -103,14 +103,14 @@ class ShardWriter(RunWriter):
 class EmbedShards:
     """An actor with asynchronous methods: ``where``, ``make``, ``embed`` for each shard, and ``finish``, in this order.
 
-    A failure is part of the answer, so that the driver can tell it from the actor's death.
+    A failure is part of the answer, so that the driver can distinguish it from the actor's death.
 
     Args:
         init: its order.
     """
 
     def __init__(self, init: ActorInit) -> None:
-        # A decode process would import the main module anew, which here is Ray's own worker.
+        # A decode process would import the main module again, which here is Ray's own worker.
         sys.modules["__main__"].__file__ = None
         self._started_at = time.time()
         _configure_logging()

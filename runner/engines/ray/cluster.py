@@ -1,4 +1,4 @@
-"""A Ray cluster: connecting to it or starting one, and what an actor of a run takes of it."""
+"""A Ray cluster: connecting to it or starting one, and the resources of an actor."""
 
 from __future__ import annotations
 
@@ -19,22 +19,19 @@ if TYPE_CHECKING:
     from runner.config.schema import RayEngineConfig
 
 _OBJECT_STORE_BYTES = 128 << 20
-"""Nothing but shards' numbers and reports goes through a Ray that is started here."""
+"""Only shards' numbers and reports go through a Ray that is started here."""
 
 _SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0", "RAY_COLOR_PREFIX": "0"}
 
 _OWN_SETTINGS = {"RAY_AUTH_MODE": "disabled"}
-"""Of a Ray that is started here; what the environment says of these goes before."""
+"""For a Ray that is started here; the environment takes precedence."""
 
 _FOLDER = "vggish-ray-"
-
-_folders: list[HeldFolder] = []
-"""Of the Ray that was started here."""
 
 
 @dataclass(frozen=True)
 class Seat:
-    """What an actor takes of a machine."""
+    """The resources of an actor."""
 
     cpus: float
     gpus: float
@@ -42,14 +39,14 @@ class Seat:
 
     @property
     def bundle(self) -> dict[str, float]:
-        """What it takes by Ray's names, without what it takes none of."""
-        whole = {"CPU": self.cpus, "GPU": self.gpus, **self.resources}
-        return {name: amount for name, amount in whole.items() if amount}
+        """The amounts by Ray's names, without zeros."""
+        amounts = {"CPU": self.cpus, "GPU": self.gpus, **self.resources}
+        return {name: amount for name, amount in amounts.items() if amount}
 
     def fits(self, nodes: Iterable[Mapping[str, Any]]) -> int:
-        """How many actors the machines hold, as ``ray.nodes()`` gives them."""
+        """Return how many actors fit on the machines, which are as ``ray.nodes()`` lists them."""
         return sum(
-            int(min((node["Resources"].get(name, 0.0) // takes for name, takes in self.bundle.items()), default=1.0))
+            int(min((node["Resources"].get(name, 0.0) // amount for name, amount in self.bundle.items()), default=1.0))
             for node in nodes
             if node["Alive"]
         )
@@ -59,8 +56,13 @@ class Seat:
         return " and ".join([f"{self.cpus:g} CPUs", f"{self.gpus:g} GPUs", *own])
 
 
-def connect(engine: RayEngineConfig) -> Any:
-    """Ray, connected to the cluster, or started here; ``disconnect`` ends both.
+def connect(engine: RayEngineConfig, stack: contextlib.ExitStack) -> Any:
+    """Return Ray, connected to the cluster or started here.
+
+    Args:
+        engine: the configuration.
+        stack: disconnects, and stops a Ray that was started here.  It must be closed last of all: a driver that loses
+            its cluster is ended by Ray on the spot.
 
     Raises:
         EngineError: it is not installed, or can't be reached or started.
@@ -72,12 +74,14 @@ def connect(engine: RayEngineConfig) -> Any:
     try:
         import ray
 
+        own = {} if address else _own(engine, stack)
+        stack.callback(_shut_down)
         ray.init(
             address=address or "local",
             log_to_driver=True,  # into runner.log: what actors say would else be gone with Ray's own folder
             logging_level=logging.ERROR,
             runtime_env=engine.runtime_env,
-            **({} if address else _own(engine)),
+            **own,
         )
         return ray
     except ImportError as error:
@@ -87,53 +91,48 @@ def connect(engine: RayEngineConfig) -> Any:
         raise EngineError(f"{where} ({error}): see runner.log") from error
 
 
-def _own(engine: RayEngineConfig) -> dict[str, Any]:
-    """How Ray is started here."""
-    _folders.append(HeldFolder(_FOLDER))
+def _own(engine: RayEngineConfig, stack: contextlib.ExitStack) -> dict[str, Any]:
+    """Return the settings of a Ray that is started here, with a temporary folder that the stack removes."""
+    folder = HeldFolder(_FOLDER)
+    stack.callback(folder.remove)
     return {
         "num_cpus": usable_cores(),
         "include_dashboard": engine.dashboard,
         "object_store_memory": _OBJECT_STORE_BYTES,
-        "_temp_dir": str(_folders[-1].path),
+        "_temp_dir": str(folder.path),
     }
 
 
-def disconnect() -> None:
-    """Leave the cluster, and stop it if it was started here; the last thing a worker does.
-
-    A driver that loses its cluster is ended by Ray on the spot, so all is on disk before.
-    """
+def _shut_down() -> None:
     with contextlib.suppress(Exception):
         import ray
 
         ray.shutdown()
-    while _folders:
-        _folders.pop().remove()
 
 
 def seat_for(engine: RayEngineConfig, device: str, nodes: Sequence[Mapping[str, Any]]) -> Seat:
-    """What an actor takes, where the configuration leaves that open: a machine's cores shared by its GPUs.
+    """Return an actor's resources; by default a machine's cores are shared by its GPUs.
 
     Args:
         engine: the configuration.
         device: the device asked for.
-        nodes: as ``ray.nodes()`` gives them; of machines that are not there yet nothing is known, and a CPU is asked.
+        nodes: as ``ray.nodes()`` lists them; without a fitting one, an actor gets one CPU.
     """
     machines = [node["Resources"] for node in nodes if node["Alive"]]
     gpus = engine.num_gpus_per_actor
     if gpus is None:
-        gpus = 1.0 if device == "gpu" or (device == AUTO and any(each.get("GPU") for each in machines)) else 0.0
+        gpus = 1.0 if device == "gpu" or (device == AUTO and any(machine.get("GPU") for machine in machines)) else 0.0
     cpus, own = engine.num_cpus_per_actor, engine.resources_per_actor or {}
     if cpus is None:
         least = {"CPU": 1.0, "GPU": gpus, **own}  # a head may have no CPU at all
-        fitting = [each for each in machines if all(each.get(name, 0.0) >= least[name] for name in least)]
-        shares = [each["CPU"] / max(each["GPU"] // gpus, 1.0) if gpus else each["CPU"] for each in fitting]
+        fitting = [own for own in machines if all(own.get(name, 0.0) >= least[name] for name in least)]
+        shares = [own["CPU"] / max(own["GPU"] // gpus, 1.0) if gpus else own["CPU"] for own in fitting]
         cpus = max(1.0, float(int(min(shares, default=1.0))))
     return Seat(cpus, gpus, own)
 
 
 def most_actors(engine: RayEngineConfig, seat: Seat, nodes: Sequence[Mapping[str, Any]]) -> int:
-    """How many actors a run has at a time: those asked for, or as many as the machines that are there hold."""
+    """Return how many actors a run has at a time: ``engine.max_size``, or as many as fit on the machines."""
     if engine.max_size != AUTO:
         return int(engine.max_size)
     return max(engine.min_size, seat.fits(nodes))

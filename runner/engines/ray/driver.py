@@ -20,7 +20,7 @@ from runner.core.errors import EngineError
 from runner.core.failures import error_of
 from runner.dataset.clips import ClipReader
 from runner.engines.common import Engine, remote_committer
-from runner.engines.ray.cluster import connect, disconnect, most_actors, seat_for
+from runner.engines.ray.cluster import connect, most_actors, seat_for
 from runner.engines.ray.messages import ActorEnd, ActorInit, ActorProgress, ActorReport, ShardReport
 from runner.engines.ray.pool import DEATHS, Cluster, PoolSettings, ShardPool
 from runner.engines.ray.registry import upload_weights
@@ -51,6 +51,10 @@ _LOOK_S = 1.0
 class RayEngine(Engine):
     """Embeds a run by actors on a cluster; see ``Engine``."""
 
+    def __init__(self, spec: RunSpec, events: Events, stop: StopSignal) -> None:
+        super().__init__(spec, events, stop)
+        self._connection = contextlib.ExitStack()
+
     def run(self) -> Status:
         """Embed what is left.
 
@@ -71,7 +75,7 @@ class RayEngine(Engine):
             collector = ReportCollector(spec, self._events, committed)
             resolved: dict[str, Scalar] = {}
             if collector.left:
-                ray = connect(config.engine)
+                ray = connect(config.engine, self._connection)
                 self._stop.take_signals()  # Ray takes SIGTERM for itself
                 seat = _first_seat(ray, config.engine, config.device.name, self._events, self._stop)
                 resolved = self._embed(ray, seat, collector)
@@ -86,7 +90,7 @@ class RayEngine(Engine):
 
     def close(self) -> None:
         """Leave the cluster, and stop it if it was started here."""
-        disconnect()
+        self._connection.close()
 
     def _embed(self, ray: Any, seat: Seat, collector: ReportCollector) -> dict[str, Scalar]:
         """Have all shards that are left embedded by actors; return what took effect of the engine's settings.

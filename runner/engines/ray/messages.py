@@ -1,4 +1,4 @@
-"""What the driver and its actors send each other through Ray."""
+"""Messages between the driver and its actors, through Ray."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class Actor:
     """An actor as the driver knows it.
 
     ``node`` is its machine, once Ray has placed it; ``report`` its own when it was ready; ``shards`` those that it has;
-    ``ending`` whether it was told that there are no more.
+    ``ending`` whether there are no more for it.
     """
 
     handle: Any
@@ -84,7 +84,7 @@ class Cluster(NamedTuple):
 class PoolSettings:
     """How a pool deals with its cluster.
 
-    ``clips`` are those of an average shard; ``elastic`` says whether machines may join: some shards are kept for them.
+    ``clips`` are those of an average shard; ``elastic`` says whether machines may join: shards are held back for them.
     ``wait_s`` is how long there may be no actor because no machine has what one ``needs`` (in words).
     """
 
@@ -276,7 +276,7 @@ class ShardPool:
             log.warning("an actor died at its end, before its last canary: %s", error)
             return
         with_machine = _went_with_machine(actor, error, self._cluster.nodes())
-        log.warning("an actor died with %d shards, which others are given: %s", len(actor.shards), error)
+        log.warning("an actor died; its %d shards go to others: %s", len(actor.shards), error)
         if actor.report is None and not with_machine:
             self._failed_starts += 1
             if self._failed_starts >= DEATHS:

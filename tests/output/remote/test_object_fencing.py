@@ -42,7 +42,7 @@ from runner.storage.lease import Lease
 from runner.storage.object_store import Store
 from runner.storage.worker_lease import WorkerLease
 from tests.object_store import Fault, ObjectStore, object_store
-from tests.results import make_spec
+from tests.results import make_result, make_spec
 
 BUCKET = "bucket"
 PART = f"{EMBEDDINGS}/part-00000.parquet"
@@ -399,9 +399,7 @@ def test_objects_of_shards_that_no_commit_tells_of_go_and_others_stay(url: str, 
     mirror = worker(tmp_path / "run", url, output.hold.token)
     entry = mirror.commit(write_shard(tmp_path / "run", "this"))
     (tmp_path / "run" / STATE / JOURNAL).write_text(to_line(entry) + "\n")
-    result: dict[str, Any] = {"status": "finished"}
-    output.upload_remaining(result)
-    assert result["status"] == "finished"
+    assert output.upload_remaining(make_result({})).status == "finished"
     assert set(store.sizes(EMBEDDINGS)) == {mine, next(name for name in entry.files if name.startswith(EMBEDDINGS))}
     output.release()
 
@@ -414,10 +412,9 @@ def test_a_run_whose_shards_were_removed_meanwhile_is_not_told_to_be_finished(ur
     entry = worker(tmp_path / "run", url, output.hold.token).commit(write_shard(tmp_path / "run", "this"))
     (tmp_path / "run" / STATE / JOURNAL).write_text(to_line(entry) + "\n")
     store.remove(PART)
-    result: dict[str, Any] = {"status": "finished"}
-    output.upload_remaining(result)
-    assert result["status"] == "failed"
-    assert "1 shards that were put there (the first: 0) are no longer whole" in result["failure"]["message"]
+    result = output.upload_remaining(make_result({}))
+    assert result.status == "failed"
+    assert "1 shards that were put there (the first: 0) are no longer whole" in result.failure.message
     output.release()
 
 

@@ -130,7 +130,7 @@ def test_a_run_that_was_killed_refused_and_throttled_ends_as_a_local_one(
     assert done.status == 1
     assert f"{url} could not be written for 4 s" in done.out
     assert "rerun the same command to resume" in done.out
-    assert f"output.dir={url}" in done.out.split("to go on")[-1]
+    assert f"output.dir={url}" in done.out.split("resume  ")[-1]
     assert "Traceback" not in done.out + done.err
     found = objects("killed")
     assert json.loads(found["result.json"])["failure"]["kind"] == "store"
