@@ -67,12 +67,12 @@ def read_blocks(place: str) -> Iterator[Block]:
         return
     for group in EmbeddingReader(place).blocks(("clip", "start_s", "label")):
         clips = group.columns["clip"].combine_chunks().dictionary_encode()
-        codes = clips.indices.to_numpy()
+        codes, clip_names = clips.indices.to_numpy(), clips.dictionary.to_pylist()
         firsts = np.flatnonzero(np.diff(codes, prepend=-1))
-        starts, labels = group.columns["start_s"].to_numpy(), group.columns["label"]
-        for first, end in zip(firsts.tolist(), [*firsts[1:].tolist(), len(codes)], strict=True):
-            name, label = clips.dictionary[codes[first]].as_py(), labels[first].as_py()
-            yield Block(name, label, starts[first:end], group.embeddings[first:end])
+        starts, labels = group.columns["start_s"].to_numpy(), group.columns["label"].take(firsts).to_pylist()
+        ends = [*firsts[1:].tolist(), len(codes)]
+        for first, end, label in zip(firsts.tolist(), ends, labels, strict=True):
+            yield Block(clip_names[codes[first]], label, starts[first:end], group.embeddings[first:end])
 
 
 def take_sample(
@@ -155,15 +155,17 @@ def _labeled(blocks: Iterable[Block], labels: Labels, window_s: float) -> Iterat
 
 def _add_clip(draw: _Draw, key: int, clip: str, blocks: Iterable[tuple[Block, ClipLabels]]) -> bool:
     """Add the mean of a clip's windows; False if it has no labels."""
+    is_drawn = key <= draw.limit
     known, names, count, total = None, set[str](), 0, np.zeros(EMBEDDING_SIZE)
     for block, known in blocks:
-        names.update(*known.windows)
-        total += block.embeddings.sum(axis=0, dtype=np.float64)
-        count += len(block.embeddings)
+        if is_drawn:
+            names.update(*known.windows)
+            total += block.embeddings.sum(axis=0, dtype=np.float64)
+            count += len(block.embeddings)
     if known is None:
         return False
     draw.seen += 1
-    if key <= draw.limit:
+    if is_drawn:
         draw.add(key, _Row(clip, 0.0, known, tuple(sorted(names)), (total / count).astype(np.float32)))
     return True
 
