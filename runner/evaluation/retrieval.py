@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from runner.evaluation.data import LabeledData
 
 _QUERIES = 512
-"""Rows compared with all others at a time: 40 MB of similarities with 20,000 rows."""
+"""Rows compared with all others at a time: 20 MB of similarities with 10,000 rows."""
 
 
 def average_precision_at_r(data: LabeledData) -> NDArray[np.float64]:

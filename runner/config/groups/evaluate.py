@@ -58,7 +58,7 @@ class EvaluateConfig:
     experiments: int = 10
     """Draws of the few-shot probe, and starts of k-means."""
 
-    max_rows: int = 20_000
+    max_rows: int = 10_000
     """Clips or windows; of more a sample is drawn."""
 
     seed: int = 0
