@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shlex
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -84,6 +85,8 @@ def run_job(job: Job) -> RunResult:
         finished = _finished_result(job, prepared)
         if isinstance(finished, RunResult):
             say(f"{job.place} is already complete; nothing to do")
+            if job.config.evaluate.tasks and finished.evaluation is None:
+                say(f"measure its quality with: python -m runner evaluate {shlex.quote(job.place)}")
             print(summarize(finished, job.place, None))
             return finished
         result = _Attempt(_with_resolved_precision(job), info, prepared, guard).carry_out(finished)
