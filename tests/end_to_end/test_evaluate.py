@@ -35,15 +35,18 @@ def test_a_sweep_with_evaluate_has_quality_beside_speed_everywhere(few_clips: Pa
 
 
 def test_a_run_without_labels_is_finished_with_a_warning(few_clips: Path, outputs: Path) -> None:
-    done = run(
+    command = (
         *(f"dataset.root={few_clips / 'a'}", "weights=random", "device=cpu", "evaluate=probe", "profile=off"),
-        *("tracking=none", f"paths.outputs={outputs}"),
+        *("tracking=none", f"paths.outputs={outputs}", f"output.dir={outputs / 'run'}"),
     )
+    done = run(*command)
     assert done.status == 0, done.err
     assert done.result["status"] == "finished"
     (warning,) = [each for each in done.result["warnings"] if "quality" in each]
     assert "no embedded clip has a label: put the clips into a folder a label" in warning
     assert not RunLayout(done.run_dir).evaluation.exists()
+    again = run(*command)
+    assert f"python -m runner evaluate {outputs / 'run'}" in again.out + again.err
 
 
 def test_random_weights_tell_real_sounds_apart_far_above_chance(audio: Path, outputs: Path) -> None:
