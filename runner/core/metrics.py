@@ -196,6 +196,39 @@ METRICS: tuple[Metric, ...] = (
         ("smoke_postprocessed_mean", "", "mean of their 8-bit form"),
         ("smoke_postprocessed_std", "", "its standard deviation"),
     ),
+    # Quality of the embeddings by their labels (docs/guides/evaluation.md): means over folds or experiments
+    *_metrics(
+        _MORE,
+        ("probe_accuracy", "share", "logistic regression in folds grouped by recording: right labels"),
+        ("probe_macro_f1", "share", "likewise, the mean F1 of labels"),
+        ("probe_map", "share", "likewise where a row may have several labels: macro average precision (mAP)"),
+        ("probe_auc", "share", "likewise, macro area under the ROC curve"),
+        ("few_shot_accuracy", "share", "logistic regression that learned from 8 rows a label: right labels"),
+        ("few_shot_macro_f1", "share", "likewise, the mean F1 of labels"),
+        ("knn_accuracy", "share", "vote of the 15 nearest of other recordings: right labels"),
+        ("knn_macro_f1", "share", "likewise, the mean F1 of labels"),
+        ("knn_map", "share", "likewise where a row may have several labels: macro average precision (mAP)"),
+        ("knn_auc", "share", "likewise, macro area under the ROC curve"),
+        ("cluster_ami", "share", "k-means with as many clusters as labels: adjusted mutual information"),
+        ("cluster_ari", "share", "likewise, adjusted Rand index"),
+        ("cluster_v_measure", "share", "likewise, v-measure, which is above 0 by chance"),
+        ("retrieval_map_at_r", "share", "the most similar of other recordings: mean average precision at R"),
+    ),
+    *_metrics(
+        _LESS,
+        *(
+            (f"{task}_{score}_std", "share", "standard deviation over folds or experiments")
+            for task, scores in (
+                ("probe", ("accuracy", "macro_f1", "map", "auc")),
+                ("few_shot", ("accuracy", "macro_f1")),
+                ("knn", ("accuracy", "macro_f1", "map", "auc")),
+                ("cluster", ("ami", "ari", "v_measure")),
+                ("retrieval", ("map_at_r",)),
+            )
+            for score in scores
+        ),
+        ("evaluate_s", "s", "measuring the quality"),
+    ),
     # A cluster
     *_metrics(
         _NEITHER,
