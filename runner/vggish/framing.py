@@ -56,10 +56,22 @@ class WindowCutter:
         pad_short: give a clip too short for one example a single zero-padded one.
         pad_tail: give what is left after the last whole example one more, zero-padded, if that has a whole frame of the
             clip which no earlier example has.
+        needed: samples that an example needs of the clip, of which the first 15,600 are its window.
+        pad_to: samples that a shorter clip is padded to with zeros, before it is cut.
     """
 
-    def __init__(self, hop_s: float = EXAMPLE_HOP_S, *, pad_short: bool = True, pad_tail: bool = False) -> None:
+    def __init__(
+        self,
+        hop_s: float = EXAMPLE_HOP_S,
+        *,
+        pad_short: bool = True,
+        pad_tail: bool = False,
+        needed: int = EXAMPLE_SAMPLES,
+        pad_to: int = 0,
+    ) -> None:
         self._hop = hop_samples(hop_s)
+        self._needed = needed
+        self._pad_to = pad_to
         self._pad_short = pad_short
         self._pad_tail = pad_tail
         self._rest: Waveform = np.empty(0, np.float32)
@@ -79,10 +91,10 @@ class WindowCutter:
             self._skip -= skipped
             block = block[skipped:]
         waveform = np.concatenate([self._rest, block]) if len(self._rest) else block
-        if len(waveform) < EXAMPLE_SAMPLES:
+        if len(waveform) < self._needed:
             self._rest = waveform.copy()
             return np.empty((0, EXAMPLE_SAMPLES), block.dtype)
-        windows = np.lib.stride_tricks.sliding_window_view(waveform, EXAMPLE_SAMPLES)[:: self._hop]
+        windows = np.lib.stride_tricks.sliding_window_view(waveform, self._needed)[:: self._hop, :EXAMPLE_SAMPLES]
         self.examples += len(windows)
         used = len(windows) * self._hop
         self._skip = max(0, used - len(waveform))
@@ -90,12 +102,16 @@ class WindowCutter:
         return windows
 
     def finish(self) -> Waveform:
-        """The last window [0 or 1, 15600], zero-padded, if the clip's end asks for one."""
+        """The last windows [k, 15600], zero-padded, if the clip's end asks for any."""
+        if 0 < self.samples < self._pad_to:
+            windows = self.push(np.zeros(self._pad_to - self.samples, self._rest.dtype))
+            self.padded = len(windows) > 0
+            return windows
         short = self.examples == 0 and self.samples > 0
         if not (self._pad_short if short else self._pad_tail and self._leaves_a_frame()):
             return np.empty((0, EXAMPLE_SAMPLES), self._rest.dtype)
         window = np.zeros((1, EXAMPLE_SAMPLES), self._rest.dtype)
-        window[0, : len(self._rest)] = self._rest
+        window[0, : len(self._rest)] = self._rest[:EXAMPLE_SAMPLES]
         self.examples += 1
         self.padded = True
         return window
