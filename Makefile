@@ -20,9 +20,10 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,metal]'
 	@touch $@
 
-# A peer whose log-mel the tests compare with; without PyTorch, of which that part needs nothing.
+# Packages that tests compare with or open our files with, without the requirements (PyTorch, notebooks) of parts that no
+# test uses.
 $(PEER): $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps torchvggish==0.2
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps torchvggish==0.2 perch-hoplite==1.0.2 hearvalidator==2021.0.2
 	@touch $@
 
 run: $(READY)

@@ -32,7 +32,7 @@ from tests.object_store import object_store
 PROJECT = Path(__file__).resolve().parents[1]
 BUCKET = "benchmark"
 PACKED_IN = 4
-FIXED = ("device=cpu", "weights=random", "tracking=none", "profile.pictures=false")
+FIXED = ("device=cpu", "weights=random", "tracking=none", "profile.plots=false")
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ def ways(clips: Path) -> list[Way]:
         Way("tars in a store", parquet, ("dataset=webdataset", f"dataset.path=s3://{BUCKET}/tars")),
         Way("Parquet in a store", parquet, ("dataset=parquet", f"dataset.path=s3://{BUCKET}/parquet")),
         Way("written to a store", parquet, (local,), stored=True),
-        Way(npz, npz, (local, "output=npz")),
-        Way("written to a store, npz", npz, (local, "output=npz"), stored=True),
+        Way(npz, npz, (local, "output.formats=[npz]")),
+        Way("written to a store, npz", npz, (local, "output.formats=[npz]"), stored=True),
     ]
 
 

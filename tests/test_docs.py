@@ -47,7 +47,7 @@ def test_a_command_of_the_documentation_composes(command: str, tmp_path: Path) -
     several = [word for word in words if "," in word and "[" not in word]
     single = [word.partition(",")[0] if word in several else word for word in words if word != "-m"]
     config = compose_config(["hydra.mode=RUN" if word.startswith("hydra.mode") else word for word in single])
-    assert config.engine.kind in ("local", "ray")
+    assert config.engine.name in ("local", "ray")
 
 
 def test_the_rayjob_is_yaml_and_its_entrypoint_composes() -> None:

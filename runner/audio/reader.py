@@ -53,7 +53,7 @@ def read_clip(
     start: float | None = None,
     end: float | None = None,
     *,
-    resampler: str = "reference",
+    resampler: str = "kaiser_best",
     suffix: str | None = None,
 ) -> ClipReader:
     """Open a clip; iterate the reader for its waveform.
@@ -62,7 +62,7 @@ def read_clip(
         path: of the file, as the file system spells it.
         start: where the clip starts in the file, in seconds; None: at its beginning.
         end: where it ends; None: at the file's end.
-        resampler: ``reference`` or ``soxr``.
+        resampler: ``kaiser_best`` or ``soxr``.
         suffix: of the clip's name, where that is not the path's.
 
     Raises:

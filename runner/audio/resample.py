@@ -51,13 +51,13 @@ class StreamResampler:
 
     Args:
         rate_in: the stream's rate in Hz.
-        method: ``reference`` (resampy's kaiser_best) or ``soxr`` (libsoxr's HQ).
+        method: ``kaiser_best`` (resampy's) or ``soxr`` (libsoxr's HQ).
 
     Raises:
         ClipError: ``unsupported_rate``, if ``rate_in`` is below 1 kHz or above 768 kHz.
     """
 
-    def __init__(self, rate_in: int, method: str = "reference") -> None:
+    def __init__(self, rate_in: int, method: str = "kaiser_best") -> None:
         if not MIN_RATE <= rate_in <= MAX_RATE:
             raise ClipError("unsupported_rate", f"{rate_in} Hz is not between {MIN_RATE} and {MAX_RATE} Hz")
         self._stream: _Stream

@@ -20,12 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from runner.devices.detection import CUDA_LIBRARIES, DeviceType
-from runner.devices.probe import detect_available_devices
-from runner.devices.selection import choose_device
-
 if TYPE_CHECKING:
-    from runner.devices.detection import MachineFacts
+    from runner.devices.detection import DeviceType, MachineFacts
 
 _SELFTEST_S = 300.0
 
@@ -76,7 +72,7 @@ def gather() -> Facts:
     from runner.config.schema import TrackingConfig
     from runner.core.paths import default_models, default_outputs
     from runner.devices import nvml
-    from runner.devices.detection import can_load_library
+    from runner.devices.detection import CUDA_LIBRARIES, can_load_library
     from runner.devices.host import cpu_flags, usable_cores, usable_memory_mib
     from runner.devices.probe import gather_facts
     from runner.tracking.client import store_uri
@@ -137,6 +133,10 @@ def _processor(facts: Facts) -> list[Check]:
 
 
 def _devices(facts: Facts) -> list[Check]:
+    from runner.devices.detection import DeviceType
+    from runner.devices.probe import detect_available_devices
+    from runner.devices.selection import choose_device
+
     machine = facts.machine
     checks = []
     for gpu in facts.nvidia:
@@ -163,7 +163,7 @@ def _devices(facts: Facts) -> list[Check]:
 
 def is_expected(kind: DeviceType, facts: Facts) -> bool:
     """Whether this machine seems to have such a device, so that its absence is something to mend."""
-    if kind is DeviceType.METAL:
+    if kind.value == "metal":
         return facts.machine.system == "Darwin" and facts.machine.machine == "arm64"
     return bool(facts.nvidia) or facts.machine.nvidia_driver
 
@@ -269,6 +269,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print a JSON object instead of a table")
     parser.add_argument("--no-self-test", action="store_true", help="leave out the second of work on each device")
     options = parser.parse_args(arguments)
+    from runner.devices.probe import detect_available_devices
+
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     facts = gather()
     checks = diagnose(facts)

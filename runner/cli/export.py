@@ -21,9 +21,9 @@ import os
 import sys
 from collections.abc import Sequence
 
+from runner.cli import convert
 from runner.core.errors import RunnerError
 from runner.core.printable import printable
-from runner.inference.saved_model import export
 
 _USAGE = """\
 usage: python -m runner export output.dir=DIR [weights=audioset|file|random ...] [precision=...] [frontend.tail=pad ...]
@@ -31,12 +31,18 @@ usage: python -m runner export output.dir=DIR [weights=audioset|file|random ...]
 Writes a TensorFlow SavedModel (tf.saved_model.load) with the signatures waveform [batch, samples], clip [samples] and
 examples [n, 96, 64], and metadata.json. The keys are those of python -m runner; the session that it is
 made of passes the parity gate first.
+
+       vggish-runner export hoplite|npy|raven|audacity|youtube8m RUN FOLDER
+
+Writes the embeddings of a run in the layout of another program: vggish-runner export hoplite --help
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the model; exit status 1 if that can't be done."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if given and given[0] in convert.FORMATS:
+        return convert.main(given)
     if not given or {"-h", "--help"} & set(given):
         print(_USAGE)
         return 0 if given else 1
@@ -44,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from omegaconf.errors import OmegaConfBaseException
 
     from runner.config.composition import compose_config, format_hydra_error
+    from runner.inference.saved_model import export
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")

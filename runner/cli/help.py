@@ -1,30 +1,17 @@
-"""``--help``, made from conf/ itself so that it can't go stale; imports nothing heavy."""
+"""``--help``, made from conf/ so that it can't go stale; imports nothing slow."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+
+import yaml
 
 from runner.core.paths import conf_dir
 
-_GROUPS = (
-    "device",
-    "memory",
-    "precision",
-    "model",
-    "weights",
-    "dataset",
-    "frontend",
-    "output",
-    "parity",
-    "engine",
-    "profile",
-    "tracking",
-    "experiment",
-)
-
 _INTRODUCTION = """\
-vggish-runner embeds folders of audio with VGGish on the device of your choice, and logs what it did,
-how fast, and on what, to MLflow.
+vggish-runner embeds folders of audio with VGGish on the device of your choice, and logs settings, speed
+and device to MLflow.
 
 usage: python -m runner [GROUP=OPTION ...] [key=value ...]
        python -m runner -m GROUP=OPTION,OPTION ...          a sweep: every combination, one job each
@@ -33,13 +20,14 @@ usage: python -m runner [GROUP=OPTION ...] [key=value ...]
 _KEYS = """\
 Often set
   dataset.root=DIR                 the folder of recordings, or s3://… (unset: the demo clips)
-  output.dir=DIR                   where the run's files go, a folder or s3://… (unset: a new folder under outputs/)
-  memory.batch_size=N|auto         examples a batch (auto: measured); memory.decode_workers=N, memory.queue_depth=N
-  device.index=N|all               which of several GPUs; device.strict=true makes an absent device an error
+  output.dir=DIR                   the folder of the run's files, or s3://… (unset: a new folder under outputs/)
+  output.formats=[parquet,npz]     any of parquet (the default), npz, tfrecord (with output.postprocess=audioset)
+  memory.batch_size=N|auto         examples in a batch (auto: measured); memory.decode_workers=N, memory.queue_depth=N
+  device.index=N|all               one of several GPUs, or all; device.strict=true makes a missing device an error
   weights.path=FILE                the checkpoint, with weights=file
-  frontend.short_clips=pad|skip    what becomes of clips too short for one example
-  tracking.experiment=NAME         the MLflow experiment; tracking.log_embeddings=true to log them too
-  paths.outputs=DIR                where runs, sweeps and the MLflow database live; paths.models=DIR likewise
+  frontend.short_clips=pad|skip    clips shorter than one example
+  tracking.experiment=NAME         the MLflow experiment; tracking.log_embeddings=true uploads embeddings too
+  paths.outputs=DIR                the folder of runs, sweeps and the MLflow database; paths.models=DIR of weights
 """
 
 _EXAMPLES = """\
@@ -54,38 +42,41 @@ Examples
 
 _MORE = """\
 Also
-  --cfg job --resolve              print the composed configuration; --info defaults-tree: how it was composed
+  --cfg job --resolve              print the composed configuration; --info defaults-tree: its sources
   -sc install=bash                 shell completion (also zsh, fish): eval "$(vggish-runner -sc install=bash)"
   --hydra-help                     Hydra's own options
-  python -m runner doctor          what this machine has, what is missing and how to mend it
-  python -m runner track RUN_DIR   log a run to MLflow that could not be logged at the time
+  python -m runner COMMAND --help  other commands: {commands}
 """
 
 
-def help_text() -> str:
-    """The help: what it is, the groups with their options and what each does, examples."""
-    return "\n".join([_INTRODUCTION, _groups(conf_dir()), _KEYS, _EXAMPLES, _MORE]).rstrip()
+def help_text(commands: list[str]) -> str:
+    """Return the help: usage, the groups with their options, common keys, examples.
+
+    Args:
+        commands: names of the sub-commands.
+    """
+    more = _MORE.format(commands=", ".join(commands))
+    return "\n".join([_INTRODUCTION, _groups(conf_dir()), _KEYS, _EXAMPLES, more]).rstrip()
 
 
 def _groups(conf: Path) -> str:
-    defaults = _defaults(conf)
     lines = ["Groups (* the default)"]
-    for group in _GROUPS:
+    for group, default in _defaults(conf).items():
+        options = sorted(path.stem for path in (conf / group).glob("*.yaml"))
         lines.append(f"  {group}")
-        for path in sorted(
-            (conf / group).glob("*.yaml"), key=lambda path: (path.stem != defaults.get(group), path.stem)
-        ):
-            mark = "*" if path.stem == defaults.get(group) else " "
-            lines.append(f"   {mark} {path.stem:<14} {_first_comment(path)}")
+        for option in sorted(options, key=lambda option: option != default):
+            mark = "*" if option == default else " "
+            lines.append(f"   {mark} {option:<14} {_first_comment(conf / group / f'{option}.yaml')}")
     return "\n".join(lines) + "\n"
 
 
-def _defaults(conf: Path) -> dict[str, str]:
-    entries = [line.strip()[2:] for line in (conf / "config.yaml").read_text().splitlines() if line.startswith("  - ")]
-    pairs = [entry.split(":") for entry in entries if ":" in entry and " " not in entry.split(":")[0]]
-    return {group.strip(): option.strip() for group, option in pairs}
+def _defaults(conf: Path) -> dict[str, str | None]:
+    """Return the default option of each group, in the order of config.yaml; None for a group that has none."""
+    entries = yaml.safe_load((conf / "config.yaml").read_text(encoding="utf-8"))["defaults"]
+    options = {group: option for entry in entries if isinstance(entry, dict) for group, option in entry.items()}
+    return {group: option for group, option in options.items() if not group.startswith("override ")}
 
 
 def _first_comment(path: Path) -> str:
-    comments = (line[2:].strip() for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("# "))
-    return next(comment for comment in comments if not comment.startswith("@package"))
+    comments = re.findall(r"^# (?!@package)(.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return str(comments[0])

@@ -1,4 +1,4 @@
-"""``vggish-runner merge``: makes one output of the partitions of a data set."""
+"""``vggish-runner merge``: make one output of the partitions of a data set."""
 
 from __future__ import annotations
 
@@ -8,25 +8,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runner.config.schema import OutputConfig
+from runner.config.groups.output import OutputConfig
 from runner.core.errors import RunnerError
 from runner.core.paths import as_path, is_url
 from runner.core.printable import printable
-from runner.output.merge.folders import FolderSource, FolderTarget
-from runner.output.merge.merge import merge_partitions, problems, read_part
-from runner.output.writer import totals
+from runner.core.stop_signals import INTERRUPTED
 
 if TYPE_CHECKING:
     from runner.output.merge.folders import Source, Target
     from runner.output.merge.merge import Part
     from runner.output.state.journal import ShardEntry
 
-INTERRUPTED = 130
-"""Exit status after Ctrl-C."""
-
 
 def table(parts: Sequence[Part]) -> str:
-    """A line a part, and their sum."""
+    """Format a row for each partition, and their sum."""
     rows: list[tuple[str, ...]] = [("part", "clips", "embedded", "skipped", "examples", "files")]
     everything: dict[int, ShardEntry] = {}
     for part in sorted(parts, key=lambda each: int(each.about["which"])):
@@ -41,6 +36,8 @@ def table(parts: Sequence[Part]) -> str:
 
 
 def _row(name: str, done: Mapping[int, ShardEntry], place: str) -> tuple[str, ...]:
+    from runner.output.writer import totals
+
     metrics, _, _ = totals(done)
     clips = sum(entry.clips for entry in done.values())
     figures = (clips, metrics["clips_embedded"], metrics["clips_skipped"], metrics["examples"])
@@ -48,7 +45,7 @@ def _row(name: str, done: Mapping[int, ShardEntry], place: str) -> tuple[str, ..
 
 
 def source_of(text: str, timeout_s: float) -> Source:
-    """The place of a part that the command line names.
+    """Open a partition that the command line names.
 
     Raises:
         RunnerError: a URL can't be opened, or its store does not answer.
@@ -57,31 +54,27 @@ def source_of(text: str, timeout_s: float) -> Source:
         from runner.output.merge.stores import StoreSource
 
         return StoreSource(text, timeout_s)
+    from runner.output.merge.folders import FolderSource
+
     return FolderSource(Path(as_path(text)))
 
 
 def target_of(text: str, timeout_s: float) -> Target:
-    """The place of the whole; raises as ``source_of``."""
+    """Open the output of the merge; raises as ``source_of``."""
     if is_url(text):
         from runner.output.merge.stores import StoreTarget
 
         return StoreTarget(text, timeout_s)
+    from runner.output.merge.folders import FolderTarget
+
     return FolderTarget(Path(as_path(text)))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Check the parts given; exit status 1 if they don't make the whole."""
-    parser = argparse.ArgumentParser(prog="vggish-runner merge", description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("parts", nargs="+", metavar="PART", help="a partition's run (output.dir): a folder or a URL")
-    parser.add_argument("--output", metavar="FOLDER", help="put the whole together there: in a folder or at a URL")
-    parser.add_argument(
-        "--timeout-s",
-        type=float,
-        metavar="SECONDS",
-        default=OutputConfig.upload_timeout_s,
-        help="how long an object store may fail before the merge does (%(default)g)",
-    )
-    options = parser.parse_args(arguments)
+    """Check partitions, and merge them with ``--output``; return exit status 1 if they are incomplete or differ."""
+    options = _parser().parse_args(arguments)
+    from runner.output.merge.merge import merge_partitions, problems, read_part
+
     try:
         target = target_of(options.output, options.timeout_s) if options.output is not None else None
         parts = [read_part(source_of(text, options.timeout_s)) for text in options.parts]
@@ -98,5 +91,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for problem in found:
         print(f"FAILED: {printable(problem)}", file=sys.stderr)
     if not found:
-        print(f"the {len(parts)} parts make the whole" + (f": {target.name}" if target else ""))
+        count = f"{len(parts)} of {len(parts)} partitions"
+        print(f"merged {count} into {target.name}" if target else f"{count} are complete, and can be merged")
     return int(bool(found))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vggish-runner merge", description="Check the partitions of a data set, and make one output of them."
+    )
+    parser.add_argument("parts", nargs="+", metavar="PART", help="output.dir of a partition's run: a folder or a URL")
+    parser.add_argument("--output", metavar="FOLDER", help="the merged output: a folder or a URL (default: only check)")
+    parser.add_argument(
+        "--timeout-s",
+        type=float,
+        metavar="SECONDS",
+        default=OutputConfig.upload_timeout_s,
+        help="how long an object store may fail before the merge does (default: %(default)g)",
+    )
+    return parser

@@ -1,9 +1,8 @@
-"""Lines runs up from MLflow: ``python -m runner report [RUN or SWEEP or EXPERIMENT ...]``.
+"""``vggish-runner report``: compare runs that MLflow has.
 
-Runs are ranked beside those of the same workload (data set, front end, weights); those that can't be ranked (a loaded
-machine, failed parity) are listed with the reason.  ``--fail-below METRIC=RATIO:BASELINE`` makes it a regression check:
-exit status 1 if a run is worse than that share of the baseline, in the metric's own direction
-(``runner.core.metrics``), or
+Runs are ranked among those of the same workload (data set, front end, weights); those that can't be ranked (a loaded
+machine, failed parity) are listed with the reason.  ``--fail-below METRIC=RATIO:BASELINE`` is a regression check: exit
+status 1 if a run is worse than that share of the baseline, in the metric's own direction (``runner.core.metrics``), or
 if the two can't be compared.  Nothing is written to MLflow.
 """
 
@@ -17,23 +16,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runner.config.schema import TrackingConfig
 from runner.core.errors import RunnerError
 from runner.core.files import write_atomic
 from runner.core.metrics import known_metric, ranking_metric
-from runner.core.paths import default_outputs
 from runner.core.printable import printable
 from runner.core.redact import without_credentials
 from runner.reporting.comparability import FIRST_PASS, REPEATS, compare, difference
-from runner.reporting.intervals import ratio
 from runner.reporting.report_forms import Report, as_csv, as_html, as_markdown, as_table, number, sentences
-from runner.tracking.client import connected, experiment_of, store_uri
-from runner.tracking.query import Store
 
 if TYPE_CHECKING:
     from runner.reporting.comparability import Ranking
     from runner.reporting.intervals import Interval
     from runner.reporting.logged_run import Row
+    from runner.tracking.query import Store
 
 DEFAULT_METRICS = (*(FIRST_PASS, REPEATS, "startup_s", "rss_peak_mib", "parity_rel_err", "model_only_realtime_factor"),)
 
@@ -65,7 +60,9 @@ def reported(rows: Sequence[Row], store: Store, metrics: Sequence[str] | None) -
 
 
 def _certainty(ranking: Ranking[Row], store: Store) -> tuple[tuple[Row, ...], Interval | None]:
-    """The runs that are not measurably slower than the first, and how much faster that is than the second."""
+    """Return the runs that are not measurably slower than the first, and how much faster that is than the second."""
+    from runner.reporting.intervals import ratio
+
     metric, (first, *others) = ranking.metric, ranking.ranked
     ends = first.ends(metric)
     if ends is None:
@@ -134,18 +131,24 @@ def _baseline(rows: Sequence[Row], metric: str, rule: str) -> Row:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print or write the report; exit status 1 if a rule is broken or nothing can be read."""
+    """Print or write the report; return exit status 1 if a rule is broken or nothing can be read."""
     options = _parser().parse_args(arguments)
-    tracking = TrackingConfig(kind="local", uri=options.uri, experiment=options.experiment)
+    from runner.config.groups.tracking import TrackingConfig
+    from runner.core.paths import default_outputs
+    from runner.tracking.client import connected, experiment_of, store_uri
+    from runner.tracking.query import Store
+
     try:
+        tracking = TrackingConfig(uri=options.uri, experiment=options.experiment)
+        experiment = experiment_of(tracking)
         uri = store_uri(tracking, default_outputs())
         if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
             raise RunnerError(f"there is no MLflow store at {uri}: run something first, or give --uri")
         with connected(tracking, default_outputs()) as client:
             store = Store(client)
-            rows = store.rows(options.runs, options.experiment)
+            rows = store.rows(options.runs, experiment)
             text = _text(options, reported(rows, store, options.metric), store)
-            broken = [line for rule in options.fail_below for line in check(rows, store, rule, options.experiment)]
+            broken = [line for rule in options.fail_below for line in check(rows, store, rule, experiment)]
     except RunnerError as error:
         print(f"error: {printable(without_credentials(str(error)))}", file=sys.stderr)
         return 1
@@ -156,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="vggish-runner report", description=(__doc__ or "").split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog="vggish-runner report", description="Compare runs that MLflow has.")
     parser.add_argument(
         "runs",
         nargs="*",
@@ -172,7 +175,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--format", choices=("table", "csv", "md", "html"), default="table")
     parser.add_argument("--output", type=Path, help="a file (default: the terminal; of html report.html)")
     parser.add_argument("--uri", help="the MLflow store (default: MLFLOW_TRACKING_URI, else outputs/mlflow.db)")
-    parser.add_argument("--experiment", default=experiment_of(TrackingConfig()), help="looked in when no run is named")
+    parser.add_argument("--experiment", metavar="NAME", help="the experiment whose runs to compare if none are named")
     parser.add_argument(
         "--fail-below",
         action="append",

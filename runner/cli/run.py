@@ -1,4 +1,4 @@
-"""The command line: ``python -m runner``."""
+"""The command: ``vggish-runner``, or ``python -m runner``."""
 
 from __future__ import annotations
 
@@ -15,18 +15,16 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from runner.core.cleanup import cleanup
 from runner.core.errors import RunnerError
 from runner.core.printable import printable
 from runner.core.redact import without_credentials
-from runner.core.stop_signals import Requests, leave_terminal, take
-from runner.reporting.advice import setting
+from runner.core.stop_signals import INTERRUPTED, Requests, leave_terminal, take
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from runner.reporting.advice import Result
-
-_INTERRUPTED = 130
 
 COMMANDS = {
     name: f"runner.cli.{name}"
@@ -36,7 +34,7 @@ COMMANDS = {
 
 
 class JobFailed(Exception):
-    """A job did not finish; its story has been told."""
+    """A job failed, and its failure is printed already."""
 
     def __init__(self, exit_status: int) -> None:
         super().__init__(f"exit status {exit_status}")
@@ -44,7 +42,7 @@ class JobFailed(Exception):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Carry out the command line and return its exit status.
+    """Run a command line and return its exit status.
 
     0 all finished; 1 an error or a failed run; 130 stopped by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.
     """
@@ -52,8 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             return _main(arguments)
         except (KeyboardInterrupt, RunInterrupted) as stopped:
-            return stopped.exit_status if isinstance(stopped, RunInterrupted) else _INTERRUPTED
-        except RunnerError as error:  # of what is tidied up at the end
+            return stopped.exit_status if isinstance(stopped, RunInterrupted) else INTERRUPTED
+        except RunnerError as error:  # of the cleanup
             print(f"error: {printable(without_credentials(str(error)))}", file=sys.stderr)
             return 1
 
@@ -85,115 +83,120 @@ def _ending_on_signals() -> Iterator[None]:
 
 
 def _main(arguments: Sequence[str] | None) -> int:
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if given and given[0] in COMMANDS:
-        status: int = importlib.import_module(COMMANDS[given[0]]).main(given[1:])
-        if status == _INTERRUPTED and given[0] == "merge":
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    if argv and argv[0] in COMMANDS:
+        status: int = importlib.import_module(COMMANDS[argv[0]]).main(argv[1:])
+        if status == INTERRUPTED and argv[0] == "merge":
             sys.stderr.flush()
             os._exit(status)  # threads may be waiting for a store
         return status
-    if {"-h", "--help"} & set(given):
+    if {"-h", "--help"} & set(argv):
         from runner.cli.help import help_text
 
-        print(help_text())
+        print(help_text(list(COMMANDS)))
         return 0
-    if "--version" in given:
+    if "--version" in argv:
         from runner import __version__
 
         print(f"vggish-runner {__version__}")
         return 0
-    if any(argument.startswith("query=") for argument in given):
-        return _complete(given)
-    return _run_hydra(given)
+    if any(argument.startswith("query=") for argument in argv):
+        return _complete_shell(argv)
+    return _run_hydra(argv)
 
 
 def entry_point() -> None:
-    """What the console script calls."""
+    """Run as the console script."""
     sys.exit(main())
 
 
-def _complete(given: list[str]) -> int:
-    """Answer the shell's question for completions, as Hydra does, without the schemas."""
+def _complete_shell(argv: list[str]) -> int:
+    """Print the completions of a shell's query, as Hydra does, without the schemas."""
     answer = io.StringIO()
     with contextlib.redirect_stdout(answer):
-        status = _run_hydra(given)
+        status = _run_hydra(argv)
     print(*(word for word in answer.getvalue().split() if not word.startswith("schema")))
     return status
 
 
-def _run_hydra(given: list[str]) -> int:
-    import hydra
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
+def _run_hydra(argv: list[str]) -> int:
+    from runner.jobs.sweep import finish_sweep
 
-    from runner.config.arguments import check_arguments
-    from runner.config.composition import CONFIG_NAME, format_hydra_error, register, translate_hydra_errors
-    from runner.core.paths import conf_dir
-
-    register()
-    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises, and the error is told here, in one message
-    interrupted = False
-    status = 0
-    before, sys.argv = sys.argv, [sys.argv[0], *given]
-    try:
-        sys.argv[1:] = check_arguments(given)
-        with translate_hydra_errors():
-            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=CONFIG_NAME)(task)()
-    except (HydraException, OmegaConfBaseException, RunnerError) as error:
-        if wants_traceback:
-            raise
-        print(f"error: {printable(format_hydra_error(error))}", file=sys.stderr)
-        status = 1
-    except MemoryError:
-        if wants_traceback:
-            raise
-        print("error: the command got no more memory: see which other programs have it", file=sys.stderr)
-        status = 1
-    except OSError as error:  # a folder that can't be written, a full disk
-        if wants_traceback:
-            raise
-        print(f"error: {printable(without_credentials(str(error)))}", file=sys.stderr)
-        status = 1
-    except JobFailed as failed:
-        status = failed.exit_status
-    except Exception as error:
-        if wants_traceback or type(error).__name__ != "UncompletedJobError":  # Submitit's
-            raise
-        print(
-            "error: a job of the sweep was stopped or killed before it had a result: its log is in .submitit in the "
-            "sweep's folder; rerun the same command to resume",
-            file=sys.stderr,
-        )
-        status = 1
-    except RunInterrupted as stopped:
-        status, interrupted = stopped.exit_status, True
-    except KeyboardInterrupt:
-        status, interrupted = _INTERRUPTED, True
-    finally:
-        sys.argv = before
-        if not wants_traceback:
-            del os.environ["HYDRA_FULL_ERROR"]
+    status, interrupted = 0, False
+    with cleanup(), _hydra_raises() as wants_traceback:
         try:
-            if "runner.jobs.sweep" in sys.modules:
-                from runner.jobs.sweep import finish_sweep
-
-                if not finish_sweep(interrupted):
-                    status = status or 1
+            _compose_and_run(argv)
+        except JobFailed as failed:
+            status = failed.exit_status
+        except RunInterrupted as stopped:
+            status, interrupted = stopped.exit_status, True
+        except KeyboardInterrupt:
+            status, interrupted = INTERRUPTED, True
+        except Exception as error:
+            message = None if wants_traceback else _message_of(error)
+            if message is None:
+                raise
+            print(f"error: {printable(message)}", file=sys.stderr)
+            status = 1
         finally:
-            _release("runner.output.remote.run")
-            _release("runner.output.remote.sweep")
+            if not finish_sweep(interrupted):
+                status = status or 1
     return status
 
 
-def _release(module: str) -> None:
-    """Give up the outputs in object stores that a module has taken, if it was ever needed."""
-    if module in sys.modules:
-        sys.modules[module].release_all()
+def _compose_and_run(argv: list[str]) -> None:
+    """Have Hydra compose the configuration and call ``task`` with it, or with each of a sweep's."""
+    import hydra
+
+    from runner.config.arguments import check_arguments
+    from runner.config.composition import CONFIG_NAME, register, translate_hydra_errors
+    from runner.core.paths import conf_dir
+
+    register()
+    before, sys.argv = sys.argv, [sys.argv[0], *argv]
+    try:
+        sys.argv[1:] = check_arguments(argv)
+        with translate_hydra_errors():
+            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=CONFIG_NAME)(task)()
+    finally:
+        sys.argv = before
+
+
+@contextlib.contextmanager
+def _hydra_raises() -> Iterator[bool]:
+    """Have Hydra raise its errors, which the command prints in one message; yield whether the user wants tracebacks."""
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield wants_traceback
+    finally:
+        if not wants_traceback:
+            del os.environ["HYDRA_FULL_ERROR"]
+
+
+def _message_of(error: Exception) -> str | None:
+    """Return the message for an error that has a known cause; None for one that is a fault of the program."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from runner.config.composition import format_hydra_error
+
+    if isinstance(error, HydraException | OmegaConfBaseException | RunnerError):
+        return format_hydra_error(error)
+    if isinstance(error, MemoryError):
+        return "out of memory: close other programs, or use a machine with more"
+    if isinstance(error, OSError):  # a folder that can't be written, a full disk
+        return without_credentials(str(error))
+    if type(error).__name__ == "UncompletedJobError":  # Submitit's, which need not be installed
+        return (
+            "a job of the sweep was stopped or killed before it had a result: its log is in .submitit in the sweep's "
+            "folder; rerun the same command to resume"
+        )
+    return None
 
 
 class RunInterrupted(BaseException):
-    """A job was stopped by the user: unlike a failed one, it ends its sweep (so it is no ``Exception``)."""
+    """The user stopped a job, which unlike a failed one ends its sweep, so that this is no ``Exception``."""
 
     def __init__(self, exit_status: int) -> None:
         super().__init__(exit_status)
@@ -201,7 +204,7 @@ class RunInterrupted(BaseException):
 
 
 def task(config: DictConfig) -> dict[str, Any] | float:
-    """What Hydra calls with each composed configuration: one job; gives its result, or what a sweeper maximises."""
+    """Run one job, as Hydra's task function; return its result, or for Optuna the objective."""
     from hydra.core.hydra_config import HydraConfig
 
     from runner.config.composition import to_run_config, typed_words
@@ -225,10 +228,8 @@ def task(config: DictConfig) -> dict[str, Any] | float:
         in_sweep=in_sweep,
         sweep_run_id=register_job(run_dir) if in_sweep else None,
     )
-    try:
+    with cleanup():
         result = run_job(job)
-    finally:
-        _release("runner.output.remote.run")
     if result["status"] == "killed":
         raise RunInterrupted(result["exit_status"])
     if result["status"] != "finished":
@@ -239,9 +240,10 @@ def task(config: DictConfig) -> dict[str, Any] | float:
 
 
 def objective(result: Result) -> float:
-    """What ``experiment=tune`` maximises: × realtime; 0 where parity failed or the host's memory ceiling was passed."""
+    """Return the objective of ``experiment=tune``: × realtime, or 0 if parity failed or memory exceeded its limit."""
     from runner.devices.detection import DeviceType
     from runner.inference.memory import ceiling_mib
+    from runner.reporting.advice import setting
 
     ceiling = ceiling_mib(result["config"]["memory"]["host_limit_mib"], DeviceType(setting(result)[0]))
     parity = result.get("parity")

@@ -9,16 +9,18 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import NoReturn
 
+from runner.config.credentials import check_free_of_credentials
 from runner.config.quoting import shell_override
-from runner.config.schema import SCHEMAS, PathsConfig
+from runner.config.renamed import renamed_key
+from runner.config.schema import schemas
 from runner.core.errors import ConfigError
-from runner.core.redact import without_credentials
 
 _TYPES = {
-    f"{group.partition('_')[0]}.{each.name}": str(each.type)
-    for group, schema in {**SCHEMAS, "paths": PathsConfig}.items()
-    for each in fields(schema)
+    f"{name.partition('_')[0]}.{key.name}": str(key.type)
+    for name, schema in schemas().items()
+    for key in fields(schema)
 }
+"""The type of each key of the configuration, as its dataclass has it."""
 
 _TEXTS = {key for key, kind in _TYPES.items() if kind in ("str", "str | None")}
 
@@ -27,36 +29,6 @@ _LISTS = {key for key, kind in _TYPES.items() if kind.startswith("list[")}
 _KEY = re.compile(r"(\+{0,2}|~)[\w$./@:\-]+", re.ASCII)
 
 _SHELLS = ("bash", "zsh", "fish")
-
-_SECRET_NAME = r"\w*(SECRET|PASSWORD|TOKEN|KEY|CREDENTIAL)\w*"
-
-_SECRET = re.compile(rf"env_set\.{_SECRET_NAME}$", re.IGNORECASE)
-
-_SECRET_OF_ACTORS = re.compile(rf"{_SECRET_NAME}['\"]?\s*[:=]", re.IGNORECASE)
-
-RENAMED = {
-    "dataset.fetch_ahead": "dataset.prefetch",
-    "dataset.fetch_timeout_s": "dataset.download_timeout_s",
-    "dataset.clip_timeout_s": "dataset.decode_timeout_s",
-    "dataset.max_clip_s": "dataset.max_duration_s",
-    "dataset.allow_outside": "dataset.allow_paths_outside_root",
-    "output.put_timeout_s": "output.upload_timeout_s",
-    "output.shard_clips": "output.clips_per_shard",
-    "memory.host_memory_mib": "memory.host_limit_mib",
-    "memory.batch_size_by_device": "memory.default_batch_size",
-    "engine.stop_grace_s": "engine.shutdown_timeout_s",
-    "engine.concurrency": "engine.min_size and engine.max_size",
-    "profile.device_speed_s": "profile.device_benchmark_s",
-    "profile.min_seconds": "profile.repeat_s",
-}
-"""Keys of earlier versions, and their names now."""
-
-_INSTEAD = {
-    "tracking.uri": "give MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or the whole address as "
-    "MLFLOW_TRACKING_URI, in the environment",
-    "weights.base_url": "downloads take them from ~/.netrc",
-}
-"""Where credentials are looked for, by the key whose address must not have them."""
 
 
 def check_arguments(given: Sequence[str]) -> list[str]:
@@ -111,9 +83,8 @@ def check_overrides(overrides: Sequence[str]) -> None:
     for text in overrides:
         key, _, given = text.partition("=")
         check_free_of_credentials(key.lstrip("+~"), text)
-        for before, now in RENAMED.items():
-            if f"{key.lstrip('+~')}.".startswith(f"{before}."):
-                raise ConfigError(f"{before} has another name now: use {now}")
+        if message := renamed_key(key.lstrip("+~"), given):
+            raise ConfigError(message)
         try:
             value = parser.parse_override(text).value()
         except HydraException as error:
@@ -124,21 +95,6 @@ def check_overrides(overrides: Sequence[str]) -> None:
             raise ConfigError(f"{text} is no text for Hydra: give {shell_override(key, given)}")
         if key.lstrip("+") in _LISTS and isinstance(value, str) and not value.startswith("${"):
             raise ConfigError(f"{text} is not a list: give {shlex.quote(f'{key}=[{given}]')}")
-
-
-def check_free_of_credentials(key: str, text: str) -> None:
-    """Whether a value may be stored and shown: configurations are, in files, in MLflow and in what launchers pickle.
-
-    Raises:
-        ConfigError: it has an address with a user or a query, or sets a secret; the message does not repeat it.
-    """
-    if _SECRET.search(key):
-        raise ConfigError(f"{key} would be stored with the run: export it in the shell before the command")
-    if key.startswith("engine.runtime_env") and _SECRET_OF_ACTORS.search(text):
-        raise ConfigError(f"{key} has a secret, which would be stored with the run: give it to the machines themselves")
-    if without_credentials(text) != text:
-        where = _INSTEAD.get(key, "credentials come from the driver's usual environment, as AWS_PROFILE")
-        raise ConfigError(f"{key} has a user, a query or a fragment in its URL: leave it out ({where})")
 
 
 def several_values(text: str) -> str:

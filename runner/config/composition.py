@@ -16,7 +16,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from runner.config.arguments import check_overrides, several_values
-from runner.config.schema import DEVICES, SCHEMAS, from_dict
+from runner.config.renamed import renamed_key, renamed_resolver
+from runner.config.schema import DEVICES, from_dict, schemas
 from runner.config.validation import validate
 from runner.core.errors import ConfigError
 from runner.core.paths import as_path, conf_dir, default_models, default_outputs, is_url, staging_dir
@@ -34,12 +35,12 @@ _NO_OPTION = re.compile(r"Could not find '(.+)/([^/]*)'\s+Available options in '
 def register() -> None:
     """Put the schemas into Hydra's ConfigStore and the resolvers into OmegaConf; harmless when done again."""
     store = ConfigStore.instance()
-    for name, schema in SCHEMAS.items():
+    for name, schema in schemas().items():
         store.store(group="schema", name=name, node=schema)
-    OmegaConf.register_new_resolver("runner_models", lambda: str(default_models()), replace=True)
-    OmegaConf.register_new_resolver("runner_outputs", lambda: str(default_outputs()), replace=True)
-    OmegaConf.register_new_resolver("runner_dir", _run_dir, replace=True)
-    OmegaConf.register_new_resolver("runner_devices", _devices, replace=True)
+    OmegaConf.register_new_resolver("runner.models_dir", lambda: str(default_models()), replace=True)
+    OmegaConf.register_new_resolver("runner.outputs_root", lambda: str(default_outputs()), replace=True)
+    OmegaConf.register_new_resolver("runner.output_dir", _run_dir, replace=True)
+    OmegaConf.register_new_resolver("runner.devices", _devices, replace=True)
 
 
 def _run_dir(given: str | None, outputs: str, kind: str, day: str, time_of_day: str) -> str:
@@ -70,7 +71,6 @@ def to_run_config(config: DictConfig) -> RunConfig:
     assert isinstance(values, dict)
     try:
         run = from_dict({str(key): value for key, value in values.items()})
-        run.output.dir = run.output.dir and as_path(run.output.dir)
         validate(run)
     except (TypeError, AttributeError, ValueError, OverflowError) as error:
         # Types are checked while composing, but what an interpolation comes to is not.
@@ -172,11 +172,16 @@ def format_hydra_error(error: BaseException) -> str:
         return "experiment=tune needs Optuna: pip install 'vggish-runner[tune]'"
     if "hydra/launcher/submitit" in str(error):
         return "this launcher needs Submitit: pip install 'vggish-runner[slurm]'"
+    if message := renamed_resolver(str(error)):
+        return message
     lines = [line.rstrip() for line in without_credentials(str(error)).splitlines()]
     if lines and (ambiguous := re.fullmatch(r"Ambiguous value for argument '(.*)'", lines[0])):
         return several_values(ambiguous[1])
     if absent := _NO_OPTION.search("\n".join(lines)):
         return f"{absent[1]}={absent[2]} is not an option: use one of {', '.join(absent[3].split())}"
+    keys = [line.split(":", 1)[1].strip() for line in lines if line.strip().startswith("full_key:")]
+    if message := next(filter(None, map(renamed_key, keys)), None):
+        return message
     unhelpful = ("full_key:", "object_type=", "Config search path", "provider=", "reference_type=", "To append")
     kept = []
     for line in lines:
@@ -186,6 +191,5 @@ def format_hydra_error(error: BaseException) -> str:
     cause = error.__cause__
     if cause is not None and type(cause).__module__.startswith("omegaconf"):
         kept += [line.strip() for line in str(cause).splitlines() if not line.strip().startswith(unhelpful)]
-    keys = [line.split(":", 1)[1].strip() for line in lines if line.strip().startswith("full_key:")]
     text = " ".join(dict.fromkeys(kept))
     return f"{keys[0]}: {text}" if keys and keys[0] not in text else text

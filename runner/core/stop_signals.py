@@ -25,6 +25,9 @@ STOP_SIGNALS = tuple(
     number for name in ("SIGINT", "SIGTERM", "SIGHUP") if (number := getattr(signal, name, None)) is not None
 )
 
+INTERRUPTED = 130
+"""Exit status of a command that Ctrl-C ended."""
+
 _SIGHUP = getattr(signal, "SIGHUP", None)
 
 REQUEUE_SIGNAL: int | None = getattr(signal, "SIGUSR2", None)

@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from filelock import FileLock
 
 from runner.config.fingerprint import deciding
-from runner.config.validation import parse_partition
+from runner.config.groups.dataset import parse_partition
 from runner.core.errors import ClipError, DatasetError
 from runner.core.files import flush, flush_folder, make_folder
 from runner.core.paths import as_path, is_url
@@ -83,7 +83,7 @@ def list_clips(config: RunConfig, listing: str | None, outputs: Path) -> Manifes
     whole = list_now() if listing is None else frozen(config, listing, list_now)
     numbered = "tfrecord" in config.output.formats
     part = select_partition(whole, which, of, config.output.clips_per_shard, config.frontend.hop_s, labels=numbered)
-    return part if listing is None or config.dataset.kind not in _OF_FILES else as_they_are_now(part)
+    return part if listing is None or config.dataset.name not in _OF_FILES else as_they_are_now(part)
 
 
 def frozen(config: RunConfig, place: str, list_now: Callable[[], Manifest]) -> Manifest:

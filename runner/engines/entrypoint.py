@@ -44,7 +44,7 @@ def main(spec_path: str) -> int:
         result["status"] = "killed"
     stop.begin(lambda: None)  # from here on nothing ends this process at once
     _tell(run_dir, events, result)
-    if spec and spec["config"]["engine"]["kind"] == "ray":
+    if spec and spec["config"]["engine"]["name"] == "ray":
         from runner.engines.ray.cluster import disconnect
 
         disconnect()

@@ -67,7 +67,7 @@ _PROGRESS_S = 0.25
 def _carry_out(spec: dict[str, Any], run_dir: Path, events: Events, result: dict[str, Any], stop: StopSignal) -> None:
     config = from_dict(spec["config"])
     cold = StartupTimer(spec["spawned_at"])
-    if config.engine.kind == "ray":
+    if config.engine.name == "ray":
         from runner.engines.ray import driver
 
         driver.carry_out(spec, run_dir, events, result, stop, _mirror(spec, config))

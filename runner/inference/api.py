@@ -66,6 +66,7 @@ def load_vggish_model(
         gpu_allow_growth=gpu_allow_growth,
         batch_size=batch_size,
         default_batch_size={"cpu": 128, "gpu": 512, "metal": 128},
+        host_limit_mib=None,
     )
     placement = place(DeviceRequest(DeviceType(device_preference).value, precision=precision), policy)
     for warning in filter(

@@ -38,7 +38,7 @@ class Canary:
 
     Args:
         session: that has passed the gate.
-        answers: what it was held to.
+        answers: what it was held to; None with ``parity=off``: it embeds without canaries.
         config: the gate's.
         dtypes: of windows, that the gate has measured it in; another is measured before its first batch.
         shards: how many shards are written so far.
@@ -47,12 +47,12 @@ class Canary:
     def __init__(
         self,
         session: VGGishSession,
-        answers: Answers,
+        answers: Answers | None,
         config: ParityConfig,
         dtypes: Sequence[str],
         shards: Callable[[], int] = lambda: 0,
     ) -> None:
-        self._session, self._answers, self._action = session, answers, config.action
+        self._session, self._answers, self._is_strict = session, answers, config.name == "strict"
         self._tolerance = config.tolerances[str(session.metadata.precision["effective"])]
         self._shards = shards
         self._measured: set[tuple[str, int]] = set()
@@ -68,7 +68,7 @@ class Canary:
         self.trusted = shards()
         """Shards that were written when the last canary began that came back well."""
         self.misses: list[str] = []
-        """What was wrong, where ``parity.action`` is warn."""
+        """What was wrong, with ``parity=warn``."""
 
     def embed(self, windows: Windows, copied: Callable[[], None] | None = None) -> NDArray[np.float32]:
         """See ``VGGishSession.embed_windows``.
@@ -76,7 +76,7 @@ class Canary:
         Raises:
             ParityError: the session misses what it once met.
         """
-        if not len(windows):
+        if self._answers is None or not len(windows):
             return self._session.embed_windows(windows, copied)
         with self._lock:
             self._last = windows
@@ -114,6 +114,7 @@ class Canary:
         batch[: len(windows)] = windows
         with self._lock:
             inner = self._random.permutation(np.arange(1, rows - 1))[: len(signals) - 2]
+        assert self._answers is not None
         places = np.array([0, *inner, rows - 1])  # both ends are among them
         batch[places] = signals
         found = self._session.embed_windows(batch, copied)
@@ -131,7 +132,7 @@ class Canary:
         if not misses:
             return
         message = f"in the middle of the run {message_of(self._session, misses)}"
-        if self._action == "fail":
+        if self._is_strict:
             raise ParityError(
                 f"{message}. What was written since its last good answer is done again when the run is taken up"
             )

@@ -113,7 +113,7 @@ def run_parity_gate(
     result["parity"] = {
         "passed": not misses,
         "misses": misses,
-        "action": config.action,
+        "action": config.name,
         "tolerance": vars(tolerance),
         "dtypes": list(dtypes),
         "reference": f"NumPy float64, {'from the cache' if answers.cached else 'computed now'}",
@@ -130,5 +130,5 @@ def message_of(session: VGGishSession, misses: Sequence[str]) -> str:
     device, precision = session.metadata.device, session.metadata.precision["effective"]
     return (
         f"{device['name']} ({device['effective']}, {precision}) gives other embeddings than the reference in float64: "
-        f"{', '.join(misses)}. Use device=cpu or precision=float32, or parity.action=warn to go on all the same"
+        f"{', '.join(misses)}. Use device=cpu or precision=float32, or parity=warn to go on all the same"
     )

@@ -40,14 +40,14 @@ class LoadedModel:
     """Sessions that may embed, one a device, where they are placed, and what is to be made of their embeddings.
 
     ``dtypes`` are those of windows that the sessions are compiled for and were measured in, ``answers`` what they were
-    held to.
+    held to (None with ``parity=off``).
     """
 
     placement: Placement
     sessions: list[VGGishSession]
     postprocess: Postprocessor | None
     dtypes: tuple[str, ...]
-    answers: Answers
+    answers: Answers | None
 
 
 def prepare_sessions(
@@ -113,7 +113,7 @@ def _build_until_parity(
     cold: StartupTimer,
     events: Events,
     result: dict[str, Any],
-) -> tuple[Placement, list[VGGishSession], Answers]:
+) -> tuple[Placement, list[VGGishSession], Answers | None]:
     """Sessions in the first of the precisions that may be taken in which they pass the parity gate."""
     from runner.inference.builder import build_sessions
     from runner.inference.parity import parity_answers
@@ -122,8 +122,10 @@ def _build_until_parity(
     dtypes = _dtypes(spec)
     while True:
         result["precision"] = placement.precision.to_dict()
-        with cold.step("parity"):
-            answers = parity_answers(loaded, kept, placement.precision.effective)
+        answers = None
+        if config.parity.name != "off":
+            with cold.step("parity"):
+                answers = parity_answers(loaded, kept, placement.precision.effective)
         sessions = build_sessions(
             placement,
             loaded,
@@ -138,6 +140,9 @@ def _build_until_parity(
         result["resolved"] = _resolved(placement, sessions)
         result["weights"] = dict(sessions[0].metadata.weights)
         result["model"] = {**sessions[0].metadata.model, "compiler": sessions[0].compiler, "copies": sessions[0].copies}
+        if answers is None:
+            warn("parity=off: no device's numbers are checked, and the run is ranked beside no other", events, result)
+            break
         events.send("phase", name="parity")
         with cold.step("parity"):
             missed = run_parity_gate(sessions, answers, config.parity, result=result, dtypes=dtypes)
@@ -150,7 +155,7 @@ def _build_until_parity(
             placement = replace(placement, precision=following)
             loaded = load_weights(loaded.choice, kept=kept)  # the sessions took its arrays
             continue
-        if config.parity.action == "fail":
+        if config.parity.name == "strict":
             raise ParityError(missed)
         warn(missed, events, result)
         break

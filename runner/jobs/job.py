@@ -167,7 +167,7 @@ def _finish(
         write_atomic(job.run_dir / "result.json", json.dumps(result, indent=2))
         if store and result.get("series"):
             store.download_sampled_shards()
-        if job.config.profile.pictures and result.get("series"):
+        if job.config.profile.plots and result.get("series"):
             from runner.reporting.run_figures import draw_run
 
             draw_run(result, job.run_dir)

@@ -157,7 +157,7 @@ def with_job_output_dir(job: RunConfig, run_dir: Path, sweep_dir: Path) -> RunCo
 def _warn_unavailable_devices(config: DictConfig) -> None:
     """Of a sweep over the devices of this machine: which ones it has not."""
     params = OmegaConf.to_container(config.hydra.sweeper.get("params") or OmegaConf.create({}), resolve=False)
-    if isinstance(params, dict) and "runner_devices" in str(params.get("device")):
+    if isinstance(params, dict) and "runner.devices" in str(params.get("device")):
         for kind, reason in unavailable_devices().items():
             log.warning("device=%s is left out of the sweep: %s", kind.value, reason)
 
@@ -210,7 +210,7 @@ def start_sweep(sweep: Sweep) -> None:
         record |= {"started_at": time.time(), "user": user_name(), "git": git_state()}
         write_atomic(path, json.dumps(record))
     os.environ[SWEEP_ENVIRONMENT] = str(sweep.folder / SWEEP_FILE)
-    if sweep.config.tracking.kind == "none":
+    if sweep.config.tracking.name == "none":
         return
     from runner.tracking.client import TrackingError
     from runner.tracking.sweeps import open_sweep
@@ -252,12 +252,12 @@ def finish_sweep(interrupted: bool) -> bool:
     write_atomic(path, json.dumps(record, indent=2))
     hide_credentials(sweep.folder)
     results = read_results(sweep.run_dirs)
-    if sweep.config.profile.pictures and results:
+    if sweep.config.profile.plots and results:
         from runner.reporting.sweep_figures import draw_sweep
 
         draw_sweep(results, sweep.folder)
     outcome = page = None
-    if sweep.config.tracking.kind != "none":
+    if sweep.config.tracking.name != "none":
         from runner.tracking.client import TrackingError, store_uri
         from runner.tracking.runs import ui_location
         from runner.tracking.sweeps import finish_sweep as log_sweep

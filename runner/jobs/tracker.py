@@ -86,7 +86,7 @@ class RunTracking:
 
     def __init__(self, job: Job) -> None:
         self._job = job
-        self._wanted = job.config.tracking.kind != "none"
+        self._wanted = job.config.tracking.name != "none"
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
         self._progress: Mapping[str, Any] | None = None

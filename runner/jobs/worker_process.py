@@ -172,7 +172,7 @@ def run_worker(
         if process.stdin:
             process.stdin.close()
     killed = ending.killed
-    if guard.count and spec["config"]["engine"].get("kind") == "ray" and status == _RAYS_STATUS and not last:
+    if guard.count and spec["config"]["engine"].get("name") == "ray" and status == _RAYS_STATUS and not last:
         killed = "stopped at once: Ray's own processes were told to stop, too, and ended the run's"
     return {**_outcome(status, last, run_dir, killed), "worker_s": time.monotonic() - started}
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -50,6 +51,23 @@ class Block:
         return len(self.embeddings)
 
 
+@dataclass(frozen=True)
+class EmbeddedClip:
+    """A clip with its examples.
+
+    Attributes:
+        name: As in ``clips.parquet``.
+        label: Its label, if it has one.
+        starts_s: Where each example starts in the file, seconds, float64 [n].
+        embeddings: float32 [n, d].
+    """
+
+    name: str
+    label: str | None
+    starts_s: NDArray[np.float64]
+    embeddings: NDArray[Any]
+
+
 class _Shard(NamedTuple):
     """A Parquet file: its path, and its bytes where it is an object's."""
 
@@ -80,6 +98,7 @@ class EmbeddingReader:
 
     Attributes:
         location: As given.
+        columns: The files' columns.
         metadata: Of the first file: model, checksum of the weights, precision, versions, all text.
 
     Raises:
@@ -102,6 +121,7 @@ class EmbeddingReader:
                 "whose output.formats include parquet"
             )
         with self._shard(self._paths[0]).open() as file:
+            self.columns = tuple(file.schema_arrow.names)
             self.metadata: Mapping[str, str] = {
                 key.decode(): value.decode() for key, value in (file.schema_arrow.metadata or {}).items()
             }
@@ -129,6 +149,37 @@ class EmbeddingReader:
             rows = vectors.flatten().to_numpy(zero_copy_only=False).reshape(len(vectors), -1)
             yield Block(first, table.drop_columns([embedding]), rows)
             first += len(rows)
+
+    def clips(self, embedding: str = "embedding") -> Iterator[EmbeddedClip]:
+        """Yield the embedded clips whole, in the order of the run; see ``blocks``."""
+        begun: EmbeddedClip | None = None
+        for block in self.blocks(("clip", "start_s", "label"), embedding=embedding):
+            names = block.columns["clip"].combine_chunks().dictionary_encode()
+            codes = names.indices.to_numpy()
+            bounds = [*np.flatnonzero(np.r_[True, codes[1:] != codes[:-1]]), len(codes)]
+            starts = block.columns["start_s"].to_numpy()
+            for first, end in itertools.pairwise(bounds):
+                clip = EmbeddedClip(
+                    names.dictionary[codes[first]].as_py(),
+                    block.columns["label"][first].as_py(),
+                    starts[first:end],
+                    block.embeddings[first:end],
+                )
+                if begun and begun.name == clip.name:  # continued from the block before
+                    clip = replace(
+                        clip,
+                        starts_s=np.concatenate([begun.starts_s, clip.starts_s]),
+                        embeddings=np.concatenate([begun.embeddings, clip.embeddings]),
+                    )
+                elif begun:
+                    yield begun
+                begun = clip
+        if begun:
+            yield begun
+
+    def shards(self) -> list[tuple[str, int]]:
+        """Return the name and the size in bytes of each file: they change when a clip is embedded again."""
+        return [(path.rsplit("/", 1)[-1], int(self._filesystem.size(path))) for path in self._paths]
 
     def settings(self) -> Mapping[str, Any]:
         """Return the settings that decide the run's numbers, by config key.

@@ -90,8 +90,8 @@ class RunStatistics:
         """
         if self._missing:
             log.warning(
-                "no %s: %d shards are of an earlier version, and their embeddings are not here; vggish-runner fad reads "
-                "the run's embeddings instead",
+                "no %s: %d shards are of an earlier version, and their embeddings are not here; vggish-runner fad "
+                "reads the run's embeddings instead",
                 path.name,
                 self._missing,
             )

@@ -110,7 +110,7 @@ def profile_after_run(
             found = repeat(profile, own, pool, replicas, gpus, stopped)
             result["metrics"] |= found.pop("metrics")
             result["repeats"] = found
-        if profile.curve and "batch_size_curve" not in result and not stopped():
+        if profile.batch_size_curve and "batch_size_curve" not in result and not stopped():
             events.send("phase", name="curve")
             fits = partial(_fits, config, placement)
             steps = speed_over_batch_sizes(session, ready.dtypes[0], fits)

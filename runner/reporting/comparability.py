@@ -47,6 +47,7 @@ class Facts:
     metrics: Mapping[str, float]
     workload: Mapping[str, str]
     parity_passed: bool | None = None
+    parity_off: bool = False
     fallback: str | None = None
     sessions: int = 1
 
@@ -81,6 +82,7 @@ def facts_of_result(result: Mapping[str, Any]) -> Facts:
             (result.get("weights") or {}).get("checksum"),
         ),
         parity_passed=None if parity is None else bool(parity["passed"]),
+        parity_off=(config.get("parity") or {}).get("name") == "off",
         fallback=str(config["device"]["name"]) if device.get("fallback_reason") else None,
         sessions=int(result.get("session") or 1),
     )
@@ -102,6 +104,8 @@ def troubles(facts: Facts, metric: str) -> list[str]:
         found.append(f"no {metric}" if value is None else f"{metric} is {value}")
     if facts.parity_passed is False:
         found.append("failed parity")
+    if facts.parity_off:
+        found.append("parity was off: its numbers were not checked")
     if facts.fallback:
         found.append(f"{facts.fallback} was absent: it ran on the CPU")
     done = facts.metrics.get("clips_embedded", 0.0) + facts.metrics.get("clips_skipped", 0.0)

@@ -63,6 +63,7 @@ class Row:
             metrics=self.metrics,
             workload=workload(self.digest, self.params, self.tags.get("weights.checksum")),
             parity_passed=None if passed is None else passed == "true",
+            parity_off=self.params.get("parity.name") == "off",
             fallback=self.tags.get("device.requested") if self.tags.get("device.fallback_reason") else None,
             sessions=int(self.tags.get("sessions") or 1),
         )

@@ -14,6 +14,7 @@ from runner.config.params import ACTUAL
 from runner.core.metrics import ranking_metric
 from runner.reporting.comparability import difference
 from runner.reporting.naming import swept_settings
+from runner.reporting.pages import fill
 
 if TYPE_CHECKING:
     from runner.reporting.comparability import Comparison, Ranking
@@ -84,7 +85,7 @@ def as_csv(report: Report) -> str:
     return target.getvalue()
 
 
-def as_html(report: Report, pictures: Sequence[tuple[str, bytes]] = ()) -> str:
+def as_html(report: Report, plots: Sequence[tuple[str, bytes]] = ()) -> str:
     """One page with nothing outside of it."""
     parts = []
     for number, ranking in enumerate(report.rankings):
@@ -101,11 +102,11 @@ def as_html(report: Report, pictures: Sequence[tuple[str, bytes]] = ()) -> str:
         f"<dd><code>{html.escape(row.tags.get('command', ''))}</code></dd>"
         for row in every
     )
-    drawn = "".join(
+    images = "".join(
         f'<figure><img alt="{html.escape(name)}" src="data:image/png;base64,{base64.b64encode(png).decode()}"></figure>'
-        for name, png in pictures
+        for name, png in plots
     )
-    return _PAGE.format(rankings="".join(parts), pictures=drawn, commands=commands)
+    return fill("report.html", rankings="".join(parts), plots=images, commands=commands)
 
 
 _NONE = "No run can be ranked."
@@ -254,22 +255,3 @@ def _bars(ranking: Ranking[Row]) -> str:
         parts.append(f'<path d="M{low:.1f} {y + 12}H{high:.1f}" stroke="#222" stroke-width="1.5"/>')
         parts.append(f'<text x="{high + 8:.1f}" y="{y + 16}">{number(ends[0])}</text>')
     return "".join([*parts, "</svg>"])
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>vggish-runner report</title>
-<meta name="viewport" content="width=device-width">
-<style>
- body {{ font: 14px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1100px; padding: 0 1rem; color: #222; }}
- table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; display: block; overflow-x: auto; }}
- th, td {{ padding: 4px 10px; border-bottom: 1px solid #e4e6ea; text-align: left; white-space: nowrap; }}
- tr.unfit {{ color: #8a8f98; }} svg {{ width: 100%; max-width: 900px; font-size: 12px; }}
- img {{ max-width: 100%; }} code {{ background: #f3f4f6; padding: 1px 4px; overflow-wrap: anywhere; }}
- p.verdict {{ font-size: 16px; font-weight: 600; }} h2 {{ font-size: 16px; margin-top: 2rem; }}
-</style></head><body>
-<h1>Runs side by side</h1>
-{rankings}
-{pictures}
-<h2>Commands</h2><dl>{commands}</dl>
-</body></html>
-"""

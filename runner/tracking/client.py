@@ -61,7 +61,7 @@ def store_uri(tracking: TrackingConfig, outputs: Path) -> str:
     """
     if given := tracking.uri or os.environ.get("MLFLOW_TRACKING_URI"):
         return given
-    if tracking.kind == "server":
+    if tracking.name == "server":
         raise ConfigError("tracking=server needs an address: give tracking.uri=http://host:5000 or MLFLOW_TRACKING_URI")
     return f"sqlite:///{outputs.resolve() / 'mlflow.db'}"
 

@@ -21,8 +21,6 @@ from runner.tracking.sweeps import finish_sweep, open_sweep
 if TYPE_CHECKING:
     from runner.config.schema import RunConfig
 
-_INTERRUPTED = 130
-
 
 def track(folder: Path, uri: str | None = None, place: str | None = None) -> str:
     """Log a run's or a sweep's folder to MLflow; what was done, in one line.
@@ -77,8 +75,8 @@ def logged_with(run_dir: Path, uri: str | None) -> RunConfig:
         raise RunnerError(f"{run_dir} has no readable result.json ({error}): give the folder of a run") from error
     if uri:
         return replace(config, tracking=replace(config.tracking, uri=uri))
-    if config.tracking.kind == "none":
-        return replace(config, tracking=replace(config.tracking, kind="local"))
+    if config.tracking.name == "none":
+        return replace(config, tracking=replace(config.tracking, name="local"))
     return config
 
 

@@ -32,15 +32,15 @@ _FIXED = (
     "actual.memory.batch_size",
     "device.requested",
     "precision.requested",
-    "weights.kind",
-    "dataset.kind",
+    "weights.name",
+    "dataset.name",
     "dataset.root",
     "dataset.path",
     "frontend.hop_s",
     "frontend.short_clips",
     "frontend.tail",
     "frontend.resampler",
-    "engine.kind",
+    "engine.name",
 )
 """Parameters that decide numbers or speed."""
 

@@ -73,7 +73,7 @@ def resolve_weights(
             )
         raise
     return WeightsChoice(
-        weights.kind,
+        weights.name,
         "audioset",
         str(paths[-1]),
         str(paths[0]),

@@ -16,7 +16,7 @@ def noise(rate: int, seconds: float = 0.7) -> np.ndarray:
     return np.random.default_rng(rate).uniform(-1, 1, int(rate * seconds)).astype(np.float32)
 
 
-def resample(signal: np.ndarray, rate: int, pieces: int = 1, method: str = "reference") -> np.ndarray:
+def resample(signal: np.ndarray, rate: int, pieces: int = 1, method: str = "kaiser_best") -> np.ndarray:
     stream = StreamResampler(rate, method)
     cuts = np.sort(np.random.default_rng(pieces).integers(0, len(signal), pieces - 1))
     return np.concatenate([*(stream.push(block) for block in np.split(signal, cuts)), stream.finish()])
@@ -49,14 +49,14 @@ def test_log_mel_after_it_equals_that_after_resampy(rate: int) -> None:
 
 
 @pytest.mark.parametrize("rate", [8_000, 22_254, 44_100, 48_000])
-@pytest.mark.parametrize("method", ["reference", "soxr"])
+@pytest.mark.parametrize("method", ["kaiser_best", "soxr"])
 def test_does_not_depend_on_the_blocks(rate: int, method: str) -> None:
     signal = noise(rate)
     whole = resample(signal, rate, 1, method)
     for pieces in (2, 9):
         found = resample(signal, rate, pieces, method)
         assert len(found) == len(whole)
-        assert np.abs(found - whole).max() < (2e-7 if method == "reference" else 2e-6)
+        assert np.abs(found - whole).max() < (2e-7 if method == "kaiser_best" else 2e-6)
 
 
 def test_16_khz_passes_unchanged() -> None:

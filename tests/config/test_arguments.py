@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import shlex
 from collections.abc import Iterator
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from runner.config.arguments import check_overrides
 from runner.config.command_line import command_line
 from runner.config.composition import compose_config
 from runner.config.quoting import hydra_value, shell_override
-from runner.config.validation import validate
+from runner.config.schema import from_dict
 from runner.core.errors import ConfigError
 from runner.jobs.spec import Job
 
@@ -76,8 +78,8 @@ def outcome(line: str, outputs: Path, capsys: pytest.CaptureFixture[str]) -> tup
         ("'dataset.root=/a (2019)'", """give 'dataset.root="/a (2019)"'"""),
         ('"dataset.root=it\'s"', """give 'dataset.root="it'"'"'s"'"""),
         ("~engine[a,b]", "is not of the form key=value"),
-        ("'dataset.root=\"~nobody-here/x\"'", "the home of a user that there is not"),
-        ("'output.dir=\"~nobody-here/x\"'", "the home of a user that there is not"),
+        ("'dataset.root=\"~nobody-here/x\"'", "the home folder of an unknown user"),
+        ("'output.dir=\"~nobody-here/x\"'", "the home folder of an unknown user"),
         ("dataset.root=x=y", """give 'dataset.root="x=y"'"""),
         ("dataset.root=[x", """give 'dataset.root="[x"'"""),
         ("dataset.root=[2019]", """give 'dataset.root="[2019]"'"""),
@@ -104,6 +106,12 @@ def outcome(line: str, outputs: Path, capsys: pytest.CaptureFixture[str]) -> tup
         ("-m 'memory=glob(x*)'", "the sweep has no jobs"),
         ("dataset.fetch_ahead=4", "dataset.fetch_ahead has another name now: use dataset.prefetch"),
         ("+memory.batch_size_by_device.cpu=4", "use memory.default_batch_size"),
+        ("weights.kind=random", "weights.kind has another name now: use weights=OPTION"),
+        ("dataset=parquet dataset.name=id", "use dataset.name_column for a Parquet column"),
+        ("parity=gate", "parity=gate has another name now: use parity=strict"),
+        ("output=npz", "use output.formats=[npz]"),
+        ("output=tfrecord", "use output.formats=[tfrecord] output.postprocess=audioset"),
+        ("frontend.resampler=reference", "use frontend.resampler=kaiser_best"),
         # numbers
         ("frontend.hop_s=nan", "frontend.hop_s=nan is not a finite number"),
         ("weights.timeout_s=inf", "weights.timeout_s=inf is not"),
@@ -152,14 +160,31 @@ def test_a_value_from_a_file_is_checked_as_one_that_was_typed(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("profile: {curve: true}", "profile.curve has another name now: use profile.batch_size_curve"),
+        ("output: {dir: '${runner_models:}'}", "${runner_models:} has another name now: use ${runner.models_dir:}"),
+    ],
+)
+def test_a_name_of_an_earlier_version_in_a_file_is_refused_with_its_new_one(
+    text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], jobs: list[Job]
+) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment/mine.yaml").write_text(f"# @package _global_\n{text}\n", encoding="utf-8")
+    status, said = outcome(f"--config-dir {tmp_path} experiment=mine", tmp_path / "out", capsys)
+    assert (status, said) == (1, f"error: {message}\n")
+
+
 def test_every_number_of_the_configuration_must_be_finite() -> None:
-    composed = compose_config([])
-    for path, value in _leaves(composed.to_dict()):
+    composed = compose_config([]).to_dict()
+    for path, value in _leaves(composed):
         if isinstance(value, float):
-            config = copy.deepcopy(composed)
-            _set(config, path, float("nan"))
+            *groups, key = path
+            values = copy.deepcopy(composed)
+            reduce(getitem, groups, values)[key] = float("nan")
             with pytest.raises(ConfigError, match="finite"):
-                validate(config)
+                from_dict(values)
 
 
 def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -168,15 +193,6 @@ def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str,
             yield from _leaves(inner, (*path, key))
     else:
         yield path, value
-
-
-def _set(target: Any, path: tuple[str, ...], value: float) -> None:
-    for key in path[:-1]:
-        target = target[key] if isinstance(target, dict) else getattr(target, key)
-    if isinstance(target, dict):
-        target[path[-1]] = value
-    else:
-        setattr(target, path[-1], value)
 
 
 @pytest.mark.parametrize(
@@ -216,7 +232,7 @@ def test_a_failure_is_told_once_and_without_the_overrides(
         f"dataset.root={tmp_path}/none",
         f"paths.outputs={tmp_path}/out",
         "tracking=none",
-        "profile.pictures=false",
+        "profile.plots=false",
     ]
     assert main([*many, *words]) == 1
     said = capsys.readouterr()

@@ -14,6 +14,7 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from runner.devices.host import cpu_flags
+from runner.reporting.comparability import FIRST_PASS, facts_of_result, troubles
 from runner.vggish.postprocess import project, quantize, random_pca
 from tests.commands import Done, run
 from tests.vggish.test_smoke import stand_in
@@ -28,8 +29,8 @@ def everything(audio: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
         "weights=random",
         "weights.seed=5",
         "tracking=none",
-        "output=tfrecord",
         "output.formats=[parquet,npz,tfrecord]",
+        "output.postprocess=audioset",
         f"output.dir={folder / 'run'}",
         f"paths.models={folder / 'models'}",
     )
@@ -80,7 +81,7 @@ def test_pca_alone_is_a_column_of_its_own(few_clips: Path, tmp_path: Path) -> No
 
 
 def test_tfrecords_without_their_post_processing_are_refused() -> None:
-    done = run("output=tfrecord", "output.postprocess=none", "weights=random")
+    done = run("output.formats=[tfrecord]", "weights=random")
     assert done.status == 1
     assert "add output.postprocess=audioset" in done.err
 
@@ -118,13 +119,24 @@ def test_a_device_that_misses_fails_its_run_and_no_throughput_is_published(
 
 
 def test_with_warn_the_run_goes_on_and_says_so(parity_run: Callable[..., tuple[Done, Run]]) -> None:
-    done, logged = parity_run("parity.action=warn")
+    done, logged = parity_run("parity=warn")
     assert done.status == 0, done.err
     assert "gives other embeddings than the reference" in " ".join(done.err.split())
     assert "FAILED" in done.out
     assert logged.info.status == "FINISHED"
     assert (logged.data.tags["parity.passed"], logged.data.tags["parity.action"]) == ("false", "warn")
     assert logged.data.metrics["realtime_factor"] > 0
+
+
+def test_with_parity_off_nothing_is_checked_and_the_run_is_not_ranked(
+    parity_run: Callable[..., tuple[Done, Run]],
+) -> None:
+    done, logged = parity_run("parity=off")
+    assert done.status == 0, done.err
+    assert "no device's numbers are checked" in " ".join(done.err.split())
+    assert "parity.passed" not in logged.data.tags
+    assert done.result["metrics"]["parity_canaries"] == 0
+    assert "parity was off: its numbers were not checked" in troubles(facts_of_result(done.result), FIRST_PASS)
 
 
 def test_a_run_that_passes_logs_by_how_much_and_its_reference_is_kept(few_clips: Path, tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ import pytest
 import soundfile
 
 from runner.cli.merge import main as merge
+from runner.config.groups.dataset import parse_partition
 from runner.config.schema import FolderDataset
-from runner.config.validation import parse_partition
 from runner.core.errors import ConfigError, DatasetError
 from runner.dataset.manifest import build_manifest, select_partition
 from tests.commands import run
@@ -62,7 +62,7 @@ def test_partitions_make_the_whole_bit_for_bit(runs: dict[str, Path], tmp_path: 
     merged = tmp_path / "merged"
     assert merge([*parts_of(runs), "--output", str(merged)]) == 0
     out = capsys.readouterr().out
-    assert "the 3 parts make the whole" in out
+    assert "3 of 3 partitions are complete" in out
     for name in ("embeddings", "clips.parquet"):
         ours, single = pq.read_table(merged / name), pq.read_table(runs["whole"] / name)
         assert ours.replace_schema_metadata(None).equals(single.replace_schema_metadata(None)), name

@@ -334,7 +334,7 @@ def test_corrected_labels_reach_the_files_and_rows_taken_out_are_refused(tmp_pat
         manifest.write_text("path,label\n" + "".join(f"{name},{label}\n" for name, label in labels.items()))
         return run(
             "dataset=manifest", f"dataset.path={manifest}", "weights=random", "device=cpu", "tracking=none",
-            "profile=off", f"output.dir={tmp_path}/run", "output.clips_per_shard=1", "output=npz",
+            "profile=off", f"output.dir={tmp_path}/run", "output.clips_per_shard=1", "output.formats=[npz]",
         )  # fmt: skip
 
     first = run_with(dict.fromkeys(names, "dog"))

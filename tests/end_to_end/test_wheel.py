@@ -65,3 +65,4 @@ def test_the_installed_runner_embeds(installed: Path, few_clips: Path, tmp_path:
     done = run(installed, f"dataset.root={few_clips}", *settings)
     assert done.returncode == 0, done.stderr
     assert "6 of 6 embedded" in done.stdout
+    assert len(list(tmp_path.glob("outputs/runs/*/*/plots/embeddings.html"))) == 1  # from a template of the package

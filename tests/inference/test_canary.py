@@ -116,7 +116,7 @@ def test_one_batch_in_many_and_the_last(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_with_warn_it_is_told_and_no_more() -> None:
     session = Turncoat()
-    canary = Canary(session, ANSWERS, replace(CONFIG, action="warn"), ("float32",))  # type: ignore[arg-type]
+    canary = Canary(session, ANSWERS, replace(CONFIG, name="warn"), ("float32",))  # type: ignore[arg-type]
     session.wrong = True
     canary.embed(data(5))
     canary.finish()

@@ -11,7 +11,7 @@ BATCHES = {"cpu": 64, "gpu": 512, "metal": 128}
 
 
 def policy(**settings: object) -> MemoryConfig:
-    return MemoryConfig(default_batch_size=BATCHES, **settings)
+    return MemoryConfig(default_batch_size=BATCHES, **({"host_limit_mib": None} | settings))
 
 
 @pytest.mark.parametrize("device", [DeviceType.CPU, DeviceType.GPU, DeviceType.METAL])

@@ -44,7 +44,7 @@ def run(
         guard._requests.add(signal.SIGINT)
     with RunProgress(1) as progress:
         return worker_process.run_worker(
-            {"config": {"engine": {"kind": engine, "shutdown_timeout_s": grace_s}}}, folder, progress, guard
+            {"config": {"engine": {"name": engine, "shutdown_timeout_s": grace_s}}}, folder, progress, guard
         )
 
 

@@ -26,7 +26,7 @@ from runner.pipeline.messages import DecodeOptions, Replica
 from runner.pipeline.pipeline import EmbeddingPipeline
 from runner.vggish.framing import scaled
 
-OPTIONS = DecodeOptions(hop_s=0.96, short_clips="pad", tail="drop", resampler="reference")
+OPTIONS = DecodeOptions(hop_s=0.96, short_clips="pad", tail="drop", resampler="kaiser_best")
 LENGTHS = [100, 15_600, 160_000, 15_599, 31_000, 1_100_000, 0, 48_000, 30_960, 7] * 3
 
 
@@ -102,7 +102,7 @@ def test_every_row_belongs_to_its_clip_in_any_setting(
 
 
 def test_short_clips_are_skipped_where_that_is_asked_for(clips: list[Clip], tmp_path: Path) -> None:
-    run_engine(clips, tmp_path, options=DecodeOptions(0.96, "skip", "drop", "reference"))
+    run_engine(clips, tmp_path, options=DecodeOptions(0.96, "skip", "drop", "kaiser_best"))
     reasons = {end["clip"]: end["reason"] for end in pq.read_table(tmp_path / "clips.parquet").to_pylist()}
     assert reasons["000.wav"] == "too_short"
     assert reasons["001.wav"] is None

@@ -101,7 +101,7 @@ def test_the_map_has_every_point_and_its_page_is_safe(tmp_path: Path) -> None:
 
 def test_the_map_of_much_is_an_even_sample(tmp_path: Path) -> None:
     write_embeddings(tmp_path, 500, shards=60)
-    table = sample(tmp_path / "embeddings", most=1000)
+    table = sample(tmp_path / "embeddings", max_points=1000)
     assert 500 < table.num_rows <= 1000
     assert len({name.split(">")[2].split("-")[0] for name in table["clip"].to_pylist()}) == 30
 

@@ -69,9 +69,9 @@ def test_the_store_is_the_given_one_else_the_environments_else_local(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert store_uri(LOCAL, tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
     with pytest.raises(ConfigError, match=r"tracking\.uri"):
-        store_uri(TrackingConfig(kind="server"), tmp_path)
+        store_uri(TrackingConfig(name="server"), tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://other:5000")
-    assert store_uri(TrackingConfig(kind="server"), tmp_path) == "http://other:5000"
+    assert store_uri(TrackingConfig(name="server"), tmp_path) == "http://other:5000"
     assert store_uri(TrackingConfig(uri="http://mine"), tmp_path) == "http://mine"
 
 
@@ -221,7 +221,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.mark.slow
 def test_a_run_on_a_real_server(server: str, tmp_path: Path) -> None:
-    tracking = TrackingConfig(kind="server", uri=server)
+    tracking = TrackingConfig(name="server", uri=server)
     outputs = tmp_path / "outputs"
     finish_run(tracking, outputs, make_run(tmp_path / "run"))
     check_logged(MlflowClient(server))
@@ -238,7 +238,7 @@ def mute() -> Iterator[str]:
 @pytest.mark.parametrize("kind", ["mute", "closed"])
 def test_a_store_that_is_down_costs_seconds(kind: str, mute: str, tmp_path: Path) -> None:
     uri = mute if kind == "mute" else "http://me:planted@127.0.0.1:9"
-    tracking = TrackingConfig(kind="server", uri=uri, timeout_s=1.0)
+    tracking = TrackingConfig(name="server", uri=uri, timeout_s=1.0)
     run_dir = make_run(tmp_path / "run")
     started = time.monotonic()
     with pytest.raises(TrackingError) as refused:

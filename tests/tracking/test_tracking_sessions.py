@@ -229,4 +229,4 @@ def test_logging_later_ends_at_ctrl_c_without_a_traceback(
 
     monkeypatch.setattr("runner.cli.track._track", interrupt)
     assert main([str(tmp_path)]) == 130
-    assert capsys.readouterr().err == "stopped: the same command logs what is left\n"
+    assert capsys.readouterr().err == "stopped; rerun the same command to log the rest\n"

@@ -56,7 +56,7 @@ def list_packed(dataset: PackedDataset, outputs: Path) -> Manifest:
     """
     ignored: Counter[str] = Counter()
     given = str(dataset.path)
-    extensions = _EXTENSIONS[dataset.kind]
+    extensions = _EXTENSIONS[dataset.name]
     root, containers = find_containers(given, extensions, dataset.download_timeout_s, ignored)
     tables, problems = [], []
     with ThreadPoolExecutor(min(_THREADS, len(containers))) as threads:
@@ -73,10 +73,10 @@ def list_packed(dataset: PackedDataset, outputs: Path) -> Manifest:
         seen = ", ".join(f"{count} {name}" for name, count in ignored.most_common(5)) or "nothing else"
         raise DatasetError(
             f"dataset.path={given} holds no clips ({problems[0] if problems else f'found {seen}'}): name other files, "
-            "or the right " + ("dataset.extensions" if dataset.kind == "webdataset" else "dataset.audio")
+            "or the right " + ("dataset.extensions" if dataset.name == "webdataset" else "dataset.audio_column")
         )
     _check_unique(table)
-    what = f"{len(containers):,} {'tars' if dataset.kind == 'webdataset' else 'Parquet files'}"
+    what = f"{len(containers):,} {'tars' if dataset.name == 'webdataset' else 'Parquet files'}"
     description = f"{table.num_rows:,} clips in {what} of {root}"
     return Manifest(root, table, digest_of(table), False, description, dict(ignored))
 
@@ -117,7 +117,7 @@ def _check_unique(table: pa.Table) -> None:
         if clip in first:
             raise DatasetError(
                 f"{clip} is in {here} and in {first[clip]}: set dataset.prefix=true, which puts the names of their "
-                "files before those of clips, or (Parquet) give dataset.name=COLUMN"
+                "files before those of clips, or (Parquet) give dataset.name_column=COLUMN"
             )
         first[clip] = here
 
@@ -169,7 +169,14 @@ def _kept_at(dataset: PackedDataset, outputs: Path, container: Container) -> Pat
     """Where a container's listing is kept; nowhere if it is not known whether it stays the same."""
     if container.size < 0 or container.stamp < 0:
         return None
-    asked = (_LISTING_VERSION, dataset.kind, container.place.hex(), container.size, container.stamp, *dataset.asked())
+    asked = (
+        _LISTING_VERSION,
+        dataset.name,
+        container.place.hex(),
+        container.size,
+        container.stamp,
+        *dataset.listing_options(),
+    )
     return outputs / LISTINGS / f"{hashlib.sha256(repr(asked).encode()).hexdigest()[:32]}.parquet"
 
 
@@ -185,7 +192,9 @@ def _scan(dataset: PackedDataset, container: Container) -> Contents:
         if isinstance(dataset, ParquetDataset):
             from runner.dataset.packed.parquet import scan_parquet
 
-            return scan_parquet(file, container.size, container.place, dataset.audio, dataset.name, dataset.label)
+            return scan_parquet(
+                file, container.size, container.place, dataset.audio_column, dataset.name_column, dataset.label_column
+            )
         assert isinstance(dataset, WebDataset)
         extensions = frozenset("." + extension.lower().lstrip(".") for extension in dataset.extensions)
         return scan_tar(file, container.place, extensions, dataset.label_from)

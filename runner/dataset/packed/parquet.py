@@ -115,7 +115,7 @@ def _audio_column(schema: pa.Schema) -> str:
         which = (
             f"several columns may be audio ({', '.join(found)})" if found else "no column is binary, or bytes and path"
         )
-        raise _Unfit(f"{which}: name one of {', '.join(schema.names)} as dataset.audio")
+        raise _Unfit(f"{which}: name one of {', '.join(schema.names)} as dataset.audio_column")
     return str(found[0])
 
 
@@ -125,7 +125,9 @@ def _check_columns(schema: pa.Schema, column: str, name: str | None) -> None:
             raise _Unfit(f"it has no column '{each}', or several (it has {', '.join(schema.names)})")
     kind = schema.field(column).type
     if not (_is_binary(kind) or _is_audio(kind)):
-        raise _Unfit(f"column '{column}' is {kind}, not the bytes of audio files: name another one as dataset.audio")
+        raise _Unfit(
+            f"column '{column}' is {kind}, not the bytes of audio files: name another one as dataset.audio_column"
+        )
     if "\0" in column:
         raise _Unfit("the name of its audio column holds a NUL character")
 

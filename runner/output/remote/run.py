@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner.core.cleanup import at_cleanup
 from runner.core.errors import ConfigError, RunnerError, StoreError
 from runner.core.failures import failure_of
 from runner.core.files import write_atomic
@@ -81,6 +82,7 @@ def take(folder: Path, config: RunConfig, in_sweep: bool = False) -> RemoteRun:
     folder = folder.absolute()
     if folder not in _open:
         _open[folder] = RemoteRun(folder, config, in_sweep)
+        at_cleanup(release_all)
     return _open[folder]
 
 
@@ -103,7 +105,7 @@ class RemoteRun:
         assert config.output.dir is not None
         self._folder = folder
         self._store = Store(config.output.dir, config.output.upload_timeout_s)
-        self._pictures = config.profile.pictures and config.profile.map != "none"
+        self._pictures = config.profile.plots and config.profile.projection != "none"
         self.hold = Lease(self._store)
         self._digests: dict[str, tuple[int, str]] = {}
         self._committed: dict[int, ShardEntry] = {}

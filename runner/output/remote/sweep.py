@@ -13,6 +13,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runner.core.cleanup import at_cleanup
 from runner.core.errors import ConfigError, RunnerError, StoreError
 from runner.core.layout import FOLDERS, HOLDER_OBJECT, PLOTS, RESULT, STATE, SWEEP_FILE
 from runner.output.remote.commits import FAILED_PUT_S
@@ -41,6 +42,7 @@ def take(folder: Path, config: RunConfig) -> SweepOutput:
     """
     output = SweepOutput(folder, config)
     _open.append(output)
+    at_cleanup(release_all)
     return output
 
 

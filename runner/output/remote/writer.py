@@ -57,7 +57,7 @@ class RemoteCommitter:
             self._store.fence = self._lease
         self._rows: Sequence[str] = spec["rows"]
         self._keeps = keeps
-        wanted = keeps and config.profile.pictures and config.profile.map != "none"
+        wanted = keeps and config.profile.plots and config.profile.projection != "none"
         self._kept = sampled(len(spec["shards"])) if wanted else set()
 
     @property

@@ -331,7 +331,7 @@ def test_names_and_audio_may_be_other_columns(tmp_path: Path) -> None:
     pq.write_table(pa.table(data), tmp_path / "a.parquet")
     with pytest.raises(DatasetError, match=r"several columns may be audio \(small, sound\): name one"):
         listed(ParquetDataset(path=str(tmp_path)))
-    found = listed(ParquetDataset(path=str(tmp_path), audio="sound", name="id"))
+    found = listed(ParquetDataset(path=str(tmp_path), audio_column="sound", name_column="id"))
     assert bytes_of(found) == {"7": b"1", "8": b"2"}
 
 

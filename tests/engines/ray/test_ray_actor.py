@@ -73,7 +73,7 @@ class PlainActor(EmbedShards):
     def _make(self, about: dict[str, Any]) -> None:
         self.config, self.mirror, self._folder = compose_config(["weights=random"]), None, None
         self.spec = self._brief.spec | {"manifest": str(self.folder / "manifest.parquet"), "run_dir": str(self.folder)}
-        self._pool = DecodePool(DecodeOptions(0.96, "pad", "drop", "reference"), 1)
+        self._pool = DecodePool(DecodeOptions(0.96, "pad", "drop", "kaiser_best"), 1)
         self._pool.open(1, 2, 5)
         self._ready = SimpleNamespace(sessions=[])
 

@@ -173,7 +173,7 @@ def test_urls_to_a_folder(
     assert "1/2      6" in out
     assert parts.urls[0] in out
     assert merge([*parts.urls, "--output", str(tmp_path / "whole")]) == 0
-    assert f"the 2 parts make the whole: {tmp_path / 'whole'}" in capsys.readouterr().out
+    assert f"merged 2 of 2 partitions into {tmp_path / 'whole'}" in capsys.readouterr().out
     assert_whole(files_of(tmp_path / "whole", everything=True), parts)
     assert merge([*parts.urls, "--output", str(tmp_path / "whole")]) == 1
     assert f"{tmp_path / 'whole'} is not empty: name another folder" in capsys.readouterr().err

@@ -144,7 +144,7 @@ def test_what_changes_no_number_may_differ(run: Path, data: Path, free: str) -> 
         ("weights.seed=1", "weights.seed"),
         ("frontend.hop_s=0.48", "frontend.hop_s"),
         ("dataset.pattern=a*", "dataset.pattern"),
-        ("output=npz", "output.formats"),
+        ("output.formats=[npz]", "output.formats"),
         ("output.clips_per_shard=4", "output.clips_per_shard"),
     ],
 )

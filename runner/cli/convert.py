@@ -1,0 +1,79 @@
+"""``vggish-runner export FORMAT RUN FOLDER``: a run's embeddings in the layouts of other programs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from runner.core.errors import RunnerError
+from runner.core.printable import printable
+
+FORMATS = {
+    "hoplite": "a Perch Hoplite database (pip install perch-hoplite): hoplite.sqlite and usearch.index",
+    "npy": "PATH/STEM_vggish.npy for each clip, float32 [n, 128]",
+    "raven": "a Raven selection table for each recording, with the clips' labels or clusters",
+    "audacity": "an Audacity label track for each recording, likewise",
+    "youtube8m": "a TFRecord of SequenceExamples in YouTube-8M's frame-level layout",
+}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Convert; exit status 1 if the run cannot be read or the folder cannot be written."""
+    options = _parser().parse_args(arguments)
+    try:
+        print(printable(_convert(options)))
+    except (RunnerError, OSError) as error:
+        print(f"error: {printable(str(error))}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vggish-runner export",
+        description="Write a run's embeddings in the layout of another program.\n\n"
+        + "\n".join(f"  {name:<10} {meaning}" for name, meaning in FORMATS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("format", choices=FORMATS)
+    parser.add_argument("run", metavar="RUN", help="the folder or URL of a run with Parquet embeddings")
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="where the files go")
+    parser.add_argument(
+        "--clusters", type=int, metavar="K", help="raven, audacity: label examples by K clusters of the run's sounds"
+    )
+    return parser
+
+
+def _convert(options: argparse.Namespace) -> str:
+    """Return a sentence that says what was written."""
+    from runner.output.reader import EmbeddingReader
+
+    if options.clusters is not None and options.format not in ("raven", "audacity"):
+        raise RunnerError(f"--clusters is for raven and audacity, not for {options.format}: leave it out")
+    reader = EmbeddingReader(options.run)
+    if options.format == "hoplite":
+        from runner.converters.hoplite import export_hoplite
+
+        count = export_hoplite(reader, options.folder, _progress)
+        return f"{options.folder}: a Hoplite database of {count:,} windows"
+    if options.format == "npy":
+        from runner.converters.npy import export_npy
+
+        return f"{options.folder}: {export_npy(reader, options.folder):,} files *_vggish.npy"
+    if options.format == "youtube8m":
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        from runner.converters.youtube8m import export_youtube8m
+
+        return f"{options.folder}: {export_youtube8m(reader, options.folder):,} records"
+    from runner.converters.timelines import export_timelines
+
+    count = export_timelines(reader, options.folder, options.format, options.clusters)
+    return f"{options.folder}: {count:,} tables for {options.format.capitalize()}"
+
+
+def _progress(done: int, total: int) -> None:
+    if sys.stderr.isatty():
+        print(f"\r{done:,} of {total:,} windows", end="\n" if done == total else "", file=sys.stderr, flush=True)

@@ -1,0 +1,29 @@
+"""``device=``: the device to embed on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from runner.config.checks import one_of, whole_number
+
+DEVICES = ("auto", "cpu", "gpu", "metal")
+
+
+@dataclass
+class DeviceConfig:
+    """The device to embed on; if it is missing, the run warns and uses the CPU."""
+
+    name: str = "auto"
+    """auto, cpu, gpu or metal; auto prefers Metal, then CUDA, then the CPU."""
+
+    index: Any = 0
+    """Number of the GPU, from 0; ``all``: one replica per GPU."""
+
+    strict: bool = False
+    """Fail if the requested device is missing, instead of a warning and the CPU."""
+
+    def __post_init__(self) -> None:
+        one_of("device.name", self.name, DEVICES)
+        if self.index != "all":
+            whole_number("device.index", self.index, 0, "or all")

@@ -1,0 +1,60 @@
+"""``output``: the files that a run leaves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from runner.config.checks import at_least, one_of, positive_seconds
+from runner.core.errors import ConfigError
+from runner.core.paths import as_path
+
+FORMATS = ("parquet", "npz", "tfrecord")
+
+POSTPROCESSES = ("none", "pca", "audioset")
+
+_COMPRESSIONS = ("zstd", "snappy", "gzip", "none")
+
+
+@dataclass
+class OutputConfig:
+    """The files that a run leaves, and where."""
+
+    formats: list[str] = field(default_factory=lambda: ["parquet"])
+    """Any of parquet (a row per example), npz (a file per clip), tfrecord (AudioSet's, needs postprocess=audioset)."""
+
+    postprocess: str = "none"
+    """none, pca (adds ``embedding_pca``) or audioset (adds ``embedding_u8``: PCA, clipped to ±2, 8 bits)."""
+
+    dir: str | None = None
+    """Folder or object store's URL (s3://, gs://, hf://); an unfinished run in it is resumed. null: a new folder."""
+
+    clips_per_shard: int | None = None
+    """Clips in a shard; null: 64 to 8,192, for about 256 shards, and fewer of long clips."""
+
+    compression: str = "zstd"
+    """Compression of Parquet files: zstd, snappy, gzip or none."""
+
+    upload_timeout_s: float = 300.0
+    """Seconds that an object store may fail or throttle an upload, retries included, before the run fails."""
+
+    def __post_init__(self) -> None:
+        self.dir = self.dir and as_path(self.dir)
+        if not self.formats:
+            raise ConfigError("output.formats is empty: name at least one, as in output.formats=[parquet,npz]")
+        for name in self.formats:
+            one_of("output.formats", name, FORMATS)
+        one_of("output.postprocess", self.postprocess, POSTPROCESSES)
+        one_of("output.compression", self.compression, _COMPRESSIONS)
+        if "tfrecord" in self.formats and self.postprocess != "audioset":
+            raise ConfigError(
+                f"output.formats has tfrecord, whose embeddings are AudioSet's 8-bit ones, but output.postprocess is "
+                f"{self.postprocess}: add output.postprocess=audioset"
+            )
+        if self.clips_per_shard is not None:
+            at_least("output.clips_per_shard", self.clips_per_shard, 1)
+        positive_seconds("output.upload_timeout_s", self.upload_timeout_s, 300)
+        if (self.dir or "").startswith("hf://") and not (self.dir or "").startswith("hf://buckets/"):
+            raise ConfigError(
+                "output.dir is in a git repository of the Hub (hf://), where each put would be a commit, of which it "
+                "takes few an hour: use hf://buckets/..., or write to a folder and upload that"
+            )

@@ -1,0 +1,30 @@
+"""A run that converters read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from runner.core.layout import RunLayout
+from runner.output.reader import EmbeddingReader
+from tests.evaluation.test_search import write_run
+
+CLIPS = [f"{'abcdefgh'[row // 5]}/{row // 5}.wav" for row in range(40)]
+
+
+@pytest.fixture
+def embeddings() -> np.ndarray:
+    return np.random.default_rng(7).standard_normal((40, 128)).astype(np.float32)
+
+
+@pytest.fixture
+def run(tmp_path: Path, embeddings: np.ndarray) -> EmbeddingReader:
+    """Eight clips of five examples each, labeled by their folders, in three shards."""
+    folder = write_run(tmp_path / "run", embeddings, CLIPS, shards=3)
+    plan = RunLayout(folder).plan
+    plan.parent.mkdir()
+    plan.write_text(json.dumps({"deciding": {"dataset.root": "/data/clips"}}))
+    return EmbeddingReader(str(folder))

@@ -1,0 +1,50 @@
+"""The HEAR API, by hear-validator and by its definition."""
+
+from __future__ import annotations
+
+import sys
+import types
+
+import numpy as np
+import pytest
+
+from runner import hear
+
+
+@pytest.fixture(scope="module")
+def model() -> hear.Vggish:
+    return hear.load_model("random", "cpu")
+
+
+@pytest.mark.slow
+def test_hear_validator_passes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The validator imports PyTorch for models of PyTorch; of ours, one of TensorFlow, it asks nothing."""
+    if "torch" not in sys.modules:
+        monkeypatch.setitem(sys.modules, "torch", types.ModuleType("torch"))
+    validate = pytest.importorskip("hearvalidator.validate", reason="hearvalidator is not installed: make .venv/.peer")
+    validate.ValidateModel("runner.hear", "random")()
+    assert "Received tensorflow Module" in capsys.readouterr().out
+
+
+def test_timestamps_are_every_50_ms_up_to_the_end(model: hear.Vggish) -> None:
+    audio = np.random.default_rng(0).uniform(-0.5, 0.5, (2, 4000)).astype(np.float32)
+    embeddings, times = hear.get_timestamp_embeddings(audio, model)
+    assert embeddings.shape == (2, 5, 128)  # 0, 50, 100, 150 and 200 ms; 250 ms is the end
+    np.testing.assert_allclose(times[1], [0, 50, 100, 150, 200])
+
+
+def test_a_timestamp_is_the_center_of_its_window(model: hear.Vggish) -> None:
+    audio = np.random.default_rng(1).uniform(-0.5, 0.5, (1, 24_000)).astype(np.float32)
+    embeddings, times = hear.get_timestamp_embeddings(audio, model)
+    row = 12
+    center = round(float(times[0, row]) * 16)
+    window = audio[0, center - 7800 : center + 7800]
+    np.testing.assert_allclose(embeddings[0, row], model.session.embed_waveform(window, 16_000)[0], atol=1e-5)
+
+
+def test_a_scene_is_the_mean_of_the_clip_that_the_runner_embeds(model: hear.Vggish) -> None:
+    audio = np.random.default_rng(2).uniform(-0.5, 0.5, (2, 50_000)).astype(np.float32)
+    scenes = hear.get_scene_embeddings(audio, model)
+    expected = [model.session.embed_waveform(sound, 16_000).mean(axis=0) for sound in audio]
+    np.testing.assert_allclose(scenes, expected, atol=1e-5)
+    assert hear.get_scene_embeddings(audio[:, :500], model).shape == (2, 128)
