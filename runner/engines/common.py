@@ -6,6 +6,7 @@ import gc
 import json
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,7 @@ def file_metadata(config: RunConfig, session: VGGishSession, placement: Placemen
         "weights.meaningless": str(weights["is_random"]).lower(),
         "hop_s": str(config.frontend.hop_s),
         "resampler": config.frontend.resampler,
+        **{f"frontend.{key}": str(value) for key, value in asdict(config.frontend).items()},
         "postprocess": config.output.postprocess,
         "precision": placement.precision.effective,
         "device": placement.device.effective.value,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from runner.core.files import atomic
+from runner.core.files import atomic, remove
 from runner.core.layout import RunLayout
 from runner.output.spill import blocks
 from runner.statistics.files import to_npz
@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_KEY = b"vggish_runner.statistics"
+_OURS = "vggish_runner."
+"""The beginning of this project's keys in a Parquet file's metadata."""
+
+_KEY = f"{_OURS}statistics".encode()
 
 
 def statistics_of(rows: Iterable[ClipRow]) -> EmbeddingStatistics:
@@ -81,24 +84,32 @@ class RunStatistics:
         else:
             self._sums.merge(statistics)
 
-    def write(self, path: Path, about: Mapping[str, str]) -> None:
-        """Write ``stats.npz``, or say why there is none.
+    def to_npz(self, clips: pa.Schema) -> bytes | None:
+        """Return the content of ``stats.npz``; None, with a warning, where a shard's statistics are missing.
 
         Args:
-            path: of the file.
-            about: what the embeddings are.
+            clips: of clips.parquet, whose metadata say what the embeddings are.
         """
         if self._missing:
             log.warning(
                 "no %s: %d shards are of an earlier version, and their embeddings are not here; vggish-runner fad "
                 "reads the run's embeddings instead",
-                path.name,
+                RunLayout.statistics,
                 self._missing,
             )
-            path.unlink(missing_ok=True)
+            return None
+        metadata = {key.decode(): value.decode() for key, value in (clips.metadata or {}).items()}
+        about = {key.removeprefix(_OURS): value for key, value in metadata.items() if key.startswith(_OURS)}
+        return to_npz(self._sums, about)
+
+    def write(self, folder: Path, clips: pa.Schema) -> None:
+        """Write ``stats.npz`` into a run's folder; remove one of before where there is none now."""
+        path = RunLayout(folder).statistics
+        if (data := self.to_npz(clips)) is None:
+            remove(path)
             return
         with atomic(path) as temporary:
-            temporary.write_bytes(to_npz(self._sums, about))
+            temporary.write_bytes(data)
 
 
 def _from_parquet(files: Iterable[Path]) -> EmbeddingStatistics | None:

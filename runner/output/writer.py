@@ -17,6 +17,7 @@ from runner.core.files import atomic, make_folder
 from runner.core.layout import CLIP_PARTS, CLIPS, JOURNAL, STATE
 from runner.output.formats import Extra, NpzFiles, ParquetShards, parquet_metadata
 from runner.output.rows import CLIP_SCHEMA, clip_table
+from runner.output.shard_statistics import RunStatistics, read_clip_rows, statistics_of, write_clip_rows
 from runner.output.spill import Spill
 from runner.output.state.journal import Journal, ShardEntry, size_and_sha256
 from runner.output.tfrecord import TfrecordShards
@@ -65,7 +66,7 @@ class RunWriter:
         self._folder = folder
         self._rows = rows
         self._formats = formats
-        self._schema = CLIP_SCHEMA.with_metadata(parquet_metadata(metadata))
+        self.describe(metadata)
         self._parts = folder / STATE / CLIP_PARTS
         make_folder(self._parts)
         self._journal = journal or Journal(folder / STATE / JOURNAL)
@@ -79,7 +80,7 @@ class RunWriter:
         files = [path for form in self._formats for path in form.write(shard, rows)]
         part = self._part(shard)
         with atomic(part) as temporary:
-            pq.write_table(clip_table(rows), temporary, compression="zstd")
+            write_clip_rows(temporary, clip_table(rows), statistics_of(rows))
         files.append(part)
         described = {path.relative_to(self._folder).as_posix(): size_and_sha256(path) for path in files}
         examples = sum(row.examples for row in rows)
@@ -115,8 +116,12 @@ class RunWriter:
             atomic(self._folder / CLIPS) as temporary,
             pq.ParquetWriter(temporary, self._schema, compression="zstd") as clips,
         ):
+            statistics = RunStatistics()
             for shard in sorted(self.done):
-                clips.write_table(pq.read_table(self._part(shard)).cast(CLIP_SCHEMA))
+                rows, sums = read_clip_rows(self._part(shard))
+                clips.write_table(rows.cast(CLIP_SCHEMA))
+                statistics.add(sums, (self._folder / name for name in self.done[shard].files))
+        statistics.write(self._folder, self._schema)
 
     def _part(self, shard: int) -> Path:
         return self._parts / f"part-{shard:05d}.parquet"

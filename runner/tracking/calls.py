@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from runner.core.layout import BATCHES, CLIPS, FOLDERS, PLOTS, TRACE
+from runner.core.layout import BATCHES, CLIPS, FOLDERS, PLOTS, TRACE, RunLayout
 from runner.core.paths import is_url
 from runner.reporting.comparability import FIRST_PASS
 from runner.tracking.record import LIVE, MAX_TAG, SERIES, STEPS_WITH_A_MEANING
@@ -105,7 +105,7 @@ def log_files(client: MlflowClient, run_id: str, run_dir: Path, *, embeddings: b
     """Log a run's files, those with its embeddings only if asked for."""
     if (run_dir / ".hydra").is_dir():
         client.log_artifacts(run_id, str(run_dir / ".hydra"), "config")
-    for name in ("runner.log", "result.json", CLIPS, BATCHES):
+    for name in ("runner.log", "result.json", CLIPS, RunLayout.statistics, BATCHES):
         if (run_dir / name).exists():
             client.log_artifact(run_id, str(run_dir / name))
     for folder in (PLOTS, TRACE, *(FOLDERS if embeddings else ())):

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from runner.vggish.constants import EXAMPLE_FRAMES, EXAMPLE_HOP_S, EXAMPLE_SAMPLES, INT16_SCALE, STFT_HOP, STFT_WINDOW
+from runner.vggish.constants import (
+    EXAMPLE_FRAMES,
+    EXAMPLE_HOP_S,
+    EXAMPLE_SAMPLES,
+    INT16_SCALE,
+    SAMPLE_RATE,
+    STFT_HOP,
+    STFT_WINDOW,
+)
 
 FRAMES_PER_SECOND = 100
 
@@ -121,6 +130,27 @@ class WindowCutter:
         hop = self._hop // STFT_HOP
         covered = (self.examples - 1) * hop + EXAMPLE_FRAMES if self.examples else 0
         return count_frames(self.samples) > max(covered, self.examples * hop)
+
+
+@dataclass(frozen=True)
+class Framing:
+    """How clips are cut into windows; see the configuration's group ``frontend``."""
+
+    hop_s: float = EXAMPLE_HOP_S
+    short_clips: str = "pad"
+    tail: str = "drop"
+    window_s: float = EXAMPLE_SAMPLES / SAMPLE_RATE
+    min_duration_s: float = 0.0
+
+    def cutter(self) -> WindowCutter:
+        """Return the cutter of one clip."""
+        return WindowCutter(
+            self.hop_s,
+            pad_short=self.short_clips == "pad",
+            pad_tail=self.tail == "pad",
+            needed=max(EXAMPLE_SAMPLES, round(self.window_s * SAMPLE_RATE)),
+            pad_to=round(self.min_duration_s * SAMPLE_RATE),
+        )
 
 
 def cut(blocks: Iterator[Waveform], cutter: WindowCutter) -> Iterator[Waveform]:

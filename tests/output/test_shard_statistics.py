@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from runner.output.rows import ClipRow, clip_table
+from runner.output.rows import CLIP_SCHEMA, ClipRow, clip_table
 from runner.output.shard_statistics import RunStatistics, read_clip_rows, statistics_of, write_clip_rows
 from runner.statistics.files import from_npz
 from runner.statistics.moments import EmbeddingStatistics
@@ -49,7 +49,7 @@ def test_a_run_is_the_sum_of_its_shards(tmp_path: Path) -> None:
     run = RunStatistics()
     for first, end in ((0, 100), (100, 100), (100, 101), (101, 6000)):
         run.add(EmbeddingStatistics.of(ROWS[first:end]))
-    run.write(tmp_path / "stats.npz", {"hop_s": "0.96"})
+    run.write(tmp_path, CLIP_SCHEMA.with_metadata({"vggish_runner.hop_s": "0.96", "other": ""}))
     summary = from_npz("stats.npz", (tmp_path / "stats.npz").read_bytes())
     assert (summary.n, summary.about) == (6000, {"hop_s": "0.96"})
     np.testing.assert_allclose(summary.covariance, np.cov(ROWS.astype(float), rowvar=False), atol=1e-12)
@@ -62,7 +62,7 @@ def test_a_shard_of_an_earlier_version_is_read_from_its_parquet_file(tmp_path: P
     pq.write_table(pa.table({"embedding": vectors}), path)
     run = RunStatistics()
     run.add(None, [tmp_path / "npz" / "x.json", path])
-    run.write(tmp_path / "stats.npz", {})
+    run.write(tmp_path, CLIP_SCHEMA)
     assert from_npz("stats.npz", (tmp_path / "stats.npz").read_bytes()).n == 6000
 
 
@@ -73,6 +73,6 @@ def test_without_a_shards_statistics_the_run_has_none_and_says_so(
     run = RunStatistics()
     run.add(None)
     with caplog.at_level(logging.WARNING):
-        run.write(tmp_path / "stats.npz", {})
+        run.write(tmp_path, CLIP_SCHEMA)
     assert not (tmp_path / "stats.npz").exists()
     assert "1 shards are of an earlier version" in caplog.text

@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pyarrow.parquet as pq
 
 from runner.core.errors import RunnerError
-from runner.core.layout import CLIPS, DESCRIPTIONS, FOLDERS, NPZ
+from runner.core.layout import CLIPS, DESCRIPTIONS, FOLDERS, NPZ, RunLayout
 from runner.output.merge.folders import merge_fingerprint
+from runner.output.shard_statistics import RunStatistics, read_clip_rows
 from runner.output.state.journal import believed, clips_part, to_line
 from runner.output.verify import npz_names
 from runner.output.writer import totals
@@ -172,13 +173,19 @@ def merge_partitions(parts: Sequence[Part], target: Target) -> None:
         schema = pq.read_schema(first.path(CLIPS, Path(scratch) / CLIPS))
         take = partial(_take_shard, target, there, Path(scratch))
         with target.writing(CLIPS) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as clips:
+            statistics = RunStatistics()
             tell_after = time.monotonic() + _TELL_EVERY_S
             for count, (shard, rows) in enumerate(zip(placed, _ahead(take, placed), strict=True), 1):
-                clips.write_table(pq.read_table(rows).cast(schema))
+                table, sums = read_clip_rows(rows)
+                clips.write_table(table.cast(schema))
+                statistics.add(sums)
                 _fetched(Path(scratch), shard).unlink(missing_ok=True)
                 if time.monotonic() > tell_after:
                     tell_after += _TELL_EVERY_S
                     print(f"{count:,} of {len(placed):,} shards are in {target.name}", file=sys.stderr)
+        if data := statistics.to_npz(schema):
+            with target.writing(RunLayout.statistics) as temporary:
+                temporary.write_bytes(data)
         _check_unchanged(parts)
         _check_copies(placed, parts, target)
         metrics, skipped, noted = totals({shard.number: shard.entry for shard in placed})
