@@ -100,7 +100,7 @@ def _engine(folder: Path, clips: int, memory: str) -> tuple[float, float, float]
     from runner.output.writer import RunWriter, make_formats, make_spill
     from runner.pipeline.decode_pool import DecodePool, decode_options
     from runner.pipeline.messages import Replica
-    from runner.pipeline.pipeline import EmbeddingPipeline
+    from runner.pipeline.pipeline import EmbeddingPipeline, ShardedClips
 
     config = compose_config(["weights=random", f"memory={memory}"])
     listed = [Clip(n, f"{n}.wav", os.fsencode(folder / f"{n}.wav"), None, None, None, -1) for n in range(clips)]
@@ -110,7 +110,9 @@ def _engine(folder: Path, clips: int, memory: str) -> tuple[float, float, float]
     pool.open(2, 3, 128)
     writer = RunWriter(run_dir, {}, make_formats(config.output, run_dir, {}, 0.96, []))
     spill = make_spill(run_dir, config)
-    engine = EmbeddingPipeline([(0, clips)], iter(listed), pool, writer, shutdown_timeout_s=10, spill=spill)
+    engine = EmbeddingPipeline(
+        ShardedClips([(0, clips)], iter(listed)), pool, writer, shutdown_timeout_s=10, spill=spill
+    )
     start = time.perf_counter()
     engine.run([Replica("none", lambda windows, copied: np.ones((len(windows), 128), np.float32))])
     seconds = time.perf_counter() - start

@@ -15,6 +15,7 @@ from runner.inference.builder import DeviceRequest, place
 from runner.inference.gate import measure_session
 from runner.inference.parity import fixed_signals, worst_of
 from runner.inference.precision import choose_precision
+from runner.inference.program import Program
 from runner.inference.session import SessionMetadata, VGGishSession
 from runner.vggish.answers import Answers
 from runner.vggish.arrays import random_weights
@@ -41,11 +42,12 @@ def main() -> None:
             metadata = SessionMetadata(device.to_dict(), chosen.to_dict(), {}, {})
             winograd = options.device == "cpu" and precision == "float32"
             for conv in ("direct", "winograd")[: 1 + winograd]:
-                session = VGGishSession(dict(weights), device, chosen, options.rows, metadata, conv)
+                program = Program(dict(weights), device.effective, chosen, conv)
+                session = VGGishSession(program, options.rows, metadata)
                 for dtype in ("int16", "float32"):
                     parity = measure_session(session, Answers(exact, rounded), dtype)
                     found.setdefault(f"{precision} {conv}", []).append(parity)
-                del session
+                del session, program
                 gc.collect()
     print(f"{options.device}, {options.seeds} seeds: the worst, and in brackets the tolerance")
     for kind, parities in found.items():

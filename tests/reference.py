@@ -5,6 +5,7 @@ import numpy as np
 from runner.devices.detection import DeviceInfo, DeviceType
 from runner.devices.selection import choose_device
 from runner.inference.precision import choose_precision
+from runner.inference.program import Program
 from runner.inference.session import SessionMetadata, VGGishSession
 
 CPU = DeviceInfo(DeviceType.CPU, True, "CPU", "")
@@ -49,10 +50,21 @@ def reference_network(weights: dict[str, np.ndarray], examples: np.ndarray) -> n
     return x @ weights["vggish/fc2/weights"].astype(np.float64) + weights["vggish/fc2/biases"]
 
 
+def count_samples(frames: int, sample_rate: int) -> int:
+    """Samples at 16 kHz of ``frames`` at ``sample_rate``, as resampy counts them."""
+    return frames if sample_rate == 16_000 else int(frames * 16_000.0 / sample_rate)
+
+
+def count_examples(samples: int, hop_s: float = 0.96) -> int:
+    """Unpadded examples of ``samples`` at 16 kHz by the release's two framings: into frames, then into examples."""
+    frames = 0 if samples < 400 else 1 + (samples - 400) // 160
+    return 0 if frames < 96 else 1 + (frames - 96) // round(hop_s * 100)
+
+
 def make_session(
     weights: dict[str, np.ndarray], precision: str = "float32", batch_size: int = 64, conv: str = "direct"
 ) -> VGGishSession:
     choice = choose_device("cpu", [CPU])
     chosen = choose_precision(precision, CPU)
     metadata = SessionMetadata(choice.to_dict(), chosen.to_dict(), {}, {})
-    return VGGishSession(dict(weights), choice, chosen, batch_size, metadata, conv)
+    return VGGishSession(Program(dict(weights), DeviceType.CPU, chosen, conv), batch_size, metadata)

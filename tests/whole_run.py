@@ -39,7 +39,7 @@ from runner.inference.precision import PrecisionChoice
 from runner.jobs import job, spec, worker_process
 from runner.output import formats, verify
 from runner.output.state import locks
-from runner.pipeline import decode_pool, pipeline
+from runner.pipeline import decode_process, shard_writers
 from runner.vggish.framing import scaled
 
 VOLATILE = ("runner.log", "batches.parquet", "result.json")
@@ -224,11 +224,11 @@ def _patched() -> Iterator[None]:
             (local, "ThreadPoolExecutor", _Inline),
             (local, "tune_interpreter", lambda: None),
             (worker_process, "subprocess", SimpleNamespace(**{**vars(subprocess), "Popen": _Worker})),
-            (decode_pool, "_CONTEXT", multiprocessing.get_context("fork")),
+            (decode_process, "CONTEXT", multiprocessing.get_context("fork")),
             (formats, "_WRITERS", 1),
             (verify, "_HASHING_THREADS", 1),
             (verify, "_THREADS", 1),
-            (pipeline, "writer_threads", lambda: 1),
+            (shard_writers, "writer_threads", lambda: 1),
         ):
             stack.enter_context(mock.patch.object(target, name, value))
         yield

@@ -1,4 +1,4 @@
-"""Audio files that PyAV (the extra ``av``) decodes."""
+"""Decoding with PyAV (the extra ``av``)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from runner.audio.file_view import FileView
-from runner.audio.sources import Forward, SourceFault
+from runner.audio.sources import SequentialSource, SourceFault
 from runner.core.errors import ClipError
 
 if TYPE_CHECKING:
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 AV_EXTENSIONS = frozenset(
     {".m4a", ".m4b", ".mp4", ".aac", ".webm", ".mka", ".wma", ".ac3", ".amr", ".ape", ".wv", ".tta", ".mpc"}
 )
-"""Formats that libsndfile does not read and PyAV (the extra ``av``) does."""
+"""Formats that PyAV reads and libsndfile does not."""
 
 _PADDING_S = 0.1
-"""Seconds by which an encoder's padding may make a duration inexact."""
+"""Largest error of a duration, in seconds, that an encoder's padding explains."""
 
 
 def open_av_source(path: str | bytes, stamp: Stamp | None, extension: str, refusal: str) -> AvSource:
@@ -29,9 +29,9 @@ def open_av_source(path: str | bytes, stamp: Stamp | None, extension: str, refus
 
     Args:
         path: of the file.
-        stamp: of the file, if it may be kept for a later part of it.
+        stamp: of the file, if it may be cached for a later clip of it.
         extension: of the file's name.
-        refusal: libsndfile's.
+        refusal: libsndfile's error message.
 
     Raises:
         ClipError: PyAV can't open it either, or is not installed.
@@ -50,8 +50,8 @@ def open_av_source(path: str | bytes, stamp: Stamp | None, extension: str, refus
         raise ClipError("unsupported_format", f"{refusal} PyAV: {getattr(error, 'strerror', None) or error}") from error
 
 
-class AvSource(Forward):
-    """What PyAV decodes; encoder padding is not trimmed."""
+class AvSource(SequentialSource):
+    """A file that PyAV decodes; encoder padding is not trimmed."""
 
     dtype = "float32"
 
@@ -71,7 +71,7 @@ class AvSource(Forward):
             if not self._container.streams.audio:
                 raise ClipError("unsupported_format", "the file has no audio stream")
         except BaseException:
-            self._shut()
+            self._release()
             self._check_view()
             raise
         self._audio: Any = self._container.streams.audio[0]
@@ -81,13 +81,13 @@ class AvSource(Forward):
         self._is_used = False
 
     def _check_view(self) -> None:
-        """What FFmpeg takes for the file's end, or for broken content, may be the system's fault."""
+        """Raise the system's error, which FFmpeg takes for the file's end or for broken content."""
         if self._view.fault is not None:
             raise ClipError("unreadable", str(self._view.fault))
 
     def _restart(self) -> None:
         if self._is_used:
-            self._shut()
+            self._release()
             self._open()
 
     def _decode(self) -> Iterator[Array]:
@@ -118,7 +118,7 @@ class AvSource(Forward):
         return f"{frames / self.sample_rate:.1f} of {stated:.1f} s decoded"
 
     def _stated_s(self) -> float | None:
-        """Seconds that the header states; other containers' are estimates from the bytes that there are."""
+        """Return the duration that the header states; None for containers that estimate it from the file's size."""
         containers = set(self._container.format.name.split(","))
         if containers & {"mp4", "tta", "ape", "wv"} and self._audio.duration:
             return float(self._audio.duration * self._audio.time_base)
@@ -126,7 +126,7 @@ class AvSource(Forward):
             return float(self._container.duration) / 1e6
         return None
 
-    def _shut(self) -> None:
+    def _release(self) -> None:
         if self._container is not None:
             self._container.close()
         self._view.close()

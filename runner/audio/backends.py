@@ -1,4 +1,4 @@
-"""Opens an audio file with the first decoder that knows it: our own WAV reader, libsndfile, PyAV."""
+"""Choice of the decoder: the first of our own WAV reader, libsndfile and PyAV that knows the file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import soundfile
 
 from runner.audio.av_source import open_av_source
 from runner.audio.sndfile_source import SoundFileSource, check_system
-from runner.audio.sources import BLOCK_S, Forward, Source, Stamp
+from runner.audio.sources import BLOCK_S, SequentialSource, Source, Stamp
 from runner.audio.wav import Pcm16Wav
 from runner.core.errors import ClipError
 from runner.vggish.constants import SAMPLE_RATE
@@ -26,23 +26,23 @@ def open_source(path: str | bytes, suffix: str | None = None) -> Source:
 
     Args:
         path: of the file.
-        suffix: of its name, where that is not the path's: the file is a temporary copy.
+        suffix: of the clip's name, where the file is a temporary copy of it.
 
     Raises:
-        ClipError: it can't be opened, or no decoder knows it.
+        ClipError: the file can't be opened, or no decoder knows it.
     """
     if plain := Pcm16Wav.open(path):
         return _PlainWavSource(plain)
     stamp = _check_file(path)
-    if kept := Forward.take_kept(stamp):
-        return kept
-    to_keep = stamp if suffix is None else None
+    if cached := SequentialSource.take_cached(stamp):
+        return cached
+    cacheable = stamp if suffix is None else None
     try:
-        return SoundFileSource(path, to_keep)
+        return SoundFileSource(path, cacheable)
     except soundfile.LibsndfileError as error:
         check_system(error)
         extension = suffix or Path(os.fsdecode(path)).suffix.lower()
-        return open_av_source(path, to_keep, extension, error.error_string)
+        return open_av_source(path, cacheable, extension, error.error_string)
     except OSError as error:
         raise ClipError("unreadable", str(error)) from error
 
@@ -69,7 +69,7 @@ class _PlainWavSource(Source):
 
 
 def _check_file(path: str | bytes) -> Stamp:
-    """Only a regular file is opened: opening a pipe would wait for its writer."""
+    """Check that a file can be opened and is regular: opening a pipe would wait for its writer."""
     try:
         status = os.stat(path)
     except FileNotFoundError as error:

@@ -1,7 +1,7 @@
-"""A file as its decoder is to see it: from a place on, with a few bytes replaced, or of a size without end.
+"""A file as its decoder is to see it: from an offset on, with a few bytes replaced, or endless.
 
 libsndfile reads no further than the number of frames that a header states or that it estimates from the file's size,
-and only the first stream of a chain.  What it sees is therefore changed, not what it does.
+and only the first stream of a chain.  A view changes what it sees.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import os
 _CHUNK = 1 << 16
 
 _ENDLESS = 1 << 40
-"""A size of which no estimate falls short of what a file holds."""
+"""Size of an endless view: an estimate from it is never too small."""
 
 _TAIL = 1024
-"""Bytes before that end which are the file's last."""
+"""Last bytes of the file that an endless view has at its end as well."""
 
 
 class FileView:
@@ -23,8 +23,12 @@ class FileView:
     Args:
         path: of the file.
         begin: byte at which the view begins.
-        replaced: a place in the file and the bytes to be seen there.
-        endless: whether the view is to pretend to a size without end.
+        replaced: an offset in the file and the bytes to be seen there.
+        endless: whether the view pretends to be endless.
+
+    Attributes:
+        name: of the file, where a decoder needs its extension.
+        fault: error of a failed read, which a decoder takes for the file's end.
 
     Raises:
         OSError: the file can't be opened.
@@ -38,75 +42,73 @@ class FileView:
         self._path, self._begin, self._replaced, self._is_endless = path, begin, replaced, endless
         self._size = os.fstat(self._descriptor).st_size - begin
         self._end = _ENDLESS if endless else self._size
-        self._place = 0
-        self._chunk, self._chunk_at = b"", 0
+        self._position = 0
+        self._chunk, self._chunk_offset = b"", 0
         self.name = ""
-        """Of the file, where its extension is to tell a decoder anything."""
         self.fault: OSError | None = None
-        """Why a read failed; a decoder would take it for the file's end."""
 
-    def again(self) -> FileView:
-        """The same view, opened anew."""
+    def reopen(self) -> FileView:
+        """Open the same view again."""
         return FileView(self._path, self._begin, self._replaced, endless=self._is_endless)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go to a place; returns it."""
-        self._place = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._end}[whence]
-        return self._place
+        """Move to a position and return it."""
+        self._position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._end}[whence]
+        return self._position
 
     def tell(self) -> int:
-        """The place that is read next."""
-        return self._place
+        """Return the position."""
+        return self._position
 
     def read(self, count: int) -> bytes:
-        """Up to so many bytes."""
+        """Read up to ``count`` bytes."""
         buffer = bytearray(count)
         return bytes(buffer[: self.readinto(memoryview(buffer))])
 
     def readinto(self, buffer: memoryview) -> int:
-        """Fill a buffer as far as the file goes; returns the bytes put into it."""
-        count, inside = len(buffer), self._place - self._chunk_at
+        """Fill a buffer as far as the file goes; return the number of bytes."""
+        count, inside = len(buffer), self._position - self._chunk_offset
         if 0 <= inside <= len(self._chunk) - count:
             buffer[:] = self._chunk[inside : inside + count]
-            self._place += count
+            self._position += count
             return count
         return self._read_across(buffer)
 
     def _read_across(self, buffer: memoryview) -> int:
         done = 0
         while done < len(buffer):
-            place = self._place
-            if place > self._size >= 0 and place >= self._end - _TAIL:
-                place += self._size - self._end  # what lies at the end, such as ID3v1 tags
-            inside = place - self._chunk_at
+            offset = self._position
+            if offset > self._size >= 0 and offset >= self._end - _TAIL:
+                offset += self._size - self._end  # the file's last bytes, such as ID3v1 tags
+            inside = offset - self._chunk_offset
             if not 0 <= inside < len(self._chunk):
-                if not self._load(place):
+                if not self._load(offset):
                     break
                 inside = 0
-            part = self._chunk[inside : inside + len(buffer) - done]
-            buffer[done : done + len(part)] = part
-            done += len(part)
-            self._place += len(part)
+            data = self._chunk[inside : inside + len(buffer) - done]
+            buffer[done : done + len(data)] = data
+            done += len(data)
+            self._position += len(data)
         return done
 
-    def _load(self, place: int) -> bool:
-        """Read the chunk at a place; whether there is any."""
-        count = min(_CHUNK, self._size - place)
-        if count <= 0 or place < 0:
+    def _load(self, offset: int) -> bool:
+        """Read the chunk at an offset; return whether there is any."""
+        count = min(_CHUNK, self._size - offset)
+        if count <= 0 or offset < 0:
             return False
         try:
-            os.lseek(self._descriptor, self._begin + place, os.SEEK_SET)
+            os.lseek(self._descriptor, self._begin + offset, os.SEEK_SET)
             chunk = os.read(self._descriptor, count)
         except OSError as error:
             self.fault = error
             return False
         if self._replaced is not None:
-            chunk = _overwritten(chunk, self._replaced[0] - self._begin - place, self._replaced[1])
-        self._chunk, self._chunk_at = chunk, place
+            chunk = _overwritten(chunk, self._replaced[0] - self._begin - offset, self._replaced[1])
+        self._chunk, self._chunk_offset = chunk, offset
         return bool(chunk)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -115,6 +117,6 @@ class FileView:
 
 
 def _overwritten(chunk: bytes, at: int, new: bytes) -> bytes:
-    """A chunk with those of the new bytes that fall into it."""
+    """Return a chunk with the part of the new bytes that falls into it."""
     first, last = max(0, at), min(len(chunk), at + len(new))
     return chunk if first >= last else chunk[:first] + new[first - at : last - at] + chunk[last:]

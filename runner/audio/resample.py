@@ -1,12 +1,12 @@
-"""Resampling to 16 kHz with the reference's own filter, in blocks.
+"""Resampling to 16 kHz with the reference's filter, in blocks.
 
 The filter is resampy's ``kaiser_best`` as published (version 0.4): a sinc of 50 zero crossings with roll-off 0.917,
 tapered by a Kaiser window, tabulated 8,192 times per crossing and interpolated linearly.  Rates are rational, so its
 phases repeat: L outputs for every M inputs.  A block of outputs is therefore one matrix product with its inputs, which
-is what makes it fast; rates whose L and M are too large for a matrix take one row of weights per output instead.
+is fast; rates whose L and M are too large for a matrix take one row of weights per output instead.
 
-Sums are float64: in float32 they cost half, but err by 1e-3 in log-mel on a loud tone beside silent bands (2e-4 here,
-which is what rounding the result to float32 leaves).
+Sums are float64: in float32 they cost half, but err by 1e-3 in log-mel on a loud tone next to silent bands (2e-4 here,
+from rounding the result to float32).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Array = NDArray[np.float32]
 MIN_RATE = 1_000
 
 MAX_RATE = 768_000
-"""Hz; a file that claims a rate outside is taken for broken."""
+"""Hz; a file with a rate outside this range is treated as broken."""
 
 _ZEROS = 50
 
@@ -36,18 +36,21 @@ _ROLLOFF = 0.9173473712608761
 
 _BETA = 12.984585247040012
 
-_LEAST_BLOCK = 96
+_MIN_OUTPUTS = 96
+"""Least outputs of a block: small phases are repeated, so that products are large enough to be fast."""
 
-_LARGEST_MATRIX = 2 << 20
+_MAX_MATRIX = 2 << 20
+"""Most weights of a block's matrix."""
 
 _GATHER_WEIGHTS = 1 << 17
-"""Weights computed at once: few enough to stay in a core's cache."""
+"""Weights that are gathered at a time: few enough to stay in a core's cache."""
 
-_LARGEST_CACHE = 2 << 20
+_MAX_CACHED_WEIGHTS = 2 << 20
+"""Most weights of a rate that are kept instead of computed for each block."""
 
 
 class StreamResampler:
-    """Resamples a stream of mono float32 to 16 kHz; what it gives does not depend on how the stream is cut.
+    """Resamples a stream of mono float32 to 16 kHz; the result does not depend on how the stream is cut.
 
     Args:
         rate_in: the stream's rate in Hz.
@@ -67,11 +70,11 @@ class StreamResampler:
             self._stream = _Soxr(rate_in) if method == "soxr" else _Reference(rate_in)
 
     def push(self, block: Array) -> Array:
-        """Take float32 [n] at the stream's rate, give the float32 [m] at 16 kHz that can be computed so far."""
+        """Add float32 [n] at the stream's rate; return the float32 [m] at 16 kHz that can be computed so far."""
         return self._stream.push(block)
 
     def finish(self) -> Array:
-        """The rest, float32 [k]; in all there are ⌊N · 16000 / rate⌋ samples."""
+        """Return the rest, float32 [k]; in all there are ⌊N · 16000 / rate⌋ samples."""
         return self._stream.finish()
 
 
@@ -96,63 +99,64 @@ class _Soxr:
         self._stream: Any = soxr.ResampleStream(rate_in, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
 
     def push(self, block: Array) -> Array:
-        found: Array = self._stream.resample_chunk(block)
-        return found
+        resampled: Array = self._stream.resample_chunk(block)
+        return resampled
 
     def finish(self) -> Array:
-        found: Array = self._stream.resample_chunk(np.empty(0, np.float32), last=True)
-        return found
+        resampled: Array = self._stream.resample_chunk(np.empty(0, np.float32), last=True)
+        return resampled
 
 
 class _Reference:
     def __init__(self, rate_in: int) -> None:
         self._rate_in = rate_in
         self._kernel = _kernel(rate_in)
-        # The buffer starts `reach` samples before the first input of the next block; before the stream there is zero.
-        self._buffer: Array = np.zeros(self._kernel.reach, np.float32)
-        self._taken = 0
-        self._given = 0
+        # The buffer begins `half_width` samples before the next block's first input; the stream begins after zeros.
+        self._buffer: Array = np.zeros(self._kernel.half_width, np.float32)
+        self._samples_in = 0
+        self._samples_out = 0
 
     def push(self, block: Array) -> Array:
-        self._taken += len(block)
+        self._samples_in += len(block)
         self._buffer = np.concatenate([self._buffer, block])
-        return self._blocks()
+        return self._resample_blocks()
 
     def finish(self) -> Array:
-        left = int(self._taken * float(SAMPLE_RATE) / float(self._rate_in)) - self._given
+        remaining = int(self._samples_in * float(SAMPLE_RATE) / float(self._rate_in)) - self._samples_out
         kernel = self._kernel
-        blocks = -(-left // kernel.outputs)
-        short = blocks * kernel.inputs + 2 * kernel.reach - len(self._buffer)
-        self._buffer = np.concatenate([self._buffer, np.zeros(max(short, 0), np.float32)])
-        return self._blocks()[:left]
+        blocks = -(-remaining // kernel.outputs)
+        padding = blocks * kernel.inputs + 2 * kernel.half_width - len(self._buffer)
+        self._buffer = np.concatenate([self._buffer, np.zeros(max(padding, 0), np.float32)])
+        return self._resample_blocks()[:remaining]
 
-    def _blocks(self) -> Array:
+    def _resample_blocks(self) -> Array:
+        """Resample all whole blocks in the buffer."""
         kernel = self._kernel
-        count = max(0, (len(self._buffer) - 2 * kernel.reach) // kernel.inputs)
+        count = max(0, (len(self._buffer) - 2 * kernel.half_width) // kernel.inputs)
         if not count:
             return np.empty(0, np.float32)
         used = count * kernel.inputs
-        found = kernel.apply(self._buffer[: used + 2 * kernel.reach], count)
+        resampled = kernel.apply(self._buffer[: used + 2 * kernel.half_width], count)
         self._buffer = self._buffer[used:].copy()
-        self._given += len(found)
-        return found
+        self._samples_out += len(resampled)
+        return resampled
 
 
 class _Kernel(Protocol):
     inputs: int
     outputs: int
-    reach: int
+    half_width: int
 
     def apply(self, buffer: Array, blocks: int) -> Array:
-        """Resample ``blocks`` blocks; the buffer begins ``reach`` before their inputs and ends ``reach`` after."""
+        """Resample ``blocks`` blocks; the buffer has ``half_width`` samples before and after their inputs."""
 
 
 class _MatrixKernel:
-    """A block of outputs as a product of its inputs with one matrix."""
+    """Computes a block of outputs as a product of its inputs with one matrix."""
 
     def __init__(self, filter_: _Filter, repeats: int) -> None:
-        self.inputs, self.outputs, self.reach = filter_.down * repeats, filter_.up * repeats, filter_.reach
-        self._width = self.inputs + 2 * self.reach
+        self.inputs, self.outputs, self.half_width = filter_.down * repeats, filter_.up * repeats, filter_.half_width
+        self._width = self.inputs + 2 * self.half_width
         first, weights = filter_.weights(np.arange(self.outputs))
         matrix = np.zeros((self._width, self.outputs))
         rows = first[:, None] + np.arange(weights.shape[1])
@@ -166,48 +170,52 @@ class _MatrixKernel:
 
 
 class _PerSampleKernel:
-    """A row of weights per output, for rates whose phases are too many for a matrix."""
+    """Computes each output with its own row of weights, for rates with too many phases for a matrix."""
 
     def __init__(self, filter_: _Filter) -> None:
-        self.inputs, self.outputs, self.reach = filter_.down, filter_.up, filter_.reach
+        self.inputs, self.outputs, self.half_width = filter_.down, filter_.up, filter_.half_width
         self._filter = filter_
-        fits = self.outputs * 2 * self.reach <= _LARGEST_CACHE
-        self._all = filter_.weights(np.arange(self.outputs)) if fits else None
+        fits = self.outputs * 2 * self.half_width <= _MAX_CACHED_WEIGHTS
+        self._all_weights = filter_.weights(np.arange(self.outputs)) if fits else None
 
     def apply(self, buffer: Array, blocks: int) -> Array:
-        found = np.empty(blocks * self.outputs, np.float32)
-        taps = np.lib.stride_tricks.sliding_window_view(buffer, 2 * self._filter.reach)
-        at_once = max(1, _GATHER_WEIGHTS // (2 * self._filter.reach))
-        for start in range(0, len(found), at_once):
-            numbers = np.arange(start, min(start + at_once, len(found)))
+        resampled = np.empty(blocks * self.outputs, np.float32)
+        taps = np.lib.stride_tricks.sliding_window_view(buffer, 2 * self._filter.half_width)
+        at_once = max(1, _GATHER_WEIGHTS // (2 * self._filter.half_width))
+        for start in range(0, len(resampled), at_once):
+            numbers = np.arange(start, min(start + at_once, len(resampled)))
             block, phase = np.divmod(numbers, self.outputs)
-            first, weights = (self._all[0][phase], self._all[1][phase]) if self._all else self._filter.weights(phase)
-            found[numbers] = np.einsum("ij,ij->i", taps[first + block * self.inputs], weights)
-        return found
+            if self._all_weights is None:
+                first, weights = self._filter.weights(phase)
+            else:
+                first, weights = self._all_weights[0][phase], self._all_weights[1][phase]
+            resampled[numbers] = np.einsum("ij,ij->i", taps[first + block * self.inputs], weights)
+        return resampled
 
 
 class _Filter:
-    """The interpolated filter of one rate: for any phase, the weights of the inputs around it."""
+    """The interpolated filter of one rate: the weights of the inputs around an output, for any phase."""
 
     def __init__(self, rate_in: int) -> None:
         common = math.gcd(rate_in, SAMPLE_RATE)
         self.up, self.down = SAMPLE_RATE // common, rate_in // common
         self._scale = min(1.0, SAMPLE_RATE / rate_in)
         self._step = int(self._scale * _PER_ZERO)
-        self.reach = -(-(_ZEROS * _PER_ZERO + 1) // self._step)
+        self.half_width = -(-(_ZEROS * _PER_ZERO + 1) // self._step)
         self._values, self._slopes = self._rows()
 
     def weights(self, outputs: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """For outputs by number within a block: where their first tap lies in the buffer, and 2·reach weights each."""
-        centre, remainder = np.divmod(outputs * self.down, self.up)
+        """Return, for outputs by number within a block, their first tap in the buffer and 2 · half_width weights
+        each."""
+        center, remainder = np.divmod(outputs * self.down, self.up)
         fraction = self._scale * remainder / self.up
         left = self._half_filter(fraction)
         right = self._half_filter(self._scale - fraction)
         weights = np.concatenate([left[:, ::-1], right], axis=1) * self._scale
-        return centre + 1, weights
+        return center + 1, weights
 
     def _half_filter(self, fraction: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Weights [n, reach] of the taps at distance ``fraction``, then one input further each."""
+        """Return the weights [n, half_width] of the taps at distance ``fraction`` and, each, one input further."""
         position = fraction * _PER_ZERO
         offset = position.astype(np.int64)
         weights = self._slopes[offset]
@@ -216,13 +224,13 @@ class _Filter:
         return weights
 
     def _rows(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The table cut into rows [offset, tap]: its values, and how far it is to the one after each.
+        """Cut the table into rows [offset, tap]: its values, and their differences to the next ones.
 
-        Whatever the rate, that is the table once: an offset is less than the step from tap to tap.
+        An offset is less than the step from tap to tap, so the rows hold the table once.
         """
         table = _table()
         offset = np.arange(self._step + 1)[:, None]
-        taps = np.arange(self.reach)
+        taps = np.arange(self.half_width)
         used = taps < (len(table) - offset) // self._step
         index = np.where(used, offset + taps * self._step, 0)
         values = np.where(used, table[index], 0.0)
@@ -232,7 +240,7 @@ class _Filter:
 
 @lru_cache(maxsize=1)
 def _table() -> NDArray[np.float64]:
-    """The right half of the tapered sinc, float64 [409601]."""
+    """Return the right half of the tapered sinc, float64 [409601]."""
     points = _ZEROS * _PER_ZERO
     sinc = _ROLLOFF * np.sinc(_ROLLOFF * np.linspace(0, _ZEROS, points + 1))
     taper = np.i0(_BETA * np.sqrt(1 - (np.arange(points + 1) / points) ** 2)) / np.i0(_BETA)  # np.kaiser's right half
@@ -243,6 +251,6 @@ def _table() -> NDArray[np.float64]:
 @lru_cache(maxsize=8)
 def _kernel(rate_in: int) -> _Kernel:
     filter_ = _Filter(rate_in)
-    repeats = max(1, _LEAST_BLOCK // filter_.up)
-    matrix = filter_.up * repeats * (filter_.down * repeats + 2 * filter_.reach)
-    return _MatrixKernel(filter_, repeats) if matrix <= _LARGEST_MATRIX else _PerSampleKernel(filter_)
+    repeats = max(1, _MIN_OUTPUTS // filter_.up)
+    matrix = filter_.up * repeats * (filter_.down * repeats + 2 * filter_.half_width)
+    return _MatrixKernel(filter_, repeats) if matrix <= _MAX_MATRIX else _PerSampleKernel(filter_)

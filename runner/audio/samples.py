@@ -1,7 +1,7 @@
-"""What counts as samples: arrays of the types that audio has, scaled to -1..1, and nothing that is no waveform.
+"""Conversion of arrays to samples in -1..1, and the check that they are a waveform.
 
-A ReLU or max-pool on a CPU makes a number of NaN, and numbers far beyond full scale give embeddings that mean nothing,
-so that both are refused before they are embedded.
+A ReLU or max-pool on a CPU turns NaN into a number, and values far beyond full scale give meaningless embeddings, so
+both are refused before they are embedded.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ _UINT8_SCALE, _UINT8_ZERO = np.float32(2.0**-7), np.float32(128)
 
 
 def fault_of(samples: NDArray[Any]) -> tuple[str, str] | None:
-    """Why floats of any shape are no samples, as a reason code and words; None where they are, and of integers."""
+    """Return why floats of any shape are no samples, as (reason code, detail); None where they are, and for
+    integers."""
     if samples.dtype.kind != "f" or not samples.size:
         return None
     low, high = float(samples.min()), float(samples.max())  # NaN where any is
@@ -40,26 +41,26 @@ def fault_of(samples: NDArray[Any]) -> tuple[str, str] | None:
 
 
 def as_samples(array: Any, name: str) -> Samples:
-    """An array of any shape as native int16, or as float32 in -1..1.
+    """Convert an array of any shape to native int16, or to float32 in -1..1.
 
     Args:
         array: int16 of any byte order, int32 (whose full scale is 2³¹), uint8 (whose zero is 128), or floats.
-        name: what to call it.
+        name: its name in the error.
 
     Raises:
-        ValueError: another type; what came, and what to give.
+        ValueError: another type.
     """
     try:
-        found = np.asarray(array)
+        numbers = np.asarray(array)
     except ValueError as error:
         raise ValueError(f"{name} is no array of numbers ({error}): give {_TYPES}") from None
-    native = found.dtype.newbyteorder("=")
+    native = numbers.dtype.newbyteorder("=")
     if native == np.int16:
-        return found.astype(np.int16, copy=False)
+        return numbers.astype(np.int16, copy=False)
     if native not in (np.int32, np.uint8) and native.kind != "f":
-        raise ValueError(f"{name} has type {found.dtype}, which says no full scale: give {_TYPES}")
+        raise ValueError(f"{name} has type {numbers.dtype}, which says no full scale: give {_TYPES}")
     with np.errstate(over="ignore"):
-        floats: NDArray[np.float32] = found.astype(np.float32, copy=False)
+        floats: NDArray[np.float32] = numbers.astype(np.float32, copy=False)
     if native == np.int32:
         floats *= _INT32_SCALE
     elif native == np.uint8:
@@ -69,13 +70,13 @@ def as_samples(array: Any, name: str) -> Samples:
 
 
 def as_mono(waveform: Any) -> Samples:
-    """One clip as int16 or float32 [samples]: scaled, and channels averaged, as reading it from a file would.
+    """Convert one clip to int16 or float32 [samples], scaled and with channels averaged, as reading its file does.
 
     Args:
         waveform: [samples] or [samples, channels], of a type that ``as_samples`` takes.
 
     Raises:
-        ValueError: another shape or type, no samples, or numbers that are none.
+        ValueError: another shape or type, no samples, or values that are no waveform.
     """
     samples = as_samples(waveform, "waveform")
     shape = "waveform has shape " + str(samples.shape)
@@ -93,10 +94,10 @@ def as_mono(waveform: Any) -> Samples:
 
 
 def as_rate(sample_rate: Any) -> int:
-    """A sample rate in whole Hz.
+    """Convert a sample rate to whole Hz.
 
     Raises:
-        ValueError: it is none, or none that is resampled from.
+        ValueError: it is not a whole number, or outside the supported range.
     """
     if isinstance(sample_rate, float | np.floating) and float(sample_rate).is_integer():
         sample_rate = int(sample_rate)

@@ -1,8 +1,8 @@
-"""Audio files that libsndfile decodes, to their real end.
+"""Decoding with libsndfile, to the real end of a file.
 
-A seek is trusted only where samples lie at places that can be computed (PCM, float, A-law, mu-law) or where every frame
-bears its number (FLAC).  All others are read from their beginning: libsndfile's seeks in MP3, Ogg Vorbis and Opus
-land beside what reading up to the place gives, and its decoders of ADPCM, GSM and ALAC promise nothing.
+Seeks are used only where the offset of a sample can be computed (PCM, float, A-law, mu-law) or where every frame has
+its number (FLAC).  All other files are read from their beginning: libsndfile's seeks in MP3, Ogg Vorbis and Opus miss
+the frame, and its decoders of ADPCM, GSM and ALAC give no guarantee.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy as np
 import soundfile
 
 from runner.audio.file_view import FileView
-from runner.audio.lengths import mended_header, stated_bytes
-from runner.audio.sources import BLOCK_S, Forward, SourceFault
+from runner.audio.lengths import fixed_header, stated_bytes
+from runner.audio.sources import BLOCK_S, SequentialSource, SourceFault
 from runner.audio.stream_ends import flac_end, mpeg_header, next_mpeg_frame, ogg_link
 from runner.core.errors import ClipError
 from runner.vggish.constants import SAMPLE_RATE
@@ -24,115 +24,119 @@ if TYPE_CHECKING:
     from runner.audio.sources import Array, Stamp
 
 _BLOCK_SAMPLES = 1 << 21
-"""At most this many values (frames × channels) are decoded at once."""
+"""Most values (frames × channels) of a block."""
 
-_EXACT_SEEK = frozenset(
-    {"PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"}
-)  # subtypes; none of them in Ogg or MPEG
+_EXACT_SEEK = frozenset({"PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"})
+"""Subtypes with exact seeks; Ogg and MPEG have none of them."""
 
 _PIECES = (1024, 1)
-"""Frames at once in which a block with a fault is decoded again, and again up to the fault."""
+"""Frames of the pieces in which a block with a fault is decoded again: first coarse, then up to the fault."""
 
 _UNKNOWN_FRAMES = 1 << 62
 
-_MOST_PARTS = 10_000
+_MAX_PARTS = 10_000
 
 _SYSTEM_ERROR = 2
 """libsndfile's number for an error of the operating system."""
 
 
 class _Unclipped(soundfile.SoundFile):  # type: ignore[misc]
-    """Reads on where soundfile would stop or stumble.
+    """A file that soundfile reads beyond the frames that its header states.
 
-    Of a seekable file soundfile asks for no more frames than the header states, and after each read it seeks to where
-    it is, which fails in a FLAC stream of unknown length, and in MP3 spoils what follows.
+    In a seekable file soundfile reads no more frames than those, and seeks after each read, which fails in a FLAC
+    stream of unknown length and corrupts what follows in MP3.
     """
 
     def seekable(self) -> bool:
         return False
 
 
-class SoundFileSource(Forward):
-    """What libsndfile decodes: a file, or the parts that it consists of, one after another."""
+class SoundFileSource(SequentialSource):
+    """A file that libsndfile decodes, in parts where it consists of several streams or has broken frames.
+
+    Args:
+        path: of the file.
+        stamp: of the file; None for one that is not to be cached.
+
+    Raises:
+        soundfile.LibsndfileError: libsndfile does not know the file.
+    """
 
     def __init__(self, path: str | bytes, stamp: Stamp | None) -> None:
         super().__init__(stamp)
         self._path = path
         self._view: FileView | None = None
-        self._mended: tuple[int, bytes] | None = None
-        """Bytes of the header that libsndfile needs to see."""
+        self._header_fix: tuple[int, bytes] | None = None
         try:
             self._file = _Unclipped(path)
             if self._file.frames == 0:
-                self._mend()
+                self._fix_header()
         except soundfile.LibsndfileError:
-            self._mend()
-            if self._mended is None:
+            self._fix_header()
+            if self._header_fix is None:
                 raise
         try:
             self._begin()
         except BaseException:
-            self._shut()
+            self._release()
             raise
 
-    def _mend(self) -> None:
-        """Open the file with another header, if that is all that it lacks."""
-        self._mended = mended_header(self._path)
-        if self._mended is not None:
-            self._view = FileView(self._path, replaced=self._mended)
+    def _fix_header(self) -> None:
+        """Open the file with a fixed header, if there is a fix."""
+        self._header_fix = fixed_header(self._path)
+        if self._header_fix is not None:
+            self._view = FileView(self._path, replaced=self._header_fix)
             self._file = _Unclipped(self._view)
 
     def _begin(self) -> None:
-        """Take what the header says, and make sure that it is no estimate that cuts the file off."""
+        """Read the header; an estimate in it must not cut the file off."""
         file = self._file
         self._container = file.format
         self.sample_rate = int(file.samplerate)
         self.channels = int(file.channels)
-        as_is = file.subtype == "PCM_16" and (self.sample_rate, self.channels) == (SAMPLE_RATE, 1)
-        self.dtype = "int16" if as_is else "float32"
+        is_plain = file.subtype == "PCM_16" and (self.sample_rate, self.channels) == (SAMPLE_RATE, 1)
+        self.dtype = "int16" if is_plain else "float32"
         frames = int(file.frames)
-        self._stated = frames if frames < _UNKNOWN_FRAMES else None
-        self._limit = self._stated
+        self._stated = frames if frames < _UNKNOWN_FRAMES else None  # frames of the whole file, by its header
+        self._limit = self._stated  # frame of the open part at which reading stops
         self._seeks = file.subtype in _EXACT_SEEK and self._limit is not None
         self._block_frames = max(1, min(BLOCK_S * self.sample_rate, _BLOCK_SAMPLES // max(1, self.channels)))
-        self._at = 0
-        """Frames read of the part that is open."""
-        self._part = self._parts = 0
-        """Byte at which the part that is open begins; parts that there were before it."""
-        self._lack: str | None = None
+        self._position = 0  # frame of the open part
+        self._part_offset = self._parts_before = 0
+        self._defect: str | None = None
         if self._container == "MP3":
             self._begin_mpeg()
 
     def _begin_mpeg(self) -> None:
-        """Have the encoder's delay and padding trimmed as LAME's tag states them, if the tag is of the whole file."""
+        """Trim the encoder's delay and padding by LAME's tag, if the tag is about the whole file."""
         header = mpeg_header(self._path)
         if header is not None and header.is_complete:
             return
-        # Otherwise the number of frames is an estimate, or that of the first of several files joined into one.
+        # Otherwise the number of frames is an estimate, or that of the first of several joined files.
         self._stated = None if header is None else self._stated
         self._reopen(self._view_from(0))
 
     def _view_from(self, begin: int) -> FileView:
-        """The file from a byte on; of MPEG with no end that libsndfile could believe in."""
+        """View the file from a byte on; MPEG is made endless."""
         if self._container != "MP3":
             return FileView(self._path, begin)
         header = mpeg_header(self._path, begin)
-        replaced = None if header is None else (header.frames_place, b"\x7f\xff\xff\xff")
+        replaced = None if header is None else (header.frames_offset, b"\x7f\xff\xff\xff")
         return FileView(self._path, begin, replaced, endless=True)
 
     def _restart(self) -> None:
-        if self._at or self._parts:
+        if self._position or self._parts_before:
             self._reopen(None)
             self._begin()
 
     def _reopen(self, view: FileView | None) -> None:
-        """Open the file, or a view of it, of which nothing is known to have an end."""
-        self._shut()
-        if view is None and self._mended is not None:
-            view = FileView(self._path, replaced=self._mended)
+        """Open the file, or a view of it, without a known end."""
+        self._release()
+        if view is None and self._header_fix is not None:
+            view = FileView(self._path, replaced=self._header_fix)
         self._view = view
         self._file = _Unclipped(self._path if view is None else view)
-        self._at, self._limit = 0, None
+        self._position, self._limit = 0, None
 
     def blocks(self, first: int) -> Iterator[Array]:
         if self._limit is not None and first >= self._limit and not self._may_hold(first):
@@ -143,16 +147,16 @@ class SoundFileSource(Forward):
             yield from super().blocks(first)
 
     def _may_hold(self, first: int) -> bool:
-        """Whether a file can hold a frame beyond the number that its header states."""
+        """Whether the file can hold a frame beyond those that its header states."""
         if self._container == "FLAC":
             end = flac_end(self._path)
             return end is not None and end.samples > first
         return bool(self._container == "OGG")
 
     def _seek(self, first: int) -> bool:
-        """Go to a frame; a broken file may not be sought in, and is then at its beginning."""
-        self._decoded = None
-        if first != self._at:
+        """Seek to a frame; return False, at the file's beginning, where a broken file refuses."""
+        self._decoding = None
+        if first != self._position:
             try:
                 self._file.seek(first)
             except soundfile.LibsndfileError as error:
@@ -160,7 +164,7 @@ class SoundFileSource(Forward):
                 self._reopen(None)
                 self._begin()
                 return False
-        self._at = first
+        self._position = first
         return True
 
     def _decode(self) -> Iterator[Array]:
@@ -170,14 +174,14 @@ class SoundFileSource(Forward):
                 yield block
             if fault is not None and not self._resume_mpeg():
                 if self._container == "MP3" and self._view is not None:
-                    return  # behind the last frame lies something else, or part of a frame: nothing states its length
+                    return  # after the last frame comes something else, or a part of a frame: nothing states its length
                 raise SourceFault(fault)
-            if not len(block) and fault is None and not self._go_on():
+            if not len(block) and fault is None and not self._open_next():
                 return
 
     def _read(self) -> tuple[Array, str | None]:
-        """The next block, and the fault that ended it; no frames at the end."""
-        count = self._block_frames if self._limit is None else min(self._block_frames, self._limit - self._at)
+        """Read the next block, and the fault that ended it; a block without frames at the end."""
+        count = self._block_frames if self._limit is None else min(self._block_frames, self._limit - self._position)
         block: Array = np.empty((max(0, count), self.channels), self.dtype)
         fault = None
         if count > 0:
@@ -188,7 +192,7 @@ class SoundFileSource(Forward):
                 self._check_view()
                 block, fault = self._before_fault(len(block)), error.error_string
         self._check_view()
-        self._at += len(block)
+        self._position += len(block)
         return block, fault
 
     def _check_view(self) -> None:
@@ -196,15 +200,15 @@ class SoundFileSource(Forward):
             raise ClipError("unreadable", str(self._view.fault))
 
     def _before_fault(self, count: int) -> Array:
-        """The frames of a block that come before the fault that it met.
+        """Decode the frames of a block before its fault.
 
-        How many they are can't be had from libsndfile: MP3's are not counted, and FLAC's go on with silence behind the
-        fault.  So the block is decoded again in ever smaller pieces: the fault is met by the first that reaches it.
+        libsndfile doesn't say how many they are: it doesn't count those of MP3, and continues FLAC with silence.  So
+        the block is decoded again in smaller and smaller pieces, of which the first that reaches the fault fails.
         """
         pieces: list[Array] = [np.empty((0, self.channels), self.dtype)]
-        start, end = self._at, self._at + count
+        start, end = self._position, self._position + count
         for size in _PIECES:
-            view = self._view.again() if self._view else None
+            view = self._view.reopen() if self._view else None
             file = _Unclipped(self._path if view is None else view)
             try:
                 self._skip(file, start)
@@ -220,79 +224,79 @@ class SoundFileSource(Forward):
         return np.concatenate(pieces)
 
     def _skip(self, file: soundfile.SoundFile, frames: int) -> None:
-        """Go to a frame of a file that was just opened; where that is not possible, to its end."""
+        """Move a file that was just opened by ``frames``, or to its end."""
         if self._seeks and self._view is None:
             file.seek(frames)
             return
         while frames > 0:
             frames -= len(file.read(min(frames, self._block_frames), dtype=self.dtype)) or frames
 
-    def _go_on(self) -> bool:
-        """Whether there is more behind what libsndfile takes for the end; it is opened."""
+    def _open_next(self) -> bool:
+        """Open what follows the end that libsndfile sees; return whether there is more."""
         try:
             if self._container == "OGG":
-                link = ogg_link(self._path, self._part)
-                self._lack = self._lack or link.fault
+                link = ogg_link(self._path, self._part_offset)
+                self._defect = self._defect or link.fault
                 return link.next_link is not None and self._open_part(link.next_link)
-            if self._container == "FLAC" and self._limit is not None and self._at >= self._limit:
+            if self._container == "FLAC" and self._limit is not None and self._position >= self._limit:
                 return self._read_past_total(self._limit)
         except OSError as error:
             raise ClipError("unreadable", str(error)) from error
         return False
 
     def _resume_mpeg(self) -> bool:
-        """Go on at the next MPEG frame behind a fault."""
+        """Open the file at the next MPEG frame after a fault; return whether there is one."""
         if self._container != "MP3" or self._view is None:
             return False
         try:
-            begin = next_mpeg_frame(self._path, self._part + self._view.tell())
+            begin = next_mpeg_frame(self._path, self._part_offset + self._view.tell())
             return begin is not None and self._open_part(begin)
         except OSError as error:
             raise ClipError("unreadable", str(error)) from error
 
     def _open_part(self, begin: int) -> bool:
-        """Open what begins at a byte of the file, if it can be taken for a part of the same recording."""
-        self._parts += 1
+        """Open the part that begins at a byte; return whether it is of the same recording: same rate and channels."""
+        self._parts_before += 1
         try:
             self._reopen(self._view_from(begin))
-            as_before = (self._file.samplerate, self._file.channels) == (self.sample_rate, self.channels)
+            is_same = (self._file.samplerate, self._file.channels) == (self.sample_rate, self.channels)
         except soundfile.LibsndfileError as error:
             check_system(error)
-            as_before = False
-        self._part = begin
-        if as_before and self._parts < _MOST_PARTS:
+            is_same = False
+        self._part_offset = begin
+        if is_same and self._parts_before < _MAX_PARTS:
             return True
-        self._lack = f"the stream that begins at byte {begin} has another rate or other channels, or is broken"
+        self._defect = f"the stream that begins at byte {begin} has another rate or other channels, or is broken"
         return False
 
     def _read_past_total(self, total: int) -> bool:
-        """Go on in a FLAC file that holds more than it states."""
+        """Continue in a FLAC file that holds more than it states; return whether it does."""
         end = flac_end(self._path)
         if end is None or end.samples <= total:
             return False
-        self._parts += 1
+        self._parts_before += 1
         self._reopen(FileView(self._path, replaced=end.unknown_total))
         self._skip(self._file, total)
-        self._at = total
+        self._position = total
         return True
 
     def shortfall(self, frames: int) -> str | None:
-        if self._lack is not None:
-            return self._lack
+        if self._defect is not None:
+            return self._defect
         if self._container in ("MP3", "FLAC") and self._stated is not None and frames < self._stated:
             return f"{frames} of {self._stated} frames decoded"
         stated = stated_bytes(self._path, self._container)
-        if stated is None or stated.present >= stated.states:
+        if stated is None or stated.present >= stated.stated:
             return None
-        return f"{stated.present} of the {stated.states} bytes of samples that its header states are read"
+        return f"{stated.present} of the {stated.stated} bytes of samples that its header states are read"
 
-    def _shut(self) -> None:
+    def _release(self) -> None:
         self._file.close()
         if self._view is not None:
             self._view.close()
 
 
 def check_system(error: soundfile.LibsndfileError) -> None:
-    """A fault of the system is none of the file's: it may pass."""
+    """Raise ``unreadable`` for an error of the operating system: it is not the file's, and may pass."""
     if error.code == _SYSTEM_ERROR:
         raise ClipError("unreadable", "the system would not read the file") from error

@@ -1,7 +1,7 @@
-"""What decodes an audio file, whatever by: blocks of samples from any frame on.
+"""The interface of audio decoders: blocks of samples from any frame on.
 
-Files in which a seek can't be trusted are read from their beginning.  So that many parts of one long file don't cost
-the square of its length, a process keeps the file that it read a part of last, and goes on reading where it was.
+Files without reliable seeks are read from their beginning.  So that many clips of one long file don't cost the square
+of its length, a process caches the file that it read last, and continues where it was.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ Array = NDArray[Any]
 """float32, or int16 samples."""
 
 BLOCK_S = 10
-"""Seconds that are decoded at once, at most."""
+"""Longest block, in seconds."""
 
 
 class SourceFault(Exception):
-    """The decoder gave up on the file's content; what came before it stands."""
+    """The file's content is broken from here on; blocks before it are valid."""
 
 
 class Stamp(NamedTuple):
-    """What tells whether a file is still the same."""
+    """Identity of a file's content."""
 
     path: str | bytes
     device: int
@@ -33,101 +33,111 @@ class Stamp(NamedTuple):
 
 
 class Source(Protocol):
-    """A file being decoded, whatever by."""
+    """A file that is being decoded.
+
+    Attributes:
+        sample_rate: Hz.
+        channels: channels of the file.
+        dtype: of the blocks: float32 or int16.
+        exact_frames: frames of the file, where they are known before it is read.
+    """
 
     sample_rate: int
     channels: int
     dtype: str
-    """Of the blocks: float32 or int16."""
     exact_frames: int | None = None
-    """What the file holds, where that is known before it is read."""
 
     def blocks(self, first: int) -> Iterator[Array]:
-        """Float32 (or int16) [n, channels] blocks from frame ``first`` to the end.
+        """Yield blocks, float32 or int16 [n, channels], from frame ``first`` to the end.
 
         Raises:
             SourceFault: the content is broken; the blocks before reach up to the fault.
-            ClipError: ``unreadable``: the system would not read.
+            ClipError: ``unreadable``: reading failed.
         """
         ...
 
     def shortfall(self, frames: int) -> str | None:
-        """What the container states beyond the ``frames`` that were decoded from the file's beginning to its end."""
+        """Describe the audio that the container states beyond ``frames``, all that was decoded; None if there is
+        none."""
         ...
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file, or cache it."""
         ...
 
 
-class Forward(Source):
-    """A source that is read from its beginning on, and kept for a later part of the same file.
+class SequentialSource(Source):
+    """A source that is read in order, and cached for a later clip of the same file.
 
-    A block is what the decoder gives next whatever was asked for, so that a file that was kept gives the bits that one
-    opened anew does.
+    Blocks begin where the decoder's do, whichever frame is requested, so that a cached file gives the same bits as one
+    that was just opened.
+
+    Args:
+        stamp: of the file; None for one that is not to be cached.
     """
 
-    _kept: ClassVar[list[Forward]] = []
-    """At most one; threads may take it from each other."""
+    _cached: ClassVar[list[SequentialSource]] = []
+    """At most one source; shared by threads."""
 
     def __init__(self, stamp: Stamp | None) -> None:
         self._stamp = stamp
-        self._decoded: Iterator[Array] | None = None
+        self._decoding: Iterator[Array] | None = None
         self._block: Array | None = None
         self._block_first = 0
 
     @classmethod
-    def take_kept(cls, stamp: Stamp) -> Forward | None:
-        """The source that was kept, if it is of this very file; one of another file is closed."""
+    def take_cached(cls, stamp: Stamp) -> SequentialSource | None:
+        """Take the cached source if it is of this file; close one of another file."""
         try:
-            kept = cls._kept.pop()
+            source = cls._cached.pop()
         except IndexError:
             return None
-        if kept._stamp == stamp:
-            return kept
-        kept._shut()
+        if source._stamp == stamp:
+            return source
+        source._release()
         return None
 
     def blocks(self, first: int) -> Iterator[Array]:
-        if self._decoded is None or first < self._block_first:
+        if self._decoding is None or first < self._block_first:
             self._restart()
-            self._decoded, self._block, self._block_first = self._decode(), None, 0
+            self._decoding, self._block, self._block_first = self._decode(), None, 0
         while True:
             if self._block is None or first >= self._block_first + len(self._block):
                 if not self._advance():
                     return
                 continue
-            part = self._block[first - self._block_first :]
-            first += len(part)
-            yield part
+            block = self._block[first - self._block_first :]
+            first += len(block)
+            yield block
 
     def _advance(self) -> bool:
-        """Decode the next block; whether there is one."""
-        assert self._decoded is not None
+        """Decode the next block; return whether there is one."""
+        assert self._decoding is not None
         self._block_first += 0 if self._block is None else len(self._block)
         self._block = None
         try:
-            self._block = next(self._decoded, None)
+            self._block = next(self._decoding, None)
         finally:
             if self._block is None:
-                self._decoded = None
+                self._decoding = None
         return self._block is not None
 
     def close(self) -> None:
-        if self._stamp is None or self._decoded is None:
-            self._shut()
+        if self._stamp is None or self._decoding is None:
+            self._release()
             return
-        self._kept.append(self)
-        if len(self._kept) > 1:
-            self._kept.pop(0)._shut()
+        self._cached.append(self)
+        if len(self._cached) > 1:
+            self._cached.pop(0)._release()
 
     def _restart(self) -> None:
-        """Be at the file's beginning."""
+        """Return to the file's beginning."""
         raise NotImplementedError
 
     def _decode(self) -> Iterator[Array]:
-        """Blocks from where the file is to its end, not changed by what is done to them."""
+        """Yield blocks from the file's position to its end, each in memory of its own."""
         raise NotImplementedError
 
-    def _shut(self) -> None:
+    def _release(self) -> None:
+        """Close the file."""
         raise NotImplementedError

@@ -1,7 +1,7 @@
-"""Where streams of frames and pages end: MPEG audio, FLAC and Ogg, which have no chunk that states their bytes.
+"""Ends of streams of frames and pages: MPEG audio, FLAC and Ogg, which have no chunk that states their bytes.
 
-Each function reads little (Ogg: the heads of the pages) and takes whatever bytes there are: a file that is not what it
-should be is no error, but gives None or nothing to tell.
+Each function reads little (Ogg: the heads of the pages) and accepts any bytes: a malformed file is no error, but gives
+None or no fault.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ import os
 import struct
 from dataclasses import dataclass
 
-_MPEG_HEAD = 1 << 16
+_MPEG_HEADER_BYTES = 1 << 16
 """Bytes after the ID3v2 tags in which the first MPEG frame must begin."""
 
-_MOST_TAGS = 16
+_MAX_TAGS = 16
 
-_MOST_JUNK = 1 << 24
+_MAX_JUNK = 1 << 24
 
 _FLAC_TAIL = 1 << 16
 
-_MOST_FLAC_TAIL = 1 << 21
+_MAX_FLAC_TAIL = 1 << 21
 
 _OGG_CHUNK = 1 << 16
 
@@ -28,76 +28,79 @@ _CUT_OFF = "the last page of its Ogg stream is missing"
 
 @dataclass(frozen=True)
 class MpegHeader:
-    """The frame of an MPEG file that states its length (Xing, Info or VBRI)."""
+    """The frame of an MPEG file that states its length (Xing, Info or VBRI).
 
-    frames_place: int
-    """Byte of the file at which its 32-bit number of frames is."""
+    Attributes:
+        frames_offset: byte of the file at which its 32-bit number of frames is.
+        is_complete: whether no more frames follow the bytes that it states.
+    """
+
+    frames_offset: int
     is_complete: bool
-    """Whether no more frames follow the bytes that it states."""
 
 
 def mpeg_header(path: str | bytes, begin: int = 0) -> MpegHeader | None:
-    """What an MPEG file states of its length; None where that is nothing, or lacks the bytes that it is about.
+    """Find the frame that states an MPEG file's length; None where there is none.
 
     Args:
         path: of the file.
-        begin: byte of the file at which to look for it.
+        begin: byte of the file at which the search starts.
     """
     try:
         with open(path, "rb", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
-            start = _behind_id3(file.fileno(), begin)
-            head = _read(file.fileno(), start, _MPEG_HEAD)
-            place = _first_frame(head)
-            if place is None or (found := _length_fields(head, place)) is None:
+            start = _after_id3(file.fileno(), begin)
+            head = _read(file.fileno(), start, _MPEG_HEADER_BYTES)
+            offset = _first_frame(head)
+            if offset is None or (fields := _length_fields(head, offset)) is None:
                 return None
-            frames_at, stated = found
-            end = start + place + stated
-            more = b"" if end + 4 >= size else _read(file.fileno(), _behind_id3(file.fileno(), end), _MPEG_HEAD)
-            return MpegHeader(start + frames_at, is_complete=_first_frame(more) is None)
+            field_offset, stated = fields
+            end = start + offset + stated
+            more = b"" if end + 4 >= size else _read(file.fileno(), _after_id3(file.fileno(), end), _MPEG_HEADER_BYTES)
+            return MpegHeader(start + field_offset, is_complete=_first_frame(more) is None)
     except (OSError, ValueError, OverflowError):
         return None
 
 
-def next_mpeg_frame(path: str | bytes, place: int) -> int | None:
-    """Where the next MPEG frame lies at or behind a byte of a file; None where there is none within 16 MiB.
+def next_mpeg_frame(path: str | bytes, offset: int) -> int | None:
+    """Find the next MPEG frame from a byte of a file on; None where there is none within 16 MiB.
 
     Raises:
-        OSError: the system would not read.
+        OSError: reading failed.
     """
     with open(path, "rb", buffering=0) as file:
-        for start in range(place, place + _MOST_JUNK, _MPEG_HEAD - 4096):
-            data = _read(file.fileno(), start, _MPEG_HEAD)
-            if (found := _first_frame(data)) is not None:
-                return start + found
-            if len(data) < _MPEG_HEAD:
+        for start in range(offset, offset + _MAX_JUNK, _MPEG_HEADER_BYTES - 4096):
+            data = _read(file.fileno(), start, _MPEG_HEADER_BYTES)
+            if (frame := _first_frame(data)) is not None:
+                return start + frame
+            if len(data) < _MPEG_HEADER_BYTES:
                 break
     return None
 
 
-def _behind_id3(descriptor: int, place: int = 0) -> int:
-    for _ in range(_MOST_TAGS):
-        tag = _read(descriptor, place, 10)
+def _after_id3(descriptor: int, offset: int = 0) -> int:
+    for _ in range(_MAX_TAGS):
+        tag = _read(descriptor, offset, 10)
         if len(tag) < 10 or tag[:3] != b"ID3":
             break
         size = (tag[6] & 127) << 21 | (tag[7] & 127) << 14 | (tag[8] & 127) << 7 | tag[9] & 127
-        place += 10 + size + (10 if tag[5] & 16 else 0)
-    return place
+        offset += 10 + size + (10 if tag[5] & 16 else 0)
+    return offset
 
 
 def _first_frame(data: bytes) -> int | None:
-    """Where the first of two like MPEG frames in a row lies (or one alone that ends with the data, or just before)."""
-    place = -1
-    while (place := data.find(b"\xff", place + 1)) >= 0:
-        length = _mpeg_frame_bytes(data[place : place + 4])
+    """Find the first of two like MPEG frames in a row, or a single one that ends with the data or just before."""
+    offset = -1
+    while (offset := data.find(b"\xff", offset + 1)) >= 0:
+        length = _mpeg_frame_bytes(data[offset : offset + 4])
         if length is None:
             continue
-        following = data[place + length : place + length + 4]
+        following = data[offset + length : offset + length + 4]
         alike = len(following) == 4 and not (
-            (data[place + 1] ^ following[1]) & 0xFE or (data[place + 2] ^ following[2]) & 12
+            (data[offset + 1] ^ following[1]) & 0xFE or (data[offset + 2] ^ following[2]) & 12
         )
-        if (alike and _mpeg_frame_bytes(following) is not None) or len(data) - 4 < place + length <= len(data):
-            return place
+        if (alike and _mpeg_frame_bytes(following) is not None) or len(data) - 4 < offset + length <= len(data):
+            return offset
     return None
 
 
@@ -108,11 +111,11 @@ _KBITS = {
     (2, 3): (0, 32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
     (2, 2): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
-"""Kilobits a second by MPEG version (3: 1; 2: 2 and 2.5) and layer (3: I, 2: II, 1: III)."""
+"""Kilobits per second by MPEG version (3: 1; 2: 2 and 2.5) and layer (3: I, 2: II, 1: III)."""
 
 
 def _mpeg_frame_bytes(head: bytes) -> int | None:
-    """Length of the MPEG frame with this head of 4 bytes; None if it is none."""
+    """Return the length of the MPEG frame with this head of 4 bytes; None for other bytes."""
     if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
         return None
     version, layer = head[1] >> 3 & 3, head[1] >> 1 & 3
@@ -127,75 +130,78 @@ def _mpeg_frame_bytes(head: bytes) -> int | None:
     return (72_000 if layer == 1 and version != 3 else 144_000) * kbits // hertz + padding
 
 
-def _length_fields(head: bytes, place: int) -> tuple[int, int] | None:
-    """Of the frame at ``place``: where its number of frames lies, and the bytes of audio that it states."""
-    mpeg1, mono = head[place + 1] >> 3 & 3 == 3, head[place + 3] >> 6 == 3
-    xing = place + 4 + ((17 if mono else 32) if mpeg1 else (9 if mono else 17))
+def _length_fields(head: bytes, offset: int) -> tuple[int, int] | None:
+    """Return, of the frame at ``offset``, the offset of its number of frames, and the bytes of audio that it states."""
+    mpeg1, mono = head[offset + 1] >> 3 & 3 == 3, head[offset + 3] >> 6 == 3
+    xing = offset + 4 + ((17 if mono else 32) if mpeg1 else (9 if mono else 17))
     for start in (xing, xing + 2):
         if head[start : start + 4] in (b"Xing", b"Info"):
             flags = int.from_bytes(head[start + 4 : start + 8], "big")
             stated = int.from_bytes(head[start + 12 : start + 16], "big")
             return (start + 8, stated) if flags & 3 == 3 and stated else None
-    if head[place + 36 : place + 40] == b"VBRI":
-        stated = int.from_bytes(head[place + 46 : place + 50], "big")
-        return (place + 50, stated) if stated else None
+    if head[offset + 36 : offset + 40] == b"VBRI":
+        stated = int.from_bytes(head[offset + 46 : offset + 50], "big")
+        return (offset + 50, stated) if stated else None
     return None
 
 
 @dataclass(frozen=True)
 class FlacEnd:
-    """The end of a FLAC file."""
+    """The end of a FLAC file.
+
+    Attributes:
+        samples: samples in the file, by its last frame's head.
+        unknown_total: offset in the file, and bytes to replace there, which make the stated total an unknown one.
+    """
 
     samples: int
-    """That the file holds, by its last frame's head."""
     unknown_total: tuple[int, bytes]
-    """A place in the file, and the bytes that, put there, state that the total is not known."""
 
 
 def flac_end(path: str | bytes) -> FlacEnd | None:
-    """The end of a FLAC file, or None if its last frame is not found."""
+    """Find the end of a FLAC file; None if its last frame is not found."""
     try:
         with open(path, "rb", buffering=0) as file:
             descriptor = file.fileno()
-            start = _behind_id3(descriptor)
+            start = _after_id3(descriptor)
             info = _read(descriptor, start, 42)
             if len(info) < 42 or info[:4] != b"fLaC" or info[4] & 127 != 0:
                 return None
             largest_frame = int.from_bytes(info[15:18], "big")
             size = os.fstat(descriptor).st_size
-            count = min(max(2 * largest_frame, _FLAC_TAIL), _MOST_FLAC_TAIL, max(0, size - start - 42))
+            count = min(max(2 * largest_frame, _FLAC_TAIL), _MAX_FLAC_TAIL, max(0, size - start - 42))
             tail = _read(descriptor, size - count, count)
     except (OSError, ValueError, OverflowError):
         return None
-    place = len(tail)
-    while (place := tail.rfind(b"\xff", 0, place)) >= 0:
-        if (end := _flac_frame_end(tail[place : place + 16].ljust(16, b"\0"), info)) is not None:
+    offset = len(tail)
+    while (offset := tail.rfind(b"\xff", 0, offset)) >= 0:
+        if (end := _flac_frame_end(tail[offset : offset + 16].ljust(16, b"\0"), info)) is not None:
             return FlacEnd(end, (start + 21, bytes([info[21] & 0xF0, 0, 0, 0, 0])))
     return None
 
 
 def _flac_frame_end(head: bytes, info: bytes) -> int | None:
-    """The sample after a FLAC frame with this head, if it is one of the stream that ``info`` begins."""
+    """Return the sample after the FLAC frame with this head; None for other bytes than a frame of ``info``'s stream."""
     if head[1] & 0xFE != 0xF8 or head[3] & 1:
         return None
     number, used = _coded_number(head[4:11])
     if number is None:
         return None
     least, most = struct.unpack_from(">HH", info, 8)
-    code, place = head[2] >> 4, 4 + used
+    code, offset = head[2] >> 4, 4 + used
     if code in (6, 7):
-        block = int.from_bytes(head[place : place + code - 5], "big") + 1
-        place += code - 5
+        block = int.from_bytes(head[offset : offset + code - 5], "big") + 1
+        offset += code - 5
     else:
         block = 192 if code == 1 else 576 << (code - 2) if 2 <= code <= 5 else 256 << (code - 8) if code >= 8 else 0
-    place += {12: 1, 13: 2, 14: 2}.get(head[2] & 15, 0)
-    if not 0 < block <= most or place >= len(head) or _crc8(head[:place]) != head[place]:
+    offset += {12: 1, 13: 2, 14: 2}.get(head[2] & 15, 0)
+    if not 0 < block <= most or offset >= len(head) or _crc8(head[:offset]) != head[offset]:
         return None
     return (number if head[1] & 1 else number * (most if least == most else block)) + block
 
 
 def _coded_number(data: bytes) -> tuple[int | None, int]:
-    """A number coded as UTF-8 codes characters, in up to 7 bytes, and how many bytes that took."""
+    """Decode a number coded as UTF-8 codes characters; return it (None: invalid) and its bytes, up to 7."""
     first = data[0]
     if first < 0x80:
         return first, 1
@@ -221,26 +227,29 @@ def _crc8(data: bytes) -> int:
 
 @dataclass(frozen=True)
 class OggLink:
-    """One logical stream of an Ogg file (the others of a chain follow it)."""
+    """One logical stream of an Ogg file, a link of its chain.
+
+    Attributes:
+        next_link: byte at which the next stream of the chain begins.
+        fault: what is wrong with its pages.
+    """
 
     next_link: int | None
-    """Byte at which the next stream of the chain begins."""
     fault: str | None
-    """What its pages lack, if anything."""
 
 
 def ogg_link(path: str | bytes, begin: int) -> OggLink:
     """Walk the pages of the Ogg stream that begins at byte ``begin``.
 
     Raises:
-        OSError: the system would not read.
+        OSError: reading failed.
     """
     with open(path, "rb", buffering=0) as file:
         pages = _Pages(file.fileno(), begin)
         serial, ended, fault, number = None, False, None, -1
         for flags, page_serial, page_number, codec in pages:
             if flags & 2 and (ended or number > 0):
-                return OggLink(pages.place, fault or (None if ended else _CUT_OFF))
+                return OggLink(pages.offset, fault or (None if ended else _CUT_OFF))
             if serial is None and flags & 2 and codec:
                 serial = page_serial
             if page_serial != serial:
@@ -253,16 +262,16 @@ def ogg_link(path: str | bytes, begin: int) -> OggLink:
 
 
 class _Pages:
-    """Iterates the whole pages of an Ogg file: flags, serial number, page number, whether an audio codec begins there.
+    """Iterator over the whole pages of an Ogg file: flags, serial number, page number, whether an audio codec begins.
 
-    ``place`` is where the page that was given last begins.
+    ``offset`` is the byte at which the last page begins.
     """
 
     def __init__(self, descriptor: int, begin: int) -> None:
         self._descriptor = descriptor
         self._size = os.fstat(descriptor).st_size
-        self._chunk, self._chunk_at = b"", begin
-        self.place = self._next = begin
+        self._chunk, self._chunk_offset = b"", begin
+        self.offset = self._next = begin
 
     def __iter__(self) -> _Pages:
         return self
@@ -280,21 +289,21 @@ class _Pages:
             length = 27 + segments + sum(head[27 : 27 + segments])
             if self._next + length > self._size:
                 raise StopIteration
-            self.place, self._next = self._next, self._next + length
+            self.offset, self._next = self._next, self._next + length
             serial, number = struct.unpack_from("<II", head, 14)
             body = head[27 + segments : 35 + segments]
             return head[5], serial, number, body[:7] == b"\x01vorbis" or body in (b"OpusHead", b"Speex   ")
 
-    def _bytes(self, place: int, count: int) -> bytes:
-        inside = place - self._chunk_at
+    def _bytes(self, offset: int, count: int) -> bytes:
+        inside = offset - self._chunk_offset
         if not 0 <= inside <= len(self._chunk) - count:
-            self._chunk, self._chunk_at, inside = _read(self._descriptor, place, _OGG_CHUNK), place, 0
+            self._chunk, self._chunk_offset, inside = _read(self._descriptor, offset, _OGG_CHUNK), offset, 0
         return self._chunk[inside : inside + count]
 
 
-def _read(descriptor: int, place: int, count: int) -> bytes:
-    """Up to ``count`` bytes from a place."""
-    if count <= 0 or place < 0:
+def _read(descriptor: int, offset: int, count: int) -> bytes:
+    """Read up to ``count`` bytes from an offset."""
+    if count <= 0 or offset < 0:
         return b""
-    os.lseek(descriptor, place, os.SEEK_SET)
+    os.lseek(descriptor, offset, os.SEEK_SET)
     return os.read(descriptor, count)

@@ -1,7 +1,7 @@
-"""Reads the commonest file of all, 16-bit 16 kHz mono WAV, without a library: its samples are copied, not converted.
+"""Reader for the most common file, 16-bit 16 kHz mono WAV: samples are copied, not converted.
 
-libsndfile takes 50 microseconds to open a file and converts every sample; a data set of VGGish's own rate needs
-neither.  Whatever is not exactly such a file, whole, is left to libsndfile, so that both tell the same of it.
+libsndfile takes 50 microseconds to open a file and converts every sample; a data set at VGGish's own rate needs
+neither. libsndfile reads every other file, truncated ones included.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from runner.vggish.constants import SAMPLE_RATE
 
-_HEAD = 4096
-"""Bytes in which the chunks before the samples must lie."""
+_HEADER_BYTES = 4096
+"""Bytes at the beginning that must hold all chunks before the samples."""
 
 _PCM = 1
 
@@ -26,17 +26,22 @@ _CHUNK = struct.Struct("<4sI")
 
 
 class Pcm16Wav:
-    """A whole 16-bit 16 kHz mono WAV file, open for reading; ``open`` finds out whether a file is one."""
+    """A whole 16-bit 16 kHz mono WAV file, open for reading.
+
+    Args:
+        descriptor: of the open file; owned from now on.
+        offset: byte at which the samples begin.
+        frames: samples in the file.
+    """
 
     def __init__(self, descriptor: int, offset: int, frames: int) -> None:
         self._descriptor = descriptor
         self._offset = offset
         self.frames = frames
-        """Samples in the file."""
 
     @classmethod
     def open(cls, path: str | bytes) -> Pcm16Wav | None:
-        """The file, or None where it is anything else (or can't be opened)."""
+        """Open a file; None where it is of another kind, or can't be opened."""
         flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
         try:
             descriptor = os.open(path, flags)
@@ -44,18 +49,20 @@ class Pcm16Wav:
             return None
         try:
             status = os.fstat(descriptor)
-            if stat.S_ISREG(status.st_mode) and (place := _samples(os.read(descriptor, _HEAD), status.st_size)):
-                return cls(descriptor, *place)
+            if stat.S_ISREG(status.st_mode) and (
+                found := _find_samples(os.read(descriptor, _HEADER_BYTES), status.st_size)
+            ):
+                return cls(descriptor, *found)
         except OSError:
             pass
         os.close(descriptor)
         return None
 
     def read(self, first: int, frames: int) -> NDArray[np.int16]:
-        """Up to ``frames`` samples from sample ``first``, int16 [n]; fewer at the end.
+        """Read up to ``frames`` samples from sample ``first``, int16 [n]; fewer at the end.
 
         Raises:
-            OSError: the system would not read.
+            OSError: reading failed.
         """
         count = max(0, min(frames, self.frames - first))
         samples = np.empty(count, "<i2")
@@ -65,27 +72,27 @@ class Pcm16Wav:
         done = 0
         os.lseek(self._descriptor, self._offset + 2 * first, os.SEEK_SET)
         while done < len(view):
-            got = _read_into(self._descriptor, view[done:])
-            if got == 0:
+            received = _read_into(self._descriptor, view[done:])
+            if received == 0:
                 break
-            done += got
+            done += received
         return samples[: done // 2]
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         os.close(self._descriptor)
 
 
-def unwrapped(riff: int, length: int, place: int, size: int) -> int:
-    """The true length of a WAV file's samples in bytes, where the file outgrew the 32 bits of its sizes.
+def unwrapped(riff: int, length: int, offset: int, size: int) -> int:
+    """Return the true length in bytes of a WAV file's samples, where the file outgrew the 32 bits of its sizes.
 
     Args:
-        riff: size that the header gives for the file, less 8.
-        length: size that it gives for the samples.
-        place: of the samples in the file.
+        riff: size of the file less 8, by its header.
+        length: size of the samples, by the header.
+        offset: byte at which the samples begin.
         size: of the file.
     """
-    beyond = size - place - length
+    beyond = size - offset - length
     return length + (beyond >> 32 << 32) if beyond >= 1 << 32 and riff == (size - 8) & 0xFFFFFFFF else length
 
 
@@ -97,25 +104,25 @@ def _read_into(descriptor: int, view: memoryview) -> int:
     return len(data)
 
 
-def _samples(head: bytes, size: int) -> tuple[int, int] | None:
-    """Where the samples lie, (byte offset, samples), if the file is whole and all that this module reads."""
+def _find_samples(head: bytes, size: int) -> tuple[int, int] | None:
+    """Find the samples by a file's first bytes: (byte offset, count); None for a file of another kind or a cut one."""
     if len(head) < 44 or head[:4] != b"RIFF" or head[8:12] != b"WAVE":
         return None
-    place, known = 12, False
-    while place + _CHUNK.size <= len(head):
-        name, length = _CHUNK.unpack_from(head, place)
-        place += _CHUNK.size
+    offset, is_plain = 12, False
+    while offset + _CHUNK.size <= len(head):
+        name, length = _CHUNK.unpack_from(head, offset)
+        offset += _CHUNK.size
         if name == b"data":
             if size >= 1 << 32:
-                length = unwrapped(int.from_bytes(head[4:8], "little"), length, place, size)
-            whole = known and 0 < length <= size - place and length % 2 == 0
-            return (place, length // 2) if whole else None
+                length = unwrapped(int.from_bytes(head[4:8], "little"), length, offset, size)
+            is_whole = 0 < length <= size - offset and length % 2 == 0
+            return (offset, length // 2) if is_plain and is_whole else None
         if name == b"fmt ":
-            if length < _FORMAT.size or place + _FORMAT.size > len(head):
+            if length < _FORMAT.size or offset + _FORMAT.size > len(head):
                 return None
-            form, channels, rate, _, align, bits = _FORMAT.unpack_from(head, place)
-            known = (form, channels, rate, align, bits) == (_PCM, 1, SAMPLE_RATE, 2, 16)
-            if not known:
+            codec, channels, rate, _, align, bits = _FORMAT.unpack_from(head, offset)
+            is_plain = (codec, channels, rate, align, bits) == (_PCM, 1, SAMPLE_RATE, 2, 16)
+            if not is_plain:
                 return None
-        place += length + length % 2
+        offset += length + length % 2
     return None

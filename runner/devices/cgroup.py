@@ -1,4 +1,4 @@
-"""Limits of processors and memory that Linux's control groups set, and what their processes use: version 2 and 1.
+"""Limits of processors and memory of Linux control groups, versions 2 and 1, and the processor time they used.
 
 A container, Slurm or systemd may nest groups; the tightest limit of a process's own group and those above it holds.
 Source: docs.kernel.org/admin-guide/cgroup-v2.html and cgroup-v1/.
@@ -11,23 +11,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _NO_LIMIT = 1 << 60
-"""Version 1 has no word for none, but a number of bytes near 2^63."""
+"""Version 1 states no limit as a number of bytes near 2^63."""
 
 
 @dataclass(frozen=True)
-class Groups:
-    """The groups of a process.
+class ControlGroups:
+    """The control groups of a process.
 
     Args:
-        root: where the kernel's groups are mounted.
-        own: the file that names the process's groups.
+        root: folder where the kernel mounts groups.
+        own: file that names the process's groups.
     """
 
     root: Path = Path("/sys/fs/cgroup")
     own: Path = Path("/proc/self/cgroup")
 
     def cores(self) -> float | None:
-        """The processors' worth of time that the process may have; None without a limit."""
+        """Return the processors that the process may use, as a fraction of time; None without a limit."""
         limits = []
         for folder in self._folders(""):
             quota, _, period = _text(folder / "cpu.max").partition(" ")
@@ -38,13 +38,13 @@ class Groups:
         return min(limits, default=None)
 
     def memory_bytes(self) -> int | None:
-        """The memory that the process may have; None without a limit."""
-        found = [_text(folder / "memory.max") for folder in self._folders("")]
-        found += [_text(folder / "memory.limit_in_bytes") for folder in self._folders("memory")]
-        return min((int(each) for each in found if each.isdecimal() and int(each) < _NO_LIMIT), default=None)
+        """Return the memory that the process may use; None without a limit."""
+        limits = [_text(folder / "memory.max") for folder in self._folders("")]
+        limits += [_text(folder / "memory.limit_in_bytes") for folder in self._folders("memory")]
+        return min((int(limit) for limit in limits if limit.isdecimal() and int(limit) < _NO_LIMIT), default=None)
 
     def used_s(self) -> float | None:
-        """Processor seconds of the innermost group with a limit of processors, all its processes; None without one."""
+        """Return the processor seconds of all processes in the innermost group with a limit; None without a limit."""
         for folder in self._folders(""):
             if _text(folder / "cpu.max").partition(" ")[0].isdecimal():
                 stat = dict(line.split()[:2] for line in _text(folder / "cpu.stat").splitlines() if " " in line)
@@ -57,7 +57,7 @@ class Groups:
         return None
 
     def _folders(self, controller: str) -> Iterator[Path]:
-        """The folders of the process's group and those above it, innermost first, that there are.
+        """Yield the existing folders of the process's group and those above it, innermost first.
 
         Args:
             controller: of version 1; empty for version 2.
@@ -67,12 +67,13 @@ class Groups:
             if controller not in names.split(","):
                 continue
             mounts = [self.root / names, self.root / controller] if controller else [self.root]
-            mount = next((each for each in mounts if each.is_dir()), None)
+            mount = next((folder for folder in mounts if folder.is_dir()), None)
             if mount is None:
                 return
             inner = mount / path.strip("/")
-            # In a container the path may be the host's, and what is mounted the group itself
-            yield from (each for each in (inner, *inner.parents) if each.is_relative_to(mount) and each.is_dir())
+            # In a container the path may be the host's, and the mount the group itself
+            folders = (inner, *inner.parents)
+            yield from (folder for folder in folders if folder.is_relative_to(mount) and folder.is_dir())
             return
 
 

@@ -1,8 +1,8 @@
-"""Two things of the CUDA runtime that TensorFlow does not offer: page-locking memory, and copies of our own stream.
+"""Page-locked memory and copies on a stream outside TensorFlow's, by the CUDA runtime.
 
-From page-locked slots a GPU copies at the speed of its bus (42 GB/s measured, 6.5 without).  TensorFlow's own copy to a
-GPU waits for the computations that were queued before it, so that copy and compute take turns; on a stream of its own,
-into memory that TensorFlow allocated, the next batch is copied while this one is computed.
+From page-locked memory a GPU copies at the speed of its bus (42 GB/s measured, 6.5 without).  TensorFlow's copy to a
+GPU waits for the computations that were queued before it, so that copy and compute take turns; on another stream, into
+memory that TensorFlow allocated, the next batch is copied while this one is computed.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from runner.pipeline.slots import SlotMemory
+    from numpy.typing import NDArray
+
     from runner.vggish.framing import Windows
 
 _RUNTIMES = ("libcudart.so.12", "cudart64_12.dll", "cudart64_120.dll")
-"""TensorFlow has opened one of them by the time that it sees a GPU."""
+"""File names of the runtime; TensorFlow has opened one of them by the time that it sees a GPU."""
 
 _PORTABLE = 1
 """``cudaHostRegisterPortable``: for every device of the process."""
@@ -32,13 +33,13 @@ _TO_DEVICE = 1
 
 
 class CudaError(Exception):
-    """The CUDA runtime would not do it."""
+    """The CUDA runtime is missing, or refused a call."""
 
 
 @contextlib.contextmanager
-def pinned(memory: SlotMemory) -> Iterator[str | None]:
-    """Page-lock all slots for as long as the context lasts; gives None, or why that could not be done."""
-    address, size = memory.bytes.ctypes.data, memory.bytes.nbytes
+def pinned(memory: NDArray[Any]) -> Iterator[str | None]:
+    """Page-lock an array's memory within the context; yield None, or why that failed."""
+    address, size = memory.ctypes.data, memory.nbytes
     runtime = _runtime()
     if runtime is None:
         yield "the CUDA runtime library was not found"
@@ -55,13 +56,13 @@ def pinned(memory: SlotMemory) -> Iterator[str | None]:
 
 
 class StagingBuffer:
-    """A batch's place on a GPU, filled from the host while the GPU computes; for one thread.
+    """A tensor on a GPU that batches are copied into while the GPU computes; for one thread.
 
     Args:
-        tensor: on the GPU, computed already; its memory is what is filled.
+        tensor: on the GPU, computed already; batches are copied into its memory.
 
     Raises:
-        CudaError: the runtime was not found, or refused.
+        CudaError: the runtime was not found, or refused a call.
     """
 
     def __init__(self, tensor: Any) -> None:
@@ -78,10 +79,14 @@ class StagingBuffer:
         _call(runtime, "cudaStreamCreateWithFlags", ctypes.byref(self._stream), _NON_BLOCKING)
         weakref.finalize(self, runtime.cudaStreamDestroy, self._stream).atexit = False
 
-    def fill(self, rows: Windows) -> Any:
-        """Copy ``rows``, as many and of such a type as the tensor has, and give the tensor once they are there.
+    def copy_from(self, rows: Windows) -> Any:
+        """Copy rows, of the tensor's shape and type, and return the tensor once they are there.
 
-        What was computed of the rows before must be on the host by then.
+        The results of the rows before must be on the host already.
+
+        Raises:
+            ValueError: another shape or type.
+            CudaError: the runtime refused a call.
         """
         if rows.shape != tuple(self.tensor.shape) or rows.dtype != self.tensor.dtype.as_numpy_dtype:
             raise ValueError(f"{rows.dtype} {rows.shape} is not {self.tensor.dtype.name} {tuple(self.tensor.shape)}")
@@ -93,7 +98,7 @@ class StagingBuffer:
 
 
 class _PointerAttributes(ctypes.Structure):
-    """``cudaPointerAttributes``, with room for what later versions add."""
+    """``cudaPointerAttributes``, with room for fields of later versions."""
 
     _fields_ = (
         ("type", ctypes.c_int),
@@ -105,7 +110,7 @@ class _PointerAttributes(ctypes.Structure):
 
 
 def _address_of(tensor: Any) -> int:
-    """Where a tensor's memory is on its device; DLPack's struct begins with it."""
+    """Return the address of a tensor's memory on its device; DLPack's struct begins with it."""
     import tensorflow as tf
 
     capsule = tf.experimental.dlpack.to_dlpack(tensor)
@@ -119,7 +124,7 @@ def _address_of(tensor: Any) -> int:
 
 def _call(runtime: ctypes.CDLL, name: str, *arguments: Any) -> None:
     if status := int(getattr(runtime, name)(*arguments)):
-        runtime.cudaGetLastError()  # takes the error off the runtime's record, where others would find it
+        runtime.cudaGetLastError()  # clears the error, which TensorFlow would find otherwise
         raise CudaError(f"{name} gave error {status}")
 
 

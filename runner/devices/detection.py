@@ -1,14 +1,13 @@
-"""Which devices this machine has, which one a run takes, and why.
+"""Kinds of devices, and why one is absent: decisions from facts about the machine, without TensorFlow.
 
-``gather_facts`` asks the machine (and imports TensorFlow); everything else is pure, so that every platform's answers
-are tested on any platform.  Metal is not run on hardware by this project's authors.
+``probe.gather_facts`` collects the facts; the decisions are pure, so that those of every platform are tested on any.
+This project's authors have not run Metal on hardware.
 """
 
 from __future__ import annotations
 
 import ctypes
 import importlib.metadata
-import logging
 import platform
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,8 +18,6 @@ from typing import Any
 
 from runner.devices.host import cpu_name
 
-log = logging.getLogger(__name__)
-
 CUDA_LIBRARIES = (
     "libcudart.so.12",
     "libcublas.so.12",
@@ -30,15 +27,15 @@ CUDA_LIBRARIES = (
     "libcusparse.so.12",
     "libcudnn.so.9",
 )
-"""What TensorFlow's CUDA build opens at run time; one missing library hides every GPU."""
+"""Libraries that TensorFlow's CUDA build opens at run time; one missing library hides every GPU."""
 
-GPU_LEAST_MIB = 1024
-"""Free memory that a GPU must have: CUDA, the weights and a small batch."""
+MIN_GPU_FREE_MIB = 1024
+"""Least free memory of a GPU: for CUDA, the weights and a small batch."""
 
 _FREE_IT = "end the programs that hold the rest (nvidia-smi lists them)"
 
 METAL_LAST_TENSORFLOW = (2, 19)
-"""tensorflow-metal 1.2.0 lacks symbols that TensorFlow 2.20 and later ask for."""
+"""tensorflow-metal 1.2.0 lacks symbols that TensorFlow 2.20 and later need."""
 
 _INSTALL_CUDA = "pip install 'vggish-runner[cuda]'"
 
@@ -58,7 +55,12 @@ class DeviceType(str, Enum):
 class DeviceInfo:
     """One device, or one kind of device that is absent.
 
-    ``reason`` says why it is (un)available and, if absent, what to do; ``details`` holds what TensorFlow knows of it.
+    Attributes:
+        type: kind of device.
+        available: whether a run can use it.
+        name: model of the device.
+        reason: why it is available, or unavailable and what to do about it.
+        details: of the device, by TensorFlow.
     """
 
     type: DeviceType
@@ -68,7 +70,7 @@ class DeviceInfo:
     details: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, fit for JSON."""
+        """Return plain values for JSON."""
         return {
             "type": self.type.value,
             "available": self.available,
@@ -80,7 +82,7 @@ class DeviceInfo:
 
 @dataclass(frozen=True)
 class MachineFacts:
-    """What the device decisions rest on; ``gpus`` are TensorFlow's details of each physical GPU, in its order."""
+    """Facts that decide about devices; ``gpus`` are TensorFlow's details of each physical GPU, in its order."""
 
     system: str
     machine: str
@@ -94,25 +96,26 @@ class MachineFacts:
 
 
 def unavailable_devices() -> dict[DeviceType, str]:
-    """The kinds of device that this machine can't have, with the reason: known without TensorFlow, so in no time."""
+    """Return the kinds of device that this machine can't have, with the reason; without TensorFlow, in milliseconds."""
     facts = MachineFacts(
         platform.system(),
         platform.machine(),
         cpu_name(),
         importlib.metadata.version("tensorflow"),
         built_with_cuda=True,
-        metal_plugin=_metal_plugin_version(),
-        nvidia_driver=_nvidia_driver_present(),
+        metal_plugin=metal_plugin_version(),
+        nvidia_driver=has_nvidia_driver(),
     )
     absent = {}
     if facts.system == "Darwin" or not facts.nvidia_driver:
-        absent[DeviceType.GPU] = _why_no_cuda(facts)
+        absent[DeviceType.GPU] = why_no_cuda(facts)
     if facts.system != "Darwin" or facts.machine != "arm64" or facts.metal_plugin is None:
-        absent[DeviceType.METAL] = _why_no_metal(facts)
+        absent[DeviceType.METAL] = why_no_metal(facts)
     return absent
 
 
-def _cuda_device(gpu: Mapping[str, Any]) -> DeviceInfo:
+def cuda_device(gpu: Mapping[str, Any]) -> DeviceInfo:
+    """Describe a CUDA GPU by TensorFlow's details; one without free memory is unavailable."""
     details = dict(gpu)
     capability = details.get("compute_capability")
     if capability is not None:
@@ -120,13 +123,16 @@ def _cuda_device(gpu: Mapping[str, Any]) -> DeviceInfo:
     shown = f", compute capability {'.'.join(map(str, capability))}" if capability else ""
     name = str(gpu.get("device_name", "NVIDIA GPU"))
     free = details.get("memory_free_mib")
-    if free is not None and free < GPU_LEAST_MIB:
-        why = f"only {free:,} of its {details['memory_mib']:,} MiB are free, {GPU_LEAST_MIB:,} are needed: {_FREE_IT}"
+    if free is not None and free < MIN_GPU_FREE_MIB:
+        why = (
+            f"only {free:,} of its {details['memory_mib']:,} MiB are free, {MIN_GPU_FREE_MIB:,} are needed: {_FREE_IT}"
+        )
         return DeviceInfo(DeviceType.GPU, False, name, why, details)
     return DeviceInfo(DeviceType.GPU, True, name, f"CUDA device{shown}", details)
 
 
-def _why_no_cuda(facts: MachineFacts) -> str:
+def why_no_cuda(facts: MachineFacts) -> str:
+    """Return the reason why there is no CUDA device, and what to do."""
     if facts.system == "Darwin":
         return "macOS has no CUDA; use device=metal on Apple Silicon"
     if not facts.nvidia_driver:
@@ -140,7 +146,8 @@ def _why_no_cuda(facts: MachineFacts) -> str:
     return "TensorFlow found no GPU although driver and libraries are there; check nvidia-smi and CUDA_VISIBLE_DEVICES"
 
 
-def _why_no_metal(facts: MachineFacts) -> str:
+def why_no_metal(facts: MachineFacts) -> str:
+    """Return the reason why there is no Metal device, and what to do."""
     if facts.system != "Darwin":
         return "Metal needs macOS on Apple Silicon"
     if facts.machine != "arm64":
@@ -149,10 +156,11 @@ def _why_no_metal(facts: MachineFacts) -> str:
         return "tensorflow-metal has no build for Python 3.13; make the environment with Python 3.10 to 3.12"
     if facts.metal_plugin is None:
         return f"tensorflow-metal is not installed; {_INSTALL_METAL}"
-    return _metal_pair_trouble(facts) or "tensorflow-metal is installed, but TensorFlow found no Metal device"
+    return metal_incompatibility(facts) or "tensorflow-metal is installed, but TensorFlow found no Metal device"
 
 
-def _metal_pair_trouble(facts: MachineFacts) -> str:
+def metal_incompatibility(facts: MachineFacts) -> str:
+    """Return why plugin and TensorFlow don't work together; empty where they do."""
     if _version(facts.tensorflow)[:2] > METAL_LAST_TENSORFLOW:
         return (
             f"tensorflow-metal {facts.metal_plugin} does not work with TensorFlow {facts.tensorflow}; "
@@ -165,20 +173,23 @@ def _version(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(".")[:3] if part.isdigit())
 
 
-def _metal_plugin_version() -> str | None:
+def metal_plugin_version() -> str | None:
+    """Return the version of tensorflow-metal; None where it is not installed."""
     try:
         return importlib.metadata.version("tensorflow-metal")
     except importlib.metadata.PackageNotFoundError:
         return None
 
 
-def _nvidia_driver_present() -> bool:
+def has_nvidia_driver() -> bool:
+    """Whether an NVIDIA driver is installed."""
     if Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvidiactl").exists() or Path("/dev/dxg").exists():
         return True
-    return not _missing_libraries(("nvcuda.dll",) if sys.platform == "win32" else ("libcuda.so.1",))
+    return not missing_libraries(("nvcuda.dll",) if sys.platform == "win32" else ("libcuda.so.1",))
 
 
-def _missing_libraries(names: Sequence[str]) -> tuple[str, ...]:
+def missing_libraries(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the shared libraries that can't be loaded."""
     return tuple(name for name in names if not can_load_library(name))
 
 

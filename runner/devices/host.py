@@ -1,4 +1,4 @@
-"""Facts about this machine that need no TensorFlow: processor, cores, memory, versions."""
+"""Facts about this machine without TensorFlow: processor, cores, memory, versions."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from typing import Any
 
 import psutil
 
-from runner.devices.cgroup import Groups
+from runner.devices.cgroup import ControlGroups
 
 MIB = 1 << 20
 
-_GROUPS = Groups()
+_CONTROL_GROUPS = ControlGroups()
 
 CORES = "VGGISH_RUNNER_CORES"
-"""Environment variable: the share of this machine's cores that is a process's own, and its children's."""
+"""Environment variable: number of cores that a process and its children may use."""
 
 _PACKAGES = ("tensorflow", "tensorflow-metal", "numpy", "soundfile", "soxr", "pyarrow", "hydra-core", "mlflow")
 
 
 @lru_cache(maxsize=1)
 def cpu_name() -> str:
-    """The processor's model name."""
+    """Return the processor's model name."""
     for line in _lines("/proc/cpuinfo"):
         if line.startswith("model name"):
             return line.split(":", 1)[1].strip()
@@ -36,7 +36,7 @@ def cpu_name() -> str:
 
 @lru_cache(maxsize=1)
 def cpu_flags() -> frozenset[str]:
-    """The processor's instruction-set flags as Linux names them; empty where they can't be read."""
+    """Return the processor's instruction-set flags by Linux's names; empty where they can't be read."""
     for line in _lines("/proc/cpuinfo"):
         if line.startswith(("flags", "Features")):
             return frozenset(line.split(":", 1)[1].split())
@@ -44,23 +44,24 @@ def cpu_flags() -> frozenset[str]:
 
 
 def usable_cores() -> int:
-    """Cores that this process may use: its affinity, its cgroup's limit rounded up, and its share if it has one."""
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    """Return the cores that this process may use: by affinity, by ``CORES``, and by its group's limit, rounded up."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     share = os.environ.get(CORES, "")
-    affinity = min(affinity, int(share)) if share.isdecimal() and int(share) else affinity
-    limit = _GROUPS.cores()
-    return affinity if limit is None else max(1, min(affinity, math.ceil(limit)))
+    if share.isdecimal() and int(share):
+        cores = min(cores, int(share))
+    limit = _CONTROL_GROUPS.cores()
+    return cores if limit is None else max(1, min(cores, math.ceil(limit)))
 
 
 def usable_memory_mib() -> int:
-    """Main memory in MiB, or the cgroup's limit where that is smaller."""
+    """Return the main memory in MiB, or the control group's limit where that is smaller."""
     total = int(psutil.virtual_memory().total)
-    return min(total, _GROUPS.memory_bytes() or total) // MIB
+    return min(total, _CONTROL_GROUPS.memory_bytes() or total) // MIB
 
 
 def peak_rss_mib() -> float:
-    """The largest resident set of this process so far, in MiB."""
-    for line in _lines("/proc/self/status"):  # Linux; its ru_maxrss counts what the parent had before exec
+    """Return the largest resident set of this process so far, in MiB."""
+    for line in _lines("/proc/self/status"):  # Linux; its ru_maxrss includes the parent's before exec
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) / 1024
     if sys.platform == "win32":
@@ -72,13 +73,13 @@ def peak_rss_mib() -> float:
 
 
 def peak_own_mib() -> float:
-    """``peak_rss_mib`` without memory shared with other processes (where the system tells it apart: Linux)."""
+    """Return ``peak_rss_mib`` without memory shared with other processes (on Linux, which counts it apart)."""
     shared = next((line for line in _lines("/proc/self/status") if line.startswith("RssShmem:")), "RssShmem: 0 kB")
     return peak_rss_mib() - int(shared.split()[1]) / 1024
 
 
 def host_facts() -> dict[str, Any]:
-    """What a run records of its host."""
+    """Return the description of the host that a run records."""
     return {
         "name": platform.node(),
         "platform": platform.platform(),
@@ -89,16 +90,16 @@ def host_facts() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, this package and those that its numbers depend on."""
+    """Return the versions of Python, this package and those that its numbers depend on."""
     import runner
 
-    found = {"python": platform.python_version(), "runner": runner.__version__}
+    installed = {"python": platform.python_version(), "runner": runner.__version__}
     for package in _PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            installed[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def _lines(path: str) -> list[str]:

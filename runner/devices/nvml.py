@@ -1,4 +1,7 @@
-"""What the NVIDIA driver says of a GPU's memory: by NVML (nvidia-ml-py), else by nvidia-smi, else nothing."""
+"""Memory, power and energy of NVIDIA GPUs by NVML (nvidia-ml-py, of the extra ``cuda``); None without it.
+
+The index of a GPU is CUDA's, which honors CUDA_VISIBLE_DEVICES.
+"""
 
 from __future__ import annotations
 
@@ -13,49 +16,43 @@ _MIB = 1 << 20
 
 
 def total_mib(index: int) -> int | None:
-    """Memory of CUDA device ``index`` in MiB; honours CUDA_VISIBLE_DEVICES."""
-    if (found := _ask(index)) is not None:
-        nvml, handle = found
-        return int(nvml.nvmlDeviceGetMemoryInfo(handle).total) // _MIB
-    answer = _smi(index, "--query-gpu=memory.total")
-    return int(answer[0][0]) if answer else None
+    """Return the memory of a GPU in MiB."""
+    if (device := _device(index)) is None:
+        return None
+    nvml, handle = device
+    return int(nvml.nvmlDeviceGetMemoryInfo(handle).total) // _MIB
 
 
 def free_mib(index: int) -> int | None:
-    """Memory of CUDA device ``index`` that no process holds, in MiB."""
-    if (found := _ask(index)) is not None:
-        nvml, handle = found
-        return int(nvml.nvmlDeviceGetMemoryInfo(handle).free) // _MIB
-    answer = _smi(index, "--query-gpu=memory.free")
-    return int(answer[0][0]) if answer else None
+    """Return the memory of a GPU that no process holds, in MiB."""
+    if (device := _device(index)) is None:
+        return None
+    nvml, handle = device
+    return int(nvml.nvmlDeviceGetMemoryInfo(handle).free) // _MIB
 
 
 def process_mib(index: int) -> float | None:
-    """Memory that this process holds on CUDA device ``index`` in MiB, CUDA's own share included.
+    """Return the memory that this process holds on a GPU in MiB, CUDA's own share included.
 
-    A driver that doesn't tell processes apart (in some containers and virtual machines) says what all of them hold.
+    Where the driver doesn't tell processes apart (in some containers and virtual machines) it is that of all processes.
     """
-    if (found := _ask(index)) is not None:
-        nvml, handle = found
-        try:
-            for process in nvml.nvmlDeviceGetComputeRunningProcesses(handle):
-                if process.pid == os.getpid() and process.usedGpuMemory:
-                    return float(process.usedGpuMemory) / _MIB
-        except nvml.NVMLError as error:
-            log.debug("NVML does not list processes: %s", error)
-        return float(nvml.nvmlDeviceGetMemoryInfo(handle).used) / _MIB
-    for pid, used in _smi(index, "--query-compute-apps=pid,used_memory"):
-        if pid == str(os.getpid()) and used.isdigit():
-            return float(used)
-    answer = _smi(index, "--query-gpu=memory.used")
-    return float(answer[0][0]) if answer else None
+    if (device := _device(index)) is None:
+        return None
+    nvml, handle = device
+    try:
+        for process in nvml.nvmlDeviceGetComputeRunningProcesses(handle):
+            if process.pid == os.getpid() and process.usedGpuMemory:
+                return float(process.usedGpuMemory) / _MIB
+    except nvml.NVMLError as error:
+        log.debug("NVML does not list processes: %s", error)
+    return float(nvml.nvmlDeviceGetMemoryInfo(handle).used) / _MIB
 
 
 def power_w(index: int) -> float | None:
-    """What CUDA device ``index`` draws now, in watts; None where NVML does not tell."""
-    if (found := _ask(index)) is None:
+    """Return the present power of a GPU in watts."""
+    if (device := _device(index)) is None:
         return None
-    nvml, handle = found
+    nvml, handle = device
     try:
         return float(nvml.nvmlDeviceGetPowerUsage(handle)) / 1000
     except nvml.NVMLError:
@@ -63,10 +60,10 @@ def power_w(index: int) -> float | None:
 
 
 def energy_j(index: int) -> float | None:
-    """What CUDA device ``index`` has used since its driver was loaded, in joules; None where NVML does not tell."""
-    if (found := _ask(index)) is None:
+    """Return the energy that a GPU has used since its driver was loaded, in joules."""
+    if (device := _device(index)) is None:
         return None
-    nvml, handle = found
+    nvml, handle = device
     try:
         return float(nvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1000
     except nvml.NVMLError:
@@ -74,7 +71,7 @@ def energy_j(index: int) -> float | None:
 
 
 def describe_gpus() -> list[dict[str, Any]]:
-    """Every NVIDIA GPU: ``name``, ``memory_mib``, ``driver``, ``compute_capability``; empty where nothing tells."""
+    """List the NVIDIA GPUs by nvidia-smi, which comes with the driver: name, memory_mib, driver, compute_capability."""
     query = "--query-gpu=name,memory.total,driver_version,compute_cap"
     try:
         command = ["nvidia-smi", query, "--format=csv,noheader,nounits"]
@@ -98,8 +95,8 @@ def _name(index: int) -> str:
     return visible[index] if index < len(visible) else str(index)
 
 
-def _ask(index: int) -> tuple[Any, Any] | None:
-    """NVML and the device's handle; None where there is no NVML."""
+def _device(index: int) -> tuple[Any, Any] | None:
+    """Return NVML and the device's handle; None without NVML or the device."""
     try:
         import pynvml
     except ImportError:
@@ -111,15 +108,5 @@ def _ask(index: int) -> tuple[Any, Any] | None:
             return pynvml, pynvml.nvmlDeviceGetHandleByIndex(int(name))
         return pynvml, pynvml.nvmlDeviceGetHandleByUUID(name.encode())
     except pynvml.NVMLError as error:
-        log.debug("NVML gave nothing: %s", error)
+        log.debug("NVML does not know GPU %d: %s", index, error)
         return None
-
-
-def _smi(index: int, query: str) -> list[list[str]]:
-    """nvidia-smi's rows for a query; empty where it gave none."""
-    command = ["nvidia-smi", f"--id={_name(index)}", query, "--format=csv,noheader,nounits"]
-    try:
-        out = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return [[cell.strip() for cell in line.split(",")] for line in out.splitlines() if line.strip()]

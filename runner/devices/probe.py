@@ -1,4 +1,4 @@
-"""Asks TensorFlow which devices there are, and describes them."""
+"""Devices of this machine, by TensorFlow."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from runner.devices.detection import (
     DeviceInfo,
     DeviceType,
     MachineFacts,
-    _cuda_device,
-    _metal_pair_trouble,
-    _metal_plugin_version,
-    _missing_libraries,
-    _nvidia_driver_present,
-    _why_no_cuda,
-    _why_no_metal,
+    cuda_device,
+    has_nvidia_driver,
+    metal_incompatibility,
+    metal_plugin_version,
+    missing_libraries,
+    why_no_cuda,
+    why_no_metal,
 )
 from runner.devices.host import cpu_name
 from runner.devices.selection import choose_device
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 def gather_facts() -> MachineFacts:
-    """Ask the platform and TensorFlow what is there; imports TensorFlow (seconds)."""
+    """Collect the facts about this machine's devices; imports TensorFlow (seconds)."""
     import tensorflow as tf
 
     gpus = [
@@ -39,7 +39,7 @@ def gather_facts() -> MachineFacts:
         if gpu.get("device_name") != "METAL" and (free := nvml.free_mib(number)) is not None:
             gpu |= {"memory_free_mib": free, "memory_mib": nvml.total_mib(number)}
     built_with_cuda = bool(tf.test.is_built_with_cuda())
-    driver = _nvidia_driver_present()
+    driver = has_nvidia_driver()
     probe_libraries = driver and built_with_cuda and not gpus
     return MachineFacts(
         system=platform.system(),
@@ -48,9 +48,9 @@ def gather_facts() -> MachineFacts:
         tensorflow=str(tf.__version__),
         built_with_cuda=built_with_cuda,
         gpus=gpus,
-        metal_plugin=_metal_plugin_version(),
+        metal_plugin=metal_plugin_version(),
         nvidia_driver=driver,
-        missing_cuda_libraries=_missing_libraries(CUDA_LIBRARIES) if probe_libraries else (),
+        missing_cuda_libraries=missing_libraries(CUDA_LIBRARIES) if probe_libraries else (),
     )
 
 
@@ -58,29 +58,31 @@ def detect_available_devices(facts: MachineFacts | None = None) -> list[DeviceIn
     """List the devices of this machine, the absent kinds included, each with its reason.
 
     Args:
-        facts: what the machine has; asked of the machine itself when None.
+        facts: about the machine; collected when None.
 
     Returns:
-        One entry per device present (several GPUs give several), and one per kind that is absent.
+        An entry for each device, and one for each kind that is absent.
     """
     facts = facts or gather_facts()
     devices = [DeviceInfo(DeviceType.CPU, True, facts.cpu, "every machine has one")]
     cuda = [gpu for gpu in facts.gpus if gpu.get("device_name") != "METAL"]
     metal = [gpu for gpu in facts.gpus if gpu.get("device_name") == "METAL"]
     if cuda:
-        devices += [_cuda_device(gpu) for gpu in cuda]
+        devices += [cuda_device(gpu) for gpu in cuda]
     else:
-        devices.append(DeviceInfo(DeviceType.GPU, False, "NVIDIA GPU", _why_no_cuda(facts)))
-    if metal and not (trouble := _metal_pair_trouble(facts)):
+        devices.append(DeviceInfo(DeviceType.GPU, False, "NVIDIA GPU", why_no_cuda(facts)))
+    if metal and not (incompatibility := metal_incompatibility(facts)):
         plugin = f"tensorflow-metal {facts.metal_plugin or 'of unknown version'}"
         devices += [DeviceInfo(DeviceType.METAL, True, f"{facts.cpu} (Metal)", plugin, gpu) for gpu in metal]
     else:
-        devices.append(DeviceInfo(DeviceType.METAL, False, "Metal GPU", trouble if metal else _why_no_metal(facts)))
+        devices.append(
+            DeviceInfo(DeviceType.METAL, False, "Metal GPU", incompatibility if metal else why_no_metal(facts))
+        )
     return devices
 
 
 def log_device_info(devices: Sequence[DeviceInfo] | None = None, logger: logging.Logger = log) -> None:
-    """Log a line for each device of this machine, absent ones with what is missing."""
+    """Log a line for each device of this machine, and for each absent kind with the reason."""
     for info in detect_available_devices() if devices is None else devices:
         logger.info("%s %-5s %s: %s", "✓" if info.available else "✗", info.type.value, info.name, info.reason)
 
@@ -92,13 +94,16 @@ def get_tf_session_config(
     *,
     index: int = 0,
 ) -> Any:
-    """A ``tf.compat.v1.ConfigProto`` that puts a v1 Session on the preferred device, or on the CPU if it is absent.
+    """Return a ``tf.compat.v1.ConfigProto`` that puts a v1 Session on the preferred device, or on the CPU without it.
 
     Args:
-        device_preference: auto, cpu, gpu or metal; decided as ``choose_device`` does.
+        device_preference: auto, cpu, gpu or metal; see ``choose_device``.
         gpu_memory_fraction: share of the GPU's memory that the process may take, 0 < x <= 1 (CUDA only).
         allow_growth: take GPU memory on demand instead of up front.
-        index: which of several GPUs.
+        index: index of the GPU, where there are several.
+
+    Raises:
+        ValueError: ``gpu_memory_fraction`` is out of range.
     """
     import tensorflow as tf
 

@@ -1,4 +1,4 @@
-"""Chooses the device of a run, and says why."""
+"""Choice of a run's device, with the reason."""
 
 from __future__ import annotations
 
@@ -13,16 +13,23 @@ if TYPE_CHECKING:
     from runner.devices.detection import DeviceInfo
 
 ALL = "all"
-"""The ``device.index`` that takes every device of the kind."""
+"""Value of ``device.index`` for every device of the kind."""
 
 AUTO_ORDER = (DeviceType.METAL, DeviceType.GPU, DeviceType.CPU)
 
 
 @dataclass(frozen=True)
 class DeviceChoice:
-    """The device that a run takes: what was asked, what it got, and why.
+    """The device of a run: the requested kind, the device in use, and why.
 
-    ``index`` is its number among its kind; with ``device.index=all``, ``indices`` holds those of all of them.
+    Attributes:
+        requested: kind of device that was requested.
+        device: the device in use, or the first of them.
+        index: its index among its kind.
+        reason: why this one.
+        fallback_reason: why the requested one is not in use.
+        considered: all devices of the machine.
+        others: indices of the further devices with ``device.index=all``.
     """
 
     requested: DeviceType
@@ -35,7 +42,7 @@ class DeviceChoice:
 
     @property
     def indices(self) -> tuple[int, ...]:
-        """Numbers, among their kind, of all devices in use."""
+        """Indices, among their kind, of all devices in use."""
         return (self.index, *self.others)
 
     @property
@@ -44,7 +51,7 @@ class DeviceChoice:
         return self.device.type
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, fit for result.json."""
+        """Return plain values for result.json."""
         return {
             "requested": self.requested.value,
             "effective": self.effective.value,
@@ -61,13 +68,13 @@ class DeviceChoice:
 def choose_device(
     requested: DeviceType | str, devices: Sequence[DeviceInfo], *, index: int | str = 0, strict: bool = False
 ) -> DeviceChoice:
-    """Decide which of ``devices`` a run takes; ``index`` picks one of its kind, or ``all`` of them.
+    """Choose a run's device among ``devices``; ``index`` selects one of its kind, or ``all`` of them.
 
-    ``auto`` prefers Metal, then CUDA, then the CPU.  A named device that is absent gives the CPU and a
+    ``auto`` prefers Metal, then CUDA, then the CPU.  In place of an absent device the CPU is chosen, with a
     ``fallback_reason``.
 
     Raises:
-        DeviceError: the device asked for is absent and ``strict`` is set.
+        DeviceError: the requested device is absent and ``strict`` is set.
     """
     requested = DeviceType(requested)
     cpu = next(info for info in devices if info.type is DeviceType.CPU)

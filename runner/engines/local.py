@@ -37,7 +37,7 @@ from runner.output.verify import shards_done
 from runner.output.writer import RunWriter, check_complete, make_spill, totals
 from runner.pipeline.decode_pool import DecodePool, decode_options, decoders_for
 from runner.pipeline.messages import Replica
-from runner.pipeline.pipeline import EmbeddingPipeline
+from runner.pipeline.pipeline import EmbeddingPipeline, ShardedClips
 from runner.pipeline.skip_limit import SkipLimit
 from runner.profiling.device_speed import matmul_peak, model_only, speed_metrics
 from runner.profiling.metrics import (
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from runner.core.stop_signals import StopSignal
     from runner.inference.builder import Placement
     from runner.inference.startup import LoadedModel
+    from runner.pipeline.messages import PipelineStats, Progress
 
 log = logging.getLogger("runner.engines.worker")
 
@@ -97,7 +98,7 @@ def _carry_out(spec: dict[str, Any], run_dir: Path, events: Events, result: dict
         pool.open(workers, plan.spare_slots, sessions[0].effective_batch_size)
         if placement.device.effective is DeviceType.GPU:
             with cold.step("pin"):
-                unpinned = stack.enter_context(pinned(pool.memory))
+                unpinned = stack.enter_context(pinned(pool.memory.bytes))
             result["resolved"]["memory.pinned"] = unpinned is None
             if unpinned:
                 warn(f"batches are copied to the GPU from pageable memory, which is slow: {unpinned}", events, result)
@@ -107,12 +108,10 @@ def _carry_out(spec: dict[str, Any], run_dir: Path, events: Events, result: dict
         skipped_before = int(totals(done)[0]["clips_skipped"])
         spans = [span for n, span in enumerate(shards) if n not in done]
         engine = EmbeddingPipeline(
-            shards,
-            read_clips(Path(spec["manifest"]), spans),
+            ShardedClips(shards, read_clips(Path(spec["manifest"]), spans), left),
             pool,
             writer,
             shutdown_timeout_s=config.engine.shutdown_timeout_s,
-            clips_left=left,
             on_skip=SkipLimit(config.dataset, spec["dataset"], skipped_before),
             spill=make_spill(run_dir, config),
         )
@@ -125,49 +124,49 @@ def _carry_out(spec: dict[str, Any], run_dir: Path, events: Events, result: dict
         replicas = [Replica.watched(*both) for both in zip(sessions, canaries, strict=True)]
         others, decode_cpu_s = BackgroundLoad(), sum(pool.cpu_s.values())
         tune_interpreter()
-        with _reporting(engine, events, spec["dataset"]["clips"] - left, config.frontend.hop_s, pool):
+        with _reporting(engine.stats, events, spec["dataset"]["clips"] - left, config.frontend.hop_s, pool):
             engine.run(replicas)
-        own_cpu_s = engine.cpu_s + sum(pool.cpu_s.values()) - decode_cpu_s
+        own_cpu_s = engine.stats.cpu_s + sum(pool.cpu_s.values()) - decode_cpu_s
         result["metrics"]["parity_canaries"] = float(sum(canary.count for canary in canaries))
         result["metrics"]["background_cpu_share"] = others.share(own_cpu_s)
         sampler.stop()
-        result["memory_series"] = sampler.series(engine.started_at)
+        result["memory_series"] = sampler.series(engine.stats.started_at)
         if not engine.stopped:
             check_complete(shards, writer.done)
         result["status"] = "killed" if len(writer.done) < len(shards) else "finished"
-        _collect_metrics(result, engine, writer, pool, sessions[0].in_flight)
+        _collect_metrics(result, engine.stats, writer, pool, sessions[0].in_flight)
         result["metrics"] |= _memory_metrics(placement, pool)
-        if result["status"] == "finished" and engine.timings:
+        if result["status"] == "finished" and engine.stats.timings:
             clips = read_clips(Path(spec["manifest"]), spans)
             profile_after_run(config, ready, pool, replicas, clips, run_dir, events, result, stop.is_set)
         halved = [halving for each in sessions for halving in each.oom_backoffs if halving not in result["warnings"]]
         missed = [miss for canary in canaries for miss in canary.misses[:1]]
-        for problem in (*engine.replica_failures, *halved, *missed):
+        for problem in (*engine.stats.replica_failures, *halved, *missed):
             warn(problem, events, result)
         result["resolved"]["memory.batch_size"] = sessions[0].effective_batch_size
     result["metrics"]["decode_process_restarts"] = float(pool.deaths)
     seconds = config.profile.device_benchmark_s[placement.device.effective.value]
     if seconds > 0 and result["status"] == "finished":
         result["metrics"] |= _device_speed(config, ready, result["metrics"].get("examples_per_s"), seconds)
-    write_batches(run_dir / BATCHES, engine.timings)
+    write_batches(run_dir / BATCHES, engine.stats.timings)
     _warn_of_ceiling(config, placement, result, events)
 
 
 def _collect_metrics(
-    result: dict[str, Any], engine: EmbeddingPipeline, writer: RunWriter, pool: DecodePool, in_flight: int
+    result: dict[str, Any], stats: PipelineStats, writer: RunWriter, pool: DecodePool, in_flight: int
 ) -> None:
     """What a run came to: its counts, speed, spread, and where the time went."""
-    progress = engine.progress
-    result["metrics"] |= steady_metrics(engine)
+    progress = stats.progress
+    result["metrics"] |= steady_metrics(stats)
     result["metrics"]["session_clips"] = float(progress.clips)
     overall, result["skipped"], result["noted"] = totals(writer.done)
     result["metrics"] |= overall
-    shares = stage_shares(engine, sum(pool.busy_s.values()), len(pool))
+    shares = stage_shares(stats, sum(pool.busy_s.values()), len(pool))
     result["metrics"] |= {f"{stage}_busy_share": share for stage, share in shares.items()}
-    result["metrics"] |= input_wait_shares(engine, in_flight)
-    result["metrics"] |= window_spread(engine.timings, progress.audio_s)
+    result["metrics"] |= input_wait_shares(stats, in_flight)
+    result["metrics"] |= window_spread(stats.timings, progress.audio_s)
     result["bottleneck"] = bottleneck(shares)
-    result["series"] = throughput_series(engine.timings, progress.audio_s)
+    result["series"] = throughput_series(stats.timings, progress.audio_s)
     result["shards"] = len(writer.done)
 
 
@@ -202,7 +201,7 @@ def _warn_of_ceiling(config: RunConfig, placement: Placement, result: dict[str, 
 
 @contextlib.contextmanager
 def _reporting(
-    engine: EmbeddingPipeline, events: Events, clips_before: int, hop_s: float, pool: DecodePool
+    stats: PipelineStats, events: Events, clips_before: int, hop_s: float, pool: DecodePool
 ) -> Iterator[None]:
     """Send the counts to the parent from a thread of its own, a few times a second, and once at the end.
 
@@ -213,11 +212,11 @@ def _reporting(
 
     def report() -> None:
         while not over.wait(_PROGRESS_S):
-            examples = max(0, engine.examples_done - engine.progress.examples)
-            send(examples, _clips_in(examples, engine, pool))
+            examples = max(0, stats.examples_done - stats.progress.examples)
+            send(examples, _clips_in(examples, stats.progress, pool))
 
     def send(examples_under_way: int, clips_under_way: float) -> None:
-        progress = engine.progress
+        progress = stats.progress
         events.send(
             "progress",
             clips=clips_before + progress.clips,
@@ -226,7 +225,7 @@ def _reporting(
             skipped=sum(progress.skipped.values()),
             examples=progress.examples + examples_under_way,
             audio_s=progress.audio_s + examples_under_way * hop_s,
-            elapsed_s=time.perf_counter() - engine.started_at,
+            elapsed_s=time.perf_counter() - stats.started_at,
         )
 
     thread = threading.Thread(target=report, name="report", daemon=True)
@@ -239,14 +238,13 @@ def _reporting(
         send(0, 0.0)
 
 
-def _clips_in(examples: int, engine: EmbeddingPipeline, pool: DecodePool) -> float:
+def _clips_in(examples: int, progress: Progress, pool: DecodePool) -> float:
     """How many clips these examples of clips under way come to: by the parts that are decoded, or by the average clip.
 
     Each decode process has at most one clip under way in part.
     """
-    progress = engine.progress
     average = progress.examples / max(progress.embedded, 1)
-    return min(len(pool), max(pool.memory.parts_done(), examples / average if average else 0.0))
+    return min(len(pool), max(pool.memory.fractions_decoded(), examples / average if average else 0.0))
 
 
 def _initial_decode_processes(config: RunConfig) -> int:

@@ -1,8 +1,7 @@
-"""Builds a session: device chosen, memory policy applied, weights loaded; one path for runs and notebooks."""
+"""Construction of sessions: device, memory policy, programs; the same for runs and notebooks."""
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from runner.inference.convolution import choose_convolution
 from runner.inference.gpu_memory import apply_gpu_memory
 from runner.inference.memory import plan_memory
 from runner.inference.precision import choose_precision
+from runner.inference.program import Program
 from runner.inference.session import SessionMetadata, VGGishSession
 
 if TYPE_CHECKING:
@@ -26,12 +26,10 @@ if TYPE_CHECKING:
     from runner.inference.precision import PrecisionChoice
     from runner.weights.loading import LoadedWeights
 
-log = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True)
 class DeviceRequest:
-    """What is asked of the device."""
+    """The requested device and precision."""
 
     name: str = "auto"
     index: int | str = 0
@@ -41,7 +39,7 @@ class DeviceRequest:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where and how a session will run; ``gpu_memory`` is what took effect of the policy on the device."""
+    """Device, precision and memory plan of sessions; ``gpu_memory`` are the allocator's settings in effect."""
 
     device: DeviceChoice
     precision: PrecisionChoice
@@ -50,7 +48,7 @@ class Placement:
 
 
 def place(request: DeviceRequest, memory: MemoryConfig) -> Placement:
-    """Choose device and precision and apply the memory policy; once per process, before TensorFlow touches a device."""
+    """Choose device and precision and apply the memory policy, once per process, before TensorFlow uses a device."""
     import tensorflow as tf
 
     devices = detect_available_devices()
@@ -68,7 +66,7 @@ def place(request: DeviceRequest, memory: MemoryConfig) -> Placement:
 def memory_plan(
     device: DeviceChoice, precision: PrecisionChoice, memory: MemoryConfig, gpu_memory: Mapping[str, Any]
 ) -> MemoryPlan:
-    """What the memory policy comes to on the devices chosen, with the memory that they have."""
+    """Return the memory policy's effective settings on the chosen devices."""
     return plan_memory(
         memory,
         device.effective,
@@ -88,45 +86,38 @@ def build_sessions(
     timed: Callable[[str, float], None] | None = None,
     dtypes: Sequence[str] = ("float32",),
 ) -> list[VGGishSession]:
-    """Put the weights onto the placed devices, one session each, and compile their programs.
+    """Build a session on each of the placed devices, and compile their programs.
 
     Args:
-        placement: as ``place`` gives it.
+        placement: from ``place``.
         loaded: the weights; their arrays are emptied.
         conv: algorithm of the deep convolutions: auto, direct or winograd.
-        calibration: gives seconds of (direct, winograd) for ``auto``; measured now when None.
-        timed: told the seconds of each step: ``calibration``, ``weights`` and ``compile``.
+        calibration: returns the seconds of (direct, winograd) for ``auto``; measured now when None.
+        timed: called with the seconds of each step: ``calibration``, ``weights`` and ``compile``.
         dtypes: of the windows to compile for.
     """
     start = time.perf_counter()
-    chosen = choose_convolution(conv, placement.device.effective, placement.precision.effective, calibration)
+    conv_choice = choose_convolution(conv, placement.device.effective, placement.precision.effective, calibration)
     calibrated = time.perf_counter()
-    devices = range(len(placement.device.indices))
-    sessions = [
-        VGGishSession(
-            loaded.arrays if ordinal == devices[-1] else dict(loaded.arrays),
-            placement.device,
-            placement.precision,
-            placement.memory.batch_size,
-            _session_metadata(placement, loaded, chosen),
-            chosen.effective,
-            ordinal,
-        )
-        for ordinal in devices
-    ]
-    placed = time.perf_counter()
+    metadata = _session_metadata(placement, loaded, conv_choice)
+    sessions = []
+    for ordinal in range(len(placement.device.indices)):
+        is_last = ordinal == len(placement.device.others)
+        arrays = loaded.arrays if is_last else dict(loaded.arrays)
+        program = Program(arrays, placement.device.effective, placement.precision, conv_choice.effective, ordinal)
+        sessions.append(VGGishSession(program, placement.memory.batch_size, metadata))
+    built = time.perf_counter()
     with ThreadPoolExecutor(len(sessions)) as threads:
-        for _ in threads.map(lambda session: [session.warm_up(dtype) for dtype in dtypes], sessions):
-            pass
+        list(threads.map(lambda session: [session.warm_up(dtype) for dtype in dtypes], sessions))  # raises their errors
     if timed:
         timed("calibration", calibrated - start)
-        timed("weights", placed - calibrated)
-        timed("compile", time.perf_counter() - placed)
+        timed("weights", built - calibrated)
+        timed("compile", time.perf_counter() - built)
     return sessions
 
 
 def build_session(placement: Placement, loaded: LoadedWeights, *, conv: str = "auto") -> VGGishSession:
-    """A session on the first of the placed devices; ``loaded``'s arrays are emptied."""
+    """Build a session on the first of the placed devices; ``loaded``'s arrays are emptied."""
     (session,) = build_sessions(replace(placement, device=replace(placement.device, others=())), loaded, conv=conv)
     return session
 

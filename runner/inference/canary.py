@@ -1,9 +1,9 @@
-"""Canaries: while a run goes on, the gate's signals are embedded again among the data's own windows.
+"""Canaries: the gate's signals are embedded again among the data's windows during a run.
 
-A device can go wrong after the gate: memory that decays, a clock that is too fast, a batch shape that the gate did not
-see.  So signals take the places of some rows in the first full batch of each type, in one batch of a thousand, and in
-one more after the last; the rows that they displace are embedded in a call of their own.  A miss ends the run, and the
-shards that were written since the last good canary are to be done again.
+A device can fail after the gate: by memory that decays, a clock that is too fast, a batch shape that the gate did not
+measure.  So signals replace some rows in the first full batch of each type, in one batch of a thousand, and in one more
+after the last; the replaced rows are embedded in another call.  A miss ends the run, and the shards written since the
+last good canary are redone.
 """
 
 from __future__ import annotations
@@ -27,21 +27,26 @@ if TYPE_CHECKING:
     from runner.vggish.answers import Answers
     from runner.vggish.framing import Windows
 
-log = logging.getLogger("runner.engines.worker")
+log = logging.getLogger(__name__)
 
 EVERY = 1000
-"""Batches of a session from one canary to the next: each costs less than a batch more, so below 0.2 %."""
+"""Batches of a session from one canary to the next: each costs less than one more batch, so below 0.2 %."""
 
 
 class Canary:
-    """Embeds as its session does, and has it answer the signals now and then; from any thread.
+    """Embeds with a session, and checks its answers to the signals now and then; from any thread.
 
     Args:
-        session: that has passed the gate.
-        answers: what it was held to; None with ``parity=off``: it embeds without canaries.
+        session: one that has passed the gate.
+        answers: the reference's; None with ``parity=off``: embed without canaries.
         config: the gate's.
-        dtypes: of windows, that the gate has measured it in; another is measured before its first batch.
-        shards: how many shards are written so far.
+        dtypes: of windows, that the gate has measured; another is measured before its first batch.
+        shards: returns the number of shards written so far.
+
+    Attributes:
+        count: canaries so far.
+        trusted: shards written when the last good canary began.
+        misses: messages of failed canaries, with ``parity=warn``.
     """
 
     def __init__(
@@ -55,8 +60,7 @@ class Canary:
         self._session, self._answers, self._is_strict = session, answers, config.name == "strict"
         self._tolerance = config.tolerances[str(session.metadata.precision["effective"])]
         self._shards = shards
-        self._measured: set[tuple[str, int]] = set()
-        """Types of windows that were measured, each with the rows of full batches (0: before any)."""
+        self._measured: set[tuple[str, int]] = set()  # types of windows, and rows of full batches (0: by the gate)
         for dtype in dtypes:
             self._note(dtype)
         self._random = np.random.Generator(np.random.PCG64(0))
@@ -64,38 +68,34 @@ class Canary:
         self._batches = 0
         self._last: Windows | None = None
         self.count = 0
-        """Canaries so far."""
         self.trusted = shards()
-        """Shards that were written when the last canary began that came back well."""
         self.misses: list[str] = []
-        """What was wrong, with ``parity=warn``."""
 
     def embed(self, windows: Windows, copied: Callable[[], None] | None = None) -> NDArray[np.float32]:
-        """See ``VGGishSession.embed_windows``.
+        """Embed windows; see ``VGGishSession.embed_windows``.
 
         Raises:
-            ParityError: the session misses what it once met.
+            ParityError: the session is out of tolerance, with ``parity=strict``.
         """
         if self._answers is None or not len(windows):
             return self._session.embed_windows(windows, copied)
         with self._lock:
             self._last = windows
-            unknown = (windows.dtype.name, 0) not in self._measured
-            if unknown:
+            if (windows.dtype.name, 0) not in self._measured:
                 self._judge(measure_session(self._session, self._answers, windows.dtype.name))
                 self._note(windows.dtype.name)
             self._batches += 1
             full = (windows.dtype.name, self._session.effective_batch_size)
-            due = self._batches % EVERY == 0 or (len(windows) >= full[1] and full not in self._measured)
-            if due:
+            is_due = self._batches % EVERY == 0 or (len(windows) >= full[1] and full not in self._measured)
+            if is_due:
                 self._measured.add(full)
-        return self._with_signals(windows, copied) if due else self._session.embed_windows(windows, copied)
+        return self._with_signals(windows, copied) if is_due else self._session.embed_windows(windows, copied)
 
     def finish(self) -> None:
-        """One more canary, among the windows of the last batch; to be called when no other thread embeds.
+        """Check once more, among the windows of the last batch, when no other thread embeds.
 
         Raises:
-            ParityError: it came back wrong.
+            ParityError: the session is out of tolerance, with ``parity=strict``.
         """
         last, self._last = self._last, None
         if last is not None:
@@ -115,16 +115,16 @@ class Canary:
         with self._lock:
             inner = self._random.permutation(np.arange(1, rows - 1))[: len(signals) - 2]
         assert self._answers is not None
-        places = np.array([0, *inner, rows - 1])  # both ends are among them
-        batch[places] = signals
-        found = self._session.embed_windows(batch, copied)
-        self._judge(compare(found[places], self._answers, np.arange(len(signals))))
-        own = places[places < len(windows)]
-        found[own] = self._session.embed_windows(windows[own])
+        signal_rows = np.array([0, *inner, rows - 1])  # both ends are among them
+        batch[signal_rows] = signals
+        embeddings = self._session.embed_windows(batch, copied)
+        self._judge(compare(embeddings[signal_rows], self._answers, np.arange(len(signals))))
+        replaced = signal_rows[signal_rows < len(windows)]
+        embeddings[replaced] = self._session.embed_windows(windows[replaced])
         with self._lock:
             self.count += 1
             self.trusted = max(self.trusted, shards)
-        return found[: len(windows)]
+        return embeddings[: len(windows)]
 
     def _judge(self, parity: Parity) -> None:
         misses = parity.misses(self._tolerance)
@@ -134,6 +134,6 @@ class Canary:
         message = f"in the middle of the run {message_of(self._session, misses)}"
         if self._is_strict:
             raise ParityError(
-                f"{message}. What was written since its last good answer is done again when the run is taken up"
+                f"{message}. Shards written since the last good canary are redone when the run is resumed"
             )
         self.misses.append(message)

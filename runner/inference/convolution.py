@@ -1,8 +1,7 @@
-"""Which algorithm the deep convolutions take: decided by device and precision, on a CPU in float32 by the stopwatch."""
+"""Choice of the deep convolutions' algorithm: by device and precision, and on a CPU in float32 by measuring."""
 
 from __future__ import annotations
 
-import logging
 import statistics
 import time
 from collections.abc import Callable
@@ -18,29 +17,27 @@ from runner.devices.host import cpu_name, usable_cores, versions
 from runner.vggish import network, winograd
 from runner.vggish.constants import VARIABLE_SHAPES
 
-log = logging.getLogger(__name__)
-
 CALIBRATION_EXAMPLES = 16
 
 _CALIBRATION_RUNS = 3
 
 _IMAGE = (12, 8)
-"""What conv4_1 convolves."""
+"""Height and width of conv4_1's input."""
 
-_WORTH_IT = 1.1
-"""Winograd is taken if it is faster by this factor at least: its sums are in another order for nothing otherwise."""
+_MIN_SPEEDUP = 1.1
+"""Least speedup for which Winograd is used: its sums are in another order."""
 
 
 @dataclass(frozen=True)
 class ConvolutionChoice:
-    """Algorithm asked for, in effect, and why."""
+    """The requested algorithm, the one in effect, and why."""
 
     requested: str
     effective: str
     reason: str
 
     def to_dict(self) -> dict[str, str]:
-        """Plain values, fit for result.json."""
+        """Return plain values for result.json."""
         return asdict(self)
 
 
@@ -50,13 +47,13 @@ def choose_convolution(
     precision: str,
     seconds: Callable[[], tuple[float, float]] | None = None,
 ) -> ConvolutionChoice:
-    """Decide between ``direct`` and ``winograd``.
+    """Choose between ``direct`` and ``winograd``.
 
     Args:
         requested: auto, direct or winograd.
-        device: the kind of device in use.
+        device: kind of device in use.
         precision: in effect.
-        seconds: measures (direct, winograd); ``calibrate`` when None.
+        seconds: returns the measured seconds of (direct, winograd); ``calibrate`` when None.
     """
     if requested == "direct":
         return ConvolutionChoice(requested, "direct", "model.conv=direct was asked for")
@@ -72,24 +69,28 @@ def choose_convolution(
         return ConvolutionChoice(requested, "winograd", "model.conv=winograd was asked for")
     direct, fast = (seconds or calibrate)()
     ratio = direct / fast
-    effective = "winograd" if ratio >= _WORTH_IT else "direct"
+    effective = "winograd" if ratio >= _MIN_SPEEDUP else "direct"
     measured = f"conv4_1 of {CALIBRATION_EXAMPLES} examples: {1e3 * fast:.1f} ms, directly {1e3 * direct:.1f} ms"
     return ConvolutionChoice(requested, effective, f"Winograd is {ratio:.2f} × as fast here ({measured})")
 
 
 def remembered_calibration(folder: Path) -> tuple[float, float]:
-    """What ``calibrate`` measured on this machine, with this TensorFlow, the first time; kept in ``folder``."""
+    """Return the result of ``calibrate`` on this machine with this TensorFlow, cached in ``folder``."""
     key = f"{cpu_name()}, {usable_cores()} cores, TensorFlow {versions()['tensorflow']}"
     direct, fast = remembered(folder / "calibration.json", key, calibrate, _is_pair)
     return float(direct), float(fast)
 
 
 def _is_pair(value: object) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(isinstance(each, float) and each > 0 for each in value)
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and all(isinstance(seconds, float) and seconds > 0 for seconds in value)
+    )
 
 
 def calibrate() -> tuple[float, float]:
-    """Median seconds of conv4_1 on a chunk of examples on the CPU: (direct, Winograd)."""
+    """Measure the median seconds of conv4_1 on a chunk of examples on the CPU: (direct, Winograd)."""
     import tensorflow as tf
 
     inputs, outputs = VARIABLE_SHAPES["vggish/conv4/conv4_1/weights"][2:]
@@ -99,7 +100,7 @@ def calibrate() -> tuple[float, float]:
         for shape in (
             (CALIBRATION_EXAMPLES, *_IMAGE, inputs),
             (3, 3, inputs, outputs),
-            (winograd.PLACES_READ, inputs, outputs),
+            (winograd.INPUTS_A_TILE, inputs, outputs),
         )
     )
     biases = tf.zeros(outputs)
@@ -107,14 +108,14 @@ def calibrate() -> tuple[float, float]:
         tf.function(lambda x: network.convolution(x, kernel, biases, pool=False), autograph=False),
         tf.function(lambda x: winograd.convolution(x, transformed, biases, _IMAGE, 1, pool=False), autograph=False),
     )
-    given: tuple[Any, ...] = (images, tf.reshape(images, [-1, inputs]))
-    taken: tuple[list[float], list[float]] = ([], [])
+    arguments: tuple[Any, ...] = (images, tf.reshape(images, [-1, inputs]))
+    timings: tuple[list[float], list[float]] = ([], [])
     with tf.device("/CPU:0"):
         for run in range(_CALIBRATION_RUNS + 1):
-            for program, x, seconds in zip(programs, given, taken, strict=True):
+            for program, x, seconds in zip(programs, arguments, timings, strict=True):
                 start = time.perf_counter()
                 program(x).numpy()
                 if run:  # the first one traces and compiles
                     seconds.append(time.perf_counter() - start)
-    direct, fast = (statistics.median(seconds) for seconds in taken)
+    direct, fast = (statistics.median(seconds) for seconds in timings)
     return direct, fast

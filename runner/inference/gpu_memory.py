@@ -1,4 +1,4 @@
-"""Sets TensorFlow's GPU allocator up, and reads what it took."""
+"""TensorFlow's GPU allocator: its limits, and the memory it took."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 def apply_gpu_memory(choice: DeviceChoice, *, fraction: float, allow_growth: bool) -> dict[str, Any]:
     """Make the chosen devices the only visible ones and set their allocators.
 
-    Once per process, before TensorFlow uses a device.
+    To be called once per process, before TensorFlow uses a device.
 
     Returns:
-        What took effect: ``gpu_memory_limit_mib`` a device (None: no cap) and ``gpu_allow_growth`` (None: not a CUDA
-        device); what of the limit is ``gpu_memory_available_mib``, for other programs may hold the rest; and under
-        ``note`` what was asked for but can't be had.
+        The settings in effect: ``gpu_memory_limit_mib`` of each device (None: no limit) and ``gpu_allow_growth`` (None:
+        not a CUDA device); ``gpu_memory_available_mib``, the part of the limit that is free; and ``note``, a requested
+        setting that can't be enforced.
     """
     import tensorflow as tf
 
@@ -39,34 +39,34 @@ def apply_gpu_memory(choice: DeviceChoice, *, fraction: float, allow_growth: boo
     if len(known) < len(totals):
         for gpu in gpus:
             tf.config.experimental.set_memory_growth(gpu, allow_growth)
-        note = "the GPU's size could not be read (nvidia-ml-py, nvidia-smi): gpu_memory_fraction is not enforced"
+        note = "gpu_memory_fraction is not enforced: the GPU's size is unknown; pip install 'vggish-runner[cuda]'"
         return {"gpu_memory_limit_mib": None, "gpu_allow_growth": allow_growth, "note": note}
-    # A logical device's limit drops the growth setting without a word; the environment variable still holds.
+    # A logical device's limit silently drops the growth setting; the environment variable still holds.
     os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true" if allow_growth else "false"
     limit = int(min(known) * fraction)
     for gpu in gpus:
         tf.config.set_logical_device_configuration(gpu, [tf.config.LogicalDeviceConfiguration(memory_limit=limit)])
-    found: dict[str, Any] = {"gpu_memory_limit_mib": limit, "gpu_allow_growth": allow_growth}
+    settings: dict[str, Any] = {"gpu_memory_limit_mib": limit, "gpu_allow_growth": allow_growth}
     free = [mib for index in choice.indices if (mib := nvml.free_mib(index)) is not None]
     if free:
-        found["gpu_memory_available_mib"] = min(limit, min(free))
+        settings["gpu_memory_available_mib"] = min(limit, min(free))
         if min(free) < limit:
-            found["note"] = (
+            settings["note"] = (
                 f"the GPU has {min(free):,} of {min(known):,} MiB free, less than the {limit:,} that memory."
                 f"gpu_memory_fraction={fraction:g} allows: other programs hold the rest (nvidia-smi lists them)"
             )
-    return found
+    return settings
 
 
 def gpu_memory_metrics(choice: DeviceChoice) -> dict[str, float]:
-    """Of the GPU that has most: what tensors took at most, and what the process holds by the driver's account."""
+    """Return, of the GPU with the most, the peak of tensors' memory and the memory that the process holds."""
     import tensorflow as tf
 
     if choice.effective is not DeviceType.GPU:
         return {}
     peaks = [tf.config.experimental.get_memory_info(f"GPU:{number}")["peak"] for number in range(len(choice.indices))]
     held = [mib for index in choice.indices if (mib := nvml.process_mib(index)) is not None]
-    found = {"device_memory_peak_mib": max(peaks) / MIB}
+    metrics = {"device_memory_peak_mib": max(peaks) / MIB}
     if held:
-        found["device_memory_reserved_mib"] = max(held)
-    return found
+        metrics["device_memory_reserved_mib"] = max(held)
+    return metrics

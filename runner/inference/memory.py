@@ -1,4 +1,4 @@
-"""The memory policy: what a run may take on the host, and how TensorFlow is told about the GPU's share."""
+"""The memory policy: batch size, queue and decode processes that fit into the memory of host and GPU."""
 
 from __future__ import annotations
 
@@ -14,40 +14,46 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 
 IN_FLIGHT_ON_CUDA = 4
-"""Batches at once on a GPU: while one computes, the next are copied and their kernels launched (measured on an H100:
+"""Batches in flight on a GPU: while one computes, the next are copied and their kernels launched (measured on an H100:
 167,000, 200,000, 218,000 and 236,000 × realtime with one to four)."""
 
 _WORKER_BASE_MIB = 1230
 """TensorFlow, the weights and a chunk of convolutions, before any batch (measured on Linux, float32)."""
 
 _CUDA_HOST_MIB = 1000
-"""What CUDA's libraries take of the host beside that (measured on an H100); no policy can do without it."""
+"""Host memory of CUDA's libraries besides that (measured on an H100); no policy can reduce it."""
 
 _FEW_CORES = 8
 
 _DECODER_MIB = 70
 
 _ACTIVATION_MIB_PER_EXAMPLE = 0.2
-"""What one example in a batch costs the CPU in activations (measured)."""
+"""Activations of one example in a batch on a CPU (measured)."""
 
-_FEWEST_ON_GPU = 256
-"""A GPU's batch is cut so far (conservative's own) before decode processes are, and below it when nothing else helps:
-on a machine of 64 cores ``balanced`` came to a batch of 8, which no GPU is worth being launched for."""
+_MIN_GPU_BATCH = 256
+"""Batch size (conservative's) down to which a GPU's batch is cut before decode processes are, and below it last of all:
+otherwise ``balanced`` cuts the batch to 8 on a machine of 64 cores, which leaves a GPU idle."""
 
 _GPU_BASE_MIB = 700
 
 _GPU_MIB_PER_EXAMPLE = {"float32": 15.0, "tf32": 8.0, "float16": 6.0, "bfloat16": 6.0}
-"""What an example in a batch costs a GPU, XLA's trials of algorithms included (measured on an H100, by precision)."""
+"""Memory of an example in a batch on a GPU by precision, XLA's trials of algorithms included (measured on an H100)."""
 
 MAX_BATCH = 2048
-"""More than 2**31 elements in one activation is an illegal memory access on a GPU; conv1 gives 393,216 an example."""
+"""Larger activations than 2**31 elements are illegal memory accesses on a GPU; conv1's have 393,216 an example."""
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """What the policy comes to on this machine: the effective settings, and a note for each that was cut.
+    """The policy's effective settings on a machine.
 
-    ``in_flight`` is the number of batches that the devices have at once.
+    Attributes:
+        batch_size: examples of a batch.
+        queue_depth: batches that may wait for a replica.
+        decode_workers: decode processes.
+        host_limit_mib: the policy's limit of host memory.
+        in_flight: batches that all devices have at once.
+        notes: a message for each setting that was cut.
     """
 
     batch_size: int
@@ -59,21 +65,16 @@ class MemoryPlan:
 
     @property
     def spare_slots(self) -> int:
-        """Slots beside those that decode processes fill: batches that wait, and batches in flight."""
+        """Slots besides those that decode processes fill: batches that wait, and batches in flight."""
         return self.queue_depth + self.in_flight
-
-    @property
-    def slots_mib(self) -> float:
-        """Host memory of all slots, full of float32 windows."""
-        return (self.decode_workers + self.spare_slots) * slot_bytes(self.batch_size) / MIB
 
 
 def default_decode_workers(device: DeviceType, cores: int) -> int:
-    """Decode processes for a device.
+    """Return the number of decode processes for a device.
 
     On a CPU they share the cores with the network, and wait when they are ahead of it: enough of them that compressed
-    audio, of which a core decodes no more than it embeds, never leaves the network waiting.  Beside a GPU they have
-    the cores to themselves: what the worker does there is little.
+    audio, of which a core decodes no more than it embeds, never leaves the network waiting.  With a GPU they have the
+    cores for themselves, as the worker needs few.
     """
     if device is DeviceType.CPU:
         return max(min(cores, _FEW_CORES), cores // 2)
@@ -89,17 +90,17 @@ def plan_memory(
     precision: str = "float32",
     gpu_mib: int | None = None,
 ) -> MemoryPlan:
-    """Turn the policy into effective settings: queue, then batch, then decode processes shrink to fit the ceiling.
+    """Return the policy's effective settings; queue, then batch, then decode processes are cut to fit the limit.
 
-    On a GPU the batch shrinks below ``_FEWEST_ON_GPU`` last of all: a machine of many cores would have a tiny one.
+    On a GPU the batch is cut below ``_MIN_GPU_BATCH`` last of all.
 
     Args:
-        memory: the policy; a batch size ``auto`` starts from the device's own.
-        device: the kind of device in use.
+        memory: the policy; a batch size ``auto`` starts from the device's default.
+        device: kind of device in use.
         cores: usable cores.
-        devices: how many of that kind are in use.
+        devices: devices in use.
         precision: number format of the network.
-        gpu_mib: what a run may take of each GPU; None where that is not known.
+        gpu_mib: memory of each GPU that the run may take; None where that is unknown.
     """
     batch = memory.batch_size if isinstance(memory.batch_size, int) else memory.default_batch_size[device.value]
     depth = memory.queue_depth
@@ -126,7 +127,7 @@ def plan_memory(
         asked = (batch, depth, workers)
         while needed() > ceiling and depth > 1:
             depth -= 1
-        while needed() > ceiling and batch > (_FEWEST_ON_GPU if device is DeviceType.GPU else 8):
+        while needed() > ceiling and batch > (_MIN_GPU_BATCH if device is DeviceType.GPU else 8):
             batch //= 2
         while needed() > ceiling and workers > devices:
             workers -= 1
@@ -143,7 +144,7 @@ def plan_memory(
 
 
 def ceiling_mib(host_limit_mib: int | None, device: DeviceType) -> int | None:
-    """What the worker may take on the host with a device: the policy's ceiling, and what CUDA takes in any case."""
+    """Return the limit of the worker's host memory with a device: the policy's, and CUDA's libraries."""
     if host_limit_mib is None:
         return None
     return host_limit_mib + (_CUDA_HOST_MIB if device is DeviceType.GPU else 0)

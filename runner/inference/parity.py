@@ -1,8 +1,7 @@
-"""What a device is held to: fixed signals, the reference's answers to them, and how far from those it may be."""
+"""Parity measures: fixed signals, the reference's answers to them, and distances from those."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -12,33 +11,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runner.core.errors import WeightsError
-from runner.vggish.answers import Answers, _reference_answers
+from runner.vggish.answers import Answers, reference_answers
 
 if TYPE_CHECKING:
     from runner.config.schema import ToleranceConfig
     from runner.weights.loading import LoadedWeights
 
-log = logging.getLogger(__name__)
-
 Array = NDArray[np.float32]
 
 INT16_SIGNALS = 13
-"""So many of the fixed signals have the values of 16-bit samples."""
+"""Number of fixed signals, the first ones, with values of 16-bit samples."""
 
 _RATE, _SAMPLES, _FULL_SCALE = 16_000, 15_600, 32_768
-"""Written out, as in the reference: the signals must not change with a fault elsewhere."""
+"""Constants of this module: the signals must not change with a fault elsewhere."""
 
 _ROWS_FOR_RATIOS = 12
 
 
 def fixed_signals() -> Array:
-    """The signals, one window each, float32 [16, 15600]: the same everywhere, always.
+    """Return the signals, one window each, float32 [16, 15600]: the same on every machine.
 
-    The first ``INT16_SIGNALS`` have the values of 16-bit samples, so that ``as_int16`` has the same ones: a tone, two
-    tones 40 dB apart, a chirp over the whole band, noise, silence, an impulse, clipped speech-like (voiced harmonics
-    under a syllable's envelope), noise at -80 dB, a square wave and clipped noise (both of RMS above 0.9), a constant
-    with a tone on it, tones beside either edge of the mel bands.  The others only floats can be: samples above 1, a
-    decaying tone that is finer than 16 bits, noise at -120 dB.
+    The first ``INT16_SIGNALS`` have values of 16-bit samples, so that ``as_int16`` is exact: a tone, two tones 40 dB
+    apart, a chirp over the whole band, noise, silence, an impulse, a clipped speech-like signal (voiced harmonics under
+    a syllable's envelope), noise at -80 dB, a square wave and clipped noise (both of RMS above 0.9), a tone with a
+    constant offset, tones next to either edge of the mel bands.  The others need floats: samples above 1, a decaying
+    tone that is finer than 16 bits, noise at -120 dB.
     """
     t = np.arange(_SAMPLES) / _RATE
     turn = 2 * np.pi * t
@@ -75,25 +72,28 @@ def fixed_signals() -> Array:
 
 
 def as_int16(signals: Array) -> NDArray[np.int16]:
-    """Signals as 16-bit samples, of those that have such values."""
+    """Convert the first ``INT16_SIGNALS`` signals, or others of such values, to 16-bit samples."""
     samples: NDArray[np.int16] = (signals * np.float32(_FULL_SCALE)).astype(np.int16)
     return samples
 
 
 @dataclass(frozen=True)
 class Parity:
-    """How far a device's embeddings are from the expected ones.
+    """Distances of a device's embeddings from the reference's.
 
-    ``max_abs_err``: the largest difference; ``rel_err``: that over the largest expected value; ``min_cosine``: the
-    least cosine of an embedding with its expected one; ``scale_err``: how far the best common factor between the two
-    is from 1.  NaN or infinity anywhere makes all of them infinite and the cosine -1.
+    NaN or infinity in the embeddings makes all errors infinite and the cosine -1.
 
-    Two more tell a small systematic error from a coarse precision's noise, in units of the error that rounding alone
-    makes (root mean square; never less than float32's own 1.2e-7): ``noise_ratio``, the whole error; ``bias_ratio``,
-    what is left of the difference to the rounded answers when it is averaged over the rows, as rounding's own hardly
-    is.  Both are 0 for fewer rows than ``_ROWS_FOR_RATIOS``.
+    Two ratios tell a small systematic error from a coarse precision's noise.  Their unit is the root mean square of the
+    error that rounding alone makes, at least float32's 1.2e-7; both are 0 for fewer rows than ``_ROWS_FOR_RATIOS``.
 
-    ``log_mel_err``: the largest difference of log-mel, which no coarse precision touches; 0 where it was not looked at.
+    Attributes:
+        max_abs_err: largest difference.
+        rel_err: largest difference relative to the largest expected value.
+        min_cosine: least cosine of an embedding with its expected one.
+        scale_err: difference from 1 of the best common factor between the two.
+        noise_ratio: the whole error.
+        bias_ratio: the difference to the rounded answers, averaged over the rows, where rounding errors cancel.
+        log_mel_err: largest difference of log-mel, which a coarse precision does not change; 0 where not measured.
     """
 
     max_abs_err: float
@@ -105,57 +105,58 @@ class Parity:
     log_mel_err: float = 0.0
 
     def misses(self, tolerance: ToleranceConfig) -> list[str]:
-        """What is out of tolerance, in words; empty if nothing is."""
+        """Return a message for each measure that is out of tolerance."""
         if not np.isfinite(list(asdict(self).values())).all():
             return ["the device's embeddings hold NaN or infinity"]
-        found = []
+        messages = []
         for name in ("rel_err", "scale_err", "noise_ratio", "bias_ratio", "log_mel_err"):
             if not getattr(self, name) <= getattr(tolerance, name):
-                found.append(f"{name} {getattr(self, name):.2g} is above {getattr(tolerance, name):.2g}")
+                messages.append(f"{name} {getattr(self, name):.2g} is above {getattr(tolerance, name):.2g}")
         if not self.min_cosine >= tolerance.min_cosine:
-            found.append(f"min_cosine {self.min_cosine:.7f} is below {tolerance.min_cosine:.7f}")
-        return found
+            messages.append(f"min_cosine {self.min_cosine:.7f} is below {tolerance.min_cosine:.7f}")
+        return messages
 
     def metrics(self) -> dict[str, float]:
-        """The measures as metrics, ``parity_…``; those that are finite, since JSON has no others."""
+        """Return the finite measures as metrics, ``parity_…``; JSON has no others."""
         return {f"parity_{name}": value for name, value in asdict(self).items() if np.isfinite(value)}
 
 
-def worst_of(found: Iterable[Parity]) -> Parity:
-    """The worst of each measure."""
-    each = list(found)
-    values = {field.name: [getattr(parity, field.name) for parity in each] for field in fields(Parity)}
-    return Parity(**{name: min(of) if name == "min_cosine" else max(of) for name, of in values.items()})
+def worst_of(parities: Iterable[Parity]) -> Parity:
+    """Return the worst of each measure."""
+    parities = list(parities)
+    measures = {field.name: [getattr(parity, field.name) for parity in parities] for field in fields(Parity)}
+    return Parity(**{name: min(all_) if name == "min_cosine" else max(all_) for name, all_ in measures.items()})
 
 
-def compare(found: Array, answers: Answers, which: NDArray[np.int64] | None = None) -> Parity:
-    """Measure embeddings against the expected ones.
+def compare(embeddings: Array, answers: Answers, signals: NDArray[np.int64] | None = None) -> Parity:
+    """Measure embeddings against the reference's answers.
 
     Args:
-        found: float32 [n, 128].
+        embeddings: float32 [n, 128].
         answers: the reference's.
-        which: of the signals, in the order of ``found``; all of them when None.
+        signals: number of the signal of each row; all signals in order when None.
 
     Raises:
-        ValueError: there are not as many.
+        ValueError: the number of rows is another.
     """
-    expected = answers.exact if which is None else answers.exact[which]
-    rounded = answers.rounded if which is None else answers.rounded[which]
-    if found.shape != expected.shape:
-        raise ValueError(f"{list(found.shape)} embeddings were returned where {list(expected.shape)} were expected")
-    if not np.isfinite(found).all():
+    exact = answers.exact if signals is None else answers.exact[signals]
+    rounded = answers.rounded if signals is None else answers.rounded[signals]
+    if embeddings.shape != exact.shape:
+        raise ValueError(f"{list(embeddings.shape)} embeddings were returned where {list(exact.shape)} were expected")
+    if not np.isfinite(embeddings).all():
         return Parity(np.inf, np.inf, -1.0, np.inf, np.inf, np.inf)
-    got, want, near = (array.astype(np.float64) for array in (found, expected, rounded))
-    worst = float(np.abs(got - want).max())
-    dots, squares = (got * want).sum(axis=1), (want * want).sum(axis=1)
-    norms = np.linalg.norm(got, axis=1) * np.sqrt(squares)
-    cosines = np.where(norms > 0, dots / np.where(norms > 0, norms, 1.0), np.abs(got - want).max(axis=1) == 0)
-    largest = max(float(np.abs(want).max()), np.finfo(np.float32).tiny)
+    actual, expected, coarse = (array.astype(np.float64) for array in (embeddings, exact, rounded))
+    worst = float(np.abs(actual - expected).max())
+    dots, squares = (actual * expected).sum(axis=1), (expected * expected).sum(axis=1)
+    norms = np.linalg.norm(actual, axis=1) * np.sqrt(squares)
+    is_equal = np.abs(actual - expected).max(axis=1) == 0
+    cosines = np.where(norms > 0, dots / np.where(norms > 0, norms, 1.0), is_equal)
+    largest = max(float(np.abs(expected).max()), np.finfo(np.float32).tiny)
     scale = float(dots.sum() / max(float(squares.sum()), np.finfo(np.float64).tiny))
     noise = bias = 0.0
-    if len(found) >= _ROWS_FOR_RATIOS:
-        unit = max(_rms(near - want), float(np.finfo(np.float32).eps) * _rms(want), np.finfo(np.float32).tiny)
-        noise, bias = _rms(got - want) / unit, _rms((got - near).mean(axis=0)) / unit
+    if len(embeddings) >= _ROWS_FOR_RATIOS:
+        unit = max(_rms(coarse - expected), float(np.finfo(np.float32).eps) * _rms(expected), np.finfo(np.float32).tiny)
+        noise, bias = _rms(actual - expected) / unit, _rms((actual - coarse).mean(axis=0)) / unit
     return Parity(
         max_abs_err=worst,
         rel_err=worst / largest,
@@ -171,21 +172,21 @@ def _rms(values: NDArray[np.float64]) -> float:
 
 
 def parity_answers(weights: LoadedWeights, folder: Path, precision: str) -> Answers:
-    """What a device is expected to answer on the fixed signals in a precision.
+    """Return the reference's answers to the fixed signals for a precision.
 
     Args:
         weights: with their arrays.
-        folder: where answers are kept.
+        folder: of cached answers.
         precision: in effect.
 
     Raises:
         WeightsError: the weights give NaN or infinity.
     """
     signals = fixed_signals()
-    exact, known = _reference_answers(weights.arrays, weights.checksum, signals, folder)
+    exact, is_cached = reference_answers(weights.arrays, weights.checksum, signals, folder)
     if not np.isfinite(exact).all():
         raise WeightsError(f"{weights.choice.path} gives NaN or infinity on ordinary sound: get another checkpoint")
     if precision == "float32":
-        return Answers(exact, exact, known)
-    rounded, also = _reference_answers(weights.arrays, weights.checksum, signals, folder, precision)
-    return Answers(exact, rounded, known and also)
+        return Answers(exact, exact, is_cached)
+    rounded, is_rounded_cached = reference_answers(weights.arrays, weights.checksum, signals, folder, precision)
+    return Answers(exact, rounded, is_cached and is_rounded_cached)

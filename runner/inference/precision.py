@@ -1,4 +1,4 @@
-"""Which number format the network computes in, and why."""
+"""Choice of the network's number format, with the reason."""
 
 from __future__ import annotations
 
@@ -20,9 +20,14 @@ _CPU_BFLOAT16 = ("avx512_bf16", "amx_bf16")
 
 @dataclass(frozen=True)
 class PrecisionChoice:
-    """What was asked, what took effect, and why; ``warning`` is set where the user should know of a cost.
+    """The requested number format, the one in effect, and why.
 
-    ``others`` are what to try next, fastest first, should the device fail the parity gate in this one.
+    Attributes:
+        requested: precision of the configuration.
+        effective: precision in effect.
+        reason: why this one.
+        warning: a cost that the user should know.
+        others: precisions to try next, fastest first, if the device fails the parity gate in this one.
     """
 
     requested: str
@@ -32,14 +37,14 @@ class PrecisionChoice:
     others: tuple[str, ...] = ()
 
     def next(self, why: str) -> PrecisionChoice | None:
-        """The choice after this one has failed, because of ``why``; None if there is none left."""
+        """Return the choice after this one has failed the gate because of ``why``; None if there is none left."""
         if not self.others:
             return None
         reason = f"{self.effective} failed parity ({why}); the next fastest is {self.others[0]}"
         return PrecisionChoice(self.requested, self.others[0], reason, None, self.others[1:])
 
     def to_dict(self) -> dict[str, str]:
-        """Plain values, fit for result.json."""
+        """Return plain values for result.json."""
         return {"requested": self.requested, "effective": self.effective, "reason": self.reason}
 
     @property
@@ -49,7 +54,7 @@ class PrecisionChoice:
 
 
 def choose_precision(requested: str, device: DeviceInfo, flags: frozenset[str] | None = None) -> PrecisionChoice:
-    """Decide the precision for ``device``; ``flags`` are the processor's (asked of the machine when None)."""
+    """Choose the precision for ``device``; ``flags`` are the processor's (this machine's when None)."""
     flags = cpu_flags() if flags is None else flags
     if requested == "auto":
         return _automatic(device, flags)
@@ -69,8 +74,8 @@ def choose_precision(requested: str, device: DeviceInfo, flags: frozenset[str] |
 
 def _automatic(device: DeviceInfo, flags: frozenset[str]) -> PrecisionChoice:
     if device.type is DeviceType.CPU:
-        if found := [flag for flag in _CPU_BFLOAT16 if flag in flags]:
-            why = f"the CPU multiplies bfloat16 natively ({', '.join(found)})"
+        if native := [flag for flag in _CPU_BFLOAT16 if flag in flags]:
+            why = f"the CPU multiplies bfloat16 natively ({', '.join(native)})"
             return PrecisionChoice("auto", "bfloat16", why, others=("float32",))
         return PrecisionChoice("auto", "float32", "the CPU has no native bfloat16 (AVX512_BF16 or AMX)")
     if _has_tf32(device):
@@ -87,6 +92,6 @@ def _has_tf32(device: DeviceInfo) -> bool:
 
 
 def _capability(device: DeviceInfo) -> list[int]:
-    """A CUDA device's compute capability; empty, which is below all, for any other."""
+    """Return a CUDA device's compute capability; an empty list, which is below all, for other devices."""
     capability: Any = device.details.get("compute_capability")
     return list(capability) if device.type is DeviceType.GPU and capability is not None else []

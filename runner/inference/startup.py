@@ -15,7 +15,7 @@ from runner.core.errors import ParityError
 from runner.core.events import warn
 from runner.core.layout import CACHE
 from runner.devices.host import usable_cores, versions
-from runner.inference.batch_size import climb_undisturbed, is_fresh, is_undisturbed, measure_on, sizes_from
+from runner.inference.batch_size import is_fresh, is_undisturbed, measure_on, search_undisturbed, sizes_from
 from runner.inference.convolution import remembered_calibration
 from runner.inference.gate import run_parity_gate
 from runner.inference.memory import MAX_BATCH
@@ -204,15 +204,15 @@ def _tune_batch_size(
     found = remembered(
         kept / "batch_size.json",
         key,
-        lambda: climb_undisturbed(measure_on(session, dtypes[0]), sizes, compiled=(session.effective_batch_size,)),
+        lambda: search_undisturbed(measure_on(session, dtypes[0]), sizes, compiled=(session.effective_batch_size,)),
         is_fresh,
         is_undisturbed,
     )
     result["batch_size_curve"] = found
     chosen = int(found["batch_size"])
     for each in sessions:
-        each.oom_backoffs.clear()  # the climb went to the limit on purpose
-        each.resize(chosen)
+        each.oom_backoffs.clear()  # the search went to the limit on purpose
+        each.set_batch_size(chosen)
         for dtype in dtypes:
             each.warm_up(dtype)
     return replace(placement, memory=plan(chosen))

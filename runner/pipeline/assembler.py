@@ -1,4 +1,4 @@
-"""Embeddings and ends of clips, which come in pieces and in any order, put back to their clips."""
+"""Assembles clips from embeddings and decoding results, which come in pieces and in any order."""
 
 from __future__ import annotations
 
@@ -21,26 +21,23 @@ Array = NDArray[np.float32]
 
 
 class _PartialClip:
-    """A clip in the pool or in replicas.  There are ten thousand a second of them on a GPU: a class that costs
-    little."""
+    """A clip in the pool or in replicas; on a GPU ten thousand a second are made, so the class is a cheap one."""
 
-    __slots__ = ("clip", "examples", "finite", "parts", "result")
+    __slots__ = ("chunks", "clip", "examples", "finite", "result")
 
     def __init__(self, clip: Clip) -> None:
         self.clip = clip
-        self.parts: list[tuple[int, Part]] = []
+        self.chunks: list[tuple[int, Part]] = []
         self.examples = 0
         self.finite = True
         self.result: ClipResult | None = None
 
 
 class ClipAssembler:
-    """The clips under way: takes rows of batches and the decoders' results, and gives clips that have ended.
-
-    A clip is known by its job; what comes for one that is not (any more) under way is dropped.
+    """The clips in progress, by job; embeddings and results of other jobs are dropped.
 
     Args:
-        spill: keeps embeddings; they are all kept in memory when None.
+        spill: store for the embeddings; in memory when None.
     """
 
     def __init__(self, spill: Spill | None = None) -> None:
@@ -51,35 +48,39 @@ class ClipAssembler:
         return len(self._pending)
 
     def register(self, job: int, clip: Clip) -> None:
-        """A clip is under way as this job."""
+        """Begin a clip as this job."""
         self._pending[job] = _PartialClip(clip)
 
-    def forget(self, job: int) -> Clip | None:
-        """A job will not be finished; its clip, None for one that is not under way."""
+    def discard(self, job: int) -> Clip | None:
+        """Drop a job that will not be finished, and return its clip; None for a job that is not in progress."""
         pending = self._pending.pop(job, None)
         return None if pending is None else pending.clip
 
-    def take_results(self, results: Iterable[ClipResult]) -> list[tuple[ClipRow, Clip]]:
-        """Take how the decoding of clips ended; give the clips that are complete with it."""
+    def add_results(self, results: Iterable[ClipResult]) -> list[tuple[ClipRow, Clip]]:
+        """Add the ends of clips' decoding; return the clips that are complete with them."""
         ended = []
         for result in results:
             pending = self._pending.get(result.job)
             if pending is not None:
                 pending.result = result
-                if row := self._end(result.job, pending):
-                    ended.append(row)
+                if complete := self._end(result.job, pending):
+                    ended.append(complete)
         return ended
 
     def add_embeddings(self, segments: Iterable[Segment], embeddings: Array) -> list[tuple[ClipRow, Clip]]:
-        """Take a batch's embeddings, float32 [n, 128], the segments' in their order; give the clips then complete."""
+        """Add a batch's embeddings, float32 [n, 128], of its segments in their order; return the clips then complete.
+
+        Raises:
+            EngineError: more or fewer embeddings than the segments or a clip have.
+        """
         ended = []
         row = 0
         all_finite = bool(np.isfinite(embeddings).all())
-        kept: Part = embeddings if self._spill is None else self._spill.keep(embeddings)
+        stored: Part = embeddings if self._spill is None else self._spill.keep(embeddings)
         for job, first, windows in segments:
             pending = self._pending.get(job)
             if pending is not None:  # None: its decode process died and the clip is a new job, or it was skipped
-                pending.parts.append((first, kept[row : row + windows]))
+                pending.chunks.append((first, stored[row : row + windows]))
                 pending.examples += windows
                 if not all_finite and not np.isfinite(embeddings[row : row + windows]).all():
                     pending.finite = False
@@ -101,11 +102,9 @@ class ClipAssembler:
                 f"{clip.name} has {result.examples} examples, and {pending.examples} came: please report it"
             )
         del self._pending[job]
-        embeddings = _in_order(pending.parts) if result.embedded else _NO_EMBEDDINGS
         if result.embedded and not pending.finite:
             detail = "the network gave NaN or infinity for it: use precision=bfloat16 or float32"
-            result = ClipResult(job, False, "non_finite_embedding", detail, 0, 0.0, *result[6:8], False)
-            embeddings = _NO_EMBEDDINGS
+            result = ClipResult.skipped(job, "non_finite_embedding", detail, result.sample_rate, result.channels)
         row = ClipRow(
             clip=clip.name,
             status="embedded" if result.embedded else "skipped",
@@ -118,16 +117,13 @@ class ClipAssembler:
             padded=result.padded,
             label=clip.label,
             start_s=clip.start or 0.0,
-            embeddings=embeddings,
+            embeddings=_in_order(pending.chunks) if result.embedded else (),
         )
         return row, clip
 
 
-_NO_EMBEDDINGS: Embeddings = ()
-
-
-def _in_order(parts: list[tuple[int, Part]]) -> Embeddings:
-    """The parts of a clip, each (its first example, embeddings), in the order of their examples."""
-    if len(parts) == 1 and isinstance(only := parts[0][1], np.ndarray):
+def _in_order(chunks: list[tuple[int, Part]]) -> Embeddings:
+    """Sort a clip's chunks, each (its first example, embeddings), by their examples."""
+    if len(chunks) == 1 and isinstance(only := chunks[0][1], np.ndarray):
         return only
-    return tuple(embeddings for _, embeddings in sorted(parts, key=lambda part: part[0]))
+    return tuple(embeddings for _, embeddings in sorted(chunks, key=lambda chunk: chunk[0]))

@@ -1,4 +1,4 @@
-"""Between decoding and embedding: partly filled slots become full ones, and replicas take them from one queue."""
+"""Full batches from partly filled slots, and the queue that replicas take them from."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from runner.vggish.framing import Windows
 
 _WAIT_S = 0.25
-"""A slot that is partly filled waits so long for another to fill it up with, if replicas have nothing to do."""
+"""Longest time that a partly filled slot waits for rows of others while a replica is idle."""
 
 
-class Merger:
-    """Fills partly filled slots up from one another, so that hardly a batch goes out with empty rows.
+class BatchFiller:
+    """Fills partly filled slots up from one another, so that hardly a batch has empty rows.
 
     Args:
         rows: windows of a full slot.
-        windows: all rows of a slot's memory, by slot and type.
-        release: gives an emptied slot back.
+        windows: function from a filled slot to its windows.
+        release: function that returns an emptied slot to the pool.
     """
 
     def __init__(self, rows: int, windows: Callable[[FilledSlot], Windows], release: Callable[[int], None]) -> None:
@@ -34,7 +34,7 @@ class Merger:
         self._held: dict[str, tuple[FilledSlot, float]] = {}
 
     def add(self, filled: FilledSlot) -> Iterator[FilledSlot]:
-        """Take a slot; give those that are full."""
+        """Add a slot; yield the slots that are full."""
         if filled.rows == self._rows:
             yield filled
             return
@@ -51,24 +51,24 @@ class Merger:
         if moved == filled.rows:
             self._release(filled.slot)
         else:
-            left = filled._replace(rows=filled.rows - moved, segments=_without_first(filled.segments, moved))
-            source[: left.rows] = source[moved:].copy()
-            self._hold(left)
+            remaining = filled._replace(rows=filled.rows - moved, segments=_without_first(filled.segments, moved))
+            source[: remaining.rows] = source[moved:].copy()
+            self._hold(remaining)
         if joined.rows == self._rows:
             yield joined
         else:
             self._hold(joined)
 
     def expired(self) -> Iterator[FilledSlot]:
-        """Give what has waited for long."""
+        """Yield the slots that have waited for ``_WAIT_S``."""
         now = time.monotonic()
         for dtype, (filled, since) in list(self._held.items()):
             if now - since > _WAIT_S:
                 del self._held[dtype]
                 yield filled
 
-    def rest(self) -> Iterator[FilledSlot]:
-        """Give all that is held."""
+    def flush(self) -> Iterator[FilledSlot]:
+        """Yield all slots that wait."""
         while self._held:
             yield self._held.popitem()[1][0]
 
@@ -77,35 +77,35 @@ class Merger:
 
 
 def _first(segments: list[Segment], rows: int) -> list[Segment]:
-    """The part of the segments that covers the first rows."""
-    found = []
+    """Cut the segments off after the first rows."""
+    first_segments = []
     for job, first, windows in segments:
         if rows <= 0:
             break
-        found.append(Segment(job, first, min(windows, rows)))
+        first_segments.append(Segment(job, first, min(windows, rows)))
         rows -= windows
-    return found
+    return first_segments
 
 
 def _without_first(segments: list[Segment], rows: int) -> list[Segment]:
-    """The part of the segments that covers all but the first rows."""
-    found = []
+    """Cut the first rows off the segments."""
+    remaining = []
     for job, first, windows in segments:
         skipped = min(rows, windows)
         rows -= skipped
         if skipped < windows:
-            found.append(Segment(job, first + skipped, windows - skipped))
-    return found
+            remaining.append(Segment(job, first + skipped, windows - skipped))
+    return remaining
 
 
 class BatchQueue:
-    """The batches that wait for a replica.  Bounded by the number of slots, which are what batches lie in."""
+    """Batches that wait for a replica; as they lie in slots, there are never more of them than slots."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._waiting: deque[FilledSlot] = deque()
         self._in_replicas = 0
-        self._takers = 0
+        self._waiting_threads = 0
         self._closed = False
         self._aborted = False
 
@@ -118,43 +118,43 @@ class BatchQueue:
     def get(self) -> FilledSlot | None:
         """Wait for a batch and take it; None when there will be no more."""
         with self._changed:
-            self._takers += 1
+            self._waiting_threads += 1
             while not self._waiting and not self._aborted and not (self._closed and not self._in_replicas):
                 self._changed.wait()
-            self._takers -= 1
+            self._waiting_threads -= 1
             if self._aborted or not self._waiting:
                 return None
             self._in_replicas += 1
             return self._waiting.popleft()
 
     def done(self) -> None:
-        """A batch that was taken is embedded."""
+        """Count a batch from ``get`` as embedded."""
         with self._changed:
             self._in_replicas -= 1
             if not self._in_replicas:
                 self._changed.notify_all()
 
     def requeue(self, batch: FilledSlot) -> None:
-        """A batch that was taken is for another replica."""
+        """Return a batch from ``get``, for another replica."""
         with self._changed:
             self._in_replicas -= 1
             self._waiting.appendleft(batch)
             self._changed.notify_all()
 
     def close(self) -> None:
-        """There will be no more batches, but for those handed back."""
+        """Promise that no more batches come, except returned ones."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
     def abort(self) -> None:
-        """No batch is given out any more."""
+        """End all waiting and later ``get`` without a batch."""
         with self._changed:
             self._aborted = True
             self._changed.notify_all()
 
     @property
     def has_idle_replica(self) -> bool:
-        """Whether a replica waits and there is nothing for it."""
+        """Whether a replica waits while there is no batch."""
         with self._changed:
-            return self._takers > 0 and not self._waiting
+            return self._waiting_threads > 0 and not self._waiting

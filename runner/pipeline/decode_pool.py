@@ -1,37 +1,25 @@
-"""The decode pool: processes that can die without the run.
-
-Processes and not threads, because Python threads decode no faster than one (vggish.md's measurement) and because a
-decoder library that crashes on a file must cost that clip alone.  A start method of ``spawn`` keeps TensorFlow's
-threads and locks out of them.  birdnet's engine and PyTorch's DataLoader do the same; unlike theirs, a slot is filled
-across clips, and a dead process is replaced.  tf.data and grain were weighed: ``benchmarks/loaders.py``.
-"""
+"""The decode pool: processes that decode clips into slots, and are replaced when they die."""
 
 from __future__ import annotations
 
 import atexit
-import multiprocessing
-import os
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any
 
 from runner.core.errors import EngineError
-from runner.core.stop_signals import held_back
-from runner.pipeline.decode_worker import READY, decode_main
+from runner.pipeline.decode_process import CONTEXT, DecodeProcess
+from runner.pipeline.decode_worker import READY
 from runner.pipeline.messages import (
     ClipResult,
-    Decode,
     Decoded,
     DecodeOptions,
     DecodeReport,
     FilledSlot,
     SlotGrant,
     decode_message,
-    packed,
 )
 from runner.pipeline.slots import SlotMemory
 
@@ -40,142 +28,126 @@ if TYPE_CHECKING:
     from runner.pipeline.messages import ClipTask
     from runner.vggish.framing import Windows
 
-_CONTEXT = multiprocessing.get_context("spawn")
+_MAX_FAILED_STARTS = 3
 
-_START_ATTEMPTS = 3
+_MAX_CRASHES = 3
+"""Decode processes that may die on a clip before it is skipped: one that was killed for another reason costs
+nothing."""
 
-_ATTEMPTS = 3
-"""A clip on which so many decode processes died is given up: one that was killed for another reason costs nothing."""
+_CHECK_EVERY_S = 0.2
 
-_LOOK_EVERY_S = 0.2
+_MAX_CHECK_S = 1.0
+"""Longest silence that one check adds: while a person or a scheduler stops all processes (SIGSTOP), this one does not
+check, and no decoder is to blame."""
 
-_LOOK_COUNTS_S = 1.0
-"""Silence that one look can add at most: what passes while this process does not look, because a person or a scheduler
-stopped all of them (SIGSTOP), is nobody's silence."""
+_MAX_MESSAGES = 2
+"""Messages of clips that a process has at most: later clips can still go to whichever is free."""
 
-_MESSAGES_AHEAD = 2
-"""Messages of clips that a process has on its hands at most: late clips can still go to whoever is free."""
-
-
-@dataclass
-class _Process:
-    place: int
-    process: Any
-    connection: Connection
-    ahead: deque[int] = field(default_factory=deque)
-    """Bytes of each message of clips that it is not done with."""
-    bytes_ahead: int = 0
-    tasks: dict[int, tuple[ClipTask, int]] = field(default_factory=dict)
-    slot: int | None = None
-    waits_for_slot: bool = False
-    pulse: tuple[int, int] | None = None
-    silent_s: float = 0.0
-    timed_out: bool = False
-    ready: bool = False
-    flush_requested: bool = True
+_CLIPS_PER_DECODER = 16
+"""Least clips for each decode process of a small data set: one takes as long to start as several clips to decode."""
 
 
 class DecodePool:
-    """Decode processes behind one interface; used by one thread, but for ``release``.
+    """Decode processes behind one interface; used by one thread, except for ``release``.
 
     Args:
-        options: the front end's choices.
-        workers: processes to start with; they wait for ``open``.
-        decode_timeout_s: a process whose decoder gives nothing for so long is killed, and its clip given up.
+        options: configuration of decoding.
+        workers: processes to start at once; they wait for ``open``.
+        decode_timeout_s: time without progress after which a process is killed and its clip skipped.
+
+    Attributes:
+        deaths: decode processes that died and were replaced.
+        rss_peak_mib: largest resident set of each process, by process id, without the slots.
+        cpu_s: processor time of each, its start included.
+        busy_s: time that each decoded.
     """
 
     def __init__(self, options: DecodeOptions, workers: int, decode_timeout_s: float = float("inf")) -> None:
         self._options = options
         self._decode_timeout_s = decode_timeout_s
-        self._looked_at = 0.0
-        self._processes: list[_Process] = []
+        self._last_check = 0.0
         self._memory: SlotMemory | None = None
-        self._free: deque[int] = deque()
+        self._free_slots: deque[int] = deque()
         self._released: deque[int] = deque()
-        self._wake_reader, self._wake_writer = _CONTEXT.Pipe(duplex=False)
+        self._wake_reader, self._wake_writer = CONTEXT.Pipe(duplex=False)
         self._failed_starts = 0
         self._retries: list[tuple[ClipTask, int]] = []
         self.deaths = 0
-        """Decode processes that died and were replaced."""
         self.rss_peak_mib: dict[int, float] = {}
-        """The largest resident set of each decode process, by process id, without the slots."""
         self.cpu_s: dict[int, float] = {}
-        """The processor time of each, its start included."""
         self.busy_s: dict[int, float] = {}
-        """The time that each decoded."""
+        self._processes: list[DecodeProcess] = []
         atexit.register(self._kill_all)  # multiprocessing's own way is SIGTERM, which decode processes ignore
-        for place in range(workers):
-            self._processes.append(self._start(place))
+        for index in range(workers):
+            self._processes.append(DecodeProcess(index, options))
 
     def __len__(self) -> int:
         return len(self._processes)
 
     def open(self, workers: int, spare_slots: int, rows: int) -> None:
-        """Bring the pool to ``workers`` processes and give it its slots: one a process and the spare ones.
+        """Bring the pool to ``workers`` processes and give it its slots: one for each process and the spare ones.
 
         Args:
             workers: processes; those there already are kept.
-            spare_slots: slots beside those being filled: waiting for a replica, or in one.
-            rows: windows a slot holds.
+            spare_slots: slots besides those being filled: waiting for a replica, or in one.
+            rows: windows of a slot.
         """
-        self._processes = [self._start_anew(each) if not each.process.is_alive() else each for each in self._processes]
+        self._processes = [
+            process if process.process.is_alive() else self._restart(process) for process in self._processes
+        ]
         workers = max(workers, len(self._processes))
-        for place in range(len(self._processes), workers):
-            self._processes.append(self._start(place))
+        for index in range(len(self._processes), workers):
+            self._processes.append(DecodeProcess(index, self._options))
         self._memory = SlotMemory(workers + spare_slots, rows, workers)
-        self._free.extend(range(self._memory.slots))
+        self._free_slots.extend(range(self._memory.slots))
         for process in self._processes:
-            self._attach_memory(process)
+            process.attach(self._memory)
+        self._grant_slots()
 
     @property
     def memory(self) -> SlotMemory:
-        """The slots; there once the pool is open."""
+        """The slots, once the pool is open."""
         assert self._memory is not None, "the pool is not open"
         return self._memory
 
     def windows(self, filled: FilledSlot) -> Windows:
-        """What a filled slot holds, [rows, 15600]; valid until its release."""
+        """Return the windows of a filled slot, [rows, 15600]; valid until its release."""
         return self.memory.windows(filled.slot, filled.dtype)[: filled.rows]
 
     @property
     def outstanding(self) -> int:
-        """Clips handed to the pool whose end is not known yet."""
+        """Clips in the pool that are not finished."""
         return sum(len(process.tasks) for process in self._processes) + len(self._retries)
 
     @property
     def has_room(self) -> bool:
         """Whether some process would take more clips now."""
-        return any(len(process.ahead) < _MESSAGES_AHEAD for process in self._processes)
+        return any(process.messages < _MAX_MESSAGES for process in self._processes)
 
     def submit(self, tasks: Sequence[tuple[ClipTask, int]], *, last: bool) -> None:
-        """Give clips, each with its size in bytes, to the process with the least on its hands.
+        """Submit clips, each with its size in bytes, to the process with the least work.
 
-        ``last`` says that no more will come for now, so that the process should hand over what it has at the end.
+        ``last`` says that no more will come for now, so that the process should submit its slot after them.
         """
-        process = min(self._processes, key=lambda each: (len(each.ahead), each.bytes_ahead))
-        size = sum(max(size, 0) for _, size in tasks)
-        process.ahead.append(size)
-        process.bytes_ahead += size
-        process.tasks.update((task.job, (task, size)) for task, size in tasks)
-        process.flush_requested = last
-        # A dead process is noticed, and its clips given to another, by `receive`.
-        self._send(process, Decode([task for task, _ in tasks], last))
+        min(self._processes, key=lambda process: process.load).submit(tasks, last=last)
 
-    def no_more(self) -> None:
-        """Have every process hand over what it holds once its clips are done; may be called again and again."""
+    def flush(self) -> None:
+        """Have every process submit its slot once its clips are done; may be called repeatedly."""
         for process in self._processes:
-            if not process.flush_requested:
-                process.flush_requested = True
-                self._send(process, Decode([], last=True))
+            process.flush()
 
     def receive(self, timeout: float) -> Iterator[Decoded]:
-        """Give what has come within ``timeout`` seconds."""
+        """Yield the slots and finished clips that come within ``timeout`` seconds; replace processes that died.
+
+        Raises:
+            EngineError: decode processes die at their start.
+        """
         self._kill_hung()
-        by_connection: dict[Any, _Process] = {process.connection: process for process in self._processes}
+        by_connection: dict[Any, DecodeProcess] = {process.connection: process for process in self._processes}
         for connection in wait([*by_connection, self._wake_reader], timeout):
             if connection is self._wake_reader:
                 self._wake_reader.recv_bytes()
-                self._give_slots()
+                self._grant_slots()
                 continue
             process = by_connection[connection]
             try:
@@ -184,29 +156,29 @@ class DecodePool:
                 yield from self._replace_dead(process)
                 continue
             if data == READY:
-                process.ready, self._failed_starts = True, 0
+                process.is_ready, self._failed_starts = True, 0
                 continue
-            handover = decode_message(data)
-            assert isinstance(handover, DecodeReport)
-            yield self._take(process, handover)
+            report = decode_message(data)
+            assert isinstance(report, DecodeReport)
+            yield self._handle_report(process, report)
 
     def release(self, slot: int) -> None:
-        """Give a slot back; from any thread."""
+        """Return a slot to the pool, from any thread."""
         self._released.append(slot)
         self._wake_writer.send_bytes(b"!")
 
     def retries(self) -> list[tuple[ClipTask, int]]:
-        """Clips that a dead process had not finished, each with its size: to be submitted again as new jobs."""
-        lost, self._retries = self._retries, []
-        return lost
+        """Return the clips that dead processes had not finished, each with its size; submit them again as new jobs."""
+        retries, self._retries = self._retries, []
+        return retries
 
     def close(self) -> None:
-        """End all processes, politely and then not, and free their memory."""
+        """End all processes, killing those that do not end in a second, and free their memory."""
         for process in self._processes:
-            self._send(process, None)
+            process.send(None)
         for process in self._processes:
             process.process.join(timeout=1.0)
-            self._release(process)
+            process.close()
         self._processes.clear()
         atexit.unregister(self._kill_all)
         self._wake_reader.close()
@@ -215,142 +187,96 @@ class DecodePool:
             self._memory.close()
             self._memory = None
 
-    def _take(self, process: _Process, handover: DecodeReport) -> Decoded:
-        pid = process.process.pid
-        self.rss_peak_mib[pid] = handover.rss_peak_mib
-        self.cpu_s[pid], self.busy_s[pid] = handover.cpu_s, handover.busy_s
-        for _ in range(handover.decoded):
-            process.bytes_ahead -= process.ahead.popleft()
-        for result in handover.finished:
-            process.tasks.pop(result.job, None)
-        if handover.slot is None:
-            return Decoded(None, handover.finished)
+    def _handle_report(self, process: DecodeProcess, report: DecodeReport) -> Decoded:
+        pid = process.process.pid or 0
+        self.rss_peak_mib[pid] = report.rss_peak_mib
+        self.cpu_s[pid], self.busy_s[pid] = report.cpu_s, report.busy_s
+        process.note_finished(report)
+        if report.slot is None:
+            return Decoded(None, report.finished)
         process.slot, process.waits_for_slot = None, True
-        self._give_slots()
-        rows = sum(segment.windows for segment in handover.segments)
-        return Decoded(FilledSlot(handover.slot, handover.dtype, rows, handover.segments), handover.finished)
+        self._grant_slots()
+        rows = sum(segment.windows for segment in report.segments)
+        return Decoded(FilledSlot(report.slot, report.dtype, rows, report.segments), report.finished)
 
-    def _give_slots(self) -> None:
+    def _grant_slots(self) -> None:
         while self._released:
-            self._free.append(self._released.popleft())
+            self._free_slots.append(self._released.popleft())
         for process in self._processes:
-            if process.waits_for_slot and self._free:
-                process.slot, process.waits_for_slot = self._free.popleft(), False
-                self._send(process, SlotGrant(process.slot))
+            if process.waits_for_slot and self._free_slots:
+                process.slot, process.waits_for_slot = self._free_slots.popleft(), False
+                process.send(SlotGrant(process.slot))
 
     def _kill_hung(self) -> None:
-        """Kill processes whose decoder gives nothing: ``receive`` then finds them dead."""
+        """Kill processes whose decoder makes no progress; ``receive`` then finds them dead."""
         now = time.monotonic()
-        since = now - self._looked_at
-        if since < _LOOK_EVERY_S:
+        elapsed_s = now - self._last_check
+        if elapsed_s < _CHECK_EVERY_S:
             return
-        self._looked_at = now
+        self._last_check = now
         for process in self._processes:
-            pulse = self.memory.pulse(process.place)
-            if pulse != process.pulse or pulse is None:
-                process.pulse, process.silent_s = pulse, 0.0
-                continue
-            process.silent_s += min(since, _LOOK_COUNTS_S)
-            if process.silent_s > self._decode_timeout_s and not process.timed_out:
+            heartbeat = self.memory.last_heartbeat(process.index)
+            silent_s = process.silent_s(heartbeat, min(elapsed_s, _MAX_CHECK_S))
+            if silent_s > self._decode_timeout_s and not process.timed_out:
                 process.timed_out = True
                 process.process.kill()
 
-    def _start(self, place: int) -> _Process:
-        ours, theirs = _CONTEXT.Pipe()
-        process = _CONTEXT.Process(
-            target=decode_main, args=(theirs, place, os.getpid(), self._options), name="decode", daemon=True
-        )
-        if os.name == "posix":
-            resource_tracker.ensure_running()  # which lets signals in again
-        with held_back():  # one that comes while the process is starting is ignored as well
-            process.start()
-        theirs.close()
-        return _Process(place, process, ours)
-
-    def _start_anew(self, dead: _Process) -> _Process:
+    def _restart(self, dead: DecodeProcess) -> DecodeProcess:
         self.deaths += 1
-        self._release(dead)
-        return self._start(dead.place)
+        dead.close()
+        return DecodeProcess(dead.index, self._options)
 
-    def _attach_memory(self, process: _Process) -> None:
-        """Give a process its memory and its first slot."""
-        self.memory.set_current_job(process.place, -1)
-        try:
-            self.memory.send(process.connection, process.process.pid)
-        except OSError:
-            return  # dead already: `receive` will notice
-        process.waits_for_slot = True
-        self._give_slots()
-
-    @staticmethod
-    def _send(process: _Process, message: SlotGrant | Decode | None) -> None:
-        try:
-            process.connection.send_bytes(packed(message))
-        except OSError:
-            return
-
-    def _replace_dead(self, dead: _Process) -> Iterator[Decoded]:
+    def _replace_dead(self, dead: DecodeProcess) -> Iterator[Decoded]:
         """Replace a process that died.
 
-        Its clips are tried again, the one under way too, unless it is what the process was stuck in or several died of.
+        Its clips are tried again, the current one as well, unless the process hung on it or several died on it.
         """
         dead.process.join(timeout=5.0)
         exitcode = dead.process.exitcode
-        fatal = self.memory.current_job(dead.place)
-        if not dead.ready:
+        fatal = self.memory.current_job(dead.index)
+        if not dead.is_ready:
             self._failed_starts += 1
-            if self._failed_starts >= _START_ATTEMPTS:
+            if self._failed_starts >= _MAX_FAILED_STARTS:
                 raise EngineError(f"decode processes die at their start (exit status {exitcode}): see runner.log")
         self._processes.remove(dead)
         if dead.slot is not None:
-            self._free.append(dead.slot)
-        replacement = self._start_anew(dead)
+            self._free_slots.append(dead.slot)
+        replacement = self._restart(dead)
         self._processes.append(replacement)
-        self._attach_memory(replacement)
-        lost = dead.tasks.pop(fatal, None)
+        replacement.attach(self.memory)
+        self._grant_slots()
+        current = dead.tasks.pop(fatal, None)
         self._retries.extend(dead.tasks.values())
-        if lost is None:
+        if current is None:
             return
-        task, size = lost
-        if not dead.timed_out and task.attempt + 1 < _ATTEMPTS:
-            self._retries.append((task._replace(attempt=task.attempt + 1), size))
+        task, size = current
+        if not dead.timed_out and task.crashes + 1 < _MAX_CRASHES:
+            self._retries.append((task._replace(crashes=task.crashes + 1), size))
             return
-        reason, detail = "decoder_crashed", f"{_ATTEMPTS} decode processes died on this clip (exit status {exitcode})"
+        reason, detail = "decoder_crashed", f"{_MAX_CRASHES} decode processes died on it (exit status {exitcode})"
         if dead.timed_out:
             reason, detail = "timeout", f"the decoder made no progress for {self._decode_timeout_s:g} s"
-        yield Decoded(None, [ClipResult(task.job, False, reason, detail, 0, 0.0, None, None, False)])
+        yield Decoded(None, [ClipResult.skipped(task.job, reason, detail)])
 
     def _kill_all(self) -> None:
         for process in self._processes:
             process.process.kill()
 
-    @staticmethod
-    def _release(process: _Process) -> None:
-        if process.process.is_alive():
-            process.process.kill()
-            process.process.join()
-        process.connection.close()
-
-
-_CLIPS_PER_DECODER = 16
-"""A small data set gets fewer decode processes than planned: to start one takes as long as to decode several clips."""
-
 
 def decode_options(config: RunConfig) -> DecodeOptions:
-    """What decode processes need to know of a run's configuration."""
-    frontend = config.frontend
+    """Return the part of a run's configuration that decode processes need."""
     return DecodeOptions(
-        frontend.hop_s,
-        frontend.short_clips,
-        frontend.tail,
-        frontend.resampler,
-        config.dataset.on_truncated,
-        config.dataset.max_duration_s,
-        config.dataset.prefetch,
-        config.dataset.download_timeout_s,
+        hop_s=config.frontend.hop_s,
+        short_clips=config.frontend.short_clips,
+        tail=config.frontend.tail,
+        resampler=config.frontend.resampler,
+        on_truncated=config.dataset.on_truncated,
+        max_duration_s=config.dataset.max_duration_s,
+        prefetch=config.dataset.prefetch,
+        download_timeout_s=config.dataset.download_timeout_s,
     )
 
 
 def decoders_for(planned: int, clips: int) -> int:
-    """Decode processes for so many clips: those planned, or fewer."""
+    """Return the number of decode processes for ``clips`` clips: the planned one, or fewer for a small data set."""
     return max(1, min(planned, -(-clips // _CLIPS_PER_DECODER)))

@@ -1,8 +1,8 @@
 """A decode process: audio files in, windows of waveform out through shared memory.
 
-It imports neither TensorFlow nor anything slow.  Windows of successive clips fill one slot, so that thousands of tiny
-clips cost few messages; a slot goes to the parent when it is full, when it has been open for long, or when the parent
-has no more clips to give.
+Imports stay light: no TensorFlow.  Windows of successive clips fill one slot, so that thousands of tiny clips cost few
+messages; a slot is submitted to the parent when it is full, when it has been open for long, or when the parent has no
+more clips.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from runner.core.stop_signals import ignore
 from runner.dataset.packed.address import is_packed
 from runner.dataset.packed.clips import PackedClips
 from runner.devices.host import peak_own_mib
-from runner.pipeline.messages import ClipResult, Decode, DecodeReport, Segment, SlotGrant, decode_message, packed
+from runner.pipeline.messages import ClipResult, Decode, DecodeReport, Segment, SlotGrant, decode_message, encode
 from runner.pipeline.slots import SlotMemory
 from runner.storage.prefetch import FetchAhead, is_remote
 from runner.vggish.constants import EXAMPLE_SAMPLES
@@ -39,20 +39,20 @@ if TYPE_CHECKING:
     from runner.vggish.framing import Windows
 
 _OPEN_S = 0.5
-"""A slot that has been open so long is handed over as it is: slow decoding must not keep a device waiting."""
+"""Longest time that a slot is open before it is submitted: slow decoding must not keep a device waiting."""
 
 _CONVERT_ROWS = 64
 
 _PR_SET_PDEATHSIG = 1
 
 READY = b"ready"
-"""What a decode process sends once, when it has started well."""
+"""Message of a decode process that has started well."""
 
 
 class SlotWriter:
     """Fills one slot after another with windows.
 
-    A slot is int16 for as long as all its windows are; the first float32 ones turn what it holds into float32.
+    A slot is int16 while all its windows are; the first float32 ones convert it to float32.
     """
 
     def __init__(self, memory: SlotMemory) -> None:
@@ -65,7 +65,7 @@ class SlotWriter:
 
     @property
     def is_open(self) -> bool:
-        """Whether there is a slot to write to."""
+        """Whether it has a slot to write to."""
         return self._slot is not None
 
     @property
@@ -75,35 +75,35 @@ class SlotWriter:
 
     @property
     def is_due(self) -> bool:
-        """Whether the slot holds windows and has been open for long."""
+        """Whether the slot holds windows and has been open for ``_OPEN_S``."""
         return self.rows > 0 and time.monotonic() - self._opened_at > _OPEN_S
 
     def open(self, slot: int) -> None:
-        """Begin with an empty slot."""
+        """Begin an empty slot."""
         self._slot, self.rows, self.segments = slot, 0, []
         self._opened_at = time.monotonic()
 
     def close(self) -> int:
-        """The slot, which is no longer written to."""
+        """Return the slot, and write to it no longer."""
         assert self._slot is not None
         slot, self._slot, self.rows = self._slot, None, 0
         return slot
 
     def put(self, job: int, first: int, windows: Windows) -> int:
-        """Write as many of the windows as fit; how many that were."""
+        """Write as many of the windows as fit; return their number."""
         assert self._slot is not None
         count = min(self._memory.rows - self.rows, len(windows))
         if self.rows == 0:
             self.dtype = windows.dtype.name
         elif self.dtype == "int16" and windows.dtype != np.int16:
-            self._turn_into_float()
+            self._convert_to_float()
         target = self._memory.windows(self._slot, self.dtype)[self.rows : self.rows + count]
         target[:] = windows[:count] if windows.dtype == target.dtype else scaled(windows[:count])
         self.segments.append(Segment(job, first, count))
         self.rows += count
         return count
 
-    def _turn_into_float(self) -> None:
+    def _convert_to_float(self) -> None:
         assert self._slot is not None
         samples, floats = self._memory.windows(self._slot, np.int16), self._memory.windows(self._slot, np.float32)
         for end in range(self.rows, 0, -_CONVERT_ROWS):  # from the end: a float32 row lies beyond its int16 one
@@ -113,23 +113,23 @@ class SlotWriter:
 
 
 class BusyClock:
-    """The seconds in which something was at work, so far; what is under way counts, waiting in between does not."""
+    """Counts the seconds between ``start`` and ``stop``, those since the last ``start`` included."""
 
     def __init__(self) -> None:
         self._before = 0.0
         self._since: float | None = None
 
     def start(self) -> None:
-        """Work begins, or goes on."""
+        """Begin, or resume, counting."""
         self._since = time.perf_counter()
 
     def stop(self) -> None:
-        """Work ends, or waits."""
+        """Pause counting."""
         self._before, self._since = self.seconds, None
 
     @property
     def seconds(self) -> float:
-        """Never less than before."""
+        """Seconds so far; never less than before."""
         return self._before if self._since is None else self._before + time.perf_counter() - self._since
 
 
@@ -142,13 +142,13 @@ class _Decoder:
         self._process = process
         self._options = options
         self._tasks: deque[tuple[ClipTask, bool]] = deque()
-        self._last = False
-        self._free: deque[int] = deque()
+        self._flush_requested = False
+        self._free_slots: deque[int] = deque()
         self._writer = SlotWriter(memory)
         self._finished: list[ClipResult] = []
-        self._decoded = 0
+        self._messages_done = 0
         self._busy = BusyClock()
-        self._store = FetchAhead(options.prefetch, options.download_timeout_s)
+        self._prefetcher = FetchAhead(options.prefetch, options.download_timeout_s)
         self._packed = PackedClips(options.prefetch, options.download_timeout_s)
 
     def run(self) -> None:
@@ -157,12 +157,12 @@ class _Decoder:
                 self._receive()
             task, ends_message = self._tasks.popleft()
             self._memory.set_current_job(self._process, task.job)
-            self._memory.beat(self._process)
+            self._memory.heartbeat(self._process)
             self._busy.start()
             result = self._decode(task)
             self._busy.stop()
             self._finished.append(result)
-            self._decoded += ends_message
+            self._messages_done += ends_message
             self._memory.set_current_job(self._process, -1)
             while self._connection.poll():
                 self._receive()
@@ -172,24 +172,24 @@ class _Decoder:
     def _receive(self) -> None:
         message = decode_message(self._connection.recv_bytes())
         if isinstance(message, SlotGrant):
-            self._free.append(message.slot)
+            self._free_slots.append(message.slot)
         elif isinstance(message, Decode):
             final = len(message.tasks) - 1
-            self._tasks.extend((task, place == final) for place, task in enumerate(message.tasks))
-            self._last = message.last
+            self._tasks.extend((task, index == final) for index, task in enumerate(message.tasks))
+            self._flush_requested = message.last
             if not message.tasks and not self._tasks:
                 self._report()
         else:
             raise SystemExit(0)
 
     def _report(self) -> None:
-        """Hand over an open slot if it is time to; else tell of progress, and of clips that had no windows."""
-        if self._writer.rows and (self._writer.is_due or (self._last and not self._tasks)):
+        """Submit the open slot if it is due; otherwise report progress, and the clips that are not in it."""
+        if self._writer.rows and (self._writer.is_due or (self._flush_requested and not self._tasks)):
             self._submit_slot()
             return
-        held = {segment.job for segment in self._writer.segments} if self._writer.rows else set()
-        done = [result for result in self._finished if result.job not in held]
-        self._finished = [result for result in self._finished if result.job in held]
+        in_slot = {segment.job for segment in self._writer.segments} if self._writer.rows else set()
+        done = [result for result in self._finished if result.job not in in_slot]
+        self._finished = [result for result in self._finished if result.job in in_slot]
         self._send(None, [], done)
 
     def _decode(self, task: ClipTask) -> ClipResult:
@@ -202,36 +202,33 @@ class _Decoder:
                 rate, channels = clip.sample_rate, clip.channels
                 sent = 0
                 if clip.known_duration_s > options.max_duration_s:
-                    raise ClipError(
-                        "too_long", f"{clip.known_duration_s:,.0f} s: dataset.max_duration_s says otherwise"
-                    )
+                    raise ClipError("too_long", f"{clip.known_duration_s:,.0f} s, more than dataset.max_duration_s")
                 for windows in cut(iter(clip), cutter):
                     if clip.seconds > options.max_duration_s:
                         raise ClipError("too_long", f"longer than dataset.max_duration_s={options.max_duration_s:g}")
-                    self._memory.beat(self._process)
+                    self._memory.heartbeat(self._process)
                     self._put(task.job, sent, windows)
                     sent += len(windows)
-                    if whole := clip.known_duration_s:
-                        self._memory.set_part(self._process, min(1.0, clip.seconds / whole))
-            if clip.note and clip.note.startswith("truncated") and options.on_truncated == "skip":
-                raise ClipError("truncated", clip.note.partition(": ")[2])
+                    if duration_s := clip.known_duration_s:
+                        self._memory.set_fraction(self._process, min(1.0, clip.seconds / duration_s))
+            if clip.warning and clip.warning.startswith("truncated") and options.on_truncated == "skip":
+                raise ClipError("truncated", clip.warning.partition(": ")[2])
             if cutter.examples == 0:
                 raise ClipError("too_short", f"{cutter.samples} samples at 16 kHz; one example needs {EXAMPLE_SAMPLES}")
         except ClipError as error:
-            return ClipResult(task.job, False, error.reason, error.detail, 0, 0.0, rate, channels, False)
+            return ClipResult.skipped(task.job, error.reason, error.detail, rate, channels)
         except (EOFError, BrokenPipeError, ConnectionResetError):
             raise  # the parent is gone
         except Exception as error:
-            detail = f"{type(error).__name__}: {error}"
-            return ClipResult(task.job, False, "decode_error", detail, 0, 0.0, rate, channels, False)
-        reason = clip.note.split(":", 1)[0] if clip.note else None
+            return ClipResult.skipped(task.job, "decode_error", f"{type(error).__name__}: {error}", rate, channels)
+        reason = clip.warning.split(":", 1)[0] if clip.warning else None
         return ClipResult(
-            task.job, True, reason, clip.note, cutter.examples, clip.seconds, rate, channels, cutter.padded
+            task.job, True, reason, clip.warning, cutter.examples, clip.seconds, rate, channels, cutter.padded
         )
 
     @contextlib.contextmanager
     def _opened(self, task: ClipTask) -> Iterator[ClipReader]:
-        """The clip's reader; what is no file is made one first, and of a store what comes behind is read meanwhile."""
+        """Open a clip; one in a store or a packed file becomes a local file first, while later ones are prefetched."""
         resampler = self._options.resampler
         if not (is_packed(task.path) or is_remote(task.path)):
             with read_clip(task.path, task.start, task.end, resampler=resampler) as clip:
@@ -245,13 +242,13 @@ class _Decoder:
 
     def _fetched(self, task: ClipTask) -> Fetched:
         if is_packed(task.path):
-            behind = ((each.job, each.path) for each, _ in self._tasks)
-            return self._packed.take(task.job, task.path, behind, lambda: self._memory.beat(self._process))
-        self._store.begin(task.job, task.path)
-        for following, _ in self._tasks:
-            if is_remote(following.path) and not self._store.begin(following.job, following.path):
+            later = ((queued.job, queued.path) for queued, _ in self._tasks)
+            return self._packed.take(task.job, task.path, later, lambda: self._memory.heartbeat(self._process))
+        self._prefetcher.begin(task.job, task.path)
+        for queued, _ in self._tasks:
+            if is_remote(queued.path) and not self._prefetcher.begin(queued.job, queued.path):
                 break
-        return self._store.take(task.job, task.path, lambda: self._memory.beat(self._process))
+        return self._prefetcher.take(task.job, task.path, lambda: self._memory.heartbeat(self._process))
 
     def _put(self, job: int, first: int, windows: Windows) -> None:
         done = 0
@@ -264,37 +261,36 @@ class _Decoder:
 
     def _wait_for_slot(self) -> int:
         self._busy.stop()
-        self._memory.beat(self._process, waiting=True)
-        while not self._free:
+        self._memory.heartbeat(self._process, waiting=True)
+        while not self._free_slots:
             self._receive()
-        self._memory.beat(self._process)
+        self._memory.heartbeat(self._process)
         self._busy.start()
-        return self._free.popleft()
+        return self._free_slots.popleft()
 
     def _submit_slot(self) -> None:
-        segments, finished = self._writer.segments, self._finished
-        self._finished = []
+        segments, finished, self._finished = self._writer.segments, self._finished, []
         self._send(self._writer.close(), segments, finished)
 
     def _send(self, slot: int | None, segments: list[Segment], finished: Sequence[ClipResult]) -> None:
-        if slot is None and not finished and not self._decoded:
+        if slot is None and not finished and not self._messages_done:
             return
-        decoded, self._decoded = self._decoded, 0
-        handover = DecodeReport(
-            slot,
-            self._writer.dtype,
-            segments,
-            list(finished),
-            decoded,
-            peak_own_mib(),
-            time.process_time(),
-            self._busy.seconds,
+        report = DecodeReport(
+            slot=slot,
+            dtype=self._writer.dtype,
+            segments=segments,
+            finished=list(finished),
+            decoded=self._messages_done,
+            rss_peak_mib=peak_own_mib(),
+            cpu_s=time.process_time(),
+            busy_s=self._busy.seconds,
         )
-        self._connection.send_bytes(packed(handover))
+        self._messages_done = 0
+        self._connection.send_bytes(encode(report))
 
 
 def decode_main(connection: Connection, process: int, parent: int, options: DecodeOptions) -> None:
-    """Entry point of a decode process; ends when told to, or when the worker is gone."""
+    """Run a decode process until it is asked to end, or the worker is gone."""
     ignore()
     _die_with(parent)
     try:

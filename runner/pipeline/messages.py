@@ -1,4 +1,4 @@
-"""What the stages of the pipeline hand to each other."""
+"""Messages between the stages of the pipeline, and the pipeline's statistics."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ if TYPE_CHECKING:
     from runner.inference.session import VGGishSession
     from runner.vggish.framing import Windows
 
+Array = NDArray[np.float32]
+
 
 class ClipTask(NamedTuple):
-    """One clip to decode; ``job`` is unique to this attempt at it."""
+    """One clip to decode; ``job`` is unique to this try, and ``crashes`` counts the processes that died on it."""
 
     job: int
     path: bytes
     start: float | None
     end: float | None
-    attempt: int = 0
+    crashes: int = 0
 
 
 class Segment(NamedTuple):
-    """So many ``windows`` of a job, from its example ``first``, at the next rows of a slot."""
+    """The next rows of a slot: ``windows`` windows of a job, from its example ``first``."""
 
     job: int
     first: int
@@ -35,7 +37,11 @@ class Segment(NamedTuple):
 
 
 class ClipResult(NamedTuple):
-    """How a clip's decoding ended; ``reason`` is None where nothing is to be told, ``seconds`` is what was decoded."""
+    """How a clip's decoding ended.
+
+    ``reason`` and ``detail`` say why a clip is skipped (not ``embedded``), or warn of an embedded one; ``seconds`` is
+    the decoded length.
+    """
 
     job: int
     embedded: bool
@@ -47,6 +53,13 @@ class ClipResult(NamedTuple):
     channels: int | None
     padded: bool
 
+    @classmethod
+    def skipped(
+        cls, job: int, reason: str, detail: str, sample_rate: int | None = None, channels: int | None = None
+    ) -> ClipResult:
+        """Return the result of a clip that has no embeddings."""
+        return cls(job, False, reason, detail, 0, 0.0, sample_rate, channels, False)
+
 
 class SlotGrant(NamedTuple):
     """To a decode process: this slot may be filled."""
@@ -55,18 +68,18 @@ class SlotGrant(NamedTuple):
 
 
 class Decode(NamedTuple):
-    """To a decode process: clips, in order; ``last`` if the parent has no more at present."""
+    """To a decode process: clips to decode, in order; ``last`` if the parent has no more at present."""
 
     tasks: list[ClipTask]
     last: bool
 
 
 class DecodeReport(NamedTuple):
-    """What a decode process sends: a slot (None: no windows) and what it holds, and the clips that are finished.
+    """From a decode process: a slot (None: no windows) with its segments, and the clips that are finished.
 
-    A clip is finished once all its windows are handed over.  ``decoded`` counts the ``Decode`` messages done with
-    since the last handover.  ``rss_peak_mib`` (without the slots), ``cpu_s`` and ``busy_s`` (decoding, not waiting) are
-    the process's own, since it started.
+    A clip is finished once all its windows are in submitted slots.  ``decoded`` counts the ``Decode`` messages that
+    were completed since the last report.  ``rss_peak_mib`` (without the slots), ``cpu_s`` and ``busy_s`` (decoding, not
+    waiting) are the process's own, since it started.
     """
 
     slot: int | None
@@ -79,36 +92,39 @@ class DecodeReport(NamedTuple):
     busy_s: float
 
 
-def packed(message: SlotGrant | Decode | DecodeReport | None) -> bytes:
-    """A message between worker and decode process as bytes: plain tuples, which pickle far faster than named ones."""
+def encode(message: SlotGrant | Decode | DecodeReport | None) -> bytes:
+    """Pickle a message between worker and decode process as plain tuples, which is far faster than named ones.
+
+    None asks a decode process to end.
+    """
     if isinstance(message, Decode):
         return pickle.dumps(("D", list(map(tuple, message.tasks)), message.last), pickle.HIGHEST_PROTOCOL)
     if isinstance(message, DecodeReport):
         lists = list(map(tuple, message.segments)), list(map(tuple, message.finished))
-        whole = ("H", message.slot, message.dtype, *lists, *message[4:])
-        return pickle.dumps(whole, pickle.HIGHEST_PROTOCOL)
+        return pickle.dumps(("R", message.slot, message.dtype, *lists, *message[4:]), pickle.HIGHEST_PROTOCOL)
     return pickle.dumps(message and ("S", message.slot), pickle.HIGHEST_PROTOCOL)
 
 
 def decode_message(data: bytes) -> SlotGrant | Decode | DecodeReport | None:
-    """The message that ``packed`` gave; it comes from a process of our own."""
-    plain = pickle.loads(data)
-    if plain is None:
+    """Return the message that ``encode`` pickled, in a process of our own."""
+    pickled = pickle.loads(data)
+    if pickled is None:
         return None
-    kind, *rest = plain
+    kind, *values = pickled
     if kind == "D":
-        return Decode(list(map(ClipTask._make, rest[0])), rest[1])
-    if kind == "H":
-        slot, dtype, segments, finished, *figures = rest
+        tasks, last = values
+        return Decode(list(map(ClipTask._make, tasks)), last)
+    if kind == "R":
+        slot, dtype, segments, finished, *counters = values
         return DecodeReport(
-            slot, dtype, list(map(Segment._make, segments)), list(map(ClipResult._make, finished)), *figures
+            slot, dtype, list(map(Segment._make, segments)), list(map(ClipResult._make, finished)), *counters
         )
-    return SlotGrant(rest[0])
+    return SlotGrant(*values)
 
 
 @dataclass(frozen=True)
 class DecodeOptions:
-    """The front end's choices that decoding needs."""
+    """The configuration that decode processes need; see the groups ``frontend`` and ``dataset``."""
 
     hop_s: float
     short_clips: str
@@ -120,16 +136,13 @@ class DecodeOptions:
     download_timeout_s: float = 60.0
 
 
-Array = NDArray[np.float32]
-
-
 @dataclass(frozen=True)
 class Replica:
-    """One compute device at work.
+    """A model on one device.
 
-    ``embed`` takes windows, int16 or float32 [n, 15600], and a function that it may call once they are on the device;
-    it gives float32 [n, 128].  ``threads`` batches are in flight at a time, so that copies and compute overlap.
-    ``canary`` is told of the end, and knows which shards are to be trusted after a ``ParityError``.
+    ``embed`` turns windows, int16 or float32 [n, 15600], into float32 [n, 128]; it may call its second argument once
+    they are on the device.  ``threads`` batches are in flight at a time, so that copies and compute overlap.
+    ``canary`` runs a last check at the end, and knows which shards to trust after a ``ParityError``.
     """
 
     name: str
@@ -139,13 +152,13 @@ class Replica:
 
     @classmethod
     def watched(cls, session: VGGishSession, canary: Canary) -> Replica:
-        """A session's replica, with canaries among its batches."""
+        """Return a session's replica, with canaries among its batches."""
         return cls(session.device_name[1:], canary.embed, session.in_flight, canary)
 
 
 @dataclass(frozen=True)
 class BatchTiming:
-    """One batch in a replica: when it was taken, on the device and its result on the host, in seconds since the start.
+    """One batch in a replica: start, end of the copy, and result on the host, in seconds since the pipeline's start.
 
     ``copied_s`` is None where the device reads host memory.
     """
@@ -153,18 +166,18 @@ class BatchTiming:
     replica: int
     started_s: float
     copied_s: float | None
-    at_s: float
+    finished_s: float
     examples: int
 
     @property
     def duration_s(self) -> float:
-        """Seconds from the batch's taking to its result on the host."""
-        return self.at_s - self.started_s
+        """Seconds from start to result."""
+        return self.finished_s - self.started_s
 
 
 @dataclass
 class Progress:
-    """Counts so far; written by the collector, read by anyone."""
+    """Counts of finished clips and shards; ``skipped`` and ``noted`` are by reason."""
 
     clips: int = 0
     embedded: int = 0
@@ -176,8 +189,42 @@ class Progress:
     shards: int = 0
 
 
+@dataclass
+class PipelineStats:
+    """Counts and times of a pipeline; written by its threads, read from any.
+
+    Attributes:
+        progress: counts of finished clips and shards.
+        timings: of each batch, by end.
+        started_at: ``time.perf_counter`` of the start.
+        results_at: ``time.perf_counter`` when the last result was on the host.
+        cpu_s: this process's processor time while the pipeline ran.
+        input_wait_s: seconds that the threads of a replica, by its number, waited for a batch, all together.
+        examples_done: examples embedded, those of unfinished clips included.
+        replica_failures: a message for each retired replica.
+        writers: threads that write shards.
+        write_s: seconds in which they wrote, all together.
+    """
+
+    progress: Progress = field(default_factory=Progress)
+    timings: list[BatchTiming] = field(default_factory=list)
+    started_at: float = 0.0
+    results_at: float = 0.0
+    cpu_s: float = 0.0
+    input_wait_s: dict[int, float] = field(default_factory=dict)
+    examples_done: int = 0
+    replica_failures: list[str] = field(default_factory=list)
+    writers: int = 1
+    write_s: float = 0.0
+
+    @property
+    def steady_s(self) -> float:
+        """Seconds from the start to the last result on the host."""
+        return self.results_at - self.started_at
+
+
 class FilledSlot(NamedTuple):
-    """A slot of the pool's memory with ``rows`` windows of ``dtype`` in it."""
+    """A batch: a slot of the pool's memory with ``rows`` windows of ``dtype`` in it."""
 
     slot: int
     dtype: str
@@ -186,7 +233,14 @@ class FilledSlot(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """What came from the pool: a filled slot (to be given back by ``release``), and the clips that are finished."""
+    """From the decode pool: a filled slot (return it by ``release``), and the clips that are finished."""
 
     filled: FilledSlot | None
     finished: Sequence[ClipResult]
+
+
+class EmbeddedBatch(NamedTuple):
+    """From a replica: embeddings, float32 [n, 128], of a batch's segments in their order."""
+
+    segments: list[Segment]
+    embeddings: Array

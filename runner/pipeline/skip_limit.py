@@ -1,4 +1,4 @@
-"""How many clips a run may skip before it is stopped, and a data set that is gone altogether."""
+"""The limit of skipped clips, and the detection of a data set that is gone altogether."""
 
 from __future__ import annotations
 
@@ -15,36 +15,33 @@ if TYPE_CHECKING:
     from runner.config.schema import DatasetConfig
     from runner.output.rows import ClipRow
 
-_LOOK_EVERY_S = 10.0
-"""How often a store is listed at most, while clips are skipped: who asks is the thread that collects rows."""
+_LIST_EVERY_S = 10.0
+"""Least seconds between two listings of a store: they hold the collector up."""
 
 
 class SkipLimit:
     """Ends a run that skips more clips than it may, or whose data set is gone.
 
     Args:
-        dataset: what the configuration allows.
-        described: the data set: its ``root`` and number of ``clips``.
-        skipped: clips skipped before.
+        dataset: configuration of the data set.
+        described: the data set's ``root`` and number of ``clips``.
+        skipped: clips that earlier attempts skipped.
     """
 
     def __init__(self, dataset: DatasetConfig, described: dict[str, Any], skipped: int) -> None:
-        self._fail = dataset.on_error == "fail"
-        most = dataset.max_skipped
-        self._most = None if most is None else int(most if most >= 1 else most * described["clips"])
-        self._given = most
+        self._dataset = dataset
+        self._limit = _limit(dataset, described)
         self._root = str(described["root"])
-        self._timeout_s = dataset.download_timeout_s
         self._skipped = skipped
-        self._look_after = 0.0
+        self._next_listing = 0.0
 
     def __call__(self, row: ClipRow) -> None:
-        """Take note of a clip that is skipped.
+        """Count a skipped clip.
 
         Raises:
-            SkippedError: it is one too many.
-            DatasetError: it is missing because the whole data set is.
-            DiskFullError: there was no room to fetch it.
+            SkippedError: the limit is exceeded.
+            DatasetError: the clip is missing because the whole data set is.
+            DiskFullError: the temporary folder had no room for it.
         """
         self._skipped += 1
         again = "rerun the same command to resume"
@@ -63,15 +60,15 @@ class SkipLimit:
                 f"dataset.root={self._root} is gone, or empty (a drive or share that is no longer there?): "
                 f"bring it back, and {again}"
             )
-        if self._fail:
+        if self._dataset.on_error == "fail":
             raise SkippedError(
                 f"{row.clip} can't be embedded ({row.reason}: {row.detail}), and dataset.on_error=fail: fix the file, "
                 f"or set dataset.on_error=skip, and {again}"
             )
-        if self._most is not None and self._skipped > self._most:
+        if self._limit is not None and self._skipped > self._limit:
             raise SkippedError(
-                f"{self._skipped:,} clips can't be embedded, and dataset.max_skipped={self._given:g} (the last one, "
-                f"{row.clip}: {row.reason}): see runner.log, raise the limit, and {again}"
+                f"{self._skipped:,} clips can't be embedded, and dataset.max_skipped={self._dataset.max_skipped:g} "
+                f"(the last one, {row.clip}: {row.reason}): see runner.log, raise the limit, and {again}"
             )
 
     def _is_gone(self) -> bool:
@@ -85,26 +82,34 @@ class SkipLimit:
             return True
 
     def _is_store_gone(self) -> bool:
-        """Looked at now and then; not known of a store that lets objects be read, and not be listed."""
-        if time.monotonic() < self._look_after:
+        """Whether a store lists nothing; False for one that forbids listing, and between two listings."""
+        if time.monotonic() < self._next_listing:
             return False
         try:
-            is_gone = next(walk_store(self._root, self._timeout_s), None) is None
+            is_gone = next(walk_store(self._root, self._dataset.download_timeout_s), None) is None
         except DatasetError as error:
             is_gone = error.__cause__ is None or not is_denied(error.__cause__)
-        self._look_after = time.monotonic() + _LOOK_EVERY_S
+        self._next_listing = time.monotonic() + _LIST_EVERY_S
         return is_gone
 
 
 def check_skipped(dataset: DatasetConfig, described: dict[str, Any], skipped: int) -> None:
-    """Whether a run may have skipped so many clips, by ``dataset.max_skipped``.
+    """Check a finished run's skipped clips against ``dataset.max_skipped``.
 
     Raises:
-        SkippedError: it may not.
+        SkippedError: there are more.
     """
-    most = dataset.max_skipped
-    if most is not None and skipped > int(most if most >= 1 else most * described["clips"]):
+    limit = _limit(dataset, described)
+    if limit is not None and skipped > limit:
         raise SkippedError(
-            f"{skipped:,} clips can't be embedded, and dataset.max_skipped={most:g}: see the reasons in clips.parquet, "
-            "raise the limit, and rerun the same command to resume"
+            f"{skipped:,} clips can't be embedded, and dataset.max_skipped={dataset.max_skipped:g}: see the reasons in "
+            "clips.parquet, raise the limit, and rerun the same command to resume"
         )
+
+
+def _limit(dataset: DatasetConfig, described: dict[str, Any]) -> int | None:
+    """Return the clips that a run may skip: ``max_skipped``, a share of the data set below 1; None for any number."""
+    allowed = dataset.max_skipped
+    if allowed is None:
+        return None
+    return int(allowed if allowed >= 1 else allowed * described["clips"])

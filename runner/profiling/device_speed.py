@@ -1,6 +1,6 @@
-"""What a device can do by itself: the model on data that lies on it, and the largest matrix products.
+"""Speed of a device by itself: the model on data that is there already, and large matrix products.
 
-Both are measured after a run, on the session that did it, so that end-to-end speed can be told from the device's.
+Both are measured after a run, on its sessions, to compare its end-to-end speed with the device's.
 """
 
 from __future__ import annotations
@@ -10,59 +10,55 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from runner.vggish.constants import EXAMPLE_SAMPLES, FLOP_AN_EXAMPLE
+from runner.vggish.constants import FLOP_AN_EXAMPLE
+from runner.vggish.framing import synthetic_windows
 
 if TYPE_CHECKING:
     from runner.inference.session import VGGishSession
 
 _PRODUCT = {"cpu": 2048, "gpu": 8192, "metal": 4096}
-"""Rows and columns of the square matrices, by kind of device."""
+"""Rows and columns of the square matrices by kind of device."""
 
 _CALLS_AHEAD = 8
-"""Calls that are queued on a device before the last one's result is waited for."""
+"""Calls that are queued on a device before waiting for the last one's result."""
 
 
 def model_only(sessions: Sequence[VGGishSession], seconds: float, dtype: str = "int16") -> float:
-    """Examples per second of all sessions at once, from windows on the device to embeddings on the host.
+    """Measure examples per second of all sessions at once, from windows on the device to embeddings on the host.
 
     Args:
-        sessions: ready ones, a device each.
-        seconds: how long to measure; the calls under way are finished.
+        sessions: one for each device.
+        seconds: to measure; calls in flight are finished.
         dtype: of the windows, int16 or float32.
     """
     done = [0] * len(sessions)
     barrier = threading.Barrier(len(sessions) + 1)
 
-    def work(number: int) -> None:
+    def run(number: int) -> None:
         session = sessions[number]
         rows = session.effective_batch_size
-        rng = np.random.default_rng(number)
-        windows = rng.integers(-9000, 9000, (rows, EXAMPLE_SAMPLES)).astype(np.int16)
-        given = session.on_device(windows if dtype == "int16" else windows.astype(np.float32) / 32768)
-        session.run_on_device(given).numpy()
+        on_device = session.on_device(synthetic_windows(rows, dtype))
+        session.run_on_device(on_device).numpy()
         barrier.wait()
         end = time.perf_counter() + seconds
         while time.perf_counter() < end:
             for _ in range(_CALLS_AHEAD if session.in_flight > 1 else 1):
-                last = session.run_on_device(given)
+                last = session.run_on_device(on_device)
                 done[number] += rows
             last.numpy()
         barrier.wait()
 
-    threads = [threading.Thread(target=work, args=(number,), daemon=True) for number in range(len(sessions))]
+    threads = [threading.Thread(target=run, args=(number,), daemon=True) for number in range(len(sessions))]
     for thread in threads:
         thread.start()
     barrier.wait()
     start = time.perf_counter()
     barrier.wait()
-    taken = time.perf_counter() - start
-    return sum(done) / taken
+    return sum(done) / (time.perf_counter() - start)
 
 
 def matmul_peak(session: VGGishSession, kind: str, precision: str, seconds: float) -> float:
-    """TFLOP/s of large matrix products of random numbers on the session's device, in its precision."""
+    """Measure TFLOP/s of large matrix products of random numbers on the session's device, in its precision."""
     import tensorflow as tf
 
     size = _PRODUCT[kind]
@@ -72,28 +68,28 @@ def matmul_peak(session: VGGishSession, kind: str, precision: str, seconds: floa
         tf.matmul(a, b)[:1, :1].numpy()
         calls = 0
         start = time.perf_counter()
-        while (taken := time.perf_counter() - start) < seconds:
+        while (elapsed_s := time.perf_counter() - start) < seconds:
             for _ in range(_CALLS_AHEAD if session.in_flight > 1 else 1):
                 last = tf.matmul(a, b)
                 calls += 1
             last[:1, :1].numpy()
-    return 2.0 * size**3 * calls / taken / 1e12
+    return 2.0 * size**3 * calls / elapsed_s / 1e12
 
 
 def speed_metrics(
     examples_per_s: float | None, alone: float, peak: float, devices: int, hop_s: float
 ) -> dict[str, float]:
-    """The figures of a run's device as metrics.
+    """Return the speed of a run's devices as metrics.
 
     Args:
         examples_per_s: of the run, end to end; None if it had none.
         alone: examples per second of the model by itself, all devices together.
-        peak: TFLOP/s of matrix products, a device.
-        devices: how many.
-        hop_s: seconds of audio an example stands for.
+        peak: TFLOP/s of matrix products of one device.
+        devices: number of devices.
+        hop_s: seconds of audio of an example.
     """
     tera = FLOP_AN_EXAMPLE / 1e12
-    found = {
+    metrics = {
         "model_only_examples_per_s": alone,
         "model_only_realtime_factor": alone * hop_s,
         "model_only_tflops": alone * tera,
@@ -101,5 +97,5 @@ def speed_metrics(
         "model_only_share_of_peak": alone * tera / (peak * devices),
     }
     if examples_per_s:
-        found["achieved_tflops"] = examples_per_s * tera
-    return found
+        metrics["achieved_tflops"] = examples_per_s * tera
+    return metrics

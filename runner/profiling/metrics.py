@@ -1,4 +1,4 @@
-"""Figures of a run from its raw timings; no clock is read here."""
+"""Metrics of a run from its raw timings; no clock is read here."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ import numpy as np
 from runner.core.files import atomic
 
 if TYPE_CHECKING:
-    from runner.pipeline.messages import BatchTiming
-    from runner.pipeline.pipeline import EmbeddingPipeline
+    from runner.pipeline.messages import BatchTiming, PipelineStats
 
 Span = tuple[float, float]
-"""From and to, in seconds."""
+"""Start and end, in seconds."""
 
 MAX_WINDOWS = 200
+"""Most windows of a throughput series."""
 
 _SPREAD_WINDOWS = 10
 
 
-def steady_metrics(engine: EmbeddingPipeline) -> dict[str, float]:
-    """Throughput over the steady state (from a ready session to the last result on the host) and batch latencies."""
-    progress, timings = engine.progress, engine.timings
-    steady = engine.results_at - engine.started_at
+def steady_metrics(stats: PipelineStats) -> dict[str, float]:
+    """Return throughput over the steady state, from a ready session to the last result on the host, and latencies."""
+    progress, timings = stats.progress, stats.timings
+    steady = stats.steady_s
     metrics = {
         "steady_s": steady,
-        "steady_cpu_s": engine.cpu_s,
+        "steady_cpu_s": stats.cpu_s,
         "clips_embedded": float(progress.embedded),
         "clips_skipped": float(sum(progress.skipped.values())),
         "clips_padded": float(progress.padded),
@@ -48,10 +48,11 @@ def steady_metrics(engine: EmbeddingPipeline) -> dict[str, float]:
 
 
 def window_spread(timings: Sequence[BatchTiming], audio_s: float) -> dict[str, float]:
-    """Standard deviation of × realtime over ten windows of equally many batches, the first (warm-up) left out.
+    """Return the standard deviation of × realtime over ten windows of equally many batches, without the first
+    (warm-up).
 
     Args:
-        timings: one per batch; fewer than thirty give no spread.
+        timings: of each batch; fewer than thirty have no spread.
         audio_s: seconds of audio in all batches together.
     """
     if len(timings) < 3 * _SPREAD_WINDOWS:
@@ -61,106 +62,104 @@ def window_spread(timings: Sequence[BatchTiming], audio_s: float) -> dict[str, f
 
 
 def write_batches(path: Path, timings: Sequence[BatchTiming]) -> None:
-    """The raw timings as a Parquet file: a row a batch, in seconds since the steady state began."""
+    """Write the raw timings as a Parquet file: a row for each batch, in seconds since the steady state began."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    seconds = [(name, pa.float64()) for name in ("started_s", "copied_s", "at_s")]
+    seconds = [(name, pa.float64()) for name in ("started_s", "copied_s", "finished_s")]
     schema = pa.schema([("replica", pa.int32()), *seconds, ("examples", pa.int32())])
     columns = {name: [getattr(timing, name) for timing in timings] for name in schema.names}
     with atomic(path) as temporary:
         pq.write_table(pa.Table.from_pydict(columns, schema=schema), temporary)
 
 
-def stage_shares(engine: EmbeddingPipeline, decode_s: float, workers: int) -> dict[str, float]:
-    """The share of the steady state in which each stage was busy, 0 to 1: all of the time; see ``stage_seconds``."""
-    steady = engine.results_at - engine.started_at
-    if steady <= 0 or not engine.timings:
+def stage_shares(stats: PipelineStats, decode_s: float, workers: int) -> dict[str, float]:
+    """Return the share of the steady state in which each stage was busy, 0 to 1; see ``stage_seconds``."""
+    steady = stats.steady_s
+    if steady <= 0 or not stats.timings:
         return {}
-    return {stage: share_of(busy, steady) for stage, busy in stage_seconds(engine, decode_s, workers).items()}
+    return {stage: share_of(busy, steady) for stage, busy in stage_seconds(stats, decode_s, workers).items()}
 
 
 def share_of(busy_s: float, seconds: float) -> float:
-    """The share of ``seconds`` that ``busy_s`` is, 0 to 1.
+    """Return ``busy_s`` as a share of ``seconds``, cut to 0..1.
 
-    Writers work past the last result, and decoders do where nothing came of the last clips: that is no more than busy
-    all of the time.
+    Writers, and decoders of clips without embeddings, work beyond the last result.
     """
     return min(1.0, max(0.0, busy_s / seconds)) if seconds > 0 else 0.0
 
 
-def stage_seconds(engine: EmbeddingPipeline, decode_s: float, workers: int) -> dict[str, float]:
-    """The seconds that each stage was busy.
+def stage_seconds(stats: PipelineStats, decode_s: float, workers: int) -> dict[str, float]:
+    """Return the seconds that each stage was busy.
 
-    ``decode`` is of all decode processes, on average; ``copy`` (to a device of its own memory) and ``compute`` are of
-    the time in which at least one batch of a replica was there, ``replica`` that of either, all averaged over the
-    replicas;
-    ``write`` is making files of complete shards, averaged over the writers.
+    ``decode`` is averaged over the decode processes, and ``write``, making files of complete shards, over the writers.
+    ``copy`` (to a device with memory of its own), ``compute`` and ``replica`` (either) are the time in which a replica
+    had at least one batch in that stage, averaged over the replicas.
 
     Args:
-        engine: one that has run.
+        stats: of a pipeline that has run.
         decode_s: seconds that decode processes decoded, all together.
         workers: decode processes.
     """
-    own = {"decode": decode_s / workers, "write": engine.write_s / engine.writers}
-    return {**own, **replica_seconds(engine.timings)}
+    shared = {"decode": decode_s / workers, "write": stats.write_s / stats.writers}
+    return {**shared, **replica_seconds(stats.timings)}
 
 
-_LANE_SPANS: dict[str, Callable[[BatchTiming], Span]] = {
-    "copy": lambda each: (each.started_s, each.started_s if each.copied_s is None else each.copied_s),
-    "compute": lambda each: (each.started_s if each.copied_s is None else each.copied_s, each.at_s),
-    "replica": lambda each: (each.started_s, each.at_s),
+_STAGE_SPANS: dict[str, Callable[[BatchTiming], Span]] = {
+    "copy": lambda batch: (batch.started_s, batch.started_s if batch.copied_s is None else batch.copied_s),
+    "compute": lambda batch: (batch.started_s if batch.copied_s is None else batch.copied_s, batch.finished_s),
+    "replica": lambda batch: (batch.started_s, batch.finished_s),
 }
-"""When a batch kept a stage of its replica busy."""
+"""Time in which a batch keeps a stage of its replica busy."""
 
 
 def replica_seconds(timings: Sequence[BatchTiming]) -> dict[str, float]:
-    """The seconds of ``copy``, ``compute`` and ``replica`` as ``stage_seconds`` has them; 0 without timings."""
+    """Return the seconds of ``copy``, ``compute`` and ``replica``, see ``stage_seconds``; 0 without timings."""
     replicas = {timing.replica for timing in timings}
 
     def mean(span: Callable[[BatchTiming], Span]) -> float:
-        spans = [[span(each) for each in timings if each.replica == replica] for replica in replicas]
-        return sum(map(covered, spans)) / max(len(replicas), 1)
+        spans = [[span(batch) for batch in timings if batch.replica == replica] for replica in replicas]
+        return sum(map(union_length, spans)) / max(len(replicas), 1)
 
-    return {stage: mean(span) for stage, span in _LANE_SPANS.items()}
+    return {stage: mean(span) for stage, span in _STAGE_SPANS.items()}
 
 
-def input_wait_shares(engine: EmbeddingPipeline, threads: int) -> dict[str, float]:
-    """The share of the steady state in which a thread of a replica waited for a batch, on average, by replica's number.
+def input_wait_shares(stats: PipelineStats, threads: int) -> dict[str, float]:
+    """Return the share of the steady state in which a replica's thread waited for a batch, on average, by replica.
 
     Args:
-        engine: one that has run.
+        stats: of a pipeline that has run.
         threads: of each replica.
     """
-    steady = engine.results_at - engine.started_at
-    starved = engine.starved_s.items()
-    return {f"replica{number}_input_wait_share": share_of(waited / threads, steady) for number, waited in starved}
+    steady = stats.steady_s
+    waits = stats.input_wait_s.items()
+    return {f"replica{number}_input_wait_share": share_of(wait_s / threads, steady) for number, wait_s in waits}
 
 
 def bottleneck(shares: Mapping[str, float]) -> str | None:
-    """The stage that was busy most: decode, copy, compute or write; None where nothing was measured."""
+    """Return the busiest stage: decode, copy, compute or write; None where nothing was measured."""
     stages = [stage for stage in ("compute", "decode", "copy", "write") if stage in shares]
     return max(stages, key=lambda stage: shares[stage]) if stages else None
 
 
-def covered(spans: Sequence[tuple[float, float]]) -> float:
-    """The length of the union of spans (start, end)."""
-    total, reached = 0.0, float("-inf")
+def union_length(spans: Sequence[Span]) -> float:
+    """Return the length of the union of spans."""
+    total, covered_to = 0.0, float("-inf")
     for start, end in sorted(spans):
-        total += max(0.0, end - max(start, reached))
-        reached = max(reached, end)
+        total += max(0.0, end - max(start, covered_to))
+        covered_to = max(covered_to, end)
     return total
 
 
 def throughput_series(
     timings: Sequence[BatchTiming], audio_s: float, most: int = MAX_WINDOWS
 ) -> list[dict[str, float]]:
-    """Throughput in windows of equally many batches.
+    """Return throughput in windows of equally many batches.
 
     Args:
-        timings: one per batch, in order.
-        audio_s: seconds of audio in all batches together; a batch's share is its share of the examples.
-        most: windows, at most.
+        timings: of each batch.
+        audio_s: seconds of audio in all batches together; a batch has its share of the examples of it.
+        most: most windows.
     """
     if not timings:
         return []
@@ -168,10 +167,10 @@ def throughput_series(
     per_window = -(-len(timings) // most)
     windows = []
     previous = 0.0
-    timings = sorted(timings, key=lambda timing: timing.at_s)
+    timings = sorted(timings, key=lambda timing: timing.finished_s)
     for start in range(0, len(timings), per_window):
-        group = timings[start : start + per_window]
-        examples, end = sum(timing.examples for timing in group), group[-1].at_s
+        window = timings[start : start + per_window]
+        examples, end = sum(timing.examples for timing in window), window[-1].finished_s
         seconds = max(end - previous, 1e-9)
         windows.append(
             {

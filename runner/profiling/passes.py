@@ -23,7 +23,7 @@ from runner.devices.detection import DeviceType
 from runner.devices.load import BackgroundLoad
 from runner.inference.batch_size import measure_on
 from runner.output.writer import RunWriter
-from runner.pipeline.pipeline import EmbeddingPipeline
+from runner.pipeline.pipeline import EmbeddingPipeline, ShardedClips
 from runner.profiling.sampler import EnergyMeter, Sampler
 from runner.vggish.constants import EXAMPLE_SAMPLES
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from runner.config.schema import ProfileConfig, RunConfig
     from runner.core.events import Events
     from runner.dataset.clips import Clip
-    from runner.inference.batch_size import Step
+    from runner.inference.batch_size import Trial
     from runner.inference.builder import Placement
     from runner.inference.session import VGGishSession
     from runner.inference.startup import LoadedModel
@@ -169,18 +169,19 @@ def repeat(
             enough = sum(each["seconds"] for each in passes) >= profile.repeat_s
             if len(passes) >= _PASSES and enough and sum(each["batches"] for each in passes) >= profile.min_batches:
                 break
-            engine = EmbeddingPipeline([(0, len(clips))], iter(clips), pool, NullWriter(), shutdown_timeout_s=0.0)
+            engine = EmbeddingPipeline(
+                ShardedClips([(0, len(clips))], iter(clips)), pool, NullWriter(), shutdown_timeout_s=0.0
+            )
             start = time.perf_counter()
             engine.run(replicas)
-            seconds = engine.results_at - engine.started_at
-            progress = engine.progress
+            seconds, progress = engine.stats.steady_s, engine.stats.progress
             if not progress.examples:
                 break
             passes.append(
                 {
                     "started_s": start - began,
                     "seconds": seconds,
-                    "batches": float(len(engine.timings)),
+                    "batches": float(len(engine.stats.timings)),
                     "examples": float(progress.examples),
                     "audio_s": progress.audio_s,
                     "realtime_factor": progress.audio_s / seconds,
@@ -256,7 +257,7 @@ def speed_over_batch_sizes(session: VGGishSession, dtype: str, fits: Callable[[i
     own = session.effective_batch_size
     oom_backoffs = list(session.oom_backoffs)
     sizes = sorted({size for size in (1, 4, 16, 64, 256, 1024, own // 2, own, 2 * own) if size and fits(size)})
-    steps: list[Step] = []
+    steps: list[Trial] = []
     start = time.perf_counter()
     try:
         measure = measure_on(session, dtype)
@@ -265,7 +266,7 @@ def speed_over_batch_sizes(session: VGGishSession, dtype: str, fits: Callable[[i
                 break
             steps.append(step)
     finally:
-        session.resize(own)
+        session.set_batch_size(own)
         session.oom_backoffs[:] = oom_backoffs
     return [asdict(step) for step in steps]
 

@@ -1,4 +1,4 @@
-"""The reference's answers, computed once and kept."""
+"""The reference's answers, computed once and cached."""
 
 from __future__ import annotations
 
@@ -21,27 +21,15 @@ log = logging.getLogger(__name__)
 Array = NDArray[np.float32]
 
 
-def _reference_answers(
-    arrays: Mapping[str, NDArray[np.float32]],
-    checksum: str,
-    windows: NDArray[np.float32],
-    kept: Path | None,
-    precision: str = "float32",
-) -> tuple[NDArray[np.float32], bool]:
-    """The reference's answers to windows, and whether they were known already."""
-
-    def compute(windows: NDArray[np.float32]) -> NDArray[np.float32]:
-        return reference_embeddings(arrays, windows, precision)
-
-    return AnswerCache(kept).get(checksum, windows, compute, precision) if kept else (compute(windows), False)
-
-
 @dataclass(frozen=True)
 class Answers:
-    """What the reference answers to the fixed signals, float32 [16, 128] each.
+    """The reference's embeddings of the fixed signals, float32 [16, 128].
 
-    ``rounded`` is ``exact`` with weights and activations rounded to the session's precision, which tells what error is
-    to be expected of these very weights; in float32 it is the same.  ``cached`` is whether both were known already.
+    Attributes:
+        exact: in float64, rounded once to float32.
+        rounded: with weights and activations rounded to the session's precision, which shows the error to expect with
+            these weights; in float32 the same as ``exact``.
+        cached: whether both came from the cache.
     """
 
     exact: Array
@@ -49,15 +37,30 @@ class Answers:
     cached: bool = False
 
 
-class AnswerCache:
-    """The reference's answers by weights checksum, so that they are computed once on a machine.
-
-    They are known by the weights, the signals, the precision and the reference's own code: a change of any of these
-    has them computed anew.
+def reference_answers(
+    arrays: Mapping[str, Array], checksum: str, windows: Array, cache_dir: Path | None, precision: str = "float32"
+) -> tuple[Array, bool]:
+    """Return the reference's embeddings of windows, float32 [n, 128], and whether they came from the cache.
 
     Args:
-        folder: where they lie; a file that can't be read is computed anew, a folder that can't be written costs that
-            each time.
+        arrays: float32 weights by checkpoint name.
+        checksum: of the weights.
+        windows: float32 [n, 15600].
+        cache_dir: folder of the cache; None for no cache.
+        precision: to which weights and activations are rounded.
+    """
+
+    def compute(windows: Array) -> Array:
+        return reference_embeddings(arrays, windows, precision)
+
+    return AnswerCache(cache_dir).get(checksum, windows, compute, precision) if cache_dir else (compute(windows), False)
+
+
+class AnswerCache:
+    """The reference's answers on disk; keyed by weights, signals, precision and the reference's own code.
+
+    Args:
+        folder: of the files; in one that can't be written nothing is cached.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -66,14 +69,14 @@ class AnswerCache:
     def get(
         self, checksum: str, windows: Array, compute: Callable[[Array], Array], precision: str = "float32"
     ) -> tuple[Array, bool]:
-        """The answers to windows [n, 15600], float32 [n, 128], and whether they were there already."""
+        """Return the answers to windows [n, 15600], float32 [n, 128], and whether they came from the cache."""
         key = f"{reference.version()} {checksum} {precision} ".encode() + windows.tobytes()
         path = self._folder / f"{hashlib.sha256(key).hexdigest()[:40]}.npz"
         try:
-            with np.load(path, allow_pickle=False) as kept:
-                found, digest = kept["answers"], str(kept["sha256"])
-            if found.dtype == np.float32 and hashlib.sha256(found.tobytes()).hexdigest() == digest:
-                return found, True
+            with np.load(path, allow_pickle=False) as file:
+                cached, digest = file["answers"], str(file["sha256"])
+            if cached.dtype == np.float32 and hashlib.sha256(cached.tobytes()).hexdigest() == digest:
+                return cached, True
         except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
             pass
         answers = compute(windows)
@@ -88,4 +91,4 @@ class AnswerCache:
                 np.savez(file, answers=answers, sha256=hashlib.sha256(answers.tobytes()).hexdigest())
             temporary.replace(path)
         except OSError as error:
-            log.info("the parity reference is not kept (%s): it is computed at each run", error)
+            log.info("could not cache the parity reference (%s); it is computed at each run", error)

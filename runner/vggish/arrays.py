@@ -18,13 +18,13 @@ _BIAS = 0.1
 """Standard deviation of random biases."""
 
 _ALIGNMENT = 64
-"""Bytes; TensorFlow takes an array that begins at a multiple of them as it is, without a copy."""
+"""Bytes; TensorFlow uses an array that begins at a multiple of them without a copy."""
 
 
 def aligned(array: NDArray[Any], dtype: Any = np.float32) -> NDArray[Any]:
-    """The array as ``dtype`` in memory that TensorFlow can use as it is; itself if it is that already."""
-    taken = array.flags.c_contiguous and array.flags.writeable and array.ctypes.data % _ALIGNMENT == 0
-    if array.dtype == dtype and taken:
+    """Return the array as ``dtype`` in memory that TensorFlow uses without a copy; itself if it is so already."""
+    is_aligned = array.flags.c_contiguous and array.flags.writeable and array.ctypes.data % _ALIGNMENT == 0
+    if array.dtype == dtype and is_aligned:
         return array
     copy = aligned_empty(array.shape, dtype)
     copy[...] = array
@@ -32,25 +32,25 @@ def aligned(array: NDArray[Any], dtype: Any = np.float32) -> NDArray[Any]:
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: Any = np.float32) -> NDArray[Any]:
-    """A new array in memory that TensorFlow can use as it is."""
+    """Allocate an array in memory that TensorFlow uses without a copy."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     memory = np.empty(size + _ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % _ALIGNMENT
-    found: NDArray[Any] = memory[start : start + size].view(dtype).reshape(shape)
-    return found
+    array: NDArray[Any] = memory[start : start + size].view(dtype).reshape(shape)
+    return array
 
 
 def random_weights(seed: int) -> dict[str, Array]:
-    """He-normal weights (standard deviation √(2 / fan-in)) and small biases; the same for a seed on every machine.
+    """Draw He-normal weights (standard deviation √(2 / fan-in)) and small biases, the same for a seed on every machine.
 
-    The biases are not zero, so that one that gets lost is seen.
+    The biases are not zero, so that a lost one shows.
     """
     seeds = np.random.SeedSequence(seed).spawn(len(VARIABLE_SHAPES))
 
     def draw(item: tuple[tuple[str, tuple[int, ...]], np.random.SeedSequence]) -> tuple[str, Array]:
-        (name, shape), own_seed = item
+        (name, shape), sequence = item
         array = aligned_empty(shape)
-        np.random.Generator(np.random.PCG64(own_seed)).standard_normal(dtype=np.float32, out=array)
+        np.random.Generator(np.random.PCG64(sequence)).standard_normal(dtype=np.float32, out=array)
         array *= np.float32(np.sqrt(2.0 / np.prod(shape[:-1])) if len(shape) > 1 else _BIAS)
         return name, array
 
@@ -59,13 +59,13 @@ def random_weights(seed: int) -> dict[str, Array]:
 
 
 def weights_checksum(arrays: Mapping[str, Array]) -> str:
-    """SHA-256 over names, shapes and the values' digests: the same weights give the same, whatever file held them."""
+    """Return the SHA-256 over names, shapes and the values' digests: the same weights have the same in any file."""
 
-    def own(name: str) -> bytes:
+    def digest_of(name: str) -> bytes:
         return hashlib.sha256(np.ascontiguousarray(arrays[name], "<f4").data).digest()
 
     digest = hashlib.sha256()
     with ThreadPoolExecutor() as threads:
-        for (name, shape), of_values in zip(VARIABLE_SHAPES.items(), threads.map(own, VARIABLE_SHAPES), strict=True):
-            digest.update(f"{name}{list(shape)}".encode() + of_values)
+        for (name, shape), values in zip(VARIABLE_SHAPES.items(), threads.map(digest_of, VARIABLE_SHAPES), strict=True):
+            digest.update(f"{name}{list(shape)}".encode() + values)
     return digest.hexdigest()

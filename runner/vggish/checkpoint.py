@@ -1,4 +1,4 @@
-"""The network's weights as NumPy arrays: read from a TensorFlow checkpoint, or random."""
+"""Weights from TensorFlow checkpoints, as NumPy arrays."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from runner.vggish.constants import VARIABLE_SHAPES
 
 Array = NDArray[np.float32]
 
-_PREFIX = "vggish/"
+_SCOPE = "vggish/"
 
 
 def load_checkpoint(path: str) -> dict[str, Array]:
-    """Read VGGish's variables from a TensorFlow checkpoint, V1 (one file) or V2 (a prefix); others are ignored.
+    """Read VGGish's variables from a TensorFlow checkpoint, V1 (one file) or V2 (a prefix); ignore others.
 
     Args:
         path: of the file or prefix.
 
     Returns:
-        float32 arrays by the names of ``VARIABLE_SHAPES``; the ``vggish/`` prefix may lack in the file.
+        float32 arrays by the names of ``VARIABLE_SHAPES``; in the file they may lack the scope ``vggish/``.
 
     Raises:
         WeightsError: the file can't be read, a variable is missing, has another shape, or is not finite.
@@ -38,8 +38,8 @@ def load_checkpoint(path: str) -> dict[str, Array]:
         raise WeightsError(
             f"{path} is not a TensorFlow checkpoint ({reason}): give VGGish's V1 file or V2 prefix"
         ) from error
-    stored = {name: name if name in shapes else name.removeprefix(_PREFIX) for name in VARIABLE_SHAPES}
-    if missing := [name for name, found in stored.items() if found not in shapes]:
+    stored = {name: name if name in shapes else name.removeprefix(_SCOPE) for name in VARIABLE_SHAPES}
+    if missing := [name for name, key in stored.items() if key not in shapes]:
         raise WeightsError(
             f"{path} lacks {', '.join(missing)} ({len(missing)} of {len(stored)} variables): give a VGGish checkpoint"
         )
@@ -51,7 +51,7 @@ def load_checkpoint(path: str) -> dict[str, Array]:
     if wrong:
         raise WeightsError(f"{path} is not VGGish's: {'; '.join(wrong)}; give a checkpoint with the released shapes")
     try:
-        arrays = {name: aligned(reader.get_tensor(found)) for name, found in stored.items()}
+        arrays = {name: aligned(reader.get_tensor(key)) for name, key in stored.items()}
     except (tf.errors.OpError, ValueError, RuntimeError, MemoryError) as error:
         raise WeightsError(f"{path} is damaged ({str(error).splitlines()[0][:200]}): get the file again") from error
     with ThreadPoolExecutor() as threads:

@@ -9,7 +9,7 @@ INT16_SCALE = 1 / 32768
 """From 16-bit samples to -1..1."""
 
 LARGEST_SAMPLE = 1000.0
-"""60 dB above full scale, beyond any headroom: what is larger was never scaled to -1..1."""
+"""60 dB above full scale, beyond any headroom: larger samples were never scaled to -1..1."""
 
 STFT_WINDOW = 400
 """Samples of the periodic Hann window (25 ms)."""
@@ -64,7 +64,7 @@ VARIABLE_SHAPES: dict[str, tuple[int, ...]] = {
     "vggish/fc2/weights": (4096, 128),
     "vggish/fc2/biases": (128,),
 }
-"""The checkpoint's variables and shapes, in network order: 72,141,184 parameters."""
+"""Variables of the checkpoint and their shapes, in network order: 72,141,184 parameters."""
 
 PCA_EIGEN_VECTORS = "pca_eigen_vectors"
 
@@ -74,4 +74,4 @@ PCA_MEANS = "pca_means"
 QUANTIZE_MIN = -2.0
 
 QUANTIZE_MAX = 2.0
-"""The range that the 8-bit form spreads over 0..255."""
+"""The range that 8-bit quantization maps to 0..255."""

@@ -1,4 +1,4 @@
-"""Cuts a stream of waveform into windows of one example each, exactly as the reference's framing counts them."""
+"""Framing: waveform in windows of one example each, as many as the reference's framing counts."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ FRAMES_PER_SECOND = 100
 LONGEST_HOP_S = 60.0
 
 Waveform = NDArray[Any]
-"""float32, or int16 samples; what is cut keeps its type."""
+"""float32, or int16 samples; its windows have the same type."""
 
 
 def hop_samples(hop_s: float = EXAMPLE_HOP_S) -> int:
-    """Samples between the starts of neighbouring examples: a whole number of 10 ms frames.
+    """Return the samples between the starts of neighboring examples: a whole number of 10 ms frames.
 
     Raises:
-        ValueError: ``hop_s`` is not such a number, or not between 10 ms and a minute.
+        ValueError: ``hop_s`` is not a multiple of 10 ms, or not between 10 ms and a minute.
     """
     frames = hop_s * FRAMES_PER_SECOND
     if not 1 <= frames <= LONGEST_HOP_S * FRAMES_PER_SECOND or not math.isclose(frames, round(frames), abs_tol=1e-6):
@@ -43,30 +43,28 @@ def hop_samples(hop_s: float = EXAMPLE_HOP_S) -> int:
 
 
 def count_frames(samples: int) -> int:
-    """Whole frames of a clip of ``samples`` at 16 kHz, as the reference counts them."""
+    """Return the whole frames of a clip of ``samples`` at 16 kHz, as the reference counts them."""
     return 0 if samples < STFT_WINDOW else 1 + (samples - STFT_WINDOW) // STFT_HOP
 
 
-def count_examples(samples: int, hop_s: float = EXAMPLE_HOP_S) -> int:
-    """Examples of a clip of ``samples`` at 16 kHz, without padding: the first needs 15,600 samples, each further a hop.
-
-    Equal to the reference's frames = 1 + ⌊(N−400)/160⌋, examples = 1 + ⌊(frames−96)/hop frames⌋.
-    """
-    if samples < EXAMPLE_SAMPLES:
-        return 0
-    return 1 + (samples - EXAMPLE_SAMPLES) // hop_samples(hop_s)
-
-
 class WindowCutter:
-    """Turns one clip's blocks of 16 kHz mono into windows [n, 15600], keeping less than a window between calls.
+    """Cuts one clip's blocks of 16 kHz mono into windows [n, 15600]; holds less than a window between calls.
+
+    There are 1 + ⌊(N − 15600) / hop⌋ whole ones of N samples, which is the reference's count: frames =
+    1 + ⌊(N − 400) / 160⌋, examples = 1 + ⌊(frames − 96) / hop frames⌋.
 
     Args:
         hop_s: seconds between examples.
-        pad_short: give a clip too short for one example a single zero-padded one.
-        pad_tail: give what is left after the last whole example one more, zero-padded, if that has a whole frame of the
-            clip which no earlier example has.
-        needed: samples that an example needs of the clip, of which the first 15,600 are its window.
-        pad_to: samples that a shorter clip is padded to with zeros, before it is cut.
+        pad_short: pad a clip too short for one example with zeros to a single one.
+        pad_tail: pad the rest after the last whole example to one more, if it has a whole frame that no earlier example
+            has.
+        needed: samples that an example needs of the clip; its window has the first 15,600 of them.
+        pad_to: samples to which a shorter clip is padded with zeros, before all else.
+
+    Attributes:
+        samples: samples pushed so far.
+        examples: windows returned so far, padded ones included.
+        padded: whether a padded window was returned.
     """
 
     def __init__(
@@ -86,14 +84,11 @@ class WindowCutter:
         self._rest: Waveform = np.empty(0, np.float32)
         self._skip = 0
         self.samples = 0
-        """Samples seen so far."""
         self.examples = 0
-        """Windows given so far, padded ones included."""
         self.padded = False
-        """Whether a padded window was given."""
 
     def push(self, block: Waveform) -> Waveform:
-        """Take [n] samples, float32 or int16 throughout; give the windows [k, 15600] (a view) that they complete."""
+        """Add [n] samples, float32 or int16 throughout; return the windows [k, 15600] (a view) that they complete."""
         self.samples += len(block)
         if self._skip:
             skipped = min(self._skip, len(block))
@@ -111,11 +106,12 @@ class WindowCutter:
         return windows
 
     def finish(self) -> Waveform:
-        """The last windows [k, 15600], zero-padded, if the clip's end asks for any."""
+        """Return the last windows [k, 15600], zero-padded, if the clip's end is to have any."""
         if 0 < self.samples < self._pad_to:
             windows = self.push(np.zeros(self._pad_to - self.samples, self._rest.dtype))
-            self.padded = len(windows) > 0
-            return windows
+            if len(windows):
+                self.padded = True
+                return windows
         short = self.examples == 0 and self.samples > 0
         if not (self._pad_short if short else self._pad_tail and self._leaves_a_frame()):
             return np.empty((0, EXAMPLE_SAMPLES), self._rest.dtype)
@@ -154,7 +150,7 @@ class Framing:
 
 
 def cut(blocks: Iterator[Waveform], cutter: WindowCutter) -> Iterator[Waveform]:
-    """All windows of a clip's blocks, the padded last one included."""
+    """Yield all windows of a clip's blocks, the padded last one included."""
     for block in blocks:
         yield cutter.push(block)
     yield cutter.finish()
@@ -163,21 +159,26 @@ def cut(blocks: Iterator[Waveform], cutter: WindowCutter) -> Iterator[Waveform]:
 Windows = NDArray[Any]
 """int16 or float32 [n, 15600]; see ``scaled``."""
 
-WINDOW_BYTES = EXAMPLE_SAMPLES * 4
-
 _PAGE = 4096
 
 
 def scaled(windows: Windows) -> NDArray[np.float32]:
-    """Windows as float32 in -1..1; int16 are divided by 32768, which is exact."""
+    """Return windows as float32 in -1..1; int16 are divided by 32768, which is exact."""
     floats: NDArray[np.float32] = windows.astype(np.float32, copy=False)
     return floats * np.float32(INT16_SCALE) if windows.dtype == np.int16 else floats
 
 
+def synthetic_windows(rows: int, dtype: str) -> Windows:
+    """Return windows [rows, 15600] of noise for speed measurements, the same ones at every call."""
+    samples = np.random.default_rng(0).integers(-9000, 9000, (rows, EXAMPLE_SAMPLES)).astype(np.int16)
+    return samples if dtype == "int16" else scaled(samples)
+
+
 def slot_bytes(rows: int) -> int:
-    """Memory of a slot of so many windows."""
-    return _whole_pages(rows * WINDOW_BYTES)
+    """Return the bytes of a slot of ``rows`` float32 windows, in whole pages."""
+    return whole_pages(rows * EXAMPLE_SAMPLES * 4)
 
 
-def _whole_pages(size: int) -> int:
+def whole_pages(size: int) -> int:
+    """Round bytes up to whole pages."""
     return -(-size // _PAGE) * _PAGE

@@ -1,4 +1,4 @@
-"""Log-mel: from windows of waveform to VGGish's examples, as TensorFlow operations.
+"""Log-mel spectrogram of windows of waveform, in TensorFlow.
 
 Formulas and constants: the AudioSet VGGish release (``mel_features.py``); see ``constants``.
 """
@@ -30,47 +30,48 @@ _PIECE = 80
 
 
 def hertz_to_mel(hertz: NDArray[np.float64]) -> NDArray[np.float64]:
-    """HTK's mel scale, 1127 ln(1 + f / 700)."""
+    """Convert to HTK's mel scale, 1127 ln(1 + f / 700)."""
     return 1127.0 * np.log1p(hertz / 700.0)
 
 
 def mel_matrix() -> NDArray[np.float64]:
-    """The mel filters, float64 [257, 64]: triangles linear in mel, peak 1, no area normalisation; DC row 0."""
+    """Return the mel filters, float64 [257, 64]: triangles linear in mel, peak 1, no area normalization; DC row 0."""
     bins = hertz_to_mel(np.linspace(0.0, SAMPLE_RATE / 2, FFT_LENGTH // 2 + 1))
     limits = hertz_to_mel(np.array([MEL_MIN_HZ, MEL_MAX_HZ]))
     edges = np.linspace(limits[0], limits[1], MEL_BANDS + 2)
-    lower, centre, upper = edges[:-2], edges[1:-1], edges[2:]
-    rising = (bins[:, None] - lower) / (centre - lower)
-    falling = (upper - bins[:, None]) / (upper - centre)
+    lower, center, upper = edges[:-2], edges[1:-1], edges[2:]
+    rising = (bins[:, None] - lower) / (center - lower)
+    falling = (upper - bins[:, None]) / (upper - center)
     matrix: NDArray[np.float64] = np.maximum(0.0, np.minimum(rising, falling))
     matrix[0] = 0.0
     return matrix
 
 
 def hann_window() -> NDArray[np.float64]:
-    """The periodic Hann window, float64 [400]."""
+    """Return the periodic Hann window, float64 [400]."""
     return 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(STFT_WINDOW) / STFT_WINDOW)
 
 
 def are_samples(windows: Any) -> Any:
-    """Which windows, float32 [batch, 15600], are free of NaN, infinity and numbers of another scale: bool [batch]."""
+    """Test windows, float32 [batch, 15600], for being free of NaN, infinity and values of another scale: bool
+    [batch]."""
     import tensorflow as tf
 
     return tf.reduce_all(tf.abs(windows) <= LARGEST_SAMPLE, axis=1)
 
 
 def are_log_mel(examples: Any) -> Any:
-    """Which examples, float32 [batch, 96, 64], are free of NaN, infinity and what is no log-mel: bool [batch]."""
+    """Test examples, float32 [batch, 96, 64], for being free of NaN, infinity and impossible values: bool [batch]."""
     import tensorflow as tf
 
     return tf.reduce_all(tf.abs(examples) <= LARGEST_LOG_MEL, axis=[1, 2])
 
 
 def folded_log_mel(windows: Any) -> Any:
-    """Log-mel in float32, four times as fast as ``log_mel`` on a CPU and within 5e-4 of it: for coarse precisions.
+    """Compute log-mel in float32, four times as fast as ``log_mel`` on a CPU and within 5e-4 of it.
 
     A frame is folded about its middle into an even and an odd half (Hann's window is symmetric about it), so that the
-    transform of the bins that mel uses is two products with 200-row matrices.
+    transform of the bins that mel uses is two products with 200-row matrices.  For coarse precisions.
 
     Args:
         windows: float32 tensor [batch, 15600], mono 16 kHz in -1..1.
@@ -108,15 +109,15 @@ def folded_log_mel(windows: Any) -> Any:
 
 
 def log_mel(windows: Any, mel_dtype: str = "float64", fft_dtype: str = "float64") -> Any:
-    """Log-mel of windows of waveform.
+    """Compute the log-mel of windows of waveform.
 
-    The transform is in float64 unless asked otherwise: beside the network it costs little, and it is what makes
-    log-mel exact. A float32 FFT errs by up to 6e-4 (on a loud tone, in the bands that are all but silent).
+    The transform is in float64 by default: it costs little compared to the network, and makes log-mel exact.  A float32
+    FFT errs by up to 6e-4 (on a loud tone, in the nearly silent bands).
 
     Args:
         windows: float32 tensor [batch, 15600], mono 16 kHz in -1..1.
-        mel_dtype: of magnitudes and their product with the mel filters: float32 is exact too, its terms being all
-            positive, but not where such a product may be a TF32 one, which errs by 0.02.
+        mel_dtype: of magnitudes and their product with the mel filters: float32 is exact too, as all terms are
+            positive, except where TensorFlow computes the product in TF32, which errs by 0.02.
         fft_dtype: of the transform.
 
     Returns:

@@ -1,4 +1,4 @@
-"""VGGish's network as TensorFlow operations: examples in, embeddings out."""
+"""VGGish's network from examples to embeddings, in TensorFlow."""
 
 from __future__ import annotations
 
@@ -21,35 +21,35 @@ _DEEP = (
 FEATURES = 12288
 """Width of the flattened convolutions."""
 
-_KEPT_FLOAT32 = ("/conv1/", "/fc2/")
-"""Layers whose weights stay float32 in coarser precisions: fc2, where those cost most, and (where ``fused``) conv1."""
+_FLOAT32_LAYERS = ("/conv1/", "/fc2/")
+"""Layers with float32 weights in all precisions: fc2, where coarser ones cost most, and (``fused``) conv1."""
 
 
 def variables(arrays: dict[str, Any], dtype: Any, *, fused: bool = False) -> dict[str, Any]:
-    """One ``tf.Variable`` per checkpoint array, in ``dtype``; fc2 stays float32, where half precision costs most.
+    """Make a ``tf.Variable`` of ``dtype`` of each checkpoint array, except of ``_FLOAT32_LAYERS``.
 
-    ``arrays`` is emptied on the way, and on a CPU in float32 the variables take over its memory, so that the weights
-    are not in memory twice.
+    ``arrays`` is emptied, and on a CPU in float32 the variables use its memory, so that the weights are not in memory
+    twice.
     """
     import tensorflow as tf
 
-    found = {}
+    tensors = {}
     for name in list(arrays):
         tensor = tf.experimental.dlpack.from_dlpack(aligned(arrays.pop(name)).__dlpack__())
-        exact = any(layer in name for layer in _KEPT_FLOAT32[0 if fused else 1 :])
+        exact = any(layer in name for layer in _FLOAT32_LAYERS[0 if fused else 1 :])
         tensor = tf.cast(tensor, tf.float32 if exact else dtype)
-        found[name] = tf.Variable(tensor, trainable=False, name=name)
-    return found
+        tensors[name] = tf.Variable(tensor, trainable=False, name=name)
+    return tensors
 
 
 def embed(weights: Mapping[str, Any], examples: Any, dtype: Any, sane: Any = None) -> Any:
-    """The forward pass.
+    """Run the forward pass.
 
     Args:
-        weights: variables by checkpoint name, as ``variables`` makes them.
+        weights: variables by checkpoint name, from ``variables``.
         examples: float32 tensor [batch, 96, 64] of log-mel.
-        dtype: in which to convolve and multiply.
-        sane: bool tensor [batch]: rows of ``examples`` whose embeddings are not to be NaN; None: all.
+        dtype: of convolutions and products.
+        sane: bool tensor [batch], False for rows whose embeddings are to be NaN; None: none.
 
     Returns:
         float32 tensor [batch, 128]; no ReLU after fc2 (the release dropped it in 2020).
@@ -61,16 +61,17 @@ def embed(weights: Mapping[str, Any], examples: Any, dtype: Any, sane: Any = Non
 
 
 def marked(features: Any, sane: Any) -> Any:
-    """Features [batch, 12288] with NaN in the rows that are not ``sane``, bool [batch]; the others keep their bits."""
+    """Set the rows of features [batch, 12288] to NaN that are not ``sane``, bool [batch]; the others keep their
+    bits."""
     import tensorflow as tf
 
     return tf.where(sane[:, tf.newaxis], features, tf.constant(float("nan"), features.dtype))
 
 
 def only_finite(embeddings: Any, features: Any) -> Any:
-    """Embeddings [batch, 128] with NaN in the rows whose features are not all finite; the others keep their bits.
+    """Set the rows of embeddings [batch, 128] to NaN whose features are not all finite; the others keep their bits.
 
-    A CPU's ReLU and max-pool make numbers of NaN, so that a row would else end as an embedding like any other.
+    A CPU's ReLU and max-pool turn NaN into numbers, so the row would look like any other embedding.
     """
     import tensorflow as tf
 
@@ -79,16 +80,16 @@ def only_finite(embeddings: Any, features: Any) -> Any:
 
 
 def fused_convolutions(weights: Mapping[str, Any], examples: Any, dtype: Any) -> Any:
-    """All convolutions, in the form that XLA makes the fewest and fastest kernels of on a GPU.
+    """Run all convolutions, in the form that XLA compiles to the fewest and fastest kernels on a GPU.
 
-    conv1 has one input channel, so that a convolution kernel spends its time on memory: written out as sums of shifted
+    conv1 has one input channel, so that a convolution kernel spends its time on memory: written as sums of shifted
     images, XLA fuses it, its max-pool, bias and ReLU into one kernel in float32 that writes only the pooled image.
-    Elsewhere the max-pool comes before bias and ReLU, which commute with it.
+    In the other layers the max-pool comes before bias and ReLU, which commute with it.
 
     Args:
-        weights: as ``variables(fused=True)`` makes them.
+        weights: from ``variables(fused=True)``.
         examples: float32 tensor [batch, 96, 64] of log-mel.
-        dtype: in which to convolve from conv2 on.
+        dtype: of the convolutions from conv2 on.
 
     Returns:
         Tensor [batch, 12288] of ``dtype``.
@@ -105,7 +106,7 @@ def fused_convolutions(weights: Mapping[str, Any], examples: Any, dtype: Any) ->
 
 
 def _fused_conv1(weights: Mapping[str, Any], examples: Any) -> Any:
-    """conv1 and its max-pool from float32 [batch, 96, 64] to float32 [batch, 48, 32, 64]."""
+    """Run conv1 and its max-pool: float32 [batch, 96, 64] to float32 [batch, 48, 32, 64]."""
     import tensorflow as tf
 
     kernel, biases = weights["vggish/conv1/weights"], weights["vggish/conv1/biases"]
@@ -127,7 +128,7 @@ def _largest(*tensors: Any) -> Any:
 
 
 def first_layers(weights: Mapping[str, Any], examples: Any, dtype: Any) -> Any:
-    """conv1 and conv2 with their max-pools: float32 [batch, 96, 64] to ``dtype`` [batch, 24, 16, 128]."""
+    """Run conv1 and conv2 with their max-pools: float32 [batch, 96, 64] to ``dtype`` [batch, 24, 16, 128]."""
     import tensorflow as tf
 
     x = tf.cast(tf.reshape(examples, [-1, EXAMPLE_FRAMES, MEL_BANDS, 1]), dtype)
@@ -135,7 +136,7 @@ def first_layers(weights: Mapping[str, Any], examples: Any, dtype: Any) -> Any:
 
 
 def deep_layers(weights: Mapping[str, Any], pooled: Any) -> Any:
-    """conv3_1 to conv4_2 with their max-pools: [batch, 24, 16, 128] to [batch, 12288], flattened in NHWC order."""
+    """Run conv3_1 to conv4_2 with their max-pools: [batch, 24, 16, 128] to [batch, 12288], flattened in NHWC order."""
     import tensorflow as tf
 
     x = _convolutions(weights, pooled, _DEEP)
@@ -149,7 +150,7 @@ def _convolutions(weights: Mapping[str, Any], x: Any, layers: Sequence[tuple[str
 
 
 def convolution(x: Any, kernel: Any, biases: Any, *, pool: bool) -> Any:
-    """A 3×3 convolution with ReLU, and its max-pool if it has one: [batch, height, width, inputs] to [..., outputs]."""
+    """Run a 3×3 convolution with ReLU, and its max-pool if any: [batch, height, width, inputs] to [..., outputs]."""
     import tensorflow as tf
 
     kernel, biases = tf.cast(kernel, x.dtype), tf.cast(biases, x.dtype)
@@ -158,7 +159,7 @@ def convolution(x: Any, kernel: Any, biases: Any, *, pool: bool) -> Any:
 
 
 def fully_connected(weights: Mapping[str, Any], features: Any) -> Any:
-    """fc1_1, fc1_2 and fc2: [batch, 12288] to float32 [batch, 128]."""
+    """Run fc1_1, fc1_2 and fc2: [batch, 12288] to float32 [batch, 128]."""
     import tensorflow as tf
 
     x = features
@@ -170,17 +171,17 @@ def fully_connected(weights: Mapping[str, Any], features: Any) -> Any:
 
 
 def in_chunks(function: Callable[[Any], Any], rows: Any, chunk: int, width: int, dtype: Any) -> Any:
-    """``function`` over the rows, about ``chunk`` at a time, so that what it needs in between stays small.
+    """Map ``function`` over the rows, about ``chunk`` at a time, so that its intermediate results stay small.
 
-    The chunks are of nearly equal length, never one row alone if there are two: for one row TensorFlow takes other
-    kernels, whose sums differ.
+    The chunks are of nearly equal length, and none has one row alone if there are two: for one row TensorFlow uses
+    other kernels, whose sums differ.
 
     Args:
         function: [n, ...] to ``dtype`` [n, width], row by row.
         rows: tensor [batch, ...].
         chunk: the most rows at a time, at least 3.
-        width: of a result.
-        dtype: of the results.
+        width: of a row of the result.
+        dtype: of the result.
 
     Returns:
         Tensor [batch, width].
@@ -190,10 +191,10 @@ def in_chunks(function: Callable[[Any], Any], rows: Any, chunk: int, width: int,
     count = tf.shape(rows)[0]
     chunks = tf.maximum((count + chunk - 1) // chunk, 1)
 
-    def body(number: Any, found: Any) -> tuple[Any, Any]:
+    def body(number: Any, results: Any) -> tuple[Any, Any]:
         start, end = number * count // chunks, (number + 1) * count // chunks
-        return number + 1, found.write(number, function(rows[start:end]))
+        return number + 1, results.write(number, function(rows[start:end]))
 
-    found = tf.TensorArray(dtype, size=chunks, infer_shape=False, element_shape=[None, width])
-    _, found = tf.while_loop(lambda number, _: number < chunks, body, (0, found), parallel_iterations=1)
-    return found.concat()
+    results = tf.TensorArray(dtype, size=chunks, infer_shape=False, element_shape=[None, width])
+    _, results = tf.while_loop(lambda number, _: number < chunks, body, (0, results), parallel_iterations=1)
+    return results.concat()

@@ -1,4 +1,4 @@
-"""AudioSet's post-processing of embeddings: PCA with whitening, then 8 bits.
+"""AudioSet's post-processing of embeddings: PCA with whitening, then quantization to 8 bits.
 
 Formulas and constants: the AudioSet VGGish release (``vggish_postprocess.py``, ``vggish_params.py``). No TensorFlow.
 """
@@ -18,19 +18,24 @@ from runner.core.errors import WeightsError
 from runner.vggish.constants import EMBEDDING_SIZE, PCA_EIGEN_VECTORS, PCA_MEANS, QUANTIZE_MAX, QUANTIZE_MIN
 
 COLUMNS = {"pca": "embedding_pca", "audioset": "embedding_u8"}
-"""What ``output.postprocess`` adds beside ``embedding``."""
+"""Column that each ``output.postprocess`` adds next to ``embedding``."""
 
 
 @dataclass(frozen=True)
 class PcaParameters:
-    """``eigen_vectors`` float64 [128, 128] (a row a component) and ``means`` float64 [128]."""
+    """Parameters of the PCA.
+
+    Attributes:
+        eigen_vectors: float64 [128, 128], a row for each component.
+        means: float64 [128].
+    """
 
     eigen_vectors: NDArray[np.float64]
     means: NDArray[np.float64]
 
     @property
     def checksum(self) -> str:
-        """SHA-256 of the values, whatever file they came in."""
+        """SHA-256 of the values; the same in any file."""
         values = np.concatenate([self.eigen_vectors.ravel(), self.means])
         return hashlib.sha256(values.astype("<f8").tobytes()).hexdigest()
 
@@ -43,71 +48,72 @@ def load_pca(path: str | Path) -> PcaParameters:
     """
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in (PCA_EIGEN_VECTORS, PCA_MEANS) if name in arrays}
+            parameters = {name: arrays[name] for name in (PCA_EIGEN_VECTORS, PCA_MEANS) if name in arrays}
             names = ", ".join(arrays) or "nothing"
-    except Exception as error:  # NumPy's reader lets through what zip files, tokenizers and parsers raise
+    except Exception as error:  # NumPy's reader passes on the errors of zip files, tokenizers and parsers
         raise WeightsError(f"{path} can't be read as PCA parameters ({error}): give vggish_pca_params.npz") from error
-    if missing := [name for name in (PCA_EIGEN_VECTORS, PCA_MEANS) if name not in found]:
+    if missing := [name for name in (PCA_EIGEN_VECTORS, PCA_MEANS) if name not in parameters]:
         raise WeightsError(f"{path} has no {' and no '.join(missing)} (it has {names}): give vggish_pca_params.npz")
     shapes: Mapping[str, Any] = {
         PCA_EIGEN_VECTORS: ((EMBEDDING_SIZE, EMBEDDING_SIZE),),
         PCA_MEANS: ((EMBEDDING_SIZE, 1), (EMBEDDING_SIZE,)),
     }
-    for name, array in found.items():
+    for name, array in parameters.items():
         if array.shape not in shapes[name]:
             raise WeightsError(
                 f"{path}: {name} has shape {list(array.shape)}, not {list(shapes[name][0])}: give vggish_pca_params.npz"
             )
         if not np.issubdtype(array.dtype, np.floating) or not np.isfinite(array).all():
             raise WeightsError(f"{path}: {name} holds values that are not finite numbers: get the file again")
-    return PcaParameters(found[PCA_EIGEN_VECTORS].astype(np.float64), found[PCA_MEANS].astype(np.float64).reshape(-1))
+    means = parameters[PCA_MEANS].astype(np.float64).reshape(-1)
+    return PcaParameters(parameters[PCA_EIGEN_VECTORS].astype(np.float64), means)
 
 
 def random_pca(seed: int) -> PcaParameters:
-    """A random rotation without means, for random weights: right shapes, meaningless values."""
+    """Draw a rotation without means, for random weights: right shapes, meaningless values."""
     rng = np.random.Generator(np.random.PCG64(seed))
     rotation, _ = np.linalg.qr(rng.standard_normal((EMBEDDING_SIZE, EMBEDDING_SIZE)))
     return PcaParameters(rotation, np.zeros(EMBEDDING_SIZE))
 
 
 def project(embeddings: NDArray[np.float32], pca: PcaParameters) -> NDArray[np.float64]:
-    """P·(e − means): float32 [n, 128] to float64 [n, 128]."""
+    """Compute P · (e − means): float32 [n, 128] to float64 [n, 128]."""
     projected: NDArray[np.float64] = (embeddings.astype(np.float64) - pca.means) @ pca.eigen_vectors.T
     return projected
 
 
 def quantize(projected: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Clip to ±2, spread over 0..255, truncate (not round): float [n, 128] to uint8 [n, 128].
+    """Clip to ±2, scale to 0..255, truncate (not round): float [n, 128] to uint8 [n, 128].
 
     Raises:
-        ValueError: NaN or infinity, which would end as some number of 0..255.
+        ValueError: NaN or infinity, which would become some number of 0..255.
     """
     if bad := int(np.count_nonzero(~np.isfinite(projected).all(axis=-1))):
         raise ValueError(f"{bad} projected embeddings hold NaN or infinity, which have no 8-bit form: leave them out")
     clipped = np.clip(projected, QUANTIZE_MIN, QUANTIZE_MAX)
-    spread = (clipped - QUANTIZE_MIN) * (255.0 / (QUANTIZE_MAX - QUANTIZE_MIN))
-    eight_bits: NDArray[np.uint8] = spread.astype(np.uint8)
-    return eight_bits
+    scaled = (clipped - QUANTIZE_MIN) * (255.0 / (QUANTIZE_MAX - QUANTIZE_MIN))
+    quantized: NDArray[np.uint8] = scaled.astype(np.uint8)
+    return quantized
 
 
 @dataclass(frozen=True)
 class Postprocessor:
-    """What ``output.postprocess`` (pca or audioset) makes of embeddings."""
+    """The post-processing of ``output.postprocess``, ``kind`` pca or audioset."""
 
     kind: str
     pca: PcaParameters
 
     @property
     def column(self) -> str:
-        """The name under which it is written."""
+        """Name of its column in the output."""
         return COLUMNS[self.kind]
 
     def __call__(self, embeddings: NDArray[np.float32]) -> NDArray[Any]:
-        """float32 [n, 128] to float32 (pca) or uint8 (audioset) [n, 128]."""
+        """Post-process float32 [n, 128] to float32 (pca) or uint8 (audioset) [n, 128]."""
         projected = project(embeddings, self.pca)
         return quantize(projected) if self.kind == "audioset" else projected.astype(np.float32)
 
 
 def pca_in_effect(postprocess: Postprocessor | None) -> dict[str, str]:
-    """The part of an identity that is of PCA parameters; none without post-processing."""
+    """Return the PCA parameters' part of an identity; empty without post-processing."""
     return {} if postprocess is None else {"pca.checksum": postprocess.pca.checksum}

@@ -1,8 +1,8 @@
-"""The answers that a device is held to: VGGish in NumPy float64, written from the release's formulas and nothing else.
+"""The parity reference: VGGish in NumPy float64, written from the release's formulas alone.
 
-Nothing is shared with what a session computes with: constants, window, mel filters, framing and layers are this
-module's own, so that a fault in one of those is seen and not agreed with.  Source: the AudioSet VGGish release
-(``vggish_params.py``, ``mel_features.py``, ``vggish_slim.py``).
+It shares nothing with a session's program: constants, window, mel filters, framing and layers are its own, so that a
+fault in one of those shows.  Source: the AudioSet VGGish release (``vggish_params.py``, ``mel_features.py``,
+``vggish_slim.py``).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Array = NDArray[np.float32]
 Exact = NDArray[np.float64]
 
 VERSION = 2
-"""To be raised where the answers change; so does ``version`` whenever a character of this file does."""
+"""Raise it when the answers change; ``version`` also changes with any character of this file."""
 
 _CONVOLUTIONS = (
     ("conv1", True),
@@ -32,11 +32,12 @@ _CONVOLUTIONS = (
 """Layer, and whether a 2×2 max-pool follows."""
 
 _COLUMNS = 512
-"""Outputs of a dense layer that are computed at a time: its weights are never in memory as float64 all at once."""
+"""Outputs of a dense layer that are computed at a time, so that its weights are not in memory as float64 all at
+once."""
 
 
 def version() -> str:
-    """What kept answers are known by: they are computed anew after any change of this file."""
+    """Return the key of cached answers, which changes with this file."""
     try:
         return f"{VERSION} {hashlib.sha256(Path(__file__).read_bytes()).hexdigest()}"
     except OSError:  # in an archive
@@ -44,21 +45,23 @@ def version() -> str:
 
 
 def reference_log_mel(windows: Array) -> Exact:
-    """Log-mel of windows of waveform, [n, 15600] in -1..1 to float64 [n, 96, 64]; the transform by its definition."""
+    """Compute the log-mel of windows, [n, 15600] in -1..1 to float64 [n, 96, 64], with the transform by its
+    definition."""
     offset = np.arange(400)
     window = 0.5 * (1.0 - np.cos(2.0 * np.pi * offset / 400.0))
     angles = 2.0 * np.pi * np.outer(offset, np.arange(257)) / 512.0
     cosines, sines = np.cos(angles), np.sin(angles)
-    found = np.empty((len(windows), 96, 64))
+    log_mel = np.empty((len(windows), 96, 64))
     filters = _mel_filters()
-    for row, samples in zip(found, windows.astype(np.float64), strict=True):
+    for row, samples in zip(log_mel, windows.astype(np.float64), strict=True):
         frames = np.stack([samples[160 * frame : 160 * frame + 400] for frame in range(96)]) * window
         row[...] = np.log(np.hypot(frames @ cosines, frames @ sines) @ filters + 0.01)
-    return found
+    return log_mel
 
 
 def _mel_filters() -> Exact:
-    """64 triangles of HTK's mel scale from 125 to 7500 Hz over the 257 bins of 16 kHz, bin 0 left out: [257, 64]."""
+    """Return 64 triangles of HTK's mel scale from 125 to 7500 Hz over the 257 bins of 16 kHz, without bin 0: [257,
+    64]."""
 
     def mel(hertz: float) -> float:
         return 1127.0 * float(np.log(1.0 + hertz / 700.0))
@@ -74,13 +77,13 @@ def _mel_filters() -> Exact:
 
 
 def reference_embeddings(arrays: Mapping[str, Array], windows: Array, precision: str = "float32") -> Array:
-    """Embeddings of windows of waveform, float32 [n, 15600] to float32 [n, 128].
+    """Embed windows of waveform, float32 [n, 15600] to float32 [n, 128].
 
     Args:
-        arrays: float32 weights by checkpoint name; left as they are.
+        arrays: float32 weights by checkpoint name.
         windows: mono 16 kHz.
-        precision: other than float32: weights and what goes into each layer are rounded to it (but for fc2's weights),
-            which shows by how much that alone changes the answers.
+        precision: other than float32: weights (except fc2's) and the inputs of each layer are rounded to it, which
+            shows by how much that alone changes the answers.
     """
     rounded = _ROUNDING[precision]
     images = reference_log_mel(windows)[..., None]
@@ -95,47 +98,47 @@ def reference_embeddings(arrays: Mapping[str, Array], windows: Array, precision:
 
 
 def _convolved(image: Exact, matrix: Exact, biases: Exact, pool: bool) -> Exact:
-    """A 3×3 convolution with ReLU, of [height, width, inputs], as one product with every pixel's neighbourhood."""
+    """Convolve [height, width, inputs] by 3×3, with ReLU, as one product with every pixel's neighborhood."""
     height, width, inputs = image.shape
     padded = np.pad(image, ((1, 1), (1, 1), (0, 0)))
     shifted = [padded[down : down + height, right : right + width] for down in range(3) for right in range(3)]
-    near = np.concatenate(shifted, axis=2).reshape(height * width, 9 * inputs)
-    found = np.maximum(near @ matrix + biases, 0.0).reshape(height, width, -1)
-    return _pooled(found) if pool else found
+    neighborhoods = np.concatenate(shifted, axis=2).reshape(height * width, 9 * inputs)
+    convolved = np.maximum(neighborhoods @ matrix + biases, 0.0).reshape(height, width, -1)
+    return _pooled(convolved) if pool else convolved
 
 
 def _pooled(image: Exact) -> Exact:
-    """The largest of each 2×2 pixels."""
+    """Return the largest of each 2×2 pixels."""
     rows = np.maximum(image[::2], image[1::2])
     return np.maximum(rows[:, ::2], rows[:, 1::2])
 
 
 def _dense(x: Exact, arrays: Mapping[str, Array], layer: str, rounded: Callable[[Exact], Exact]) -> Exact:
     weights, biases = arrays[f"vggish/{layer}/weights"], arrays[f"vggish/{layer}/biases"]
-    found = np.empty((len(x), len(biases)))
+    products = np.empty((len(x), len(biases)))
     for first in range(0, len(biases), _COLUMNS):
-        part = slice(first, first + _COLUMNS)
-        found[:, part] = x @ rounded(weights[:, part].astype(np.float64)) + biases[part]
-    return found
+        columns = slice(first, first + _COLUMNS)
+        products[:, columns] = x @ rounded(weights[:, columns].astype(np.float64)) + biases[columns]
+    return products
 
 
-def _to_bits(bits: int) -> Callable[[Exact], Exact]:
-    """Rounds to so many bits behind the leading one, to the even neighbour where two are as near."""
+def _rounding(bits: int) -> Callable[[Exact], Exact]:
+    """Return a function that rounds to ``bits`` bits after the leading one, ties to even."""
     dropped = 52 - bits
 
     def rounded(values: Exact) -> Exact:
-        found = np.array(values)
-        pattern = found.view(np.int64)
+        copy = np.array(values)
+        pattern = copy.view(np.int64)
         pattern += (1 << dropped - 1) - 1 + ((pattern >> dropped) & 1)
         pattern &= -1 << dropped
-        return found
+        return copy
 
     return rounded
 
 
 _ROUNDING: Mapping[str, Callable[[Exact], Exact]] = {
     "float32": lambda values: values,
-    "tf32": _to_bits(10),
-    "float16": _to_bits(10),
-    "bfloat16": _to_bits(7),
+    "tf32": _rounding(10),
+    "float16": _rounding(10),
+    "bfloat16": _rounding(7),
 }

@@ -1,6 +1,6 @@
-"""The release's smoke test: three seconds of a 1 kHz sine through the real weights have known answers.
+"""The release's smoke test: known statistics of the embeddings of three seconds of a 1 kHz sine.
 
-Source: the AudioSet VGGish release (``vggish_smoke_test.py``, figures of July 2023).
+Source: the AudioSet VGGish release (``vggish_smoke_test.py``, values of July 2023).
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ RELATIVE_TOLERANCE = 0.1
 
 
 def smoke_windows() -> NDArray[np.float32]:
-    """The sine, cut into its three windows: float32 [3, 15600]."""
+    """Return the sine in its three windows: float32 [3, 15600]."""
     t = np.arange(3 * SAMPLE_RATE) / SAMPLE_RATE
     return WindowCutter().push(np.sin(2 * np.pi * 1000.0 * t).astype(np.float32))
 
 
 def smoke_statistics(embeddings: NDArray[np.float32], pca: PcaParameters) -> dict[str, float]:
-    """Mean and standard deviation of the sine's embeddings, float32 [3, 128], and of their 8-bit form."""
+    """Compute mean and standard deviation of the sine's embeddings, float32 [3, 128], and of their 8-bit form."""
     postprocessed = quantize(project(embeddings, pca))
     return {
         "embedding_mean": float(embeddings.mean(dtype=np.float64)),
@@ -45,10 +45,10 @@ def smoke_statistics(embeddings: NDArray[np.float32], pca: PcaParameters) -> dic
     }
 
 
-def smoke_failures(figures: Mapping[str, float], known: Mapping[str, float] = KNOWN) -> list[str]:
-    """The figures that are not within a tenth of the known ones, in words; empty if all are."""
+def smoke_failures(statistics: Mapping[str, float], known: Mapping[str, float] = KNOWN) -> list[str]:
+    """Return a message for each statistic that is not within a tenth of the known one."""
     return [
-        f"{name} is {figures[name]:.6g}, not {value:.6g}"
+        f"{name} is {statistics[name]:.6g}, not {value:.6g}"
         for name, value in known.items()
-        if not abs(figures[name] - value) <= RELATIVE_TOLERANCE * abs(value)
+        if not abs(statistics[name] - value) <= RELATIVE_TOLERANCE * abs(value)
     ]

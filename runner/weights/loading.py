@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runner.core.errors import WeightsError
-from runner.vggish.answers import _reference_answers
+from runner.vggish.answers import reference_answers
 from runner.vggish.arrays import random_weights, weights_checksum
 from runner.vggish.checkpoint import load_checkpoint
 from runner.vggish.postprocess import load_pca, random_pca
@@ -56,7 +56,7 @@ def load_weights(choice: WeightsChoice, drawn: RandomInit | None = None, kept: P
     pca = load_pca(choice.pca_path) if choice.pca_path else None
     smoke, checksum = None, weights_checksum(arrays)
     if choice.source == "audioset" and pca is not None:
-        answers = _reference_answers(arrays, checksum, smoke_windows(), kept)[0]
+        answers = reference_answers(arrays, checksum, smoke_windows(), kept)[0]
         smoke = smoke_statistics(answers, pca)
         if misses := smoke_failures(smoke):
             raise WeightsError(

@@ -31,10 +31,10 @@ def ramp(samples: int) -> np.ndarray:
 def test_lossless_formats_keep_their_precision(tmp_path: Path, extension: str, subtype: str, tolerance: float) -> None:
     path = tmp_path / f"x.{extension}"
     soundfile.write(path, ramp(50_000), RATE, subtype=subtype)
-    found, clip = read(path)
-    assert found.dtype == np.float32
-    assert np.abs(found - ramp(50_000)).max() <= tolerance
-    assert (clip.sample_rate, clip.channels, clip.samples, clip.note) == (RATE, 1, 50_000, None)
+    frames, clip = read(path)
+    assert frames.dtype == np.float32
+    assert np.abs(frames - ramp(50_000)).max() <= tolerance
+    assert (clip.sample_rate, clip.channels, clip.samples, clip.warning) == (RATE, 1, 50_000, None)
     assert clip.seconds == pytest.approx(3.125)
 
 
@@ -99,9 +99,9 @@ def test_what_is_no_file_is_refused_and_never_waited_for(tmp_path: Path) -> None
 
 
 def test_a_truncated_file_is_kept_and_noted(audio: Path) -> None:
-    found, clip = read(audio / "hostile/a_trunc_60pct.mp3")
-    assert len(found) == clip.samples > RATE
-    assert clip.note == "truncated: 92207 of 220500 frames decoded"
+    frames, clip = read(audio / "hostile/a_trunc_60pct.mp3")
+    assert len(frames) == clip.samples > RATE
+    assert clip.warning == "truncated: 92207 of 220500 frames decoded"
 
 
 def test_every_hostile_file_decodes_or_is_refused_with_a_documented_reason(audio: Path) -> None:
@@ -139,10 +139,10 @@ def test_m4a_through_the_extra_av_or_a_refusal_that_names_it(tmp_path: Path, mon
         frame.sample_rate = 44_100
         for packet in [*stream.encode(frame), *stream.encode(None)]:
             container.mux(packet)
-    found, clip = read(path)
+    frames, clip = read(path)
     assert clip.sample_rate == 44_100
     assert clip.seconds == pytest.approx(2.0, abs=0.1)
-    assert np.sqrt((found**2).mean()) == pytest.approx(0.5 / np.sqrt(2), rel=0.1)
+    assert np.sqrt((frames**2).mean()) == pytest.approx(0.5 / np.sqrt(2), rel=0.1)
     monkeypatch.setitem(__import__("sys").modules, "av", None)
     with pytest.raises(ClipError, match=r"vggish-runner\[av\]"):
         read_clip(str(path))

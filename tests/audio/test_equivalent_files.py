@@ -16,12 +16,12 @@ from runner.inference.session import VGGishSession
 pytestmark = pytest.mark.slow
 
 
-def apart(found: np.ndarray, expected: np.ndarray) -> tuple[float, float]:
+def apart(actual: np.ndarray, expected: np.ndarray) -> tuple[float, float]:
     """The largest difference over the largest value, and the least cosine."""
-    assert found.shape == expected.shape
-    found, expected = found.astype(np.float64), expected.astype(np.float64)
-    cosine = (found * expected).sum(1) / np.linalg.norm(found, axis=1) / np.linalg.norm(expected, axis=1)
-    return float(np.abs(found - expected).max() / np.abs(expected).max()), float(cosine.min())
+    assert actual.shape == expected.shape
+    actual, expected = actual.astype(np.float64), expected.astype(np.float64)
+    cosine = (actual * expected).sum(1) / np.linalg.norm(actual, axis=1) / np.linalg.norm(expected, axis=1)
+    return float(np.abs(actual - expected).max() / np.abs(expected).max()), float(cosine.min())
 
 
 @pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24"])

@@ -53,14 +53,14 @@ def embed(folder: Path, out: Path, options: DecodeOptions = OPTIONS) -> dict[str
     clips = [Clip(n, row["clip"], row["path"], None, None, None, row["bytes"]) for n, row in enumerate(rows)]
     out.mkdir()
     engine = run_engine(clips, out, workers=2, batch=32, shard=5, options=options)
-    found = pq.read_table(out / "clips.parquet").to_pylist()
-    assert [row["clip"] for row in found] == [clip.name for clip in clips]
-    assert pq.read_table(out / "embeddings").num_rows == sum(row["examples"] for row in found)
-    assert engine.progress.embedded + sum(engine.progress.skipped.values()) == len(clips)
-    for row in found:
+    ends = pq.read_table(out / "clips.parquet").to_pylist()
+    assert [row["clip"] for row in ends] == [clip.name for clip in clips]
+    assert pq.read_table(out / "embeddings").num_rows == sum(row["examples"] for row in ends)
+    assert engine.stats.progress.embedded + sum(engine.stats.progress.skipped.values()) == len(clips)
+    for row in ends:
         assert row["status"] == "embedded" or row["reason"] in REASONS, row
         assert (row["status"] == "skipped") == (row["examples"] == 0), row
-    return {row["clip"]: row for row in found}
+    return {row["clip"]: row for row in ends}
 
 
 def test_things_that_are_no_files(tmp_path: Path) -> None:
@@ -77,17 +77,17 @@ def test_things_that_are_no_files(tmp_path: Path) -> None:
     (root / "round").symlink_to(root)
     if os.geteuid() == 0:
         os.mknod(root / "device.wav", 0o020600, os.makedev(1, 5))  # /dev/zero: it never ends
-    found = embed(root, tmp_path / "out")
-    assert found["good.wav"]["examples"] == 2
-    assert found["folder.wav/inside.wav"]["examples"] == 2
-    assert {name: found[name]["reason"] for name in ("pipe.wav", "socket.wav")} == dict.fromkeys(
+    rows = embed(root, tmp_path / "out")
+    assert rows["good.wav"]["examples"] == 2
+    assert rows["folder.wav/inside.wav"]["examples"] == 2
+    assert {name: rows[name]["reason"] for name in ("pipe.wav", "socket.wav")} == dict.fromkeys(
         ("pipe.wav", "socket.wav"), "not_a_file"
     )
     if os.geteuid() == 0:
-        assert found["device.wav"]["reason"] == "not_a_file"
-    assert found["dangling.wav"]["reason"] == "missing"
-    assert found["loop.wav"]["reason"] == "unreadable"
-    assert not [name for name in found if name.count("round") > 1]
+        assert rows["device.wav"]["reason"] == "not_a_file"
+    assert rows["dangling.wav"]["reason"] == "missing"
+    assert rows["loop.wav"]["reason"] == "unreadable"
+    assert not [name for name in rows if name.count("round") > 1]
 
 
 def test_a_file_without_permission() -> None:
@@ -114,10 +114,10 @@ def test_names(tmp_path: Path) -> None:
         wav(root / name)
     with open(os.fsencode(root) + b"/\xff\xfe bytes.wav", "wb") as file:
         file.write((root / "-rf.wav").read_bytes())
-    found = embed(root, tmp_path / "out")
-    assert set(names) <= set(found)
-    assert all(row["examples"] == 2 for row in found.values())
-    assert len(found) == len(names) + 1
+    rows = embed(root, tmp_path / "out")
+    assert set(names) <= set(rows)
+    assert all(row["examples"] == 2 for row in rows.values())
+    assert len(rows) == len(names) + 1
 
 
 def test_headers_that_lie(tmp_path: Path) -> None:
@@ -143,8 +143,8 @@ def test_headers_that_lie(tmp_path: Path) -> None:
     place = data.index(b"data") + 16
     data[place : place + 8] = struct.pack("<q", 2**63 - 1)
     w64.write_bytes(data)
-    found = embed(root, tmp_path / "out")
-    reasons = {name.removesuffix(".wav"): (row["reason"], row["examples"]) for name, row in found.items()}
+    rows = embed(root, tmp_path / "out")
+    reasons = {name.removesuffix(".wav"): (row["reason"], row["examples"]) for name, row in rows.items()}
     assert reasons["rate_1"][0] == "unsupported_rate"
     assert reasons["rate_4e9"][1] == reasons["rate_0"][1] == reasons["channels_0"][1] == 0
     assert reasons["channels_255"] == (None, 1)
@@ -168,9 +168,9 @@ def test_floats_of_another_scale_are_no_samples(tmp_path: Path) -> None:
     late = np.tile(np.float32(TONE / 8000), 10)
     late[-1] = 1e30  # the tail, which no example has
     soundfile.write(root / "late.wav", late, RATE, subtype="FLOAT")
-    found = {name: row["reason"] for name, row in embed(root, tmp_path / "out").items()}
-    assert found.pop("loud.wav") is None
-    assert set(found.values()) == {"out_of_range"}
+    reasons = {name: row["reason"] for name, row in embed(root, tmp_path / "out").items()}
+    assert reasons.pop("loud.wav") is None
+    assert set(reasons.values()) == {"out_of_range"}
 
 
 def test_a_truncated_file_is_kept_or_skipped_as_asked(tmp_path: Path, audio: Path) -> None:
@@ -191,8 +191,8 @@ def test_four_sparse_gibibytes_are_too_long_and_cost_nothing(tmp_path: Path) -> 
     for name, rate in (("known.wav", RATE), ("other.wav", 8_000)):
         wav(root / name, np.zeros(0, "<i2"), rate=rate, claims=0xFFFF0000)
         os.truncate(root / name, 44 + 0xFFFF0000)
-    found = embed(root, tmp_path / "out", DecodeOptions(0.96, "pad", "drop", "kaiser_best", max_duration_s=60))
-    assert {row["reason"] for row in found.values()} == {"too_long"}
+    rows = embed(root, tmp_path / "out", DecodeOptions(0.96, "pad", "drop", "kaiser_best", max_duration_s=60))
+    assert {row["reason"] for row in rows.values()} == {"too_long"}
 
 
 def test_a_file_that_grows_while_it_is_read_is_what_it_was_when_opened(tmp_path: Path) -> None:

@@ -27,10 +27,10 @@ def test_equals_resampys_kaiser_best(rate: int) -> None:
     resampy = pytest.importorskip("resampy", reason="resampy is a development dependency")
     signal = noise(rate)
     expected = resampy.resample(signal.astype(np.float64), rate, 16_000, filter="kaiser_best")
-    found = resample(signal, rate)
-    assert found.dtype == np.float32
-    assert len(found) == len(expected)
-    assert np.abs(found - expected).max() < 2e-7
+    resampled = resample(signal, rate)
+    assert resampled.dtype == np.float32
+    assert len(resampled) == len(expected)
+    assert np.abs(resampled - expected).max() < 2e-7
 
 
 @pytest.mark.parametrize("rate", COMMON)
@@ -43,8 +43,8 @@ def test_log_mel_after_it_equals_that_after_resampy(rate: int) -> None:
     chirp = np.sin(2 * np.pi * (50 + 1300 * t) * t)
     for signal in (noise(rate, 1.2), tones.astype(np.float32), chirp.astype(np.float32)):
         expected = resampy.resample(signal.astype(np.float64), rate, 16_000, filter="kaiser_best").astype(np.float32)
-        found = resample(signal, rate)
-        difference = log_mel(found[None, :15_600]).numpy() - log_mel(expected[None, :15_600]).numpy()
+        resampled = resample(signal, rate)
+        difference = log_mel(resampled[None, :15_600]).numpy() - log_mel(expected[None, :15_600]).numpy()
         assert np.abs(difference).max() < 5e-4
 
 
@@ -54,9 +54,9 @@ def test_does_not_depend_on_the_blocks(rate: int, method: str) -> None:
     signal = noise(rate)
     whole = resample(signal, rate, 1, method)
     for pieces in (2, 9):
-        found = resample(signal, rate, pieces, method)
-        assert len(found) == len(whole)
-        assert np.abs(found - whole).max() < (2e-7 if method == "kaiser_best" else 2e-6)
+        resampled = resample(signal, rate, pieces, method)
+        assert len(resampled) == len(whole)
+        assert np.abs(resampled - whole).max() < (2e-7 if method == "kaiser_best" else 2e-6)
 
 
 def test_16_khz_passes_unchanged() -> None:

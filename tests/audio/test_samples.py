@@ -28,8 +28,8 @@ STORED: dict[str, np.ndarray] = {
 
 
 def written(path: Path, samples: np.ndarray, subtype: str) -> Path:
-    given = ((samples.astype(np.int16) - 128) << 8) if subtype == "PCM_U8" else samples
-    soundfile.write(path, given, 16_000, subtype=subtype)
+    array = ((samples.astype(np.int16) - 128) << 8) if subtype == "PCM_U8" else samples
+    soundfile.write(path, array, 16_000, subtype=subtype)
     return path
 
 
@@ -39,11 +39,11 @@ def test_an_array_is_what_its_file_is_read_as(tmp_path: Path, subtype: str, shap
     samples = STORED[subtype].reshape(shape)
     with read_clip(str(written(tmp_path / "a.wav", samples, subtype))) as clip:
         expected = scaled(np.concatenate(list(clip)))
-    for given in (samples, np.asfortranarray(samples), samples.astype(samples.dtype.newbyteorder(">"))):
-        found = as_mono(given)
-        assert found.dtype in (np.float32, np.int16)
-        assert found.dtype.isnative
-        assert np.array_equal(scaled(found), expected)
+    for array in (samples, np.asfortranarray(samples), samples.astype(samples.dtype.newbyteorder(">"))):
+        mono = as_mono(array)
+        assert mono.dtype in (np.float32, np.int16)
+        assert mono.dtype.isnative
+        assert np.array_equal(scaled(mono), expected)
 
 
 def test_mono_int16_is_not_copied() -> None:
@@ -53,17 +53,22 @@ def test_mono_int16_is_not_copied() -> None:
 
 
 @pytest.mark.parametrize(
-    "given", [[0.5, -0.5], (0.5, -0.5), np.array([0.5, -0.5], np.float16), np.longdouble([0.5, -0.5])]
+    "array", [[0.5, -0.5], (0.5, -0.5), np.array([0.5, -0.5], np.float16), np.longdouble([0.5, -0.5])]
 )
-def test_floats_of_any_kind_are_taken(given: Any) -> None:
-    assert as_mono(given).tolist() == [0.5, -0.5]
+def test_floats_of_any_kind_are_taken(array: Any) -> None:
+    assert as_mono(array).tolist() == [0.5, -0.5]
+
+
+NO_SAMPLES = (np.int64, np.uint64, np.uint16, np.uint32, np.int8, np.complex64, np.bool_, object, "U3")
 
 
 @pytest.mark.parametrize(
     ("waveform", "words"),
     [
-        *[(np.zeros(9, dtype), f"type {np.dtype(dtype)}, which says no full scale: give int16") for dtype in
-          (np.int64, np.uint64, np.uint16, np.uint32, np.int8, np.complex64, np.bool_, object, "U3")],
+        *[
+            (np.zeros(9, dtype), f"type {np.dtype(dtype)}, which says no full scale: give int16")
+            for dtype in NO_SAMPLES
+        ],
         ([1, 2, 3], "type int64"),
         ([[0.1], [0.2, 0.3]], "no array of numbers"),
         (None, "type object"),
@@ -82,7 +87,7 @@ def test_floats_of_any_kind_are_taken(given: Any) -> None:
         (np.array([0.0, -1000.5], np.float32), "up to 1000"),
         (np.array([0.0, 12_345.0]), "up to 1.234e"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_waveform_is_refused_in_a_sentence(waveform: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words) as refused:
         as_mono(waveform)

@@ -6,22 +6,22 @@ from pathlib import Path
 
 import pytest
 
-from runner.devices.cgroup import Groups
+from runner.devices.cgroup import ControlGroups
 from runner.devices.load import BackgroundLoad
 
 
-def groups(tmp_path: Path, own: str, files: dict[str, str]) -> Groups:
+def groups(tmp_path: Path, own: str, files: dict[str, str]) -> ControlGroups:
     root = tmp_path / "cgroup"
     root.mkdir()
     for name, text in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text + "\n")
     (tmp_path / "own").write_text(own + "\n")
-    return Groups(root, tmp_path / "own")
+    return ControlGroups(root, tmp_path / "own")
 
 
 def test_the_tightest_limit_of_nested_groups_holds(tmp_path: Path) -> None:
-    found = groups(
+    control_groups = groups(
         tmp_path,
         "0::/slurm/job_7/step_0",
         {
@@ -33,11 +33,11 @@ def test_the_tightest_limit_of_nested_groups_holds(tmp_path: Path) -> None:
             "slurm/job_7/cpu.stat": "usage_usec 3500000\nuser_usec 1",
         },
     )
-    assert (found.cores(), found.memory_bytes(), found.used_s()) == (2.5, 4 << 30, 3.5)
+    assert (control_groups.cores(), control_groups.memory_bytes(), control_groups.used_s()) == (2.5, 4 << 30, 3.5)
 
 
 def test_version_1_has_a_folder_a_controller(tmp_path: Path) -> None:
-    found = groups(
+    control_groups = groups(
         tmp_path,
         "5:cpu,cpuacct:/docker/abc\n3:memory:/docker/abc\n0::/",
         {
@@ -49,27 +49,29 @@ def test_version_1_has_a_folder_a_controller(tmp_path: Path) -> None:
             "memory/memory.limit_in_bytes": "9223372036854771712",
         },
     )
-    assert (found.cores(), found.memory_bytes(), found.used_s()) == (1.5, 1 << 30, 2.0)
+    assert (control_groups.cores(), control_groups.memory_bytes(), control_groups.used_s()) == (1.5, 1 << 30, 2.0)
 
 
 def test_in_a_container_the_group_itself_is_mounted(tmp_path: Path) -> None:
-    found = groups(tmp_path, "3:memory:/docker/abc\n0::/", {"memory/memory.limit_in_bytes": str(1 << 30)})
-    assert found.memory_bytes() == 1 << 30
+    control_groups = groups(tmp_path, "3:memory:/docker/abc\n0::/", {"memory/memory.limit_in_bytes": str(1 << 30)})
+    assert control_groups.memory_bytes() == 1 << 30
 
 
 @pytest.mark.parametrize("own", ["", "0::/gone", "nonsense"])
 def test_without_limits_there_are_none(tmp_path: Path, own: str) -> None:
-    found = groups(tmp_path, own, {})
-    assert (found.cores(), found.memory_bytes(), found.used_s()) == (None, None, None)
-    assert Groups(tmp_path / "none", tmp_path / "none").cores() is None
+    control_groups = groups(tmp_path, own, {})
+    assert (control_groups.cores(), control_groups.memory_bytes(), control_groups.used_s()) == (None, None, None)
+    assert ControlGroups(tmp_path / "none", tmp_path / "none").cores() is None
 
 
-def test_what_others_of_the_group_take_is_of_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_of_the_groups_other_processes_is_a_share_of_its_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     now, busy = [0.0], [0.0]
     monkeypatch.setattr("runner.profiling.sampler.time.perf_counter", lambda: now[0])
     monkeypatch.setattr("runner.devices.load._busy_s", lambda: (busy[0], 64))
-    found = groups(tmp_path, "0::/", {"cpu.max": "200000 100000", "cpu.stat": "usage_usec 0"})
-    load = BackgroundLoad(found)
+    control_groups = groups(tmp_path, "0::/", {"cpu.max": "200000 100000", "cpu.stat": "usage_usec 0"})
+    load = BackgroundLoad(control_groups)
     now[0], busy[0] = 10.0, 10.0 + 320.0  # the run took 10 s; the machine is half busy with others, elsewhere
     (tmp_path / "cgroup/cpu.stat").write_text("usage_usec 15000000")
     assert load.share(10.0) == pytest.approx(0.25)  # 5 s of the group's 20

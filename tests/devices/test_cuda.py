@@ -37,25 +37,25 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
     return made
 
 
-def test_all_slots_are_locked_and_let_go(memory: SlotMemory, calls: list[tuple[object, ...]]) -> None:
-    with cuda.pinned(memory) as trouble:
+def test_all_slots_are_locked_and_unlocked(memory: SlotMemory, calls: list[tuple[object, ...]]) -> None:
+    with cuda.pinned(memory.bytes) as trouble:
         assert trouble is None
     address = memory.windows(0, "int16").ctypes.data
     assert address % 4096 == 0
     assert calls == [("register", address, memory.bytes.nbytes, 1), ("unregister", address)]
 
 
-def test_a_refusal_is_told(memory: SlotMemory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refusal_is_yielded(memory: SlotMemory, monkeypatch: pytest.MonkeyPatch) -> None:
     runtime = SimpleNamespace(cudaHostRegister=lambda *arguments: 2, cudaGetLastError=lambda: 2)
     monkeypatch.setattr(cuda, "_runtime", lambda: runtime)
-    with cuda.pinned(memory) as trouble:
+    with cuda.pinned(memory.bytes) as trouble:
         assert "gave error 2" in str(trouble)
 
 
-def test_no_runtime_is_told(memory: SlotMemory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_runtime_is_yielded(memory: SlotMemory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "_RUNTIMES", ("libnosuchthing.so.12",))
     cuda._runtime.cache_clear()
-    with cuda.pinned(memory) as trouble:
+    with cuda.pinned(memory.bytes) as trouble:
         assert "not found" in str(trouble)
 
 
@@ -89,11 +89,11 @@ def test_a_batch_is_filled_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "_runtime", HostRuntime)
     upload = cuda.StagingBuffer(tf.zeros((3, 15600), tf.int16))
     for rows in (noise(3), -noise(3)):
-        assert np.array_equal(upload.fill(rows).numpy(), rows)
+        assert np.array_equal(upload.copy_from(rows).numpy(), rows)
     with pytest.raises(ValueError, match="float32"):
-        upload.fill(noise(3, "float32"))
+        upload.copy_from(noise(3, "float32"))
     with pytest.raises(ValueError, match="2, 15600"):
-        upload.fill(noise(2))
+        upload.copy_from(noise(2))
 
 
 def test_a_call_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

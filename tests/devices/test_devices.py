@@ -156,8 +156,8 @@ MODEL = """
 def printed() -> dict[str, str]:
     """What processes print in which TensorFlow is new: v1 sessions by device, and the ``model``."""
     detection = ("cpu", "auto", "gpu")
-    found = run_fresh(*map(V1_SESSION.format, detection), MODEL)
-    return dict(zip((*detection, "model"), found, strict=True))
+    outputs = run_fresh(*map(V1_SESSION.format, detection), MODEL)
+    return dict(zip((*detection, "model"), outputs, strict=True))
 
 
 @pytest.mark.slow
@@ -186,11 +186,11 @@ def test_log_device_info_lists_absent_devices_too(caplog: pytest.LogCaptureFixtu
 
 def test_a_sweep_over_devices_leaves_out_those_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(detection.platform, "system", lambda: "Linux")
-    monkeypatch.setattr(detection, "_nvidia_driver_present", lambda: False)
+    monkeypatch.setattr(detection, "has_nvidia_driver", lambda: False)
     assert set(detection.unavailable_devices()) == {DeviceType.GPU, DeviceType.METAL}
-    monkeypatch.setattr(detection, "_nvidia_driver_present", lambda: True)
+    monkeypatch.setattr(detection, "has_nvidia_driver", lambda: True)
     assert set(detection.unavailable_devices()) == {DeviceType.METAL}
     monkeypatch.setattr(detection.platform, "system", lambda: "Darwin")
     monkeypatch.setattr(detection.platform, "machine", lambda: "arm64")
-    monkeypatch.setattr(detection, "_metal_plugin_version", lambda: "1.2.0")
+    monkeypatch.setattr(detection, "metal_plugin_version", lambda: "1.2.0")
     assert set(detection.unavailable_devices()) == {DeviceType.GPU}

@@ -17,7 +17,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from runner.core.cache import remembered
-from tests.double.session import DoubleSession, draw_arrays, embed
+from tests.double.session import DoubleProgram, DoubleSession, draw_arrays, embed
 
 
 def take_the_place_of_tensorflow() -> None:
@@ -40,7 +40,7 @@ def take_the_place_of_tensorflow() -> None:
     sys.modules["tensorflow"] = _StandIn("tensorflow")
     writer.TfrecordShards = _with_tensorflow(writer.TfrecordShards)
     startup.init_random_weights = loading.init_random_weights = init_random_weights
-    builder.VGGishSession = DoubleSession
+    builder.Program, builder.VGGishSession = DoubleProgram, DoubleSession
     answers.reference_embeddings = embed
     startup.remembered_calibration = lambda folder: (1.0, 1.0)  # the checkout's cache keeps what was measured
     startup.remembered = _apart

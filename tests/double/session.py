@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runner.audio.samples import as_samples
-from runner.devices.selection import DeviceChoice
+from runner.devices.detection import DeviceType
 from runner.inference.precision import PrecisionChoice
+from runner.inference.program import Program
 from runner.inference.session import SessionMetadata, VGGishSession
 from runner.vggish import reference
 from runner.vggish.constants import EMBEDDING_SIZE, EXAMPLE_SAMPLES, LARGEST_SAMPLE
@@ -70,43 +71,31 @@ def _rounded(values: NDArray[np.float64], bits: int) -> NDArray[np.float64]:
     return np.ldexp(np.rint(mantissa * (2 << bits)) / (2 << bits), exponent)
 
 
-class DoubleSession(VGGishSession):
-    """``VGGishSession`` without a network: what is made of clips, files and sample rates is inherited."""
+class DoubleProgram(Program):
+    """A ``Program`` that is the weights, and computes nothing by itself."""
 
     def __init__(
         self,
         weights: dict[str, Array],
-        device: DeviceChoice,
+        device: DeviceType,
         precision: PrecisionChoice,
-        batch_size: int,
-        metadata: SessionMetadata,
         conv: str = "direct",
         ordinal: int = 0,
     ) -> None:
-        self.metadata = metadata
-        self.oom_backoffs: list[str] = []
-        self.device_name = "/CPU:0"
+        self.device_type, self.device_name = DeviceType.CPU, "/CPU:0"
         self.compiler = {"effective": "numpy", "reason": "a test double"}
-        self.copies = {"effective": "none", "reason": "a test double"}
-        self._weights = dict(weights)
-        self._precision = precision.effective
-        self._rows_at_once = batch_size
-        self._batch_s = float(os.environ.get(BATCH_S, "0"))
+        self.weights, self.precision = dict(weights), precision.effective
         weights.clear()
 
-    @property
-    def fills_batches(self) -> bool:
-        """No."""
-        return False
 
-    @property
-    def in_flight(self) -> int:
-        """One call at a time."""
-        return 1
+class DoubleSession(VGGishSession):
+    """``VGGishSession`` without a network: what is made of clips, files and sample rates is inherited."""
 
-    def memory_peak_mib(self) -> float | None:
-        """Nobody counts."""
-        return None
+    program: DoubleProgram
+
+    def __init__(self, program: DoubleProgram, batch_size: int, metadata: SessionMetadata) -> None:
+        super().__init__(program, batch_size, metadata)
+        self._batch_s = float(os.environ.get(BATCH_S, "0"))
 
     def warm_up(self, dtype: str = "float32") -> float:
         """Nothing is compiled; the call is made all the same."""
@@ -121,7 +110,7 @@ class DoubleSession(VGGishSession):
         if windows.shape[1:] != (EXAMPLE_SAMPLES,):
             raise ValueError(f"rows have shape {windows.shape}: give [n, {EXAMPLE_SAMPLES}]")
         time.sleep(self._batch_s)
-        return embed(self._weights, windows, self._precision)
+        return embed(self.program.weights, windows, self.program.precision)
 
     def log_mel(self, windows: Windows) -> Array:
         """The reference's own."""

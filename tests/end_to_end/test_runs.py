@@ -18,11 +18,10 @@ import pytest
 import soundfile
 from mlflow.tracking import MlflowClient
 
-from runner.audio.reader import count_samples
-from runner.vggish.framing import count_examples
 from tests.commands import DOUBLE, REAL, Done, run, run_module, run_real, start, wait_until
 from tests.double.session import BATCH_S
 from tests.fork_server import Forked
+from tests.reference import count_examples, count_samples
 from tests.stress.chaos import victims
 
 

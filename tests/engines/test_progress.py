@@ -13,7 +13,7 @@ from rich.console import Console
 from runner.core.events import Events
 from runner.engines.local import _clips_in, _reporting
 from runner.jobs.terminal import RunProgress
-from runner.pipeline.messages import Progress
+from runner.pipeline.messages import PipelineStats, Progress
 
 
 class FakePool:
@@ -21,7 +21,7 @@ class FakePool:
 
     def __init__(self, processes: int, parts: float = 0.0) -> None:
         self._processes = processes
-        self.memory = SimpleNamespace(parts_done=lambda: parts)
+        self.memory = SimpleNamespace(fractions_decoded=lambda: parts)
 
     def __len__(self) -> int:
         return self._processes
@@ -32,21 +32,21 @@ def told(stream: io.StringIO) -> list[dict]:
 
 
 def test_a_clip_of_many_hours_has_a_speed_before_it_ends() -> None:
-    engine = SimpleNamespace(progress=Progress(), examples_done=0, started_at=time.perf_counter())
+    stats = PipelineStats(started_at=time.perf_counter())
     stream = io.StringIO()
-    with _reporting(engine, Events(stream), clips_before=2, hop_s=0.96, pool=FakePool(4)):
-        engine.examples_done = 5000
+    with _reporting(stats, Events(stream), clips_before=2, hop_s=0.96, pool=FakePool(4)):
+        stats.examples_done = 5000
         while not told(stream):
             time.sleep(0.01)
         first = told(stream)[-1]
-        engine.progress.clips = engine.progress.embedded = 1
-        engine.progress.examples, engine.progress.audio_s = 4000, 3841.0
+        stats.progress.clips = stats.progress.embedded = 1
+        stats.progress.examples, stats.progress.audio_s = 4000, 3841.0
         before = len(told(stream))
         while len(told(stream)) == before:
             time.sleep(0.01)
         second = told(stream)[-1]
-        engine.examples_done = 7000  # of which the last were of a clip that ends as skipped
-        engine.progress.clips = 2
+        stats.examples_done = 7000  # of which the last were of a clip that ends as skipped
+        stats.progress.clips = 2
     last = told(stream)[-1]
     assert (first["clips"], first["session_clips"], first["clips_under_way"]) == (2, 0, 0.0)
     assert (first["examples"], first["audio_s"]) == (5000, pytest.approx(4800))
@@ -62,8 +62,7 @@ def test_parts_of_clips_are_known_by_what_is_decoded_or_by_the_average(
     finished: int, examples: int, parts: float, under_way: float
 ) -> None:
     progress = Progress(clips=finished, embedded=finished, examples=10 * finished, audio_s=10.0 * finished)
-    engine = SimpleNamespace(progress=progress, examples_done=examples, started_at=0.0)
-    assert _clips_in(examples - progress.examples, engine, FakePool(3, parts)) == under_way
+    assert _clips_in(examples - progress.examples, progress, FakePool(3, parts)) == under_way
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The climb for a batch size: pure decisions on a device that is a table; and what a session gives it."""
+"""The search for a batch size: pure decisions on a device that is a table; and a session's measurement."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from runner.core.cache import remembered
 from runner.inference import batch_size
 from runner.inference.batch_size import (
     BatchSizeSearch,
-    Step,
-    climb_undisturbed,
+    Trial,
     is_fresh,
     is_search_result,
     is_undisturbed,
     measure_on,
     search_batch_size,
+    search_undisturbed,
     sizes_from,
 )
 from tests.reference import make_session
@@ -29,15 +29,15 @@ def on(speeds: dict[int, float], seconds: float = 0.1, compile_s: float = 0.0, c
     """A device with these speeds, out of memory above the largest, and its clock."""
     now = [0.0]
 
-    def measure(size: int) -> Step | None:
+    def measure(size: int) -> Trial | None:
         compiling = 0.0 if size in compiled else compile_s
         now[0] += seconds + compiling
-        return Step(size, speeds[size], None, compiling) if size in speeds else None
+        return Trial(size, speeds[size], None, compiling) if size in speeds else None
 
     return measure, lambda: now[0]
 
 
-def climbed(
+def searched(
     speeds: dict[int, float], sizes: list[int], compiled: Collection[int] = (), **device: float
 ) -> BatchSizeSearch:
     measure, clock = on(speeds, compiled=compiled, **device)
@@ -45,49 +45,49 @@ def climbed(
 
 
 def test_it_stops_where_throughput_no_longer_improves() -> None:
-    found = climbed({64: 100, 128: 180, 256: 200, 512: 201, 1024: 202, 2048: 999}, [64, 128, 256, 512, 1024, 2048])
-    assert found.batch_size == 256
-    assert [step.batch_size for step in found.steps] == [64, 128, 256, 512, 1024]
-    assert "neither 512 nor 1024 is faster than 256" in found.reason
+    search = searched({64: 100, 128: 180, 256: 200, 512: 201, 1024: 202, 2048: 999}, [64, 128, 256, 512, 1024, 2048])
+    assert search.batch_size == 256
+    assert [step.batch_size for step in search.trials] == [64, 128, 256, 512, 1024]
+    assert "neither 512 nor 1024 is faster than 256" in search.reason
 
 
-def test_one_slow_size_does_not_end_the_climb() -> None:
-    assert climbed({64: 100, 128: 99, 256: 200}, [64, 128, 256]).batch_size == 256
+def test_one_slow_size_does_not_end_the_search() -> None:
+    assert searched({64: 100, 128: 99, 256: 200}, [64, 128, 256]).batch_size == 256
 
 
 def test_memory_ends_it() -> None:
-    found = climbed({64: 100, 128: 180}, [64, 128, 256, 512])
-    assert found.batch_size == 128
-    assert "256 does not fit" in found.reason
+    search = searched({64: 100, 128: 180}, [64, 128, 256, 512])
+    assert search.batch_size == 128
+    assert "256 does not fit" in search.reason
 
 
 def test_no_memory_for_the_first_leaves_the_first() -> None:
-    assert climbed({}, [64, 128]).batch_size == 64
+    assert searched({}, [64, 128]).batch_size == 64
 
 
 def test_time_ends_it() -> None:
-    found = climbed({64: 100, 128: 180, 256: 300}, [64, 128, 256], seconds=1.5)
-    assert found.batch_size == 128
-    assert found.reason == "3.0 s are over, and 256 would take too long (3.0 s)"
+    search = searched({64: 100, 128: 180, 256: 300}, [64, 128, 256], seconds=1.5)
+    assert search.batch_size == 128
+    assert search.reason == "3.0 s are over, and 256 would take too long (3.0 s)"
 
 
 def test_compiling_counts() -> None:
-    found = climbed({512: 265, 1024: 275, 2048: 280}, [512, 1024, 2048], seconds=0.2, compile_s=3.1)
-    assert [step.batch_size for step in found.steps] == [512]
-    assert found.reason == "3.3 s are over, and 1024 would take too long (3.5 s)"
+    search = searched({512: 265, 1024: 275, 2048: 280}, [512, 1024, 2048], seconds=0.2, compile_s=3.1)
+    assert [step.batch_size for step in search.trials] == [512]
+    assert search.reason == "3.3 s are over, and 1024 would take too long (3.5 s)"
 
 
 def test_a_size_that_is_compiled_already_is_measured() -> None:
-    found = climbed({512: 265, 1024: 275, 2048: 280}, [512, 1024, 2048], (1024,), seconds=0.2, compile_s=3.1)
-    assert [step.batch_size for step in found.steps] == [512, 1024]
-    assert found.batch_size == 1024
-    assert "2048 would take too long" in found.reason
+    search = searched({512: 265, 1024: 275, 2048: 280}, [512, 1024, 2048], (1024,), seconds=0.2, compile_s=3.1)
+    assert [step.batch_size for step in search.trials] == [512, 1024]
+    assert search.batch_size == 1024
+    assert "2048 would take too long" in search.reason
 
 
 def test_the_largest_allowed_ends_it() -> None:
-    found = climbed({64: 100, 128: 180}, [64, 128])
-    assert (found.batch_size, found.reason) == (128, "the largest that the policy allows")
-    assert is_search_result(found.to_dict())
+    search = searched({64: 100, 128: 180}, [64, 128])
+    assert (search.batch_size, search.reason) == (128, "the largest that the policy allows")
+    assert is_search_result(search.to_dict())
 
 
 @pytest.mark.slow
@@ -99,34 +99,34 @@ def test_a_session_is_measured_and_resized(weights: dict[str, np.ndarray]) -> No
     assert step.examples_per_s > 1
 
 
-def test_the_climb_begins_at_the_policys_own_size() -> None:
+def test_the_search_begins_at_the_policys_own_size() -> None:
     assert sizes_from(256, lambda size: size <= 1024) == [256, 512, 1024]
     assert sizes_from(256, lambda size: False) == [256]
 
 
 @pytest.mark.parametrize("speeds", [{256: 100, 512: 90, 1024: 80}, {256: 100, 512: 101}, {256: 100}, {}])
 def test_it_never_ends_below_that(speeds: dict[int, float]) -> None:
-    assert climbed(speeds, sizes_from(256, lambda size: size <= 1024)).batch_size == 256
+    assert searched(speeds, sizes_from(256, lambda size: size <= 1024)).batch_size == 256
 
 
 @pytest.mark.parametrize(("share", "size"), [(0.1, 512), (0.6, 256)])
-def test_what_a_busy_machine_measures_is_not_believed(
+def test_measurements_on_a_busy_machine_are_discarded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float, size: int
 ) -> None:
     monkeypatch.setattr(batch_size.BackgroundLoad, "share", lambda self, own_cpu_s: share)
     path = tmp_path / "batch_size.json"
     measure, _ = on({256: 100, 512: 200})
-    found = remembered(path, "key", lambda: climb_undisturbed(measure, [256, 512]), is_fresh, is_undisturbed)
-    assert found["batch_size"] == size
+    search = remembered(path, "key", lambda: search_undisturbed(measure, [256, 512]), is_fresh, is_undisturbed)
+    assert search["batch_size"] == size
     assert path.exists() == (share < 0.5)
-    assert ("other programs took 60%" in found["reason"]) == (share > 0.5)
+    assert ("other programs took 60%" in search["reason"]) == (share > 0.5)
 
 
-def test_what_was_measured_long_ago_is_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_old_measurement_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batch_size.BackgroundLoad, "share", lambda self, own_cpu_s: 0.0)
     path = tmp_path / "batch_size.json"
     measure, _ = on({256: 100})
-    kept = climb_undisturbed(measure, [256])
+    kept = search_undisturbed(measure, [256])
     assert is_fresh(kept)
     for old in (
         {**kept, "measured_at": kept["measured_at"] - 8 * 86400},

@@ -1,4 +1,4 @@
-"""Canaries: a device that goes wrong in the middle of a run is found out, and what it spoilt is done again."""
+"""Canaries: a device that fails in the middle of a run is detected, and the shards since are redone."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from runner.inference.gate import signals_of
 from runner.output.state.journal import read_journal
 from runner.pipeline.decode_pool import DecodePool
 from runner.pipeline.messages import Replica
-from runner.pipeline.pipeline import EmbeddingPipeline
+from runner.pipeline.pipeline import EmbeddingPipeline, ShardedClips
 from tests.inference.test_gate import ANSWERS, CONFIG, FakeSession
 from tests.pipeline.test_engine import OPTIONS, make_writer
 
@@ -38,9 +38,9 @@ class Turncoat(FakeSession):
     wrong = False
 
     def answer(self, which: list[int], windows: np.ndarray) -> np.ndarray:
-        found, unknown = super().answer(which, windows), np.array(which) < 0
-        found[unknown] = windows[unknown, :128]
-        return np.roll(found, 1, axis=0) if self.wrong else found
+        answers, unknown = super().answer(which, windows), np.array(which) < 0
+        answers[unknown] = windows[unknown, :128]
+        return np.roll(answers, 1, axis=0) if self.wrong else answers
 
 
 def canary_of(session: FakeSession, **options) -> Canary:  # type: ignore[no-untyped-def]
@@ -114,7 +114,7 @@ def test_one_batch_in_many_and_the_last(monkeypatch: pytest.MonkeyPatch) -> None
         canary.finish()
 
 
-def test_with_warn_it_is_told_and_no_more() -> None:
+def test_with_warn_a_miss_is_a_message_and_the_run_continues() -> None:
     session = Turncoat()
     canary = Canary(session, ANSWERS, replace(CONFIG, name="warn"), ("float32",))  # type: ignore[arg-type]
     session.wrong = True
@@ -125,12 +125,12 @@ def test_with_warn_it_is_told_and_no_more() -> None:
 
 def make_clips(folder: Path) -> list[Clip]:
     """Twelve clips of four windows each."""
-    found = []
+    clips = []
     for number in range(12):
         path = folder / f"{number}.wav"
         soundfile.write(path, data(1, "int16", number)[0].repeat(4), 16_000, subtype="PCM_16")
-        found.append(Clip(number, path.name, os.fsencode(path), None, None, None, path.stat().st_size))
-    return found
+        clips.append(Clip(number, path.name, os.fsencode(path), None, None, None, path.stat().st_size))
+    return clips
 
 
 def test_shards_since_the_last_good_canary_are_to_be_done_again(
@@ -154,7 +154,9 @@ def test_shards_since_the_last_good_canary_are_to_be_done_again(
         return canary.embed(windows, copied)
 
     clips = make_clips(tmp_path)
-    engine = EmbeddingPipeline(plan_shards(len(clips), 1), iter(clips), pool, writer, shutdown_timeout_s=10)
+    engine = EmbeddingPipeline(
+        ShardedClips(plan_shards(len(clips), 1), iter(clips)), pool, writer, shutdown_timeout_s=10
+    )
     try:
         with pytest.raises(ParityError, match="is done again when the run is taken up"):
             engine.run([Replica("replica", embed, 1, canary)])
@@ -175,11 +177,11 @@ def test_a_miss_in_one_replica_is_not_made_good_by_another(tmp_path: Path, monke
     pool, clips = DecodePool(OPTIONS, 1), make_clips(tmp_path)
     pool.open(1, 4, 1)
     engine = EmbeddingPipeline(
-        plan_shards(len(clips), 1), iter(clips), pool, make_writer(tmp_path), shutdown_timeout_s=10
+        ShardedClips(plan_shards(len(clips), 1), iter(clips)), pool, make_writer(tmp_path), shutdown_timeout_s=10
     )
     try:
         with pytest.raises(ParityError):
-            engine.run([Replica.watched(each, canary_of(each)) for each in sessions])  # type: ignore[arg-type]
+            engine.run([Replica.watched(session, canary_of(session)) for session in sessions])  # type: ignore[arg-type]
     finally:
         pool.close()
     assert read_journal(tmp_path / STATE / JOURNAL)[0] == {}

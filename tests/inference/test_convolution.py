@@ -10,7 +10,8 @@ import pytest
 from runner.devices.detection import DeviceType
 from runner.inference.convolution import calibrate, choose_convolution, remembered_calibration
 from runner.inference.parity import fixed_signals
-from runner.inference.session import CPU_CHUNK, VGGishSession
+from runner.inference.program import CPU_CHUNK
+from runner.inference.session import VGGishSession
 from runner.vggish import network, winograd
 from tests.reference import make_session, reference_log_mel, reference_network
 
@@ -39,10 +40,10 @@ def test_equals_a_direct_convolution_in_float64(places: int, pool: bool) -> None
         cut = array.reshape(n, h // square, square, w // square, square, c)
         return cut.transpose(2, 4, 0, 1, 3, 5).reshape(-1, c)
 
-    found = winograd.convolution(
+    convolved = winograd.convolution(
         by_place(images, places), winograd.transform_filters(kernel), biases, (height, width), places, pool=pool
     ).numpy()
-    assert np.abs(found - by_place(expected, tile)).max() < 1e-5 * np.abs(expected).max()
+    assert np.abs(convolved - by_place(expected, tile)).max() < 1e-5 * np.abs(expected).max()
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +66,9 @@ def test_winograd_keeps_a_row_of_nan_to_itself(fast: VGGishSession) -> None:
     windows = fixed_signals().copy()
     expected = fast.embed_windows(windows)
     windows[3, 7000] = np.nan
-    found = fast.embed_windows(windows)
-    assert np.isnan(found[3]).all()
-    assert np.array_equal(np.delete(found, 3, axis=0), np.delete(expected, 3, axis=0))
+    embeddings = fast.embed_windows(windows)
+    assert np.isnan(embeddings[3]).all()
+    assert np.array_equal(np.delete(embeddings, 3, axis=0), np.delete(expected, 3, axis=0))
 
 
 @pytest.mark.slow
@@ -77,14 +78,14 @@ def test_chunks_do_not_show(vggish: VGGishSession, fast: VGGishSession, conv: st
     rng = np.random.default_rng(1)
     windows = rng.uniform(-1, 1, (2 * CPU_CHUNK + 1, 15_600)).astype(np.float32)
     before = session.effective_batch_size
-    session.resize(len(windows))
+    session.set_batch_size(len(windows))
     try:
         together = session.embed_windows(windows)
         for size in (1, 2, 3, CPU_CHUNK, CPU_CHUNK + 1):
-            found = session.embed_windows(windows[-size:])
-            assert np.abs(found - together[-size:]).max() <= 1e-6 * np.abs(together).max()
+            embeddings = session.embed_windows(windows[-size:])
+            assert np.abs(embeddings - together[-size:]).max() <= 1e-6 * np.abs(together).max()
     finally:
-        session.resize(before)
+        session.set_batch_size(before)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 7, 8, 9, 15, 16, 17, 100])

@@ -26,8 +26,8 @@ def test_windows_are_those_of_a_run(short_clips: str, tail: str) -> None:
     noise = np.random.default_rng(0).uniform(-1, 1, max(LENGTHS)).astype(np.float32)
     for hop_s, length in itertools.product((0.96, 0.1, 2.0), LENGTHS):
         frontend = FrontendConfig(hop_s=hop_s, short_clips=short_clips, tail=tail)
-        found = cut(noise[None, :length], frontend).numpy()
-        assert np.array_equal(found[0], expected(noise[:length], frontend)), (hop_s, length)
+        windows = cut(noise[None, :length], frontend).numpy()
+        assert np.array_equal(windows[0], expected(noise[:length], frontend)), (hop_s, length)
 
 
 @pytest.mark.slow
@@ -36,7 +36,9 @@ def test_the_models_rows_are_those_of_a_run(weights: dict[str, np.ndarray], vggi
     _, signatures = _module(weights, "float32", frontend, "{}")
     samples = np.random.default_rng(1).uniform(-1, 1, (2, 30_000)).astype(np.float32)
     assert signatures["waveform"](samples[:, :900])["embeddings"].shape == (2, 0, 128)
-    found = signatures["waveform"](samples)["embeddings"].numpy()
-    rows = np.stack([[vggish.embed_waveform(each, 16_000)[0] for each in expected(row, frontend)] for row in samples])
-    assert found.shape == rows.shape == (2, 2, 128)
-    assert np.abs(found - rows).max() <= 5e-6 * np.abs(rows).max()
+    embeddings = signatures["waveform"](samples)["embeddings"].numpy()
+    rows = np.stack(
+        [[vggish.embed_waveform(window, 16_000)[0] for window in expected(row, frontend)] for row in samples]
+    )
+    assert embeddings.shape == rows.shape == (2, 2, 128)
+    assert np.abs(embeddings - rows).max() <= 5e-6 * np.abs(rows).max()

@@ -88,8 +88,8 @@ def test_every_session_and_type_is_measured_and_the_wrong_one_named() -> None:
     assert ":" in result["parity"]["measured_by"]
 
     def float32_only(windows: np.ndarray) -> np.ndarray:
-        found = FakeSession.embed_windows(sessions[1], windows)
-        return found * np.float32(1.05) if windows.dtype == np.float32 else found
+        embeddings = FakeSession.embed_windows(sessions[1], windows)
+        return embeddings * np.float32(1.05) if windows.dtype == np.float32 else embeddings
 
     sessions[1].embed_windows = float32_only  # type: ignore[method-assign,assignment]
     missed = run_parity_gate(sessions, ANSWERS, CONFIG, result=result, dtypes=kinds)  # type: ignore[arg-type]

@@ -16,6 +16,7 @@ from runner.devices.selection import DeviceChoice
 from runner.inference.batch_size import measure_on
 from runner.inference.parity import as_int16, fixed_signals
 from runner.inference.precision import choose_precision
+from runner.inference.program import Program
 from runner.inference.session import SessionMetadata, VGGishSession
 from tests.devices.test_cuda import HostRuntime, noise
 
@@ -33,7 +34,7 @@ def gpu_session(weights: dict[str, np.ndarray], precision: str = "float32", batc
     tf.config.set_soft_device_placement(True)
     chosen = choose_precision(precision, H100)
     metadata = SessionMetadata(CHOICE.to_dict(), chosen.to_dict(), {}, {})
-    return VGGishSession(dict(weights), CHOICE, chosen, batch_size, metadata)
+    return VGGishSession(Program(dict(weights), DeviceType.GPU, chosen), batch_size, metadata)
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +47,8 @@ def expected(vggish: VGGishSession) -> np.ndarray:
     return vggish.embed_windows(SIGNALS)
 
 
-def worst(found: np.ndarray, expected: np.ndarray) -> float:
-    return float(np.abs(found - expected).max() / np.abs(expected).max())
+def worst(actual: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.abs(actual - expected).max() / np.abs(expected).max())
 
 
 def test_the_xla_program_agrees_with_the_cpus(session: VGGishSession, expected: np.ndarray) -> None:
@@ -60,22 +61,22 @@ def test_a_window_that_is_no_waveform_gives_a_row_of_nan(session: VGGishSession,
     windows = fixed_signals().copy()
     expected = session.embed_windows(windows)
     windows[2, 5000] = value
-    found = session.embed_windows(windows)
-    assert np.isnan(found[2]).all()
-    assert np.array_equal(np.delete(found, 2, axis=0), np.delete(expected, 2, axis=0))
+    embeddings = session.embed_windows(windows)
+    assert np.isnan(embeddings[2]).all()
+    assert np.array_equal(np.delete(embeddings, 2, axis=0), np.delete(expected, 2, axis=0))
 
 
 def test_int16_samples_give_the_bits_of_the_same_floats(session: VGGishSession, vggish: VGGishSession) -> None:
-    for each in (session, vggish):
-        assert np.array_equal(each.embed_windows(as_int16(SIGNALS)), each.embed_windows(SIGNALS))
+    for either in (session, vggish):
+        assert np.array_equal(either.embed_windows(as_int16(SIGNALS)), either.embed_windows(SIGNALS))
 
 
-def test_the_climb_measures_batches_that_lie_on_the_device(
+def test_the_search_measures_batches_that_are_on_the_device(
     weights: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = gpu_session(weights)
-    copied, on_device = [], session.on_device
-    monkeypatch.setattr(session, "on_device", lambda windows: copied.append(len(windows)) or on_device(windows))
+    copied, copy = [], session._copy.by_tensorflow
+    monkeypatch.setattr(session._copy, "by_tensorflow", lambda windows: copied.append(len(windows)) or copy(windows))
     monkeypatch.setattr(session, "memory_peak_mib", lambda: None)  # a GPU that is simulated keeps no account
     step = measure_on(session, "int16")(4)
     assert step is not None
@@ -88,20 +89,20 @@ def test_the_climb_measures_batches_that_lie_on_the_device(
 def test_coarser_precisions_stay_within_parity(
     weights: dict[str, np.ndarray], expected: np.ndarray, precision: str, tolerance: float
 ) -> None:
-    found = gpu_session(weights, precision).embed_windows(SIGNALS)
-    assert worst(found, expected) < tolerance
-    assert np.abs(found - expected).max() > 0
+    embeddings = gpu_session(weights, precision).embed_windows(SIGNALS)
+    assert worst(embeddings, expected) < tolerance
+    assert np.abs(embeddings - expected).max() > 0
 
 
 @pytest.mark.parametrize("rows", [1, 7, 8, 9, 16, 19])
 def test_any_number_of_rows_is_filled_up_and_split(session: VGGishSession, vggish: VGGishSession, rows: int) -> None:
     windows = SIGNALS[np.arange(rows) % 8]
-    found = session.embed_windows(windows)
-    assert found.shape == (rows, 128)
-    assert worst(found, vggish.embed_windows(windows)) < 5e-6
+    embeddings = session.embed_windows(windows)
+    assert embeddings.shape == (rows, 128)
+    assert worst(embeddings, vggish.embed_windows(windows)) < 5e-6
 
 
-def test_the_copy_is_told_of_once_a_batch(session: VGGishSession) -> None:
+def test_the_end_of_the_copy_is_called_once_a_batch(session: VGGishSession) -> None:
     told: list[int] = []
     session.embed_windows(SIGNALS, lambda: told.append(1))
     assert len(told) == 1
@@ -116,10 +117,10 @@ def test_batches_from_several_threads_are_copied_each_to_its_own_place(
     batches = [noise(rows, dtype) for rows in (5, 8, 11, 16, 3, 8) for dtype in ("int16", "float32")]
     batches = [batch / np.float32(32768) if batch.dtype == np.float32 else batch for batch in batches]
     with ThreadPoolExecutor(3) as threads:
-        found = list(threads.map(own.embed_windows, batches))
+        actual = list(threads.map(own.embed_windows, batches))
     assert own.copies["effective"] == "own_stream"
     assert {size for _, size in runtime.copied} == {8 * 15600 * 2, 8 * 15600 * 4}
-    for batch, embeddings in zip(batches, found, strict=True):
+    for batch, embeddings in zip(batches, actual, strict=True):
         assert np.array_equal(embeddings, session.embed_windows(batch))
 
 
@@ -137,18 +138,18 @@ def out_of_memory_above(session: VGGishSession, most: int, monkeypatch: pytest.M
     import tensorflow as tf
 
     tried: list[int] = []
-    plain = session._program
+    plain = session.program.function
 
-    def program(name: str):
+    def function(kind: str):
         def run(rows):
             tried.append(int(rows.shape[0]))
             if rows.shape[0] > most:
                 raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
-            return plain(name)(rows)
+            return plain(kind)(rows)
 
         return run
 
-    monkeypatch.setattr(session, "_program", program)
+    monkeypatch.setattr(session.program, "function", function)
     return tried
 
 
@@ -157,8 +158,8 @@ def test_memory_that_runs_out_halves_the_batch_and_loses_nothing(
 ) -> None:
     session = gpu_session(weights, batch_size=8)
     tried = out_of_memory_above(session, 2, monkeypatch)
-    found = session.embed_windows(SIGNALS)
-    assert worst(found, expected) < 5e-6
+    embeddings = session.embed_windows(SIGNALS)
+    assert worst(embeddings, expected) < 5e-6
     assert (session.effective_batch_size, session.min_rows) == (2, 2)
     assert tried == [8, 4, 2, 2, 2, 2]
     assert session.oom_backoffs == [

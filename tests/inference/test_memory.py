@@ -6,6 +6,7 @@ from runner.config.schema import MemoryConfig
 from runner.devices.detection import DeviceInfo, DeviceType
 from runner.inference.memory import MAX_BATCH, ceiling_mib, plan_memory
 from runner.inference.precision import choose_precision
+from runner.vggish.framing import slot_bytes
 
 BATCHES = {"cpu": 64, "gpu": 512, "metal": 128}
 
@@ -47,7 +48,8 @@ def test_on_many_cores_a_gpu_keeps_a_batch_that_is_worth_launching(cores: int, g
     plan = plan_memory(balanced, DeviceType.GPU, cores, gpus, precision="float16", gpu_mib=65_000)
     assert plan.batch_size >= 256
     assert plan.decode_workers >= 16
-    assert 1230 + plan.slots_mib + 70 * plan.decode_workers <= 4096
+    slots_mib = (plan.decode_workers + plan.spare_slots) * slot_bytes(plan.batch_size) / (1 << 20)
+    assert 1230 + slots_mib + 70 * plan.decode_workers <= 4096
     low = plan_memory(policy(batch_size=256, host_limit_mib=1434), DeviceType.GPU, 4, 8)
     assert low.batch_size < 256  # a ceiling holds, whatever it costs
     assert low.decode_workers <= 8

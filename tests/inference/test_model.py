@@ -40,9 +40,9 @@ def test_log_mel_equals_the_formulas(signals: np.ndarray) -> None:
     from runner.vggish.frontend import log_mel
 
     expected = np.stack([reference_log_mel(signal.astype(np.float64)) for signal in signals])
-    found = log_mel(signals).numpy()
-    assert found.shape == (7, 96, 64)
-    assert np.abs(found - expected).max() < 1e-5
+    spectrograms = log_mel(signals).numpy()
+    assert spectrograms.shape == (7, 96, 64)
+    assert np.abs(spectrograms - expected).max() < 1e-5
 
 
 @settings(deadline=None, max_examples=60)
@@ -55,8 +55,8 @@ def test_log_mel_equals_the_formulas_on_any_input(pattern: np.ndarray, stretch: 
     from runner.vggish.frontend import log_mel
 
     signal = (np.resize(np.repeat(pattern, stretch), 15_600) * np.float32(level)).astype(np.float32)
-    found = log_mel(signal[None]).numpy()[0]
-    assert np.abs(found - reference_log_mel(signal.astype(np.float64))).max() < 1e-5
+    spectrograms = log_mel(signal[None]).numpy()[0]
+    assert np.abs(spectrograms - reference_log_mel(signal.astype(np.float64))).max() < 1e-5
 
 
 def test_torchvggishs_log_mel_agrees(signals: np.ndarray) -> None:
@@ -72,7 +72,7 @@ def test_torchvggishs_log_mel_agrees(signals: np.ndarray) -> None:
     module_spec.loader.exec_module(theirs)
     from runner.vggish.frontend import log_mel
 
-    for signal, found in zip(signals, log_mel(signals).numpy(), strict=True):
+    for signal, actual in zip(signals, log_mel(signals).numpy(), strict=True):
         expected = theirs.log_mel_spectrogram(
             signal.astype(np.float64),
             audio_sample_rate=16_000,
@@ -83,7 +83,7 @@ def test_torchvggishs_log_mel_agrees(signals: np.ndarray) -> None:
             lower_edge_hertz=125,
             upper_edge_hertz=7500,
         )
-        assert np.abs(found - expected[:96]).max() < 1e-5
+        assert np.abs(actual - expected[:96]).max() < 1e-5
 
 
 def test_the_folded_log_mel_stays_close_to_the_formulas(signals: np.ndarray) -> None:
@@ -105,10 +105,10 @@ def test_float32_embeddings_equal_a_float64_forward_pass(
 ) -> None:
     examples = np.stack([reference_log_mel(signal.astype(np.float64)) for signal in signals])
     expected = reference_network(weights, examples)
-    found = vggish.embed_examples(examples.astype(np.float32))
-    assert found.dtype == np.float32
-    assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
-    assert (found < 0).any()  # no ReLU after fc2
+    embeddings = vggish.embed_examples(examples.astype(np.float32))
+    assert embeddings.dtype == np.float32
+    assert np.abs(embeddings - expected).max() < 1e-5 * np.abs(expected).max()
+    assert (embeddings < 0).any()  # no ReLU after fc2
     from_waveform = vggish.embed_windows(signals)
     assert np.abs(from_waveform - expected).max() < 1e-5 * np.abs(expected).max()
 
@@ -124,9 +124,9 @@ def test_other_precisions_stay_close(
     min_cosine: float,
 ) -> None:
     expected = vggish.embed_windows(signals)
-    found = make_session(weights, precision).embed_windows(signals)
-    assert np.abs(found - expected).max() < max_error * np.abs(expected).max()
-    cosine = (found * expected).sum(1) / np.linalg.norm(found, axis=1) / np.linalg.norm(expected, axis=1)
+    embeddings = make_session(weights, precision).embed_windows(signals)
+    assert np.abs(embeddings - expected).max() < max_error * np.abs(expected).max()
+    cosine = (embeddings * expected).sum(1) / np.linalg.norm(embeddings, axis=1) / np.linalg.norm(expected, axis=1)
     assert cosine.min() > min_cosine
 
 
@@ -157,10 +157,10 @@ def test_a_window_that_is_no_waveform_gives_a_row_of_nan_and_changes_no_other(
     windows = signals.copy()
     windows[2, 5000] = value
     windows[4] = value
-    found = vggish.embed_windows(windows)
-    assert np.isnan(found[[2, 4]]).all()
+    embeddings = vggish.embed_windows(windows)
+    assert np.isnan(embeddings[[2, 4]]).all()
     others = [0, 1, 3, 5, 6]
-    assert np.array_equal(found[others], expected[others])
+    assert np.array_equal(embeddings[others], expected[others])
 
 
 @pytest.mark.slow
@@ -173,10 +173,10 @@ def test_an_example_that_is_no_log_mel_gives_a_row_of_nan(
     examples = log_mel(signals).numpy()
     expected = vggish.embed_examples(examples)
     examples[3, 95, 63] = value
-    found = vggish.embed_examples(examples)
-    assert np.isnan(found[3]).all()
+    embeddings = vggish.embed_examples(examples)
+    assert np.isnan(embeddings[3]).all()
     others = [0, 1, 2, 4, 5, 6]
-    assert np.array_equal(found[others], expected[others])
+    assert np.array_equal(embeddings[others], expected[others])
 
 
 @pytest.mark.slow
@@ -188,10 +188,10 @@ def test_log_mel_that_overflows_gives_a_row_of_nan(
     from runner.vggish import frontend
 
     monkeypatch.setattr(frontend, "are_samples", lambda windows: tf.ones([tf.shape(windows)[0]], tf.bool))
-    found = make_session(weights, "bfloat16").embed_windows(signals * np.float32(1e37))
+    embeddings = make_session(weights, "bfloat16").embed_windows(signals * np.float32(1e37))
     silent = 3
-    assert np.isnan(np.delete(found, silent, axis=0)).all()
-    assert np.isfinite(found[silent]).all()
+    assert np.isnan(np.delete(embeddings, silent, axis=0)).all()
+    assert np.isfinite(embeddings[silent]).all()
 
 
 @pytest.mark.slow
@@ -236,10 +236,10 @@ def test_clips_that_are_no_waveform_are_refused(vggish: VGGishSession, tmp_path:
     with pytest.raises(ClipError, match="too_short"):
         vggish.embed_waveform(noise[:1], 44_100)
     for value, reason in ((np.inf, "non_finite"), (1e18, "out_of_range")):
-        spoilt = noise.copy()
-        spoilt[39_000] = value  # in the tail, which no example has
+        damaged = noise.copy()
+        damaged[39_000] = value  # in the tail, which no example has
         with pytest.raises(ValueError, match="waveform has"):
-            vggish.embed_waveform(spoilt, 16_000)
-        soundfile.write(tmp_path / "a.wav", spoilt, 16_000, subtype="FLOAT")
+            vggish.embed_waveform(damaged, 16_000)
+        soundfile.write(tmp_path / "a.wav", damaged, 16_000, subtype="FLOAT")
         with pytest.raises(ClipError, match=reason):
             vggish.embed_file(tmp_path / "a.wav")

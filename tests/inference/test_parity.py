@@ -171,8 +171,8 @@ def test_the_reference_is_computed_once_for_weights_precision_and_windows(
         return np.full((2, 128), len(calls), np.float32)
 
     def ask(checksum: str = "abc", windows: np.ndarray = WINDOWS, precision: str = "float32") -> tuple[float, bool]:
-        found, known = AnswerCache(tmp_path / "new" / "folder").get(checksum, windows, compute, precision)
-        return float(found[0, 0]), known
+        actual, known = AnswerCache(tmp_path / "new" / "folder").get(checksum, windows, compute, precision)
+        return float(actual[0, 0]), known
 
     assert ask() == (1, False)
     assert ask() == (1, True)
@@ -202,5 +202,5 @@ def test_a_change_of_the_references_code_is_another_version(tmp_path: Path, monk
 def test_a_folder_that_cannot_be_written_costs_only_time(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     cache = AnswerCache(tmp_path / "file" / "below")
-    found, known = cache.get("abc", WINDOWS, lambda _: np.ones((2, 128), np.float32))
-    assert (found.sum(), known) == (256, False)
+    actual, known = cache.get("abc", WINDOWS, lambda _: np.ones((2, 128), np.float32))
+    assert (actual.sum(), known) == (256, False)

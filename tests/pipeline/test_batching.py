@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.pipeline.batching import BatchQueue, Merger
+from runner.pipeline.batching import BatchFiller, BatchQueue
 from runner.pipeline.decode_worker import SlotWriter
 from runner.pipeline.messages import (
     ClipResult,
@@ -20,7 +20,7 @@ from runner.pipeline.messages import (
     Segment,
     SlotGrant,
     decode_message,
-    packed,
+    encode,
 )
 from runner.pipeline.slots import SlotMemory
 from runner.vggish.framing import scaled
@@ -69,22 +69,22 @@ def test_slots_do_not_overlap_and_are_aligned(memory: SlotMemory) -> None:
 def test_merging_keeps_every_row_with_its_job_and_wastes_one_batch_a_type(parts: list[tuple[int, str]]) -> None:
     memory = {slot: np.zeros((ROWS, 1), np.int64) for slot in range(len(parts))}
     released: list[int] = []
-    merger = Merger(ROWS, lambda filled: memory[filled.slot][: filled.rows], released.append)
+    filler = BatchFiller(ROWS, lambda filled: memory[filled.slot][: filled.rows], released.append)
     given_rows: list[int] = []
     batches: list[FilledSlot] = []
     seen: list[tuple[int, str, int]] = []
     for slot, (rows, dtype) in enumerate(parts):
         memory[slot][:rows, 0] = np.arange(rows) + 100 * slot
         given_rows += [(dtype, 100 * slot + row) for row in range(rows)]
-        batches += merger.add(FilledSlot(slot, dtype, rows, [Segment(slot, 0, rows)]))
+        batches += filler.add(FilledSlot(slot, dtype, rows, [Segment(slot, 0, rows)]))
     full = len(batches)
-    batches += merger.rest()
+    batches += filler.flush()
     for batch in batches:
         row = 0
         for job, first, windows in batch.segments:
-            found = memory[batch.slot][row : row + windows, 0].tolist()
-            assert found == [100 * job + first + place for place in range(windows)]
-            seen += [(batch.dtype, value) for value in found]
+            values = memory[batch.slot][row : row + windows, 0].tolist()
+            assert values == [100 * job + first + place for place in range(windows)]
+            seen += [(batch.dtype, value) for value in values]
             row += windows
         assert row == batch.rows
     assert sorted(seen) == sorted(given_rows)
@@ -136,9 +136,9 @@ def test_messages_come_out_of_their_bytes_as_they_went_in() -> None:
         None,
     ]
     for message in messages:
-        again = decode_message(packed(message))
+        again = decode_message(encode(message))
         assert again == message
         assert type(again) is type(message)
-    handover = decode_message(packed(messages[1]))
-    assert isinstance(handover, DecodeReport)
-    assert (handover.segments[0].windows, handover.finished[0].seconds) == (3, 2.9)
+    report = decode_message(encode(messages[1]))
+    assert isinstance(report, DecodeReport)
+    assert (report.segments[0].windows, report.finished[0].seconds) == (3, 2.9)

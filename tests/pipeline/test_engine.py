@@ -23,7 +23,7 @@ from runner.output.writer import RunWriter, make_formats
 from runner.pipeline.assembler import ClipAssembler
 from runner.pipeline.decode_pool import DecodePool
 from runner.pipeline.messages import DecodeOptions, Replica
-from runner.pipeline.pipeline import EmbeddingPipeline
+from runner.pipeline.pipeline import EmbeddingPipeline, ShardedClips
 from runner.vggish.framing import scaled
 
 OPTIONS = DecodeOptions(hop_s=0.96, short_clips="pad", tail="drop", resampler="kaiser_best")
@@ -42,12 +42,12 @@ def fake_embed(windows: np.ndarray) -> np.ndarray:
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Clip]:
     folder = tmp_path_factory.mktemp("clips")
-    found = []
+    clips = []
     for index, samples in enumerate(LENGTHS):
         path = folder / f"{index:03d}.wav"
         soundfile.write(path, np.full(samples, (index + 1) / 64, np.float32), 16_000, subtype="FLOAT")
-        found.append(Clip(index, path.name, os.fsencode(path), None, None, None, path.stat().st_size))
-    return found
+        clips.append(Clip(index, path.name, os.fsencode(path), None, None, None, path.stat().st_size))
+    return clips
 
 
 def make_writer(folder: Path, hop_s: float = 0.96) -> RunWriter:
@@ -71,7 +71,7 @@ def run_engine(
     pool.open(workers, 2 + threads * replicas, batch)
     writer = make_writer(folder, options.hop_s)
     engine = EmbeddingPipeline(
-        plan_shards(len(clips), shard), iter(clips), pool, writer, shutdown_timeout_s=10, spill=spill
+        ShardedClips(plan_shards(len(clips), shard), iter(clips)), pool, writer, shutdown_timeout_s=10, spill=spill
     )
     try:
         engine.run([Replica(f"replica {n}", lambda windows, copied: embed(windows), threads) for n in range(replicas)])
@@ -88,7 +88,7 @@ def test_every_row_belongs_to_its_clip_in_any_setting(
     ends = pq.read_table(tmp_path / "clips.parquet").to_pylist()
     assert [end["clip"] for end in ends] == [clip.name for clip in clips]
     rows = pq.read_table(tmp_path / "embeddings").to_pylist()
-    assert engine.progress.examples == len(rows) == sum(end["examples"] for end in ends)
+    assert engine.stats.progress.examples == len(rows) == sum(end["examples"] for end in ends)
     for index, (end, samples) in enumerate(zip(ends, LENGTHS, strict=True)):
         own = [row for row in rows if row["clip"] == end["clip"]]
         if samples == 0:
@@ -122,11 +122,10 @@ def test_a_session_that_fails_fails_the_run_and_hangs_nothing(clips: list[Clip],
 def test_a_stop_finishes_the_shards_under_way_only(clips: list[Clip], tmp_path: Path) -> None:
     pool = DecodePool(OPTIONS, 1)
     pool.open(1, 2, 8)
-    many = [clip.__class__(n, f"{n}.wav", clips[2].path, None, None, None, 320_044) for n, clip in
-            enumerate(clips * 40)]  # fmt: skip
+    many = [Clip(n, f"{n}.wav", clips[2].path, None, None, None, 320_044) for n in range(40 * len(clips))]
     writer = make_writer(tmp_path)
     # messages of clips end within shards of 7
-    engine = EmbeddingPipeline(plan_shards(len(many), 7), iter(many), pool, writer, shutdown_timeout_s=30)
+    engine = EmbeddingPipeline(ShardedClips(plan_shards(len(many), 7), iter(many)), pool, writer, shutdown_timeout_s=30)
 
     def stop_early(windows: np.ndarray, copied: object) -> np.ndarray:
         engine.stop()
@@ -139,7 +138,7 @@ def test_a_stop_finishes_the_shards_under_way_only(clips: list[Clip], tmp_path: 
     done = pq.read_table(tmp_path / "clips.parquet").num_rows
     assert 0 < done < len(many)
     assert done % 7 == 0
-    assert engine.progress.clips == done  # no clip was begun whose shard is not finished
+    assert engine.stats.progress.clips == done  # no clip was begun whose shard is not finished
     assert pq.read_table(tmp_path / "embeddings").num_rows == 10 * done
 
 
@@ -160,7 +159,7 @@ def test_replicas_and_batches_in_flight_change_no_row(
     engine = run_engine(clips, tmp_path / "many", workers=2, replicas=replicas, threads=threads)
     for name in ("clips.parquet", "embeddings"):
         assert pq.read_table(tmp_path / "many" / name).equals(pq.read_table(tmp_path / "one" / name))
-    assert {timing.replica for timing in engine.timings} <= set(range(replicas))
+    assert {timing.replica for timing in engine.stats.timings} <= set(range(replicas))
 
 
 def test_a_replica_that_fails_hands_its_batch_to_the_others(clips: list[Clip], tmp_path: Path) -> None:
@@ -170,7 +169,10 @@ def test_a_replica_that_fails_hands_its_batch_to_the_others(clips: list[Clip], t
     pool = DecodePool(OPTIONS, 1)
     pool.open(1, 4, 16)
     engine = EmbeddingPipeline(
-        plan_shards(len(clips), 7), iter(clips), pool, make_writer(tmp_path / "two"), shutdown_timeout_s=10
+        ShardedClips(plan_shards(len(clips), 7), iter(clips)),
+        pool,
+        make_writer(tmp_path / "two"),
+        shutdown_timeout_s=10,
     )
     failed = threading.Event()
 
@@ -186,7 +188,7 @@ def test_a_replica_that_fails_hands_its_batch_to_the_others(clips: list[Clip], t
         engine.run([Replica("GPU:0", sound), Replica("GPU:1", broken)])
     finally:
         pool.close()
-    assert engine.replica_failures == ["GPU:1: RuntimeError: GPU is lost"]
+    assert engine.stats.replica_failures == ["GPU:1: RuntimeError: GPU is lost"]
     rows = pq.read_table(tmp_path / "two" / "embeddings")
     assert rows.equals(pq.read_table(tmp_path / "one" / "embeddings"))
 
@@ -195,7 +197,7 @@ def test_decode_processes_that_are_killed_cost_their_clip_alone(clips: list[Clip
     pool = DecodePool(OPTIONS, 2)
     pool.open(2, 3, 4)
     engine = EmbeddingPipeline(
-        plan_shards(len(clips), 7), iter(clips), pool, make_writer(tmp_path), shutdown_timeout_s=10
+        ShardedClips(plan_shards(len(clips), 7), iter(clips)), pool, make_writer(tmp_path), shutdown_timeout_s=10
     )
     victims: list[int] = []
 
@@ -222,15 +224,15 @@ def test_decode_processes_that_are_killed_cost_their_clip_alone(clips: list[Clip
         assert end["status"] == "embedded" or end["reason"] in ("empty", "decoder_crashed"), (end, samples)
 
 
-def test_a_decoder_that_gives_nothing_is_given_up(clips: list[Clip], tmp_path: Path) -> None:
+def test_a_decoder_without_progress_is_killed(clips: list[Clip], tmp_path: Path) -> None:
     pool = DecodePool(OPTIONS, 1, decode_timeout_s=1.0)
     pool.open(1, 3, 4)
     engine = EmbeddingPipeline(
-        plan_shards(len(clips), 7), iter(clips), pool, make_writer(tmp_path), shutdown_timeout_s=10
+        ShardedClips(plan_shards(len(clips), 7), iter(clips)), pool, make_writer(tmp_path), shutdown_timeout_s=10
     )
 
     def freeze() -> None:
-        while pool.memory.pulse(0) is None:
+        while pool.memory.last_heartbeat(0) is None:
             pass
         os.kill(pool._processes[0].process.pid, signal.SIGSTOP)
 
@@ -266,13 +268,13 @@ def test_a_run_that_lost_something_on_the_way_does_not_end_well(
 ) -> None:
     """A fault of our own between decoding and writing, of whatever kind, is told and not written."""
     done = threading.Event()
-    take_results, add_embeddings = ClipAssembler.take_results, ClipAssembler.add_embeddings
+    add_results, add_embeddings = ClipAssembler.add_results, ClipAssembler.add_embeddings
 
     def without_one(self: ClipAssembler, results: list) -> list:
         if lost == "a result" and not done.is_set():
             done.set()
             results = results[1:]
-        return take_results(self, results)
+        return add_results(self, results)
 
     def with_other_rows(self: ClipAssembler, segments: list, embeddings: np.ndarray) -> list:
         if lost != "a result" and not done.is_set():
@@ -282,27 +284,29 @@ def test_a_run_that_lost_something_on_the_way_does_not_end_well(
             return add_embeddings(self, segments * 2, np.concatenate([embeddings] * 2))
         return add_embeddings(self, segments, embeddings)
 
-    monkeypatch.setattr(ClipAssembler, "take_results", without_one)
+    monkeypatch.setattr(ClipAssembler, "add_results", without_one)
     monkeypatch.setattr(ClipAssembler, "add_embeddings", with_other_rows)
     with pytest.raises(EngineError, match="please report it"):
         run_engine(clips, tmp_path)
     assert done.is_set()
     journal, _ = read_journal(tmp_path / ".runner" / "journal.jsonl")
-    assert all(entry.examples == pq.read_metadata(tmp_path / name).num_rows
-               for entry in journal.values() for name in entry.files if name.startswith("embeddings"))  # fmt: skip
+    for entry in journal.values():
+        for name in entry.files:
+            if name.startswith("embeddings"):
+                assert entry.examples == pq.read_metadata(tmp_path / name).num_rows
 
 
 def test_embeddings_that_overflow_are_no_embeddings(clips: list[Clip], tmp_path: Path) -> None:
     def overflowing(windows: np.ndarray) -> np.ndarray:
-        found = fake_embed(windows)
-        found[np.isclose(found[:, 0], 3 / 64), 7] = np.inf  # the third clip's level
-        return found
+        embeddings = fake_embed(windows)
+        embeddings[np.isclose(embeddings[:, 0], 3 / 64), 7] = np.inf  # the third clip's level
+        return embeddings
 
     engine = run_engine(clips, tmp_path, embed=overflowing)
     ends = pq.read_table(tmp_path / "clips.parquet").to_pylist()
     assert [end["clip"] for end in ends if end["reason"] == "non_finite_embedding"] == [clips[2].name]
     assert np.isfinite(np.stack(pq.read_table(tmp_path / "embeddings")["embedding"].to_numpy())).all()
-    assert engine.progress.skipped["non_finite_embedding"] == 1
+    assert engine.stats.progress.skipped["non_finite_embedding"] == 1
 
 
 def test_the_part_of_a_long_clip_that_is_decoded_is_known(tmp_path: Path) -> None:
@@ -314,14 +318,14 @@ def test_the_part_of_a_long_clip_that_is_decoded_is_known(tmp_path: Path) -> Non
 
     def looking(windows: np.ndarray, copied: object) -> np.ndarray:
         time.sleep(0.01)
-        parts.append(pool.memory.parts_done())
+        parts.append(pool.memory.fractions_decoded())
         return fake_embed(windows)
 
     clip = Clip(0, path.name, os.fsencode(path), None, None, None, path.stat().st_size)
-    engine = EmbeddingPipeline([(0, 1)], iter([clip]), pool, make_writer(tmp_path), shutdown_timeout_s=10)
+    engine = EmbeddingPipeline(ShardedClips([(0, 1)], iter([clip])), pool, make_writer(tmp_path), shutdown_timeout_s=10)
     try:
         engine.run([Replica("replica", looking)])
-        assert pool.memory.parts_done() == 0
+        assert pool.memory.fractions_decoded() == 0
     finally:
         pool.close()
     assert parts[0] == 0
@@ -337,18 +341,18 @@ def test_decoders_are_busy_between_none_and_all_of_the_time(clips: list[Clip], t
 
     def slow(windows: np.ndarray, copied: object) -> np.ndarray:
         time.sleep(0.02)  # the decode process waits for a slot in the middle of its clip
-        seen.append((sum(pool.busy_s.values()), time.perf_counter() - engine.started_at))
+        seen.append((sum(pool.busy_s.values()), time.perf_counter() - engine.stats.started_at))
         return fake_embed(windows)
 
     engine = EmbeddingPipeline(
-        [(0, 1)], iter([clips[5]._replace(number=0)]), pool, make_writer(tmp_path), shutdown_timeout_s=10
+        ShardedClips([(0, 1)], iter([clips[5]._replace(number=0)])), pool, make_writer(tmp_path), shutdown_timeout_s=10
     )
     try:
         engine.run([Replica("replica", slow)])
     finally:
         pool.close()
-    busy = [each for each, _ in seen]
+    busy = [busy_s for busy_s, _ in seen]
     assert len(seen) > 20
     assert busy == sorted(busy)
-    assert all(0 <= each <= elapsed for each, elapsed in seen)
-    assert engine.examples_done == engine.progress.examples == 71
+    assert all(0 <= busy_s <= elapsed_s for busy_s, elapsed_s in seen)
+    assert engine.stats.examples_done == engine.stats.progress.examples == 71

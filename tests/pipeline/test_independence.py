@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from runner.dataset.clips import Clip
 from runner.inference.session import VGGishSession
-from runner.vggish.framing import count_examples
 from tests.pipeline.test_engine import fake_embed, run_engine
+from tests.reference import count_examples
 
 pytestmark = pytest.mark.slow
 RELATIVE = 1e-6
@@ -38,16 +38,16 @@ def embeddings(vggish: VGGishSession, windows: np.ndarray) -> np.ndarray:
 
 @settings(deadline=None, max_examples=10)
 @given(rows=st.lists(st.integers(0, 11), min_size=1, max_size=20), batch_size=st.integers(1, 20))
-def test_neighbours_and_batch_size_do_not_matter(
+def test_neighbors_and_batch_size_do_not_matter(
     vggish: VGGishSession, windows: np.ndarray, embeddings: np.ndarray, rows: list[int], batch_size: int
 ) -> None:
     before = vggish.effective_batch_size
-    vggish.resize(batch_size)
+    vggish.set_batch_size(batch_size)
     try:
-        found = vggish.embed_windows(windows[rows])
+        actual = vggish.embed_windows(windows[rows])
     finally:
-        vggish.resize(before)
-    assert np.abs(found - embeddings[rows]).max() <= RELATIVE * np.abs(embeddings).max()
+        vggish.set_batch_size(before)
+    assert np.abs(actual - embeddings[rows]).max() <= RELATIVE * np.abs(embeddings).max()
 
 
 @settings(deadline=None, max_examples=8)
@@ -65,14 +65,14 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Clip]:
     """Clips of many lengths and rates."""
     folder = tmp_path_factory.mktemp("clips")
     rng = np.random.default_rng(5)
-    found = []
+    clips = []
     for index, (rate, seconds) in enumerate(
         [(16_000, 0.2), (16_000, 12.0), (44_100, 2.5), (8_000, 0.97), (16_000, 31.0)]
     ):
         path = folder / f"{index}.wav"
         soundfile.write(path, rng.uniform(-1, 1, int(rate * seconds)), rate, subtype="PCM_16")
-        found.append(Clip(index, path.name, os.fsencode(path), None, None, None, path.stat().st_size))
-    return found
+        clips.append(Clip(index, path.name, os.fsencode(path), None, None, None, path.stat().st_size))
+    return clips
 
 
 def rows_of(folder: Path) -> dict[tuple[str, int], np.ndarray]:
@@ -92,10 +92,10 @@ def test_workers_batches_shards_and_order_do_not_matter(
     ]
     with tempfile.TemporaryDirectory() as folder:
         run_engine(renumbered, Path(folder), workers=workers, batch=batch, shard=shard)
-        found = rows_of(Path(folder))
-    assert found.keys() == plain.keys()
+        rows = rows_of(Path(folder))
+    assert rows.keys() == plain.keys()
     for key, values in plain.items():
-        assert np.array_equal(found[key], values)
+        assert np.array_equal(rows[key], values)
 
 
 @pytest.fixture(scope="module")
@@ -103,21 +103,21 @@ def plain(clips: list[Clip], tmp_path_factory: pytest.TempPathFactory) -> dict[t
     """What one decode process, one clip at a time, gives."""
     folder = tmp_path_factory.mktemp("plain")
     run_engine(clips, folder, workers=1, batch=1, shard=1)
-    found = rows_of(folder)
-    assert len(found) == sum(max(1, count_examples(int(16_000 * s))) for s in (0.2, 12.0, 2.5, 0.97, 31.0))
-    return found
+    rows = rows_of(folder)
+    assert len(rows) == sum(max(1, count_examples(int(16_000 * s))) for s in (0.2, 12.0, 2.5, 0.97, 31.0))
+    return rows
 
 
 def test_a_clips_embeddings_are_those_of_the_session_alone(
     vggish: VGGishSession, clips: list[Clip], tmp_path: Path
 ) -> None:
     run_engine(clips, tmp_path, workers=2, batch=13, shard=2, embed=vggish.embed_windows)
-    found = rows_of(tmp_path)
+    rows = rows_of(tmp_path)
     for clip in clips:
         alone = vggish.embed_file(os.fsdecode(clip.path))
         largest = np.abs(alone).max()
         for example, embedding in enumerate(alone):
-            assert np.abs(found[clip.name, example] - embedding).max() <= RELATIVE * largest
+            assert np.abs(rows[clip.name, example] - embedding).max() <= RELATIVE * largest
 
 
 def test_the_plain_session_tells_windows_apart(windows: np.ndarray) -> None:

@@ -41,7 +41,7 @@ def long_clip(tmp_path: Path) -> bytes:
 @pytest.fixture
 def pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[DecodePool]:
     monkeypatch.setattr(
-        "runner.pipeline.decode_pool._LOOK_EVERY_S", 0.01
+        "runner.pipeline.decode_pool._CHECK_EVERY_S", 0.01
     )  # on a fast machine a clip is decoded between two looks
     pool = DecodePool(OPTIONS, 1, decode_timeout_s=1.5)
     yield pool
@@ -80,7 +80,7 @@ def kill(pool: DecodePool) -> None:
     pool._processes[0].process.join()
 
 
-def test_processes_killed_while_idle_are_nobodys_fault(pool: DecodePool, clip: bytes) -> None:
+def test_processes_killed_while_idle_cost_no_clip(pool: DecodePool, clip: bytes) -> None:
     kill(pool)  # while TensorFlow would be imported
     pool.open(1, 2, ROWS)
     for job in range(5):  # more often than starts may fail, also between two runs of one pool
@@ -107,7 +107,7 @@ def test_a_clip_is_given_up_once_three_processes_died_of_it(pool: DecodePool, lo
     ended: list[ClipResult] = []
     for deaths in (1, 2, 3):
         pool.submit(tasks, last=True)
-        while pool.memory.pulse(0) is None:
+        while pool.memory.last_heartbeat(0) is None:
             assert not received(pool)
         kill(pool)
         while pool.deaths < deaths:
@@ -143,14 +143,14 @@ def test_stop_signals_end_no_decode_process_not_even_one_that_is_starting(pool: 
     assert pool.deaths == 0
 
 
-def test_time_in_which_all_processes_were_stopped_is_nobodys_silence(
+def test_time_in_which_all_processes_were_stopped_is_no_silence(
     pool: DecodePool, long_clip: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [time.monotonic()]
     monkeypatch.setattr("runner.pipeline.decode_pool.time", SimpleNamespace(monotonic=lambda: now[0]))
     pool.open(1, 2, ROWS)
     pool.submit([(ClipTask(0, long_clip, None, None), 1)], last=True)
-    while pool.memory.pulse(0) is None:
+    while pool.memory.last_heartbeat(0) is None:
         assert not received(pool)
     os.kill(pid_of(pool), signal.SIGSTOP)
     for seconds in (1, 1000):  # the last beat is seen; then nobody looks: this process is stopped as well
@@ -165,7 +165,7 @@ def test_time_in_which_all_processes_were_stopped_is_nobodys_silence(
 def test_a_decode_process_that_is_stopped_alone_is_given_up(pool: DecodePool, long_clip: bytes, clip: bytes) -> None:
     pool.open(1, 2, ROWS)
     pool.submit([(ClipTask(0, long_clip, None, None), 1)], last=True)
-    while pool.memory.pulse(0) is None:
+    while pool.memory.last_heartbeat(0) is None:
         assert not received(pool)
     os.kill(pid_of(pool), signal.SIGSTOP)
     reasons = {result.reason for result in results(pool, clip, jobs=1)}
@@ -181,14 +181,13 @@ from runner.pipeline.decode_pool import DecodePool
 if __name__ == "__main__":
     pool = DecodePool(DecodeOptions(0.96, "pad", "drop", "kaiser_best"), 2)
     pool.open(2, 2, 8)
-    while not all(each.ready for each in pool._processes):
+    while not all(process.is_ready for process in pool._processes):
         list(pool.receive(0.05))
-    print(*(each.process.pid for each in pool._processes), flush=True)
+    print(*(process.process.pid for process in pool._processes), flush=True)
 """
     (tmp_path / "script.py").write_text(code)
-    done = subprocess.run(
-        [sys.executable, "script.py"], cwd=tmp_path, env=environment(PYTHONPATH=str(PROJECT)), capture_output=True,
-        text=True, check=False, timeout=30,
-    )  # fmt: skip
+    env = environment(PYTHONPATH=str(PROJECT))
+    command = [sys.executable, "script.py"]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False, timeout=30)
     assert done.returncode == 0, done.stderr
     assert not [pid for pid in map(int, done.stdout.split()) if psutil.pid_exists(pid)]

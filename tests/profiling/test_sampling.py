@@ -19,8 +19,9 @@ def test_samples_are_taken_until_stopped() -> None:
     sampler.stop()
     series = sampler.series(since)
     assert 4 <= len(series) <= 14
-    assert all(each["rss_mib"] > 10 for each in series)
-    assert [each["t_s"] for each in series] == sorted(each["t_s"] for each in series)
+    assert all(sample["rss_mib"] > 10 for sample in series)
+    times = [sample["t_s"] for sample in series]
+    assert times == sorted(times)
     assert len(sampler.series(since, most=3)) <= 3
 
 
@@ -47,7 +48,7 @@ def test_energy_that_cannot_be_read_is_none_at_all(tmp_path: Path) -> None:
     assert EnergyMeter(powercap=tmp_path / "none").joules() == {}
 
 
-def test_what_a_run_itself_takes_is_not_others_load() -> None:
+def test_a_runs_own_work_is_no_background_load() -> None:
     load = BackgroundLoad()
     began, busy = time.perf_counter(), time.process_time()
     while time.perf_counter() - began < 0.3:

@@ -109,7 +109,7 @@ def fuzz_audio(rng: random.Random, until: float, keep: Path) -> Counter[str]:
     from runner.output.writer import RunWriter, make_formats
     from runner.pipeline.decode_pool import DecodePool
     from runner.pipeline.messages import DecodeOptions, Replica
-    from runner.pipeline.pipeline import EmbeddingPipeline
+    from runner.pipeline.pipeline import EmbeddingPipeline, ShardedClips
     from runner.vggish.framing import scaled
     from runner.vggish.reference import reference_log_mel
 
@@ -136,9 +136,9 @@ def fuzz_audio(rng: random.Random, until: float, keep: Path) -> Counter[str]:
                 return np.zeros((len(windows), 128), np.float32)
 
             try:
-                EmbeddingPipeline(plan_shards(len(clips), 64), iter(clips), pool, writer, shutdown_timeout_s=10).run(
-                    [Replica("x", embed)]
-                )
+                EmbeddingPipeline(
+                    ShardedClips(plan_shards(len(clips), 64), iter(clips)), pool, writer, shutdown_timeout_s=10
+                ).run([Replica("x", embed)])
             finally:
                 pool.close()
             ends = pq.read_table(folder / "clips.parquet").to_pylist()
@@ -156,7 +156,7 @@ def fuzz_audio(rng: random.Random, until: float, keep: Path) -> Counter[str]:
 
 def fuzz_lengths(rng: random.Random, until: float, keep: Path) -> Counter[str]:
     """Mutated audio through all that looks for lengths in containers."""
-    from runner.audio.lengths import mended_header, stated_bytes
+    from runner.audio.lengths import fixed_header, stated_bytes
     from runner.audio.stream_ends import flac_end, mpeg_header, next_mpeg_frame, ogg_link
 
     def read(path: Path) -> None:
@@ -164,7 +164,7 @@ def fuzz_lengths(rng: random.Random, until: float, keep: Path) -> Counter[str]:
         for container in ("WAV", "W64", "AIFF", "CAF", "AU", "NIST", "VOC", "AVR", "HTK", "WVE", "MPC2K"):
             found = stated_bytes(name, container)
             assert found is None or 0 <= found.present <= path.stat().st_size, (container, found)
-        mended_header(name)
+        fixed_header(name)
         for begin in (0, rng.randrange(path.stat().st_size + 1)):
             mpeg_header(name, begin)
             next_mpeg_frame(name, begin)

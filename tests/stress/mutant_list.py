@@ -170,8 +170,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a clip is tried once more than it may be",
         "pipeline/decode_pool.py",
-        "task.attempt + 1 < _ATTEMPTS",
-        "task.attempt + 1 <= _ATTEMPTS",
+        "task.crashes + 1 < _MAX_CRASHES",
+        "task.crashes + 1 <= _MAX_CRASHES",
         (
             "tests/pipeline/test_pool.py "
             "tests/pipeline/test_engine.py::test_decode_processes_that_are_killed_cost_their_clip_alone"
@@ -180,15 +180,15 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "the time in which all processes were stopped counts as a decoder's silence",
         "pipeline/decode_pool.py",
-        "process.silent_s += min(since, _LOOK_COUNTS_S)",
-        "process.silent_s += since",
+        "min(elapsed_s, _MAX_CHECK_S)",
+        "elapsed_s",
         "tests/pipeline/test_pool.py",
     ),
     Mutant(
         "starts that failed are added up over the whole run",
         "pipeline/decode_pool.py",
-        "process.ready, self._failed_starts = True, 0",
-        "process.ready = True",
+        "process.is_ready, self._failed_starts = True, 0",
+        "process.is_ready = True",
         "tests/pipeline/test_pool.py",
     ),
     Mutant(
@@ -208,7 +208,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "the batch of a replica that failed is lost",
-        "pipeline/pipeline.py",
+        "pipeline/replica_pool.py",
         "                return\n        self._batches.requeue(batch)\n",
         "                return\n        self._batches.done()\n",
         (
@@ -412,8 +412,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a run may skip one clip less than dataset.max_skipped",
         "pipeline/skip_limit.py",
-        "if self._most is not None and self._skipped > self._most:",
-        "if self._most is not None and self._skipped >= self._most:",
+        "if self._limit is not None and self._skipped > self._limit:",
+        "if self._limit is not None and self._skipped >= self._limit:",
         "tests/pipeline/test_limits.py tests/end_to_end/test_resume.py::test_a_run_that_skips_too_much_is_stopped",
     ),
     # Comparing: tracking, report, metrics, verdict

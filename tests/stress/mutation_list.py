@@ -170,7 +170,7 @@ _LIES: dict[str, Lie] = {
 FRONTEND, NETWORK, WINOGRAD, REFERENCE, ARRAYS = (
     f"runner.vggish.{name}" for name in ("frontend", "network", "winograd", "reference", "arrays")
 )
-PARITY, SESSION = "runner.inference.parity", "runner.inference.session"
+PARITY, PROGRAM, SESSION = (f"runner.inference.{name}" for name in ("parity", "program", "session"))
 
 _EDGE = ("np.array([MEL_MIN_HZ, MEL_MAX_HZ])", "np.array([{}])")
 _HANN = ("np.arange(STFT_WINDOW) / STFT_WINDOW)", "np.arange(STFT_WINDOW) / (STFT_WINDOW - 1))")
@@ -251,17 +251,17 @@ _EDITS: dict[str, tuple[str, str, str]] = {
         "tensor = tf.cast(tensor, tf.float32 if exact else dtype)",
         "tensor = tf.cast(tf.cast(tensor, tf.bfloat16), tf.float32 if exact else dtype)",
     ),
-    "int16 over 32767": (SESSION, "* INT16_SCALE if", "* (1 / 32767) if"),
-    "the coarse front end": (SESSION, 'frontend.log_mel(windows, "float32")', "frontend.folded_log_mel(windows)"),
+    "int16 over 32767": (PROGRAM, "* INT16_SCALE if", "* (1 / 32767) if"),
+    "the coarse front end": (PROGRAM, 'frontend.log_mel(windows, "float32")', "frontend.folded_log_mel(windows)"),
     "filling rows come first": (
         SESSION,
-        "np.concatenate([rows, np.zeros((self.fewest - count, *rows.shape[1:]), rows.dtype)])",
-        "np.concatenate([np.zeros((self.fewest - count, *rows.shape[1:]), rows.dtype), rows])",
+        "np.concatenate([rows, np.zeros((self.min_rows - count, *rows.shape[1:]), rows.dtype)])",
+        "np.concatenate([np.zeros((self.min_rows - count, *rows.shape[1:]), rows.dtype), rows])",
     ),
     "dense layers see filling rows": (
-        SESSION,
-        "[[0, tf.maximum(FEWEST_DENSE_ON_CPU - count, 0)], [0, 0]]",
-        "[[tf.maximum(FEWEST_DENSE_ON_CPU - count, 0), 0], [0, 0]]",
+        PROGRAM,
+        "[[0, tf.maximum(MIN_DENSE_ROWS_CPU - count, 0)], [0, 0]]",
+        "[[tf.maximum(MIN_DENSE_ROWS_CPU - count, 0), 0], [0, 0]]",
     ),
 }
 _WINOGRAD_EDITS: dict[str, tuple[str, str, str]] = {

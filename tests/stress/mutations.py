@@ -31,7 +31,7 @@ import numpy as np
 from runner.config.composition import compose_config
 from runner.core.errors import ParityError
 from runner.devices.selection import DeviceChoice, choose_device
-from runner.inference import gate, parity, session
+from runner.inference import gate, parity, program, session
 from runner.inference.canary import Canary
 from runner.inference.gate import measure_session
 from runner.inference.parity import as_int16, fixed_signals
@@ -147,7 +147,8 @@ class Bench:
         gc.collect()
         chosen = choose_precision(precision, self._device.device)
         metadata = SessionMetadata(self._device.to_dict(), chosen.to_dict(), {}, {})
-        return session.VGGishSession(dict(self.weights), self._device, chosen, BATCH, metadata, conv)
+        built = program.Program(dict(self.weights), self._device.effective, chosen, conv)
+        return session.VGGishSession(built, BATCH, metadata)
 
     def shared(self, precision: str, conv: str) -> Any:
         """A session that nothing was done to."""

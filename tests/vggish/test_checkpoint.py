@@ -35,9 +35,9 @@ def save(arrays: dict[str, np.ndarray], path: Path, version: str = "V2") -> str:
 @pytest.mark.parametrize("version", ["V1", "V2"])
 def test_both_formats_give_the_arrays_back(arrays: dict[str, np.ndarray], tmp_path: Path, version: str) -> None:
     extra = {"global_step": np.zeros((), np.int64)}
-    found = load_checkpoint(save(arrays | extra, tmp_path / "model.ckpt", version))
-    assert list(found) == list(VARIABLE_SHAPES)
-    assert weights_checksum(found) == weights_checksum(arrays)
+    loaded = load_checkpoint(save(arrays | extra, tmp_path / "model.ckpt", version))
+    assert list(loaded) == list(VARIABLE_SHAPES)
+    assert weights_checksum(loaded) == weights_checksum(arrays)
 
 
 def test_names_may_lack_the_prefix(arrays: dict[str, np.ndarray], tmp_path: Path) -> None:

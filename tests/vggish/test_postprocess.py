@@ -25,11 +25,11 @@ def save(path: Path, **arrays: np.ndarray) -> Path:
 
 def test_the_8_bit_form_is_projected_clipped_and_truncated(pca: PcaParameters) -> None:
     embeddings = np.random.default_rng(1).normal(0, 1, (5, 128)).astype(np.float32)
-    found = Postprocessor("audioset", pca)(embeddings)
-    assert found.dtype == np.uint8
-    assert 0 in found
-    assert 255 in found  # what lies outside ±2 is clipped
-    for row, embedding in zip(found, embeddings, strict=True):
+    processed = Postprocessor("audioset", pca)(embeddings)
+    assert processed.dtype == np.uint8
+    assert 0 in processed
+    assert 255 in processed  # what lies outside ±2 is clipped
+    for row, embedding in zip(processed, embeddings, strict=True):
         for component, value in enumerate(row):
             projected = sum(pca.eigen_vectors[component, i] * (float(embedding[i]) - pca.means[i]) for i in range(128))
             assert value == int((min(max(projected, -2.0), 2.0) + 2.0) * 63.75)
@@ -41,19 +41,19 @@ def test_eight_bits_are_truncated_not_rounded() -> None:
 
 def test_pca_alone_is_not_clipped(pca: PcaParameters) -> None:
     embeddings = np.random.default_rng(1).normal(0, 3, (4, 128)).astype(np.float32)
-    found = Postprocessor("pca", pca)(embeddings)
-    assert found.dtype == np.float32
-    assert np.abs(found).max() > 2
+    processed = Postprocessor("pca", pca)(embeddings)
+    assert processed.dtype == np.float32
+    assert np.abs(processed).max() > 2
     expected = np.stack([pca.eigen_vectors @ (embedding.astype(np.float64) - pca.means) for embedding in embeddings])
-    assert np.allclose(found, expected, rtol=1e-6)
+    assert np.allclose(processed, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(128, 1), (128,)])
 def test_means_come_in_two_shapes(tmp_path: Path, pca: PcaParameters, shape: tuple[int, ...]) -> None:
     path = save(tmp_path / "p.npz", pca_eigen_vectors=pca.eigen_vectors, pca_means=pca.means.reshape(shape))
-    found = load_pca(path)
-    assert np.array_equal(found.means, pca.means)
-    assert np.array_equal(found.eigen_vectors, pca.eigen_vectors)
+    parameters = load_pca(path)
+    assert np.array_equal(parameters.means, pca.means)
+    assert np.array_equal(parameters.eigen_vectors, pca.eigen_vectors)
 
 
 def test_what_is_wrong_with_the_parameters_is_named(tmp_path: Path, pca: PcaParameters) -> None:

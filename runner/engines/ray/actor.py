@@ -40,7 +40,7 @@ from runner.output.state.identity import agree
 from runner.output.writer import RunWriter, make_spill
 from runner.pipeline.decode_pool import DecodePool, decode_options, decoders_for
 from runner.pipeline.messages import Replica
-from runner.pipeline.pipeline import EmbeddingPipeline
+from runner.pipeline.pipeline import EmbeddingPipeline, ShardedClips
 from runner.pipeline.skip_limit import SkipLimit
 from runner.profiling.metrics import stage_seconds
 
@@ -156,8 +156,8 @@ class EmbedShards:
         engine = self._engine
         if engine is None:
             return {}
-        done, finished = engine.examples_done, engine.progress.examples
-        ended = self._began + engine.results_at - engine.started_at
+        done, finished = engine.stats.examples_done, engine.stats.progress.examples
+        ended = self._began + engine.stats.steady_s
         return {"began": self._began, "ended": ended, "examples": done, "under_way": max(0, done - finished)}
 
     async def finish(self) -> dict[str, Any]:
@@ -175,9 +175,9 @@ class EmbedShards:
         return {
             **await self.progress(),
             "stages": self._stages,
-            "starved_s": sum(engine.starved_s.values()) / sum(replica.threads for replica in self._replicas),
+            "starved_s": sum(engine.stats.input_wait_s.values()) / sum(replica.threads for replica in self._replicas),
             "canaries": sum(canary.count for canary in canaries),
-            "warnings": [*engine.replica_failures, *halved, *missed],
+            "warnings": [*engine.stats.replica_failures, *halved, *missed],
         }
 
     def _make(self, about: dict[str, Any]) -> None:
@@ -202,7 +202,7 @@ class EmbedShards:
     def _lock_pages(self, cold: StartupTimer, about: dict[str, Any]) -> None:
         """Lock the slots' pages for the GPU, for as long as this actor lives."""
         with cold.step("pin"):
-            unpinned = self._pins.enter_context(pinned(self._pool.memory))
+            unpinned = self._pins.enter_context(pinned(self._pool.memory.bytes))
         about["resolved"]["memory.pinned"] = unpinned is None
         if unpinned:
             about["warnings"].append(f"batches are copied to the GPU from pageable memory: {unpinned}")
@@ -214,7 +214,7 @@ class EmbedShards:
             self._replicas = self._make_replicas()
             self._engine = self._make_engine()
             self._engine.run(self._replicas)
-            self._stages = stage_seconds(self._engine, sum(self._pool.busy_s.values()), len(self._pool))
+            self._stages = stage_seconds(self._engine.stats, sum(self._pool.busy_s.values()), len(self._pool))
         except BaseException as error:
             log.exception("the actor can't go on")
             self._failure = error
@@ -240,12 +240,10 @@ class EmbedShards:
         spec, config = self.spec, self.config
         shards = [(int(first), int(end)) for first, end in spec["shards"]]
         return EmbeddingPipeline(
-            shards,
-            self._clips(shards),
+            ShardedClips(shards, self._clips(shards), self._brief.clips),
             self._pool,
             self._writer,
             shutdown_timeout_s=config.engine.shutdown_timeout_s,
-            clips_left=self._brief.clips,
             on_skip=SkipLimit(config.dataset, spec["dataset"], 0),
             spill=make_spill(Path(spec["run_dir"]), config),
         )

@@ -132,7 +132,7 @@ def test_every_shard_has_one_line_and_its_own_rows_and_the_last_canary_comes_at_
     assert (end["canaries"], end["examples"], end["under_way"]) == (1, 2 * CLIPS, 0)
     assert set(end["stages"]) == {"decode", "write", "copy", "compute", "replica"}
     assert end["ended"] > end["began"]
-    batches = actor._engine.timings
+    batches = actor._engine.stats.timings
     assert sum(timing.examples == 5 for timing in batches) >= len(batches) - 2  # filled across shards
 
 
