@@ -45,7 +45,9 @@ class Preparation:
 AS_IT_IS = Preparation()
 
 
-def leveled(clip: ClipReader, preparation: Preparation, normalize: str, on_block: Callable[[], None]) -> Preparation:
+def leveled(
+    clip: ClipReader, preparation: Preparation, normalize: str, on_block: Callable[[], None] = lambda: None
+) -> Preparation:
     """Return a clip's preparation with its level, for which the clip is read to its end.
 
     ``peak`` divides by the largest sample at 16 kHz (google-research's audioset_model.py: the largest, not the largest

@@ -159,7 +159,7 @@ class _MatrixKernel:
     def __init__(self, filter_: _Filter | HannSincFilter, repeats: int) -> None:
         self.inputs, self.outputs, self.half_width = filter_.down * repeats, filter_.up * repeats, filter_.half_width
         self._width = self.inputs + 2 * self.half_width
-        self.count = filter_.count
+        self.count: Callable[[int], int] = filter_.count
         first, weights = filter_.weights(np.arange(self.outputs))
         matrix = np.zeros((self._width, self.outputs))
         rows = first[:, None] + np.arange(weights.shape[1])
@@ -177,7 +177,8 @@ class _PerSampleKernel:
 
     def __init__(self, filter_: _Filter | HannSincFilter) -> None:
         self.inputs, self.outputs, self.half_width = filter_.down, filter_.up, filter_.half_width
-        self._filter, self.count = filter_, filter_.count
+        self._filter = filter_
+        self.count: Callable[[int], int] = filter_.count
         fits = self.outputs * 2 * self.half_width <= _MAX_CACHED_WEIGHTS
         self._all_weights = filter_.weights(np.arange(self.outputs)) if fits else None
 

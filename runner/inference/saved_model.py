@@ -9,12 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner.config.schema import FrontendConfig
 from runner.core.errors import ConfigError, ParityError
 from runner.core.files import commit_folder, write_atomic
 from runner.core.paths import is_url
 
 if TYPE_CHECKING:
-    from runner.config.schema import FrontendConfig, RunConfig
+    from runner.config.schema import RunConfig
 
 METADATA = "metadata.json"
 
@@ -26,7 +27,7 @@ def export(config: RunConfig) -> Path:
         The folder.
 
     Raises:
-        ConfigError: no folder is given, or it holds something already.
+        ConfigError: no folder is given, or it holds something already, or the front end prepares files in its own way.
         WeightsError: the weights can't be had.
         ParityError: the model's embeddings are not the reference's.
     """
@@ -37,6 +38,7 @@ def export(config: RunConfig) -> Path:
     folder = Path(config.output.dir).expanduser().absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"output.dir={folder} is not an empty folder: name another")
+    _check_frontend(config.frontend)
     from runner.weights.selection import random_weights_banner, resolve_weights
 
     models = Path(config.paths.models).expanduser().resolve()
@@ -72,6 +74,17 @@ def export(config: RunConfig) -> Path:
         folder.rmdir()
     commit_folder(unfinished, folder)
     return folder
+
+
+def _check_frontend(frontend: FrontendConfig) -> None:
+    """Raise ConfigError for what is done to files before they are cut, which the exported model does not see."""
+    for key in ("channels", "normalize", "window_s", "min_duration_s"):
+        value, default = getattr(frontend, key), getattr(FrontendConfig, key)
+        if value != default:
+            raise ConfigError(
+                f"frontend.{key}={value} is no part of an exported model, which takes mono waveform at 16 kHz: prepare "
+                f"the waveform likewise yourself, and leave it at {default}"
+            )
 
 
 def _about(config: RunConfig, weights: Any, precision: str, result: dict[str, Any]) -> str:

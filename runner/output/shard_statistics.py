@@ -26,6 +26,7 @@ from runner.vggish.constants import EMBEDDING_SIZE
 
 if TYPE_CHECKING:
     from runner.output.rows import ClipRow
+    from runner.output.spill import Part
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ _KEY = f"{_OURS}statistics".encode()
 def statistics_of(rows: Iterable[ClipRow]) -> EmbeddingStatistics:
     """Return the statistics of clips' embeddings, the same bits however these came in parts."""
     statistics = EmbeddingStatistics(EMBEDDING_SIZE)
-    parts = []
+    parts: list[Part] = []
     for row in rows:
         parts.extend([row.embeddings] if isinstance(row.embeddings, np.ndarray) else row.embeddings)
     for block in blocks(tuple(parts), BLOCK_ROWS):

@@ -32,10 +32,10 @@ def log_late_metrics(noted: Mapping[str, Any], metrics: Mapping[str, float], tag
     uri, run_id = noted.get("uri"), noted.get("run_id")
     if not uri or not run_id:
         return False
-    tracking = TrackingConfig(kind="server", uri=uri)
+    tracking = TrackingConfig(name="server", uri=uri)
     by_environment = store_uri(TrackingConfig(), default_outputs())
     if without_credentials(by_environment) == uri:
-        tracking = TrackingConfig(kind="server", uri=by_environment)
+        tracking = TrackingConfig(name="server", uri=by_environment)
     with connected(tracking, default_outputs(), "written") as client:
         if known_run(client, run_id) is None:
             return False
