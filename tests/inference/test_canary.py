@@ -158,7 +158,7 @@ def test_shards_since_the_last_good_canary_are_to_be_done_again(
         ShardedClips(plan_shards(len(clips), 1), iter(clips)), pool, writer, shutdown_timeout_s=10
     )
     try:
-        with pytest.raises(ParityError, match="is done again when the run is taken up"):
+        with pytest.raises(ParityError, match="are redone when the run is resumed"):
             engine.run([Replica("replica", embed, 1, canary)])
     finally:
         pool.close()

@@ -369,8 +369,8 @@ _SHARED: dict[str, tuple[Edit, ...]] = {
         Edit(*_EDITS["fc2's bias lost"]),
         Edit(
             REFERENCE,
-            "found[:, part] = x @ rounded(weights[:, part].astype(np.float64)) + biases[part]",
-            'found[:, part] = x @ rounded(weights[:, part].astype(np.float64)) + biases[part] * (layer != "fc2")',
+            "astype(np.float64)) + biases[columns]",
+            'astype(np.float64)) + biases[columns] * (layer != "fc2")',
         ),
     ),
     "time backwards": (

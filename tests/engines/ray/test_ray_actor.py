@@ -165,7 +165,7 @@ def test_pages_stay_locked_while_the_actor_lives(folder: Path, monkeypatch: pyte
     monkeypatch.setattr(ray_actor, "pinned", pinned)
     about: dict[str, Any] = {"resolved": {}, "warnings": []}
     actor = PlainActor(folder)
-    actor._pool = SimpleNamespace(memory=None)
+    actor._pool = SimpleNamespace(memory=SimpleNamespace(bytes=None))
     actor._lock_pages(StartupTimer(0.0), about)
     assert said == ["locked"]
     assert about["resolved"]["memory.pinned"] is True
