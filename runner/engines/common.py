@@ -57,7 +57,10 @@ def file_metadata(config: RunConfig, session: VGGishSession, placement: Placemen
 
 def tune_interpreter() -> None:
     """Set this process's interpreter up for embedding, once all is made that it needs."""
+    from threadpoolctl import threadpool_limits
+
     sys.setswitchinterval(_SWITCH_S)
+    threadpool_limits(1, user_api="blas")  # sums of embeddings take a core, and none of TensorFlow's
     gc.freeze()  # TensorFlow's million objects are not looked through again while batches are in flight
 
 
