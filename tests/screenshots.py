@@ -17,8 +17,9 @@ from pathlib import Path
 from mlflow.tracking import MlflowClient
 from PIL import Image
 
+from tests.chromium import open_browser
 from tests.commands import PROJECT, environment, run_real
-from tests.end_to_end.test_browser import AXES_OF_THE_PLOT, free_port, open_browser, page_text, wait_until_up
+from tests.end_to_end.test_browser import AXES_OF_THE_PLOT, free_port, page_text, wait_until_up
 
 IMAGES = PROJECT / "docs" / "images"
 SWEEP = ("-m", "memory=conservative,greedy", "precision=float32,auto", "profile.repeat_s=5", "weights=random")
