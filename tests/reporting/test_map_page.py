@@ -70,7 +70,7 @@ def draw(run_dir: Path, *overrides: str) -> dict[str, Any]:
 def noise(path: Path, seconds: float = 3.0, rate: int = 16_000, channels: int = 1) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     samples = np.random.default_rng(len(path.name)).uniform(-0.5, 0.5, (round(seconds * rate), channels))
-    soundfile.write(path, samples * np.linspace(0.01, 1, len(samples))[:, None], rate)
+    soundfile.write(os.fsencode(path), samples * np.linspace(0.01, 1, len(samples))[:, None], rate)
     return path
 
 
@@ -101,7 +101,8 @@ def test_a_points_log_mel_is_the_references_of_the_windows_that_were_embedded(tm
 
 def test_the_log_mels_are_spread_evenly_and_clips_of_manifests_play_their_stretch(tmp_path: Path) -> None:
     noise(tmp_path / "data" / HOSTILE, 10.0)
-    rows = "".join(f'"{HOSTILE}",{start},{start + 2.0},x\n'.replace("'\"&", '\'""&') for start in (1.5, 4.25, 7.0))
+    quoted = HOSTILE.replace('"', '""')
+    rows = "".join(f'"{quoted}",{start},{start + 2.0},x\n' for start in (1.5, 4.25, 7.0))
     (tmp_path / "data" / "list.csv").write_text(f"path,start,end,label\n{rows}")
     manifest = read_manifest_file(ManifestDataset(path=str(tmp_path / "data" / "list.csv")))
     write_run(tmp_path, manifest.table, examples=2)
