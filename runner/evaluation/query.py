@@ -35,11 +35,16 @@ def query_from_file(
     Raises:
         RunnerError: the file cannot be decoded, or the run's weights are not here or are others than they were.
     """
+    from runner.audio.preparation import Preparation, leveled
     from runner.audio.reader import read_clip
     from runner.inference.api import load_vggish_model
 
     try:
-        with read_clip(path, start_s, end_s) as clip:
+        about = {key.removeprefix("vggish_runner.frontend."): value for key, value in reader.metadata.items()}
+        preparation = Preparation(about.get("resampler", "kaiser_best"), about.get("channels", "mean"))
+        with read_clip(path, start_s, end_s, preparation=preparation) as clip:
+            preparation = leveled(clip, preparation, about.get("normalize", "none"))
+        with read_clip(path, start_s, end_s, preparation=preparation) as clip:
             samples = np.concatenate(list(clip))
     except ClipError as error:
         raise RunnerError(f"{path} cannot be the query: {error}") from error

@@ -60,7 +60,7 @@ def draw_map(run_dir: Path, folder: Path, config: RunConfig) -> list[Path]:
         run_dir: the run's folder.
         folder: where to write the map.
         config: ``profile.projection``, which is ``pca`` or ``umap`` (the extra of that name), ``profile.log_mels`` and
-            ``frontend.resampler`` count.
+            ``frontend`` count.
 
     Returns:
         The files written.

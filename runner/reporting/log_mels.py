@@ -9,12 +9,13 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from runner.audio.preparation import Preparation, leveled
 from runner.audio.reader import read_clip
 from runner.core.errors import ClipError
 from runner.core.files import atomic
@@ -30,6 +31,9 @@ from runner.vggish.constants import (
 from runner.vggish.framing import scaled
 from runner.vggish.mel import hertz_to_mel, log_mel_of
 
+if TYPE_CHECKING:
+    from runner.config.schema import FrontendConfig
+
 LogMel = NDArray[np.float32]
 
 SHEET_COLUMNS = 10
@@ -42,8 +46,8 @@ LOWEST = math.log(LOG_OFFSET)
 _CONTEXT_S = 0.04
 """Audio decoded before and after an example, for the resampler's filter; whole frames at all common rates."""
 
-_MAX_SKIPPED_S = 120.0
-"""Audio that is decoded only to reach an example, in files without exact seeks."""
+_MAX_EXTRA_S = 120.0
+"""Audio that is decoded only to reach an example in a file without exact seeks, or for the level of a clip."""
 
 _TIMEOUT_S = 5.0
 
@@ -62,13 +66,13 @@ class Example(NamedTuple):
 
 
 def compute_log_mels(
-    examples: Sequence[Example], resampler: str, timeout_s: float = _TIMEOUT_S
+    examples: Sequence[Example], frontend: FrontendConfig, timeout_s: float = _TIMEOUT_S
 ) -> tuple[list[LogMel | None], Counter[str]]:
     """Compute the log-mels of examples from their files, in threads.
 
     Args:
         examples: of any files.
-        resampler: as in ``read_clip``.
+        frontend: how their clips became waveform.
         timeout_s: seconds after which no further file is opened.
 
     Returns:
@@ -82,12 +86,16 @@ def compute_log_mels(
     failures: Counter[str] = Counter()
 
     def read_file(indices: list[int]) -> list[str]:
-        reasons = []
+        reasons, preparations = [], dict[tuple[float, float | None], Preparation]()
         for index in indices:
+            example = examples[index]
+            clip = example.clip_start, example.clip_end
             try:
                 if time.monotonic() > deadline:
                     raise ClipError("timeout", f"not read within {timeout_s:g} s")
-                log_mels[index] = log_mel_of(_read_window(examples[index], resampler))
+                if clip not in preparations:
+                    preparations[clip] = _prepare(example, frontend, deadline)
+                log_mels[index] = log_mel_of(_read_window(example, preparations[clip]))
             except ClipError as error:
                 reasons.append(error.reason)
             except Exception as error:
@@ -101,7 +109,21 @@ def compute_log_mels(
     return log_mels, failures
 
 
-def _read_window(example: Example, resampler: str) -> NDArray[np.float32]:
+def _prepare(example: Example, frontend: FrontendConfig, deadline: float) -> Preparation:
+    """Return how the clip of an example is prepared; a level takes a reading of the clip."""
+    preparation = Preparation(frontend.resampler, frontend.channels)
+    if frontend.normalize == "none":
+        return preparation
+    with read_clip(example.path, example.clip_start, example.clip_end, preparation=preparation) as clip:
+
+        def check() -> None:
+            if clip.seconds > _MAX_EXTRA_S or time.monotonic() > deadline:
+                raise ClipError("timeout", f"its level takes more than {clip.seconds:g} s of audio")
+
+        return leveled(clip, preparation, frontend.normalize, check)
+
+
+def _read_window(example: Example, preparation: Preparation) -> NDArray[np.float32]:
     """Return the waveform of an example as the network had it, float32 [15600]: resampled, padded with zeros.
 
     Raises:
@@ -112,8 +134,8 @@ def _read_window(example: Example, resampler: str) -> NDArray[np.float32]:
     end_s = start_s + EXAMPLE_SAMPLES / SAMPLE_RATE + _CONTEXT_S
     if example.clip_end is not None:
         end_s = min(end_s, example.clip_end)
-    with read_clip(example.path, start_s - context_s, end_s, resampler=resampler) as clip:
-        if start_s > _MAX_SKIPPED_S and not clip.can_seek:
+    with read_clip(example.path, start_s - context_s, end_s, preparation=preparation) as clip:
+        if start_s > _MAX_EXTRA_S and not clip.can_seek:
             raise ClipError("timeout", f"{start_s:g} s into a file without exact seeks")
         samples = scaled(np.concatenate(list(clip)))[round(context_s * SAMPLE_RATE) :][:EXAMPLE_SAMPLES]
     if not len(samples):

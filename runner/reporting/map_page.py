@@ -114,7 +114,7 @@ def _choose_log_mels(
     count = min(config.profile.log_mels, len(local))
     chosen = [local[number * len(local) // count] for number in range(count)]
     examples = [_example(clips[points.clips[index]], points.starts[index]) for index in chosen]
-    log_mels, failures = compute_log_mels(examples, config.frontend.resampler)
+    log_mels, failures = compute_log_mels(examples, config.frontend)
     if failures:
         reasons = ", ".join(f"{count} {reason}" for reason, count in failures.most_common())
         notes.append(f"{failures.total()} of {len(chosen)} log-mels are left out ({reasons}).")

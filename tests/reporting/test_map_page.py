@@ -6,6 +6,7 @@ import json
 import os
 import re
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ import pytest
 import soundfile
 from PIL import Image
 
+from runner.audio.preparation import Preparation, leveled
 from runner.audio.reader import read_clip
 from runner.config.groups.dataset import FolderDataset, ManifestDataset
+from runner.config.groups.frontend import FrontendConfig
 from runner.dataset.clips import find_clips
 from runner.dataset.folder import list_folder
 from runner.dataset.manifest_file import read_manifest_file
@@ -26,7 +29,7 @@ from runner.output.parquet import embedding_schema
 from runner.reporting import log_mels
 from runner.reporting.embedding_map import draw_map
 from runner.reporting.log_mels import LOWEST, Example, compute_log_mels, frequency_ticks, write_sheets
-from runner.vggish.framing import WindowCutter, cut, scaled
+from runner.vggish.framing import Framing, WindowCutter, cut, scaled
 from runner.vggish.mel import mel_matrix
 from runner.vggish.reference import reference_log_mel
 from tests.chromium import browser
@@ -80,20 +83,33 @@ def levels_of(sheet: Path, index: int) -> np.ndarray:
     return np.array(Image.open(sheet))[64 * row : 64 * row + 64, 96 * column : 96 * column + 96][::-1].T.astype(int)
 
 
-@pytest.mark.parametrize("resampler", ["kaiser_best", "soxr"])
-def test_a_points_log_mel_is_the_references_of_the_windows_that_were_embedded(tmp_path: Path, resampler: str) -> None:
+@pytest.mark.parametrize(
+    "frontend",
+    [("frontend.tail=pad",), ("frontend.resampler=soxr",), ("frontend=google",), ("frontend=audioldm",)],
+    ids=lambda overrides: overrides[0],
+)
+def test_a_points_log_mel_is_the_references_of_the_window_that_was_embedded(
+    tmp_path: Path, frontend: Sequence[str]
+) -> None:
+    config = make_config(frontend).frontend
+    framing = Framing(config.hop_s, config.short_clips, config.tail, config.window_s, config.min_duration_s)
     examples, windows = [], []
     for rate, channels in MANY_RATES:
         path = noise(tmp_path / f"{rate}.wav", 2.5, rate, channels)
-        with read_clip(str(path), resampler=resampler) as clip:
-            windows += [scaled(window) for window in np.concatenate(list(cut(iter(clip), WindowCutter(pad_tail=True))))]
-        examples += [Example(os.fsencode(path), 0.96 * number, 0.0, None) for number in range(3)]
-    computed, failures = compute_log_mels(examples, resampler)
+        preparation = Preparation(config.resampler, config.channels)
+        with read_clip(str(path), preparation=preparation) as clip:
+            preparation = leveled(clip, preparation, config.normalize)
+        with read_clip(str(path), preparation=preparation) as clip:
+            own = scaled(np.concatenate(list(cut(iter(clip), framing.cutter()))))
+        windows.append(own)
+        examples += [Example(os.fsencode(path), config.hop_s * number, 0.0, None) for number in range(len(own))]
+    computed, failures = compute_log_mels(examples, config)
     assert not failures
     (sheet,) = write_sheets(computed, tmp_path)
-    reference = reference_log_mel(np.array(windows))
+    reference = reference_log_mel(np.concatenate(windows))
     expected = np.rint((reference - LOWEST) * (255 / (reference.max() - LOWEST)))
-    assert Image.open(sheet).size == (960, 128)
+    assert len(expected) in (8, 12, 16)
+    assert Image.open(sheet).size == (960, 64 * -(-len(expected) // 10))
     assert expected.std() > 30
     for index, levels in enumerate(expected):
         assert abs(levels_of(sheet, index) - levels).max() <= 1
@@ -115,7 +131,9 @@ def test_the_log_mels_are_spread_evenly_and_clips_of_manifests_play_their_stretc
     assert (starts, ends) == ((1.5, 4.25, 7.0), (3.5, 6.25, 9.0))
     with read_clip(str(tmp_path / "data" / HOSTILE), 4.25, 6.25) as clip:
         window = next(cut(iter(clip), WindowCutter()))[:1]
-    computed, _ = compute_log_mels([Example(os.fsencode(tmp_path / "data" / HOSTILE), 4.25, 4.25, 6.25)], "kaiser_best")
+    computed, _ = compute_log_mels(
+        [Example(os.fsencode(tmp_path / "data" / HOSTILE), 4.25, 4.25, 6.25)], FrontendConfig()
+    )
     np.testing.assert_allclose(computed[0], reference_log_mel(scaled(window))[0], atol=1e-5)
 
 
@@ -150,12 +168,20 @@ def test_a_fresh_map_removes_the_sheets_of_an_earlier_one(tmp_path: Path) -> Non
 
 def test_examples_that_would_take_long_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = [noise(tmp_path / f"a.{suffix}") for suffix in ("wav", "flac", "mp3")]
-    monkeypatch.setattr(log_mels, "_MAX_SKIPPED_S", 1.0)
+    monkeypatch.setattr(log_mels, "_MAX_EXTRA_S", 1.0)
     examples = [Example(os.fsencode(path), 1.92, 0.0, None) for path in paths]
-    computed, failures = compute_log_mels(examples, "kaiser_best")
+    computed, failures = compute_log_mels(examples, FrontendConfig())
     assert [log_mel is None for log_mel in computed] == [False, False, True]
     assert failures == {"timeout": 1}
-    assert compute_log_mels(examples, "kaiser_best", timeout_s=-1.0) == ([None] * 3, {"timeout": 3})
+    assert compute_log_mels(examples, FrontendConfig(), timeout_s=-1.0) == ([None] * 3, {"timeout": 3})
+
+
+def test_a_level_that_would_take_long_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    example = Example(os.fsencode(noise(tmp_path / "a.wav")), 0.0, 0.0, None)
+    google = make_config(["frontend=google"]).frontend
+    assert not compute_log_mels([example], google)[1]
+    monkeypatch.setattr(log_mels, "_MAX_EXTRA_S", 1.0)
+    assert compute_log_mels([example], google) == ([None], {"timeout": 1})
 
 
 def test_ticks_are_at_the_band_that_answers_most(tmp_path: Path) -> None:
