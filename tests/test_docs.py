@@ -191,7 +191,7 @@ def test_every_metric_of_a_full_run_is_defined(few_clips: Path, outputs: Path) -
     assert sizes[:2] == [1, 4]
     pictures = {path.name for path in (done.run_dir / "plots").iterdir()}
     assert pictures == {"throughput.png", "stages.png", "memory.png", "batch_size.png", "projection.png",
-                        "embeddings.html"}  # fmt: skip
+                        "embeddings.html", "log_mel"}  # fmt: skip
     assert "passes" in done.out
     assert "advice" in done.out
 
