@@ -37,7 +37,7 @@ SETTINGS = (
     *("memory.decode_workers=1", "output.formats=[parquet,npz,tfrecord]", "output.postprocess=audioset"),
     "output.clips_per_shard=2",
 )
-KEPT = ("embeddings", "npz", "tfrecord", "clips.parquet")
+KEPT = ("embeddings", "npz", "tfrecord", "clips.parquet", "stats.npz")
 SHARDS = 5
 Fault = str | None
 """What becomes of a request; see ``StoreServer.fault``."""
