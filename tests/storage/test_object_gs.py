@@ -275,4 +275,4 @@ def test_a_listing_is_made_once(quiet: Proxy, tmp_path: Path) -> None:
     place = f"gs://{BUCKET}/listing.parquet"
     first = list_clips(settings, place, tmp_path)
     (tmp_path / "b.wav").write_bytes(b"RIFF")
-    assert list_clips(settings, place, tmp_path).part == first.partition
+    assert list_clips(settings, place, tmp_path).partition == first.partition

@@ -18,6 +18,7 @@ import soundfile
 
 from runner.config.composition import compose_config
 from runner.config.schema import FolderDataset, ManifestDataset
+from runner.contract.spec import DatasetSummary
 from runner.core.errors import ClipError, ConfigError, DatasetError, DiskFullError
 from runner.core.failures import failure_of
 from runner.dataset.listing import walk, walk_store
@@ -160,7 +161,7 @@ def test_an_object_that_is_not_given_is_skipped_and_tried_again_when_resumed(
     assert reasons["speech-more/x.mp3"] == "download_timeout"
     quiet.behave()
     again = run("s3://data/set", tmp_path / "run")
-    assert "may have passed" in " ".join((again.out + again.err).split())
+    assert "skipped for transient reasons" in " ".join((again.out + again.err).split())
     assert_same(tmp_path / "run", undisturbed)
     assert len(quiet.reads()) <= 4, "only that clip's shard is done again"
 
@@ -220,7 +221,7 @@ def test_other_drivers_objects_that_are_replaced_meanwhile_are_read_anew(tmp_pat
 
     store = Resuming()
     store.ukey("x")
-    with pytest.raises(ConnectionError, match="replaced while it was read"):
+    with pytest.raises(ConnectionError, match="replaced during its download"):
         read_whole(store, "other://x", str(tmp_path / "x"))
     read_whole(store, "other://x", str(tmp_path / "x"))
 
@@ -245,7 +246,7 @@ def test_a_full_temporary_folder_ends_the_run_and_says_so(quiet: StoreServer, mo
 
 def limit_of(root: str) -> SkipLimit:
     dataset = ManifestDataset(path="rows.csv", download_timeout_s=0.5)
-    return SkipLimit(dataset, {"root": root, "clips": 100}, 0)
+    return SkipLimit(dataset, DatasetSummary(root=root, digest="", clips=100), 0)
 
 
 def skipped(clip: str, reason: str) -> ClipRow:
@@ -261,7 +262,7 @@ def test_a_store_is_listed_once_in_a_while_whatever_is_skipped(
     for number in range(20):
         limit(skipped(f"{number}.wav", "missing"))
     assert len(quiet.requests) == 1
-    monkeypatch.setattr("runner.pipeline.skip_limit._LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr("runner.pipeline.skip_limit._LIST_EVERY_S", 0.0)
     limit = limit_of("s3://data/set")
     limit(skipped("a.wav", "missing"))
     quiet.fault = lambda method, key: "broken"
@@ -289,9 +290,9 @@ def test_objects_are_fetched_ahead_and_never_more_than_asked(quiet: StoreServer)
     paths = [f"s3://data/set/speech/clip {number}.wav".encode() for number in range(6)]
     assert [ahead.begin(job, path) for job, path in enumerate(paths)] == [True] * 3 + [False] * 3
     for job, path in enumerate(paths):
-        with ahead.take(job, path, lambda: None) as fetched:
+        with ahead.pop(job, path, lambda: None) as fetched:
             assert Path(fetched.path).read_bytes() == CLIPS[f"speech/clip {job}.wav"]
-    with ahead.take(9, paths[0], lambda: None) as fetched:
+    with ahead.pop(9, paths[0], lambda: None) as fetched:
         assert fetched.suffix == ".wav"
 
 
@@ -342,7 +343,7 @@ def test_a_manifest_may_lie_in_the_store(quiet: StoreServer, tmp_path: Path) -> 
 def test_a_manifest_may_not_lead_out_of_the_prefix(tmp_path: Path, path: str) -> None:
     file = tmp_path / "rows.csv"
     file.write_text(f"path\n{path}\n")
-    with pytest.raises(DatasetError, match="leads out of the data set's root s3://data/set"):
+    with pytest.raises(DatasetError, match="is outside of the data set's root s3://data/set"):
         build_manifest(ManifestDataset(path=str(file), root="s3://data/set"), tmp_path)
 
 

@@ -455,7 +455,7 @@ def test_a_store_without_conditions_is_written_as_ever(
     monkeypatch.setattr(store_hold, "RACE_WINDOW_S", 0.01)
     store, hold = held("memory://fencing/run")
     hold.confirm()
-    assert [record.message.split(": ")[0] for record in caplog.records] == [f"{store.url} has no conditional puts"]
+    assert [record.message.split(": ")[0] for record in caplog.records] == [f"{store.url} has no conditional requests"]
     mirror = worker(tmp_path, store.url, hold.token, fenced=False)
     for who in ("the first", "the second"):
         counted = mirror.commit(write_shard(tmp_path, who))

@@ -494,7 +494,7 @@ def test_objects_of_a_store_that_is_silent_are_asked_for_once(monkeypatch: pytes
             raise (FileNotFoundError(url) if len(asked) < 3 else TimeoutError(url))
 
     monkeypatch.setattr("runner.output.state.rerun.store_of", lambda url: Silent())
-    monkeypatch.setattr("runner.output.state.rerun._PATIENCE_S", 0.0)
-    stores = ObjectProbe()
-    assert [stores.give(f"s3://bucket/{number}.wav".encode()) for number in range(6)] == [False] * 6
+    monkeypatch.setattr("runner.output.state.rerun._REQUEST_TIMEOUT_S", 0.0)
+    probe = ObjectProbe()
+    assert [probe.exists(f"s3://bucket/{number}.wav".encode()) for number in range(6)] == [False] * 6
     assert len(asked) == 3

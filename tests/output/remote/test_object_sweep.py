@@ -298,8 +298,8 @@ def test_a_bucket_that_is_not_there_is_one_message_before_any_work(
 ) -> None:
     done = sweep(clips, "s3://nosuchbucket/sweep", tmp_path)
     assert (done.status, done.out) == (1, "")
-    assert done.err == "error: output.dir=s3://nosuchbucket/sweep is in a bucket that is not there: " + (
-        "make it, or name another\n"
+    assert done.err == "error: output.dir=s3://nosuchbucket/sweep is in a bucket that does not exist: " + (
+        "make it, or choose one\n"
     )
     assert not staging_dir("s3://nosuchbucket/sweep", tmp_path).exists()
 
@@ -311,7 +311,7 @@ def test_places_that_a_sweep_cannot_have(clips: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     done = sweep(clips, "s3://bucket/sweep", tmp_path, f"hydra.sweep.dir={tmp_path}/mine")
     assert done.status == 1
-    assert f"error: hydra.sweep.dir={tmp_path}/mine can't be had with output.dir=s3://bucket/sweep" in done.err
+    assert f"error: hydra.sweep.dir={tmp_path}/mine can't be combined with output.dir=s3://bucket/sweep" in done.err
     assert (tmp_path / "mine").exists()
 
 
@@ -332,7 +332,7 @@ def test_a_url_of_something_else_is_refused(
     store.put_text("{}", name)
     config = compose_config([f"output.dir={store.url}"])
     with pytest.raises(ConfigError, match=message):
-        store_sweep.take(tmp_path / "work", config)
+        store_sweep.open_remote_sweep(tmp_path / "work", config)
     assert list(store.list_recursive("")) == [name]
     assert not (tmp_path / "work").exists()
 
@@ -344,7 +344,7 @@ def test_a_sweep_waits_for_the_jobs_of_a_killed_command(
     from filelock import FileLock
 
     monkeypatch.setattr(lease, "RACE_WINDOW_S", 0.05)
-    monkeypatch.setattr(store_sweep, "ORPHAN_S", 0.1)
+    monkeypatch.setattr(store_sweep, "STALE_WORKER_S", 0.1)
     url = f"memory://{tmp_path.name}/sweep"
     config = compose_config([f"output.dir={url}", "engine.shutdown_timeout_s=0"])
     folder = staging_dir(url, tmp_path)
