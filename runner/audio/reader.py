@@ -10,15 +10,15 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from runner.audio.backends import open_source
+from runner.audio.preparation import AS_IT_IS
 from runner.audio.resample import StreamResampler
 from runner.audio.samples import fault_of
 from runner.audio.sources import SourceFault
 from runner.core.errors import ClipError
 
 if TYPE_CHECKING:
+    from runner.audio.preparation import Preparation
     from runner.audio.sources import Array, Source
 
 REASONS = {
@@ -27,7 +27,7 @@ REASONS = {
     "unreadable": "the system would not open or read it",
     "empty": "no bytes, or no samples",
     "unsupported_format": "no installed decoder reads its format",
-    "unsupported_rate": "it claims a sample rate below 1 kHz or above 768 kHz",
+    "unsupported_rate": "its sample rate, times frontend.speed, is below 1 kHz or above 768 kHz",
     "invalid_range": "the manifest's start and end lie outside the file",
     "decode_error": "decoding failed before the first sample",
     "decoder_crashed": "the decode process died on it, three times",
@@ -52,7 +52,7 @@ def read_clip(
     start: float | None = None,
     end: float | None = None,
     *,
-    resampler: str = "kaiser_best",
+    preparation: Preparation = AS_IT_IS,
     suffix: str | None = None,
 ) -> ClipReader:
     """Open a clip; iterate the reader for its waveform.
@@ -61,7 +61,7 @@ def read_clip(
         path: of the file, as the file system spells it.
         start: start of the clip in the file, in seconds; None: the file's beginning.
         end: end of the clip; None: the file's end.
-        resampler: ``kaiser_best`` or ``soxr``.
+        preparation: resampler and speed.
         suffix: of the clip's name, where the file is a temporary copy of it.
 
     Raises:
@@ -69,7 +69,7 @@ def read_clip(
     """
     source = open_source(path, suffix)
     try:
-        return ClipReader(source, start, end, resampler)
+        return ClipReader(source, start, end, preparation)
     except BaseException:
         source.close()
         raise
@@ -85,7 +85,7 @@ class ClipReader:
         warning: of an embedded clip, as ``code: detail``; known once the iteration has ended.
     """
 
-    def __init__(self, source: Source, start: float | None, end: float | None, resampler: str) -> None:
+    def __init__(self, source: Source, start: float | None, end: float | None, preparation: Preparation) -> None:
         self._source = source
         self.sample_rate = source.sample_rate
         self.channels = source.channels
@@ -94,7 +94,8 @@ class ClipReader:
         self._frames = 0
         if source.channels < 1:
             raise ClipError("decode_error", f"the file claims {source.channels} channels")
-        self._resampler = StreamResampler(source.sample_rate, resampler)
+        self._preparation = preparation
+        self._resampler = StreamResampler(preparation.rate_of(source.sample_rate), preparation.resampler)
         self._first = 0 if start is None else _frame("start", start, source.sample_rate)
         self._frame_count = None if end is None else _frame("end", end, source.sample_rate) - self._first
         if self._frame_count is not None and self._frame_count <= 0:
@@ -123,7 +124,7 @@ class ClipReader:
         self._source.close()
 
     def __iter__(self) -> Iterator[Array]:
-        for block in self._mono():
+        for block in self.mono_blocks():
             resampled = self._resampler.push(block)
             self.samples += len(resampled)
             if len(resampled):
@@ -137,8 +138,8 @@ class ClipReader:
                 raise ClipError("invalid_range", f"start {self._first / self.sample_rate} s is beyond the file's end")
             raise ClipError("empty", "no samples")
 
-    def _mono(self) -> Iterator[Array]:
-        """Yield blocks at the file's rate, with channels averaged; a fault after some audio is a warning."""
+    def mono_blocks(self) -> Iterator[Array]:
+        """Yield blocks [n] at the file's rate, of one channel; a fault after some audio is a warning."""
         blocks = self._source.blocks(self._first)
         while self._frame_count is None or self._frames < self._frame_count:
             try:
@@ -157,7 +158,7 @@ class ClipReader:
             if fault := fault_of(block):
                 raise ClipError(fault[0], f"{fault[1]}; near {self.seconds:.1f} s")
             self._frames += len(block)
-            yield block.mean(axis=1, dtype=np.float32) if block.shape[1] > 1 else block[:, 0]
+            yield self._preparation.apply(block)
         if self._frame_count is None:
             shortfall = self._source.shortfall(self._first + self._frames) if self._frames else None
             self.warning = f"truncated: {shortfall}" if shortfall else None

@@ -9,12 +9,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner.config.schema import FrontendConfig
 from runner.core.errors import ConfigError, ParityError
 from runner.core.files import commit_folder, write_atomic
 from runner.core.paths import is_url
 
 if TYPE_CHECKING:
-    from runner.config.schema import FrontendConfig, RunConfig
+    from runner.config.schema import RunConfig
     from runner.inference.gate import GateResult
     from runner.inference.session import VGGishSession
 
@@ -31,7 +32,7 @@ def export(config: RunConfig) -> Path:
         The folder.
 
     Raises:
-        ConfigError: ``output.dir`` is not set, or not an empty folder.
+        ConfigError: ``output.dir`` is not set, or not an empty folder, or the front end prepares files in its own way.
         WeightsError: the weights can't be had.
         ParityError: the model's embeddings are not the reference's.
     """
@@ -42,6 +43,7 @@ def export(config: RunConfig) -> Path:
     folder = Path(config.output.dir).expanduser().absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"output.dir={folder} is not an empty folder: name another")
+    _check_frontend(config.frontend)
     from runner.weights.selection import random_weights_banner, resolve_weights
 
     models = Path(config.paths.models).expanduser().resolve()
@@ -78,6 +80,17 @@ def export(config: RunConfig) -> Path:
         folder.rmdir()
     commit_folder(unfinished, folder)
     return folder
+
+
+def _check_frontend(frontend: FrontendConfig) -> None:
+    """Raise ConfigError for what is done to files before they are cut, which the exported model does not see."""
+    for key in ("speed",):
+        value, default = getattr(frontend, key), getattr(FrontendConfig, key)
+        if value != default:
+            raise ConfigError(
+                f"frontend.{key}={value} is no part of an exported model, which takes mono waveform at 16 kHz: prepare "
+                f"the waveform likewise yourself, and leave it at {default}"
+            )
 
 
 def _metadata(config: RunConfig, session: VGGishSession, gate: GateResult | None) -> str:

@@ -274,6 +274,7 @@ def decode_options(config: RunConfig) -> DecodeOptions:
         max_duration_s=config.dataset.max_duration_s,
         prefetch=config.dataset.prefetch,
         download_timeout_s=config.dataset.download_timeout_s,
+        speed=config.frontend.speed,
     )
 
 

@@ -229,14 +229,14 @@ class _Decoder:
     @contextlib.contextmanager
     def _opened(self, task: ClipTask) -> Iterator[ClipReader]:
         """Open a clip; one in a store or a packed file becomes a local file first, while later ones are prefetched."""
-        resampler = self._options.resampler
+        preparation = self._options.preparation
         if not (is_packed(task.path) or is_remote(task.path)):
-            with read_clip(task.path, task.start, task.end, resampler=resampler) as clip:
+            with read_clip(task.path, task.start, task.end, preparation=preparation) as clip:
                 yield clip
             return
         with (
             self._fetched(task) as file,
-            read_clip(file.path, task.start, task.end, resampler=resampler, suffix=file.suffix) as clip,
+            read_clip(file.path, task.start, task.end, preparation=preparation, suffix=file.suffix) as clip,
         ):
             yield clip
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from runner.audio.preparation import Preparation
+
 if TYPE_CHECKING:
     from runner.inference.canary import Canary
     from runner.inference.session import VGGishSession
@@ -134,6 +136,12 @@ class DecodeOptions:
     max_duration_s: float = float("inf")
     prefetch: int = 1
     download_timeout_s: float = 60.0
+    speed: float = 1.0
+
+    @property
+    def preparation(self) -> Preparation:
+        """How clips become mono at 16 kHz."""
+        return Preparation(self.resampler, self.speed)
 
 
 @dataclass(frozen=True)

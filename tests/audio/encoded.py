@@ -33,7 +33,7 @@ def encoded(folder: Path, extension: str, seconds: float = SECONDS, rate: int = 
 
 def decoded(clip: ClipReader) -> Array:
     """A clip's frames as its file has them, not resampled; to be called instead of iterating."""
-    blocks = [np.array(block) for block in clip._mono()]
+    blocks = [np.array(block) for block in clip.mono_blocks()]
     return np.concatenate(blocks)
 
 
