@@ -57,7 +57,7 @@ def recorded_at_reader(option: str) -> Callable[[str], str | None]:
     def read(clip: str) -> str | None:
         path, _, _ = split_range(clip)
         when = recorded_at(path) if option == "auto" else _by_pattern(path, option)
-        return when and when.isoformat()
+        return None if when is None else when.isoformat()
 
     return read if option != "none" else lambda clip: None
 

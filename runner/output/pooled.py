@@ -105,7 +105,7 @@ class Sums(NamedTuple):
 
     def rows(self, rows: slice) -> Sums:
         """Return those of some of the windows."""
-        return Sums(*(array[rows] for array in self))
+        return Sums(self.n[rows], self.origin[rows], self.deviations[rows], self.squares[rows])
 
     def mean(self) -> NDArray[np.float32]:
         """Return each window's mean, float32 [m, 128]."""
@@ -176,7 +176,8 @@ class _ClipWindows(NamedTuple):
     @property
     def starts_s(self) -> NDArray[np.float64]:
         """Where each starts in the file."""
-        return self.row.start_s + (self.first + np.arange(len(self.sums.n))) * (self.pool_s or 0.0)
+        windows = np.arange(self.first, self.first + len(self.sums.n), dtype=np.float64)
+        return windows * (self.pool_s or 0.0) + self.row.start_s
 
 
 def _groups(windows: Iterable[_ClipWindows]) -> Iterator[list[_ClipWindows]]:
