@@ -1,5 +1,5 @@
 # make run    set up, then the main job on the demo clips
-# make check  set up, then lint, types and the quick tests: before each commit
+# make check  set up, then lint, types, the documentation and the quick tests: before each commit
 # make test   set up, then all tests
 PYTHON ?= python3
 VENV := .venv
@@ -10,14 +10,14 @@ PEER := $(VENV)/.peer
 # Test processes at once, each with outputs and databases of its own.
 PARALLEL := -n 2 --dist loadfile
 
-.PHONY: run check test lint format ui clean constraints chaos faults fuzz mutants mutations
+.PHONY: run check test lint docs format ui clean constraints chaos faults fuzz mutants mutations
 .DEFAULT_GOAL := run
 
 # Set up anew only when a requirement has changed.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v < (3, 14) else "vggish-runner needs Python 3.10 to 3.13, and $(PYTHON) is %d.%d: use make PYTHON=python3.12" % v)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,metal]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,docs,metal]'
 	@touch $@
 
 # Packages that tests compare with or open our files with, without the requirements (PyTorch, notebooks) of parts that no
@@ -29,7 +29,7 @@ $(PEER): $(READY)
 run: $(READY)
 	$(BIN)/python -m runner $(ARGS)
 
-check: lint
+check: lint docs
 	$(BIN)/python -m pytest -q $(PARALLEL) -m "not slow and not long" $(ARGS)
 
 test: $(READY) $(PEER)
@@ -61,6 +61,10 @@ lint: $(READY)
 	$(BIN)/mypy
 	@if test -x $(BIN)/lint-imports; then $(BIN)/lint-imports; else echo 'the import contracts are checked with Python 3.11 and later'; fi
 
+# Build the documentation into site/; a broken link or anchor, or a key without a description, is an error.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -70,12 +74,12 @@ ui: $(READY)
 
 # Runs, sweeps and the environment go; downloaded weights stay.
 clean:
-	rm -rf $(VENV) dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) dist build site .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find outputs -mindepth 1 ! -name README.md -delete
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # After a change of requirements: versions for Python 3.10 to 3.13 on every platform, with no registry named.
 constraints: $(READY)
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile pyproject.toml --universal --extra metal --extra cuda --extra av --extra dev --no-annotate --no-header --no-emit-index-url \
+	$(BIN)/uv pip compile pyproject.toml --universal --extra metal --extra cuda --extra av --extra dev --extra docs --no-annotate --no-header --no-emit-index-url \
 	  --python-version 3.10 --output-file constraints.txt

@@ -1,1 +1,1 @@
-"""Benchmarks: commands that print the figures of the README. They need the extra ``bench``, and real time."""
+"""Benchmarks: commands that print the measurements of docs/explanation/performance.md; they need the extra bench."""

@@ -18,6 +18,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from runner.inference.api import load_vggish_model
+from runner.inference.session import VGGishSession
 from runner.vggish.constants import EMBEDDING_SIZE, EXAMPLE_HOP_S, EXAMPLE_SAMPLES, SAMPLE_RATE
 from runner.vggish.framing import hop_samples
 
@@ -38,9 +39,9 @@ class Vggish(tf.Module):  # type: ignore[misc]
     scene_embedding_size = EMBEDDING_SIZE
     timestamp_embedding_size = EMBEDDING_SIZE
 
-    def __init__(self, weights: str, device: str) -> None:
+    def __init__(self, session: VGGishSession) -> None:
         super().__init__(name="vggish")
-        self.session = load_vggish_model(device, weights=weights)
+        self.session = session
 
 
 def load_model(model_file_path: str = "", device: str = "auto") -> Vggish:
@@ -53,7 +54,7 @@ def load_model(model_file_path: str = "", device: str = "auto") -> Vggish:
     Raises:
         WeightsError: the weights can't be had.
     """
-    return Vggish(model_file_path or "audioset", device)
+    return Vggish(load_vggish_model(device, weights=model_file_path or "audioset"))
 
 
 def get_timestamp_embeddings(audio: Any, model: Vggish) -> tuple[Any, Any]:

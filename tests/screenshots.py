@@ -1,7 +1,7 @@
-"""Makes the README's images: ``python -m tests.screenshots`` (needs Chromium: bash .ci/install-browser).
+"""Make the documentation's images: ``python -m tests.screenshots`` (needs Chromium: bash .ci/install-browser).
 
-Runs a sweep on the demo clips, shows what the terminal said and what MLflow's compare page shows, and keeps both as
-small PNG files under docs/images/.
+Run a sweep on the demo clips, and keep its output on the terminal and MLflow's compare page as small PNG files in
+docs/images/.
 """
 
 from __future__ import annotations
@@ -17,14 +17,21 @@ from pathlib import Path
 from mlflow.tracking import MlflowClient
 from PIL import Image
 
+from runner.tracking.links import compare_page
 from tests.commands import PROJECT, environment, run_real
-from tests.end_to_end.test_browser import AXES_OF_THE_PLOT, free_port, open_browser, page_text, wait_until_up
+from tests.end_to_end.test_browser import free_port, open_browser, page_text, wait_until_up
 
 IMAGES = PROJECT / "docs" / "images"
 SWEEP = ("-m", "memory=conservative,greedy", "precision=float32,auto", "profile.repeat_s=5", "weights=random")
-_WRAP = 150
+_WRAP = 164
 _SUMMARY_LINES = 22
 _COLORS = 96
+_SHOW_TABLES = """
+    [...document.querySelectorAll("button")].find((each) => /close/i.test(each.ariaLabel ?? ""))?.click();
+    const headings = [...document.querySelectorAll("*")].filter((each) => each.innerText?.trim() === "Parameters");
+    headings.at(-1).scrollIntoView();
+"""
+"""Close MLflow's assistant, and scroll to the tables of parameters and metrics."""
 _TERMINAL = (
     "<style>body{{margin:0;background:#16181d}}pre{{display:inline-block;color:#dfe3ea;font:13px/1.45 DejaVu Sans Mono;"
     "padding:18px 22px;margin:0;white-space:pre-wrap;width:{width}ch}}b{{color:#8fd18f}}</style><pre>{text}</pre>"
@@ -32,7 +39,7 @@ _TERMINAL = (
 
 
 def main() -> None:
-    """Make them."""
+    """Make the images."""
     IMAGES.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         outputs = Path(folder) / "outputs"
@@ -48,7 +55,7 @@ def main() -> None:
 
 
 def _terminal(browser, out: str, folder: Path) -> None:
-    """The last job's summary and the sweep's, as a terminal shows them."""
+    """Save the last job's summary and the sweep's, as a terminal shows them."""
     lines = [line[: 2 * _WRAP] for line in out.rstrip().splitlines()[-_SUMMARY_LINES:]]
     command = f"<b>$ python -m runner {html.escape(' '.join(SWEEP))}</b>\n…\n"
     page = folder / "terminal.html"
@@ -63,7 +70,7 @@ def _terminal(browser, out: str, folder: Path) -> None:
 
 
 def _compare(browser, outputs: Path) -> None:
-    """MLflow's compare page of two runs that differ in precision."""
+    """Save the tables of MLflow's compare page for two runs that differ in precision."""
     client = MlflowClient(f"sqlite:///{outputs}/mlflow.db")
     (experiment,) = client.search_experiments(filter_string="name = 'vggish-runner'")
     greedy = "metrics.realtime_factor > 0 and params.`memory.name` = 'greedy'"
@@ -81,11 +88,11 @@ def _compare(browser, outputs: Path) -> None:
     try:
         address = f"http://127.0.0.1:{port}"
         wait_until_up(address, server, outputs / "ui.log")
-        ids = ",".join(f'"{run.info.run_id}"' for run in (runs[0], runs[-1]))
-        browser.get(f'{address}/#/compare-runs?runs=[{ids}]&experiments=["{experiment.experiment_id}"]')
-        page_text(browser, ["Parallel Coordinates Plot"])
-        while "realtime_factor" not in browser.execute_script(AXES_OF_THE_PLOT):
-            time.sleep(0.5)
+        ids = [run.info.run_id for run in (runs[0], runs[-1])]
+        browser.get(f"{address}/{compare_page(experiment.experiment_id, ids)}")
+        page_text(browser, ["Parallel Coordinates Plot", "realtime_factor"])
+        browser.execute_script(_SHOW_TABLES)
+        time.sleep(2)  # the panel slides away
         _keep(browser.get_screenshot_as_png(), "compare", outputs)
     finally:
         os.killpg(server.pid, 15)

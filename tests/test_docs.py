@@ -1,57 +1,119 @@
-"""The documentation is true: its Python runs, its commands compose, its links lead somewhere, its metrics are all."""
+"""The documentation is true: its Python runs, its commands compose, its links, keys, paths and reasons exist."""
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import yaml
+from runner.output.state.redo import MAY_PASS
 
-from runner.cli.run import COMMANDS
+from runner.audio.reader import REASONS
+from runner.cli.run import COMMANDS, main
 from runner.config.composition import compose_config
+from runner.config.schema import GROUPS, schemas
+from runner.contract.result import RunInfo, RunResult, RunStats, Startup
 from runner.core.metrics import metric_of
 from runner.inference.session import VGGishSession
+from runner.output.formats import embedding_schema
+from runner.output.rows import CLIP_SCHEMA
 from runner.profiling.passes import trace
 from tests.commands import PROJECT, environment, run
 
-DOCS = (PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md")))
+DOCS = (PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *sorted((PROJECT / "docs").rglob("*.md")))
+OUTPUT_FILES = PROJECT / "docs" / "reference" / "output-files.md"
 
 
-def blocks(path: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+def blocks(path: Path, *languages: str) -> list[str]:
+    text = path.read_text(encoding="utf-8")
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [block for language, block in fenced if language in languages]
 
 
 def commands() -> list[str]:
-    found = []
-    for path in DOCS:
-        for block in [*blocks(path, "sh"), *blocks(path, "")]:
-            found += [line.partition("   ")[0] for line in block.splitlines() if line.startswith("python -m runner ")]
-    return sorted(set(found))
+    lines = [line for path in DOCS for block in blocks(path, "sh", "") for line in block.splitlines()]
+    typed = (line.removeprefix("$ ").partition("   ")[0] for line in lines)
+    commands = (command.replace("vggish-runner ", "python -m runner ", 1) for command in typed)
+    return sorted({command for command in commands if command.startswith("python -m runner ")})
+
+
+def prose(path: Path) -> str:
+    return re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+
+
+def first_cells(path: Path, heading: str) -> list[str]:
+    """Return the code in the first cells of the first table below a heading."""
+    table = re.search(rf"^[#*]+ ?{re.escape(heading)}.*?\n\n(\|.*?)\n\n", path.read_text(encoding="utf-8"), re.M | re.S)
+    assert table, heading
+    return [name for row in table[1].splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])]
 
 
 def test_there_are_commands_to_check() -> None:
-    assert len(commands()) > 10
+    assert len(commands()) > 40
 
 
 @pytest.mark.parametrize("command", commands())
-def test_a_command_of_the_documentation_composes(command: str, tmp_path: Path) -> None:
+def test_a_command_of_the_documentation_composes(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = shlex.split(command.replace("/data/clips", str(tmp_path)))[3:]
+    (tmp_path / "clips.csv").write_text("path\n")
     if words[:1] and words[0] in COMMANDS:
-        return  # a sub-command's options are its parser's
+        with contextlib.suppress(SystemExit):
+            main([*(word for word in words[:2] if not word.startswith("-")), "--help"])
+        known = capsys.readouterr().out
+        assert [word for word in words if word.startswith("--") and word not in known] == []
+        return
     several = [word for word in words if "," in word and "[" not in word]
     single = [word.partition(",")[0] if word in several else word for word in words if word != "-m"]
     config = compose_config(["hydra.mode=RUN" if word.startswith("hydra.mode") else word for word in single])
     assert config.engine.name in ("local", "ray")
 
 
+KEYS = {f"{name.partition('_')[0]}.{field.name}" for name, schema in schemas().items() for field in fields(schema)}
+
+NOT_KEYS = {
+    *("device.requested", "device.effective", "device.fallback_reason", "device.considered"),
+    *("precision.requested", "parity.measured_by"),
+    "frontend.gain_db",
+}
+"""Tags and parameters, whose names look like keys, and the example of CONTRIBUTING.md."""
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+def test_the_keys_modules_and_commands_that_a_page_names_exist(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    keys = set(re.findall(rf"[`\s']((?:{'|'.join(GROUPS)})\.[a-z]\w*)[`=]", text))
+    assert keys - KEYS - NOT_KEYS == set()
+    files = re.findall(r"`((?:runner|tests|benchmarks|conf)/[\w./]*)", text)
+    assert [file for file in files if not (PROJECT / file).exists()] == []
+    modules = re.findall(r"python -m ((?:runner|tests|benchmarks)\.[\w.]+)", text)
+    assert [module for module in modules if not (PROJECT / f"{module.replace('.', '/')}.py").exists()] == []
+    targets = re.findall(r"^(\w+):", (PROJECT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(re.findall(r"`make (\w+)`", text)) - set(targets) == set()
+
+
+def test_the_tables_of_columns_keys_and_reasons_are_complete() -> None:
+    assert first_cells(OUTPUT_FILES, "Parquet.") == [*embedding_schema().names, "embedding_pca", "embedding_u8"]
+    assert first_cells(OUTPUT_FILES, "clips.parquet") == CLIP_SCHEMA.names
+    in_result = {field.name for kind in (RunInfo, RunResult, RunStats, Startup) for field in fields(kind)}
+    not_in_file = {"info", "startup", "stats", "mlflow_run_id"}
+    assert set(first_cells(OUTPUT_FILES, "result.json")) == in_result - not_in_file | {"schema_version"}
+    assert set(first_cells(OUTPUT_FILES, "Skip reasons")) == set(REASONS)
+    rows = re.findall(r"^\| `(\w+)` \|.*retried.* \|$", OUTPUT_FILES.read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(rows) == set(MAY_PASS)
+
+
 def test_the_rayjob_is_yaml_and_its_entrypoint_composes() -> None:
-    job = yaml.safe_load((PROJECT / "docs" / "rayjob.yaml").read_text(encoding="utf-8"))["spec"]
+    job = yaml.safe_load((PROJECT / "docs" / "guides" / "rayjob.yaml").read_text(encoding="utf-8"))["spec"]
     words = shlex.split(job["entrypoint"])
     assert words[:3] == ["python", "-m", "runner"]
     engine = compose_config(words[3:]).engine
@@ -69,14 +131,13 @@ def test_a_job_of_slurm_has_time_for_the_shards_under_way_before_its_limit() -> 
 
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
 def test_links_lead_somewhere(path: Path) -> None:
-    text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(path)):
         if not target.startswith("http"):
             assert (path.parent / target.partition("#")[0]).exists(), target
 
 
-def test_every_invariant_of_the_contract_has_tests_that_are_there() -> None:
-    text = (PROJECT / "docs" / "contract.md").read_text(encoding="utf-8")
+def test_every_invariant_has_tests_that_exist() -> None:
+    text = (PROJECT / "docs" / "explanation" / "invariants.md").read_text(encoding="utf-8")
     lines = re.findall(r"^\| (I\d+) \|.*\| (.+) \|$", text, re.MULTILINE)
     assert [name for name, _ in lines] == [f"I{number}" for number in range(1, len(lines) + 1)]
     for name, tests in lines:
@@ -97,7 +158,7 @@ def test_the_notebooks_examples_run_in_their_order(tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
     done = run(f"dataset.root={clips}", "weights=random", f"paths.outputs={outputs}", f"output.dir={outputs}/my-run")
     assert done.status == 0, done.err
-    code = "\n".join(blocks(PROJECT / "docs" / "python.md", "python"))
+    code = "\n".join(blocks(PROJECT / "docs" / "guides" / "notebooks.md", "python"))
     ran = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,

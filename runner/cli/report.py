@@ -21,6 +21,7 @@ from runner.core.metrics import known_metric, ranking_metric
 from runner.core.printable import print_page, printable
 from runner.core.redact import without_credentials
 from runner.reporting.comparability import FIRST_PASS, REPEATS, compare, difference
+from runner.reporting.quality import NAMES as QUALITY_METRICS
 from runner.reporting.report_forms import Report, as_csv, as_html, as_markdown, as_table, number, sentences
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def make_report(rows: Sequence[Row], reader: MlflowReader, metrics: Sequence[str
     certainties = [_certainty(ranking, reader) for ranking in comparison.rankings]
     columns = tuple(dict.fromkeys(metrics or DEFAULT_METRICS))
     if not metrics:  # without the columns that no run has
+        columns += tuple(name for name in QUALITY_METRICS if any(name in row.metrics for row in rows))[:1]
         columns = tuple(name for name in columns if any(name in row.metrics for row in rows))
     return Report(comparison, columns, tuple(likes for likes, _ in certainties), tuple(lead for _, lead in certainties))
 

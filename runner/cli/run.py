@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from runner.contract.result import RunResult
 
 COMMANDS = {
-    name: f"runner.cli.{name}" for name in ("doctor", "duplicates", "export", "merge", "report", "search", "track")
+    name: f"runner.cli.{name}"
+    for name in ("doctor", "duplicates", "evaluate", "export", "fad", "merge", "report", "search", "track")
 }
 """Sub-commands and their modules, each with a ``main(arguments) -> exit status``; anything else is a run."""
 

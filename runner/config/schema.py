@@ -22,6 +22,7 @@ from runner.config.groups.dataset import (
 )
 from runner.config.groups.device import DEVICES, DeviceConfig
 from runner.config.groups.engine import EngineConfig, RayEngineConfig
+from runner.config.groups.evaluate import EvaluateConfig
 from runner.config.groups.frontend import FrontendConfig
 from runner.config.groups.memory import AUTO, MemoryConfig
 from runner.config.groups.model import ModelConfig
@@ -46,6 +47,7 @@ __all__ = [
     "DatasetConfig",
     "DeviceConfig",
     "EngineConfig",
+    "EvaluateConfig",
     "FileWeights",
     "FolderDataset",
     "FrontendConfig",
@@ -86,6 +88,7 @@ class RunConfig:
     parity: ParityConfig = field(default_factory=ParityConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     profile: ProfileConfig = field(default_factory=ProfileConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
 
@@ -120,6 +123,7 @@ GROUPS: Mapping[str, type[Any] | Mapping[str, type[Any]]] = {
     "parity": ParityConfig,
     "engine": {"local": EngineConfig, "ray": RayEngineConfig},
     "profile": ProfileConfig,
+    "evaluate": EvaluateConfig,
     "tracking": TrackingConfig,
     "paths": PathsConfig,
 }

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runner.config.groups.evaluate import check_evaluation
 from runner.config.ray_address import address_of
 from runner.config.schema import FolderDataset, ManifestDataset, PackedDataset, RayEngineConfig
 from runner.core.errors import ConfigError
@@ -35,6 +36,7 @@ def validate(config: RunConfig) -> None:
     if config.tracking.name == "server" and not (config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")):
         raise ConfigError("tracking=server needs an address: give tracking.uri=http://host:5000 or MLFLOW_TRACKING_URI")
     _check_dataset(config.dataset)
+    check_evaluation(config.evaluate)
 
 
 def _check_dataset(dataset: DatasetConfig) -> None:

@@ -24,7 +24,7 @@ Status = Literal["finished", "failed", "interrupted"]
 Scalar = str | int | float | bool | None
 
 Points = Sequence[Mapping[str, float]]
-"""Rows of a series, each with the same names: see docs/measuring.md."""
+"""Rows of a series, each with the same names: see docs/reference/metrics.md."""
 
 
 @dataclass(frozen=True)
@@ -224,6 +224,43 @@ class RunStats:
 
 
 @dataclass(frozen=True)
+class EvaluatedData:
+    """The labeled rows behind a run's quality: clips or windows (``unit``), ``labels`` with the rows of each.
+
+    ``labeled_rows`` are those that the rows were drawn from, ``unlabeled_clips`` have no label, ``labels_of_one_group``
+    were left out.  ``folds`` are given or drawn, so that rows of one of the ``groups`` (recordings, unless
+    ``grouped_by`` says group) are in one of them; ``fold_rows`` are the rows of each.
+    """
+
+    unit: str
+    rows: int
+    labeled_rows: int
+    unlabeled_clips: int
+    groups: int
+    grouped_by: str
+    labels: Mapping[str, int]
+    labels_of_one_group: Mapping[str, int]
+    multilabel: bool
+    folds: str
+    fold_rows: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The quality of a run's embeddings; its metrics are among the run's.
+
+    ``values`` holds each metric's values by fold or experiment (None: not defined there), ``chance`` its level by
+    chance; runs with the same ``data_sha256`` were measured on the same rows and folds.
+    """
+
+    tasks: tuple[str, ...]
+    data: EvaluatedData
+    data_sha256: str
+    values: Mapping[str, tuple[float | None, ...]]
+    chance: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class Repeats:
     """Repeated passes over a run's clips: a point a pass, and samples of memory and power."""
 
@@ -282,4 +319,5 @@ class RunResult(WorkerResult):
     ended_at: float
     exit_status: int = 0
     advice: str | None = None
+    evaluation: Evaluation | None = None
     mlflow_run_id: str | None = None

@@ -69,6 +69,12 @@ class ParityError(RunnerError):
     kind = "parity"
 
 
+class EvaluationError(RunnerError):
+    """The quality of a run's embeddings can't be measured as asked for."""
+
+    kind = "evaluation"
+
+
 class DiskFullError(RunnerError):
     """Another process of the run could not write: the disk is full."""
 

@@ -46,7 +46,9 @@ class RunLayout:
     tfrecord_labels = _Entry("tfrecord/labels.csv")
     pooled = _Entry("pooled")
     clips = _Entry("clips.parquet")
+    statistics = _Entry("stats.npz")  # mean and covariance of the embeddings
     result = _Entry("result.json")
+    evaluation = _Entry("evaluation.json")  # the quality of the embeddings, by their labels
     log = _Entry("runner.log")
     batches = _Entry("batches.parquet")
     trace = _Entry("trace")

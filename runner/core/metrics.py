@@ -1,7 +1,7 @@
 """The metrics that a run or a sweep logs: unit, direction, and meaning.
 
-It is the only table of them: ``vggish-runner report`` ranks by it, MLflow's pages have its order, and
-docs/measuring.md is printed from it (``python -m runner.core.metrics``).
+The only table of metrics: ``vggish-runner report`` ranks by it, MLflow's pages have its order, and the documentation is
+generated from it (``python -m runner.core.metrics`` prints it).
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ METRICS: tuple[Metric, ...] = (
         _LESS,
         ("parity_max_abs_err", "", "the largest error itself"),
         ("parity_scale_err", "", "error of scale"),
-        ("parity_noise_ratio", "", "error in units of what rounding explains (docs/numerics.md)"),
+        ("parity_noise_ratio", "", "error in units of what rounding explains (see numerics)"),
         ("parity_bias_ratio", "", "likewise of the average of rows"),
         ("parity_log_mel_err", "", "the largest error of log-mel"),
         ("parity_s", "s", "the gate's time with the reference's"),
@@ -195,6 +195,39 @@ METRICS: tuple[Metric, ...] = (
         ("smoke_embedding_std", "", "their standard deviation"),
         ("smoke_postprocessed_mean", "", "mean of their 8-bit form"),
         ("smoke_postprocessed_std", "", "its standard deviation"),
+    ),
+    # Quality of the embeddings by their labels (docs/guides/evaluation.md): means over folds or experiments
+    *_metrics(
+        _MORE,
+        ("probe_accuracy", "share", "logistic regression in folds grouped by recording: right labels"),
+        ("probe_macro_f1", "share", "likewise, the mean F1 of labels"),
+        ("probe_map", "share", "likewise where a row may have several labels: macro average precision (mAP)"),
+        ("probe_auc", "share", "likewise, macro area under the ROC curve"),
+        ("few_shot_accuracy", "share", "logistic regression that learned from 8 rows a label: right labels"),
+        ("few_shot_macro_f1", "share", "likewise, the mean F1 of labels"),
+        ("knn_accuracy", "share", "vote of the 15 nearest of other recordings: right labels"),
+        ("knn_macro_f1", "share", "likewise, the mean F1 of labels"),
+        ("knn_map", "share", "likewise where a row may have several labels: macro average precision (mAP)"),
+        ("knn_auc", "share", "likewise, macro area under the ROC curve"),
+        ("cluster_ami", "share", "k-means with as many clusters as labels: adjusted mutual information"),
+        ("cluster_ari", "share", "likewise, adjusted Rand index"),
+        ("cluster_v_measure", "share", "likewise, v-measure, which is above 0 by chance"),
+        ("retrieval_map_at_r", "share", "the most similar of other recordings: mean average precision at R"),
+    ),
+    *_metrics(
+        _LESS,
+        *(
+            (f"{task}_{score}_std", "share", "standard deviation over folds or experiments")
+            for task, scores in (
+                ("probe", ("accuracy", "macro_f1", "map", "auc")),
+                ("few_shot", ("accuracy", "macro_f1")),
+                ("knn", ("accuracy", "macro_f1", "map", "auc")),
+                ("cluster", ("ami", "ari", "v_measure")),
+                ("retrieval", ("map_at_r",)),
+            )
+            for score in scores
+        ),
+        ("evaluate_s", "s", "measuring the quality"),
     ),
     # A cluster
     *_metrics(
@@ -271,7 +304,9 @@ def known_metric(name: str) -> Metric:
     metric = metric_of(name)
     if metric is None:
         similar = difflib.get_close_matches(name, _BY_NAME, 3) or list(_BY_NAME)[:3]
-        raise RunnerError(f"{name} is no metric: see docs/measuring.md (similar: {', '.join(similar)})")
+        raise RunnerError(
+            f"{name} is not a metric: python -m runner.core.metrics lists all (similar: {', '.join(similar)})"
+        )
     return metric
 
 
@@ -301,7 +336,7 @@ def in_order(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def as_markdown() -> str:
-    """Return the table of docs/measuring.md."""
+    """Return the table in Markdown, as in docs/reference/metrics.md."""
     rows = [f"| `{metric.name}` | {metric.unit} | {metric.direction.value} | {metric.meaning} |" for metric in METRICS]
     return "\n".join(["| metric | unit | better | meaning |", "| --- | --- | --- | --- |", *rows])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shlex
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -85,6 +86,8 @@ def run_job(job: Job) -> RunResult:
         finished = _finished_result(job, prepared)
         if isinstance(finished, RunResult):
             say(f"{job.place} is already complete; nothing to do")
+            if job.config.evaluate.tasks and finished.evaluation is None:
+                say(f"measure its quality with: python -m runner evaluate {shlex.quote(job.place)}")
             print(summarize(finished, job.place, None))
             return finished
         result = _Attempt(_with_resolved_precision(job), info, prepared, guard).carry_out(finished)
@@ -248,7 +251,26 @@ class _Attempt:
         )
         return replace(result, advice=advise(result), metrics={**result.metrics, **interval_metrics(result)})
 
+    def _evaluate(self, result: RunResult) -> RunResult:
+        """Measure the quality of a finished run's embeddings, where that is asked for; trouble is a warning."""
+        config = self._job.config.evaluate
+        if not config.tasks or result.status != "finished":
+            return result
+        from runner.evaluation.evaluate import evaluate, with_evaluation, write_evaluation
+
+        say(f"evaluating: {', '.join(config.tasks)}")
+        try:
+            evaluation = evaluate(self._job.place if self._remote else str(self._job.run_dir), config)
+            write_evaluation(evaluation, self._job.run_dir)
+            result = with_evaluation(result, evaluation)
+        except RunnerError as error:
+            log.warning("the quality was not measured: %s", error)
+            result = replace(result, warnings=(*result.warnings, f"the quality was not measured: {error}"))
+        write_result(RunLayout(self._job.run_dir).result, result)
+        return result
+
     def _draw_and_upload(self, result: RunResult) -> RunResult:
+        result = self._evaluate(result)
         has_series = bool(result.stats.throughput_series)
         if self._remote and has_series:
             self._remote.download_sampled_shards()

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Event = Mapping[str, Any]
-"""An event of the worker, named by its ``event``; docs/architecture.md lists them."""
+"""An event of the worker, named by its ``event``; docs/explanation/architecture.md lists them."""
 
 _RAYS_STATUS = 1
 """Exit status of a driver that Ray ends on the spot because its cluster is gone."""

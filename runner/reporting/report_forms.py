@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from runner.config.params import ACTUAL
-from runner.core.metrics import ranking_metric
+from runner.core.metrics import metric_of, ranking_metric
 from runner.reporting.comparability import difference
 from runner.reporting.naming import swept_settings
 from runner.reporting.pages import fill
+from runner.reporting.quality import quality_findings, quality_of_row
 
 if TYPE_CHECKING:
     from runner.reporting.comparability import Comparison, Ranking
@@ -98,6 +99,7 @@ def as_html(report: Report, plots: Sequence[tuple[str, bytes]] = ()) -> str:
         parts += [f"<h2>{html.escape(line)}</h2>" for line in _heading(report, number)]
         parts.append(f'<p class="verdict">{html.escape(headline(report, number))}</p>')
         parts += [_bars(ranking), _html_table(*_ranked(ranking, report.metrics))]
+    parts += [f"<p>{html.escape(line)}</p>" for line in _quality(report)]
     if report.comparison.excluded:
         parts += ["<h2>Not ranked</h2>", _html_table(*_excluded(report), css_class="excluded")]
     if not report.rankings:
@@ -153,9 +155,16 @@ def _sections(report: Report, form: Form) -> list[str]:
     for number, ranking in enumerate(report.rankings):
         parts += _heading(report, number)
         parts += [form(*_ranked(ranking, report.metrics)), headline(report, number)]
+    if quality := _quality(report):
+        parts.append("\n".join(quality))
     if report.comparison.excluded:
         parts.append(form(*_excluded(report)))
     return parts if report.rankings else [*parts, _NONE]
+
+
+def _quality(report: Report) -> list[str]:
+    """The quality of all ranked runs beside their speed, where it was measured."""
+    return quality_findings([quality_of_row(row) for ranking in report.rankings for row in ranking.ranked])
 
 
 def _heading(report: Report, number: int) -> list[str]:
@@ -202,7 +211,9 @@ def _settings(rows: Sequence[Row]) -> list[str]:
 
 def _value(row: Row, metric: str, ranked_by: str | None = None) -> str:
     """Return a metric's value as text; that of the ranking's metric with its interval."""
-    text = number(row.metrics.get(metric))
+    value, known = row.metrics.get(metric), metric_of(metric)
+    is_share = value is not None and known is not None and known.unit == "share"
+    text = f"{value:.3f}" if is_share else number(value)
     ends = row.ends(metric) if metric == ranked_by else None
     return f"{text} ({number(ends[0])} to {number(ends[1])})" if ends else text
 

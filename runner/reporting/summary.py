@@ -9,6 +9,7 @@ from runner.core.printable import printable
 from runner.reporting.advice import advise
 from runner.reporting.comparability import FIRST_PASS, REPEATS
 from runner.reporting.intervals import ENDS, blocks_of, interval
+from runner.reporting.quality import describe_quality
 from runner.reporting.verdict import verdict
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ def summarize(
         page: its page in the MLflow UI.
     """
     rows = [(label, text) for label, describe in _ROWS if (text := describe(result))]
+    if result.evaluation:
+        rows += describe_quality(result.evaluation, result.metrics)
     rows.append(("files", place))
     if resume:
         rows.append(("resume", resume))

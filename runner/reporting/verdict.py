@@ -14,6 +14,7 @@ from runner.reporting.advice import configuration_label, rerun_command
 from runner.reporting.comparability import NAMES, REPEATS, compare, difference, facts_of_result
 from runner.reporting.intervals import blocks_of, interval, ratio
 from runner.reporting.naming import variant_name
+from runner.reporting.quality import quality_findings, quality_of
 
 if TYPE_CHECKING:
     from runner.contract.result import RunResult
@@ -145,6 +146,7 @@ def findings(results: Sequence[RunResult]) -> list[str]:
     several = len(all_contests) > 1
     lines = list(dict.fromkeys(line for contest in all_contests for line in _of_contest(contest, several)))
     lines += [_not_comparable(all_contests[0], other) for other in all_contests[1:]]
+    lines += quality_findings([quality_of(result) for result in results if result.status == "finished"])
     if excluded:
         described = "; ".join(f"{result.info.run_name} ({', '.join(reasons)})" for result, reasons in excluded)
         lines.append(f"Not ranked: {described}.")

@@ -17,7 +17,7 @@ from runner.core.redact import without_credentials
 
 if TYPE_CHECKING:
     from runner.config.schema import RunConfig
-    from runner.contract.result import RunInfo, RunResult, Scalar, Startup
+    from runner.contract.result import Evaluation, RunInfo, RunResult, Scalar, Startup
     from runner.contract.spec import DatasetSummary
 
 MAX_TAG = 5000
@@ -130,6 +130,7 @@ def _tags(result: RunResult) -> dict[str, str]:
         **_prefixed("version", result.versions),
         **_prefixed("git", {key: str(value).lower() for key, value in (info.git or {}).items()}),
         **_prefixed("skipped", stats.skipped),
+        **(evaluation_tags(result.evaluation) if result.evaluation else {}),
     }
     if failure := result.failure:
         tags |= {"failure.kind": failure.kind, "failure.signal": failure.signal, "failure.message": failure.message}
@@ -137,6 +138,14 @@ def _tags(result: RunResult) -> dict[str, str]:
     tags["mlflow.note.content"] = _note(result, command)
     texts = {key: without_credentials(str(value))[:MAX_TAG] for key, value in tags.items() if value not in (None, "")}
     return {_NOT_IN_KEYS.sub("_", key): text for key, text in texts.items()}
+
+
+def evaluation_tags(evaluation: Evaluation) -> dict[str, str]:
+    """Return the tags of a run's quality: its tasks, and the labeled rows behind it."""
+    data = evaluation.data
+    tags: dict[str, Scalar] = {"tasks": ",".join(evaluation.tasks), "data_sha256": evaluation.data_sha256}
+    tags |= {"unit": data.unit, "rows": data.rows, "labels": len(data.labels), "groups": data.groups}
+    return {key: str(value) for key, value in _prefixed("evaluation", {**tags, "folds": data.folds}).items()}
 
 
 def _startup_tags(startup: Startup) -> dict[str, Scalar]:

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from functools import reduce
 from operator import getitem
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,8 +23,10 @@ from runner.config.command_line import command_line
 from runner.config.composition import compose_config
 from runner.config.quoting import hydra_value, shell_override
 from runner.config.schema import from_dict
+from runner.contract.result import RunResult
 from runner.core.errors import ConfigError
 from runner.jobs.spec import Job
+from tests.results import make_result
 
 SECRET = "planted-s3cret"
 
@@ -35,9 +36,11 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
     """The jobs that command lines come to, none of which is carried out."""
     found: list[Job] = []
 
-    def note(job: Job) -> SimpleNamespace:
+    done = make_result({"status": "finished"})  # composed before Hydra composes the command line
+
+    def note(job: Job) -> RunResult:
         found.append(job)
-        return SimpleNamespace(status="finished", exit_status=0)
+        return done
 
     monkeypatch.setattr("runner.jobs.job.run_job", note)
     for name in ("MLFLOW_TRACKING_URI", "HYDRA_FULL_ERROR"):

@@ -22,6 +22,7 @@ from runner.contract.result import ActorSummary, RunStats, Startup, WorkerResult
 from runner.contract.spec import DatasetSummary, PartitionInfo, RemoteHandle, RunSpec
 from runner.core.errors import ResumeError
 from runner.core.failures import Failure
+from runner.core.span import Span
 from runner.weights.selection import WeightsChoice
 from tests.results import make_result, to_json
 
@@ -65,14 +66,14 @@ def test_the_file_is_flat_and_leaves_out_what_is_not_known(tmp_path: Path) -> No
 
 
 def spec(folder: Path) -> RunSpec:
-    part = PartitionInfo(1, 2, "e", 9, (0, 2), (1, 2), ("a",))
+    part = PartitionInfo(1, 2, "e", 9, [0, 2], [1, 2], ["a"])
     return RunSpec(
         config=compose_config(["weights=random", "dataset=demo", "engine=ray"]),
         run_dir=folder,
         manifest=folder / "manifest.parquet",
-        dataset=DatasetSummary("/data", "d", 3, part=part),
-        shards=((0, 2), (2, 3)),
-        rows=("a", "b"),
+        dataset=DatasetSummary("/data", "d", 3, partition=part),
+        shards=(Span(0, 2), Span(2, 3)),
+        row_digests=("a", "b"),
         weights=WeightsChoice("random", "random", None, None, 0, "asked", True),
         remote=RemoteHandle("s3://bucket/run", "token", "plan", True),
         spawned_at=1.5,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 
 from runner.core.layout import RunLayout
 from runner.output.reader import EmbeddingReader
+from runner.output.state.plan_file import StoredPlan, write_plan
 from tests.evaluation.test_search import write_run
 
 CLIPS = [f"{'abcdefgh'[row // 5]}/2023011{row // 5}_053000.wav" for row in range(40)]
@@ -24,7 +24,6 @@ def embeddings() -> np.ndarray:
 def run(tmp_path: Path, embeddings: np.ndarray) -> EmbeddingReader:
     """Eight clips of five examples each, labeled by their folders, in three shards."""
     folder = write_run(tmp_path / "run", embeddings, CLIPS, shards=3)
-    plan = RunLayout(folder).plan
-    plan.parent.mkdir()
-    plan.write_text(json.dumps({"settings": {"dataset.root": "/data/clips"}}))
+    RunLayout(folder).state.mkdir()
+    write_plan(folder, StoredPlan("run", {"dataset.root": "/data/clips"}, [], []))
     return EmbeddingReader(str(folder))

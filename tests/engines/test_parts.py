@@ -21,7 +21,7 @@ ROWS = 50
 def test_clips_are_those_of_the_spans_wherever_row_groups_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spans: list[tuple[int, int]]
 ) -> None:
-    monkeypatch.setattr(clips, "_MANIFEST_ROWS", 7)
+    monkeypatch.setattr(clips, "_BATCH_ROWS", 7)
     names = [f"{row:02d}.wav" for row in range(ROWS)]
     columns = {"clip": names, "path": [name.encode() for name in names], "bytes": list(range(ROWS))}
     empty = {name: pa.nulls(ROWS, kind) for name, kind in (("start", pa.float64()), ("end", pa.float64()))}

@@ -9,15 +9,20 @@ import numpy as np
 import pytest
 
 from runner import hear
+from runner.inference.session import VGGishSession
 
 
-@pytest.fixture(scope="module")
-def model() -> hear.Vggish:
+@pytest.fixture
+def model(vggish: VGGishSession, monkeypatch: pytest.MonkeyPatch) -> hear.Vggish:
+    """The model around the tests' session: a process can configure its devices only once."""
+    monkeypatch.setattr(hear, "load_vggish_model", lambda device, weights: vggish)
     return hear.load_model("random", "cpu")
 
 
 @pytest.mark.slow
-def test_hear_validator_passes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_hear_validator_passes(
+    model: hear.Vggish, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The validator imports PyTorch for models of PyTorch; of ours, one of TensorFlow, it asks nothing."""
     if "torch" not in sys.modules:
         monkeypatch.setitem(sys.modules, "torch", types.ModuleType("torch"))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +13,26 @@ import soundfile
 
 from runner.cli import search
 from runner.core.layout import RunLayout
-from runner.inference.api import load_vggish_model
+from runner.inference import api
+from runner.inference.session import VGGishSession
+from runner.output.state.plan_file import StoredPlan, write_plan
 from tests.evaluation.test_search import write_run
 
+CHECKSUM = "c0ffee"
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+
+@pytest.fixture(autouse=True)
+def loaded(vggish: VGGishSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Load the tests' session: a process can configure its devices only once."""
+    metadata = replace(vggish.metadata, weights={"checksum": CHECKSUM})
+    monkeypatch.setattr(vggish, "metadata", metadata)
+    monkeypatch.setattr(api, "load_vggish_model", lambda device, *, models, weights, seed: vggish)
+
+
+@pytest.fixture
+def run(vggish: VGGishSession, tmp_path: Path) -> Path:
     """A run of six recordings of two examples each, with the metadata and the plan that a run has."""
-    folder = tmp_path_factory.mktemp("search")
-    session = load_vggish_model("cpu", weights="random", seed=5)
+    folder, session = tmp_path, vggish
     random, embeddings = np.random.default_rng(0), []
     for number in range(6):
         tones = np.sin(2 * np.pi * (200 + 350 * number) * np.arange(32_000) / 16_000)
@@ -30,16 +41,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         embeddings.append(session.embed_file(path))
     write_run(folder / "run", np.concatenate(embeddings), [f"{row // 2}.wav" for row in range(12)])
     shard = folder / "run" / "embeddings" / "part-00000.parquet"
-    table = pq.read_table(shard)
-    weights = session.metadata.weights
-    about = {"weights.source": "random", "weights.checksum": weights["checksum"], "hop_s": "0.96"}
-    pq.write_table(
-        table.replace_schema_metadata({f"vggish_runner.{key}": value for key, value in about.items()}), shard
-    )
-    layout = RunLayout(folder / "run")
-    layout.plan.parent.mkdir()
-    layout.plan.write_text(json.dumps({"settings": {"weights.seed": 5}}))
+    about = {"weights.source": "random", "weights.checksum": CHECKSUM, "hop_s": "0.96"}
+    write_metadata(shard, about)
+    RunLayout(folder / "run").state.mkdir()
+    write_plan(folder / "run", StoredPlan("run", {"weights.seed": 5}, [], []))
     return folder
+
+
+def write_metadata(shard: Path, about: dict[str, str]) -> None:
+    metadata = {f"vggish_runner.{key}": value for key, value in about.items()}
+    pq.write_table(pq.read_table(shard).replace_schema_metadata(metadata), shard)
 
 
 def test_an_audio_file_finds_itself(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -63,10 +74,7 @@ def test_the_query_is_slowed_as_the_runs_clips_were(
 
 
 def test_a_run_of_other_weights_is_not_searched(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    plan = RunLayout(run / "run").plan
-    plan.write_text(json.dumps({"settings": {"weights.seed": 6}}))
-    try:
-        assert search.main([str(run / "run"), str(run / "4.wav")]) == 1
-    finally:
-        plan.write_text(json.dumps({"settings": {"weights.seed": 5}}))
+    shard = run / "run" / "embeddings" / "part-00000.parquet"
+    write_metadata(shard, {"weights.source": "random", "weights.checksum": "others", "hop_s": "0.96"})
+    assert search.main([str(run / "run"), str(run / "4.wav")]) == 1
     assert "was embedded with other weights" in capsys.readouterr().err

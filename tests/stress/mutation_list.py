@@ -418,4 +418,4 @@ PASSES: dict[str, str] = {
     "a weak row of fc1_1 zero (bfloat16)": "it changes embeddings by 0.7 %, as bfloat16's own rounding does",
     "2 rows of 461 wrong, by content": "what hangs on a row's content alone is seen only if one of the signals has it",
 }
-"""Faults that nothing sees, and why; docs/numerics.md has their effects."""
+"""Faults that nothing sees, and why; docs/explanation/numerics.md has their effects."""

@@ -167,7 +167,7 @@ def test_a_run_gives_the_rows_of_the_unpacked_files(
     path = tars if kind == "webdataset" else parquets
     result, run = embed(tmp_path, kind, f"dataset={kind}", f"dataset.path={path}")
     assert result["skipped"] == expected["skipped"]
-    assert result["noted"] == expected["noted"]
+    assert result["warnings_by_reason"] == expected["warnings_by_reason"]
     clips, files = pq.read_table(run / "clips.parquet"), pq.read_table(beside / "clips.parquet")
     columns = [name for name in clips.column_names if name != "detail"]
     assert clips.select(columns).equals(files.select(columns))
@@ -554,7 +554,7 @@ def test_a_tar_that_is_gone_or_that_comes_back_leaves_a_finished_run_finished(tm
             zip(*(pq.read_table(run / "clips.parquet")[name].to_pylist() for name in ("clip", "reason")), strict=True)
         )
         assert reasons == {**dict.fromkeys(some(0, 5)), "2.tar": "missing", "0.tar": "missing"}
-    assert after["metrics"]["session_clips"] == 1 + 1, "the new clip, and the tar that is gone now"
+    assert after["metrics"]["attempt_clips"] == 1 + 1, "the new clip, and the tar that is gone now"
 
 
 # Object stores

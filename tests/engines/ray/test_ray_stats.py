@@ -11,7 +11,7 @@ from runner.contract.result import DeviceReport, Startup
 from runner.core.events import Events
 from runner.engines.ray.messages import ActorEnd, ActorProgress, ActorReport
 from runner.engines.ray.stats import ActorStats
-from runner.output.state.journal import ShardEntry
+from runner.output.state.journal import ShardCounts, ShardEntry
 
 
 def actor(pid: int, node: str = "one", name: str = "a GPU") -> ActorReport:
@@ -20,7 +20,7 @@ def actor(pid: int, node: str = "one", name: str = "a GPU") -> ActorReport:
 
 
 def shard(examples: int) -> ShardEntry:
-    return ShardEntry(0, 1, examples, counts={"embedded": examples // 10, "audio_s": float(examples)})
+    return ShardEntry(0, 1, examples, counts=ShardCounts(embedded=examples // 10, audio_s=float(examples)))
 
 
 def progress(began: float, ended: float, examples: int, under_way: int = 0) -> ActorProgress:

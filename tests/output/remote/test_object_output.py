@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from runner.config.composition import _run_dir
+from runner.config.composition import _output_dir
 from runner.contract.spec import RemoteHandle
 from runner.core.errors import ConfigError, StoreError
 from runner.core.files import FileDigest, digest_file
@@ -245,8 +245,8 @@ def test_a_repository_of_commits_is_no_output() -> None:
 
 def test_a_file_url_is_a_path() -> None:
     assert make_config(["output.dir=file:///a/b"]).output.dir == "/a/b"
-    assert _run_dir("file:///a/b%20c", "outputs", "runs", "day", "time") == "/a/b c"
-    assert _run_dir("s3://x/run", "outputs", "runs", "day", "time").startswith("outputs/stores/run-")
+    assert _output_dir("file:///a/b%20c", "outputs", "runs", "day", "time") == "/a/b c"
+    assert _output_dir("s3://x/run", "outputs", "runs", "day", "time").startswith("outputs/stores/run-")
 
 
 def test_local_runs_import_no_store_drivers() -> None:

@@ -1,0 +1,184 @@
+"""``vggish-runner evaluate``: how well the embeddings of existing runs classify, cluster and retrieve."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from runner.config.groups.evaluate import TASKS, UNITS, EvaluateConfig, check_evaluation
+from runner.core.errors import EvaluationError, RunnerError
+from runner.core.layout import RunLayout
+from runner.core.paths import as_path, is_url
+from runner.core.printable import printable
+from runner.core.readable import read_json
+from runner.core.redact import without_credentials
+
+if TYPE_CHECKING:
+    from runner.contract.result import Evaluation
+    from runner.reporting.quality import Quality
+
+_PATIENCE_S = 120.0
+"""How long an object of a store may take."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Evaluate runs, and compare several; exit status 1 if one could not be evaluated."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    failed = False
+    qualities: list[Quality] = []
+    places: list[str] = []
+    try:
+        config = _config(options)
+        check_evaluation(config)
+        for place in (place for argument in options.runs for place in _runs(argument)):
+            try:
+                qualities.append(_evaluate(place, config, logs=not options.no_log))
+            except (RunnerError, OSError) as error:
+                failed = True
+                print(f"error: {printable(without_credentials(f'{place}: {error}'))}", file=sys.stderr)
+                continue
+            places.append(place)
+    except RunnerError as error:
+        print(f"error: {printable(without_credentials(str(error)))}", file=sys.stderr)
+        return 1
+    if len(qualities) > 1:
+        from runner.reporting.quality import quality_findings
+
+        print(printable("\n".join(["", *quality_findings(_told_apart(qualities, places))])))
+    return int(failed)
+
+
+def _parser() -> argparse.ArgumentParser:
+    default = EvaluateConfig()
+    parser = argparse.ArgumentParser(
+        prog="vggish-runner evaluate",
+        description="Measure how well the embeddings of existing runs classify, cluster and retrieve what labels say.",
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's or a sweep's folder, or a run's URL")
+    parser.add_argument(
+        "--tasks", metavar="NAME,NAME", default=",".join(TASKS), help="which ones (default: %(default)s)"
+    )
+    parser.add_argument("--labels", metavar="PATH", help="label file, or folder of them: CSV, TSV, Parquet, Raven "
+                        "selection tables, Audacity label tracks (default: the run's own labels)")  # fmt: skip
+    parser.add_argument("--label-column", metavar="NAME", help="its column of labels (default: the usual names)")
+    parser.add_argument("--fold-column", metavar="NAME", help="its column of given folds (default: folds are drawn)")
+    parser.add_argument("--group-column", metavar="NAME", help="its column of what may not be on both sides of a fold")
+    parser.add_argument("--group-pattern", metavar="REGEX", help="or a regular expression over the clip's name whose "
+                        "first group says that (default: the recording)")  # fmt: skip
+    parser.add_argument("--min-overlap-s", type=float, metavar="SECONDS", default=default.min_overlap_s,
+                        help="of an annotation and a window that it labels (default: %(default)g)")  # fmt: skip
+    parser.add_argument("--unit", choices=UNITS, default=default.unit,
+                        help="a row is a clip's mean or a window (default: window if labels have times)")  # fmt: skip
+    for name, meaning in (
+        ("folds", "where none are given"),
+        ("neighbors", "of kNN"),
+        ("few-shot-samples", "labeled rows that the few-shot probe learns from; 0: none"),
+        ("experiments", "draws of the few-shot probe and of k-means"),
+        ("max-rows", "clips or windows; of more a sample is taken"),
+        ("seed", "of all that is drawn"),
+    ):
+        value = getattr(default, name.replace("-", "_"))
+        parser.add_argument(f"--{name}", type=int, metavar="N", default=value, help=f"{meaning} (default: %(default)s)")
+    parser.add_argument("--no-log", action="store_true", help="leave the runs in MLflow as they are")
+    return parser
+
+
+def _config(options: argparse.Namespace) -> EvaluateConfig:
+    given = {key.name: getattr(options, key.name) for key in fields(EvaluateConfig)}
+    return EvaluateConfig(**{**given, "tasks": [task.strip() for task in options.tasks.split(",")]})
+
+
+def _runs(argument: str) -> Iterator[str]:
+    """The places of the runs that an argument names: itself, or a sweep's finished jobs."""
+    if is_url(argument):
+        yield argument.rstrip("/")
+        return
+    folder = Path(as_path(argument)).expanduser().resolve()
+    if not folder.is_dir():
+        raise EvaluationError(f"{folder} is not there: give the folder of a run or a sweep, or a run's URL")
+    sweep = RunLayout(folder).sweep
+    for job in read_json(sweep)["jobs"] if sweep.exists() else ["."]:
+        if job == "." or RunLayout(folder / job).result.exists():
+            yield str(folder / job)
+
+
+def _evaluate(place: str, config: EvaluateConfig, *, logs: bool) -> Quality:
+    """Evaluate a run, put its quality into its files and its MLflow run, and print it."""
+    if not is_url(place):
+        return _evaluate_in(Path(place), place, config, logs=logs)
+    from runner.storage.lease import Lease
+    from runner.storage.object_store import ObjectStore
+
+    store = ObjectStore(place, _PATIENCE_S, "RUN")
+    with TemporaryDirectory(prefix="vggish-evaluate-") as scratch:
+        folder = Path(scratch)
+        for name in (RunLayout.result, RunLayout.tracking):
+            if (content := store.read(name)) is not None:
+                (folder / name).write_bytes(content)
+        lease = Lease(store)
+        lease.acquire()
+        try:
+            lease.confirm()
+            quality = _evaluate_in(folder, place, config, logs=logs)
+            for path in folder.rglob("*"):
+                if path.is_file() and path.name != RunLayout.tracking:
+                    store.put(path, path.relative_to(folder).as_posix())
+        finally:
+            lease.release()
+    return quality
+
+
+def _evaluate_in(folder: Path, place: str, config: EvaluateConfig, *, logs: bool) -> Quality:
+    from runner.contract.files import read_result, write_result
+    from runner.evaluation.evaluate import evaluate, evaluation_of, with_evaluation, write_evaluation
+    from runner.reporting.quality import Quality, describe_quality, quality_of
+
+    path = RunLayout(folder).result
+    result = read_result(path) if path.exists() else None  # a merged folder has none
+    if result and result.status != "finished":
+        raise EvaluationError(f"the run is {result.status}, not finished: rerun its command to resume it first")
+    evaluation = evaluate(place, config)
+    files = write_evaluation(evaluation, folder)
+    lines = [("run", place)]
+    if result:
+        result = with_evaluation(result, evaluation)
+        write_result(path, result)
+        lines = [("run", f"{result.info.run_name} {place}")]
+        if result.startup.weights and result.startup.weights.is_random:
+            lines.append(("weights", "random: the scores are of an untrained network"))
+    found = evaluation_of(evaluation)
+    lines += describe_quality(found, evaluation["metrics"])
+    print(printable("\n" + "\n".join(f"{label:>11}  {text}" for label, text in lines)))
+    if logs and RunLayout(folder).tracking.exists():
+        _log(read_json(RunLayout(folder).tracking), found, evaluation["metrics"], files)
+    return quality_of(result) if result else Quality(place, evaluation["metrics"], found.data_sha256, found)
+
+
+def _log(noted: Mapping[str, Any], evaluation: Evaluation, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
+    """Add a run's quality to its MLflow run; trouble is a warning."""
+    from runner.tracking.client import TrackingError
+    from runner.tracking.late_metrics import log_late_metrics
+    from runner.tracking.record import evaluation_tags
+
+    artifacts = [(path, path.parent.name if path.suffix == ".png" else None) for path in files]
+    try:
+        log_late_metrics(noted, metrics, evaluation_tags(evaluation), artifacts)
+    except TrackingError as error:
+        logging.getLogger(__name__).warning("%s", error)
+
+
+def _told_apart(qualities: Sequence[Quality], places: Sequence[str]) -> list[Quality]:
+    """Name runs that are called alike by their places."""
+    names = Counter(quality.name for quality in qualities)
+    return [
+        quality if names[quality.name] == 1 else replace(quality, name=place)
+        for quality, place in zip(qualities, places, strict=True)
+    ]

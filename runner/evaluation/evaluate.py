@@ -1,0 +1,192 @@
+"""The quality of a run's embeddings: how well they classify, cluster and retrieve what its labels say.
+
+A run with ``evaluate`` and ``vggish-runner evaluate`` both come here; ``evaluation.json`` is the result.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from runner.config.groups.evaluate import TASKS
+from runner.contract.result import EvaluatedData, Evaluation
+from runner.core.files import write_atomic
+from runner.core.layout import RunLayout
+from runner.core.paths import as_path
+from runner.evaluation.annotations import read_annotations
+from runner.evaluation.data import digest_of, prepare
+from runner.evaluation.labels import FileLabels, RunLabels
+from runner.evaluation.sample import read_blocks, take_sample
+from runner.evaluation.scores import chance_levels, per_label
+from runner.reporting.quality_figures import draw_quality
+from runner.vggish.constants import EXAMPLE_HOP_S
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from runner.config.groups.evaluate import EvaluateConfig
+    from runner.contract.result import RunResult
+    from runner.evaluation.data import LabeledData
+    from runner.evaluation.labels import Labels
+    from runner.evaluation.sample import Sample
+    from runner.evaluation.scores import Scores
+
+SCHEMA = 1
+
+_SMALL = 4096
+"""Rows of which products are too small for several threads: on a busy machine they wait for each other."""
+
+
+def evaluate(place: str, config: EvaluateConfig) -> dict[str, Any]:
+    """Carry out the tasks on a run's embeddings.
+
+    Args:
+        place: the run's folder or URL.
+        config: what to do; checked.
+
+    Returns:
+        What evaluation.json holds: ``metrics`` (the mean of each and its standard deviation, ``NAME_std``), ``values``
+        (a value a fold or experiment; None where it is not defined), ``chance`` (levels by chance), the data they are
+        of, and where the probe was wrong.
+
+    Raises:
+        EvaluationError: there are no embeddings or labels, or too few.
+    """
+    started = time.monotonic()
+    labels: Labels = RunLabels(config.group_pattern)
+    if config.labels is not None:
+        labels = FileLabels(read_annotations(Path(as_path(config.labels)).expanduser().resolve(), config), config)
+    unit = ("window" if labels.are_timed else "clip") if config.unit == "auto" else config.unit
+    sample = take_sample(
+        *(read_blocks(place), labels),
+        unit=unit,
+        window_s=EXAMPLE_HOP_S,
+        max_rows=config.max_rows,
+        seed=config.seed,
+    )
+    is_grouped = bool(config.group_column or config.group_pattern)
+    from threadpoolctl import threadpool_limits  # scikit-learn's own
+
+    data = prepare(sample, config.folds, config.seed)
+    with threadpool_limits(1 if len(data.targets) < _SMALL else None):
+        values, chance, ratings = _carry_out(data, config)
+    return {
+        "schema": SCHEMA,
+        "tasks": [task for task in TASKS if task in config.tasks],
+        "config": asdict(config),
+        "data": _describe(sample, data) | {"grouped_by": "group" if is_grouped else "recording"},
+        "data_sha256": digest_of(sample, {"folds": config.folds, "seed": config.seed, "unit": unit}),
+        "metrics": _summarize(values) | {"evaluate_s": time.monotonic() - started},
+        "values": {name: [value if math.isfinite(value) else None for value in each] for name, each in values.items()},
+        "chance": chance,
+        **_where_wrong(data, ratings),
+    }
+
+
+def write_evaluation(evaluation: Mapping[str, Any], run_dir: Path) -> list[Path]:
+    """Write evaluation.json and its picture into a run's folder, and return their paths."""
+    path = RunLayout(run_dir).evaluation
+    write_atomic(path, json.dumps(evaluation, indent=2))
+    return [path, *draw_quality(evaluation, run_dir)]
+
+
+def with_evaluation(result: RunResult, evaluation: Mapping[str, Any]) -> RunResult:
+    """Return a run's result with its quality in place of an earlier one."""
+    earlier = result.evaluation.values if result.evaluation else {}
+    names = {name for metric in earlier for name in (metric, f"{metric}_std")}
+    kept = {name: value for name, value in result.metrics.items() if name not in names}
+    return replace(result, metrics={**kept, **evaluation["metrics"]}, evaluation=evaluation_of(evaluation))
+
+
+def evaluation_of(evaluation: Mapping[str, Any]) -> Evaluation:
+    """Return the part of evaluation.json that result.json has."""
+    data = evaluation["data"]
+    return Evaluation(
+        tasks=tuple(evaluation["tasks"]),
+        data=EvaluatedData(**{**data, "fold_rows": tuple(data["fold_rows"])}),
+        data_sha256=evaluation["data_sha256"],
+        values={metric: tuple(values) for metric, values in evaluation["values"].items()},
+        chance=evaluation["chance"],
+    )
+
+
+def _carry_out(
+    data: LabeledData, config: EvaluateConfig
+) -> tuple[Scores, dict[str, float], NDArray[np.float64] | None]:
+    """Return the tasks' values, the chance levels of their metrics, and the ratings of the probe, or else of kNN."""
+    values: Scores = {}
+    chance: dict[str, float] = {}
+    levels, ratings = chance_levels(data), None
+    if "probe" in config.tasks:
+        from runner.evaluation.probe import few_shot, probe
+
+        scores, ratings = probe(data)
+        values |= scores
+        chance |= {f"probe_{metric}": level for metric, level in levels.items()}
+        if config.few_shot_samples and not data.is_multilabel:
+            values |= few_shot(data, config.folds, config.few_shot_samples, config.experiments, config.seed)
+            chance |= {f"few_shot_{metric}": level for metric, level in levels.items()}
+    if "knn" in config.tasks:
+        from runner.evaluation.knn import knn
+
+        scores, of_knn = knn(data, config.neighbors)
+        values |= scores
+        ratings = of_knn if ratings is None else ratings
+        chance |= {f"knn_{metric}": level for metric, level in levels.items()}
+    single = data.only(data.targets.sum(axis=1) == 1) if data.is_multilabel else data
+    if len(single.names) > 1:
+        if "cluster" in config.tasks:
+            from runner.evaluation.clustering import cluster
+
+            values |= cluster(single, config.experiments, config.seed)
+            chance |= {"cluster_ami": 0.0, "cluster_ari": 0.0}
+        if "retrieval" in config.tasks:
+            from runner.evaluation.retrieval import chance_map_at_r, retrieve
+
+            values |= retrieve(single)
+            chance["retrieval_map_at_r"] = chance_map_at_r(single)
+    return values, chance, ratings
+
+
+def _summarize(values: Scores) -> dict[str, float]:
+    """The mean and standard deviation of each metric over its folds or experiments; of NaN folds there is none."""
+    metrics = {}
+    for name, all_values in values.items():
+        if known := [value for value in all_values if math.isfinite(value)]:
+            metrics[name] = float(np.mean(known))
+            metrics[f"{name}_std"] = float(np.std(known))
+    return metrics
+
+
+def _describe(sample: Sample, data: LabeledData) -> dict[str, Any]:
+    return {
+        "unit": sample.unit,
+        "rows": len(data.targets),
+        "labeled_rows": sample.seen,
+        "unlabeled_clips": sample.unlabeled,
+        "groups": len(data.folds),
+        "labels": {name: int(count) for name, count in zip(data.names, data.targets.sum(axis=0), strict=True)},
+        "labels_of_one_group": data.left_out,
+        "multilabel": data.is_multilabel,
+        "folds": "given" if data.given_folds else "drawn",
+        "fold_rows": np.bincount(data.row_folds).tolist(),
+    }
+
+
+def _where_wrong(data: LabeledData, ratings: NDArray[np.float64] | None) -> dict[str, Any]:
+    if ratings is None:
+        return {}
+    found: dict[str, Any] = {"per_label": per_label(data, ratings)}
+    if not data.is_multilabel:
+        from sklearn.metrics import confusion_matrix
+
+        matrix = confusion_matrix(data.classes, ratings.argmax(axis=1), labels=range(len(data.names)))
+        found["confusion"] = {"labels": data.names, "matrix": matrix.tolist()}
+    return found

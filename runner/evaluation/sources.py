@@ -1,0 +1,160 @@
+"""What the arguments of ``vggish-runner fad`` name: runs, folders of runs, URLs of them, and files of statistics."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runner.core.errors import RunnerError
+from runner.core.layout import RunLayout
+from runner.core.paths import as_path, is_url
+from runner.evaluation.places import FolderPlace, Place, RowBlock, UrlPlace, has_rows, run_rows
+from runner.statistics.files import Summary, from_folder, from_npz, from_rows, from_tfrecord
+from runner.statistics.moments import EmbeddingStatistics, Rows
+
+_DEPTH = 4
+"""Folders between the one that is named and a run: outputs/runs/DAY/TIME."""
+
+_STATISTICS_FILES = {".npz": from_npz, ".tfrecord": from_tfrecord, ".tfrecords": from_tfrecord}
+
+
+@dataclass(frozen=True)
+class EmbeddingSet:
+    """A set of embeddings to compare.
+
+    ``name`` is for a person; ``blocks`` reads the embeddings themselves, where they are at hand; ``result`` and
+    ``tracking`` are the run's result.json and tracking.json, empty for a file of statistics; ``is_remote`` is whether
+    reading the embeddings means downloading them.
+    """
+
+    name: str
+    summary: Summary
+    blocks: Callable[[], Iterator[RowBlock]] | None = None
+    result: Mapping[str, Any] = field(default_factory=dict)
+    tracking: Mapping[str, Any] = field(default_factory=dict)
+    is_remote: bool = False
+
+    @property
+    def is_random(self) -> bool:
+        """Whether it was made with random weights, so that its distances mean nothing."""
+        return self.summary.about.get("weights.meaningless") == "true"
+
+
+def find_sets(argument: str, timeout_s: float = 60.0) -> list[EmbeddingSet]:
+    """The sets of embeddings that an argument names: one, or one a run of a sweep or of a folder of runs.
+
+    Args:
+        argument: a path or a URL.
+        timeout_s: how long an object may take, with all attempts.
+
+    Raises:
+        RunnerError: it names none, or one can't be read.
+    """
+    name = argument.rstrip("/")
+    suffix = Path(name).suffix
+    if is_url(name):
+        if suffix in _STATISTICS_FILES:
+            parent, _, file = name.rpartition("/")
+            if (data := UrlPlace(parent, timeout_s).read(file)) is None:
+                raise RunnerError(f"{name} is not there: give a run's URL, or that of a file of statistics")
+            return [EmbeddingSet(name, _STATISTICS_FILES[suffix](name, data))]
+        found = list(_sets(UrlPlace(name, timeout_s), _DEPTH))
+    else:
+        path = Path(as_path(name)).expanduser()
+        if path.is_file():
+            return [_of_file(path)]
+        if not path.is_dir():
+            raise RunnerError(f"{path} is not there: give a run's folder, or a file of statistics")
+        if (path / "mu.npy").is_file():
+            return [EmbeddingSet(str(path), from_folder(path))]
+        found = list(_sets(FolderPlace(path), _DEPTH))
+    if not found:
+        raise RunnerError(
+            f"{name} holds no embeddings: give the folder or URL of a run, of a sweep or of several runs, or a file of "
+            "statistics (.npz, .tfrecord, mu.npy and cov.npy)"
+        )
+    return found
+
+
+def _of_file(path: Path) -> EmbeddingSet:
+    if path.suffix == ".npy":
+        summary = from_rows(path)
+        assert summary.rows is not None
+        return EmbeddingSet(str(path), summary, partial(_one_clip, path.name, summary.rows))
+    read = _STATISTICS_FILES.get(path.suffix, from_tfrecord)
+    return EmbeddingSet(str(path), read(str(path), path.read_bytes()))
+
+
+def _one_clip(name: str, rows: Rows) -> Iterator[RowBlock]:
+    yield RowBlock([name], np.array([len(rows)]), rows)
+
+
+def _sets(place: Place, depth: int) -> Iterator[EmbeddingSet]:
+    if (run := _run(place)) is not None:
+        yield run
+        return
+    sweep = place.read(RunLayout.sweep)
+    if sweep is None and depth == 0:
+        return
+    for folder in json.loads(sweep)["jobs"] if sweep else place.folders():
+        yield from _sets(place.below(folder), depth - 1)
+
+
+def _run(place: Place) -> EmbeddingSet | None:
+    """The run of a place; None if there is none, or one without a single example."""
+    statistics = place.read(RunLayout.statistics)
+    readable = has_rows(place)
+    if statistics is None and not readable:
+        return None
+    result = _json(place, RunLayout.result)
+    blocks = partial(run_rows, place) if readable else None
+    if statistics is not None:
+        summary = from_npz(f"{place.name}/{RunLayout.statistics}", statistics)
+    else:  # a run of before there were statistics
+        assert blocks is not None
+        sums = sum_of(blocks())
+        if sums.n < 2:
+            raise RunnerError(f"{place.name} has {sums.n} examples, which have no covariance: two are needed at least")
+        summary = Summary(sums.mean, sums.covariance, sums.n)
+    summary = replace(summary, about=summary.about or _about(result))
+    tracking = _json(place, RunLayout.tracking)
+    return EmbeddingSet(place.name, summary, blocks, result, tracking, isinstance(place, UrlPlace))
+
+
+def sum_of(blocks: Iterator[RowBlock]) -> EmbeddingStatistics:
+    """The statistics of embeddings that are read block by block."""
+    sums: EmbeddingStatistics | None = None
+    for block in blocks:
+        sums = sums or EmbeddingStatistics(block.rows.shape[1])
+        sums.add(block.rows)
+    return sums or EmbeddingStatistics()
+
+
+def _about(result: Mapping[str, Any]) -> dict[str, str]:
+    """What result.json says of a run's embeddings, in the words of stats.npz."""
+    if not result:
+        return {}
+    weights, precision = result.get("weights") or {}, result.get("precision") or {}
+    frontend = result["config"]["frontend"]
+    return {
+        "model": "VGGish",
+        "weights.source": str(weights.get("source")),
+        "weights.checksum": str(weights.get("checksum")),
+        "weights.meaningless": str(weights.get("is_random")).lower(),
+        "precision": str(precision.get("effective")),
+        **{f"frontend.{key}": str(value) for key, value in frontend.items()},
+    }
+
+
+def _json(place: Place, name: str) -> dict[str, Any]:
+    try:
+        value = json.loads(place.read(name) or b"{}")
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,169 @@
+"""The quality of embeddings in words: of one run, and what a coarser precision or another resampler cost of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import pstdev
+from typing import TYPE_CHECKING
+
+from runner.config.params import ACTUAL
+from runner.config.schema import FrontendConfig
+from runner.reporting.comparability import FIRST_PASS, REPEATS
+from runner.reporting.naming import variant_name
+
+if TYPE_CHECKING:
+    from runner.contract.result import EvaluatedData, Evaluation, RunResult
+    from runner.reporting.logged_run import Row
+
+NAMES = {
+    "probe_accuracy": "probe accuracy",
+    "probe_map": "probe mAP",
+    "knn_accuracy": "kNN accuracy",
+    "knn_map": "kNN mAP",
+    "retrieval_map_at_r": "mAP@R",
+    "cluster_ami": "cluster AMI",
+}
+"""Metrics that stand for a run's quality, the first that it has before the others."""
+
+_SHOWN = 0.05
+"""Percentage points that are not 0.0 when they are printed."""
+
+_LINES = (
+    ("probe", "probe", (("accuracy", "accuracy"), ("macro_f1", "macro F1"), ("map", "mAP"), ("auc", "AUC"))),
+    ("few_shot", "few labels", (("accuracy", "accuracy"), ("macro_f1", "macro F1"))),
+    ("knn", "kNN", (("accuracy", "accuracy"), ("macro_f1", "macro F1"), ("map", "mAP"), ("auc", "AUC"))),
+    ("cluster", "clusters", (("ami", "AMI"), ("ari", "ARI"), ("v_measure", "v-measure"))),
+    ("retrieval", "retrieval", (("map_at_r", "mAP@R"),)),
+)
+
+
+@dataclass(frozen=True)
+class Quality:
+    """The quality of a run.
+
+    Attributes:
+        name: The run's.
+        metrics: All of the run's.
+        digest: Of the labeled rows and their folds: runs with the same one may be compared.
+        evaluation: With values by fold; None where only the metrics are known.
+        distance: How far the run's numbers are from those of float32 with the default front end, coarsely.
+    """
+
+    name: str
+    metrics: Mapping[str, float]
+    digest: str | None
+    evaluation: Evaluation | None = None
+    distance: int = 0
+
+    @property
+    def headline(self) -> str | None:
+        """The metric that stands for the quality; None where it was not measured."""
+        return next((metric for metric in NAMES if metric in self.metrics), None)
+
+    def values(self, metric: str) -> Sequence[float | None]:
+        """Return the metric's values by fold; empty where they are not known."""
+        return self.evaluation.values.get(metric, ()) if self.evaluation else ()
+
+
+def quality_of(result: RunResult, name: str | None = None) -> Quality:
+    """Return the quality of a run, under the name of its setting unless there is another."""
+    evaluation, precision = result.evaluation, result.startup.precision
+    is_exact = (precision.effective if precision else result.info.config.precision.name) == "float32"
+    return Quality(
+        name=name or variant_name(result),
+        metrics=result.metrics if evaluation else {},
+        digest=evaluation.data_sha256 if evaluation else None,
+        evaluation=evaluation,
+        distance=2 * (not is_exact) + (result.info.config.frontend != FrontendConfig()),
+    )
+
+
+def quality_of_row(row: Row) -> Quality:
+    """Return the quality of a run in MLflow, where it has no values by fold."""
+    usual = {f"frontend.{key}": str(value) for key, value in vars(FrontendConfig()).items()}
+    return Quality(
+        name=f"{row.name} {row.short_id}",
+        metrics=row.metrics,
+        digest=row.tags.get("evaluation.data_sha256"),
+        distance=2 * (row.params.get(f"{ACTUAL}precision") != "float32")
+        + any(row.params.get(key, value) != value for key, value in usual.items()),
+    )
+
+
+def describe_quality(evaluation: Evaluation, metrics: Mapping[str, float]) -> list[tuple[str, str]]:
+    """Return the summary's lines on a run's quality, (label, text) each."""
+    lines = [("quality", f"of {describe_data(evaluation.data)}")]
+    for task, title, parts in _LINES:
+        scores = []
+        for part, name in parts:
+            if (metric := f"{task}_{part}") in metrics:
+                level = evaluation.chance.get(metric)
+                scores.append(f"{name} {_value(metric, metrics)}" + (f" (chance {100 * level:.1f} %)" if level else ""))
+        if scores:
+            lines.append((title, ", ".join(scores)))
+    return lines
+
+
+def describe_data(data: EvaluatedData) -> str:
+    """Describe the labeled rows: ``79 clips of 10 labels, 5 folds by 60 recordings``."""
+    text = f"{data.rows:,} {data.unit}s of {len(data.labels):,} labels, {len(data.fold_rows)} "
+    text += "given folds" if data.folds == "given" else f"folds by {data.groups:,} {data.grouped_by}s"
+    if data.labeled_rows > data.rows + sum(data.labels_of_one_group.values()):
+        text += f", a sample of {data.labeled_rows:,}"
+    if names := [*data.labels_of_one_group]:
+        text += f"; left out {len(names):,} labels of a single {data.grouped_by} ({', '.join(names[:3])})"
+    if data.unlabeled_clips:
+        text += f"; {data.unlabeled_clips:,} clips have no label"
+    return text
+
+
+def _value(metric: str, metrics: Mapping[str, float]) -> str:
+    spread = metrics.get(f"{metric}_std")
+    text = f"{100 * metrics[metric]:.1f} %"
+    return text if spread is None else f"{text} ± {100 * spread:.1f}"
+
+
+def change(quality: Quality, reference: Quality) -> str | None:
+    """Return how far a run's quality is from the reference's: ``moved probe accuracy by -0.3 points (± 0.2 over
+    folds)``; None where they are not of the same labeled rows, or were not measured."""
+    metric = reference.headline
+    if metric is None or metric not in quality.metrics or quality.digest is None or quality.digest != reference.digest:
+        return None
+    pairs = zip(quality.values(metric), reference.values(metric), strict=False)  # folds are the same, or not known
+    differences = [100 * (own - other) for own, other in pairs if own is not None and other is not None]
+    points = 100 * (quality.metrics[metric] - reference.metrics[metric])
+    moved = "0.0" if abs(points) < _SHOWN else f"{points:+.1f}"
+    spread = pstdev(differences) if differences else 0.0
+    return f"moved {NAMES[metric]} by {moved} points" + (f" (± {spread:.1f} over folds)" if spread >= _SHOWN else "")
+
+
+def quality_findings(qualities: Sequence[Quality]) -> list[str]:
+    """Return a comparison of runs in sentences: the reference's quality, and how far each other setting moved it.
+
+    The reference is the first run in float32 with the default front end, else the first in float32, else the first.
+    Runs of one name (the rounds of a sweep) count once.
+    """
+    measured: dict[str, Quality] = {}
+    for quality in qualities:
+        if quality.headline:
+            measured.setdefault(quality.name, quality)
+    if not measured:
+        return []
+    reference, *others = sorted(measured.values(), key=lambda quality: quality.distance)
+    metric = str(reference.headline)
+    lines = [f"Quality of {reference.name}: {NAMES[metric]} {_value(metric, reference.metrics)}"]
+    if evaluation := reference.evaluation:
+        level = evaluation.chance.get(metric)
+        lines[0] += f" (chance {100 * level:.1f} %)" if level else ""
+        lines[0] += f", on {describe_data(evaluation.data)}"
+    lines[0] += "."
+    speed = REPEATS if all(REPEATS in quality.metrics for quality in (reference, *others)) else FIRST_PASS
+    for quality in others:
+        moved = change(quality, reference)
+        if moved is None:
+            lines.append(f"{quality.name}: its quality is of other clips or labels, and not compared.")
+        else:
+            fast = f"{quality.metrics[speed]:,.0f} × realtime, " if speed in quality.metrics else ""
+            lines.append(f"{quality.name}: {fast}{moved}.")
+    return lines

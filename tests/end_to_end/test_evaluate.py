@@ -1,0 +1,65 @@
+"""Quality as a part of a run: files, summary, MLflow and the sweep's verdict; on real audio with random weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from mlflow.tracking import MlflowClient
+
+from runner.core.layout import RunLayout
+from tests.commands import run, run_real
+
+
+def test_a_sweep_with_evaluate_has_quality_beside_speed_everywhere(few_clips: Path, outputs: Path) -> None:
+    done = run(
+        *("-m", f"dataset.root={few_clips}", "weights=random", "device=cpu", "precision=float32,bfloat16"),
+        *("evaluate=all", "evaluate.folds=3", "profile=off", f"paths.outputs={outputs}"),
+    )
+    assert done.status == 0, done.err
+    assert "of 6 clips of 2 labels, 3 folds by 6 recordings" in done.out
+    assert "Quality of cpu-balanced-float32: probe accuracy" in done.out
+    assert "× realtime, moved probe accuracy by" in done.out
+    (sweep,) = {path.parent.parent for path in (outputs / "sweeps").rglob("evaluation.json")}
+    for job in ("0", "1"):
+        evaluation = json.loads(RunLayout(sweep / job).evaluation.read_text())
+        result = json.loads(RunLayout(sweep / job).result.read_text())
+        assert result["metrics"]["cluster_ami"] == evaluation["metrics"]["cluster_ami"]
+        assert (sweep / job / "plots" / "confusion.png").exists()
+        client = MlflowClient(f"sqlite:///{outputs}/mlflow.db")
+        logged = client.get_run(json.loads(RunLayout(sweep / job).tracking.read_text())["run_id"])
+        assert logged.data.metrics["probe_accuracy"] == evaluation["metrics"]["probe_accuracy"]
+        assert logged.data.params["evaluate.tasks"] == "probe,knn,cluster,retrieval"
+        assert logged.data.tags["evaluation.data_sha256"] == evaluation["data_sha256"]
+        assert "evaluation.json" in {file.path for file in client.list_artifacts(logged.info.run_id)}
+
+
+def test_a_run_without_labels_is_finished_with_a_warning(few_clips: Path, outputs: Path) -> None:
+    command = (
+        *(f"dataset.root={few_clips / 'a'}", "weights=random", "device=cpu", "evaluate=probe", "profile=off"),
+        *("tracking=none", f"paths.outputs={outputs}", f"output.dir={outputs / 'run'}"),
+    )
+    done = run(*command)
+    assert done.status == 0, done.err
+    assert done.result["status"] == "finished"
+    (warning,) = [each for each in done.result["warnings"] if "quality" in each]
+    assert "no embedded clip has a label: put the clips into a folder a label" in warning
+    assert not RunLayout(done.run_dir).evaluation.exists()
+    again = run(*command)
+    assert f"python -m runner evaluate {outputs / 'run'}" in again.out + again.err
+
+
+def test_random_weights_tell_real_sounds_apart_far_above_chance(audio: Path, outputs: Path) -> None:
+    done = run_real(
+        *(f"dataset.root={audio / 'labelled_esc10_fold1'}", "weights=random", "device=cpu", "tracking=none"),
+        *("evaluate=all", r"evaluate.group_pattern='/\d-(\d+)-'", "profile=off", f"paths.outputs={outputs}"),
+    )
+    assert done.status == 0, done.err
+    found = json.loads(RunLayout(done.run_dir).evaluation.read_text())
+    assert (found["data"]["rows"], len(found["data"]["labels"]), found["data"]["groups"]) == (79, 10, 60)
+    metrics, chance = found["metrics"], found["chance"]
+    assert chance["probe_accuracy"] < 0.11
+    assert metrics["probe_accuracy"] > 0.6  # measured: 0.79
+    assert metrics["knn_accuracy"] > 3 * chance["knn_accuracy"]
+    assert metrics["cluster_ami"] > 0.3
+    assert metrics["retrieval_map_at_r"] > 5 * chance["retrieval_map_at_r"]

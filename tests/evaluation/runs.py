@@ -1,0 +1,51 @@
+"""Runs to compare, made without a run: what one leaves of embeddings."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from runner.statistics.files import to_npz
+from runner.statistics.moments import EmbeddingStatistics
+
+ABOUT = {"model": "VGGish", "weights.checksum": "ab" * 32, "weights.meaningless": "false", "frontend.hop_s": "0.96"}
+
+CLIP_EXAMPLES = (10, 1, 7, 200, 10, 10, 10, 52)
+"""Examples of a run's clips: the second one has no covariance of its own."""
+
+
+def embeddings(seed: int, scale: float = 1.0, shift: float = 0.0) -> np.ndarray:
+    rows = np.random.default_rng(seed).standard_normal((sum(CLIP_EXAMPLES), 128)) * scale + shift
+    return rows.astype(np.float32)
+
+
+def make_run(
+    folder: Path,
+    rows: np.ndarray,
+    about: Mapping[str, str] = ABOUT,
+    *,
+    statistics: bool = True,
+    shards: int = 3,
+) -> Path:
+    """A run's folder with these embeddings; a clip may go on in the next row group, never in the next shard."""
+    (folder / "embeddings").mkdir(parents=True)
+    counts = [number for number, examples in enumerate(CLIP_EXAMPLES) for _ in range(examples)]
+    clips = np.array([f"clip{number}.wav" for number in counts])
+    bounds = np.searchsorted(counts, np.linspace(0, len(CLIP_EXAMPLES), shards + 1).astype(int))
+    for shard, (first, end) in enumerate(itertools.pairwise(bounds)):
+        vectors = pa.FixedSizeListArray.from_arrays(pa.array(rows[first:end].reshape(-1)), 128)
+        table = pa.table({"clip": clips[first:end], "embedding": vectors})
+        pq.write_table(table, folder / "embeddings" / f"part-{shard:05d}.parquet", row_group_size=64)
+    if statistics:
+        (folder / "stats.npz").write_bytes(to_npz(EmbeddingStatistics.of(rows), about))
+    frontend = {key.removeprefix("frontend."): value for key, value in about.items() if key.startswith("frontend.")}
+    weights = {"checksum": about["weights.checksum"], "source": "file", "is_random": False}
+    result = {"status": "finished", "config": {"frontend": frontend}, "weights": weights}
+    (folder / "result.json").write_text(json.dumps(result))
+    return folder

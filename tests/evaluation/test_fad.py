@@ -1,0 +1,131 @@
+"""Distances of runs from a reference, and when there must be none."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from runner.core.errors import RunnerError
+from runner.evaluation.fad import GROUPS, Reference, Wanted, differences, failures, measure
+from runner.evaluation.sources import EmbeddingSet, find_sets
+from runner.statistics.frechet import Gaussian, frechet_distance, frechet_limit
+from runner.statistics.kernel import kernel_distance, median_distance
+from runner.statistics.moments import EmbeddingStatistics
+from tests.evaluation.runs import ABOUT, CLIP_EXAMPLES, embeddings, make_run
+
+BASE, OTHER = embeddings(0), embeddings(1, 1.1, 0.05)
+
+
+def one(folder: Path, rows: np.ndarray, about: dict[str, str] = ABOUT) -> EmbeddingSet:
+    return find_sets(str(make_run(folder, rows, about)))[0]
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Reference:
+    return Reference(one(tmp_path / "base", BASE))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> EmbeddingSet:
+    return one(tmp_path / "run", OTHER)
+
+
+def test_the_distance_is_that_of_the_embeddings(base: Reference, run: EmbeddingSet) -> None:
+    score = measure(base, run, Wanted())
+    assert score.fad == pytest.approx(frechet_distance(Gaussian.of_rows(BASE), Gaussian.of_rows(OTHER)), abs=1e-9)
+    assert score.interval is not None
+    assert score.interval[0] < score.fad < score.interval[1]
+    assert score.figures() == {"fad": score.fad, "fad_low": score.interval[0], "fad_high": score.interval[1]}
+    assert measure(base, run, Wanted()) == score  # what is drawn is drawn again
+
+
+def test_each_clip_has_its_own_distance_but_those_of_one_example(base: Reference, run: EmbeddingSet) -> None:
+    score = measure(base, run, Wanted(interval=0, per_clip=True))
+    assert (len(score.clips), score.left_out) == (len(CLIP_EXAMPLES) - 1, 1)
+    assert [clip.fad for clip in score.clips] == sorted(clip.fad for clip in score.clips)
+    long = next(clip for clip in score.clips if clip.clip == "clip3.wav")  # over several row groups
+    first = sum(CLIP_EXAMPLES[:3])
+    own = Gaussian.of_rows(OTHER[first : first + CLIP_EXAMPLES[3]])
+    assert (long.examples, long.fad) == (CLIP_EXAMPLES[3], pytest.approx(frechet_distance(base.gaussian, own)))
+
+
+def test_limit_and_kernel_distance_are_of_the_runs_embeddings(base: Reference, run: EmbeddingSet) -> None:
+    score = measure(base, run, Wanted(interval=0, limit="subsets", kad="reference"))
+    rng = np.random.default_rng(0)
+    assert score.limit == frechet_limit(base.gaussian, OTHER, rng)
+    assert score.kad == pytest.approx(kernel_distance(BASE, OTHER, median_distance(BASE)), rel=1e-9)
+    by_kadtk = measure(base, run, Wanted(interval=0, kad="kadtk"))
+    assert by_kadtk.kad == pytest.approx(kernel_distance(BASE, OTHER, median_distance(OTHER)), rel=1e-9)
+
+
+def test_only_some_rows_of_large_sets_are_drawn(
+    base: Reference, run: EmbeddingSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runner.evaluation.fad.LIMIT_ROWS", 150)
+    limit = measure(base, run, Wanted(interval=0, limit="subsets")).limit
+    assert limit is not None
+    assert limit.points[-1][0] == 150
+
+
+@pytest.mark.parametrize("groups", [GROUPS, 3])
+def test_a_clip_is_drawn_with_all_its_examples(
+    groups: int, base: Reference, run: EmbeddingSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[EmbeddingStatistics] = []
+    monkeypatch.setattr("runner.evaluation.fad.GROUPS", groups)
+    monkeypatch.setattr(
+        "runner.evaluation.fad.bootstrap_interval", lambda base, groups, rng, resamples: drawn.extend(groups)
+    )
+    measure(base, run, Wanted())
+    clips = np.split(OTHER, np.cumsum(CLIP_EXAMPLES)[:-1])
+    for number, group in enumerate(drawn):
+        expected = EmbeddingStatistics.of(np.concatenate(clips[number::groups]))
+        assert group.n == expected.n
+        np.testing.assert_allclose(group.products, expected.products, rtol=1e-9)
+    assert len(drawn) == min(groups, len(CLIP_EXAMPLES))
+
+
+def test_other_protocols_and_weights_are_named(base: Reference, run: EmbeddingSet, tmp_path: Path) -> None:
+    assert differences(base.embeddings, run) == []
+    changed = {**ABOUT, "frontend.hop_s": "0.48", "weights.checksum": "cd" * 32, "precision": "float16"}
+    found = differences(base.embeddings, one(tmp_path / "changed", OTHER, changed))
+    shown = [line.partition(" for ")[0] for line in found]
+    assert shown == ["weights.checksum is " + "ab" * 6, "frontend.hop_s is 0.96"]
+
+
+def test_a_run_of_before_a_front_end_key_is_as_one_with_its_default(base: Reference, run: EmbeddingSet) -> None:
+    with_key = replace(run, summary=replace(run.summary, about={**ABOUT, "frontend.tail": "drop"}))
+    assert differences(base.embeddings, with_key) == []
+    other = replace(run, summary=replace(run.summary, about={**ABOUT, "frontend.tail": "pad"}))
+    assert len(differences(base.embeddings, other)) == 1
+
+
+def test_another_tools_statistics_differ_from_none_and_the_score_says_so(base: Reference, run: EmbeddingSet) -> None:
+    foreign = replace(run, summary=replace(run.summary, about={}), blocks=None)
+    assert differences(base.embeddings, foreign) == []
+    notes = measure(base, foreign, Wanted()).notes
+    assert "does not say its protocol" in notes[0]
+    assert "no interval" in notes[1]
+    for wanted in (Wanted(limit="subsets"), Wanted(kad="reference"), Wanted(per_clip=True)):
+        with pytest.raises(RunnerError, match="file of statistics, without the embeddings"):
+            measure(base, foreign, wanted)
+
+
+def test_embeddings_of_another_size_are_refused(base: Reference, run: EmbeddingSet) -> None:
+    small = replace(run, summary=replace(run.summary, mean=np.zeros(3), covariance=np.eye(3)))
+    with pytest.raises(RunnerError, match="embeddings of 3 values"):
+        measure(base, small, Wanted())
+
+
+def test_statistics_that_are_not_of_the_embeddings_are_told(base: Reference, run: EmbeddingSet) -> None:
+    with pytest.raises(RunnerError, match="its statistics are of 301"):
+        measure(base, replace(run, summary=replace(run.summary, n=301)), Wanted())
+
+
+def test_a_score_above_the_limit_fails_and_one_at_it_does_not(base: Reference, run: EmbeddingSet) -> None:
+    score = measure(base, run, Wanted(interval=0))
+    assert failures([score], score.fad) == []
+    assert len(failures([score, score], score.fad - 1e-9)) == 2
