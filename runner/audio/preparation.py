@@ -1,24 +1,36 @@
-"""How a clip is prepared between its decoder and its windows."""
+"""What is done to a clip between decoder and windows: its channels, its level, its resampling."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from runner.vggish.constants import INT16_SCALE
 from runner.vggish.framing import scaled
 
 if TYPE_CHECKING:
+    from runner.audio.reader import ClipReader
     from runner.audio.sources import Array
+
+_LEAST_PEAK = 0.1 * INT16_SCALE
+"""Least divisor of ``normalize=peak``: google-research's 0.1, which its tool compares with 16-bit integers."""
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """How a clip becomes mono at 16 kHz; see the configuration's group ``frontend``."""
+    """How a clip becomes mono at 16 kHz; see the configuration's group ``frontend``.
+
+    ``offset`` is subtracted from its samples, which are then multiplied by ``gain``: see ``leveled``.
+    """
 
     resampler: str = "kaiser_best"
+    channels: str = "mean"
+    offset: float = 0.0
+    gain: float = 1.0
     speed: float = 1.0
 
     def rate_of(self, sample_rate: int) -> int:
@@ -26,9 +38,42 @@ class Preparation:
         return round(Fraction(str(self.speed)) * sample_rate)
 
     def apply(self, block: Array) -> Array:
-        """Return one channel [n] of a block [n, channels]; int16 stays int16 at speed 1, and is float32 otherwise."""
-        mono: Array = block.mean(axis=1, dtype=np.float32) if block.shape[1] > 1 else block[:, 0]
-        return mono if self.speed == 1 else scaled(mono)
+        """Return one channel [n] of a block [n, channels], at its level; int16 stays so at level and speed 1."""
+        if block.shape[1] == 1 or self.channels == "first":
+            mono: Array = block[:, 0]
+        else:
+            mono = block.mean(axis=1, dtype=np.float32)
+        if (self.offset, self.gain) == (0.0, 1.0):
+            return mono if self.speed == 1 else scaled(mono)
+        return ((scaled(mono).astype(np.float64) - self.offset) * self.gain).astype(np.float32)
 
 
 AS_IT_IS = Preparation()
+
+
+def leveled(
+    clip: ClipReader, preparation: Preparation, normalize: str, on_block: Callable[[], None] = lambda: None
+) -> Preparation:
+    """Return a clip's preparation with its level, for which the clip is read to its end.
+
+    ``peak`` divides by the largest sample at 16 kHz (google-research's audioset_model.py: the largest, not the largest
+    magnitude); ``mean`` subtracts the mean at the file's rate (audioldm_eval's load_mel.py).
+
+    Args:
+        clip: opened with ``preparation``.
+        preparation: without a level.
+        normalize: none, peak or mean.
+        on_block: called after each block.
+    """
+    if normalize == "none":
+        return preparation
+    peak, total, count = _LEAST_PEAK, 0.0, 0
+    for block in clip if normalize == "peak" else clip.mono_blocks():
+        scale = INT16_SCALE if block.dtype == np.int16 else 1.0
+        peak = max(peak, float(block.max()) * scale)
+        total += float(block.sum(dtype=np.float64)) * scale
+        count += len(block)
+        on_block()
+    if normalize == "peak":
+        return replace(preparation, gain=1 / peak)
+    return replace(preparation, offset=total / max(count, 1))

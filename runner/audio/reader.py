@@ -61,7 +61,7 @@ def read_clip(
         path: of the file, as the file system spells it.
         start: start of the clip in the file, in seconds; None: the file's beginning.
         end: end of the clip; None: the file's end.
-        preparation: resampler and speed.
+        preparation: resampler, channels, level and speed.
         suffix: of the clip's name, where the file is a temporary copy of it.
 
     Raises:

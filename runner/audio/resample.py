@@ -12,12 +12,14 @@ from rounding the result to float32).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from runner.audio.sinc_filter import HannSincFilter
 from runner.core.errors import ClipError
 from runner.vggish.constants import SAMPLE_RATE
 
@@ -54,7 +56,7 @@ class StreamResampler:
 
     Args:
         rate_in: the stream's rate in Hz.
-        method: ``kaiser_best`` (resampy's) or ``soxr`` (libsoxr's HQ).
+        method: ``kaiser_best`` (resampy's), ``soxr`` (libsoxr's HQ) or ``sinc_hann`` (torchaudio's default).
 
     Raises:
         ClipError: ``unsupported_rate``, if ``rate_in`` is below 1 kHz or above 768 kHz.
@@ -67,7 +69,7 @@ class StreamResampler:
         if rate_in == SAMPLE_RATE:
             self._stream = _Unchanged()
         else:
-            self._stream = _Soxr(rate_in) if method == "soxr" else _Reference(rate_in)
+            self._stream = _Soxr(rate_in) if method == "soxr" else _Filtered(rate_in, method)
 
     def push(self, block: Array) -> Array:
         """Add float32 [n] at the stream's rate; return the float32 [m] at 16 kHz that can be computed so far."""
@@ -107,10 +109,9 @@ class _Soxr:
         return resampled
 
 
-class _Reference:
-    def __init__(self, rate_in: int) -> None:
-        self._rate_in = rate_in
-        self._kernel = _kernel(rate_in)
+class _Filtered:
+    def __init__(self, rate_in: int, method: str) -> None:
+        self._kernel = _kernel(rate_in, method)
         # The buffer begins `half_width` samples before the next block's first input; the stream begins after zeros.
         self._buffer: Array = np.zeros(self._kernel.half_width, np.float32)
         self._samples_in = 0
@@ -122,8 +123,8 @@ class _Reference:
         return self._resample_blocks()
 
     def finish(self) -> Array:
-        remaining = int(self._samples_in * float(SAMPLE_RATE) / float(self._rate_in)) - self._samples_out
         kernel = self._kernel
+        remaining = kernel.count(self._samples_in) - self._samples_out
         blocks = -(-remaining // kernel.outputs)
         padding = blocks * kernel.inputs + 2 * kernel.half_width - len(self._buffer)
         self._buffer = np.concatenate([self._buffer, np.zeros(max(padding, 0), np.float32)])
@@ -146,6 +147,7 @@ class _Kernel(Protocol):
     inputs: int
     outputs: int
     half_width: int
+    count: Callable[[int], int]
 
     def apply(self, buffer: Array, blocks: int) -> Array:
         """Resample ``blocks`` blocks; the buffer has ``half_width`` samples before and after their inputs."""
@@ -154,9 +156,10 @@ class _Kernel(Protocol):
 class _MatrixKernel:
     """Computes a block of outputs as a product of its inputs with one matrix."""
 
-    def __init__(self, filter_: _Filter, repeats: int) -> None:
+    def __init__(self, filter_: _Filter | HannSincFilter, repeats: int) -> None:
         self.inputs, self.outputs, self.half_width = filter_.down * repeats, filter_.up * repeats, filter_.half_width
         self._width = self.inputs + 2 * self.half_width
+        self.count: Callable[[int], int] = filter_.count
         first, weights = filter_.weights(np.arange(self.outputs))
         matrix = np.zeros((self._width, self.outputs))
         rows = first[:, None] + np.arange(weights.shape[1])
@@ -172,9 +175,10 @@ class _MatrixKernel:
 class _PerSampleKernel:
     """Computes each output with its own row of weights, for rates with too many phases for a matrix."""
 
-    def __init__(self, filter_: _Filter) -> None:
+    def __init__(self, filter_: _Filter | HannSincFilter) -> None:
         self.inputs, self.outputs, self.half_width = filter_.down, filter_.up, filter_.half_width
         self._filter = filter_
+        self.count: Callable[[int], int] = filter_.count
         fits = self.outputs * 2 * self.half_width <= _MAX_CACHED_WEIGHTS
         self._all_weights = filter_.weights(np.arange(self.outputs)) if fits else None
 
@@ -197,12 +201,16 @@ class _Filter:
     """The interpolated filter of one rate: the weights of the inputs around an output, for any phase."""
 
     def __init__(self, rate_in: int) -> None:
-        common = math.gcd(rate_in, SAMPLE_RATE)
+        self._rate_in, common = rate_in, math.gcd(rate_in, SAMPLE_RATE)
         self.up, self.down = SAMPLE_RATE // common, rate_in // common
         self._scale = min(1.0, SAMPLE_RATE / rate_in)
         self._step = int(self._scale * _PER_ZERO)
         self.half_width = -(-(_ZEROS * _PER_ZERO + 1) // self._step)
         self._values, self._slopes = self._rows()
+
+    def count(self, samples_in: int) -> int:
+        """Return the samples at 16 kHz of a stream of ``samples_in``, as resampy counts them."""
+        return int(samples_in * float(SAMPLE_RATE) / float(self._rate_in))
 
     def weights(self, outputs: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Return, for outputs by number within a block, their first tap in the buffer and 2 · half_width weights
@@ -249,8 +257,8 @@ def _table() -> NDArray[np.float64]:
 
 
 @lru_cache(maxsize=8)
-def _kernel(rate_in: int) -> _Kernel:
-    filter_ = _Filter(rate_in)
+def _kernel(rate_in: int, method: str) -> _Kernel:
+    filter_ = HannSincFilter(rate_in) if method == "sinc_hann" else _Filter(rate_in)
     repeats = max(1, _MIN_OUTPUTS // filter_.up)
     matrix = filter_.up * repeats * (filter_.down * repeats + 2 * filter_.half_width)
     return _MatrixKernel(filter_, repeats) if matrix <= _MAX_MATRIX else _PerSampleKernel(filter_)

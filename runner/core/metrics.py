@@ -229,6 +229,20 @@ METRICS: tuple[Metric, ...] = (
         ),
         ("evaluate_s", "s", "measuring the quality"),
     ),
+    # Distances from a reference, by `vggish-runner fad` after the run
+    *_metrics(
+        _LESS,
+        ("fad", "", "Fréchet Audio Distance from the set that the tag `fad.reference` names"),
+        ("fad_low", "", "lower end of its 95 % interval, by a bootstrap over clips"),
+        ("fad_high", "", "upper end"),
+        ("fad_infinity", "", "the same of infinitely many examples, by extrapolation"),
+        ("kad", "", "Kernel Audio Distance × 100; about 0 for two sets of the same kind"),
+    ),
+    *_metrics(
+        _NEITHER,
+        ("fad_infinity_slope", "", "how much of 1/n the distance of n examples has above that"),
+        ("fad_infinity_r2", "", "how well a straight line fits: R² of that extrapolation"),
+    ),
     # A cluster
     *_metrics(
         _NEITHER,

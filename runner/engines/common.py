@@ -7,6 +7,7 @@ import json
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from runner.contract.result import RunStats, Startup
@@ -51,7 +52,7 @@ def file_metadata(config: RunConfig, session: VGGishSession, placement: Placemen
         "weights.meaningless": str(weights["is_random"]).lower(),
         "hop_s": str(config.frontend.hop_s),
         "resampler": config.frontend.resampler,
-        "frontend.speed": str(config.frontend.speed),
+        **{f"frontend.{key}": str(value) for key, value in asdict(config.frontend).items()},
         "postprocess": config.output.postprocess,
         "precision": placement.precision.effective,
         "device": placement.device.effective.value,
@@ -62,7 +63,10 @@ def file_metadata(config: RunConfig, session: VGGishSession, placement: Placemen
 
 def tune_interpreter() -> None:
     """Tune this process's interpreter for embedding, once all long-lived objects are made."""
+    from threadpoolctl import threadpool_limits
+
     sys.setswitchinterval(_SWITCH_S)
+    threadpool_limits(1, user_api="blas")  # sums of embeddings take one core, and none of TensorFlow's
     gc.freeze()  # the collector skips TensorFlow's million objects while batches are in flight
 
 

@@ -162,16 +162,16 @@ def measure(reference: Reference, run: EmbeddingSet, wanted: Wanted) -> Score:
     if run.blocks is None and not (wanted.limit or wanted.kad or wanted.per_clip):
         return Score(run.name, summary.n, fad, notes=[*notes, "no interval: the embeddings are not at hand"])
     scan = _scan(run, wanted, LIMIT_ROWS if wanted.limit else MOST_ROWS if wanted.kad else 0, wanted.seed, base)
-    rng = np.random.default_rng(wanted.seed)
     limit, kad = None, None
     if wanted.limit:
-        limit = frechet_limit(base, scan.sample, rng, replace=wanted.limit == "fadtk")
+        limit = frechet_limit(base, scan.sample, np.random.default_rng(wanted.seed), replace=wanted.limit == "fadtk")
     if wanted.kad:
-        rows = scan.sample[rng.permutation(len(scan.sample))[:MOST_ROWS]]
+        rows = scan.sample[np.random.default_rng(wanted.seed).permutation(len(scan.sample))[:MOST_ROWS]]
         width = reference.width if wanted.kad == "reference" else median_distance(rows)
         kad = kernel_distance(reference.rows, rows, width)
     interval = None
     if wanted.interval:
+        rng = np.random.default_rng(wanted.seed)  # each figure has its own: it is the same whatever else is asked for
         interval = bootstrap_interval(base, scan.groups, rng, resamples=wanted.interval)
         if interval is None:
             notes.append("no interval: it needs two clips")

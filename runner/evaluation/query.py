@@ -35,13 +35,19 @@ def query_from_file(
     Raises:
         RunnerError: the file cannot be decoded, or the run's weights are not here or are others than they were.
     """
-    from runner.audio.preparation import Preparation
+    from runner.audio.preparation import Preparation, leveled
     from runner.audio.reader import read_clip
     from runner.inference.api import load_vggish_model
 
     about = {key.removeprefix("vggish_runner."): value for key, value in reader.metadata.items()}
-    preparation = Preparation(about.get("resampler", "kaiser_best"), float(about.get("frontend.speed", 1)))
+    preparation = Preparation(
+        about.get("resampler", "kaiser_best"),
+        about.get("frontend.channels", "mean"),
+        speed=float(about.get("frontend.speed", 1)),
+    )
     try:
+        with read_clip(path, start_s, end_s, preparation=preparation) as clip:
+            preparation = leveled(clip, preparation, about.get("frontend.normalize", "none"))
         with read_clip(path, start_s, end_s, preparation=preparation) as clip:
             samples = np.concatenate(list(clip))
     except ClipError as error:

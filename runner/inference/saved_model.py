@@ -32,7 +32,7 @@ def export(config: RunConfig) -> Path:
         The folder.
 
     Raises:
-        ConfigError: ``output.dir`` is not set, or not an empty folder, or the front end prepares files in its own way.
+        ConfigError: ``output.dir`` is not set, or not an empty folder; or the front end prepares files in its own way.
         WeightsError: the weights can't be had.
         ParityError: the model's embeddings are not the reference's.
     """
@@ -83,13 +83,13 @@ def export(config: RunConfig) -> Path:
 
 
 def _check_frontend(frontend: FrontendConfig) -> None:
-    """Raise ConfigError for what is done to files before they are cut, which the exported model does not see."""
-    for key in ("speed",):
+    """Raise ConfigError for preparation of whole files, which an exported model does not see."""
+    for key in ("channels", "normalize", "window_s", "min_duration_s", "speed"):
         value, default = getattr(frontend, key), getattr(FrontendConfig, key)
         if value != default:
             raise ConfigError(
-                f"frontend.{key}={value} is no part of an exported model, which takes mono waveform at 16 kHz: prepare "
-                f"the waveform likewise yourself, and leave it at {default}"
+                f"frontend.{key}={value} is no part of an exported model, which takes mono waveforms at 16 kHz: "
+                f"prepare the waveform likewise yourself, and leave it at {default}"
             )
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -15,14 +16,14 @@ import pyarrow.parquet as pq
 from runner.core.files import atomic, make_folder
 from runner.core.layout import RunLayout, shard_name
 from runner.output.parquet import parquet_metadata, vectors
-from runner.output.spill import blocks
+from runner.output.rows import row_groups
+from runner.output.spill import BLOCK_ROWS
 from runner.vggish.constants import EMBEDDING_SIZE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from runner.output.rows import ClipRow
-    from runner.output.spill import Embeddings
+    from runner.output.rows import ClipRow, RowGroup
 
 POOLED_SCHEMA = pa.schema(
     [
@@ -38,11 +39,11 @@ POOLED_SCHEMA = pa.schema(
 """The columns of a file of pooled embeddings; ``pool_s`` is null in the row of a complete clip."""
 
 _GROUP_ROWS = 8192
-"""Rows of a Parquet row group."""
+"""Least rows of a Parquet row group that is not the last."""
 
 
 class PooledShards:
-    """Writes ``pooled/part-NNNNN.parquet``: for each embedded clip a row a pooling window, and one of the clip.
+    """Writes ``pooled/part-NNNNN.parquet``: for each duration a row a pooling window, then a row a clip.
 
     Window ``k`` of ``pool_s`` has the examples that start in ``[k · pool_s, (k + 1) · pool_s)`` from the clip's
     beginning, ``n`` of them; ``std`` is the population's (ddof 0).
@@ -62,11 +63,8 @@ class PooledShards:
         make_folder(self._folder)
         self._schema = POOLED_SCHEMA.with_metadata(parquet_metadata(metadata))
         self._compression = compression
-        hop = Fraction(str(hop_s))
-        self._pools: list[tuple[float | None, Fraction | None]] = [
-            *((pool_s, Fraction(str(pool_s)) / hop) for pool_s in pools_s),
-            (None, None),
-        ]
+        self._hop_s = hop_s
+        self._pools: tuple[float | None, ...] = (*pools_s, None)
 
     def write(self, shard: int, rows: Sequence[ClipRow]) -> list[Path]:
         """Write a shard's file; see ``ShardFormat``."""
@@ -77,134 +75,131 @@ class PooledShards:
                 temporary, self._schema, compression=self._compression, use_dictionary=["clip", "label"]
             ) as file,
         ):
-            for group in _groups(self._windows(rows)):
-                file.write_table(_table(group))
+            for pool_s in self._pools:
+                for table in _in_groups(windows.to_table(pool_s) for windows in pooled(rows, pool_s, self._hop_s)):
+                    file.write_table(table)
         return [path]
 
-    def _windows(self, rows: Sequence[ClipRow]) -> Iterator[_ClipWindows]:
-        for row in rows:
-            for pool_s, hops in self._pools:
-                for first, sums in pooled(row.embeddings, hops):
-                    yield _ClipWindows(row, pool_s, first, sums)
 
-
-class Sums(NamedTuple):
-    """Sums over the examples of pooling windows.
+@dataclass(frozen=True)
+class Windows:
+    """Pooling windows, in the order of clips and of time.
 
     Attributes:
-        n: examples in each window, int64 [m].
-        origin: the first example of each, float64 [m, 128].
-        deviations: sum of the differences from ``origin``, float64 [m, 128].
-        squares: sum of their squares, float64 [m, 128].
+        rows: the clips that they are of.
+        clip: each window's clip as its place in ``rows``, int64 [m].
+        number: each window's number in its clip, from 0, int64 [m].
+        n: examples in each, int64 [m].
+        mean: of the examples, float64 [m, 128].
+        squares: sum of the squares of their differences from ``mean``, float64 [m, 128].
     """
 
+    rows: Sequence[ClipRow]
+    clip: NDArray[np.int64]
+    number: NDArray[np.int64]
     n: NDArray[np.int64]
-    origin: NDArray[np.float64]
-    deviations: NDArray[np.float64]
+    mean: NDArray[np.float64]
     squares: NDArray[np.float64]
 
-    def rows(self, rows: slice) -> Sums:
-        """Return those of some of the windows."""
-        return Sums(self.n[rows], self.origin[rows], self.deviations[rows], self.squares[rows])
+    def part(self, windows: slice) -> Windows:
+        """Return some of the windows."""
+        arrays = self.clip[windows], self.number[windows], self.n[windows], self.mean[windows], self.squares[windows]
+        return Windows(self.rows, *arrays)
 
-    def mean(self) -> NDArray[np.float32]:
-        """Return each window's mean, float32 [m, 128]."""
-        return (self.origin + self.deviations / self.n[:, None]).astype(np.float32)
+    def continue_first(self, begun: Windows) -> None:
+        """Add the examples of ``begun``, one window's, to the first window.
 
-    def std(self) -> NDArray[np.float32]:
-        """Return each window's standard deviation (ddof 0), float32 [m, 128]; exactly 0 of equal examples."""
-        variance = self.squares / self.n[:, None] - (self.deviations / self.n[:, None]) ** 2
-        return np.sqrt(np.maximum(variance, 0)).astype(np.float32)
+        Source of the formula: Chan, Golub and LeVeque, "Updating Formulae and a Pairwise Algorithm for Computing Sample
+        Variances", 1979.
+        """
+        n, other = int(begun.n[0]), int(self.n[0])
+        difference = self.mean[0] - begun.mean[0]
+        self.squares[0] += begun.squares[0] + difference**2 * (n * other / (n + other))
+        self.mean[0] = begun.mean[0] + difference * (other / (n + other))
+        self.n[0] += n
+
+    def to_table(self, pool_s: float | None) -> pa.Table:
+        """Return a table of ``POOLED_SCHEMA``; ``pool_s`` is the windows' duration, None for complete clips."""
+        clip = pa.array(self.clip)
+        starts_s = np.array([row.start_s for row in self.rows])[self.clip] + self.number * (pool_s or 0.0)
+        columns = [
+            pa.array([row.clip for row in self.rows], pa.string()).take(clip),
+            pa.array([pool_s] * len(self.n), pa.float64()),
+            pa.array(starts_s),
+            pa.array(self.n),
+            vectors([self.mean], np.dtype(np.float32)),
+            vectors([np.sqrt(self.squares / self.n[:, None])], np.dtype(np.float32)),
+            pa.array([row.label for row in self.rows], pa.string()).take(clip),
+        ]
+        return pa.Table.from_arrays(columns, schema=POOLED_SCHEMA)
 
 
-def pooled(embeddings: Embeddings, hops: Fraction | None) -> Iterator[tuple[int, Sums]]:
-    """Yield a clip's pooling windows in groups: the number of the first one, from 0, and their sums.
+def pooled(rows: Sequence[ClipRow], pool_s: float | None, hop_s: float) -> Iterator[Windows]:
+    """Yield the pooling windows of clips, some at a time.
 
-    The clip is read in blocks; the bits do not depend on its chunks.
+    Each clip is read in blocks of 4,096 examples: the bits depend neither on its chunks nor on the other clips.
 
     Args:
-        embeddings: float32 [n, 128].
-        hops: duration of a window in hops, at least 1; None for one window of all examples.
+        rows: clips.
+        pool_s: duration of a window in seconds, at least ``hop_s``; None for one window of a complete clip.
+        hop_s: seconds between examples.
     """
-    window, first = 0, 0
-    begun: Sums | None = None
-    for block in blocks(embeddings):
-        end = first + len(block)
-        later = itertools.takewhile(lambda start: start < end, _starts(window + 1, hops))  # noqa: B023
-        sums = _sums(block, np.array([first, *later]) - first, begun)
-        total = len(sums.n)
-        is_last_complete = next(_starts(window + total, hops), None) == end
-        complete = total if is_last_complete else total - 1
-        yield window, sums.rows(slice(complete))
-        begun = None if is_last_complete else sums.rows(slice(complete, None))
-        window, first = window + complete, end
-    if begun:
-        yield window, begun
+    hops = None if pool_s is None else Fraction(str(pool_s)) / Fraction(str(hop_s))
+    begun: Windows | None = None
+    for group in row_groups(rows, BLOCK_ROWS):  # of complete clips, and one block of a longer one at the end
+        windows = _windows(group, hops)
+        if begun and begun.number[0] == windows.number[0]:
+            windows.continue_first(begun)
+        elif begun:
+            yield begun
+        continues = group.firsts[-1] + len(group.embeddings[-1]) < group.rows[-1].examples
+        begun = windows.part(slice(-1, None)) if continues else None
+        yield windows.part(slice(-1)) if continues else windows
 
 
-def _starts(window: int, hops: Fraction | None) -> Iterator[int]:
-    """Yield the first example of this pooling window and of each later one."""
-    if hops is not None:
-        yield from (-(-number * hops.numerator // hops.denominator) for number in itertools.count(window))
+def _windows(group: RowGroup, hops: Fraction | None) -> Windows:
+    """Pool a group of blocks, each of another clip."""
+    examples = np.concatenate(group.embeddings)
+    clips, numbers, firsts = [], [], []
+    offset = 0
+    for clip, (first, block) in enumerate(zip(group.firsts, group.embeddings, strict=True)):
+        for number, start in _starts(first, first + len(block), hops):
+            clips.append(clip)
+            numbers.append(number)
+            firsts.append(offset + max(start - first, 0))
+        offset += len(block)
+    n = np.diff(firsts, append=len(examples))
+    origin = examples[firsts].astype(np.float64)  # differences from it are exactly 0 where all examples are equal
+    differences = examples - np.repeat(origin, n, axis=0)
+    mean = _sums(differences, firsts) / n[:, None]
+    squares = _sums(np.square(differences, out=differences), firsts) - mean**2 * n[:, None]
+    return Windows(group.rows, np.array(clips), np.array(numbers), n, origin + mean, np.maximum(squares, 0))
 
 
-def _sums(block: NDArray[np.float32], firsts: NDArray[np.int64], begun: Sums | None) -> Sums:
-    """Sum up a block's windows, which begin at ``firsts``; ``begun`` is the first one's part in earlier blocks."""
-    counts = np.diff(firsts, append=len(block))
-    origin = block[firsts].astype(np.float64)
-    if begun:
-        origin[0] = begun.origin[0]
-    deviations = block - np.repeat(origin, counts, axis=0)
-    sums = Sums(
-        counts, origin, np.add.reduceat(deviations, firsts, axis=0), np.add.reduceat(deviations**2, firsts, axis=0)
-    )
-    if begun:
-        sums.n[0] += begun.n[0]
-        sums.deviations[0] += begun.deviations[0]
-        sums.squares[0] += begun.squares[0]
-    return sums
+def _sums(values: NDArray[np.float64], firsts: Sequence[int]) -> NDArray[np.float64]:
+    """Sum up the rows from each of ``firsts`` to the next; ``np.add.reduceat`` would go along columns, which is slow."""
+    return np.array([values[first:end].sum(axis=0) for first, end in itertools.pairwise([*firsts, len(values)])])
 
 
-class _ClipWindows(NamedTuple):
-    """Consecutive pooling windows of a clip, and the number of the first one."""
-
-    row: ClipRow
-    pool_s: float | None
-    first: int
-    sums: Sums
-
-    @property
-    def starts_s(self) -> NDArray[np.float64]:
-        """Where each starts in the file."""
-        windows = np.arange(self.first, self.first + len(self.sums.n), dtype=np.float64)
-        return windows * (self.pool_s or 0.0) + self.row.start_s
+def _starts(first: int, end: int, hops: Fraction | None) -> Iterator[tuple[int, int]]:
+    """Yield the windows with any of the examples from ``first`` to before ``end``: number, and first example."""
+    if hops is None:
+        yield 0, 0
+        return
+    for number in itertools.count(first * hops.denominator // hops.numerator):
+        start = -(-number * hops.numerator // hops.denominator)
+        if start >= end:
+            return
+        yield number, start
 
 
-def _groups(windows: Iterable[_ClipWindows]) -> Iterator[list[_ClipWindows]]:
-    """Yield windows in groups of about ``_GROUP_ROWS``."""
-    group: list[_ClipWindows] = []
-    count = 0
-    for own in windows:
-        group.append(own)
-        count += len(own.sums.n)
-        if count >= _GROUP_ROWS:
-            yield group
-            group, count = [], 0
+def _in_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Join tables to ones of at least ``_GROUP_ROWS`` rows, the last one aside."""
+    group: list[pa.Table] = []
+    for table in tables:
+        group.append(table)
+        if sum(map(len, group)) >= _GROUP_ROWS:
+            yield pa.concat_tables(group)
+            group = []
     if group:
-        yield group
-
-
-def _table(group: Sequence[_ClipWindows]) -> pa.Table:
-    """Return windows as a table of ``POOLED_SCHEMA``."""
-    counts = [len(own.sums.n) for own in group]
-    clip_of_row = pa.array(np.repeat(np.arange(len(group)), counts))
-    columns = [
-        pa.array([own.row.clip for own in group], pa.string()).take(clip_of_row),
-        pa.array([own.pool_s for own in group], pa.float64()).take(clip_of_row),
-        pa.array(np.concatenate([own.starts_s for own in group])),
-        pa.array(np.concatenate([own.sums.n for own in group])),
-        vectors([own.sums.mean() for own in group], np.dtype(np.float32)),
-        vectors([own.sums.std() for own in group], np.dtype(np.float32)),
-        pa.array([own.row.label for own in group], pa.string()).take(clip_of_row),
-    ]
-    return pa.Table.from_arrays(columns, schema=POOLED_SCHEMA)
+        yield pa.concat_tables(group)

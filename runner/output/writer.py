@@ -18,6 +18,7 @@ from runner.core.files import atomic, digest_file, make_folder
 from runner.core.layout import RunLayout
 from runner.output.parquet import parquet_metadata
 from runner.output.rows import CLIP_SCHEMA, clip_table
+from runner.output.shard_statistics import RunStatistics, read_clip_rows, statistics_of, write_clip_rows
 from runner.output.spill import Spill
 from runner.output.state.journal import ShardCounts, ShardEntry
 
@@ -153,7 +154,7 @@ class ShardWriter:
         entry = ShardEntry(shard)
         clips_file = self._folder / entry.clips_file
         with atomic(clips_file) as temporary:
-            pq.write_table(clip_table(rows, self._recorded_at), temporary, compression="zstd")
+            write_clip_rows(temporary, clip_table(rows, self._recorded_at), statistics_of(rows))
         return ShardEntry(
             shard=shard,
             clips=len(rows),
@@ -165,7 +166,7 @@ class ShardWriter:
 
 
 def write_clips_table(folder: Path, committed: Mapping[int, ShardEntry], metadata: Mapping[str, str]) -> None:
-    """Write clips.parquet from the shards' own rows of it, in the order of the shards.
+    """Write clips.parquet and stats.npz from the shards' own rows and sums, in the order of the shards.
 
     Args:
         folder: the run's.
@@ -174,10 +175,13 @@ def write_clips_table(folder: Path, committed: Mapping[int, ShardEntry], metadat
     """
     layout = RunLayout(folder)
     schema = CLIP_SCHEMA.with_metadata(parquet_metadata(metadata))
+    statistics = RunStatistics()
     with atomic(layout.clips) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as clips:
         for shard in sorted(committed):
-            with pq.ParquetFile(folder / ShardEntry(shard).clips_file) as rows:  # read_table would import pandas
-                clips.write_table(rows.read().cast(CLIP_SCHEMA))
+            rows, sums = read_clip_rows(folder / ShardEntry(shard).clips_file)
+            clips.write_table(rows.cast(CLIP_SCHEMA))
+            statistics.add(sums, (folder / name for name in committed[shard].files))
+    statistics.write(folder, schema)
 
 
 def _counts(rows: Sequence[ClipRow]) -> ShardCounts:

@@ -274,6 +274,10 @@ def decode_options(config: RunConfig) -> DecodeOptions:
         max_duration_s=config.dataset.max_duration_s,
         prefetch=config.dataset.prefetch,
         download_timeout_s=config.dataset.download_timeout_s,
+        channels=config.frontend.channels,
+        normalize=config.frontend.normalize,
+        window_s=config.frontend.window_s,
+        min_duration_s=config.frontend.min_duration_s,
         speed=config.frontend.speed,
     )
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from runner.audio.preparation import leveled
 from runner.audio.reader import read_clip
 from runner.core.errors import ClipError
 from runner.core.stop_signals import ignore
@@ -30,9 +31,10 @@ from runner.pipeline.messages import ClipResult, Decode, DecodeReport, Segment, 
 from runner.pipeline.slots import SlotMemory
 from runner.storage.prefetch import Prefetcher, is_remote
 from runner.vggish.constants import EXAMPLE_SAMPLES
-from runner.vggish.framing import WindowCutter, cut, scaled
+from runner.vggish.framing import cut, scaled
 
 if TYPE_CHECKING:
+    from runner.audio.preparation import Preparation
     from runner.audio.reader import ClipReader
     from runner.pipeline.messages import ClipTask, DecodeOptions
     from runner.storage.prefetch import FetchedFile
@@ -194,7 +196,7 @@ class _Decoder:
 
     def _decode(self, task: ClipTask) -> ClipResult:
         options = self._options
-        cutter = WindowCutter(options.hop_s, pad_short=options.short_clips == "pad", pad_tail=options.tail == "pad")
+        cutter = options.framing.cutter()
         rate: int | None = None
         channels: int | None = None
         try:
@@ -229,16 +231,28 @@ class _Decoder:
     @contextlib.contextmanager
     def _opened(self, task: ClipTask) -> Iterator[ClipReader]:
         """Open a clip; one in a store or a packed file becomes a local file first, while later ones are prefetched."""
-        preparation = self._options.preparation
         if not (is_packed(task.path) or is_remote(task.path)):
-            with read_clip(task.path, task.start, task.end, preparation=preparation) as clip:
+            with read_clip(task.path, task.start, task.end, preparation=self._preparation(task, task.path)) as clip:
                 yield clip
             return
-        with (
-            self._fetched(task) as file,
-            read_clip(file.path, task.start, task.end, preparation=preparation, suffix=file.suffix) as clip,
-        ):
-            yield clip
+        with self._fetched(task) as file:
+            preparation = self._preparation(task, file.path, file.suffix)
+            with read_clip(file.path, task.start, task.end, preparation=preparation, suffix=file.suffix) as clip:
+                yield clip
+
+    def _preparation(self, task: ClipTask, path: str | bytes, suffix: str | None = None) -> Preparation:
+        """Return how a clip is prepared; its level takes a reading of its own."""
+        options = self._options
+        if options.normalize == "none":
+            return options.preparation
+        with read_clip(path, task.start, task.end, preparation=options.preparation, suffix=suffix) as clip:
+
+            def check() -> None:
+                self._memory.heartbeat(self._process)
+                if clip.seconds > options.max_duration_s:
+                    raise ClipError("too_long", f"longer than dataset.max_duration_s={options.max_duration_s:g}")
+
+            return leveled(clip, options.preparation, options.normalize, check)
 
     def _fetched(self, task: ClipTask) -> FetchedFile:
         if is_packed(task.path):

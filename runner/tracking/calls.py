@@ -108,7 +108,14 @@ def log_files(client: MlflowClient, run_id: str, run_dir: Path, *, embeddings: b
     """Log the files of a run; with ``embeddings`` also those of its embeddings."""
     if (run_dir / ".hydra").is_dir():
         client.log_artifacts(run_id, str(run_dir / ".hydra"), "config")
-    for name in ("runner.log", "result.json", RunLayout.evaluation, RunLayout.clips, RunLayout.batches):
+    for name in (
+        "runner.log",
+        "result.json",
+        RunLayout.evaluation,
+        RunLayout.clips,
+        RunLayout.statistics,
+        RunLayout.batches,
+    ):
         if (run_dir / name).exists():
             client.log_artifact(run_id, str(run_dir / name))
     for folder in (RunLayout.plots, RunLayout.trace, *(FORMAT_FOLDERS if embeddings else ())):

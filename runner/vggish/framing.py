@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from runner.vggish.constants import EXAMPLE_FRAMES, EXAMPLE_HOP_S, EXAMPLE_SAMPLES, INT16_SCALE, STFT_HOP, STFT_WINDOW
+from runner.vggish.constants import (
+    EXAMPLE_FRAMES,
+    EXAMPLE_HOP_S,
+    EXAMPLE_SAMPLES,
+    INT16_SCALE,
+    SAMPLE_RATE,
+    STFT_HOP,
+    STFT_WINDOW,
+)
 
 FRAMES_PER_SECOND = 100
 
@@ -49,6 +58,8 @@ class WindowCutter:
         pad_short: pad a clip too short for one example with zeros to a single one.
         pad_tail: pad the rest after the last whole example to one more, if it has a whole frame that no earlier example
             has.
+        needed: samples that an example needs of the clip; its window has the first 15,600 of them.
+        pad_to: samples to which a shorter clip is padded with zeros, before all else.
 
     Attributes:
         samples: samples pushed so far.
@@ -56,8 +67,18 @@ class WindowCutter:
         padded: whether a padded window was returned.
     """
 
-    def __init__(self, hop_s: float = EXAMPLE_HOP_S, *, pad_short: bool = True, pad_tail: bool = False) -> None:
+    def __init__(
+        self,
+        hop_s: float = EXAMPLE_HOP_S,
+        *,
+        pad_short: bool = True,
+        pad_tail: bool = False,
+        needed: int = EXAMPLE_SAMPLES,
+        pad_to: int = 0,
+    ) -> None:
         self._hop = hop_samples(hop_s)
+        self._needed = needed
+        self._pad_to = pad_to
         self._pad_short = pad_short
         self._pad_tail = pad_tail
         self._rest: Waveform = np.empty(0, np.float32)
@@ -74,10 +95,10 @@ class WindowCutter:
             self._skip -= skipped
             block = block[skipped:]
         waveform = np.concatenate([self._rest, block]) if len(self._rest) else block
-        if len(waveform) < EXAMPLE_SAMPLES:
+        if len(waveform) < self._needed:
             self._rest = waveform.copy()
             return np.empty((0, EXAMPLE_SAMPLES), block.dtype)
-        windows = np.lib.stride_tricks.sliding_window_view(waveform, EXAMPLE_SAMPLES)[:: self._hop]
+        windows = np.lib.stride_tricks.sliding_window_view(waveform, self._needed)[:: self._hop, :EXAMPLE_SAMPLES]
         self.examples += len(windows)
         used = len(windows) * self._hop
         self._skip = max(0, used - len(waveform))
@@ -85,12 +106,17 @@ class WindowCutter:
         return windows
 
     def finish(self) -> Waveform:
-        """Return the last window [0 or 1, 15600], zero-padded, if the clip's end is to have one."""
+        """Return the last windows [k, 15600], zero-padded, if the clip's end is to have any."""
+        if 0 < self.samples < self._pad_to:
+            windows = self.push(np.zeros(self._pad_to - self.samples, self._rest.dtype))
+            if len(windows):
+                self.padded = True
+                return windows
         short = self.examples == 0 and self.samples > 0
         if not (self._pad_short if short else self._pad_tail and self._leaves_a_frame()):
             return np.empty((0, EXAMPLE_SAMPLES), self._rest.dtype)
         window = np.zeros((1, EXAMPLE_SAMPLES), self._rest.dtype)
-        window[0, : len(self._rest)] = self._rest
+        window[0, : len(self._rest)] = self._rest[:EXAMPLE_SAMPLES]
         self.examples += 1
         self.padded = True
         return window
@@ -100,6 +126,27 @@ class WindowCutter:
         hop = self._hop // STFT_HOP
         covered = (self.examples - 1) * hop + EXAMPLE_FRAMES if self.examples else 0
         return count_frames(self.samples) > max(covered, self.examples * hop)
+
+
+@dataclass(frozen=True)
+class Framing:
+    """How clips are cut into windows; see the configuration's group ``frontend``."""
+
+    hop_s: float = EXAMPLE_HOP_S
+    short_clips: str = "pad"
+    tail: str = "drop"
+    window_s: float = EXAMPLE_SAMPLES / SAMPLE_RATE
+    min_duration_s: float = 0.0
+
+    def cutter(self) -> WindowCutter:
+        """Return the cutter of one clip."""
+        return WindowCutter(
+            self.hop_s,
+            pad_short=self.short_clips == "pad",
+            pad_tail=self.tail == "pad",
+            needed=max(EXAMPLE_SAMPLES, round(self.window_s * SAMPLE_RATE)),
+            pad_to=round(self.min_duration_s * SAMPLE_RATE),
+        )
 
 
 def cut(blocks: Iterator[Waveform], cutter: WindowCutter) -> Iterator[Waveform]:

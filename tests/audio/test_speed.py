@@ -32,7 +32,7 @@ def test_ultrasound_slowed_ten_times_is_the_same_recording_at_a_tenth_of_the_rat
     tmp_path: Path, resampler: str, channels: int
 ) -> None:
     fast, slow = tone(tmp_path / "fast.wav", 192_000, channels=channels), tone(tmp_path / "slow.wav", 19_200)
-    found = waveform(fast, preparation=Preparation(resampler, 0.1))
+    found = waveform(fast, preparation=Preparation(resampler, speed=0.1))
     assert np.array_equal(found, waveform(slow, preparation=Preparation(resampler)))
     peak = np.abs(np.fft.rfft(found)).argmax() * 16_000 / len(found)
     assert peak == pytest.approx(4000, abs=1)

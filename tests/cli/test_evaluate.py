@@ -14,7 +14,7 @@ from runner.config.groups.evaluate import TASKS, EvaluateConfig
 from runner.config.schema import TrackingConfig
 from runner.contract.files import read_result, write_result
 from runner.core.layout import RunLayout
-from runner.tracking.client import telling
+from runner.tracking.client import experiment_client
 from tests.evaluation.labeled_runs import labeled_clips, write_run
 from tests.reporting.test_advice import result
 
@@ -104,7 +104,7 @@ def test_what_can_not_be_done_is_one_sentence(
 def test_the_mlflow_run_of_a_run_gets_its_quality(tmp_path: Path) -> None:
     run = finished(tmp_path / "run")
     tracking = TrackingConfig(uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
-    with telling(tracking, tmp_path) as (client, experiment):
+    with experiment_client(tracking, tmp_path) as (client, experiment):
         run_id = client.create_run(experiment).info.run_id
         RunLayout(run).tracking.write_text(json.dumps({"uri": tracking.uri, "run_id": run_id}))
         assert main([str(run), "--tasks", "probe"]) == 0

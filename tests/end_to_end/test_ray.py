@@ -54,6 +54,8 @@ def assert_same(one: Path, other: Path) -> None:
     for name in ("embeddings", "clips.parquet"):
         first, second = (pq.read_table(each / name).replace_schema_metadata(None) for each in (one, other))
         assert first.equals(second), name
+    sums = [np.load(each / "stats.npz")["sums"] for each in (one, other)]
+    np.testing.assert_allclose(*sums, rtol=1e-12)
     for folder in (one, other):
         assert not list(folder.rglob(".*.tmp"))
 

@@ -13,7 +13,7 @@ from runner.core.errors import EvaluationError, RunnerError
 from runner.evaluation.annotations import Annotation, Annotations
 from runner.evaluation.labels import FileLabels, Labels, RunLabels
 from runner.evaluation.sample import Block, Sample, read_blocks, take_sample
-from runner.output.formats import row_groups
+from runner.output.rows import row_groups
 from tests.evaluation.labeled_runs import clip_row, labeled_clips, write_run
 
 

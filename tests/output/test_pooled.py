@@ -94,7 +94,17 @@ def test_equal_embeddings_have_no_deviation(tmp_path: Path) -> None:
     assert np.array_equal(np.array(table["mean"].to_pylist(), np.float32), np.tile(noise(1), (table.num_rows, 1)))
 
 
-def test_clips_follow_one_another_and_skipped_ones_have_no_rows(tmp_path: Path) -> None:
+def test_the_bits_do_not_depend_on_the_other_clips(tmp_path: Path) -> None:
+    lengths = (3, 5000, 0, 4095, 1, 4096, 700)
+    rows = [clip(f"{place}.wav", noise(length, place), length) for place, length in enumerate(lengths)]
+    together = pq.read_table(write(tmp_path / "together", rows, pools_s=[7.0])).to_pylist()
+    for row in rows:
+        alone = pq.read_table(write(tmp_path / row.clip, [row], pools_s=[7.0])).to_pylist()
+        assert alone == [own for own in together if own["clip"] == row.clip]
+        assert sum(own["n"] for own in alone) == 2 * row.examples
+
+
+def test_durations_follow_one_another_and_skipped_clips_have_no_rows(tmp_path: Path) -> None:
     rows = [clip("a.wav", noise(6), 6), clip("b.wav", (), 0), clip("c.wav", noise(2), 2, label=None)]
     table = pq.read_table(write(tmp_path, rows, pools_s=[4.8]))
     assert table.schema.equals(POOLED_SCHEMA)
@@ -102,8 +112,8 @@ def test_clips_follow_one_another_and_skipped_ones_have_no_rows(tmp_path: Path) 
     assert table.select(["clip", "pool_s", "n", "label"]).to_pylist() == [
         {"clip": "a.wav", "pool_s": 4.8, "n": 5, "label": "owl"},
         {"clip": "a.wav", "pool_s": 4.8, "n": 1, "label": "owl"},
-        {"clip": "a.wav", "pool_s": None, "n": 6, "label": "owl"},
         {"clip": "c.wav", "pool_s": 4.8, "n": 2, "label": None},
+        {"clip": "a.wav", "pool_s": None, "n": 6, "label": "owl"},
         {"clip": "c.wav", "pool_s": None, "n": 2, "label": None},
     ]
 

@@ -9,14 +9,14 @@ from typing import Any, cast
 
 import pytest
 
-from runner.cli.report import reported
+from runner.cli.report import make_report
 from runner.contract.result import EvaluatedData, Evaluation, RunResult
 from runner.reporting.logged_run import Row
 from runner.reporting.quality import Quality, change, describe_quality, quality_findings, quality_of
 from runner.reporting.report_forms import as_html, as_table
 from runner.reporting.summary import summarize
 from runner.reporting.verdict import verdict
-from runner.tracking.query import Store
+from runner.tracking.query import MlflowReader
 from tests.reporting.test_advice import result
 from tests.results import make_result, with_config, with_metrics
 
@@ -116,7 +116,7 @@ def test_a_report_has_quality_beside_speed_and_compares_it() -> None:
             ("b", "float32", {"realtime_factor": 100.0, "probe_accuracy": 0.80, "knn_accuracy": 0.5}),
         )
     ]
-    report = reported(rows, cast(Store, SimpleNamespace(blocks=lambda row, metric: ())), None)
+    report = make_report(rows, cast(MlflowReader, SimpleNamespace(blocks=lambda row, metric: ())), None)
     assert report.metrics == ("realtime_factor", "probe_accuracy")
     assert re.search(r"float16 a0000000 .* 300\.0 +0\.780 ", as_table(report))
     line = "float16 a0000000: 300 × realtime, moved probe accuracy by -2.0 points."

@@ -11,7 +11,11 @@ from runner.core.errors import ConfigError
 
 @dataclass
 class FrontendConfig:
-    """How a clip is resampled and cut into examples of 0.96 s."""
+    """How a clip is read, resampled and cut into examples of 0.96 s.
+
+    The options ``google``, ``torchvggish`` and ``audioldm`` prepare a clip as those tools do, so that Fréchet Audio
+    Distances can be compared with theirs.
+    """
 
     hop_s: float = 0.96
     """Seconds from one example's start to the next, a multiple of 0.01; the release's 0.96 has no overlap."""
@@ -23,15 +27,36 @@ class FrontendConfig:
     """Samples after the last whole example: drop (as the AudioSet release) or pad (one more example)."""
 
     resampler: str = "kaiser_best"
-    """kaiser_best (resampy's filter, which the AudioSet release uses) or soxr (libsoxr's HQ)."""
+    """kaiser_best (resampy's, as the AudioSet release), soxr (libsoxr's HQ) or sinc_hann (torchaudio's default)."""
+
+    channels: str = "mean"
+    """Channels of a clip: mean (their average) or first (the first one alone)."""
+
+    normalize: str = "none"
+    """Level of a clip: none (as it is), peak (divided by its largest sample) or mean (its mean subtracted).
+
+    The clip is decoded twice for peak and mean.
+    """
+
+    window_s: float = 0.975
+    """Seconds of audio that an example needs; it has the first 0.975 of them."""
+
+    min_duration_s: float = 0.0
+    """Clips shorter than this many seconds are first padded with zeros to them, and marked ``padded``."""
 
     speed: float = 1.0
-    """Speed at which audio is taken as played: 0.1 brings a bat's 40 kHz to 4 kHz. ``hop_s`` counts after it."""
+    """Speed at which audio is taken as played: 0.1 brings 40 kHz to 4 kHz. The group's seconds count after it."""
 
     def __post_init__(self) -> None:
         one_of("frontend.short_clips", self.short_clips, ("pad", "skip"))
         one_of("frontend.tail", self.tail, ("drop", "pad"))
-        one_of("frontend.resampler", self.resampler, ("kaiser_best", "soxr"))
+        one_of("frontend.resampler", self.resampler, ("kaiser_best", "soxr", "sinc_hann"))
+        one_of("frontend.channels", self.channels, ("mean", "first"))
+        one_of("frontend.normalize", self.normalize, ("none", "peak", "mean"))
+        if not 0.975 <= self.window_s <= 60:
+            raise ConfigError(f"frontend.window_s={self.window_s} is not from 0.975 to 60 seconds: use for example 1.0")
+        if not 0 <= self.min_duration_s <= 60:
+            raise ConfigError(f"frontend.min_duration_s={self.min_duration_s} is not from 0 to 60 seconds")
         if not 0.001 <= self.speed <= 1000:
             raise ConfigError(f"frontend.speed={self.speed} is not from 0.001 to 1000: use for example 0.1")
         from runner.vggish.framing import hop_samples  # it needs NumPy, which --help does not

@@ -25,6 +25,7 @@ from runner.core.errors import RunnerError
 from runner.core.layout import FORMAT_FOLDERS, FORMAT_METADATA, RunLayout, shard_name
 from runner.core.lookahead import map_ahead
 from runner.output.merge.locations import Copy, merge_fingerprint
+from runner.output.shard_statistics import RunStatistics, read_clip_rows
 from runner.output.state.journal import current_entries, to_line
 from runner.output.verify import npz_names
 from runner.output.writer import totals
@@ -187,22 +188,28 @@ def merge_partitions(partitions: Sequence[Partition], target: Target) -> None:
 
 
 def _copy_shards(shards: Sequence[MergedShard], first: Partition, target: Target, temporary: Path) -> None:
-    """Copy the files of all shards, and write clips.parquet from their rows."""
+    """Copy the files of all shards, and write clips.parquet and stats.npz from their rows and sums."""
     existing = target.existing_sizes()
     for name in FORMAT_METADATA:
         if name.partition("/")[0] in first.formats:
             target.copy_from(first.source, name, name)
     schema = pq.read_schema(first.source.local_path(RunLayout.clips, temporary / RunLayout.clips))
     copy = partial(_copy_shard, target, existing, temporary)
+    statistics = RunStatistics()
     with target.writing(RunLayout.clips) as path, pq.ParquetWriter(path, schema, compression="zstd") as clips:
         report_at = time.monotonic() + _PROGRESS_S
         copied = map_ahead(copy, shards, _THREADS, _LOOKAHEAD)
         for count, (shard, rows) in enumerate(zip(shards, copied, strict=True), 1):
-            clips.write_table(pq.read_table(rows).cast(schema))
+            table, sums = read_clip_rows(rows)
+            clips.write_table(table.cast(schema))
+            statistics.add(sums)
             _downloaded_rows(temporary, shard).unlink(missing_ok=True)
             if time.monotonic() > report_at:
                 report_at += _PROGRESS_S
                 print(f"{count:,} of {len(shards):,} shards are in {target.name}", file=sys.stderr)
+    if data := statistics.to_npz(schema):
+        with target.writing(RunLayout.statistics) as path:
+            path.write_bytes(data)
 
 
 def _copy_shard(target: Target, existing: Mapping[str, int], temporary: Path, shard: MergedShard) -> Path:

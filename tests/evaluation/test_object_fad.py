@@ -1,0 +1,36 @@
+"""Distances of a run whose output is in an object store: its statistics and its embeddings by URL."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from runner.evaluation.fad import Reference, Wanted, measure
+from runner.evaluation.sources import find_sets, sum_of
+from tests.commands import run
+from tests.object_store import object_store
+from tests.whole_run import make_data
+
+
+@pytest.mark.slow
+def test_a_url_is_what_the_folder_is(tmp_path: Path) -> None:
+    data = make_data(tmp_path / "data")
+    settings = ("weights=random", "device=cpu", "tracking=none", "profile=off", "output.clips_per_shard=2")
+    with object_store() as store:
+        store.bucket("fad", {})
+        places = (str(tmp_path / "run"), "s3://fad/run")
+        for place in places:
+            done = run(f"dataset.root={data}", f"output.dir={place}", f"paths.outputs={tmp_path}/outputs", *settings)
+            assert done.status == 0, done.err
+        (folder,), (url,) = map(find_sets, places)
+        assert (url.is_remote, folder.is_remote) == (True, False)
+        assert url.summary.about == folder.summary.about
+        np.testing.assert_array_equal(url.summary.covariance, folder.summary.covariance)
+        assert url.blocks is not None
+        assert sum_of(url.blocks()).n == url.summary.n
+        wanted = Wanted(per_clip=True)
+        assert measure(Reference(folder), url, wanted).clips == measure(Reference(folder), folder, wanted).clips
+        assert find_sets("s3://fad/run/stats.npz")[0].summary.n == folder.summary.n
+        assert [each.name for each in find_sets("s3://fad")] == ["s3://fad/run"]
