@@ -170,14 +170,14 @@ def _windows(group: RowGroup, hops: Fraction | None) -> Windows:
         offset += len(block)
     n = np.diff(firsts, append=len(examples))
     origin = examples[firsts].astype(np.float64)  # differences from it are exactly 0 where all examples are equal
-    differences = examples - np.repeat(origin, n, axis=0)
+    differences: NDArray[np.float64] = np.subtract(examples, np.repeat(origin, n, axis=0))
     mean = _sums(differences, firsts) / n[:, None]
     squares = _sums(np.square(differences, out=differences), firsts) - mean**2 * n[:, None]
     return Windows(group.rows, np.array(clips), np.array(numbers), n, origin + mean, np.maximum(squares, 0))
 
 
 def _sums(values: NDArray[np.float64], firsts: Sequence[int]) -> NDArray[np.float64]:
-    """Sum up the rows from each of ``firsts`` to the next; ``np.add.reduceat`` would go along columns, which is slow."""
+    """Sum up the rows from each of ``firsts`` to the next; ``np.add.reduceat`` goes along columns, which is slow."""
     return np.array([values[first:end].sum(axis=0) for first, end in itertools.pairwise([*firsts, len(values)])])
 
 
