@@ -49,7 +49,7 @@ class Vggish(torch.nn.Module):
 
     def __init__(self, weights: dict[str, np.ndarray]) -> None:
         super().__init__()
-        from runner.vggish.frontend import hann_window, mel_matrix
+        from runner.vggish.mel import hann_window, mel_matrix
 
         self.register_buffer("window", torch.tensor(hann_window(), dtype=torch.float32))
         self.register_buffer("mel", torch.tensor(mel_matrix(), dtype=torch.float32))

@@ -27,7 +27,7 @@ def reference_examples(path: Path) -> np.ndarray:
     """A file's log-mel examples as the reference scripts compute them, in NumPy: float32 [n, 96, 64]."""
     import resampy
 
-    from runner.vggish.frontend import hann_window, mel_matrix
+    from runner.vggish.mel import hann_window, mel_matrix
 
     samples, rate = soundfile.read(path, dtype="int16", always_2d=True)
     wave = samples.mean(axis=1) / 32768.0

@@ -18,8 +18,9 @@ from mlflow.tracking import MlflowClient
 from PIL import Image
 
 from runner.tracking.links import compare_page
+from tests.chromium import open_browser
 from tests.commands import PROJECT, environment, run_real
-from tests.end_to_end.test_browser import free_port, open_browser, page_text, wait_until_up
+from tests.end_to_end.test_browser import free_port, page_text, wait_until_up
 
 IMAGES = PROJECT / "docs" / "images"
 SWEEP = ("-m", "memory=conservative,greedy", "precision=float32,auto", "profile.repeat_s=5", "weights=random")

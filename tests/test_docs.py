@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import soundfile
 import yaml
-from runner.output.state.rerun import TRANSIENT_REASONS
 
 from runner.audio.reader import REASONS
 from runner.cli.run import COMMANDS, main
@@ -23,8 +22,9 @@ from runner.config.schema import GROUPS, schemas
 from runner.contract.result import RunInfo, RunResult, RunStats, Startup
 from runner.core.metrics import metric_of
 from runner.inference.session import VGGishSession
-from runner.output.formats import embedding_schema
+from runner.output.parquet import embedding_schema
 from runner.output.rows import CLIP_SCHEMA
+from runner.output.state.rerun import TRANSIENT_REASONS
 from runner.profiling.passes import trace
 from tests.commands import PROJECT, environment, run
 
@@ -191,7 +191,7 @@ def test_every_metric_of_a_full_run_is_defined(few_clips: Path, outputs: Path) -
     assert sizes[:2] == [1, 4]
     pictures = {path.name for path in (done.run_dir / "plots").iterdir()}
     assert pictures == {"throughput.png", "stages.png", "memory.png", "batch_size.png", "projection.png",
-                        "embeddings.html"}  # fmt: skip
+                        "embeddings.html", "log_mel"}  # fmt: skip
     assert "passes" in done.out
     assert "advice" in done.out
 

@@ -51,6 +51,7 @@ class _PlainWavSource(Source):
     sample_rate = SAMPLE_RATE
     channels = 1
     dtype = "int16"
+    can_seek = True
 
     def __init__(self, file: Pcm16Wav) -> None:
         self._file = file

@@ -104,6 +104,11 @@ class ClipReader:
             raise ClipError("invalid_range", f"start {start} s is beyond any file's end")
 
     @property
+    def can_seek(self) -> bool:
+        """Whether the clip's start is reached without decoding the file up to there."""
+        return self._source.can_seek
+
+    @property
     def known_duration_s(self) -> float:
         """Duration of the clip where it is known before decoding; 0 otherwise."""
         frames = self._source.exact_frames

@@ -99,7 +99,7 @@ class SoundFileSource(SequentialSource):
         frames = int(file.frames)
         self._stated = frames if frames < _UNKNOWN_FRAMES else None  # frames of the whole file, by its header
         self._limit = self._stated  # frame of the open part at which reading stops
-        self._seeks = file.subtype in _EXACT_SEEK and self._limit is not None
+        self.can_seek = file.subtype in _EXACT_SEEK and self._limit is not None
         self._block_frames = max(1, min(BLOCK_S * self.sample_rate, _BLOCK_SAMPLES // max(1, self.channels)))
         self._position = 0  # frame of the open part
         self._part_offset = self._parts_before = 0
@@ -141,7 +141,7 @@ class SoundFileSource(SequentialSource):
     def blocks(self, first: int) -> Iterator[Array]:
         if self._limit is not None and first >= self._limit and not self._may_hold(first):
             return
-        if self._seeks and self._limit is not None and first < self._limit and self._seek(first):
+        if self.can_seek and self._limit is not None and first < self._limit and self._seek(first):
             yield from self._decode()
         else:
             yield from super().blocks(first)
@@ -225,7 +225,7 @@ class SoundFileSource(SequentialSource):
 
     def _skip(self, file: soundfile.SoundFile, frames: int) -> None:
         """Move a file that was just opened by ``frames``, or to its end."""
-        if self._seeks and self._view is None:
+        if self.can_seek and self._view is None:
             file.seek(frames)
             return
         while frames > 0:

@@ -40,12 +40,14 @@ class Source(Protocol):
         channels: channels of the file.
         dtype: of the blocks: float32 or int16.
         exact_frames: frames of the file, where they are known before it is read.
+        can_seek: whether ``blocks`` reaches any frame without decoding those before it.
     """
 
     sample_rate: int
     channels: int
     dtype: str
     exact_frames: int | None = None
+    can_seek: bool = False
 
     def blocks(self, first: int) -> Iterator[Array]:
         """Yield blocks, float32 or int16 [n, channels], from frame ``first`` to the end.

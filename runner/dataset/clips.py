@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -37,6 +37,25 @@ def read_clips(path: Path, spans: Sequence[Span]) -> Iterator[Clip]:
     reader = ClipReader(path)
     for first, end in spans:
         yield from reader.clips(first, end)
+
+
+def find_clips(path: Path, names: Collection[str]) -> dict[str, Clip]:
+    """Return the clips of a manifest that have these names, by name; row groups without any cost their names alone."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    clips: dict[str, Clip] = {}
+    wanted, first = pa.array(sorted(names), pa.string()), 0
+    with pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            own = pc.is_in(file.read_row_group(group, columns=["clip"])["clip"], wanted).to_numpy().nonzero()[0]
+            if len(own):
+                rows = file.read_row_group(group, columns=list(_COLUMNS)).take(own)
+                values = ((first + own).tolist(), *(rows.column(name).to_pylist() for name in _COLUMNS))
+                clips |= {clip.name: clip for clip in map(Clip, *values)}
+            first += file.metadata.row_group(group).num_rows
+    return clips
 
 
 class ClipReader:

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import html
-import json
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from runner.core.files import write_atomic
 from runner.core.layout import RunLayout
-from runner.reporting.pages import fill
+from runner.reporting.map_page import MapPoints, write_page
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from runner.config.schema import RunConfig
 
 MAX_POINTS = 3000
 
@@ -54,14 +53,14 @@ _COLORS = [
 _GRAY = "#b5b9c0"
 
 
-def draw_map(run_dir: Path, folder: Path, projection: str, root: str) -> list[Path]:
+def draw_map(run_dir: Path, folder: Path, config: RunConfig) -> list[Path]:
     """Draw the map of a run's Parquet embeddings, if it has at least three.
 
     Args:
         run_dir: the run's folder.
         folder: where to write the map.
-        projection: ``pca``, or ``umap`` (the extra of that name).
-        root: the data set's, for links to its files.
+        config: ``profile.projection``, which is ``pca`` or ``umap`` (the extra of that name), ``profile.log_mels`` and
+            ``frontend`` count.
 
     Returns:
         The files written.
@@ -73,6 +72,7 @@ def draw_map(run_dir: Path, folder: Path, projection: str, root: str) -> list[Pa
     if table is None or table.num_rows < 3:
         return []
     vectors = np.stack(table["embedding"].combine_chunks().flatten().to_numpy().reshape(-1, 128)).astype(np.float64)
+    projection = config.profile.projection
     if projection == "umap":
         points, axes = umap(vectors), ("UMAP 1", "UMAP 2")
     else:
@@ -84,10 +84,8 @@ def draw_map(run_dir: Path, folder: Path, projection: str, root: str) -> list[Pa
     from runner.reporting.figures import save
 
     plot = save(_draw(points, labels, colors, axes, projection), folder / "projection.png")
-    page = folder / "embeddings.html"
     clips, starts = table["clip"].to_pylist(), table["start_s"].to_pylist()
-    write_atomic(page, _page(points, labels, colors, axes, list(zip(clips, starts, strict=True)), root))
-    return [plot, page]
+    return [plot, *write_page(MapPoints(points, axes, clips, starts, labels, colors, _GRAY), run_dir, folder, config)]
 
 
 def sample(folder: Path, max_points: int = MAX_POINTS) -> pa.Table | None:
@@ -155,25 +153,3 @@ def _draw(
 def _short(label: str) -> str:
     shown = label if len(label) <= 28 else f"{label[:27]}…"
     return shown.replace("$", r"\$").replace("_", " ", 1) if shown.startswith("_") else shown.replace("$", r"\$")
-
-
-def _page(
-    points: NDArray[np.float64],
-    labels: list[str],
-    colors: dict[str, str],
-    axes: tuple[str, str],
-    clips: list[tuple[str, float]],
-    root: str,
-) -> str:
-    low, high = points.min(axis=0), points.max(axis=0)
-    scaled = (points - low) / np.where(high > low, high - low, 1.0)
-    data: dict[str, Any] = {
-        "points": [[round(float(x), 4), round(1 - float(y), 4)] for x, y in scaled],
-        "labels": labels,
-        "clips": [[clip, round(start, 3)] for clip, start in clips],
-        "colors": colors,
-        "other": _GRAY,
-        "root": root,
-    }
-    inline = json.dumps(data).replace("</", "<\\/").replace("<!--", "<\\!--")
-    return fill("embeddings.html", x_axis=html.escape(axes[0]), y_axis=html.escape(axes[1]), data=inline)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.core.layout import RunLayout
-from runner.core.paths import is_url
 from runner.reporting.figures import BLUE, GRAY, ORANGE, RED, draw, new_figure
 
 if TYPE_CHECKING:
@@ -50,11 +49,9 @@ def draw_run(result: RunResult, run_dir: Path) -> list[Path]:
         "memory": _memory,
     }
     written = draw(plots, result, folder)
-    projection = result.info.config.profile.projection
-    root = result.info.dataset.root if result.info.dataset else ""
-    if projection != "none":
+    if result.info.config.profile.projection != "none":
         try:
-            written += draw_map(run_dir, folder, projection, "" if is_url(root) else root)
+            written += draw_map(run_dir, folder, result.info.config)
         except Exception as error:
             log.warning("could not draw the map of the embeddings: %s", error)
     return written

@@ -43,7 +43,7 @@ def log_late_metrics(
     by_environment = store_uri(TrackingConfig(), default_outputs())
     if without_credentials(by_environment) == uri:
         tracking = TrackingConfig(name="server", uri=by_environment)
-    with connected(tracking, default_outputs(), "written") as client:
+    with connected(tracking, default_outputs(), "log to") as client:
         if known_run(client, run_id) is None:
             return False
         log_batch(client, run_id, metrics=metrics_at(metrics, int(1000 * time.time())), tags=cut(tags))

@@ -18,38 +18,13 @@ from runner.vggish.constants import (
     LARGEST_SAMPLE,
     LOG_OFFSET,
     MEL_BANDS,
-    MEL_MAX_HZ,
-    MEL_MIN_HZ,
-    SAMPLE_RATE,
     STFT_HOP,
     STFT_WINDOW,
 )
+from runner.vggish.mel import hann_window, mel_matrix
 
 _PIECE = 80
 """Samples that divide both hop (2 pieces) and window (5): framing becomes a gather of pieces."""
-
-
-def hertz_to_mel(hertz: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Convert to HTK's mel scale, 1127 ln(1 + f / 700)."""
-    return 1127.0 * np.log1p(hertz / 700.0)
-
-
-def mel_matrix() -> NDArray[np.float64]:
-    """Return the mel filters, float64 [257, 64]: triangles linear in mel, peak 1, no area normalization; DC row 0."""
-    bins = hertz_to_mel(np.linspace(0.0, SAMPLE_RATE / 2, FFT_LENGTH // 2 + 1))
-    limits = hertz_to_mel(np.array([MEL_MIN_HZ, MEL_MAX_HZ]))
-    edges = np.linspace(limits[0], limits[1], MEL_BANDS + 2)
-    lower, center, upper = edges[:-2], edges[1:-1], edges[2:]
-    rising = (bins[:, None] - lower) / (center - lower)
-    falling = (upper - bins[:, None]) / (upper - center)
-    matrix: NDArray[np.float64] = np.maximum(0.0, np.minimum(rising, falling))
-    matrix[0] = 0.0
-    return matrix
-
-
-def hann_window() -> NDArray[np.float64]:
-    """Return the periodic Hann window, float64 [400]."""
-    return 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(STFT_WINDOW) / STFT_WINDOW)
 
 
 def are_samples(windows: Any) -> Any:

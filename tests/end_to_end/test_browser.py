@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -18,7 +17,10 @@ from PIL import Image
 
 from runner.tracking.links import run_page
 from tests import commands
+from tests.chromium import browser
 from tests.commands import PROJECT, environment
+
+__all__ = ["browser"]
 
 pytestmark = pytest.mark.browser
 
@@ -42,29 +44,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
-
-
-def open_browser():
-    """Chromium without a window."""
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    for flag in ("headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync",
-                 "disable-background-networking", "disable-component-update", "window-size=1600,1200"):  # fmt: skip
-        options.add_argument(f"--{flag}")
-    return webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    if not (shutil.which("chromium") and shutil.which("chromedriver")):
-        if os.environ.get("CI"):
-            pytest.fail("chromium and chromedriver are missing in CI: .ci/install-browser installs them")
-        pytest.skip("chromium or chromedriver is not installed: bash .ci/install-browser")
-    found = open_browser()
-    yield found
-    found.quit()
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +166,8 @@ def test_the_map_of_a_run_can_be_clicked_in(browser, sweep, tmp_path) -> None:
     browser.get(page.as_uri())
     browser.execute_script("document.querySelector('ellipse').dispatchEvent(new MouseEvent('click'))")
     text = page_text(browser, [", from 0 s, label "])
-    assert any(line.endswith("open") and "label" in line for line in text.splitlines())
+    assert "Play example Play whole clip open" in text
+    assert browser.execute_script("return !document.getElementById('patch').hidden")
     keep_screenshot(browser, "map")
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from runner.evaluation.sample import Sample
-from runner.output.formats import NpzFiles, ParquetShards
+from runner.output.npz import NpzFiles
+from runner.output.parquet import ParquetShards
 from runner.output.rows import ClipRow
 
 

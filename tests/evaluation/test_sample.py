@@ -37,7 +37,7 @@ def test_a_clip_is_the_mean_of_its_windows_in_either_format(tmp_path: Path) -> N
 
 
 def test_a_clip_longer_than_a_row_group_is_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runner.output.formats.row_groups", partial(row_groups, examples=7))
+    monkeypatch.setattr("runner.output.parquet.row_groups", partial(row_groups, examples=7))
     rows = labeled_clips(recordings=3, windows=10)
     whole = taken(write_run(tmp_path, rows))
     assert len(whole.clips) == 9

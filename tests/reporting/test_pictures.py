@@ -13,11 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from runner.contract.result import RunResult
+from runner.dataset.table import SCHEMA
 from runner.output.parquet import embedding_schema
 from runner.reporting import figures, sweep_figures
 from runner.reporting.embedding_map import draw_map, pca, sample
 from runner.reporting.run_figures import draw_run
 from runner.reporting.sweep_figures import draw_sweep
+from tests.configs import make_config
 from tests.reporting.test_advice import result, values
 from tests.results import make_result, with_config, with_metrics
 
@@ -86,11 +88,13 @@ def write_embeddings(run_dir: Path, rows: int, shards: int = 1) -> None:
             [pa.array(c) if isinstance(c, list) else c for c in columns], embedding_schema().names
         )
         pq.write_table(table.cast(embedding_schema()), run_dir / "embeddings" / f"part-{shard:05d}.parquet")
+    (run_dir / ".runner").mkdir()
+    pq.write_table(SCHEMA.empty_table(), run_dir / ".runner" / "manifest.parquet")
 
 
 def test_the_map_has_every_point_and_its_page_is_safe(tmp_path: Path) -> None:
     write_embeddings(tmp_path, 90)
-    assert names(draw_map(tmp_path, tmp_path / "plots", "pca", "/data")) == {"projection.png", "embeddings.html"}
+    assert names(draw_map(tmp_path, tmp_path / "plots", make_config())) == {"projection.png", "embeddings.html"}
     page = (tmp_path / "plots" / "embeddings.html").read_text()
     assert "</script><b>" not in page
     data = json.loads(re.search(r"const data = (.*);", page).group(1).replace("<\\/", "</"))
@@ -107,7 +111,7 @@ def test_the_map_of_much_is_an_even_sample(tmp_path: Path) -> None:
 
 
 def test_without_embeddings_there_is_no_map(tmp_path: Path) -> None:
-    assert draw_map(tmp_path, tmp_path, "pca", "") == []
+    assert draw_map(tmp_path, tmp_path, make_config()) == []
 
 
 def test_pca_finds_the_axes_that_hold_the_variance() -> None:
@@ -127,4 +131,4 @@ def test_umap_says_how_it_is_installed(tmp_path: Path) -> None:
     except ImportError:
         write_embeddings(tmp_path, 9)
         with pytest.raises(ImportError, match=r"vggish-runner\[umap\]"):
-            draw_map(tmp_path, tmp_path, "umap", "")
+            draw_map(tmp_path, tmp_path, make_config(["profile.projection=umap"]))

@@ -33,6 +33,9 @@ class ProfileConfig:
     projection: str = "pca"
     """Projection of the embeddings to a map in two dimensions: pca, umap (extra: umap) or none (no map)."""
 
+    log_mels: int = 300
+    """Points of the map that show their log-mel when clicked, spread evenly; 0: none."""
+
     batch_size_curve: bool = False
     """Measure the model's speed and memory over batch sizes."""
 
@@ -49,4 +52,5 @@ class ProfileConfig:
         at_least("profile.repeat_s", self.repeat_s, 0)
         at_least("profile.min_batches", self.min_batches, 0)
         at_least("profile.sample_every_s", self.sample_every_s, 0.05)
+        at_least("profile.log_mels", self.log_mels, 0)
         one_of("profile.projection", self.projection, ("pca", "umap", "none"))
