@@ -37,7 +37,7 @@ SETTINGS = (
     *("memory.decode_workers=1", "output.formats=[parquet,npz,tfrecord]", "output.postprocess=audioset"),
     *("output.pool=[1.92]", "output.clips_per_shard=2"),
 )
-KEPT = ("embeddings", "npz", "tfrecord", "pooled", "clips.parquet")
+KEPT = ("embeddings", "npz", "tfrecord", "pooled", "stats.npz", "clips.parquet")
 SHARDS = 5
 Fault = str | None
 """What becomes of a request; see ``StoreServer.fault``."""
