@@ -21,7 +21,6 @@ from runner.core.metrics import known_metric, ranking_metric
 from runner.core.printable import print_page, printable
 from runner.core.redact import without_credentials
 from runner.reporting.comparability import FIRST_PASS, REPEATS, compare, difference
-from runner.reporting.quality import NAMES as QUALITY_METRICS
 from runner.reporting.report_forms import Report, as_csv, as_html, as_markdown, as_table, number, sentences
 
 if TYPE_CHECKING:
@@ -47,6 +46,8 @@ def make_report(rows: Sequence[Row], reader: MlflowReader, metrics: Sequence[str
     Raises:
         RunnerError: an unknown metric, or one that has no direction to rank by.
     """
+    from runner.reporting.quality import NAMES as QUALITY_METRICS
+
     if metrics:
         ranking_metric(metrics[0])
     for name in metrics or ():

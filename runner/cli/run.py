@@ -83,6 +83,7 @@ def _ending_on_signals() -> Iterator[None]:
 
 
 def _main(arguments: Sequence[str] | None) -> int:
+    os.environ["MPLBACKEND"] = "agg"  # a notebook's own backend is none that this environment must have
     argv = list(sys.argv[1:] if arguments is None else arguments)
     if argv and argv[0] in COMMANDS:
         status: int = importlib.import_module(COMMANDS[argv[0]]).main(argv[1:])

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.config.params import config_params
-from runner.contract.files import read_sweep
 from runner.core.errors import ResumeError
 
 if TYPE_CHECKING:
@@ -57,6 +56,8 @@ def swept_of(config: Mapping[str, Any], sweep_file: Path | str | None) -> dict[s
         config: the job's, nested.
         sweep_file: the sweep's sweep.json; empty of settings, or none at all, for a run by itself.
     """
+    from runner.contract.files import read_sweep  # heavy: --help of report does without
+
     try:
         swept = read_sweep(Path(sweep_file)).swept if sweep_file else {}
     except ResumeError:

@@ -15,7 +15,6 @@ from runner.core.metrics import metric_of, ranking_metric
 from runner.reporting.comparability import difference
 from runner.reporting.naming import swept_settings
 from runner.reporting.pages import fill
-from runner.reporting.quality import quality_findings, quality_of_row
 
 if TYPE_CHECKING:
     from runner.reporting.comparability import Comparison, Ranking
@@ -163,7 +162,9 @@ def _sections(report: Report, form: Form) -> list[str]:
 
 
 def _quality(report: Report) -> list[str]:
-    """The quality of all ranked runs beside their speed, where it was measured."""
+    """Return the quality of all ranked runs beside their speed, where it was measured."""
+    from runner.reporting.quality import quality_findings, quality_of_row
+
     return quality_findings([quality_of_row(row) for ranking in report.rankings for row in ranking.ranked])
 
 

@@ -80,7 +80,7 @@ def test_partitions_make_the_whole_bit_for_bit(runs: dict[str, Path], tmp_path: 
 def test_what_is_no_whole_is_said(runs: dict[str, Path], tmp_path: Path, capsys) -> None:
     one, two, three = parts_of(runs)
     assert merge([one, two]) == 1
-    assert "parts [3] of 3 are not given" in capsys.readouterr().err
+    assert "missing partitions: 3 (of 3)" in capsys.readouterr().err
     assert merge([one, two, two, three]) == 1
     assert "parts [2] are given more than once" in capsys.readouterr().err
     assert merge([one, str(runs["whole"])]) == 1

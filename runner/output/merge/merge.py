@@ -101,7 +101,7 @@ def find_problems(partitions: Sequence[Partition]) -> list[str]:
     if repeated := sorted({index for index in indices if indices.count(index) > 1}):
         problems.append(f"repeated partitions: {_join(repeated)}")
     if missing := sorted(set(range(1, count + 1)) - set(indices)):
-        problems.append(f"missing partitions: {_join(missing)} of {count}")
+        problems.append(f"missing partitions: {_join(missing)} (of {count})")
     clips = sum(entry.clips for partition in partitions for entry in partition.committed.values())
     if not problems and clips != first.info.clips:
         problems.append(f"the partitions hold {clips} clips, and the data set {first.info.clips}")
