@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from runner.vggish.constants import INT16_SCALE
+from runner.vggish.framing import scaled
 
 if TYPE_CHECKING:
     from runner.audio.reader import ClipReader
@@ -29,17 +31,21 @@ class Preparation:
     channels: str = "mean"
     offset: float = 0.0
     gain: float = 1.0
+    speed: float = 1.0
+
+    def rate_of(self, sample_rate: int) -> int:
+        """Return the rate in Hz that audio of a file's ``sample_rate`` is resampled from: times ``speed``, rounded."""
+        return round(Fraction(str(self.speed)) * sample_rate)
 
     def apply(self, block: Array) -> Array:
-        """Return one channel [n] of a block [n, channels], at its level; int16 stays so where that is as it is."""
+        """Return one channel [n] of a block [n, channels], at its level; int16 stays so at level and speed 1."""
         if block.shape[1] == 1 or self.channels == "first":
             mono: Array = block[:, 0]
         else:
             mono = block.mean(axis=1, dtype=np.float32)
         if (self.offset, self.gain) == (0.0, 1.0):
-            return mono
-        samples = mono.astype(np.float32) * np.float32(INT16_SCALE) if mono.dtype == np.int16 else mono
-        return ((samples.astype(np.float64) - self.offset) * self.gain).astype(np.float32)
+            return mono if self.speed == 1 else scaled(mono)
+        return ((scaled(mono).astype(np.float64) - self.offset) * self.gain).astype(np.float32)
 
 
 AS_IT_IS = Preparation()

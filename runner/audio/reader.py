@@ -27,7 +27,7 @@ REASONS = {
     "unreadable": "the system would not open or read it",
     "empty": "no bytes, or no samples",
     "unsupported_format": "no installed decoder reads its format",
-    "unsupported_rate": "it claims a sample rate below 1 kHz or above 768 kHz",
+    "unsupported_rate": "its sample rate, times frontend.speed, is below 1 kHz or above 768 kHz",
     "invalid_range": "the manifest's start and end lie outside the file",
     "decode_error": "decoding failed before the first sample",
     "decoder_crashed": "the decode process died on it, three times",
@@ -61,7 +61,7 @@ def read_clip(
         path: of the file, as the file system spells it.
         start: start of the clip in the file, in seconds; None: the file's beginning.
         end: end of the clip; None: the file's end.
-        preparation: resampler, channels and level.
+        preparation: resampler, channels, level and speed.
         suffix: of the clip's name, where the file is a temporary copy of it.
 
     Raises:
@@ -95,7 +95,7 @@ class ClipReader:
         if source.channels < 1:
             raise ClipError("decode_error", f"the file claims {source.channels} channels")
         self._preparation = preparation
-        self._resampler = StreamResampler(source.sample_rate, preparation.resampler)
+        self._resampler = StreamResampler(preparation.rate_of(source.sample_rate), preparation.resampler)
         self._first = 0 if start is None else _frame("start", start, source.sample_rate)
         self._frame_count = None if end is None else _frame("end", end, source.sample_rate) - self._first
         if self._frame_count is not None and self._frame_count <= 0:

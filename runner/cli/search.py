@@ -77,7 +77,6 @@ def _search(options: argparse.Namespace) -> tuple[list[Match], float]:
     from runner.evaluation.query import query_from_clip, query_from_file
     from runner.evaluation.search import Similarity, search
     from runner.output.reader import EmbeddingReader
-    from runner.vggish.constants import EXAMPLE_SAMPLES, SAMPLE_RATE
 
     reader = EmbeddingReader(options.run)
     if options.clip is not None:
@@ -90,7 +89,7 @@ def _search(options: argparse.Namespace) -> tuple[list[Match], float]:
         query = query.mean(axis=0, keepdims=True)
     blocks = reader.blocks(("clip", "start_s", "label"))
     similarity = Similarity(options.similarity)
-    return search(query, blocks, options.top, similarity, options.per_clip), EXAMPLE_SAMPLES / SAMPLE_RATE
+    return search(query, blocks, options.top, similarity, options.per_clip), reader.example_s
 
 
 def _format(options: argparse.Namespace, matches: Sequence[Match], window_s: float) -> str:

@@ -54,7 +54,7 @@ def run(device: str) -> dict[str, Any]:
     answers = parity_answers(loaded, kept, placement.precision.effective)
     sessions = build_sessions(placement, loaded)
     gate = run_parity_gate(sessions, answers, config.parity, ("int16", "float32"))
-    speed = model_only(sessions, SECONDS, "float32") * config.frontend.hop_s
+    speed = model_only(sessions, SECONDS, "float32") * config.frontend.file_hop_s
     return {
         "ok": gate.failure is None,
         "device": device,

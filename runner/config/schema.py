@@ -92,6 +92,14 @@ class RunConfig:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
 
+    def __post_init__(self) -> None:
+        hop_s = self.frontend.file_hop_s
+        if short := [pool_s for pool_s in self.output.pool if pool_s < hop_s]:
+            raise ConfigError(
+                f"output.pool has {short[0]:g} s, which is less than the {hop_s:g} s from one example to the next: "
+                "use a longer one"
+            )
+
     def to_dict(self) -> dict[str, Any]:
         """Return the whole configuration as nested dictionaries, fit for JSON."""
         return asdict(self)

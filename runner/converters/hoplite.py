@@ -21,7 +21,7 @@ import numpy as np
 from runner.core.errors import RunnerError
 from runner.dataset.clip_names import split_range
 from runner.dataset.recorded_at import recorded_at
-from runner.vggish.constants import EXAMPLE_SAMPLES, SAMPLE_RATE
+from runner.vggish.constants import SAMPLE_RATE
 
 if TYPE_CHECKING:
     from runner.output.reader import EmbeddedClip, EmbeddingReader
@@ -92,7 +92,7 @@ def export_hoplite(
             last = first + len(clip.embeddings)
             if last <= done:
                 continue
-            _insert_rows(database, deployment, clip, first)
+            _insert_rows(database, deployment, clip, first, reader.example_s)
             keys = np.arange(first + 1, last + 1, dtype=np.uint64)
             new = np.flatnonzero(~np.atleast_1d(index.contains(keys)))
             if len(new):
@@ -201,7 +201,9 @@ def _numbered(reader: EmbeddingReader) -> Iterator[tuple[EmbeddedClip, int]]:
         first += len(clip.embeddings)
 
 
-def _insert_rows(database: sqlite3.Connection, deployment: int, clip: EmbeddedClip, first: int) -> None:
+def _insert_rows(
+    database: sqlite3.Connection, deployment: int, clip: EmbeddedClip, first: int, example_s: float
+) -> None:
     """Insert a clip's recording, windows and label, unless they are there."""
     filename, _, _ = split_range(clip.name)
     when = recorded_at(filename)
@@ -211,7 +213,7 @@ def _insert_rows(database: sqlite3.Connection, deployment: int, clip: EmbeddedCl
     )
     query = "SELECT id FROM recordings WHERE filename = ? AND deployment_id = ?"
     (recording,) = database.execute(query, (filename, deployment)).fetchone()
-    ends = clip.starts_s + EXAMPLE_SAMPLES / SAMPLE_RATE
+    ends = clip.starts_s + example_s
     offsets = np.stack([clip.starts_s, ends], axis=1).astype("<f8")
     rows = [(first + 1 + row, recording, pair.tobytes()) for row, pair in enumerate(offsets)]
     inserted = database.executemany("INSERT OR IGNORE INTO windows VALUES (?, ?, ?)", rows).rowcount

@@ -103,6 +103,6 @@ def _recordings(
             yield current, selections
             selections = []
         current = recording
-        selections += stretches(recording, clip.starts_s, label(clip))
+        selections += stretches(recording, clip.starts_s, label(clip), reader.example_s)
     if selections:
         yield current, selections

@@ -44,6 +44,7 @@ class RunLayout:
     tfrecord = _Entry("tfrecord")
     tfrecord_metadata = _Entry("tfrecord/metadata.json")
     tfrecord_labels = _Entry("tfrecord/labels.csv")
+    pooled = _Entry("pooled")
     clips = _Entry("clips.parquet")
     statistics = _Entry("stats.npz")  # mean and covariance of the embeddings
     result = _Entry("result.json")
@@ -75,8 +76,11 @@ class RunLayout:
     lease = _Entry(".runner/lease.json")  # below a URL only
 
 
-FORMAT_FOLDERS = (RunLayout.embeddings, RunLayout.npz, RunLayout.tfrecord)
+FORMAT_FOLDERS = (RunLayout.embeddings, RunLayout.npz, RunLayout.tfrecord, RunLayout.pooled)
 """The folders of a run that hold embeddings, one a format."""
+
+SHARD_FOLDERS = (RunLayout.embeddings, RunLayout.tfrecord, RunLayout.pooled)
+"""Those of them with a file a shard; npz has one a clip."""
 
 FORMAT_METADATA = (RunLayout.npz_metadata, RunLayout.tfrecord_metadata, RunLayout.tfrecord_labels)
 """The files in them that are of no shard."""

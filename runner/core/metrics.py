@@ -143,7 +143,7 @@ METRICS: tuple[Metric, ...] = (
         _NEITHER,
         ("clips_padded", "clips", "clips shorter than an example that were padded to one"),
         ("examples", "examples", "examples of the whole run"),
-        ("audio_s", "s", "audio of the whole run's embedded clips"),
+        ("audio_s", "s", "audio of the whole run's embedded clips, in the time of their files"),
         ("attempt_clips", "clips", "clips that ended in this attempt at a resumed run, which its speed is of"),
     ),
     # Memory

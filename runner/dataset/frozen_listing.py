@@ -84,7 +84,7 @@ def list_clips(config: RunConfig, listing: str | None, outputs: Path) -> Manifes
     whole = list_dataset() if listing is None else read_or_create(config, listing, list_dataset)
     numbers_labels = "tfrecord" in config.output.formats
     partition = select_partition(
-        whole, index, count, config.output.clips_per_shard, config.frontend.hop_s, labels=numbers_labels
+        whole, index, count, config.output.clips_per_shard, config.frontend.file_hop_s, labels=numbers_labels
     )
     has_stale_stats = listing is not None and config.dataset.name in _FILE_DATASETS
     return with_current_stats(partition) if has_stale_stats else partition

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import PurePosixPath
+
+from runner.dataset.clip_names import split_range
 
 _DATE = r"(?P<year>(?:19|20)\d\d)(?P<d>[-_]?)(?P<month>\d\d)(?P=d)(?P<day>\d\d)"
 _TIME = r"(?P<hour>\d\d)(?P<t>[-_.:h]?)(?P<minute>\d\d)(?:(?P=t)(?P<second>\d\d))?"
@@ -42,6 +45,28 @@ def recorded_at(name: str) -> datetime | None:
             if (when := _datetime(match, century)) is not None:
                 return when
     return None
+
+
+def recorded_at_reader(option: str) -> Callable[[str], str | None]:
+    """Return the function from a clip's name to the column ``recorded_at``: when its file begins, in ISO 8601, or None.
+
+    Args:
+        option: ``dataset.recorded_at``: auto, none, or strptime's pattern of a file name without its ending.
+    """
+
+    def read(clip: str) -> str | None:
+        path, _, _ = split_range(clip)
+        when = recorded_at(path) if option == "auto" else _by_pattern(path, option)
+        return None if when is None else when.isoformat()
+
+    return read if option != "none" else lambda clip: None
+
+
+def _by_pattern(name: str, pattern: str) -> datetime | None:
+    try:
+        return datetime.strptime(PurePosixPath(name).stem, pattern)
+    except ValueError:
+        return None
 
 
 def _datetime(match: re.Match[str], century: int) -> datetime | None:

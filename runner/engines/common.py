@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.contract.result import RunStats, Startup
 from runner.dataset.clips import labels_of
+from runner.dataset.recorded_at import recorded_at_reader
 from runner.devices.host import versions
 from runner.output.formats import make_formats
 from runner.output.writer import ShardWriter
@@ -89,10 +90,11 @@ def make_writer(
     """
     config, partition = spec.config, spec.dataset.partition
     labels = (partition.labels if partition else None) or labels_of(spec.manifest)
-    formats = make_formats(config.output, spec.run_dir, metadata, config.frontend.hop_s, labels, postprocess)
+    formats = make_formats(config.output, spec.run_dir, metadata, config.frontend.file_hop_s, labels, postprocess)
     if remote:
         remote.upload_metadata()
-    return ShardWriter(spec.run_dir, formats, commit_log, committed, spec.row_digests, remote)
+    recorded_at = recorded_at_reader(config.dataset.recorded_at)
+    return ShardWriter(spec.run_dir, formats, commit_log, committed, spec.row_digests, remote, recorded_at)
 
 
 def remote_committer(spec: RunSpec) -> RemoteCommitter | None:

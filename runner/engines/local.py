@@ -150,7 +150,9 @@ class LocalEngine(Engine):
         Raises:
             RunnerError: device, weights or parity, or a resumed run had other weights or another precision.
         """
-        startup = SessionStartup(self._spec, window_types(self._spec.manifest), self._timer, self._events)
+        startup = SessionStartup(
+            self._spec, window_types(self._spec.manifest, self._spec.config.frontend.speed), self._timer, self._events
+        )
         try:
             model = startup.prepare()
         finally:
@@ -209,7 +211,7 @@ class LocalEngine(Engine):
         self._events.send("phase", name="embed", seconds=self._timer.steps)
         background, decode_cpu_s = BackgroundLoad(), sum(pool.cpu_s.values())
         tune_interpreter()
-        done, hop_s = spec.dataset.clips - work.clips, spec.config.frontend.hop_s
+        done, hop_s = spec.dataset.clips - work.clips, spec.config.frontend.file_hop_s
         with (
             report_progress(pipeline.stats, self._events, done, hop_s, pool),
             work.writer.clips_table(work.metadata),
@@ -259,7 +261,7 @@ class LocalEngine(Engine):
             log.warning("skipped the device benchmark: %s", error)
             return
         examples_per_s = self.metrics.get("examples_per_s")
-        self.metrics |= speed_metrics(examples_per_s, alone, peak, len(sessions), config.frontend.hop_s)
+        self.metrics |= speed_metrics(examples_per_s, alone, peak, len(sessions), config.frontend.file_hop_s)
 
     def _warn_of_ceiling(self, placement: Placement) -> None:
         limit, used = self._spec.config.memory.host_limit_mib, self.metrics["rss_peak_mib"]

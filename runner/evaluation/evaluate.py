@@ -23,10 +23,9 @@ from runner.core.paths import as_path
 from runner.evaluation.annotations import read_annotations
 from runner.evaluation.data import digest_of, prepare
 from runner.evaluation.labels import FileLabels, RunLabels
-from runner.evaluation.sample import read_blocks, take_sample
+from runner.evaluation.sample import read_blocks, take_sample, window_length_s
 from runner.evaluation.scores import chance_levels, per_label
 from runner.reporting.quality_figures import draw_quality
-from runner.vggish.constants import EXAMPLE_HOP_S
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -67,7 +66,7 @@ def evaluate(place: str, config: EvaluateConfig) -> dict[str, Any]:
     sample = take_sample(
         *(read_blocks(place), labels),
         unit=unit,
-        window_s=EXAMPLE_HOP_S,
+        window_s=window_length_s(place),
         max_rows=config.max_rows,
         seed=config.seed,
     )

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def query_from_file(
     reader: EmbeddingReader, path: str, start_s: float | None, end_s: float | None, models: Path
 ) -> NDArray[np.float32]:
-    """Embed an audio file as the run's clips were: the same weights, hop and resampler, in float32 on the CPU.
+    """Embed an audio file as the run's clips were: the same weights, hop, resampler and speed, in float32 on the CPU.
 
     Args:
         reader: of the run.
@@ -39,25 +39,28 @@ def query_from_file(
     from runner.audio.reader import read_clip
     from runner.inference.api import load_vggish_model
 
+    about = {key.removeprefix("vggish_runner."): value for key, value in reader.metadata.items()}
+    preparation = Preparation(
+        about.get("resampler", "kaiser_best"),
+        about.get("frontend.channels", "mean"),
+        speed=float(about.get("frontend.speed", 1)),
+    )
     try:
-        about = {key.removeprefix("vggish_runner.frontend."): value for key, value in reader.metadata.items()}
-        preparation = Preparation(about.get("resampler", "kaiser_best"), about.get("channels", "mean"))
         with read_clip(path, start_s, end_s, preparation=preparation) as clip:
-            preparation = leveled(clip, preparation, about.get("normalize", "none"))
+            preparation = leveled(clip, preparation, about.get("frontend.normalize", "none"))
         with read_clip(path, start_s, end_s, preparation=preparation) as clip:
             samples = np.concatenate(list(clip))
     except ClipError as error:
         raise RunnerError(f"{path} cannot be the query: {error}") from error
     session = load_vggish_model("cpu", models=models, **_weights_of(reader))
     here = str(session.metadata.weights["checksum"])
-    there = reader.metadata.get("vggish_runner.weights.checksum", "unknown")
+    there = about.get("weights.checksum", "unknown")
     if here != there:
         raise RunnerError(
             f"{reader.location} was embedded with other weights (checksum {there[:12]}) than those found here "
             f"({here[:12]}): search with --clip, or restore the run's weights"
         )
-    hop_s = float(reader.metadata.get("vggish_runner.hop_s", EXAMPLE_HOP_S))
-    return session.embed_waveform(samples, SAMPLE_RATE, hop_s=hop_s)
+    return session.embed_waveform(samples, SAMPLE_RATE, hop_s=float(about.get("hop_s", EXAMPLE_HOP_S)))
 
 
 def query_from_clip(

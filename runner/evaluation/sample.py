@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 from runner.core.layout import RunLayout
 from runner.core.paths import is_url
 from runner.output.reader import EmbeddingReader
-from runner.vggish.constants import EMBEDDING_SIZE
+from runner.vggish.constants import EMBEDDING_SIZE, EXAMPLE_HOP_S
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -73,6 +74,20 @@ def read_blocks(place: str) -> Iterator[Block]:
         ends = [*firsts[1:].tolist(), len(codes)]
         for first, end, label in zip(firsts.tolist(), ends, labels, strict=True):
             yield Block(clip_names[codes[first]], label, starts[first:end], group.embeddings[first:end])
+
+
+def window_length_s(place: str) -> float:
+    """Return how long a run's windows are in their files, seconds: 0.96 times its ``frontend.speed``.
+
+    Raises:
+        RunnerError: the run can't be read.
+    """
+    npz = RunLayout(Path(place)).npz_metadata
+    if not is_url(place) and npz.exists():
+        speed = json.loads(npz.read_text(encoding="utf-8")).get("frontend.speed", 1)
+    else:
+        speed = EmbeddingReader(place).metadata.get("vggish_runner.frontend.speed", 1)
+    return EXAMPLE_HOP_S * float(speed)
 
 
 def take_sample(

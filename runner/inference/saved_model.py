@@ -84,7 +84,7 @@ def export(config: RunConfig) -> Path:
 
 def _check_frontend(frontend: FrontendConfig) -> None:
     """Raise ConfigError for preparation of whole files, which an exported model does not see."""
-    for key in ("channels", "normalize", "window_s", "min_duration_s"):
+    for key in ("channels", "normalize", "window_s", "min_duration_s", "speed"):
         value, default = getattr(frontend, key), getattr(FrontendConfig, key)
         if value != default:
             raise ConfigError(

@@ -1,4 +1,4 @@
-"""The formats of embeddings: what all writers have in common, and the choice of them by ``output.formats``.
+"""The formats of embeddings: what all writers have in common, and the choice by ``output.formats`` and ``output.pool``.
 
 To add a format, write a class with ``write`` as in ``ShardFormat`` in a module of its own, and make it in
 ``make_formats``.  An embedding shard is complete and on disk when ``write`` returns.  A clip's embeddings are read in
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from runner.output.npz import NpzFiles
 from runner.output.parquet import ParquetShards
+from runner.output.pooled import PooledShards
 from runner.output.rows import PostprocessedColumn
 from runner.output.tfrecord import TfrecordShards
 from runner.vggish.postprocess import COLUMNS
@@ -34,13 +35,13 @@ def make_formats(
     labels: Sequence[str],
     postprocess: Callable[[NDArray[np.float32]], NDArray[Any]] | None = None,
 ) -> list[ShardFormat]:
-    """Make the writers of ``output.formats``.
+    """Make the writers of ``output.formats``, and of ``output.pool`` where it names any windows.
 
     Args:
         output: the configuration.
         folder: the run's.
         metadata: model, weights, precision, device and versions, for every file.
-        hop_s: seconds between examples.
+        hop_s: seconds of the file between examples.
         labels: the data set's distinct labels.
         postprocess: float32 [n, 128] to its post-processed form [n, 128]; None for none.
     """
@@ -54,4 +55,6 @@ def make_formats(
             formats.append(TfrecordShards(folder, metadata, labels, postprocess))
         else:
             formats.append(ParquetShards(folder, metadata, hop_s, output.compression, extra))
+    if output.pool:
+        formats.append(PooledShards(folder, metadata, hop_s, output.pool, output.compression))
     return formats

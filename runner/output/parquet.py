@@ -97,10 +97,10 @@ def embedding_table(group: RowGroup, hop_s: float, extra: PostprocessedColumn | 
         pa.array(starts.astype(np.float64)),
         pa.array(padded),
         pa.array([row.label for row in rows], pa.string()).take(row_of_example),
-        _vectors(embeddings, np.dtype(np.float32)),
+        vectors(embeddings, np.dtype(np.float32)),
     ]
     if extra:
-        columns.append(_vectors([extra.process(block) for block in embeddings], POSTPROCESSED_TYPES[extra.column]))
+        columns.append(vectors([extra.process(block) for block in embeddings], POSTPROCESSED_TYPES[extra.column]))
     return pa.Table.from_arrays(columns, schema=embedding_schema(extra and extra.column))
 
 
@@ -109,6 +109,7 @@ def parquet_metadata(metadata: Mapping[str, str]) -> dict[bytes, bytes]:
     return {f"vggish_runner.{key}".encode(): value.encode() for key, value in metadata.items()}
 
 
-def _vectors(arrays: Sequence[Any], dtype: np.dtype[Any]) -> pa.Array:
+def vectors(arrays: Sequence[Any], dtype: np.dtype[Any]) -> pa.Array:
+    """Return arrays [n, 128], one after the other, as a column of vectors."""
     values = np.concatenate(arrays) if arrays else np.empty((0, EMBEDDING_SIZE))
     return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1).astype(dtype, copy=False)), EMBEDDING_SIZE)

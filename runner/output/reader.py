@@ -21,6 +21,7 @@ from runner.core.paths import as_path, is_url
 from runner.output.state.plan_file import parse_plan
 from runner.storage.filesystem import open_store
 from runner.storage.retry import with_retries
+from runner.vggish.constants import EXAMPLE_SAMPLES, SAMPLE_RATE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -130,6 +131,11 @@ class EmbeddingReader:
         """Return the number of examples, from the files' footers."""
         with ThreadPoolExecutor(8) as threads:
             return sum(threads.map(self._count, self._paths))
+
+    @property
+    def example_s(self) -> float:
+        """How long an example is in its file, seconds."""
+        return EXAMPLE_SAMPLES / SAMPLE_RATE * float(self.metadata.get("vggish_runner.frontend.speed", 1))
 
     def blocks(self, columns: Sequence[str] = ("clip", "start_s"), *, embedding: str = "embedding") -> Iterator[Block]:
         """Yield the examples in blocks, a row group each; a few are read ahead.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +30,7 @@ CLIP_SCHEMA = pa.schema(
         ("channels", pa.int64()),
         ("padded", pa.bool_()),
         ("label", pa.string()),
+        ("recorded_at", pa.string()),
     ]
 )
 """The columns of clips.parquet."""
@@ -56,6 +57,10 @@ class ClipRow(NamedTuple):
     label: str | None
     start_s: float
     embeddings: Embeddings
+
+
+RecordedAt: TypeAlias = Callable[[str], str | None]
+"""From a clip's name to when its file begins, in ISO 8601."""
 
 
 class ShardFormat(Protocol):
@@ -108,11 +113,11 @@ class OpenShards:
         return shard, [rows[number] for number in range(first, end)]
 
 
-def clip_table(rows: Sequence[ClipRow]) -> pa.Table:
-    """Return rows as a table of ``CLIP_SCHEMA``."""
-    return pa.Table.from_pydict(
-        {name: [getattr(row, name) for row in rows] for name in CLIP_SCHEMA.names}, schema=CLIP_SCHEMA
-    )
+def clip_table(rows: Sequence[ClipRow], recorded_at: RecordedAt = lambda clip: None) -> pa.Table:
+    """Return rows as a table of ``CLIP_SCHEMA``; ``recorded_at`` is the function for that column."""
+    columns = {name: [getattr(row, name) for row in rows] for name in CLIP_SCHEMA.names if name != "recorded_at"}
+    columns["recorded_at"] = [recorded_at(row.clip) for row in rows]
+    return pa.Table.from_pydict(columns, schema=CLIP_SCHEMA)
 
 
 class RowGroup(NamedTuple):

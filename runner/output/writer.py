@@ -25,7 +25,7 @@ from runner.output.state.journal import ShardCounts, ShardEntry
 if TYPE_CHECKING:
     from runner.config.schema import RunConfig
     from runner.core.span import Span
-    from runner.output.rows import ClipRow, ShardFormat
+    from runner.output.rows import ClipRow, RecordedAt, ShardFormat
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +76,7 @@ class ShardWriter:
         committed: the shards that were committed before.
         row_digests: of each shard's rows, for its entry; empty where nothing is resumed.
         uploader: has each shard in an object store before the log has its entry; None for a run on a file system.
+        recorded_at: the function for that column of clips.parquet.
 
     Attributes:
         committed: the committed shards by number, in the order of their commits.
@@ -89,6 +90,7 @@ class ShardWriter:
         committed: Mapping[int, ShardEntry] | None = None,
         row_digests: Sequence[str] = (),
         uploader: Uploader | None = None,
+        recorded_at: RecordedAt = lambda clip: None,
     ) -> None:
         self.committed = dict(committed or {})
         self._folder = folder
@@ -96,6 +98,7 @@ class ShardWriter:
         self._log = commit_log
         self._row_digests = row_digests
         self._uploader = uploader
+        self._recorded_at = recorded_at
         self._lock = threading.Lock()
         self._is_revoked = False
         make_folder(RunLayout(folder).clip_shards)
@@ -151,7 +154,7 @@ class ShardWriter:
         entry = ShardEntry(shard)
         clips_file = self._folder / entry.clips_file
         with atomic(clips_file) as temporary:
-            write_clip_rows(temporary, clip_table(rows), statistics_of(rows))
+            write_clip_rows(temporary, clip_table(rows, self._recorded_at), statistics_of(rows))
         return ShardEntry(
             shard=shard,
             clips=len(rows),

@@ -278,6 +278,7 @@ def decode_options(config: RunConfig) -> DecodeOptions:
         normalize=config.frontend.normalize,
         window_s=config.frontend.window_s,
         min_duration_s=config.frontend.min_duration_s,
+        speed=config.frontend.speed,
     )
 
 

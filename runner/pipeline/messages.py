@@ -142,6 +142,7 @@ class DecodeOptions:
     normalize: str = "none"
     window_s: float = EXAMPLE_SAMPLES / SAMPLE_RATE
     min_duration_s: float = 0.0
+    speed: float = 1.0
 
     @property
     def framing(self) -> Framing:
@@ -151,7 +152,7 @@ class DecodeOptions:
     @property
     def preparation(self) -> Preparation:
         """How clips become mono at 16 kHz, but for their level."""
-        return Preparation(self.resampler, self.channels)
+        return Preparation(self.resampler, self.channels, speed=self.speed)
 
 
 @dataclass(frozen=True)

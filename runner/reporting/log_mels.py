@@ -44,7 +44,7 @@ LOWEST = math.log(LOG_OFFSET)
 """Log-mel of silence."""
 
 _CONTEXT_S = 0.04
-"""Audio decoded before and after an example, for the resampler's filter; whole frames at all common rates."""
+"""Audio decoded before and after an example, for the resampler's filter, at speed 1; whole frames at common rates."""
 
 _MAX_EXTRA_S = 120.0
 """Audio that is decoded only to reach an example in a file without exact seeks, or for the level of a clip."""
@@ -111,7 +111,7 @@ def compute_log_mels(
 
 def _prepare(example: Example, frontend: FrontendConfig, deadline: float) -> Preparation:
     """Return how the clip of an example is prepared; a level takes a reading of the clip."""
-    preparation = Preparation(frontend.resampler, frontend.channels)
+    preparation = Preparation(frontend.resampler, frontend.channels, speed=frontend.speed)
     if frontend.normalize == "none":
         return preparation
     with read_clip(example.path, example.clip_start, example.clip_end, preparation=preparation) as clip:
@@ -129,15 +129,15 @@ def _read_window(example: Example, preparation: Preparation) -> NDArray[np.float
     Raises:
         ClipError: the file can't be read, has no audio there, or would have to be decoded for long to get there.
     """
-    start_s = example.start_s
-    context_s = min(_CONTEXT_S, start_s - example.clip_start)
-    end_s = start_s + EXAMPLE_SAMPLES / SAMPLE_RATE + _CONTEXT_S
+    start_s, speed = example.start_s, preparation.speed
+    context_s = min(_CONTEXT_S * speed, start_s - example.clip_start)
+    end_s = start_s + (EXAMPLE_SAMPLES / SAMPLE_RATE + _CONTEXT_S) * speed
     if example.clip_end is not None:
         end_s = min(end_s, example.clip_end)
     with read_clip(example.path, start_s - context_s, end_s, preparation=preparation) as clip:
         if start_s > _MAX_EXTRA_S and not clip.can_seek:
             raise ClipError("timeout", f"{start_s:g} s into a file without exact seeks")
-        samples = scaled(np.concatenate(list(clip)))[round(context_s * SAMPLE_RATE) :][:EXAMPLE_SAMPLES]
+        samples = scaled(np.concatenate(list(clip)))[round(context_s / speed * SAMPLE_RATE) :][:EXAMPLE_SAMPLES]
     if not len(samples):
         raise ClipError("empty", f"the file ends before {start_s:g} s")
     window = np.zeros(EXAMPLE_SAMPLES, np.float32)

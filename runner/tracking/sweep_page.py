@@ -37,6 +37,7 @@ _FIXED = (
     "frontend.short_clips",
     "frontend.tail",
     "frontend.resampler",
+    "frontend.speed",
     "engine.name",
 )
 """Parameters that decide numbers or speed."""

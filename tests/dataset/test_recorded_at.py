@@ -6,7 +6,9 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from runner.dataset.recorded_at import recorded_at
+from runner.config.groups.dataset import DatasetConfig
+from runner.core.errors import ConfigError
+from runner.dataset.recorded_at import recorded_at, recorded_at_reader
 
 UTC = timezone.utc
 
@@ -45,3 +47,25 @@ def test_recorders_names_say_when_a_recording_began(name: str, when: datetime) -
 )
 def test_other_names_have_no_time(name: str) -> None:
     assert recorded_at(name) is None
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "when"),
+    [
+        ("auto", "site/20230115_053000.WAV", "2023-01-15T05:30:00"),
+        ("auto", "2023-01-15T05_30_00Z.flac#t=3.5,9.25", "2023-01-15T05:30:00+00:00"),
+        ("auto", "dog.wav", None),
+        ("none", "20230115_053000.WAV", None),
+        ("rec %d.%m.%y %H-%M", "site/rec 15.01.23 05-30.wav#t=1,2", "2023-01-15T05:30:00"),
+        ("rec %d.%m.%y %H-%M", "20230115_053000.WAV", None),
+    ],
+)
+def test_a_clip_has_the_time_at_which_its_file_begins(option: str, name: str, when: str | None) -> None:
+    assert recorded_at_reader(option)(name) == when
+
+
+def test_what_is_no_pattern_is_refused() -> None:
+    DatasetConfig(recorded_at="%Y%m%d_%H%M%S")
+    for text in ("automatic", "%", "%Y%Q"):
+        with pytest.raises(ConfigError, match=r"dataset\.recorded_at=.* is no pattern"):
+            DatasetConfig(recorded_at=text)

@@ -176,8 +176,10 @@ def worker_result(clips: Path, tmp_path: Path, **change: float) -> WorkerResult:
     (folder / ".runner").mkdir(parents=True)
     pq.write_table(manifest.table, folder / ".runner" / "manifest.parquet")
     shards = plan_shards(manifest.table.num_rows, None)
-    dataset, rows = DatasetSummary.of(manifest), row_digests(manifest.table, shards)
-    spec = make_spec(folder, config, dataset=dataset, shards=shards, rows=rows, weights=stand_in(tmp_path, **change))
+    dataset, digests = DatasetSummary.of(manifest), row_digests(manifest.table, shards)
+    spec = make_spec(
+        folder, config, dataset=dataset, shards=shards, row_digests=digests, weights=stand_in(tmp_path, **change)
+    )
     with RunProgress(manifest.table.num_rows) as progress:
         return run_worker(spec, progress, InterruptGuard())
 

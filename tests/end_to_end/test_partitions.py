@@ -82,7 +82,7 @@ def test_what_is_no_whole_is_said(runs: dict[str, Path], tmp_path: Path, capsys)
     assert merge([one, two]) == 1
     assert "missing partitions: 3 (of 3)" in capsys.readouterr().err
     assert merge([one, two, two, three]) == 1
-    assert "parts [2] are given more than once" in capsys.readouterr().err
+    assert "repeated partitions: 2" in capsys.readouterr().err
     assert merge([one, str(runs["whole"])]) == 1
     assert "is a run of the whole data set" in capsys.readouterr().err
     broken = tmp_path / "broken"

@@ -130,7 +130,7 @@ def test_two_commands_at_once_one_is_refused(clips: Path, tmp_path: Path) -> Non
             "tracking=none",
         )  # fmt: skip
     assert second.status == 1
-    assert f"is in use by another command (process {first.pid} on " in second.err
+    assert f"is locked by process {first.pid} on " in second.err
     first.send_signal(signal.SIGINT)
     assert first.wait(60) in (0, 130)
 
@@ -350,5 +350,5 @@ def test_corrected_labels_reach_the_files_and_rows_taken_out_are_refused(tmp_pat
     assert str(np.load(tmp_path / "run/npz" / f"{names[1]}.npz")["label"]) == "cat"
     third = run_with({names[0]: "dog", names[2]: "dog"})
     assert third.status == 1
-    assert "no longer has 1 rows that this run began with (the first: 1\\x1b[31m.wav)" in third.err
+    assert "no longer has 1 rows that this run started with (the first: 1\\x1b[31m.wav)" in third.err
     assert "\x1b[31m" not in third.err + (tmp_path / "run/runner.log").read_text(encoding="utf-8")

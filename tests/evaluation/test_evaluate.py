@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from runner.contract.files import read_result, write_result
 from runner.core.errors import ConfigError, EvaluationError
 from runner.core.metrics import metric_of
 from runner.evaluation.evaluate import evaluate, with_evaluation, write_evaluation
+from runner.evaluation.sample import window_length_s
+from runner.output.npz import NpzFiles
+from runner.output.parquet import ParquetShards
 from tests.evaluation.labeled_runs import clip_row, labeled_clips, write_run
 from tests.results import make_result
 
@@ -150,3 +154,10 @@ def test_labels_that_can_not_be_told_apart_are_an_error(tmp_path: Path) -> None:
     run = write_run(tmp_path, [clip_row(f"{number}.wav", "dog", np.ones((1, 128))) for number in range(6)])
     with pytest.raises(EvaluationError, match="1 labels of at least two recordings can't be told apart"):
         evaluate(str(run), config())
+
+
+@pytest.mark.parametrize("writer", [NpzFiles, lambda *arguments: ParquetShards(*arguments, "zstd")])
+def test_windows_of_a_slowed_run_are_short_in_their_files(writer: Callable[..., Any], tmp_path: Path) -> None:
+    for speed, metadata in ((1, {}), (0.1, {"frontend.speed": "0.1"})):
+        writer(tmp_path / str(speed), metadata, 0.96 * speed).write(0, labeled_clips(recordings=1))
+        assert window_length_s(str(tmp_path / str(speed))) == pytest.approx(0.96 * speed)

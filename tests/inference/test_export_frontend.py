@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from runner.config.schema import FrontendConfig
-from runner.inference.saved_model import _module, cut
+from runner.core.errors import ConfigError
+from runner.inference.saved_model import _check_frontend, _module, cut
 from runner.inference.session import VGGishSession
 from runner.vggish.framing import WindowCutter
 
@@ -45,3 +46,9 @@ def test_the_models_rows_are_those_of_a_run(weights: dict[str, np.ndarray], vggi
     )
     assert embeddings.shape == rows.shape == (2, 2, 128)
     assert np.abs(embeddings - rows).max() <= 5e-6 * np.abs(rows).max()
+
+
+def test_a_speed_that_the_model_would_not_know_of_is_refused() -> None:
+    _check_frontend(FrontendConfig(hop_s=0.48, tail="pad"))
+    with pytest.raises(ConfigError, match=r"frontend\.speed=0\.1 is no part of an exported model"):
+        _check_frontend(FrontendConfig(speed=0.1))

@@ -57,6 +57,16 @@ def test_an_audio_file_finds_itself(run: Path, capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().out.splitlines()[1].split() == ["1.0000", "00:00.96", "00:01.94", "4.wav", "(4)"]
 
 
+def test_the_query_is_slowed_as_the_runs_clips_were(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shard = run / "run" / "embeddings" / "part-00000.parquet"
+    about = {"weights.source": "random", "weights.checksum": CHECKSUM, "hop_s": "0.96", "frontend.speed": "0.1"}
+    write_metadata(shard, about)
+    samples, _ = soundfile.read(run / "4.wav", dtype="int16")
+    soundfile.write(run / "bat.wav", samples, 160_000)
+    assert search.main([str(run / "run"), str(run / "bat.wav"), "--start", "0.096", "--top", "1"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split() == ["1.0000", "00:00.96", "00:01.06", "4.wav", "(4)"]
+
+
 def test_a_run_of_other_weights_is_not_searched(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shard = run / "run" / "embeddings" / "part-00000.parquet"
     write_metadata(shard, {"weights.source": "random", "weights.checksum": "others", "hop_s": "0.96"})

@@ -167,8 +167,8 @@ _LIES: dict[str, Lie] = {
     "2 rows of 461 wrong, by content": Lie(_by_content),
 }
 
-FRONTEND, NETWORK, WINOGRAD, REFERENCE, ARRAYS = (
-    f"runner.vggish.{name}" for name in ("frontend", "network", "winograd", "reference", "arrays")
+FRONTEND, MEL, NETWORK, WINOGRAD, REFERENCE, ARRAYS = (
+    f"runner.vggish.{name}" for name in ("frontend", "mel", "network", "winograd", "reference", "arrays")
 )
 PARITY, PROGRAM, SESSION = (f"runner.inference.{name}" for name in ("parity", "program", "session"))
 
@@ -183,12 +183,12 @@ _RELU = 'x = tf.nn.relu(tf.nn.bias_add(x, weights[f"vggish/{layer}/biases"]))\n 
 _FC2 = ('return tf.nn.bias_add(x, weights["vggish/fc2/biases"])', "return {}")
 
 _EDITS: dict[str, tuple[str, str, str]] = {
-    "mel edge 7600 Hz": (FRONTEND, _EDGE[0], _EDGE[1].format("MEL_MIN_HZ, 7600.0")),
-    "mel edge 7501 Hz": (FRONTEND, _EDGE[0], _EDGE[1].format("MEL_MIN_HZ, 7501.0")),
-    "mel edge 126 Hz": (FRONTEND, _EDGE[0], _EDGE[1].format("126.0, MEL_MAX_HZ")),
-    "symmetric Hann": (FRONTEND, *_HANN),
-    "first bin kept": (FRONTEND, "matrix[0] = 0.0", "matrix[0] = 1.0"),
-    "a mel filter lost": (FRONTEND, "matrix[0] = 0.0", "matrix[0] = 0.0\n    matrix[:, 40] = 0.0"),
+    "mel edge 7600 Hz": (MEL, _EDGE[0], _EDGE[1].format("MEL_MIN_HZ, 7600.0")),
+    "mel edge 7501 Hz": (MEL, _EDGE[0], _EDGE[1].format("MEL_MIN_HZ, 7501.0")),
+    "mel edge 126 Hz": (MEL, _EDGE[0], _EDGE[1].format("126.0, MEL_MAX_HZ")),
+    "symmetric Hann": (MEL, *_HANN),
+    "first bin kept": (MEL, "matrix[0] = 0.0", "matrix[0] = 1.0"),
+    "a mel filter lost": (MEL, "matrix[0] = 0.0", "matrix[0] = 0.0\n    matrix[:, 40] = 0.0"),
     "log offset doubled": (FRONTEND, "tf.math.log(mel + LOG_OFFSET)", "tf.math.log(mel + 2 * LOG_OFFSET)"),
     "power in magnitude's place": (
         FRONTEND,
@@ -206,7 +206,7 @@ _EDITS: dict[str, tuple[str, str, str]] = {
         "[-1, EXAMPLE_FRAMES, STFT_WINDOW]), fft_dtype)",
         "[-1, EXAMPLE_FRAMES, STFT_WINDOW]), fft_dtype)\n    frames = tf.roll(frames, 2, 2)",
     ),
-    "natural frequency in mel's place": (FRONTEND, "return 1127.0 * np.log1p(hertz / 700.0)", "return hertz"),
+    "natural frequency in mel's place": (MEL, "return 1127.0 * np.log1p(hertz / 700.0)", "return hertz"),
     "average in max-pool's place": (NETWORK, *_POOL),
     "ReLU lost in convolutions": (
         NETWORK,
@@ -293,7 +293,7 @@ _FUSED_EDITS: dict[str, tuple[str, str, str]] = {
 _COARSE_EDITS: dict[str, tuple[str, str, str]] = {
     "mel edge 7501 Hz": _EDITS["mel edge 7501 Hz"],
     "mel edge 126 Hz": _EDITS["mel edge 126 Hz"],
-    "symmetric Hann": (FRONTEND, *_HANN),
+    "symmetric Hann": (MEL, *_HANN),
     "windows shifted by a sample": (
         FRONTEND,
         "after = halves(windows, forwards)",
@@ -348,7 +348,7 @@ _SHARED: dict[str, tuple[Edit, ...]] = {
             "return (image[::2, ::2] + image[1::2, ::2] + image[::2, 1::2] + image[1::2, 1::2]) / 4",
         ),
     ),
-    "symmetric Hann": (Edit(FRONTEND, *_HANN), Edit(REFERENCE, "offset / 400.0", "offset / 399.0")),
+    "symmetric Hann": (Edit(MEL, *_HANN), Edit(REFERENCE, "offset / 400.0", "offset / 399.0")),
     "log offset doubled": (
         Edit(*_EDITS["log offset doubled"]),
         Edit(REFERENCE, "@ filters + 0.01", "@ filters + 0.02"),

@@ -64,21 +64,32 @@ class Finding:
 
 @contextlib.contextmanager
 def edited(*edits: Edit) -> Iterator[None]:
-    """Have modules as if their source were other; afterwards they are as before."""
-    before = []
+    """Have modules, and those that import from them, as if their source were other; afterwards they are as before."""
+    before: list[tuple[Any, dict[str, Any]]] = []
     try:
         for edit in edits:
             module = importlib.import_module(edit.module)
             source = inspect.getsource(module)
             if edit.old not in source:
                 raise LookupError(f"{edit.module} has no {edit.old!r} any more: mend tests/stress/mutation_list.py")
-            before.append((module, dict(vars(module))))
+            own = dict(vars(module))
+            before.append((module, own))
             exec(compile(source.replace(edit.old, edit.new), str(module.__file__), "exec"), vars(module))
+            for importer in [each for name, each in sys.modules.items() if name.startswith("runner.")]:
+                imported = [name for name, what in vars(importer).items() if _is_from(edit.module, what, own.get(name))]
+                if imported:
+                    before.append((importer, dict(vars(importer))))
+                    vars(importer).update({name: vars(module)[name] for name in imported})
         yield
     finally:
         for module, names in reversed(before):
             vars(module).clear()
             vars(module).update(names)
+
+
+def _is_from(module: str, what: Any, original: Any) -> bool:
+    """Whether a name's value is the function or class that the module had under this name."""
+    return what is original and getattr(what, "__module__", None) == module
 
 
 @contextlib.contextmanager

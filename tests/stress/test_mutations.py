@@ -61,7 +61,7 @@ def test_there_are_enough_of_them_and_the_docs_list_those_that_pass() -> None:
     assert len({fault.name for fault in FAULTS}) == len(FAULTS)
     assert sum("cpu" in fault.devices and not (fault.shared or fault.inputs) for fault in FAULTS) >= 40
     assert sum(fault.shared or fault.inputs for fault in FAULTS) >= 10
-    docs = (PROJECT / "docs" / "numerics.md").read_text(encoding="utf-8")
+    docs = (PROJECT / "docs" / "explanation" / "numerics.md").read_text(encoding="utf-8")
     assert all(name in docs for name in PASSES)
 
 

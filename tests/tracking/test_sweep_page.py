@@ -69,6 +69,7 @@ def test_a_parents_parameters_are_what_was_swept_and_what_its_jobs_have_in_commo
         "frontend.short_clips": "pad",
         "frontend.tail": "drop",
         "frontend.resampler": jobs[0].info.config.frontend.resampler,
+        "frontend.speed": "1.0",
         "weights.name": "random",
         "dataset.name": "demo",
         "engine.name": "local",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from runner.config.checks import at_least, one_of, positive_seconds
@@ -46,6 +47,9 @@ class DatasetConfig:
     download_timeout_s: float = field(default=60.0, metadata=FREE)
     """Seconds for the download of a clip from an object store, retries included; then it is skipped."""
 
+    recorded_at: str = "auto"
+    """Column ``recorded_at``, by file names: auto (recorders' ways), none, or strptime's pattern as ``%Y%m%d_%H%M``."""
+
     partition: str | None = None
     """Part of the data set to embed: ``2/5`` is the second of five, for five machines; see ``vggish-runner merge``."""
 
@@ -65,6 +69,8 @@ class DatasetConfig:
         positive_seconds("dataset.max_duration_s", self.max_duration_s, 172800)
         positive_seconds("dataset.download_timeout_s", self.download_timeout_s, 60)
         at_least("dataset.prefetch", self.prefetch, 1)
+        if self.recorded_at not in ("auto", "none"):
+            _check_pattern(self.recorded_at)
         if self.partition is not None:
             parse_partition(self.partition)
         elif self.listing is not None:
@@ -216,6 +222,18 @@ def parse_partition(partition: str) -> tuple[int, int]:
     if not (slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
         raise ConfigError(f"dataset.partition={partition} is not i/n: use for example 1/4 to 4/4 on four machines")
     return int(index), int(count)
+
+
+def _check_pattern(pattern: str) -> None:
+    now = datetime(2023, 1, 15, 5, 30)
+    try:
+        is_pattern = "%" in pattern and bool(datetime.strptime(now.strftime(pattern), pattern))
+    except ValueError:
+        is_pattern = False
+    if not is_pattern:
+        raise ConfigError(
+            f"dataset.recorded_at={pattern} is no pattern of a date: use auto, none, or strptime's as %Y%m%d_%H%M%S"
+        )
 
 
 def _check_extensions(extensions: list[str]) -> None:

@@ -26,6 +26,9 @@ class OutputConfig:
     postprocess: str = "none"
     """none, pca (adds ``embedding_pca``) or audioset (adds ``embedding_u8``: PCA, clipped to ±2, 8 bits)."""
 
+    pool: list[float] = field(default_factory=list)
+    """Seconds of pooling windows: ``pooled/`` has mean and deviation of each, and of each clip. Empty: no pooling."""
+
     dir: str | None = field(default=None, metadata=FREE)
     """Folder or object store's URL (s3://, gs://, hf://); an unfinished run in it is resumed. null: a new folder."""
 
@@ -51,6 +54,10 @@ class OutputConfig:
                 f"output.formats has tfrecord, whose embeddings are AudioSet's 8-bit ones, but output.postprocess is "
                 f"{self.postprocess}: add output.postprocess=audioset"
             )
+        for pool_s in self.pool:
+            positive_seconds("output.pool", pool_s, 60)
+        if len(set(self.pool)) < len(self.pool):
+            raise ConfigError(f"output.pool={self.pool} has a duration twice: name each once")
         if self.clips_per_shard is not None:
             at_least("output.clips_per_shard", self.clips_per_shard, 1)
         positive_seconds("output.upload_timeout_s", self.upload_timeout_s, 300)

@@ -176,7 +176,9 @@ class EmbedShards:
         self.remote, self._folder = local.remote, local.folder
         config, timer = self.spec.config, StartupTimer(self._started_at)
         self._pool = DecodePool(decode_options(config), 1, config.dataset.decode_timeout_s)
-        startup = SessionStartup(self.spec, window_types(self.spec.manifest), timer, self._events)
+        startup = SessionStartup(
+            self.spec, window_types(self.spec.manifest, self.spec.config.frontend.speed), timer, self._events
+        )
         try:
             self._model = startup.prepare()
         finally:

@@ -293,7 +293,7 @@ class ReportCollector:
         return replace(self.actors.stats(), skipped=sums.skipped, warnings_by_reason=sums.warned, shards=shards)
 
     def _send_progress(self, *, is_last: bool = False) -> None:
-        under_way = 0.0 if is_last else self.actors.examples_under_way * self._spec.config.frontend.hop_s
+        under_way = 0.0 if is_last else self.actors.examples_under_way * self._spec.config.frontend.file_hop_s
         self._events.send(
             "progress",
             clips=self._clips,

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from runner.core.errors import ConfigError
 from runner.core.files import FileDigest, atomic, digest_file, flush_folder, make_folder, remove, write_atomic
-from runner.core.layout import FORMAT_FOLDERS, RunLayout
+from runner.core.layout import FORMAT_FOLDERS, SHARD_FOLDERS, RunLayout
 from runner.output.merge.locations import UNLOCKED, Copy, Source, check_target
 from runner.output.state.journal import read_journal
 from runner.output.state.locks import acquire_run_lock, release_run_lock
@@ -144,9 +144,8 @@ class FolderTarget:
             lock.release()
 
     def existing_sizes(self) -> Mapping[str, int]:
-        """List embeddings/ and tfrecord/."""
-        folders = (self._layout.embeddings, self._layout.tfrecord)
-        paths = [path for folder in folders for path in folder.glob("part-*")]
+        """List the folders with a file a shard."""
+        paths = [path for folder in SHARD_FOLDERS for path in (self._folder / folder).glob("part-*")]
         return {path.relative_to(self._folder).as_posix(): path.stat().st_size for path in paths}
 
     def copy_from(self, source: Source, name: str, merged_name: str, expected: FileDigest | None = None) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.core.errors import StoreError
 from runner.core.files import FileDigest, atomic, digest_file
-from runner.core.layout import FORMAT_METADATA, RunLayout
+from runner.core.layout import FORMAT_METADATA, SHARD_FOLDERS, RunLayout
 from runner.output.merge.locations import UNLOCKED, Copy, Source, check_target
 from runner.output.remote.commits import is_complete, read_commits
 from runner.output.state.plan_file import parse_plan
@@ -144,7 +144,7 @@ class StoreSource:
         return None if info is None else info.checksum
 
     def _list(self) -> dict[str, ObjectInfo]:
-        folders = (RunLayout.state, RunLayout.embeddings, RunLayout.tfrecord)
+        folders = (RunLayout.state, *SHARD_FOLDERS)
         listed = {name: info for folder in folders for name, info in self.store.info_recursive(folder).items()}
         listed.pop(RunLayout.lease, None)
         return listed
@@ -192,11 +192,9 @@ class StoreTarget:
             self._lease.release()
 
     def existing_sizes(self) -> Mapping[str, int]:
-        """List embeddings/ and tfrecord/."""
-        return {
-            **self._store.list_recursive(RunLayout.embeddings),
-            **self._store.list_recursive(RunLayout.tfrecord),
-        }
+        """List the folders with a file a shard."""
+        sizes = (self._store.list_recursive(folder) for folder in SHARD_FOLDERS)
+        return {name: size for listed in sizes for name, size in listed.items()}
 
     def copy_from(self, source: Source, name: str, merged_name: str, expected: FileDigest | None = None) -> None:
         """Have the store copy the object, or upload the file; an object of another store by way of this machine."""
@@ -249,10 +247,8 @@ class StoreTarget:
 
     @cached_property
     def _listed(self) -> Mapping[str, ObjectInfo]:
-        return {
-            **self._store.info_recursive(RunLayout.embeddings),
-            **self._store.info_recursive(RunLayout.tfrecord),
-        }
+        infos = (self._store.info_recursive(folder) for folder in SHARD_FOLDERS)
+        return {name: info for listed in infos for name, info in listed.items()}
 
     def _has_content(self, copy: Copy) -> bool:
         with tempfile.TemporaryDirectory(prefix=_TEMPORARY_PREFIX) as temporary:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from runner.core.layout import RunLayout
+from runner.core.layout import SHARD_FOLDERS, RunLayout
 from runner.output.state.journal import from_line
 
 if TYPE_CHECKING:
@@ -45,11 +45,10 @@ def list_shard_files(store: ObjectStore, state: Mapping[str, int]) -> dict[str, 
         store: the run's.
         state: the bytes of all objects below the state folder.
     """
-    return {
-        **state,
-        **store.list_recursive(RunLayout.embeddings),
-        **store.list_recursive(RunLayout.tfrecord),
-    }
+    files = dict(state)
+    for folder in SHARD_FOLDERS:
+        files |= store.list_recursive(folder)
+    return files
 
 
 def is_complete(entry: ShardEntry, present: Mapping[str, int]) -> bool:

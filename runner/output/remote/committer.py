@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 _METADATA = (RunLayout.identity, RunLayout.spec, *FORMAT_METADATA)
 """Files that later attempts need, and that are uploaded before the first shard."""
 
+_UPLOADED_ONLY = (f"{RunLayout.tfrecord}/", f"{RunLayout.pooled}/")
+"""Files that the command does not read."""
+
 _TRIES = 3
 
 
@@ -117,9 +120,11 @@ class RemoteCommitter:
         """Delete a committed shard's files from this machine, except those that are kept."""
         npz = npz_names(self._folder / entry.clips_file) if self._layout.npz.is_dir() else []
         for name in entry.files:
-            is_embeddings = name.startswith(f"{RunLayout.embeddings}/")
-            is_kept = entry.shard in self._kept_shards if is_embeddings else self._keep_local
-            if name.startswith(f"{RunLayout.tfrecord}/") or not is_kept:
+            if name.startswith(f"{RunLayout.embeddings}/"):
+                is_kept = entry.shard in self._kept_shards
+            else:
+                is_kept = self._keep_local and not name.startswith(_UPLOADED_ONLY)
+            if not is_kept:
                 (self._folder / name).unlink(missing_ok=True)
         for name in npz:
             (self._folder / name).unlink(missing_ok=True)

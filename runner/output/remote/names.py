@@ -12,12 +12,12 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from runner.core.layout import RunLayout
+from runner.core.layout import SHARD_FOLDERS, RunLayout
 
 if TYPE_CHECKING:
     from runner.output.state.journal import ShardEntry
 
-_FOLDERS = (RunLayout.embeddings, RunLayout.tfrecord, RunLayout.clip_shards, RunLayout.npz_lists)
+_FOLDERS = (*SHARD_FOLDERS, RunLayout.clip_shards, RunLayout.npz_lists)
 
 _SHARD_FILE = re.compile(rf"({'|'.join(map(re.escape, _FOLDERS))})/part-\d+(-[0-9a-f]{{12}})?\.\w+")
 

@@ -35,9 +35,9 @@ BUCKET = "parts"
 SETTINGS = (
     *("weights=random", "device=cpu", "tracking=none", "profile=off", "model.conv=direct", "memory=conservative"),
     *("memory.decode_workers=1", "output.formats=[parquet,npz,tfrecord]", "output.postprocess=audioset"),
-    "output.clips_per_shard=2",
+    *("output.pool=[1.92]", "output.clips_per_shard=2"),
 )
-KEPT = ("embeddings", "npz", "tfrecord", "clips.parquet", "stats.npz")
+KEPT = ("embeddings", "npz", "tfrecord", "pooled", "stats.npz", "clips.parquet")
 SHARDS = 5
 Fault = str | None
 """What becomes of a request; see ``StoreServer.fault``."""

@@ -51,8 +51,9 @@ SHARDS, A_SHARD, STUBBORN = 8, 4, 7
 SETTINGS = (
     *("weights=random", "device=cpu", "model.conv=direct", "memory=conservative", "memory.decode_workers=1"),
     *("output.formats=[parquet,npz]", f"output.clips_per_shard={A_SHARD}", "tracking=none", "profile=off"),
+    "output.pool=[1.92]",
 )
-FOLDERS = ("embeddings", "npz")
+FOLDERS = ("embeddings", "npz", "pooled")
 
 
 @pytest.fixture(scope="module")
