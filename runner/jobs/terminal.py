@@ -27,8 +27,8 @@ class TerminalHandler(logging.Handler):
     """Shows log records on the terminal without breaking the progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        colour = "red" if record.levelno >= logging.ERROR else "yellow"
-        console.print(f"[{colour}]{record.levelname.lower()}:[/{colour}] ", end="")
+        color = "red" if record.levelno >= logging.ERROR else "yellow"
+        console.print(f"[{color}]{record.levelname.lower()}:[/{color}] ", end="")
         say(record.getMessage())
 
 

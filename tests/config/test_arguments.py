@@ -26,6 +26,7 @@ from runner.config.schema import from_dict
 from runner.contract.result import RunResult
 from runner.core.errors import ConfigError
 from runner.jobs.spec import Job
+from tests.commands import run
 from tests.results import make_result
 
 SECRET = "planted-s3cret"
@@ -227,21 +228,13 @@ def test_a_job_that_changes_its_folder_finds_what_was_typed(
 
 
 @pytest.mark.parametrize("sweep", [False, True])
-def test_a_failure_is_told_once_and_without_the_overrides(
-    sweep: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_failure_is_told_once_and_without_the_overrides(sweep: bool, tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
     many = ["-m", "memory=greedy,balanced"] if sweep else []
-    words = [
-        f"dataset.root={tmp_path}/none",
-        f"paths.outputs={tmp_path}/out",
-        "tracking=none",
-        "profile.plots=false",
-    ]
-    assert main([*many, *words]) == 1
-    said = capsys.readouterr()
-    assert "Error executing job" not in said.err + said.out
-    assert " ".join(said.err.split()).count("holds no clips") == (2 if sweep else 1)
+    done = run(*many, f"dataset.root={tmp_path}/none", f"paths.outputs={tmp_path}/out", "tracking=none")
+    assert done.status == 1
+    assert "Error executing job" not in done.err + done.out
+    assert " ".join(done.err.split()).count("holds no clips") == (2 if sweep else 1)
 
 
 def parsed(word: str) -> Any:
