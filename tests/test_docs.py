@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import shlex
 import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,6 +32,7 @@ from runner.profiling.passes import trace
 from tests.commands import PROJECT, environment, run
 
 DOCS = (PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *sorted((PROJECT / "docs").rglob("*.md")))
+NOTEBOOK = PROJECT / "docs" / "notebooks" / "folder-to-answers.ipynb"
 OUTPUT_FILES = PROJECT / "docs" / "reference" / "output-files.md"
 
 
@@ -172,6 +176,28 @@ def test_the_notebooks_examples_run_in_their_order(tmp_path: Path) -> None:
     assert "(3, 128) (5, 128)" in ran.stdout
     assert "✓ cpu" in ran.stdout
     assert "(4, 128) 2 " in ran.stdout
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands are the real ones, with the double's worker; pictures must be there."""
+    monkeypatch.chdir(tmp_path)
+    display = ModuleType("IPython.display")
+    display.Image = lambda name: Path(name).read_bytes()
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    names: dict[str, Any] = {}
+    for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]:
+        if cell["cell_type"] != "code":
+            continue
+        lines = "".join(cell["source"]).splitlines()
+        exec("\n".join(line for line in lines if not line.startswith("!")), names)
+        for line in lines:
+            if line.startswith("!"):
+                words = shlex.split(re.split(r" 2>| \|", line)[0].format(**names).removeprefix("!python -m runner "))
+                done = run(*words, *(["device=cpu"] if "=" in words[0] else []), cwd=tmp_path)
+                assert done.status == 0, done.err
+    assert "search" in words
+    assert "chord" in done.out
 
 
 @pytest.mark.slow

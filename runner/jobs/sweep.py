@@ -283,7 +283,7 @@ def finish_sweep(interrupted: bool) -> bool:
     is_uploaded = sweep.output is None or sweep.output.upload_files(is_finished=bool(results) and not interrupted)
     place = sweep.place if is_uploaded else f"{sweep.folder}, as they could not all be put to {sweep.place}"
     sys.stdout.flush()
-    print(summarize_sweep(results, place, outcome, page))
+    print(summarize_sweep(results, place, outcome, page, len(sweep.run_dirs) - len(results)))
     return is_uploaded
 
 

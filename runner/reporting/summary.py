@@ -259,12 +259,21 @@ _COLUMNS = {
 }
 
 
-def summarize_sweep(results: Sequence[RunResult], place: str, tracking: str | None, page: str | None = None) -> str:
-    """Summarize a sweep in a table of its jobs, in their order; for the arguments see ``summarize``."""
+def summarize_sweep(
+    results: Sequence[RunResult], place: str, tracking: str | None, page: str | None = None, unreadable: int = 0
+) -> str:
+    """Summarize a sweep in a table of its jobs, in their order; for the other arguments see ``summarize``.
+
+    Args:
+        unreadable: jobs without a result that can be read.
+    """
     lines = _table([_HEADER, *(_job(number, result) for number, result in enumerate(results))])
     failed = sum(result.status != "finished" for result in results)
     lines.append("")
-    lines.append(f"{len(results)} jobs, {failed} failed or stopped" if failed else f"{len(results)} jobs, all finished")
+    jobs = f"{len(results) + unreadable} jobs"
+    without_result = f"{unreadable} without a readable result.json" if unreadable else ""
+    problems = ", ".join(filter(None, (f"{failed} failed or stopped" if failed else "", without_result)))
+    lines.append(f"{jobs}, {problems or 'all finished'}")
     lines.append(f"files   {place}")
     if tracking:
         lines.append(f"mlflow  {tracking}")
