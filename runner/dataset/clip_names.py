@@ -33,7 +33,7 @@ def join_range(path: str, start: float | None, end: float | None) -> str:
 
 def split_range(clip: str) -> tuple[str, float | None, float | None]:
     """Return the path of a clip's file, and where the clip starts and ends in it, in seconds."""
-    match = _RANGE.match(clip)
+    match = _RANGE.match(clip) if "#t=" in clip else None
     if match is None:
         return clip, None, None
     path, start, end = match.groups()

@@ -84,7 +84,7 @@ def test_what_is_no_whole_is_said(runs: dict[str, Path], tmp_path: Path, capsys)
     assert merge([one, two, two, three]) == 1
     assert "repeated partitions: 2" in capsys.readouterr().err
     assert merge([one, str(runs["whole"])]) == 1
-    assert "is a run of the whole data set" in capsys.readouterr().err
+    assert "is a run of the complete data set" in capsys.readouterr().err
     broken = tmp_path / "broken"
     shutil.copytree(three, broken)
     next((broken / "embeddings").iterdir()).write_bytes(b"not what was written")
