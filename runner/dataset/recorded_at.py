@@ -25,7 +25,7 @@ _HEXADECIMAL = re.compile(r"[0-9A-F]{8}")
 """5C3B2A10: seconds since 1970 in UTC, of AudioMoth's firmware before 1.2."""
 
 _CANDIDATE = re.compile(r"\d{6}|\d\d[-_]\d\d|[0-9A-F]{8}")
-"""In every name with a time: most names are done with it in a fraction of a microsecond, under the interpreter's lock."""
+"""In every name with a time: most others are dismissed in a microsecond, since writers hold the interpreter."""
 
 _AUDIOMOTH = range(1_451_606_400, 1_893_456_000)
 """2016 to 2029 in seconds since 1970: other hexadecimal names are no AudioMoth's."""
