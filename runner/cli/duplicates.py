@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.core.errors import RunnerError
-from runner.core.printable import printable
+from runner.core.printable import print_page, printable
 
 if TYPE_CHECKING:
     from runner.evaluation.duplicates import DuplicateGroup
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (RunnerError, OSError) as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
         return 1
-    print(text)
+    print_page(text)
     return 0
 
 

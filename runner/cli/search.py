@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.core.errors import RunnerError
-from runner.core.printable import printable
+from runner.core.printable import print_page, printable
 
 if TYPE_CHECKING:
     from runner.evaluation.search import Match
+    from runner.output.reader import EmbeddingReader
 
 _DESCRIPTION = """\
 Search the embeddings of a run for the examples most like a query: an audio file, which is embedded with the run's
@@ -24,14 +25,16 @@ weights, or a clip of the run (--clip). The search is exact: every example is co
 def main(arguments: Sequence[str] | None = None) -> int:
     """Search and print; exit status 1 if the run or the query cannot be read."""
     options = _parser().parse_args(arguments)
+    from runner.output.reader import EmbeddingReader
+
     try:
         _check(options)
-        matches, window_s = _search(options)
-        text = _format(options, matches, window_s)
+        reader = EmbeddingReader(options.run)
+        text = _format(options, reader, _search(options, reader))
     except (RunnerError, OSError) as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
         return 1
-    print(text)
+    print_page(text)
     return 0
 
 
@@ -71,14 +74,12 @@ def _check(options: argparse.Namespace) -> None:
         raise RunnerError("--format audacity writes a label track for each clip: give their folder with --output")
 
 
-def _search(options: argparse.Namespace) -> tuple[list[Match], float]:
-    """Return the matches, and how long an example is in seconds."""
+def _search(options: argparse.Namespace, reader: EmbeddingReader) -> list[Match]:
+    """Search as the options say."""
     from runner.core.paths import default_models
     from runner.evaluation.query import query_from_clip, query_from_file
     from runner.evaluation.search import Similarity, search
-    from runner.output.reader import EmbeddingReader
 
-    reader = EmbeddingReader(options.run)
     if options.clip is not None:
         query = query_from_clip(reader, options.clip, options.start, options.end)
     else:
@@ -89,36 +90,26 @@ def _search(options: argparse.Namespace) -> tuple[list[Match], float]:
         query = query.mean(axis=0, keepdims=True)
     blocks = reader.blocks(("clip", "start_s", "label"))
     similarity = Similarity(options.similarity)
-    return search(query, blocks, options.top, similarity, options.per_clip), reader.example_s
+    return search(query, blocks, options.top, similarity, options.per_clip)
 
 
-def _format(options: argparse.Namespace, matches: Sequence[Match], window_s: float) -> str:
+def _format(options: argparse.Namespace, reader: EmbeddingReader, matches: Sequence[Match]) -> str:
     """Return the matches as text, or say where they were written."""
     from runner.core.files import write_atomic
     from runner.evaluation.selections import Selection, csv_table, raven_table, text_table, write_audacity
 
     selections = [
-        Selection(match.clip, match.start_s, match.start_s + window_s, match.label or "", match.score)
+        Selection(match.clip, match.start_s, match.start_s + reader.example_s, match.label or "", match.score)
         for match in matches
     ]
     if options.format == "audacity":
         paths = write_audacity(selections, options.output)
         return f"{len(paths)} label tracks in {options.output}"
     if options.format == "raven":
-        text = raven_table(selections, _root(options.run))
+        text = raven_table(selections, reader.dataset_root())
     else:
         text = {"table": text_table, "csv": csv_table}[options.format](selections)
     if options.output is None:
         return text.rstrip("\n")
     write_atomic(options.output, text)
     return f"{len(selections)} examples in {options.output}"
-
-
-def _root(run: str) -> str:
-    """Return the folder of the run's recordings, where its settings are there and name one."""
-    from runner.output.reader import EmbeddingReader
-
-    try:
-        return str(EmbeddingReader(run).settings().get("dataset.root") or "")
-    except RunnerError:
-        return ""

@@ -145,7 +145,7 @@ def _prepare(database: sqlite3.Connection, reader: EmbeddingReader, folder: Path
     metadata = {**_metadata(reader), _SOURCE: source}
     rows = [(key, json.dumps(value)) for key, value in metadata.items()]
     database.executemany("INSERT INTO hoplite_metadata VALUES (?, ?)", rows)
-    name = Path(_root(reader) or reader.location).name
+    name = Path(reader.dataset_root() or reader.location).name
     cursor = database.execute("INSERT INTO deployments (name, project) VALUES (?, 'vggish-runner')", (name,))
     database.commit()
     return int(cursor.lastrowid or 0)
@@ -175,7 +175,7 @@ def _metadata(reader: EmbeddingReader) -> dict[str, Any]:
             "audio_globs": [
                 {
                     "dataset_name": "vggish-runner",
-                    "base_path": _root(reader),
+                    "base_path": reader.dataset_root(),
                     "file_glob": "**/*",
                     "min_audio_len_s": 0.0,
                     "target_sample_rate_hz": SAMPLE_RATE,
@@ -184,13 +184,6 @@ def _metadata(reader: EmbeddingReader) -> dict[str, Any]:
             ]
         },
     }
-
-
-def _root(reader: EmbeddingReader) -> str:
-    try:
-        return str(reader.settings().get("dataset.root") or "")
-    except RunnerError:
-        return ""
 
 
 def _numbered(reader: EmbeddingReader) -> Iterator[tuple[EmbeddedClip, int]]:

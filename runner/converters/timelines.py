@@ -41,7 +41,7 @@ def export_timelines(reader: EmbeddingReader, folder: Path, program: str, cluste
         RunnerError: the clips have no labels and no clusters were asked for, or scikit-learn is not installed.
     """
     label = _own_label if clusters is None else cluster_labels(reader, clusters)
-    root = str(reader.settings().get("dataset.root") or "") if program == "raven" else ""
+    root = reader.dataset_root() if program == "raven" else ""
     written: set[Path] = set()
     for recording, selections in _recordings(reader, label):
         path = npz_path(recording).with_suffix("")

@@ -196,6 +196,13 @@ class EmbeddingReader:
         path = f"{self._root}/{RunLayout.plan}"
         return parse_plan(path, self._read(path)).settings
 
+    def dataset_root(self) -> str:
+        """Return the folder or URL of the run's recordings; empty where its settings are gone or name none."""
+        try:
+            return str(self.settings().get("dataset.root") or "")
+        except RunnerError:
+            return ""
+
     def _groups(self) -> Iterator[_RowGroup]:
         """Yield the row groups; an object is downloaded whole while the one before it is read."""
         for shard in map_ahead(self._shard, self._paths, 1, 2):
