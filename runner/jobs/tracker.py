@@ -29,6 +29,8 @@ _MAX_PAUSE_S = 300.0
 
 _RETRY_S = 30.0
 
+_JOIN_S = 0.5
+
 _MAX_PENDING = 1000
 """Metrics that wait for a server that does not answer; the oldest are dropped."""
 
@@ -130,7 +132,7 @@ class RunTracking:
         self._ended.set()
         try:
             if self._thread is not None:
-                self._thread.join()
+                _wait_for(self._thread)
             _in_daemon_thread(lambda: self._attempt(lambda: self._finish(store, finished)))
         except KeyboardInterrupt:
             self.stopped = True
@@ -219,6 +221,12 @@ def _in_daemon_thread(work: Callable[[], None]) -> None:
 
     thread = threading.Thread(target=do, name="tracking", daemon=True)
     thread.start()
-    thread.join()
+    _wait_for(thread)
     if raised:
         raise raised[0]
+
+
+def _wait_for(thread: threading.Thread) -> None:
+    """Join in short steps: a signal that arrives just before a wait begins is handled only after that wait."""
+    while thread.is_alive():
+        thread.join(_JOIN_S)
