@@ -31,6 +31,7 @@ def torchaudio_resample(signal: np.ndarray, rate: int) -> np.ndarray:
     return resampled
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 32_000, 44_100, 48_000, 96_000, 44_101])
 def test_sinc_hann_is_torchaudios_resampling(rate: int) -> None:
     signal = np.random.default_rng(rate).uniform(-1, 1, rate // 9).astype(np.float32)

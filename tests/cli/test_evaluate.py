@@ -101,6 +101,7 @@ def test_what_can_not_be_done_is_one_sentence(
     assert err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_the_mlflow_run_of_a_run_gets_its_quality(tmp_path: Path) -> None:
     run = finished(tmp_path / "run")
     tracking = TrackingConfig(uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
@@ -116,6 +117,7 @@ def test_the_mlflow_run_of_a_run_gets_its_quality(tmp_path: Path) -> None:
         assert {"evaluation.json", "plots/confusion.png"} <= files
 
 
+@pytest.mark.slow
 def test_a_run_at_a_url_gets_its_files_there(tmp_path: Path) -> None:
     import fsspec
 

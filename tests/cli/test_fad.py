@@ -35,6 +35,7 @@ def test_a_table_has_the_distance_its_interval_and_both_counts(
     assert row.endswith(runs[1])
 
 
+@pytest.mark.slow
 def test_json_and_csv_have_the_same_figures(runs: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     assert fad.main([*runs, "--json", "--infinity"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -109,6 +110,7 @@ def test_without_a_run_the_usage_is_told(capsys: pytest.CaptureFixture[str]) -> 
     assert "give a reference and a run" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_mlflow_has_the_distances_in_the_runs_own_run(runs: tuple[str, str], tmp_path: Path) -> None:
     from mlflow.tracking import MlflowClient
 

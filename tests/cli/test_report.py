@@ -80,6 +80,7 @@ def rows(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text)))
 
 
+@pytest.mark.slow
 def test_runs_that_cannot_be_compared_are_listed_and_not_ranked(store, capsys) -> None:
     assert report(store, "--format", "csv") == 0
     found = {row["run"]: row for row in rows(capsys.readouterr().out)}

@@ -165,6 +165,7 @@ def test_a_value_from_a_file_is_checked_as_one_that_was_typed(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -200,6 +201,7 @@ def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str,
         yield path, value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "count"),
     [
@@ -227,6 +229,7 @@ def test_a_job_that_changes_its_folder_finds_what_was_typed(
     assert not (jobs[0].run_dir / "out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sweep", [False, True])
 def test_a_failure_is_told_once_and_without_the_overrides(sweep: bool, tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
@@ -300,6 +303,7 @@ def test_a_finished_run_is_repeated_into_a_new_folder() -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_folder_of_a_users_own_configuration_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: list[Job]
 ) -> None:

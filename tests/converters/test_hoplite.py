@@ -44,6 +44,7 @@ def test_perch_hoplite_finds_recordings_windows_and_labels(
     np.testing.assert_allclose(annotations[0].offsets, [0, 4 * 0.96 + 0.975])
 
 
+@pytest.mark.slow
 def test_its_search_recalls_what_an_exact_one_finds(tmp_path: Path) -> None:
     random = np.random.default_rng(1)
     centers = random.standard_normal((40, 128))

@@ -73,6 +73,7 @@ def places(tmp_path: Path, server: StoreServer) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["file", "s3"])  # fsspec's store in memory shows an object before it is whole
 def test_jobs_that_begin_at_once_agree(data: Path, tmp_path: Path, server: StoreServer, kind: str) -> None:
     server.behave()

@@ -33,6 +33,7 @@ def run(tmp_path: Path) -> EmbeddingSet:
     return one(tmp_path / "run", OTHER)
 
 
+@pytest.mark.slow
 def test_the_distance_is_that_of_the_embeddings(base: Reference, run: EmbeddingSet) -> None:
     score = measure(base, run, Wanted())
     assert score.fad == pytest.approx(frechet_distance(Gaussian.of_rows(BASE), Gaussian.of_rows(OTHER)), abs=1e-9)

@@ -47,6 +47,7 @@ def test_a_timestamp_is_the_center_of_its_window(model: hear.Vggish) -> None:
     np.testing.assert_allclose(embeddings[0, row], model.session.embed_waveform(window, 16_000)[0], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_scene_is_the_mean_of_the_clip_that_the_runner_embeds(model: hear.Vggish) -> None:
     audio = np.random.default_rng(2).uniform(-0.5, 0.5, (2, 50_000)).astype(np.float32)
     scenes = hear.get_scene_embeddings(audio, model)

@@ -52,11 +52,13 @@ def write_metadata(shard: Path, about: dict[str, str]) -> None:
     pq.write_table(pq.read_table(shard).replace_schema_metadata(metadata), shard)
 
 
+@pytest.mark.slow
 def test_an_audio_file_finds_itself(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert search.main([str(run / "run"), str(run / "4.wav"), "--start", "0.96", "--top", "1"]) == 0
     assert capsys.readouterr().out.splitlines()[1].split() == ["1.0000", "00:00.96", "00:01.94", "4.wav", "(4)"]
 
 
+@pytest.mark.slow
 def test_the_query_is_slowed_as_the_runs_clips_were(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shard = run / "run" / "embeddings" / "part-00000.parquet"
     about = {"weights.source": "random", "weights.checksum": CHECKSUM, "hop_s": "0.96", "frontend.speed": "0.1"}

@@ -205,6 +205,7 @@ def test_a_worker_finishes_what_it_has_begun(tmp_path: Path, by: int | None, beg
     assert (process.returncode, out) == ((0, "finished\n") if begun else (3, "at once\n")), err
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_a_worker_on_the_spot(tmp_path: Path) -> None:
     process = start(tmp_path, STOPPABLE.format(begin="stop.begin(lambda: None)", work=60))
     os.kill(process.pid, signal.SIGTERM)
@@ -218,7 +219,8 @@ import sys, time
 from runner.cli import run as cli
 def plan(arguments):
     print("ready", flush=True)
-    time.sleep(60)
+    for _ in range(600):
+        time.sleep(0.1)  # a signal just before a sleep is handled after it
 cli._main = plan
 sys.exit(cli.main([]))
 """

@@ -129,6 +129,7 @@ def test_a_run_is_seen_while_it_goes_on(tmp_path: Path, monkeypatch: pytest.Monk
     assert one.page
 
 
+@pytest.mark.slow
 def test_a_server_that_never_answers_holds_nothing_up(mute: str, tmp_path: Path) -> None:
     job = make_job(tmp_path, name="server", uri=mute.replace("me:planted@", ""), timeout_s=1.0)
     info = info_of(make_run(job.run_dir))

@@ -43,6 +43,7 @@ def defined(embeddings: np.ndarray, hop_s: float, pool_s: float | None) -> list[
     return [(float(window * pool), np.array(rows)) for window, rows in windows.items()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("hop_s", "examples", "pools_s"),
     [
@@ -73,6 +74,7 @@ def test_a_window_has_the_examples_that_start_in_it(
         assert row["std"] == pytest.approx(own.std(axis=0, dtype=np.float64), rel=1e-6, abs=1e-9)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=30)
 @given(cuts=st.lists(st.integers(1, 8999), max_size=6), pool_s=st.sampled_from((0.96, 7.0, 5000.0)))
 def test_the_bits_do_not_depend_on_how_a_clip_came(

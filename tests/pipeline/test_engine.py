@@ -229,6 +229,7 @@ def test_decode_processes_that_are_killed_cost_their_clip_alone(clips: list[Clip
         assert end["status"] == "embedded" or end["reason"] in ("empty", "decoder_crashed"), (end, samples)
 
 
+@pytest.mark.slow
 def test_a_decoder_without_progress_is_killed(clips: list[Clip], tmp_path: Path) -> None:
     pool = DecodePool(OPTIONS, 1, decode_timeout_s=1.0)
     pool.open(1, 3, 4)
@@ -255,6 +256,7 @@ def test_a_decoder_without_progress_is_killed(clips: list[Clip], tmp_path: Path)
     assert pool.deaths == 1
 
 
+@pytest.mark.slow
 def test_embeddings_that_wait_on_disk_are_the_same(clips: list[Clip], tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
@@ -339,6 +341,7 @@ def test_the_part_of_a_long_clip_that_is_decoded_is_known(tmp_path: Path) -> Non
     assert known == sorted(known)
 
 
+@pytest.mark.slow
 def test_decoders_are_busy_between_none_and_all_of_the_time(clips: list[Clip], tmp_path: Path) -> None:
     pool = DecodePool(OPTIONS, 1)
     pool.open(1, 1, 2)

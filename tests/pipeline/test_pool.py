@@ -162,6 +162,7 @@ def test_time_in_which_all_processes_were_stopped_is_no_silence(
     assert (ended[0].embedded, ended[0].reason, pool.deaths) == (True, None, 0)
 
 
+@pytest.mark.slow
 def test_a_decode_process_that_is_stopped_alone_is_given_up(pool: DecodePool, long_clip: bytes, clip: bytes) -> None:
     pool.open(1, 2, ROWS)
     pool.submit([(ClipTask(0, long_clip, None, None), 1)], last=True)

@@ -90,6 +90,7 @@ def test_rounds_are_one_variant(tmp_path: Path) -> None:
     assert [variant_name(each).partition(" ")[2] for each in results] == ["queue_depth=4", "queue_depth=8"] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", ["memory_sweep", "batch_sweep", "device_sweep"])
 def test_rounds_of_an_experiment_come_in_turns(experiment: str) -> None:
     register()

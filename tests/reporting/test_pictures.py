@@ -41,6 +41,7 @@ def names(paths: list[Path]) -> set[str]:
     return {path.name for path in paths}
 
 
+@pytest.mark.slow
 def test_a_run_is_drawn_as_far_as_its_figures_go(tmp_path: Path) -> None:
     assert names(draw_run(run(), tmp_path)) == {"throughput.png", "stages.png", "memory.png"}
     curve = {"steps": [{"batch_size": n, "examples_per_s": 9.0 * n, "memory_mib": n} for n in (1, 4)], "batch_size": 4}
@@ -58,6 +59,7 @@ def test_trouble_with_a_picture_is_no_error(tmp_path: Path, monkeypatch: pytest.
     assert "could not draw" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_sweep_is_drawn_with_energy_where_all_have_it(tmp_path: Path) -> None:
     jobs = [result(), result("gpu", "greedy", "float16", 9e4, std=100.0), result(status="failed")]
     jobs = [with_metrics(job, parity_min_cosine=1.0) for job in jobs]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from runner.contract.result import RunResult
 from runner.reporting.comparability import REPEATS
 from runner.reporting.verdict import contests, only_contest, verdict
@@ -72,6 +74,7 @@ def test_another_workload_has_a_line_and_no_rank() -> None:
     assert only_contest(jobs) is None
 
 
+@pytest.mark.slow
 def test_rounds_are_taken_together() -> None:
     jobs = []
     for number, (a, b) in enumerate(((100.0, 80.0), (140.0, 112.0), (120.0, 96.0)), 1):

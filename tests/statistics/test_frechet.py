@@ -65,6 +65,7 @@ def test_a_single_embedding_has_no_distance() -> None:
         Gaussian.of_rows(X[:1])
 
 
+@pytest.mark.slow
 def test_the_limit_takes_the_bias_of_few_embeddings_out() -> None:
     rng = np.random.default_rng(0)
     reference = Gaussian.of_covariance(np.zeros(128), np.eye(128))

@@ -41,6 +41,7 @@ def test_a_loss_of_power_at_any_moment_leaves_a_run_that_the_same_command_comple
     assert run_faults("--quick", "--short", "--only", "power-loss") == ""
 
 
+@pytest.mark.slow
 def test_a_finished_run_that_is_given_again_changes_no_byte(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.whole_run", str(tmp_path)],

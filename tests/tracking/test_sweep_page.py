@@ -22,6 +22,7 @@ from tests.reporting.test_verdict import repeated
 from tests.results import with_config
 
 
+@pytest.mark.slow
 def test_the_note_has_the_short_table_first_then_the_verdict_then_commands_that_fit() -> None:
     jobs = [
         repeated([speed, speed + 2, speed - 2], memory=f"policy{speed}", overrides=[f"dataset.root=/a/{'b' * 60}"] * 3)
@@ -44,6 +45,7 @@ def test_the_note_has_the_short_table_first_then_the_verdict_then_commands_that_
     assert shlex.split(commands[-1]) == ["python", "-m", "runner", "-m", "memory=a,b", "dataset.root=/it's here"]
 
 
+@pytest.mark.slow
 def test_a_baseline_that_is_slow_is_in_the_table_and_a_job_that_is_not_ranked_is_named_with_the_reason() -> None:
     fast = [result("gpu", memory=f"policy{n}", speed=1000.0 * n) for n in range(1, 8)]
     note = sweep_note([*fast, result(speed=9.0), result(memory="greedy", status="failed")], ["device=cpu,gpu"], "1")

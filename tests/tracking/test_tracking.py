@@ -187,6 +187,7 @@ def test_the_parent_of_a_sweep_says_how_its_jobs_went(
     assert sum(run.data.tags.get("mlflow.parentRunId") == parent_id for run in runs) == 2
 
 
+@pytest.mark.slow
 def test_a_sweeps_parent_is_taken_up_where_the_store_has_it(tmp_path: Path) -> None:
     path = tmp_path / "sweep.json"
     path.write_text(json.dumps({"run_id": None, "overrides": ["device=cpu,gpu"], "jobs": []}))
@@ -241,6 +242,7 @@ def mute() -> Iterator[str]:
         yield f"http://me:planted@127.0.0.1:{listening.getsockname()[1]}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mute", "closed"])
 def test_a_store_that_is_down_costs_seconds(kind: str, mute: str, tmp_path: Path) -> None:
     uri = mute if kind == "mute" else "http://me:planted@127.0.0.1:9"
@@ -254,6 +256,7 @@ def test_a_store_that_is_down_costs_seconds(kind: str, mute: str, tmp_path: Path
     assert not (run_dir / "tracking.json").exists()
 
 
+@pytest.mark.slow
 def test_a_locked_database_costs_seconds(tmp_path: Path) -> None:
     import sqlite3
 

@@ -129,6 +129,7 @@ def test_a_session_that_mlflow_was_not_told_of_is_logged_later(tmp_path: Path) -
     assert is_logged(LOCAL, tmp_path, run_dir)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["deleted", "another", "trash"])
 def test_runs_whose_store_lost_them_are_logged_again(how: str, tmp_path: Path) -> None:
     """A database that is new in its place, one that has other runs already, and runs that lie in the trash."""

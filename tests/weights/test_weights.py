@@ -105,6 +105,7 @@ def test_a_good_download_is_kept_and_not_repeated(server: Server, tmp_path: Path
     assert not list(tmp_path.rglob("*.part"))
 
 
+@pytest.mark.slow
 def test_a_cut_connection_is_resumed_where_it_broke(server: Server, tmp_path: Path) -> None:
     server.cut_after = 1_400_000
     choice = resolve(server.url, tmp_path)
@@ -115,6 +116,7 @@ def test_a_cut_connection_is_resumed_where_it_broke(server: Server, tmp_path: Pa
     assert len(ranges) == 3
 
 
+@pytest.mark.slow
 def test_what_came_before_a_failure_is_kept_for_the_next_run(server: Server, tmp_path: Path) -> None:
     server.cut_after = 300_000
     with pytest.raises(WeightsError, match=r"model\.ckpt could not be downloaded"):
@@ -159,6 +161,7 @@ def test_a_damaged_file_on_disk_is_replaced(server: Server, tmp_path: Path, capl
     assert "not the released file" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trouble", ["404", "closed port", "no answer"])
 def test_no_weights_is_an_error_on_own_data_and_random_on_the_demo(
     server: Server, tmp_path: Path, trouble: str

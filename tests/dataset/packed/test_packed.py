@@ -506,6 +506,7 @@ def test_a_container_that_was_replaced_gives_no_clip_under_anothers_name(tmp_pat
     assert set(bytes_of(found).values()) == {"unreadable"}
 
 
+@pytest.mark.slow
 def test_a_tar_that_changed_is_embedded_anew_by_the_next_command(tmp_path: Path) -> None:
     tars = tmp_path / "data"
     pack(tars / "a.tar", some(0, 4))
@@ -574,6 +575,7 @@ def store(tars: Path, parquets: Path) -> Iterator[StoreServer]:
         yield store
 
 
+@pytest.mark.slow
 def test_tars_in_a_store_are_read_in_runs_of_members(store: StoreServer, tars: Path) -> None:
     url = f"s3://data/{tars.name}"
     store.behave()
@@ -628,6 +630,7 @@ def test_a_store_that_fails_is_asked_again_or_costs_the_runs_clips(store: StoreS
     store.behave()
 
 
+@pytest.mark.slow
 def test_a_long_member_is_of_one_object_though_it_is_read_in_pieces(
     store: StoreServer, tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -106,6 +106,7 @@ def error(capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_parts_at_urls_are_held_while_they_are_read(server: StoreServer, urls: list[str]) -> None:
     refused: list[str] = []
 
@@ -136,6 +137,7 @@ def test_folders_are_held_while_they_are_read(
     assert merge(arguments) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["commit", "embeddings"])
 def test_a_part_that_a_command_took_up_meanwhile_is_told(
     server: StoreServer, urls: list[str], capsys: pytest.CaptureFixture[str], what: str
@@ -148,6 +150,7 @@ def test_a_part_that_a_command_took_up_meanwhile_is_told(
     assert ObjectStore(f"{urls[0].rpartition('/')[0]}/whole", 5).read("merged.json") is None
 
 
+@pytest.mark.slow
 def test_a_copy_that_is_not_what_the_part_has_is_removed_and_made_again(
     server: StoreServer, urls: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -162,6 +165,7 @@ def test_a_copy_that_is_not_what_the_part_has_is_removed_and_made_again(
     assert ObjectStore(whole, 5).read(name) == right
 
 
+@pytest.mark.slow
 def test_an_npz_file_that_is_not_what_the_part_has_is_copied_anew(
     server: StoreServer, urls: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -173,6 +177,7 @@ def test_an_npz_file_that_is_not_what_the_part_has_is_copied_anew(
     assert f"{whole}/{name} differs from {urls[1]}/{name}: copying it again" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_checksum_that_differs_for_the_same_bytes_is_no_fault(server: StoreServer, urls: list[str]) -> None:
     """As of an object that was put in several pieces, or encrypted by another key."""
     whole = f"{urls[0].rpartition('/')[0]}/whole"
@@ -190,6 +195,7 @@ def test_a_checksum_that_differs_for_the_same_bytes_is_no_fault(server: StoreSer
     assert merge([*urls, "--output", whole]) == 0
 
 
+@pytest.mark.slow
 def test_parts_that_may_only_be_read_are_merged_with_a_warning(
     server: StoreServer, urls: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
