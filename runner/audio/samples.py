@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from runner.audio.preparation import channel_mean
 from runner.audio.resample import MAX_RATE, MIN_RATE
 from runner.vggish.constants import LARGEST_SAMPLE
 from runner.vggish.framing import scaled
@@ -90,7 +91,7 @@ def as_mono(waveform: Any) -> Samples:
         raise ValueError(f"waveform has {fault[1]}")
     if samples.ndim == 1:
         return samples
-    return samples[:, 0] if samples.shape[1] == 1 else scaled(samples).mean(axis=1, dtype=np.float32)
+    return samples[:, 0] if samples.shape[1] == 1 else channel_mean(scaled(samples))
 
 
 def as_rate(sample_rate: Any) -> int:

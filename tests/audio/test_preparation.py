@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from runner.audio.preparation import Preparation, leveled
+from runner.audio.preparation import Preparation, channel_mean, leveled
 from runner.audio.reader import read_clip
 from runner.audio.resample import StreamResampler
 
@@ -51,6 +51,12 @@ def read(path: Path, preparation: Preparation, normalize: str) -> np.ndarray:
     with read_clip(str(path), preparation=preparation) as clip:
         blocks = [np.array(block) for block in clip]
     return np.concatenate(blocks)
+
+
+@pytest.mark.parametrize("channels", [2, 3, 6])
+def test_the_mean_of_channels_is_numpys_to_the_bit(channels: int) -> None:
+    samples = np.random.default_rng(channels).normal(0, 0.3, (10_000, channels)).astype(np.float32)
+    np.testing.assert_array_equal(channel_mean(samples), samples.mean(axis=1, dtype=np.float32))
 
 
 @pytest.mark.parametrize("subtype", ["PCM_16", "FLOAT"])
