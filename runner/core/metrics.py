@@ -240,6 +240,11 @@ METRICS: tuple[Metric, ...] = (
     ),
     *_metrics(
         _NEITHER,
+        (
+            "fad_paired_clips",
+            "clips",
+            "clips that its interval draws on both sides alike; 0: the reference is fixed",
+        ),
         ("fad_infinity_slope", "", "how much of 1/n the distance of n examples has above that"),
         ("fad_infinity_r2", "", "how well a straight line fits: R² of that extrapolation"),
     ),
