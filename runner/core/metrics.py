@@ -236,6 +236,7 @@ METRICS: tuple[Metric, ...] = (
         ("fad_low", "", "lower end of its 95 % interval, by a bootstrap over clips"),
         ("fad_high", "", "upper end"),
         ("fad_infinity", "", "the same of infinitely many examples, by extrapolation"),
+        ("sweep_fad", "", "the same from the job of its sweep that the tag `sweep_fad.reference` names"),
         ("kad", "", "Kernel Audio Distance × 100; about 0 for two sets of the same kind"),
     ),
     *_metrics(
