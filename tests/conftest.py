@@ -22,10 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["PROJECT", "Done", "environment", "run_command"]
 AUDIO = PROJECT.parent / "shared" / "audio"
-if (
-    "PYTEST_XDIST_WORKER" in os.environ
-):  # several processes share the cores: TensorFlow's and NumPy's threads don't add up
-    os.environ |= dict.fromkeys(("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # every fresh process would compile the package anew
 sys.dont_write_bytecode = False
 os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"  # read by gcsfs when imported; it needs gRPC of an emulator

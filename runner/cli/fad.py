@@ -115,7 +115,7 @@ def _compare(options: argparse.Namespace) -> int:
                     "--allow-different"
                 )
     wanted = Wanted(_RESAMPLES, options.infinity, options.kad, options.per_clip is not None, options.seed)
-    scores = [measure(reference, run, _wanted_of(run, wanted, options.bootstrap)) for run in runs]
+    scores = [measure(reference, run, _wanted_of(reference, run, wanted, options.bootstrap)) for run in runs]
     form = as_json if options.json else as_csv if options.csv else as_table
     print(printable(form(reference, scores, wanted)))
     if options.per_clip is not None:
@@ -133,11 +133,14 @@ def _compare(options: argparse.Namespace) -> int:
     return int(bool(failed))
 
 
-def _wanted_of(run: EmbeddingSet, wanted: Wanted, resamples: int | None) -> Wanted:
+def _wanted_of(reference: Reference, run: EmbeddingSet, wanted: Wanted, resamples: int | None) -> Wanted:
+    from runner.evaluation.fad import may_be_paired
+
     if resamples is not None:
         return replace(wanted, interval=max(0, resamples))
     reads = wanted.limit or wanted.kad or wanted.per_clip
-    return replace(wanted, interval=0) if run.is_remote and not reads else wanted
+    is_remote = run.is_remote or (reference.embeddings.is_remote and may_be_paired(reference.embeddings, run))
+    return replace(wanted, interval=0) if is_remote and not reads else wanted
 
 
 def _log(reference: Reference, run: EmbeddingSet, score: Score) -> None:

@@ -33,7 +33,9 @@ def self_test() -> int:
     try:
         session = load_vggish_model(weights="audioset")
     except WeightsError as error:
-        raise WeightsError(f"the self-test needs the released weights, and nothing was tested: {error}") from error
+        raise WeightsError(
+            f"the self-test needs the released weights, takes no others, and tested nothing: {error}"
+        ) from error
     passed = True
     for noise, value in distances(session.embed_windows).items():
         is_close = abs(value - PUBLISHED[noise]) <= TOLERANCE

@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import os
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -33,7 +34,7 @@ _VERSION = "schema_version"
 _FLAT = {"info": RunInfo, "startup": Startup, "stats": RunStats}
 """Fields of a result whose own fields are the file's."""
 
-_NOT_IN_FILE = "mlflow_run_id"
+_NOT_IN_FILE = ("mlflow_run_id", "fad")
 
 _Read = TypeVar("_Read")
 
@@ -88,6 +89,20 @@ def read_results(folders: Iterable[Path]) -> list[RunResult]:
     return results
 
 
+def read_jobs(sweep_dir: Path, run_dirs: Iterable[Path]) -> dict[str, RunResult]:
+    """Read the results of a sweep's jobs as ``read_results`` does, by their names in sweep.json.
+
+    They have the distances that sweep.json has.
+    """
+    fads = {fad.job: fad for fad in read_sweep(RunLayout(sweep_dir).sweep).fads}
+    names = {run_dir: os.path.relpath(run_dir, sweep_dir) for run_dir in run_dirs}
+    return {
+        name: replace(result, fad=fads.get(name))
+        for run_dir, name in names.items()
+        for result in read_results([run_dir])
+    }
+
+
 def write_sweep(path: Path, state: SweepState) -> None:
     """Write sweep.json."""
     write_atomic(path, json.dumps(_converter().unstructure(state), indent=2))
@@ -105,9 +120,8 @@ def read_sweep(path: Path) -> SweepState:
 def result_to_json(result: WorkerResult) -> dict[str, Any]:
     """The flat object of result.json; what is None is left out."""
     values = _converter().unstructure(result)
-    values.pop(_NOT_IN_FILE, None)
     flat: dict[str, Any] = {_VERSION: SCHEMA_VERSION}
-    for name in ("info", *values):
+    for name in ("info", *(name for name in values if name not in _NOT_IN_FILE)):
         flat |= values.get(name, {}) if name in _FLAT else {name: values[name]}
     return {key: value for key, value in flat.items() if value is not None}
 

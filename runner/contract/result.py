@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from runner.config.schema import RunConfig, ToleranceConfig
 from runner.contract.spec import DatasetSummary
+from runner.contract.sweep import SweepFad
 from runner.core.failures import Failure
 
 if TYPE_CHECKING:
@@ -313,7 +314,11 @@ class RunInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult(WorkerResult):
-    """A run as result.json tells it; ``mlflow_run_id`` is known while a sweep's page is made, and not in the file."""
+    """A run as result.json tells it.
+
+    ``mlflow_run_id`` and ``fad``, the distance that sweep.json has, are known while a sweep's page is made, and not in
+    the file.
+    """
 
     info: RunInfo
     ended_at: float
@@ -321,3 +326,4 @@ class RunResult(WorkerResult):
     advice: str | None = None
     evaluation: Evaluation | None = None
     mlflow_run_id: str | None = None
+    fad: SweepFad | None = None

@@ -236,10 +236,16 @@ METRICS: tuple[Metric, ...] = (
         ("fad_low", "", "lower end of its 95 % interval, by a bootstrap over clips"),
         ("fad_high", "", "upper end"),
         ("fad_infinity", "", "the same of infinitely many examples, by extrapolation"),
+        ("sweep_fad", "", "the same from the job of its sweep that the tag `sweep_fad.reference` names"),
         ("kad", "", "Kernel Audio Distance × 100; about 0 for two sets of the same kind"),
     ),
     *_metrics(
         _NEITHER,
+        (
+            "fad_paired_clips",
+            "clips",
+            "clips that its interval draws on both sides alike; 0: the reference is fixed",
+        ),
         ("fad_infinity_slope", "", "how much of 1/n the distance of n examples has above that"),
         ("fad_infinity_r2", "", "how well a straight line fits: R² of that extrapolation"),
     ),

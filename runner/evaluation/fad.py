@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +16,14 @@ from runner.config.schema import FrontendConfig
 from runner.core.errors import RunnerError
 from runner.evaluation.places import RowBlock
 from runner.evaluation.sources import EmbeddingSet
-from runner.statistics.frechet import Gaussian, Limit, bootstrap_interval, frechet_distance, frechet_limit
+from runner.statistics.frechet import (
+    Gaussian,
+    Limit,
+    bootstrap_interval,
+    frechet_distance,
+    frechet_limit,
+    paired_interval,
+)
 from runner.statistics.kernel import MOST_ROWS, kernel_distance, median_distance
 from runner.statistics.moments import EmbeddingStatistics, Rows
 
@@ -53,12 +62,17 @@ class ClipScore(NamedTuple):
 
 @dataclass(frozen=True)
 class Score:
-    """What a run came to.  ``left_out`` are clips without an FAD of their own, as they have a single example."""
+    """What a run came to.
+
+    ``paired`` is how many clips were drawn for the interval on both sides alike, 0 where the reference stayed as it is;
+    ``left_out`` are clips without an FAD of their own, as they have a single example.
+    """
 
     name: str
     examples: int | None
     fad: float
     interval: tuple[float, float] | None = None
+    paired: int = 0
     limit: Limit | None = None
     kad: float | None = None
     clips: Sequence[ClipScore] = ()
@@ -69,7 +83,7 @@ class Score:
         """Its figures, those that were measured, under the names of ``runner.core.metrics``."""
         figures: dict[str, float] = {"fad": self.fad}
         if self.interval:
-            figures |= {"fad_low": self.interval[0], "fad_high": self.interval[1]}
+            figures |= {"fad_low": self.interval[0], "fad_high": self.interval[1], "fad_paired_clips": self.paired}
         if self.limit:
             figures |= {"fad_infinity": self.limit.value, "fad_infinity_slope": self.limit.slope}
             figures["fad_infinity_r2"] = self.limit.r2
@@ -135,6 +149,11 @@ class Reference:
             self._rows = _scan(self.embeddings, Wanted(interval=0), MOST_ROWS, self._seed).sample
         return self._rows
 
+    @cached_property
+    def scan(self) -> _Scan:
+        """The sums of its groups of clips; raises as ``rows``."""
+        return _scan(self.embeddings, Wanted(), 0, self._seed)
+
     @property
     def width(self) -> float:
         """The median distance between ``rows``."""
@@ -169,21 +188,39 @@ def measure(reference: Reference, run: EmbeddingSet, wanted: Wanted) -> Score:
         rows = scan.sample[np.random.default_rng(wanted.seed).permutation(len(scan.sample))[:MOST_ROWS]]
         width = reference.width if wanted.kad == "reference" else median_distance(rows)
         kad = kernel_distance(reference.rows, rows, width)
-    interval = None
+    interval, paired = None, 0
     if wanted.interval:
         rng = np.random.default_rng(wanted.seed)  # each figure has its own: it is the same whatever else is asked for
-        interval = bootstrap_interval(base, scan.groups, rng, resamples=wanted.interval)
+        if may_be_paired(reference.embeddings, run) and reference.scan.clip_list == scan.clip_list:
+            interval = paired_interval(reference.scan.groups, scan.groups, rng, resamples=wanted.interval)
+            paired = scan.clip_list[0] if interval else 0
+        else:
+            interval = bootstrap_interval(base, scan.groups, rng, resamples=wanted.interval)
         if interval is None:
             notes.append("no interval: it needs two clips")
     clips = sorted(scan.clips, key=lambda clip: clip.fad)
-    return Score(run.name, summary.n, fad, interval, limit, kad, clips, scan.left_out, notes)
+    return Score(run.name, summary.n, fad, interval, paired, limit, kad, clips, scan.left_out, notes)
+
+
+def may_be_paired(reference: EmbeddingSet, run: EmbeddingSet) -> bool:
+    """Whether two sets may be of the same clips, as far as this can be known without reading their embeddings.
+
+    The digest of a data set is of its clips' names, labels and sizes; a merged run has none.
+    """
+    digests = {each.result.get("dataset", {}).get("digest") for each in (reference, run)} - {None}
+    has_rows = reference.blocks is not None and run.blocks is not None
+    return has_rows and reference.summary.n == run.summary.n and len(digests) < 2
 
 
 @dataclass
 class _Scan:
-    """What one reading of a set's embeddings gives: sums of groups of clips, a sample of rows, clips' distances."""
+    """What one reading of a set's embeddings gives: sums of groups of clips, a sample of rows, clips' distances.
+
+    ``clip_list`` is the number of clips and a digest of their names and examples, in order.
+    """
 
     groups: list[EmbeddingStatistics]
+    clip_list: tuple[int, str]
     sample: Rows
     clips: list[ClipScore]
     left_out: int
@@ -203,9 +240,12 @@ def _scan(embeddings: EmbeddingSet, wanted: Wanted, most: int, seed: int, base: 
     groups = {number: EmbeddingStatistics(len(summary.mean)) for number in range(GROUPS if wanted.interval else 0)}
     sample = [np.empty((0, len(summary.mean)), np.float32)]
     clips = _Clips(base) if wanted.per_clip and base is not None else None
+    listed = hashlib.sha256()
     first, clip, last = 0, -1, None
     for block in embeddings.blocks():
         numbers = clip + np.arange(len(block.clips)) + (block.clips[0] != last)
+        begun = zip(block.clips, first + np.append(0, block.ends), strict=False)
+        listed.update("".join(f"{name}\n{row}\n" for name, row in begun if name != last).encode())
         clip, last = int(numbers[-1]), block.clips[-1]
         drawn = chosen[np.searchsorted(chosen, first) : np.searchsorted(chosen, first + len(block.rows))]
         sample.append(block.rows[drawn - first])
@@ -220,7 +260,7 @@ def _scan(embeddings: EmbeddingSet, wanted: Wanted, most: int, seed: int, base: 
         )
     filled = [group for group in groups.values() if group.n]
     scores, left_out = clips.finish() if clips else ([], 0)
-    return _Scan(filled, np.concatenate(sample), scores, left_out)
+    return _Scan(filled, (clip + 1, listed.hexdigest()), np.concatenate(sample), scores, left_out)
 
 
 def _add_groups(groups: dict[int, EmbeddingStatistics], numbers: NDArray[np.int64], rows: Rows) -> None:

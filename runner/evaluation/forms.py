@@ -12,6 +12,8 @@ from runner.core.files import write_atomic
 from runner.core.redact import without_credentials
 from runner.evaluation.fad import ClipScore, Reference, Score, Wanted
 
+_PAIRED = "fad_paired_clips"
+
 SHOWN_CLIPS = 3
 """Clips that the table shows of those nearest to the reference, and of those farthest from it."""
 
@@ -41,6 +43,9 @@ def as_table(reference: Reference, scores: Sequence[Score], wanted: Wanted) -> s
     ]
     for score in scores:
         lines += _clip_lines(score)
+        if score.paired:
+            name = without_credentials(score.name)
+            lines.append(f"{name}: interval paired over {score.paired:,} clips, the same as the reference's")
         lines += [f"note: {note}" for note in score.notes]
     return "\n".join(lines)
 
@@ -68,12 +73,12 @@ def as_csv(reference: Reference, scores: Sequence[Score], wanted: Wanted) -> str
     """A row a run, all columns."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["run", "reference", "reference_examples", "examples", *_TITLES, "notes"])
+    writer.writerow(["run", "reference", "reference_examples", "examples", *_TITLES, _PAIRED, "notes"])
     base = reference.embeddings
     names = without_credentials(base.name), base.summary.n
     for score in scores:
         figures = score.figures()
-        values = (figures.get(name) for name in _TITLES)
+        values = (figures.get(name) for name in (*_TITLES, _PAIRED))
         writer.writerow([without_credentials(score.name), *names, score.examples, *values, "; ".join(score.notes)])
     return text.getvalue().rstrip("\n")
 

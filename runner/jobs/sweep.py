@@ -23,7 +23,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from runner.config.composition import expand_sweep, to_run_config, typed_words
-from runner.contract.files import read_results, read_sweep, write_sweep
+from runner.contract.files import read_jobs, read_sweep, write_sweep
 from runner.contract.sweep import SweepState
 from runner.core.errors import ConfigError
 from runner.core.files import make_folder
@@ -250,6 +250,8 @@ def finish_sweep(interrupted: bool) -> bool:
     if sweep is None:
         return True
     os.environ.pop(SWEEP_ENVIRONMENT, None)
+    from runner.evaluation.sweep_fad import sweep_fads  # NumPy, which checks of a configuration do without
+
     if not sweep.run_dirs:  # a launcher such as Submitit's ran the jobs elsewhere
         sweep.run_dirs = sorted(
             (path.parent for path in sweep.folder.glob("*/result.json")),
@@ -257,9 +259,11 @@ def finish_sweep(interrupted: bool) -> bool:
         )
     path = RunLayout(sweep.folder).sweep
     jobs = tuple(os.path.relpath(run_dir, sweep.folder) for run_dir in sweep.run_dirs)
-    write_sweep(path, replace(read_sweep(path), jobs=jobs, interrupted=interrupted))
+    found = read_jobs(sweep.folder, sweep.run_dirs)
+    fads = sweep_fads(sweep.folder, found)
+    write_sweep(path, replace(read_sweep(path), jobs=jobs, fads=tuple(fads.values()), interrupted=interrupted))
     hide_credentials(sweep.folder)
-    results = read_results(sweep.run_dirs)
+    results = [replace(result, fad=fads.get(job)) for job, result in found.items()]
     if sweep.config.profile.plots and results:
         from runner.reporting.sweep_figures import draw_sweep
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import pstdev
 from typing import TYPE_CHECKING
 
 from runner.config.params import ACTUAL
 from runner.config.schema import FrontendConfig
+from runner.contract.sweep import SWEEP_FAD, SWEEP_FAD_REFERENCE, SweepFad
 from runner.reporting.comparability import FIRST_PASS, REPEATS
 from runner.reporting.naming import variant_name
 
@@ -29,6 +30,12 @@ NAMES = {
 _SHOWN = 0.05
 """Percentage points that are not 0.0 when they are printed."""
 
+_SHOWN_FAD = 0.00005
+"""The least FAD that is not 0.0000 when it is printed."""
+
+_FINEST = ("float32", "tf32", "float16", "bfloat16")
+"""Precisions, the one with most digits first."""
+
 _LINES = (
     ("probe", "probe", (("accuracy", "accuracy"), ("macro_f1", "macro F1"), ("map", "mAP"), ("auc", "AUC"))),
     ("few_shot", "few labels", (("accuracy", "accuracy"), ("macro_f1", "macro F1"))),
@@ -47,14 +54,24 @@ class Quality:
         metrics: All of the run's.
         digest: Of the labeled rows and their folds: runs with the same one may be compared.
         evaluation: With values by fold; None where only the metrics are known.
-        distance: How far the run's numbers are from those of float32 with the default front end, coarsely.
+        precision: Of the network's products.
+        frontend: The settings of the front end that are not the default ones.
+        fad: The distance from a job of the same sweep; None where it is not known.
     """
 
     name: str
     metrics: Mapping[str, float]
     digest: str | None
     evaluation: Evaluation | None = None
-    distance: int = 0
+    precision: str = "float32"
+    frontend: Mapping[str, str] = field(default_factory=dict)
+    fad: SweepFad | None = None
+
+    @property
+    def coarseness(self) -> tuple[int, bool]:
+        """Sorts by precision, the finest first, then the default front end before others."""
+        rank = _FINEST.index(self.precision) if self.precision in _FINEST else len(_FINEST)
+        return rank, bool(self.frontend)
 
     @property
     def headline(self) -> str | None:
@@ -69,26 +86,35 @@ class Quality:
 def quality_of(result: RunResult, name: str | None = None) -> Quality:
     """Return the quality of a run, under the name of its setting unless there is another."""
     evaluation, precision = result.evaluation, result.startup.precision
-    is_exact = (precision.effective if precision else result.info.config.precision.name) == "float32"
+    frontend = {key: str(value) for key, value in vars(result.info.config.frontend).items()}
     return Quality(
         name=name or variant_name(result),
-        metrics=result.metrics if evaluation else {},
+        metrics=result.metrics,
         digest=evaluation.data_sha256 if evaluation else None,
         evaluation=evaluation,
-        distance=2 * (not is_exact) + (result.info.config.frontend != FrontendConfig()),
+        precision=precision.effective if precision else result.info.config.precision.name,
+        frontend=_not_default(frontend),
+        fad=result.fad,
     )
 
 
 def quality_of_row(row: Row) -> Quality:
     """Return the quality of a run in MLflow, where it has no values by fold."""
-    usual = {f"frontend.{key}": str(value) for key, value in vars(FrontendConfig()).items()}
+    group, fad, reference = "frontend.", row.metrics.get(SWEEP_FAD), row.tags.get(SWEEP_FAD_REFERENCE)
+    frontend = {key.removeprefix(group): value for key, value in row.params.items() if key.startswith(group)}
     return Quality(
         name=f"{row.name} {row.short_id}",
         metrics=row.metrics,
         digest=row.tags.get("evaluation.data_sha256"),
-        distance=2 * (row.params.get(f"{ACTUAL}precision") != "float32")
-        + any(row.params.get(key, value) != value for key, value in usual.items()),
+        precision=row.params.get(f"{ACTUAL}precision", ""),
+        frontend=_not_default(frontend),
+        fad=None if fad is None or reference is None else SweepFad(row.run_id, reference, fad),
     )
+
+
+def _not_default(frontend: Mapping[str, str]) -> dict[str, str]:
+    default = {key: str(value) for key, value in vars(FrontendConfig()).items()}
+    return {key: value for key, value in frontend.items() if key in default and value != default[key]}
 
 
 def describe_quality(evaluation: Evaluation, metrics: Mapping[str, float]) -> list[tuple[str, str]]:
@@ -125,8 +151,8 @@ def _value(metric: str, metrics: Mapping[str, float]) -> str:
 
 
 def change(quality: Quality, reference: Quality) -> str | None:
-    """Return how far a run's quality is from the reference's: ``moved probe accuracy by -0.3 points (± 0.2 over
-    folds)``; None where they are not of the same labeled rows, or were not measured."""
+    """Return how far a run's quality is from the reference's: ``probe accuracy by -0.3 points (± 0.2 over folds)``;
+    None where they are not of the same labeled rows, or were not measured."""
     metric = reference.headline
     if metric is None or metric not in quality.metrics or quality.digest is None or quality.digest != reference.digest:
         return None
@@ -135,35 +161,57 @@ def change(quality: Quality, reference: Quality) -> str | None:
     points = 100 * (quality.metrics[metric] - reference.metrics[metric])
     moved = "0.0" if abs(points) < _SHOWN else f"{points:+.1f}"
     spread = pstdev(differences) if differences else 0.0
-    return f"moved {NAMES[metric]} by {moved} points" + (f" (± {spread:.1f} over folds)" if spread >= _SHOWN else "")
+    return f"{NAMES[metric]} by {moved} points" + (f" (± {spread:.1f} over folds)" if spread >= _SHOWN else "")
+
+
+def fad_change(quality: Quality, reference: Quality) -> str | None:
+    """Return the FAD of a run from the reference, ``FAD by 0.0003``; None where it is not known."""
+    own, other = quality.fad, reference.fad
+    if own is None or other is None or own.reference != other.job:
+        return None
+    return f"FAD by {own.fad:.4f}" if own.fad >= _SHOWN_FAD else "FAD by less than 0.0001"
+
+
+def reference_and_others(qualities: Sequence[Quality]) -> list[Quality]:
+    """Return the runs to compare, the reference first: those whose quality was measured, or all if that is none.
+
+    The reference is the first run of the finest precision, one with the default front end before others.  Runs of one
+    name (the rounds of a sweep) count once.
+    """
+    settings: dict[str, Quality] = {}
+    for quality in sorted(qualities, key=lambda quality: quality.headline is None):
+        settings.setdefault(quality.name, quality)
+    measured = [quality for quality in settings.values() if quality.headline]
+    return sorted(measured or settings.values(), key=lambda quality: quality.coarseness)
 
 
 def quality_findings(qualities: Sequence[Quality]) -> list[str]:
     """Return a comparison of runs in sentences: the reference's quality, and how far each other setting moved it.
 
-    The reference is the first run in float32 with the default front end, else the first in float32, else the first.
-    Runs of one name (the rounds of a sweep) count once.
+    Without labels that is FAD alone, of the settings with another precision or front end.
     """
-    measured: dict[str, Quality] = {}
-    for quality in qualities:
-        if quality.headline:
-            measured.setdefault(quality.name, quality)
-    if not measured:
+    if not qualities:
         return []
-    reference, *others = sorted(measured.values(), key=lambda quality: quality.distance)
+    reference, *others = reference_and_others(qualities)
+    speed = REPEATS if all(REPEATS in quality.metrics for quality in (reference, *others)) else FIRST_PASS
+    lines = [_describe_reference(reference)] if reference.headline else []
+    for quality in others:
+        fast = f"{quality.metrics[speed]:,.0f} × realtime, " if speed in quality.metrics else ""
+        moved, fad = change(quality, reference), fad_change(quality, reference)
+        if moved:
+            lines.append(f"{quality.name}: {fast}moved {f'{fad} and ' if fad else ''}{moved}.")
+        elif reference.headline:
+            lines.append(f"{quality.name}: its quality is of other clips or labels, and not compared.")
+        elif fad and (quality.precision, quality.frontend) != (reference.precision, reference.frontend):
+            lines.append(f"{quality.name}: {fast}moved {fad} from {reference.name}.")
+    return lines
+
+
+def _describe_reference(reference: Quality) -> str:
     metric = str(reference.headline)
-    lines = [f"Quality of {reference.name}: {NAMES[metric]} {_value(metric, reference.metrics)}"]
+    text = f"Quality of {reference.name}: {NAMES[metric]} {_value(metric, reference.metrics)}"
     if evaluation := reference.evaluation:
         level = evaluation.chance.get(metric)
-        lines[0] += f" (chance {100 * level:.1f} %)" if level else ""
-        lines[0] += f", on {describe_data(evaluation.data)}"
-    lines[0] += "."
-    speed = REPEATS if all(REPEATS in quality.metrics for quality in (reference, *others)) else FIRST_PASS
-    for quality in others:
-        moved = change(quality, reference)
-        if moved is None:
-            lines.append(f"{quality.name}: its quality is of other clips or labels, and not compared.")
-        else:
-            fast = f"{quality.metrics[speed]:,.0f} × realtime, " if speed in quality.metrics else ""
-            lines.append(f"{quality.name}: {fast}{moved}.")
-    return lines
+        text += f" (chance {100 * level:.1f} %)" if level else ""
+        text += f", on {describe_data(evaluation.data)}"
+    return f"{text}."

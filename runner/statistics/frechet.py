@@ -7,7 +7,7 @@ singular covariances, where a matrix square root of Σ₁Σ₂ turns complex or 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,11 +59,12 @@ class Gaussian:
 
 
 def frechet_distance(first: Gaussian, second: Gaussian) -> float:
-    """The squared Fréchet distance; symmetric, and never below 0."""
+    """The squared Fréchet distance; symmetric, never below 0, and 0 where it is within rounding of it."""
     shift = first.mean - second.mean
     traces = np.square(first.factor).sum() + np.square(second.factor).sum()
     cross = np.linalg.svd(first.factor @ second.factor.T, compute_uv=False).sum()
-    return max(0.0, float(shift @ shift + traces - 2 * cross))  # below 0 by rounding alone
+    distance = float(shift @ shift + traces - 2 * cross)
+    return distance if distance > len(shift) * np.finfo(float).eps * traces else 0.0
 
 
 @dataclass(frozen=True)
@@ -124,12 +125,56 @@ def bootstrap_interval(
     Returns:
         Its two ends; None with fewer than two groups.
     """
-    if len(groups) < 2:
+    sums = _stacked(groups)
+    return _interval(lambda counts: _distance(reference, counts @ sums), len(sums), rng, resamples, level)
+
+
+def paired_interval(
+    first: Sequence[EmbeddingStatistics],
+    second: Sequence[EmbeddingStatistics],
+    rng: np.random.Generator,
+    *,
+    resamples: int = 200,
+    level: float = 0.95,
+) -> tuple[float, float] | None:
+    """How far the distance of two embeddings of the same clips would move with other clips, drawn for both alike.
+
+    As ``bootstrap_interval``, but a resample has the same clips on both sides, as ``scipy.stats.bootstrap`` with
+    ``paired``: what one clip differs in from another is common to both, so that only the difference between the two
+    embeddings of a clip widens the interval.
+
+    Args:
+        first: the sums of disjoint groups of clips in one set.
+        second: those of the same groups in the other set.
+        rng: draws.
+        resamples: how many times.
+        level: the share of resamples within the interval.
+
+    Returns:
+        Its two ends, both 0 for equal sets; None with fewer than two groups.
+    """
+    pairs = np.stack([_stacked(first), _stacked(second)], axis=1)
+
+    def distance(counts: NDArray[np.int64]) -> float:
+        sums = np.tensordot(counts, pairs, axes=1)
+        return frechet_distance(*map(Gaussian.of_statistics, map(EmbeddingStatistics.from_vector, sums)))
+
+    return _interval(distance, len(pairs), rng, resamples, level)
+
+
+def _stacked(groups: Sequence[EmbeddingStatistics]) -> Matrix:
+    return np.array([group.to_vector() for group in groups])
+
+
+def _interval(
+    distance: Callable[[NDArray[np.int64]], float], groups: int, rng: np.random.Generator, resamples: int, level: float
+) -> tuple[float, float] | None:
+    """The interval of a distance that depends on how often each group of clips is drawn."""
+    if groups < 2:
         return None
-    sums = np.stack([group.to_vector() for group in groups])
-    value = _distance(reference, sums.sum(axis=0))
-    counts = rng.multinomial(len(groups), np.full(len(groups), 1 / len(groups)), size=resamples)
-    drawn: NDArray[np.float64] = np.array([_distance(reference, count @ sums) for count in counts])
+    value = distance(np.ones(groups, np.int64))
+    counts = rng.multinomial(groups, np.full(groups, 1 / groups), size=resamples)
+    drawn = np.array([distance(count) for count in counts])
     tail = (1 - level) / 2
     low, high = value + np.quantile(drawn, (tail, 1 - tail)) - drawn.mean()
     return max(0.0, float(low)), float(high)

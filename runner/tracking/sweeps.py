@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.config.command_line import command_line
-from runner.contract.files import read_results, read_sweep, write_sweep
+from runner.contract.files import read_jobs, read_sweep, write_sweep
+from runner.contract.sweep import SWEEP_FAD, SWEEP_FAD_REFERENCE
 from runner.core.layout import RunLayout
 from runner.core.redact import without_credentials
 from runner.reporting.advice import rerun_command
@@ -21,7 +22,10 @@ from runner.tracking.runs import _with_run_id
 from runner.tracking.sweep_page import fixed_params, sweep_note, swept_params
 
 if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
     from runner.config.schema import TrackingConfig
+    from runner.contract.result import RunResult
 
 _MAX_NAME = 250
 
@@ -80,7 +84,7 @@ def finish_sweep(
     run_id = state.run_id
     assert run_id is not None
     uri = without_credentials(store_uri(tracking, outputs))
-    results = [_with_run_id(result, run_dir, uri) for run_dir in run_dirs for result in read_results([run_dir])]
+    results = [_with_run_id(result, sweep_dir / job, uri) for job, result in read_jobs(sweep_dir, run_dirs).items()]
     count = dict.fromkeys(("finished", "failed", "interrupted"), 0)
     for result in results:
         count[result.status] += 1
@@ -103,6 +107,7 @@ def finish_sweep(
             metrics["best_speedup"] = chosen.speed / (contest.baseline.speed or 1.0)
         metrics |= {"jobs": len(results), **{f"jobs_{status}": count[status] for status in ("failed", "interrupted")}}
         log_batch(client, run_id, metrics=metrics_at(metrics, int(1000 * time.time())), tags=cut(tags))
+        _log_fads(client, results)
         datasets = [result.info.dataset for result in results if result.info.dataset]
         if len({dataset.digest for dataset in datasets}) == 1:
             log_dataset(client, run_id, datasets[0])
@@ -112,3 +117,13 @@ def finish_sweep(
         status = "KILLED" if interrupted else "FAILED" if count["failed"] or not results else "FINISHED"
         ended_at = max((result.ended_at for result in results), default=0.0)
         client.set_terminated(run_id, status, end_time=int(1000 * ended_at) or None)
+
+
+def _log_fads(client: MlflowClient, results: Sequence[RunResult]) -> None:
+    """Log each job's distance from the sweep's reference to its own run."""
+    run_ids = {result.fad.job: result.mlflow_run_id for result in results if result.fad and result.mlflow_run_id}
+    now_ms = int(1000 * time.time())
+    for result in results:
+        if result.fad and result.mlflow_run_id and (reference := run_ids.get(result.fad.reference)):
+            metrics = metrics_at({SWEEP_FAD: result.fad.fad}, now_ms)
+            log_batch(client, result.mlflow_run_id, metrics=metrics, tags={SWEEP_FAD_REFERENCE: reference})

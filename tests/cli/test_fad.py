@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from runner.cli import fad
@@ -21,7 +22,7 @@ BASE, OTHER = embeddings(0), embeddings(1, 1.1, 0.05)
 
 @pytest.fixture
 def runs(tmp_path: Path) -> tuple[str, str]:
-    return str(make_run(tmp_path / "base", BASE)), str(make_run(tmp_path / "run", OTHER))
+    return str(make_run(tmp_path / "base", BASE)), str(make_run(tmp_path / "run", OTHER, clip="other"))
 
 
 def test_a_table_has_the_distance_its_interval_and_both_counts(
@@ -46,6 +47,20 @@ def test_json_and_csv_have_the_same_figures(runs: tuple[str, str], capsys: pytes
     (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
     for name in ("fad", "fad_low", "fad_high", "fad_infinity", "fad_infinity_r2"):
         assert float(row[name]) == run[name]
+
+
+def test_an_interval_in_pairs_says_so_in_every_form(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [str(make_run(tmp_path / name, rows)) for name, rows in (("base", BASE), ("near", BASE * np.float32(1.001)))]
+    runs += ["--bootstrap", "20"]
+    assert fad.main(runs) == 0
+    assert f"{runs[1]}: interval paired over 8 clips, the same as the reference's" in capsys.readouterr().out
+    assert fad.main([*runs, "--json"]) == 0
+    (run,) = json.loads(capsys.readouterr().out)["runs"]
+    assert run["fad_paired_clips"] == 8
+    assert 0 < run["fad_low"] < run["fad"] < run["fad_high"] < 0.01
+    assert fad.main([*runs, "--csv"]) == 0
+    (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert row["fad_paired_clips"] == "8"
 
 
 def test_clips_go_to_a_file_nearest_first(
@@ -122,7 +137,7 @@ def test_mlflow_has_the_distances_in_the_runs_own_run(runs: tuple[str, str], tmp
     assert client.get_run(run_id).data.metrics == {}
     assert fad.main([*runs]) == 0
     data = client.get_run(run_id).data
-    assert set(data.metrics) == {"fad", "fad_low", "fad_high"}
+    assert set(data.metrics) == {"fad", "fad_low", "fad_high", "fad_paired_clips"}
     assert data.tags["fad.reference"] == runs[0]
 
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from runner.cli import fad, fad_selftest
 from runner.core.errors import WeightsError
+from runner.statistics.frechet import Gaussian, frechet_distance
+
+if TYPE_CHECKING:
+    from runner.inference.session import VGGishSession
 
 
 def some_values(windows: np.ndarray) -> np.ndarray:
@@ -42,6 +47,26 @@ def test_the_verdict_is_the_published_distances(
     assert capsys.readouterr().out.count("FAILED" if status else "passed") == 2
 
 
+def test_a_session_of_other_weights_is_measured_and_fails(
+    vggish: VGGishSession, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sets: list[np.ndarray] = []
+
+    def embed(windows: np.ndarray) -> np.ndarray:
+        sets.append(vggish.embed_windows(windows))
+        return sets[-1]
+
+    session = SimpleNamespace(embed_windows=embed)
+    monkeypatch.setattr("runner.inference.api.load_vggish_model", lambda **given: session)
+    assert fad.main(["--self-test"]) == 1
+    told = capsys.readouterr()
+    assert [each.shape for each in sets] == [(110, 128), (55, 128), (55, 128)]
+    for noisy, noise in zip(sets[1:], ("0.0001", "1e-05"), strict=True):
+        distance = frechet_distance(Gaussian.of_rows(sets[0]), Gaussian.of_rows(noisy))
+        assert f"FAILED: noise {noise}: FAD {distance:.6f}, torcheval has" in told.out
+    assert "do not give the published distances" in told.err
+
+
 def test_without_the_released_weights_it_says_so_and_fails(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -50,4 +75,7 @@ def test_without_the_released_weights_it_says_so_and_fails(
 
     monkeypatch.setattr("runner.inference.api.load_vggish_model", absent)
     assert fad.main(["--self-test"]) == 1
-    assert "needs the released weights, and nothing was tested: there is no network" in capsys.readouterr().err
+    assert (
+        "needs the released weights, takes no others, and tested nothing: there is no network"
+        in capsys.readouterr().err
+    )

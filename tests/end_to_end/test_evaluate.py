@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
+import numpy as np
+import pytest
 from mlflow.tracking import MlflowClient
 
 from runner.core.layout import RunLayout
+from runner.statistics.frechet import Gaussian, frechet_distance
 from tests.commands import run, run_real
 
 
@@ -19,9 +23,11 @@ def test_a_sweep_with_evaluate_has_quality_beside_speed_everywhere(few_clips: Pa
     assert done.status == 0, done.err
     assert "of 6 clips of 2 labels, 3 folds by 6 recordings" in done.out
     assert "Quality of cpu-balanced-float32: probe accuracy" in done.out
-    assert "× realtime, moved probe accuracy by" in done.out
+    assert re.search(r"× realtime, moved FAD by 0\.\d{4} and probe accuracy by .* points", done.out)
     (sweep,) = {path.parent.parent for path in (outputs / "sweeps").rglob("evaluation.json")}
-    for job in ("0", "1"):
+    stored = [np.load(RunLayout(sweep / job).statistics) for job in ("0", "1")]
+    fad = frechet_distance(*(Gaussian.of_covariance(each["mu"], each["sigma"], int(each["n"])) for each in stored))
+    for job, distance in (("0", 0.0), ("1", fad)):
         evaluation = json.loads(RunLayout(sweep / job).evaluation.read_text())
         result = json.loads(RunLayout(sweep / job).result.read_text())
         assert result["metrics"]["cluster_ami"] == evaluation["metrics"]["cluster_ami"]
@@ -29,6 +35,7 @@ def test_a_sweep_with_evaluate_has_quality_beside_speed_everywhere(few_clips: Pa
         client = MlflowClient(f"sqlite:///{outputs}/mlflow.db")
         logged = client.get_run(json.loads(RunLayout(sweep / job).tracking.read_text())["run_id"])
         assert logged.data.metrics["probe_accuracy"] == evaluation["metrics"]["probe_accuracy"]
+        assert logged.data.metrics["sweep_fad"] == pytest.approx(distance, rel=1e-6)
         assert logged.data.params["evaluate.tasks"] == "probe,knn,cluster,retrieval"
         assert logged.data.tags["evaluation.data_sha256"] == evaluation["data_sha256"]
         assert "evaluation.json" in {file.path for file in client.list_artifacts(logged.info.run_id)}

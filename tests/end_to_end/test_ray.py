@@ -19,7 +19,10 @@ from tests import commands
 from tests.conftest import run_command
 from tests.fork_server import Forked
 
-SETTINGS = ("device=cpu", "weights=random", "tracking=none", "profile=off", "output.clips_per_shard=4")
+SETTINGS = (
+    *("device=cpu", "weights=random", "tracking=none", "profile=off", "output.clips_per_shard=4"),
+    *("output.pool=[1.92]", "frontend.speed=2"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +54,7 @@ def local(clips: Path) -> Path:
 
 def assert_same(one: Path, other: Path) -> None:
     assert {p.name for p in (one / "embeddings").iterdir()} == {p.name for p in (other / "embeddings").iterdir()}
-    for name in ("embeddings", "clips.parquet"):
+    for name in ("embeddings", "pooled", "clips.parquet"):
         first, second = (pq.read_table(each / name).replace_schema_metadata(None) for each in (one, other))
         assert first.equals(second), name
     sums = [np.load(each / "stats.npz")["sums"] for each in (one, other)]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -30,14 +31,20 @@ def make_run(
     rows: np.ndarray,
     about: Mapping[str, str] = ABOUT,
     *,
+    clip: str = "clip",
+    digest: str | None = None,
     statistics: bool = True,
     shards: int = 3,
+    counts: Sequence[int] = CLIP_EXAMPLES,
 ) -> Path:
-    """A run's folder with these embeddings; a clip may go on in the next row group, never in the next shard."""
+    """A run's folder with these embeddings; a clip may go on in the next row group, never in the next shard.
+
+    ``clip`` begins the names of its clips; ``digest`` is its data set's; ``counts`` are their examples.
+    """
     (folder / "embeddings").mkdir(parents=True)
-    counts = [number for number, examples in enumerate(CLIP_EXAMPLES) for _ in range(examples)]
-    clips = np.array([f"clip{number}.wav" for number in counts])
-    bounds = np.searchsorted(counts, np.linspace(0, len(CLIP_EXAMPLES), shards + 1).astype(int))
+    numbers = [number for number, examples in enumerate(counts) for _ in range(examples)]
+    clips = np.array([f"{clip}{number}.wav" for number in numbers])
+    bounds = np.searchsorted(numbers, np.linspace(0, len(counts), shards + 1).astype(int))
     for shard, (first, end) in enumerate(itertools.pairwise(bounds)):
         vectors = pa.FixedSizeListArray.from_arrays(pa.array(rows[first:end].reshape(-1)), 128)
         table = pa.table({"clip": clips[first:end], "embedding": vectors})
@@ -46,6 +53,8 @@ def make_run(
         (folder / "stats.npz").write_bytes(to_npz(EmbeddingStatistics.of(rows), about))
     frontend = {key.removeprefix("frontend."): value for key, value in about.items() if key.startswith("frontend.")}
     weights = {"checksum": about["weights.checksum"], "source": "file", "is_random": False}
-    result = {"status": "finished", "config": {"frontend": frontend}, "weights": weights}
+    result: dict[str, Any] = {"status": "finished", "config": {"frontend": frontend}, "weights": weights}
+    if digest:
+        result["dataset"] = {"digest": digest}
     (folder / "result.json").write_text(json.dumps(result))
     return folder

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from runner.core.errors import RunnerError
-from runner.evaluation.fad import GROUPS, Reference, Wanted, differences, failures, measure
+from runner.evaluation.fad import GROUPS, Reference, Wanted, differences, failures, may_be_paired, measure
 from runner.evaluation.sources import EmbeddingSet, find_sets
 from runner.statistics.frechet import Gaussian, frechet_distance, frechet_limit
 from runner.statistics.kernel import kernel_distance, median_distance
@@ -19,8 +20,8 @@ from tests.evaluation.runs import ABOUT, CLIP_EXAMPLES, embeddings, make_run
 BASE, OTHER = embeddings(0), embeddings(1, 1.1, 0.05)
 
 
-def one(folder: Path, rows: np.ndarray, about: dict[str, str] = ABOUT) -> EmbeddingSet:
-    return find_sets(str(make_run(folder, rows, about)))[0]
+def one(folder: Path, rows: np.ndarray, about: dict[str, str] = ABOUT, **given: Any) -> EmbeddingSet:
+    return find_sets(str(make_run(folder, rows, about, **given)))[0]
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def base(tmp_path: Path) -> Reference:
 
 @pytest.fixture
 def run(tmp_path: Path) -> EmbeddingSet:
-    return one(tmp_path / "run", OTHER)
+    return one(tmp_path / "run", OTHER, clip="other")
 
 
 @pytest.mark.slow
@@ -39,7 +40,8 @@ def test_the_distance_is_that_of_the_embeddings(base: Reference, run: EmbeddingS
     assert score.fad == pytest.approx(frechet_distance(Gaussian.of_rows(BASE), Gaussian.of_rows(OTHER)), abs=1e-9)
     assert score.interval is not None
     assert score.interval[0] < score.fad < score.interval[1]
-    assert score.figures() == {"fad": score.fad, "fad_low": score.interval[0], "fad_high": score.interval[1]}
+    low, high = score.interval
+    assert score.figures() == {"fad": score.fad, "fad_low": low, "fad_high": high, "fad_paired_clips": 0}
     everything = measure(base, run, Wanted(limit="subsets", kad="reference", per_clip=True))
     assert everything.interval == score.interval  # what is drawn is drawn again, whatever else is asked for
 
@@ -48,7 +50,7 @@ def test_each_clip_has_its_own_distance_but_those_of_one_example(base: Reference
     score = measure(base, run, Wanted(interval=0, per_clip=True))
     assert (len(score.clips), score.left_out) == (len(CLIP_EXAMPLES) - 1, 1)
     assert [clip.fad for clip in score.clips] == sorted(clip.fad for clip in score.clips)
-    long = next(clip for clip in score.clips if clip.clip == "clip3.wav")  # over several row groups
+    long = next(clip for clip in score.clips if clip.clip == "other3.wav")  # over several row groups
     first = sum(CLIP_EXAMPLES[:3])
     own = Gaussian.of_rows(OTHER[first : first + CLIP_EXAMPLES[3]])
     assert (long.examples, long.fad) == (CLIP_EXAMPLES[3], pytest.approx(frechet_distance(base.gaussian, own)))
@@ -88,6 +90,36 @@ def test_a_clip_is_drawn_with_all_its_examples(
         assert group.n == expected.n
         np.testing.assert_allclose(group.products, expected.products, rtol=1e-9)
     assert len(drawn) == min(groups, len(CLIP_EXAMPLES))
+
+
+def test_the_same_clips_are_drawn_in_pairs_so_that_the_interval_is_of_the_setting(
+    base: Reference, run: EmbeddingSet, tmp_path: Path
+) -> None:
+    rounded = BASE * (1 + np.random.default_rng(5).standard_normal(BASE.shape) / 2**9).astype(np.float32)
+    score = measure(base, one(tmp_path / "rounded", rounded, shards=2), Wanted(interval=50))
+    assert score.paired == len(CLIP_EXAMPLES)
+    assert score.interval is not None
+    low, high = score.interval
+    assert low < score.fad < high < 0.01
+    of_other_clips = measure(base, one(tmp_path / "other", rounded, clip="other"), Wanted())
+    assert of_other_clips.fad == score.fad
+    assert of_other_clips.interval is not None
+    assert of_other_clips.interval[1] > 1000 * high
+    same = measure(base, base.embeddings, Wanted(interval=20))
+    assert (same.fad, same.interval, same.paired) == (0.0, (0.0, 0.0), len(CLIP_EXAMPLES))
+
+
+def test_sets_that_are_not_known_to_be_of_the_same_clips_are_not_paired(base: Reference, tmp_path: Path) -> None:
+    assert may_be_paired(base.embeddings, one(tmp_path / "merged", OTHER))  # without a data set's digest
+    first, second = (one(tmp_path / digest, BASE, digest=digest) for digest in "de")
+    assert may_be_paired(first, first)
+    assert not may_be_paired(first, second)
+    assert not may_be_paired(first, replace(first, blocks=None))
+    assert not may_be_paired(first, replace(first, summary=replace(first.summary, n=299)))
+    assert measure(Reference(first), second, Wanted(interval=2)).paired == 0
+    rows = np.concatenate([BASE[-10:], BASE[:-10]])  # as many examples, in other clips
+    counts = (*CLIP_EXAMPLES[-1:], *CLIP_EXAMPLES[:-1])
+    assert measure(base, one(tmp_path / "counts", rows, counts=counts), Wanted(interval=2)).paired == 0
 
 
 def test_other_protocols_and_weights_are_named(base: Reference, run: EmbeddingSet, tmp_path: Path) -> None:

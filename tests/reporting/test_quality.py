@@ -11,6 +11,7 @@ import pytest
 
 from runner.cli.report import make_report
 from runner.contract.result import EvaluatedData, Evaluation, RunResult
+from runner.contract.sweep import SweepFad
 from runner.reporting.logged_run import Row
 from runner.reporting.quality import Quality, change, describe_quality, quality_findings, quality_of
 from runner.reporting.report_forms import as_html, as_table
@@ -57,6 +58,36 @@ def test_a_sweep_says_what_a_coarser_precision_cost_beside_its_speed() -> None:
     ]
 
 
+def far(run: RunResult, job: str, fad: float, reference: str = "0") -> RunResult:
+    return replace(run, fad=SweepFad(job, reference, fad))
+
+
+def test_fad_is_beside_probe_accuracy_and_speed() -> None:
+    usual = far(evaluated([0.8, 0.6]), "0", 0.0)
+    half = far(evaluated([0.8, 0.6], precision="float16", speed=176_400), "1", 0.0003)
+    other_memory = far(evaluated([0.8, 0.6], memory="greedy"), "2", 1e-12)
+    assert findings(usual, half, other_memory)[1:] == [
+        "cpu-greedy-float32: 100 × realtime, moved FAD by less than 0.0001 and probe accuracy by 0.0 points.",
+        "cpu-balanced-float16: 176,400 × realtime, moved FAD by 0.0003 and probe accuracy by 0.0 points.",
+    ]
+    assert "moved FAD by 0.0003 and probe accuracy by 0.0 points." in verdict([usual, half])
+    of_another_sweep = far(half, "1", 0.0003, reference="9")
+    assert findings(usual, of_another_sweep)[1].endswith("× realtime, moved probe accuracy by 0.0 points.")
+
+
+def test_without_labels_fad_is_said_of_settings_that_change_numbers() -> None:
+    coarse = far(result(precision="bfloat16", speed=339), "0", 0.084, reference="2")
+    half = far(result(precision="float16", speed=339), "1", 0.0, reference="2")
+    usual = far(result(), "2", 0.0, reference="2")
+    other_memory = far(result(memory="greedy"), "3", 1e-12, reference="2")
+    soxr = with_config(far(result(run_name="soxr"), "4", 0.25, reference="2"), frontend={"resampler": "soxr"})
+    assert findings(coarse, half, usual, other_memory, soxr, result(precision="tf32")) == [
+        "soxr: 100 × realtime, moved FAD by 0.2500 from cpu-balanced-float32.",
+        "cpu-balanced-float16: 339 × realtime, moved FAD by less than 0.0001 from cpu-balanced-float32.",
+        "cpu-balanced-bfloat16: 339 × realtime, moved FAD by 0.0840 from cpu-balanced-float32.",
+    ]
+
+
 def test_another_resampler_is_compared_with_the_default_one_though_it_is_another_workload() -> None:
     usual = evaluated([0.8, 0.6])
     soxr = with_config(evaluated([0.8, 0.7], run_name="soxr"), frontend={"resampler": "soxr"})
@@ -80,7 +111,7 @@ def test_rounds_of_a_sweep_are_one_run_and_what_was_not_evaluated_is_not_mention
 
 def test_without_folds_the_difference_is_of_the_means() -> None:
     one, other = (Quality(name, {"knn_accuracy": value}, "d") for name, value in (("a", 0.5), ("b", 0.512)))
-    assert change(other, one) == "moved kNN accuracy by +1.2 points"
+    assert change(other, one) == "kNN accuracy by +1.2 points"
     assert change(Quality("c", {}, "d"), one) is None
     assert change(Quality("c", {"knn_accuracy": 0.5}, None), Quality("d", {"knn_accuracy": 0.5}, None)) is None
 
@@ -108,17 +139,17 @@ def test_the_summary_of_a_run_has_its_scores_with_spread_and_chance() -> None:
 
 
 def test_a_report_has_quality_beside_speed_and_compares_it() -> None:
-    tags = {"evaluation.data_sha256": "d", "weights.checksum": "w"}
+    tags = {"evaluation.data_sha256": "d", "weights.checksum": "w", "sweep_fad.reference": f"b{'0' * 31}"}
     rows = [
         Row(f"{name}{'0' * 31}", precision, "FINISHED", 0, {"actual.precision": precision}, metrics, tags, "digest")
         for name, precision, metrics in (
-            ("a", "float16", {"realtime_factor": 300.0, "probe_accuracy": 0.78, "knn_accuracy": 0.5}),
-            ("b", "float32", {"realtime_factor": 100.0, "probe_accuracy": 0.80, "knn_accuracy": 0.5}),
+            ("a", "float16", {"realtime_factor": 300.0, "probe_accuracy": 0.78, "knn_accuracy": 0.5, "sweep_fad": 2.5}),
+            ("b", "float32", {"realtime_factor": 100.0, "probe_accuracy": 0.80, "knn_accuracy": 0.5, "sweep_fad": 0.0}),
         )
     ]
     report = make_report(rows, cast(MlflowReader, SimpleNamespace(blocks=lambda row, metric: ())), None)
     assert report.metrics == ("realtime_factor", "probe_accuracy")
     assert re.search(r"float16 a0000000 .* 300\.0 +0\.780 ", as_table(report))
-    line = "float16 a0000000: 300 × realtime, moved probe accuracy by -2.0 points."
+    line = "float16 a0000000: 300 × realtime, moved FAD by 2.5000 and probe accuracy by -2.0 points."
     assert f"Quality of float32 b0000000: probe accuracy 80.0 %.\n{line}" in as_table(report)
     assert line in as_html(report)

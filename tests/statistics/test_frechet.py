@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.linalg import sqrtm
+from scipy.stats import bootstrap
 
-from runner.statistics.frechet import Gaussian, bootstrap_interval, frechet_distance, frechet_limit
+from runner.statistics.frechet import Gaussian, bootstrap_interval, frechet_distance, frechet_limit, paired_interval
 from runner.statistics.moments import EmbeddingStatistics
 
 X = np.random.default_rng(0).standard_normal((1000, 128))
@@ -92,6 +93,81 @@ def test_the_interval_holds_the_distance_and_narrows_with_more_clips() -> None:
         assert interval[0] < frechet_distance(reference, Gaussian.of_rows(rows.reshape(-1, 16))) < interval[1]
         widths.append(interval[1] - interval[0])
     assert widths[0] == pytest.approx(10 * widths[1], rel=0.5)
+
+
+def changed(clips: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The same clips in a coarser precision, with a small shift."""
+    rounded: np.ndarray = clips * (1 + rng.standard_normal(clips.shape) * 0.03) + 0.02
+    return rounded
+
+
+def drawn_clips(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Clips of ten examples each, [count, 10, 16]."""
+    clips: np.ndarray = rng.standard_normal((count, 10, 16)) + rng.standard_normal((count, 1, 16)) + 1
+    return clips
+
+
+def of_clips(first: np.ndarray, second: np.ndarray) -> float:
+    return frechet_distance(*(Gaussian.of_rows(clips.reshape(-1, 16)) for clips in (first, second)))
+
+
+def test_an_interval_of_pairs_is_as_wide_as_the_distances_of_other_clips_are_apart() -> None:
+    rng = np.random.default_rng(0)
+    distances = [of_clips(clips, changed(clips, rng)) for clips in (drawn_clips(rng, 60) for _ in range(300))]
+    low, high = np.quantile(distances, (0.025, 0.975))
+    widths = []
+    for _ in range(5):
+        clips = drawn_clips(rng, 60)
+        other = changed(clips, rng)
+        groups = [[EmbeddingStatistics.of(clip) for clip in side] for side in (clips, other)]
+        interval = paired_interval(*groups, rng)
+        assert interval is not None
+        assert interval[0] < of_clips(clips, other) < interval[1]
+        widths.append(interval[1] - interval[0])
+    assert np.mean(widths) == pytest.approx(high - low, rel=0.3)
+
+
+def test_an_interval_of_pairs_is_that_of_scipys_paired_bootstrap_around_the_value() -> None:
+    rng = np.random.default_rng(1)
+    clips = drawn_clips(rng, 60)
+    other = changed(clips, rng)
+    value = of_clips(clips, other)
+    found = bootstrap(
+        (np.arange(60), np.arange(60)),
+        lambda first, second: of_clips(clips[first], other[second]),
+        paired=True,
+        vectorized=False,
+        n_resamples=1000,
+        method="percentile",
+        random_state=0,
+    )
+    shift = value - found.bootstrap_distribution.mean()
+    expected = [end + shift for end in found.confidence_interval]
+    groups = [[EmbeddingStatistics.of(clip) for clip in side] for side in (clips, other)]
+    interval = paired_interval(*groups, rng, resamples=1000)
+    assert interval is not None
+    np.testing.assert_allclose(np.array(interval) - value, np.array(expected) - value, rtol=0.2)
+
+
+def test_clips_that_are_all_scaled_alike_have_the_closed_forms_interval() -> None:
+    rng = np.random.default_rng(2)
+    clips = rng.standard_normal((50, 10, 16)) + rng.standard_normal((50, 1, 16))
+    groups = [[EmbeddingStatistics.of(clip) for clip in side] for side in (clips, 1.01 * clips)]
+    interval = paired_interval(*groups, np.random.default_rng(3), resamples=200)
+
+    def scaled(rows: np.ndarray) -> float:  # d² = 0.01² (|μ|² + tr Σ)
+        return 1e-4 * float(np.square(rows.mean(axis=0)).sum() + np.cov(rows, rowvar=False).trace())
+
+    counts = np.random.default_rng(3).multinomial(50, np.full(50, 1 / 50), size=200)
+    values = [scaled(np.concatenate(np.repeat(clips, count, axis=0))) for count in counts]
+    expected = scaled(np.concatenate(clips)) + np.quantile(values, (0.025, 0.975)) - np.mean(values)
+    assert interval == pytest.approx(tuple(expected), rel=1e-9)
+
+
+def test_equal_sets_of_the_same_clips_have_an_interval_of_0() -> None:
+    groups = [EmbeddingStatistics.of(Y[first : first + 10]) for first in range(0, 500, 10)]
+    assert paired_interval(groups, groups, np.random.default_rng(0), resamples=20) == (0.0, 0.0)
+    assert paired_interval(groups[:1], groups[:1], np.random.default_rng(0)) is None
 
 
 def test_one_group_of_clips_has_no_interval() -> None:

@@ -163,6 +163,7 @@ def test_the_parent_of_a_sweep_says_how_its_jobs_went(
     folder.mkdir()
     record = {"run_id": None, "overrides": ["device=cpu,gpu"], "jobs": [], "swept": {"device.name": ["cpu", "gpu"]}}
     record |= {"user": "anna", "git": {"commit": "c" * 40}}
+    record["fads"] = [{"job": job, "reference": "0", "fad": fad} for job, fad in (("0", 0.0), ("1", 0.0003))]
     (folder / "sweep.json").write_text(json.dumps(record))
     open_sweep(LOCAL, tmp_path, folder, ["device=cpu,gpu"])
     parent_id = json.loads((folder / "sweep.json").read_text())["run_id"]
@@ -176,6 +177,10 @@ def test_the_parent_of_a_sweep_says_how_its_jobs_went(
     assert parent.info.status == expected
     assert parent.data.tags["sweep.finished"] == str(statuses.count("finished"))
     first = json.loads((jobs[0] / "tracking.json").read_text())["run_id"]
+    for job, fad in zip(jobs, (0.0, 0.0003), strict=True):
+        run_id = json.loads((job / "tracking.json").read_text())["run_id"]
+        data = next(run.data for run in runs if run.info.run_id == run_id)
+        assert (data.metrics["sweep_fad"], data.tags["sweep_fad.reference"]) == (fad, first)
     row = f"| [cpu-balanced-float32](#/experiments/{parent.info.experiment_id}/runs/{first}?"
     assert row in parent.data.tags["mlflow.note.content"]
     assert parent.data.tags["best.run_id"] == first
