@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 CONFIG_NAME = "config"
 
 _NO_OPTION = re.compile(r"Could not find '(.+)/([^/]*)'\s+Available options in '.+':((?:\n\t\S+)+)")
+
+_NO_GROUP = re.compile(r"Error merging override (\w+)=(.*)\s+Invalid type assigned: str is not a subclass")
 
 
 @functools.cache
@@ -189,6 +192,10 @@ def format_hydra_error(error: BaseException) -> str:
         return several_values(ambiguous[1])
     if unknown := _NO_OPTION.search("\n".join(lines)):
         return f"{unknown[1]}={unknown[2]} is not an option: use one of {', '.join(unknown[3].split())}"
+    if (no_group := _NO_GROUP.match(f"{' '.join(lines)} {error.__cause__}")) and no_group[1] in schemas():
+        names = ", ".join(field.name for field in fields(schemas()[no_group[1]]))
+        group = no_group[1]
+        return f"{group}={no_group[2].strip()} is not an option: set a key, as {group}.KEY=VALUE with one of {names}"
     keys = [line.split(":", 1)[1].strip() for line in lines if line.strip().startswith("full_key:")]
     if message := next(filter(None, map(renamed_key, keys)), None):
         return message

@@ -42,7 +42,8 @@ class Changes:
         """Return a line for each kind of change, for the user."""
         lines = []
         if self.changed:
-            lines.append(f"re-embedding {len(self.changed):,} source files changed since the run started")
+            files = "source file" if len(self.changed) == 1 else "source files"
+            lines.append(f"re-embedding {len(self.changed):,} {files} changed since the run started")
         if self.relabeled:
             lines.append(f"re-running the shards of {len(self.relabeled):,} labels changed since the run started")
         if self.vanished:

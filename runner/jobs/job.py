@@ -88,7 +88,7 @@ def run_job(job: Job) -> RunResult:
             say(f"{job.place} is already complete; nothing to do")
             if job.config.evaluate.tasks and finished.evaluation is None:
                 say(f"measure its quality with: python -m runner evaluate {shlex.quote(job.place)}")
-            print(summarize(finished, job.place, None))
+            print(summarize(finished, job.place, None, clips=RunLayout(job.run_dir).clips))
             return finished
         result = _Attempt(_with_resolved_precision(job), info, prepared, guard).carry_out(finished)
     if guard.requeues:
@@ -236,7 +236,8 @@ class _Attempt:
             log.error("%s could not be written (%s)", path, error)
         place = self._job.place if self._remote else str(self._job.run_dir)  # an unprepared run uploads nothing
         page, resume = self._tracking.page, _resume_command(self._job, result)
-        print(summarize(result, place, self._tracking.outcome, resume, page))
+        clips = RunLayout(self._job.run_dir).clips
+        print(summarize(result, place, self._tracking.outcome, resume, page, clips))
         if self._tracking.stopped:
             raise KeyboardInterrupt
         return result

@@ -1,9 +1,9 @@
 """The formats of embeddings: what all writers have in common, and the choice by ``output.formats`` and ``output.pool``.
 
-To add a format, write a class with ``write`` as in ``ShardFormat`` in a module of its own, and make it in
-``make_formats``.  An embedding shard is complete and on disk when ``write`` returns.  A clip's embeddings are read in
-blocks, so that memory does not grow with the length of a clip (except for TFRecords, whose record is a complete clip:
-130 bytes an example).
+To add a format, write a class with ``write`` as in ``ShardFormat`` in a module of its own, and create it in
+``make_formats``; CONTRIBUTING.md lists the other places.  An embedding shard is complete and on disk when ``write``
+returns.  A clip's embeddings are read in blocks, so that memory does not grow with the length of a clip (except for
+TFRecords, whose record is a complete clip: 130 bytes an example).
 """
 
 from __future__ import annotations
@@ -53,8 +53,10 @@ def make_formats(
         elif name == "tfrecord":
             assert postprocess is not None  # by config/validation.py: AudioSet's format has 8-bit embeddings
             formats.append(TfrecordShards(folder, metadata, labels, postprocess))
-        else:
+        elif name == "parquet":
             formats.append(ParquetShards(folder, metadata, hop_s, output.compression, extra))
+        else:
+            raise NotImplementedError(f"output.formats has {name}, which make_formats does not create")
     if output.pool:
         formats.append(PooledShards(folder, metadata, hop_s, output.pool, output.compression))
     return formats

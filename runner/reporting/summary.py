@@ -13,13 +13,23 @@ from runner.reporting.quality import describe_quality
 from runner.reporting.verdict import verdict
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from runner.contract.result import BatchSizeCurve, RunResult, WeightsReport
+
+_NAMED_CLIPS = 3
+"""Skipped clips that the summary of a run names."""
 
 _STARTUP = ("import", "device", "weights", "calibration", "compile", "batch_size", "parity", "pin")
 
 
 def summarize(
-    result: RunResult, place: str, tracking: str | None, resume: str | None = None, page: str | None = None
+    result: RunResult,
+    place: str,
+    tracking: str | None,
+    resume: str | None = None,
+    page: str | None = None,
+    clips: Path | None = None,
 ) -> str:
     """Summarize one run.
 
@@ -29,8 +39,14 @@ def summarize(
         tracking: the line on MLflow; None if the run is not tracked.
         resume: the command that resumes it; None if it is complete.
         page: its page in the MLflow UI.
+        clips: its clips.parquet, of which the first skipped clips are named.
     """
-    rows = [(label, text) for label, describe in _ROWS if (text := describe(result))]
+    rows = []
+    for label, describe in _ROWS:
+        if text := describe(result):
+            rows.append((label, text))
+            if label == "skipped" and clips:
+                rows += [("", line) for line in _first_skipped(clips)]
     if result.evaluation:
         rows += describe_quality(result.evaluation, result.metrics)
     rows.append(("files", place))
@@ -110,12 +126,26 @@ def _skipped(result: RunResult) -> str | None:
     return _see_clips(result, result.stats.skipped)
 
 
+def _first_skipped(clips: Path) -> list[str]:
+    """Name the first skipped clips of clips.parquet, each with its reason and detail; none if it can't be read."""
+    import pyarrow.dataset
+
+    columns = ["clip", "reason", "detail"]
+    try:
+        table = pyarrow.dataset.dataset(clips).head(
+            _NAMED_CLIPS, columns=columns, filter=pyarrow.dataset.field("status") == "skipped"
+        )
+    except (OSError, ValueError):  # Arrow's own errors are of these
+        return []
+    return [f"{row['clip']}: {row['reason']}, {row['detail']}" for row in table.to_pylist()]
+
+
 def _warned(result: RunResult) -> str | None:
-    return _see_clips(result, result.stats.warnings_by_reason)
+    return _see_clips(result, result.stats.warnings_by_reason, ", embedded as far as decoded")
 
 
-def _see_clips(result: RunResult, counts: Mapping[str, int]) -> str | None:
-    return f"{_counts(counts)} (see clips.parquet)" if counts and "examples" in result.metrics else None
+def _see_clips(result: RunResult, counts: Mapping[str, int], remark: str = "") -> str | None:
+    return f"{_counts(counts)}{remark} (see clips.parquet)" if counts and "examples" in result.metrics else None
 
 
 def _ignored(result: RunResult) -> str | None:

@@ -114,6 +114,10 @@ def outcome(line: str, outputs: Path, capsys: pytest.CaptureFixture[str]) -> tup
         ("weights.kind=random", "weights.kind has another name now: use weights=OPTION"),
         ("dataset=parquet dataset.name=id", "use dataset.name_column for a Parquet column"),
         ("parity=gate", "parity=gate has another name now: use parity=strict"),
+        (
+            "output=csv",
+            "output=csv is not an option: set a key, as output.KEY=VALUE with one of formats, postprocess, ",
+        ),
         ("output=npz", "use output.formats=[npz]"),
         ("output=tfrecord", "use output.formats=[tfrecord] output.postprocess=audioset"),
         ("frontend.resampler=reference", "use frontend.resampler=kaiser_best"),

@@ -14,7 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from runner.config.groups.output import FORMATS, OutputConfig
 from runner.core.errors import ResumeError
+from runner.core.layout import FORMAT_FOLDERS
+from runner.output.formats import make_formats
 from runner.output.npz import NpzFiles, npz_path
 from runner.output.rows import ClipRow, PostprocessedColumn
 from runner.output.tfrecord import TfrecordShards, label_numbers
@@ -41,6 +44,17 @@ def row(clip: str, examples: int, label: str | None = "dog", start_s: float = 0.
 
 def quantize(embeddings: np.ndarray) -> np.ndarray:
     return (embeddings * 50 + 128).clip(0, 255).astype(np.uint8)
+
+
+def test_every_format_of_the_configuration_writes_shards_into_a_folder_of_its_own(tmp_path: Path) -> None:
+    for name in FORMATS:
+        output = OutputConfig(formats=[name], postprocess="audioset")
+        (made,) = make_formats(output, tmp_path / name, {}, 0.96, ["dog"], quantize)
+        made.write(0, [row("a.wav", 2), row("broken.wav", 0)])
+    folders = [[path.name for path in (tmp_path / name).iterdir() if path.is_dir()] for name in FORMATS]
+    folders = [[name for name in names if name in FORMAT_FOLDERS] for names in folders]
+    assert [len(names) for names in folders] == [1] * len(FORMATS)
+    assert len({*map(tuple, folders)}) == len(FORMATS)
 
 
 def test_a_plain_reader_of_audiosets_format_parses_the_tfrecords(tmp_path: Path) -> None:

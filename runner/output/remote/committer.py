@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.core.errors import StoreError
-from runner.core.layout import FORMAT_METADATA, RunLayout
+from runner.core.layout import FORMAT_METADATA, SHARD_FOLDERS, RunLayout
 from runner.output.remote.commits import commit_name, sampled_shards
 from runner.output.remote.names import content_name, local_name
 from runner.output.remote.stale_workers import stale_worker_lock
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _METADATA = (RunLayout.identity, RunLayout.spec, *FORMAT_METADATA)
 """Files that later attempts need, and that are uploaded before the first shard."""
 
-_UPLOADED_ONLY = (f"{RunLayout.tfrecord}/", f"{RunLayout.pooled}/")
+_UPLOADED_ONLY = tuple(f"{folder}/" for folder in SHARD_FOLDERS if folder != RunLayout.embeddings)
 """Files that the command does not read."""
 
 _TRIES = 3

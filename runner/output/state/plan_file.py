@@ -113,6 +113,12 @@ def check_output_folder(folder: Path, config: RunConfig) -> None:
         return
     wanted, started = fingerprint(config), plan.settings
     keys = [key for key in sorted({*wanted, *started}) if wanted.get(key) != started.get(key)]
+    other_version = [key for key in keys if key not in wanted or key not in started]
+    if other_version and not any(key.endswith(".name") for key in keys):  # other options may have other keys
+        raise ConfigError(
+            f"output.dir={location} already holds a run of another version of the runner, which differs in the keys "
+            f"{', '.join(other_version)}: resume it with that version, or choose another folder"
+        )
     if keys:
         differences = ", ".join(f"{key} ({started.get(key)} there, {wanted.get(key)} now)" for key in keys)
         raise ConfigError(

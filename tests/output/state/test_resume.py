@@ -104,7 +104,7 @@ def test_a_changed_file_has_its_shard_done_again_also_after_another_kill(run: Pa
     os.utime(data / "4.wav", ns=(1, 1))
     again = plan(run, data)
     assert set(again.committed) == {0}
-    assert again.notes == ["re-embedding 1 source files changed since the run started"]
+    assert again.notes == ["re-embedding 1 source file changed since the run started"]
     third = plan(run, data)  # the second session was killed before it did anything
     assert (set(third.committed), third.notes) == ({0}, [])
 
@@ -162,6 +162,22 @@ def test_what_changes_numbers_or_files_may_not(run: Path, data: Path, override: 
     plan(run, data)
     with pytest.raises(ConfigError, match=f"another configuration: {key} "):
         check_output_folder(run, config(data, override))
+
+
+@pytest.mark.parametrize("key", ["frontend.preemphasis", "frontend.speed"])
+def test_a_plan_with_other_keys_is_of_another_version(run: Path, data: Path, key: str) -> None:
+    plan(run, data)
+    path = run / RunLayout.plan
+    values = json.loads(path.read_text())
+    if key in values["settings"]:
+        del values["settings"][key]
+    else:
+        values["settings"][key] = 0.97
+    path.write_text(json.dumps(values))
+    with pytest.raises(ConfigError, match=f"another version of the runner, which differs in the keys {key}:"):
+        check_output_folder(run, config(data))
+    with pytest.raises(ConfigError, match=r"another configuration: .*precision\.name"):
+        check_output_folder(run, config(data, "precision=bfloat16"))
 
 
 def test_a_folder_of_something_else_is_refused(run: Path, data: Path) -> None:
