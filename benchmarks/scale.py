@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from queue import Empty
 from typing import Any
 
 ROOT = "/data/clips"
@@ -101,11 +102,31 @@ def _take_up(clips: int, folder: Path) -> dict[str, Any]:
             "done": len(done), "first_clip_left": first.name}  # fmt: skip
 
 
-def _measured(step: Callable[[int, Path], dict[str, Any]], clips: int, folder: Path, queue: Any) -> None:
-    start = time.perf_counter()
-    found = step(clips, folder)
+def measured(step: Callable[[int, Path], dict[str, Any]], count: int, folder: Path) -> dict[str, Any]:
+    """Call a step in a process of its own; return its values with its seconds and peak memory, and print them."""
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    process = context.Process(target=_measure, args=(step, count, folder, queue))
+    process.start()
+    while True:
+        try:
+            values: dict[str, Any] = queue.get(timeout=1)
+            break
+        except Empty:
+            if not process.is_alive():
+                raise SystemExit(f"{step.__name__} ended with status {process.exitcode}") from None
+    process.join()
+    shown = {key: round(value, 2) if isinstance(value, float) else value for key, value in values.items()}
+    print(f"{step.__name__.strip('_')}: {shown}", flush=True)
+    return values
+
+
+def _measure(step: Callable[[int, Path], dict[str, Any]], count: int, folder: Path, queue: Any) -> None:
+    start, core_start = time.perf_counter(), time.process_time()
+    values = step(count, folder)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    queue.put({**found, "seconds": time.perf_counter() - start, "peak_mib": peak})
+    core_s = time.process_time() - core_start
+    queue.put({**values, "seconds": time.perf_counter() - start, "core_s": core_s, "peak_mib": peak})
 
 
 def main() -> None:
@@ -115,17 +136,10 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="for the run's state (default: a temporary folder)")
     options = parser.parse_args()
     folder = options.folder or Path(tempfile.mkdtemp(prefix="scale-"))
-    context = multiprocessing.get_context("spawn")
     found = {}
     try:
         for name, step in (("plan", _plan), ("journal", _journal), ("resume", _take_up)):
-            queue = context.Queue()
-            process = context.Process(target=_measured, args=(step, options.clips, folder, queue))
-            process.start()
-            found[name] = queue.get()
-            process.join()
-            shown = {key: round(value, 1) if isinstance(value, float) else value for key, value in found[name].items()}
-            print(f"{name}: {shown}", flush=True)
+            found[name] = measured(step, options.clips, folder)
         size = sum(path.stat().st_size for path in (folder / ".runner").glob("*") if path.is_file())
         print(f"state on disk: {size / 1e6:,.0f} MB")
     finally:

@@ -31,6 +31,9 @@ _TIMEOUT_S = 60.0
 _THREADS = min(4, os.cpu_count() or 1)
 """Row groups decompressed at once; each is up to 32 MiB."""
 
+_BLOCK_ROWS = 4096
+"""Examples decoded at once: 2 MiB, which stay in a core's cache."""
+
 _SHARD = re.compile(r"(^|/)part-\d+\.parquet$")
 
 
@@ -138,22 +141,23 @@ class EmbeddingReader:
         return EXAMPLE_SAMPLES / SAMPLE_RATE * float(self.metadata.get("vggish_runner.frontend.speed", 1))
 
     def blocks(self, columns: Sequence[str] = ("clip", "start_s"), *, embedding: str = "embedding") -> Iterator[Block]:
-        """Yield the examples in blocks, a row group each; a few are read ahead.
+        """Yield the examples in blocks of a row group, at most ``_BLOCK_ROWS`` each; a few groups are read ahead.
 
         Args:
             columns: further columns of each block.
             embedding: the column of the vectors.
         """
 
-        def read(group: _RowGroup) -> pa.Table:
+        def read(group: _RowGroup) -> list[pa.RecordBatch]:
             with group.shard.open() as file:
-                return file.read_row_group(group.number, columns=[*columns, embedding])
+                names = [*columns, embedding]
+                # by one thread: the row groups are what is read at once
+                return list(file.iter_batches(_BLOCK_ROWS, row_groups=[group.number], columns=names, use_threads=False))
 
         first = 0
-        for table in map_ahead(read, self._groups(), _THREADS, 2 * _THREADS):
-            vectors = table[embedding].combine_chunks()
-            rows = vectors.flatten().to_numpy(zero_copy_only=False).reshape(len(vectors), -1)
-            yield Block(first, table.drop_columns([embedding]), rows)
+        for batch in itertools.chain.from_iterable(map_ahead(read, self._groups(), _THREADS, 2 * _THREADS)):
+            rows = batch.column(embedding).flatten().to_numpy(zero_copy_only=False).reshape(len(batch), -1)
+            yield Block(first, pa.Table.from_batches([batch.drop_columns([embedding])]), rows)
             first += len(rows)
 
     def clips(self, embedding: str = "embedding") -> Iterator[EmbeddedClip]:

@@ -12,6 +12,7 @@ import pytest
 from runner.core.errors import RunnerError
 from runner.evaluation.query import query_from_clip
 from runner.evaluation.search import Similarity, search
+from runner.output import reader
 from runner.output.parquet import embedding_schema
 from runner.output.reader import EmbeddingReader
 
@@ -96,8 +97,8 @@ def test_more_matches_than_examples_are_all_examples(run: EmbeddingReader, examp
 
 def test_examples_of_nan_or_zeros_are_never_the_best(tmp_path: Path, examples: np.ndarray, clips: list[str]) -> None:
     examples[3], examples[7] = np.nan, 0.0
-    reader = EmbeddingReader(str(write_run(tmp_path / "broken", examples, clips)))
-    matches = search(examples[:1], reader.blocks(COLUMNS), 40)
+    broken = EmbeddingReader(str(write_run(tmp_path / "broken", examples, clips)))
+    matches = search(examples[:1], broken.blocks(COLUMNS), 40)
     assert len(matches) == 39
     assert matches[0].score == pytest.approx(1.0)
     assert [match.score for match in matches if (match.clip, match.start_s) == ("b.wav", pytest.approx(1.92))] == [0.0]
@@ -118,6 +119,16 @@ def test_a_query_that_is_not_in_the_run_is_an_error(run: EmbeddingReader) -> Non
 def test_a_reader_counts_the_examples_of_all_shards(run: EmbeddingReader) -> None:
     assert len(run) == 40
     assert [block.first for block in run.blocks(())] == [0, 7, 14, 21, 28, 35]
+
+
+def test_a_large_row_group_comes_in_several_blocks(
+    run: EmbeddingReader, examples: np.ndarray, clips: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "_BLOCK_ROWS", 4)
+    blocks = list(run.blocks(COLUMNS))
+    assert [block.first for block in blocks] == [0, 4, 7, 11, 14, 18, 21, 25, 28, 32, 35, 39]
+    np.testing.assert_array_equal(np.concatenate([block.embeddings for block in blocks]), examples)
+    assert [clip for block in blocks for clip in block.columns["clip"].to_pylist()] == clips
 
 
 def test_a_folder_without_embeddings_is_an_error(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""TFRecord and npz output as their readers see them, and names that a file system would not take."""
+"""Parquet, TFRecord and npz output as their readers see them, and names that a file system would not take."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,6 +20,7 @@ from runner.core.errors import ResumeError
 from runner.core.layout import FORMAT_FOLDERS
 from runner.output.formats import make_formats
 from runner.output.npz import NpzFiles, npz_path
+from runner.output.parquet import ParquetShards
 from runner.output.rows import ClipRow, PostprocessedColumn
 from runner.output.tfrecord import TfrecordShards, label_numbers
 from tests.conftest import PROJECT
@@ -85,6 +87,20 @@ def test_a_plain_reader_of_audiosets_format_parses_the_tfrecords(tmp_path: Path)
         assert context["end_time_seconds"].numpy() == pytest.approx(expected.start_s + expected.seconds)
     assert (tmp_path / "tfrecord" / "labels.csv").read_text() == "index,label\n0,cat\n1,dog\n"
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("extra", ["embedding_pca", "embedding_u8"])
+def test_float_vectors_are_split_by_byte_and_come_back_bit_for_bit(tmp_path: Path, extra: str) -> None:
+    rows = [row("a.wav", 1000), row("b.wav", 300)]
+    process = {"embedding_pca": np.negative, "embedding_u8": quantize}[extra]
+    (path,) = ParquetShards(tmp_path, {}, 0.96, "zstd", PostprocessedColumn(extra, process)).write(0, rows)
+    group = pq.ParquetFile(path).metadata.row_group(0)
+    columns = [group.column(number) for number in range(group.num_columns)]
+    split = {column.path_in_schema for column in columns if "BYTE_STREAM_SPLIT" in column.encodings}
+    assert split == {"embedding.list.element"} | {f"{extra}.list.element"} - {"embedding_u8.list.element"}
+    table, vectors = pq.read_table(path), np.concatenate([clip.embeddings for clip in rows])
+    np.testing.assert_array_equal(np.stack(table["embedding"].to_numpy()), vectors)
+    np.testing.assert_array_equal(np.stack(table[extra].to_numpy()), process(vectors))
 
 
 def test_labels_that_are_numbers_keep_them() -> None:

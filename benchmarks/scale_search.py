@@ -1,0 +1,146 @@
+"""Statistics, FAD, search and duplicates at scale: ``python -m benchmarks.scale_search --rows 10000000``.
+
+Makes a run of that many random embeddings in clips of ten with the runner's own writer, and one of a tenth of them to
+compare with.  Each step runs in a process of its own, whose seconds, seconds of processor time and peak memory are
+printed; the command is timed from its start.  A peer reads all embeddings into memory with pyarrow and multiplies them
+with NumPy.  It and the duplicates are left out above ``--most`` rows, as the one needs 1.5 kB of memory a row, and the
+others' time grows with the square.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.scale import measured
+
+PROJECT = Path(__file__).resolve().parents[1]
+_SHARD_ROWS = 50_000
+_CLIP_ROWS = 10
+_TOP = 20
+_COLUMNS = ("clip", "start_s", "label")
+
+
+def _write(rows: int, folder: Path) -> dict[str, Any]:
+    from runner.config.composition import compose_config
+    from runner.core.files import make_folder
+    from runner.core.layout import RunLayout
+    from runner.output.formats import make_formats
+    from runner.output.rows import ClipRow
+    from runner.output.state.journal import Journal
+    from runner.output.writer import ShardWriter
+
+    make_folder(RunLayout(folder).state)
+    formats = make_formats(compose_config(["weights=random"]).output, folder, {"model": "VGGish"}, 0.96, [])
+    writer = ShardWriter(folder, formats, Journal(RunLayout(folder).journal))
+    for shard in range(rows // _SHARD_ROWS):
+        values = np.random.default_rng((rows, shard)).standard_normal((_SHARD_ROWS, 128), dtype=np.float32)
+        clips = [
+            ClipRow(f"night/{shard:05d}/{first:07d}.wav", "embedded", None, None, _CLIP_ROWS, 9.6, 16_000, 1, False,
+                    None, 0.0, values[first : first + _CLIP_ROWS])
+            for first in range(0, _SHARD_ROWS, _CLIP_ROWS)
+        ]  # fmt: skip
+        writer.write_shard(shard, clips)
+    size = sum(path.stat().st_size for path in (folder / "embeddings").iterdir())
+    return {"bytes_a_row": size / rows}
+
+
+def _statistics(rows: int, folder: Path) -> dict[str, Any]:
+    """Merge the shards' statistics, as the end of a run does with clips.parquet."""
+    from runner.output.state.journal import ShardEntry
+    from runner.output.writer import write_clips_table
+
+    write_clips_table(folder, {shard: ShardEntry(shard) for shard in range(rows // _SHARD_ROWS)}, {"model": "VGGish"})
+    return {}
+
+
+def _fad(rows: int, folder: Path) -> dict[str, Any]:
+    from runner.evaluation.fad import Reference, Wanted, measure
+    from runner.evaluation.sources import find_sets
+
+    (reference,), (run,) = find_sets(str(folder.with_name("tenth"))), find_sets(str(folder))
+    return {"fad": measure(Reference(reference), run, Wanted(interval=0)).fad, "examples": run.summary.n}
+
+
+def _search(rows: int, folder: Path) -> dict[str, Any]:
+    from runner.evaluation.search import search
+    from runner.output.reader import EmbeddingReader
+
+    start = time.perf_counter()
+    matches = search(_query(), EmbeddingReader(str(folder)).blocks(_COLUMNS), _TOP)
+    return {"search_s": time.perf_counter() - start, "best": [match.clip for match in matches]}
+
+
+def _peer(rows: int, folder: Path) -> dict[str, Any]:
+    import pyarrow.parquet as pq
+
+    start = time.perf_counter()
+    table = pq.read_table(folder / "embeddings", columns=[*_COLUMNS, "embedding"])
+    vectors = table["embedding"].combine_chunks().flatten().to_numpy().reshape(-1, 128)
+    query = _query()[0]
+    scores = vectors @ query / (np.linalg.norm(vectors, axis=1) * np.linalg.norm(query))
+    best = np.argpartition(-scores, _TOP)[:_TOP]
+    best = best[np.argsort(-scores[best])]
+    return {"search_s": time.perf_counter() - start, "best": table["clip"].take(best).to_pylist()}
+
+
+def _duplicates(rows: int, folder: Path) -> dict[str, Any]:
+    from runner.evaluation.duplicates import clip_means, find_duplicates
+    from runner.output.reader import EmbeddingReader
+
+    means = clip_means(EmbeddingReader(str(folder)).blocks())
+    start = time.perf_counter()
+    groups = find_duplicates(means, 0.99)
+    return {"compare_s": time.perf_counter() - start, "clips": len(means.clips), "groups": len(groups)}
+
+
+def _query() -> np.ndarray[Any, np.dtype[np.float32]]:
+    return np.random.default_rng(5).standard_normal((1, 128)).astype(np.float32)
+
+
+def _time_command(folder: Path) -> None:
+    """Print the seconds of the search command from its start, with a clip of the run as the query."""
+    start = time.perf_counter()
+    command = [sys.executable, "-m", "runner", "search", str(folder), "--clip", "night/00000/0000000.wav"]
+    subprocess.run(command, cwd=PROJECT, check=True, stdout=subprocess.DEVNULL)
+    print(f"search command, from its start: {time.perf_counter() - start:.2f} s", flush=True)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=10_000_000, help=f"a multiple of {10 * _SHARD_ROWS:,}")
+    parser.add_argument("--most", type=int, default=2_000_000, help="rows that the peer and the duplicates still get")
+    parser.add_argument("--rounds", type=int, default=3, help="of search and peer, interleaved")
+    parser.add_argument("--folder", type=Path, help="for the two runs (default: a temporary folder)")
+    options = parser.parse_args()
+    if options.rows < 1 or options.rows % (10 * _SHARD_ROWS):
+        parser.error(f"--rows {options.rows} is no multiple of {10 * _SHARD_ROWS:,}")
+    root = Path(tempfile.mkdtemp(prefix="scale-", dir=options.folder))
+    rows, folder, tenth = options.rows, root / "run", root / "tenth"
+    try:
+        for count, run in ((rows, folder), (rows // 10, tenth)):
+            measured(_write, count, run)
+            measured(_statistics, count, run)
+        measured(_fad, rows, folder)
+        for _ in range(options.rounds):
+            best = measured(_search, rows, folder)["best"]
+            if rows <= options.most and measured(_peer, rows, folder)["best"] != best:
+                sys.exit("the search and its peer do not agree")
+            _time_command(folder)
+        if rows <= options.most:
+            measured(_duplicates, rows, folder)
+    finally:
+        shutil.rmtree(root)
+
+
+if __name__ == "__main__":
+    main()
