@@ -23,9 +23,11 @@ from runner.core.paths import as_path
 from runner.evaluation.annotations import read_annotations
 from runner.evaluation.data import digest_of, prepare
 from runner.evaluation.labels import FileLabels, RunLabels
-from runner.evaluation.sample import read_blocks, take_sample, window_length_s
+from runner.evaluation.sample import read_clips, take_sample
 from runner.evaluation.scores import chance_levels, per_label
+from runner.output.run_blocks import frontend_speed
 from runner.reporting.quality_figures import draw_quality
+from runner.vggish.constants import EXAMPLE_HOP_S
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -64,9 +66,10 @@ def evaluate(place: str, config: EvaluateConfig) -> dict[str, Any]:
         labels = FileLabels(read_annotations(Path(as_path(config.labels)).expanduser().resolve(), config), config)
     unit = ("window" if labels.are_timed else "clip") if config.unit == "auto" else config.unit
     sample = take_sample(
-        *(read_blocks(place), labels),
+        read_clips(place),
+        labels,
         unit=unit,
-        window_s=window_length_s(place),
+        window_s=EXAMPLE_HOP_S * frontend_speed(place),
         max_rows=config.max_rows,
         seed=config.seed,
     )

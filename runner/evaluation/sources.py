@@ -14,7 +14,8 @@ import numpy as np
 from runner.core.errors import RunnerError
 from runner.core.layout import RunLayout
 from runner.core.paths import as_path, is_url
-from runner.evaluation.places import FolderPlace, Place, RowBlock, UrlPlace, has_rows, run_rows
+from runner.evaluation.places import FolderPlace, Place, RowBlock, UrlPlace, run_rows
+from runner.output.run_blocks import has_embeddings
 from runner.statistics.files import Summary, from_folder, from_npz, from_rows, from_tfrecord
 from runner.statistics.moments import EmbeddingStatistics, Rows
 
@@ -109,7 +110,7 @@ def _sets(place: Place, depth: int) -> Iterator[EmbeddingSet]:
 def _run(place: Place) -> EmbeddingSet | None:
     """The run of a place; None if there is none, or one without a single example."""
     statistics = place.read(RunLayout.statistics)
-    readable = has_rows(place)
+    readable = has_embeddings(place.name)
     if statistics is None and not readable:
         return None
     result = _json(place, RunLayout.result)
