@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
@@ -12,13 +11,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from runner.cli.errors import print_error, reports_errors
 from runner.config.groups.evaluate import TASKS, UNITS, EvaluateConfig, check_evaluation
 from runner.core.errors import EvaluationError, RunnerError
 from runner.core.layout import RunLayout
 from runner.core.paths import as_path, is_url
 from runner.core.printable import printable
 from runner.core.readable import read_json
-from runner.core.redact import without_credentials
 
 if TYPE_CHECKING:
     from runner.contract.result import Evaluation
@@ -28,27 +27,24 @@ _PATIENCE_S = 120.0
 """How long an object of a store may take."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@reports_errors
+def main(arguments: Sequence[str] | None) -> int:
     """Evaluate runs, and compare several; exit status 1 if one could not be evaluated."""
     parser = _parser()
     options = parser.parse_args(arguments)
     failed = False
     qualities: list[Quality] = []
     places: list[str] = []
-    try:
-        config = _config(options)
-        check_evaluation(config)
-        for place in (place for argument in options.runs for place in _runs(argument)):
-            try:
-                qualities.append(_evaluate(place, config, logs=not options.no_log))
-            except (RunnerError, OSError) as error:
-                failed = True
-                print(f"error: {printable(without_credentials(f'{place}: {error}'))}", file=sys.stderr)
-                continue
-            places.append(place)
-    except RunnerError as error:
-        print(f"error: {printable(without_credentials(str(error)))}", file=sys.stderr)
-        return 1
+    config = _config(options)
+    check_evaluation(config)
+    for place in (place for argument in options.runs for place in _runs(argument)):
+        try:
+            qualities.append(_evaluate(place, config, logs=not options.no_log))
+        except (RunnerError, OSError) as error:
+            failed = True
+            print_error(f"{place}: {error}")
+            continue
+        places.append(place)
     if len(qualities) > 1:
         from runner.reporting.quality import quality_findings
 

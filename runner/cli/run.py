@@ -15,9 +15,10 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from runner.cli.errors import print_error
 from runner.core.cleanup import cleanup
 from runner.core.errors import RunnerError
-from runner.core.printable import print_page, printable
+from runner.core.printable import print_page
 from runner.core.redact import without_credentials
 from runner.core.stop_signals import INTERRUPTED, Requests, leave_terminal, take
 
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except (KeyboardInterrupt, RunInterrupted) as stopped:
             return stopped.exit_status if isinstance(stopped, RunInterrupted) else INTERRUPTED
         except RunnerError as error:  # of the cleanup
-            print(f"error: {printable(without_credentials(str(error)))}", file=sys.stderr)
+            print_error(error)
             return 1
 
 
@@ -137,7 +138,7 @@ def _run_hydra(argv: list[str]) -> int:
             message = None if wants_traceback else _message_of(error)
             if message is None:
                 raise
-            print(f"error: {printable(message)}", file=sys.stderr)
+            print_error(message)
             status = 1
         finally:
             if not finish_sweep(interrupted):
