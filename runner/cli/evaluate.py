@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from runner.cli.errors import print_error, reports_errors
 from runner.config.groups.evaluate import TASKS, UNITS, EvaluateConfig, check_evaluation
@@ -21,6 +21,7 @@ from runner.core.readable import read_json
 
 if TYPE_CHECKING:
     from runner.contract.result import Evaluation
+    from runner.contract.tracking import TrackingState
     from runner.reporting.quality import Quality
 
 _PATIENCE_S = 120.0
@@ -133,7 +134,7 @@ def _evaluate(place: str, config: EvaluateConfig, *, logs: bool) -> Quality:
 
 
 def _evaluate_in(folder: Path, place: str, config: EvaluateConfig, *, logs: bool) -> Quality:
-    from runner.contract.files import read_result, write_result
+    from runner.contract.files import read_result, read_tracking, write_result
     from runner.evaluation.evaluate import evaluate, evaluation_of, with_evaluation, write_evaluation
     from runner.reporting.quality import Quality, describe_quality, quality_of
 
@@ -153,12 +154,14 @@ def _evaluate_in(folder: Path, place: str, config: EvaluateConfig, *, logs: bool
     found = evaluation_of(evaluation)
     lines += describe_quality(found, evaluation["metrics"])
     print(printable("\n" + "\n".join(f"{label:>11}  {text}" for label, text in lines)))
-    if logs and RunLayout(folder).tracking.exists():
-        _log(read_json(RunLayout(folder).tracking), found, evaluation["metrics"], files)
+    if logs:
+        _log(read_tracking(RunLayout(folder).tracking), found, evaluation["metrics"], files)
     return quality_of(result) if result else Quality(place, evaluation["metrics"], found.data_sha256, found)
 
 
-def _log(noted: Mapping[str, Any], evaluation: Evaluation, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
+def _log(
+    state: TrackingState | None, evaluation: Evaluation, metrics: Mapping[str, float], files: Sequence[Path]
+) -> None:
     """Add a run's quality to its MLflow run; trouble is a warning."""
     from runner.tracking.client import TrackingError
     from runner.tracking.late_metrics import log_late_metrics
@@ -166,7 +169,7 @@ def _log(noted: Mapping[str, Any], evaluation: Evaluation, metrics: Mapping[str,
 
     artifacts = [(path, path.parent.name if path.suffix == ".png" else None) for path in files]
     try:
-        log_late_metrics(noted, metrics, evaluation_tags(evaluation), artifacts)
+        log_late_metrics(state, metrics, evaluation_tags(evaluation), artifacts)
     except TrackingError as error:
         logging.getLogger(__name__).warning("%s", error)
 

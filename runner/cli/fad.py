@@ -140,7 +140,7 @@ def _wanted_of(run: EmbeddingSet, wanted: Wanted, resamples: int | None) -> Want
 
 def _log(reference: Reference, run: EmbeddingSet, score: Score) -> None:
     """Add a run's distances to its MLflow run; trouble is a warning."""
-    if not run.tracking.get("run_id"):
+    if run.tracking is None:
         return
     from runner.tracking.client import TrackingError
     from runner.tracking.late_metrics import log_late_metrics

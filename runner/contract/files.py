@@ -1,4 +1,4 @@
-"""The one reader and the one writer of spec.json, result.json and sweep.json."""
+"""The one reader and the one writer of spec.json, result.json, sweep.json and tracking.json."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from runner.config.schema import RunConfig, from_dict
 from runner.contract.result import RunInfo, RunResult, RunStats, Startup, WorkerResult
 from runner.contract.spec import RunSpec
 from runner.contract.sweep import SweepState
+from runner.contract.tracking import TrackingState
 from runner.core.errors import ResumeError, RunnerError
 from runner.core.files import write_atomic
 from runner.core.layout import RunLayout
@@ -27,6 +28,9 @@ log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 2
 """Of spec.json and result.json; raised with every change that an older or newer runner would misread."""
+
+TRACKING_VERSION = 1
+"""Of tracking.json."""
 
 _VERSION = "schema_version"
 
@@ -102,6 +106,35 @@ def read_sweep(path: Path) -> SweepState:
     return _structure(path, read_json(path), SweepState)
 
 
+def write_tracking(path: Path, state: TrackingState) -> None:
+    """Write tracking.json."""
+    write_atomic(path, json.dumps({_VERSION: TRACKING_VERSION, **_converter().unstructure(state)}, indent=2))
+
+
+def read_tracking(path: Path) -> TrackingState | None:
+    """Read tracking.json; see ``parse_tracking``."""
+    return parse_tracking(str(path), path.read_bytes() if path.exists() else None)
+
+
+def parse_tracking(name: str, content: bytes | None) -> TrackingState | None:
+    """Read the content of a tracking.json; None if there is none, or it is damaged, as of a run that was never logged.
+
+    Raises:
+        ResumeError: another version of the runner wrote it.
+    """
+    try:
+        values = json.loads(content or b"{}")
+        version = values.get(_VERSION, TRACKING_VERSION)
+    except (ValueError, AttributeError):
+        return None
+    if version != TRACKING_VERSION:
+        raise ResumeError(_other_version(name, version, TRACKING_VERSION))
+    try:
+        return _converter().structure(values, TrackingState)
+    except Exception:  # cattrs groups the errors of all fields
+        return None
+
+
 def result_to_json(result: WorkerResult) -> dict[str, Any]:
     """The flat object of result.json; what is None is left out."""
     values = _converter().unstructure(result)
@@ -123,13 +156,17 @@ def _read(path: Path, kind: type[_Read]) -> _Read:
     values = read_json(path)
     version = values.get(_VERSION, values.get("schema", 1))
     if version != SCHEMA_VERSION:
-        raise ResumeError(
-            f"{path} is of version {version} of the runner's files, and this runner reads version {SCHEMA_VERSION}: "
-            "use the runner that wrote it, or run the same command into another output.dir"
-        )
+        raise ResumeError(_other_version(path, version, SCHEMA_VERSION))
     if kind is RunResult and "run_name" not in values:
         raise ResumeError(f"{path} is of a run whose command ended before it: rerun the same command to complete it")
     return _structure(path, values, kind)
+
+
+def _other_version(path: Path | str, version: object, own: int) -> str:
+    return (
+        f"{path} is of version {version} of the runner's files, and this runner reads version {own}: "
+        "use the runner that wrote it, or run the same command into another output.dir"
+    )
 
 
 def _structure(path: Path, values: Mapping[str, Any], kind: type[_Read]) -> _Read:

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from runner.contract.files import parse_tracking
+from runner.contract.tracking import TrackingState
 from runner.core.errors import RunnerError
 from runner.core.layout import RunLayout
 from runner.core.paths import as_path, is_url
@@ -29,8 +31,8 @@ _STATISTICS_FILES = {".npz": from_npz, ".tfrecord": from_tfrecord, ".tfrecords":
 class EmbeddingSet:
     """A set of embeddings to compare.
 
-    ``name`` is for a person; ``blocks`` reads the embeddings themselves, where they are at hand; ``result`` and
-    ``tracking`` are the run's result.json and tracking.json, empty for a file of statistics; ``is_remote`` is whether
+    ``name`` is for a person; ``blocks`` reads the embeddings themselves, where they are at hand; ``result`` is
+    the run's result.json, empty for a file of statistics; ``tracking`` is its MLflow run; ``is_remote`` is whether
     reading the embeddings means downloading them.
     """
 
@@ -38,7 +40,7 @@ class EmbeddingSet:
     summary: Summary
     blocks: Callable[[], Iterator[RowBlock]] | None = None
     result: Mapping[str, Any] = field(default_factory=dict)
-    tracking: Mapping[str, Any] = field(default_factory=dict)
+    tracking: TrackingState | None = None
     is_remote: bool = False
 
     @property
@@ -124,7 +126,7 @@ def _run(place: Place) -> EmbeddingSet | None:
             raise RunnerError(f"{place.name} has {sums.n} examples, which have no covariance: two are needed at least")
         summary = Summary(sums.mean, sums.covariance, sums.n)
     summary = replace(summary, about=summary.about or _about(result))
-    tracking = _json(place, RunLayout.tracking)
+    tracking = parse_tracking(f"{place.name}/{RunLayout.tracking}", place.read(RunLayout.tracking))
     return EmbeddingSet(place.name, summary, blocks, result, tracking, isinstance(place, UrlPlace))
 
 

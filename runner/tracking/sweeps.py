@@ -17,7 +17,7 @@ from runner.reporting.verdict import only_contest, verdict
 from runner.tracking.calls import cut, log_batch, log_dataset, log_params, metrics_at
 from runner.tracking.client import experiment_client, known_run, store_uri
 from runner.tracking.record import source_tags
-from runner.tracking.runs import _with_run_id
+from runner.tracking.runs import with_run_id
 from runner.tracking.sweep_page import fixed_params, sweep_note, swept_params
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def finish_sweep(
     run_id = state.run_id
     assert run_id is not None
     uri = without_credentials(store_uri(tracking, outputs))
-    results = [_with_run_id(result, run_dir, uri) for run_dir in run_dirs for result in read_results([run_dir])]
+    results = [with_run_id(result, run_dir, uri) for run_dir in run_dirs for result in read_results([run_dir])]
     count = dict.fromkeys(("finished", "failed", "interrupted"), 0)
     for result in results:
         count[result.status] += 1
