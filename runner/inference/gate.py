@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from runner.vggish.answers import Answers
     from runner.vggish.framing import Windows
 
-log = logging.getLogger("runner.engines.worker")
+log = logging.getLogger(__name__)
 
 _RAGGED = 43
 """Rows of the ragged batch: no multiple of anything, and two chunks of a CPU's."""

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from runner.vggish.answers import Answers
     from runner.weights.loading import LoadedWeights
 
-log = logging.getLogger("runner.engines.worker")
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from runner.pipeline.decode_pool import DecodePool
     from runner.pipeline.messages import Replica
 
-log = logging.getLogger("runner.engines.worker")
+log = logging.getLogger(__name__)
 
 _PASSES = 5
 """Passes that an interval needs to distinguish two settings."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from runner.output.remote.committer import RemoteCommitter
     from runner.weights.selection import WeightsChoice
 
-log = logging.getLogger("runner.engines.worker")
+log = logging.getLogger(__name__)
 
 _FOLDER = "vggish-actor-"
 
