@@ -39,7 +39,7 @@ def run(device: str) -> dict[str, Any]:
     """
     from runner.config.composition import compose_config
     from runner.core.layout import CACHE
-    from runner.inference.builder import DeviceRequest, build_sessions, place
+    from runner.inference.builder import DeviceRequest, build_sessions, place_on_device
     from runner.inference.gate import run_parity_gate
     from runner.inference.parity import parity_answers
     from runner.profiling.device_speed import model_only
@@ -48,7 +48,7 @@ def run(device: str) -> dict[str, Any]:
 
     config = compose_config(["weights=random", "memory=conservative"])
     start = time.perf_counter()
-    placement = place(DeviceRequest(device, strict=True), config.memory)
+    placement = place_on_device(DeviceRequest(device, strict=True), config.memory)
     loaded = load_weights(WeightsChoice("random", "random", None, None, 0, "self-test", is_random=True))
     kept = Path(config.paths.models).expanduser() / CACHE
     answers = parity_answers(loaded, kept, placement.precision.effective)

@@ -53,7 +53,7 @@ def query_from_file(
     except ClipError as error:
         raise RunnerError(f"{path} cannot be the query: {error}") from error
     session = load_vggish_model("cpu", models=models, **_weights_of(reader))
-    here = str(session.metadata.weights["checksum"])
+    here = str(session.metadata.weights.checksum)
     there = about.get("weights.checksum", "unknown")
     if here != there:
         raise RunnerError(
