@@ -206,7 +206,7 @@ class RunInterrupted(BaseException):
 
 
 def task(config: DictConfig) -> RunResult | float:
-    """Run one job, as Hydra's task function; return its result, or for Optuna the objective."""
+    """Run one job, as Hydra's task function; return its result, or for a sweeper that optimizes the objective."""
     from hydra.core.hydra_config import HydraConfig
 
     from runner.config.composition import to_run_config, typed_words
@@ -236,7 +236,7 @@ def task(config: DictConfig) -> RunResult | float:
         raise RunInterrupted(result.exit_status)
     if result.status != "finished":
         raise JobFailed(result.exit_status)
-    if str(hydra_config.sweeper.get("_target_")).endswith("OptunaSweeper"):
+    if "direction" in hydra_config.sweeper:  # it optimizes what jobs return, as Optuna's does
         return objective(result)
     return result
 

@@ -75,6 +75,7 @@ class Sweep:
 
 
 _current: Sweep | None = None
+"""Set by Hydra's callback, read by the command: Hydra makes the callback itself, and gives nothing of it back."""
 
 
 class RunnerCallback(Callback):
