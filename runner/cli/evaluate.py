@@ -135,28 +135,27 @@ def _evaluate(place: str, config: EvaluateConfig, *, logs: bool) -> Quality:
 
 def _evaluate_in(folder: Path, place: str, config: EvaluateConfig, *, logs: bool) -> Quality:
     from runner.contract.files import read_result, read_tracking, write_result
-    from runner.evaluation.evaluate import evaluate, evaluation_of, with_evaluation, write_evaluation
+    from runner.evaluation.evaluate import evaluate, with_evaluation, write_evaluation
     from runner.reporting.quality import Quality, describe_quality, quality_of
 
     path = RunLayout(folder).result
     result = read_result(path) if path.exists() else None  # a merged folder has none
     if result and result.status != "finished":
         raise EvaluationError(f"the run is {result.status}, not finished: rerun its command to resume it first")
-    evaluation = evaluate(place, config)
-    files = write_evaluation(evaluation, folder)
+    report = evaluate(place, config)
+    files = write_evaluation(report, folder)
     lines = [("run", place)]
     if result:
-        result = with_evaluation(result, evaluation)
+        result = with_evaluation(result, report)
         write_result(path, result)
         lines = [("run", f"{result.info.run_name} {place}")]
         if result.startup.weights and result.startup.weights.is_random:
             lines.append(("weights", "random: the scores are of an untrained network"))
-    found = evaluation_of(evaluation)
-    lines += describe_quality(found, evaluation["metrics"])
+    lines += describe_quality(report.quality, report.metrics)
     print(printable("\n" + "\n".join(f"{label:>11}  {text}" for label, text in lines)))
     if logs:
-        _log(read_tracking(RunLayout(folder).tracking), found, evaluation["metrics"], files)
-    return quality_of(result) if result else Quality(place, evaluation["metrics"], found.data_sha256, found)
+        _log(read_tracking(RunLayout(folder).tracking), report.quality, report.metrics, files)
+    return quality_of(result) if result else Quality(place, report.metrics, report.quality.data_sha256, report.quality)
 
 
 def _log(

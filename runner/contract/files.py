@@ -1,4 +1,4 @@
-"""The one reader and the one writer of spec.json, result.json, sweep.json and tracking.json."""
+"""The one reader and the one writer of spec.json, result.json, sweep.json and tracking.json; writes evaluation.json."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import functools
 import json
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,6 +24,8 @@ from runner.core.span import Span
 if TYPE_CHECKING:
     from cattrs import Converter
 
+    from runner.contract.evaluation import EvaluationReport
+
 log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 2
@@ -32,7 +34,10 @@ SCHEMA_VERSION = 2
 TRACKING_VERSION = 1
 """Of tracking.json."""
 
-_VERSION = "schema_version"
+EVALUATION_VERSION = 1
+"""Of evaluation.json."""
+
+_VERSION, _EVALUATION_VERSION = "schema_version", "schema"
 
 _FLAT = {"info": RunInfo, "startup": Startup, "stats": RunStats}
 """Fields of a result whose own fields are the file's."""
@@ -133,6 +138,13 @@ def parse_tracking(name: str, content: bytes | None) -> TrackingState | None:
         return _converter().structure(values, TrackingState)
     except Exception:  # cattrs groups the errors of all fields
         return None
+
+
+def write_evaluation_report(path: Path, report: EvaluationReport) -> None:
+    """Write evaluation.json."""
+    values = {_EVALUATION_VERSION: EVALUATION_VERSION, **asdict(report.quality), **asdict(report)}
+    del values["quality"]
+    write_atomic(path, json.dumps({key: value for key, value in values.items() if value is not None}, indent=2))
 
 
 def result_to_json(result: WorkerResult) -> dict[str, Any]:
