@@ -89,8 +89,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _config(options: argparse.Namespace) -> EvaluateConfig:
-    given = {key.name: getattr(options, key.name) for key in fields(EvaluateConfig)}
-    return EvaluateConfig(**{**given, "tasks": [task.strip() for task in options.tasks.split(",")]})
+    values = {key.name: getattr(options, key.name) for key in fields(EvaluateConfig)}
+    return EvaluateConfig(**{**values, "tasks": [task.strip() for task in options.tasks.split(",")]})
 
 
 def _runs(argument: str) -> Iterator[str]:

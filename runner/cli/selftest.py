@@ -24,11 +24,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.dup2(2, 1)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        found = run(device)
+        verdict = run(device)
     except Exception as error:
-        found = {"ok": False, "device": device, "detail": f"{type(error).__name__}: {error}".splitlines()[0]}
-    print(json.dumps(found), file=answers, flush=True)
-    return 0 if found["ok"] else 1
+        verdict = {"ok": False, "device": device, "detail": f"{type(error).__name__}: {error}".splitlines()[0]}
+    print(json.dumps(verdict), file=answers, flush=True)
+    return 0 if verdict["ok"] else 1
 
 
 def run(device: str) -> dict[str, Any]:
@@ -50,8 +50,8 @@ def run(device: str) -> dict[str, Any]:
     start = time.perf_counter()
     placement = place_on_device(DeviceRequest(device, strict=True), config.memory)
     loaded = load_weights(WeightsChoice("random", "random", None, None, 0, "self-test", is_random=True))
-    kept = Path(config.paths.models).expanduser() / CACHE
-    answers = parity_answers(loaded, kept, placement.precision.effective)
+    cache = Path(config.paths.models).expanduser() / CACHE
+    answers = parity_answers(loaded, cache, placement.precision.effective)
     sessions = build_sessions(placement, loaded)
     gate = run_parity_gate(sessions, answers, config.parity, ("int16", "float32"))
     speed = model_only(sessions, SECONDS, "float32") * config.frontend.file_hop_s

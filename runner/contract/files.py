@@ -159,7 +159,7 @@ def result_to_json(result: WorkerResult) -> dict[str, Any]:
 
 def result_from_json(values: Mapping[str, Any], kind: type[_Read]) -> _Read:
     """Make a ``RunResult`` or ``WorkerResult`` of the flat object of result.json."""
-    names = {each.name for each in fields(kind)}  # type: ignore[arg-type]
+    names = {field.name for field in fields(kind)}  # type: ignore[arg-type]
     parts = {name: values for name in _FLAT if name in names}
     return _converter().structure({**values, **parts}, kind)
 

@@ -9,7 +9,6 @@ import platform
 import sys
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -78,7 +77,7 @@ def peak_own_mib() -> float:
     return peak_rss_mib() - int(shared.split()[1]) / 1024
 
 
-def host_facts() -> dict[str, Any]:
+def host_facts() -> dict[str, str | int]:
     """Return the description of the host that a run records."""
     return {
         "name": platform.node(),

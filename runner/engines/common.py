@@ -49,7 +49,7 @@ def file_metadata(config: RunConfig, session: VGGishSession, placement: Placemen
         "model": "VGGish",
         "weights.source": weights.source,
         "weights.checksum": str(weights.checksum),
-        "weights.meaningless": str(weights.is_random).lower(),
+        "weights.random": str(weights.is_random).lower(),
         "hop_s": str(config.frontend.hop_s),
         "resampler": config.frontend.resampler,
         **{f"frontend.{key}": str(value) for key, value in asdict(config.frontend).items()},

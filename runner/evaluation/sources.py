@@ -46,7 +46,7 @@ class EmbeddingSet:
     @property
     def is_random(self) -> bool:
         """Whether it was made with random weights, so that its distances mean nothing."""
-        return self.summary.about.get("weights.meaningless") == "true"
+        return self.summary.about.get("weights.random") == "true"
 
 
 def find_sets(argument: str, timeout_s: float = 60.0) -> list[EmbeddingSet]:
@@ -67,7 +67,7 @@ def find_sets(argument: str, timeout_s: float = 60.0) -> list[EmbeddingSet]:
             if (data := UrlPlace(parent, timeout_s).read(file)) is None:
                 raise RunnerError(f"{name} is not there: give a run's URL, or that of a file of statistics")
             return [EmbeddingSet(name, _STATISTICS_FILES[suffix](name, data))]
-        found = list(_sets(UrlPlace(name, timeout_s), _DEPTH))
+        sets = list(_sets(UrlPlace(name, timeout_s), _DEPTH))
     else:
         path = Path(as_path(name)).expanduser()
         if path.is_file():
@@ -76,13 +76,13 @@ def find_sets(argument: str, timeout_s: float = 60.0) -> list[EmbeddingSet]:
             raise RunnerError(f"{path} is not there: give a run's folder, or a file of statistics")
         if (path / "mu.npy").is_file():
             return [EmbeddingSet(str(path), from_folder(path))]
-        found = list(_sets(FolderPlace(path), _DEPTH))
-    if not found:
+        sets = list(_sets(FolderPlace(path), _DEPTH))
+    if not sets:
         raise RunnerError(
             f"{name} holds no embeddings: give the folder or URL of a run, of a sweep or of several runs, or a file of "
             "statistics (.npz, .tfrecord, mu.npy and cov.npy)"
         )
-    return found
+    return sets
 
 
 def _of_file(path: Path) -> EmbeddingSet:
@@ -149,7 +149,7 @@ def _about(result: Mapping[str, Any]) -> dict[str, str]:
         "model": "VGGish",
         "weights.source": str(weights.get("source")),
         "weights.checksum": str(weights.get("checksum")),
-        "weights.meaningless": str(weights.get("is_random")).lower(),
+        "weights.random": str(weights.get("is_random")).lower(),
         "precision": str(precision.get("effective")),
         **{f"frontend.{key}": str(value) for key, value in frontend.items()},
     }
