@@ -11,7 +11,6 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 SECONDS = 1.0
@@ -50,7 +49,7 @@ def run(device: str) -> dict[str, Any]:
     start = time.perf_counter()
     placement = place_on_device(DeviceRequest(device, strict=True), config.memory)
     loaded = load_weights(WeightsChoice("random", "random", None, None, 0, "self-test", is_random=True))
-    cache = Path(config.paths.models).expanduser() / CACHE
+    cache = config.paths.models_folder / CACHE
     answers = parity_answers(loaded, cache, placement.precision.effective)
     sessions = build_sessions(placement, loaded)
     gate = run_parity_gate(sessions, answers, config.parity, ("int16", "float32"))

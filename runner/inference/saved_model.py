@@ -46,7 +46,7 @@ def export(config: RunConfig) -> Path:
     _check_frontend(config.frontend)
     from runner.weights.selection import random_weights_banner, resolve_weights
 
-    models = Path(config.paths.models).expanduser().resolve()
+    models = config.paths.models_folder
     chosen = resolve_weights(config.weights, models, is_demo=False)
     if chosen.is_random:
         print(random_weights_banner(chosen), file=sys.stderr)

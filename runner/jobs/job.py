@@ -122,7 +122,7 @@ def _prepare(job: Job, stack: contextlib.ExitStack) -> _Prepared:
 def _choose_weights(job: Job, manifest: Manifest) -> WeightsChoice:
     weights = resolve_weights(
         job.config.weights,
-        Path(job.config.paths.models).expanduser().resolve(),
+        job.config.paths.models_folder,
         is_demo=manifest.is_demo,
         needs_pca=job.config.output.postprocess != "none",
         progress=DownloadProgress(),

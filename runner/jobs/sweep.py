@@ -289,4 +289,4 @@ def finish_sweep(interrupted: bool) -> bool:
 
 
 def _outputs(sweep: Sweep) -> Path:
-    return Path(sweep.config.paths.outputs).expanduser().resolve()
+    return sweep.config.paths.outputs_folder

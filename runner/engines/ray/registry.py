@@ -61,7 +61,7 @@ def localize(init: ActorInit) -> LocalRun:
         atexit.register(folder.remove)
         if missing:
             spec = replace(spec, weights=_download_weights(init, folder.path))
-    if not Path(spec.config.paths.models).expanduser().is_dir():
+    if not spec.config.paths.models_folder.is_dir():
         paths = replace(spec.config.paths, models=str(default_models()))
         spec = replace(spec, config=replace(spec.config, paths=paths))
     if spec.remote is None:
