@@ -35,8 +35,8 @@ def query_from_file(
     Raises:
         RunnerError: the file cannot be decoded, or the run's weights are not here or are others than they were.
     """
-    from runner.audio.preparation import Preparation, leveled
-    from runner.audio.reader import read_clip
+    from runner.audio.preparation import Preparation
+    from runner.audio.reader import leveled, read_clip
     from runner.inference.api import load_vggish_model
 
     about = {key.removeprefix("vggish_runner."): value for key, value in reader.metadata.items()}
