@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 
+from runner.core.version import VERSION
 from runner.devices.cgroup import ControlGroups
 
 MIB = 1 << 20
@@ -90,9 +91,7 @@ def host_facts() -> dict[str, str | int]:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python, this package and those that its numbers depend on."""
-    import runner
-
-    installed = {"python": platform.python_version(), "runner": runner.__version__}
+    installed = {"python": platform.python_version(), "runner": VERSION}
     for package in _PACKAGES:
         try:
             installed[package] = importlib.metadata.version(package)
