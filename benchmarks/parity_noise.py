@@ -11,7 +11,8 @@ import gc
 from dataclasses import asdict
 
 from runner.config.composition import compose_config
-from runner.inference.builder import DeviceRequest, place
+from runner.contract.result import Decision, DeviceReport, WeightsReport
+from runner.inference.builder import DeviceRequest, place_on_device
 from runner.inference.gate import measure_session
 from runner.inference.parity import fixed_signals, worst_of
 from runner.inference.precision import choose_precision
@@ -31,7 +32,8 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=96)
     options = parser.parse_args()
     config, signals = compose_config(["weights=random", "dataset=demo"]), fixed_signals()
-    device = place(DeviceRequest(options.device, strict=True), config.memory).device
+    device = place_on_device(DeviceRequest(options.device, strict=True), config.memory).device
+    source = WeightsReport("random", "random", None, None, "drawn here", is_random=True)
     found: dict[str, list] = {}
     for seed in range(options.seeds):
         weights = random_weights(seed)
@@ -39,10 +41,11 @@ def main() -> None:
         for precision in options.precisions.split(","):
             rounded = exact if precision == "float32" else reference_embeddings(weights, signals, precision)
             chosen = choose_precision(precision, device.device)
-            metadata = SessionMetadata(device.to_dict(), chosen.to_dict(), {}, {})
             winograd = options.device == "cpu" and precision == "float32"
             for conv in ("direct", "winograd")[: 1 + winograd]:
                 program = Program(dict(weights), device.effective, chosen, conv)
+                choice = Decision(conv, conv, "each is measured")
+                metadata = SessionMetadata(DeviceReport.of(device), chosen.decision, source, choice)
                 session = VGGishSession(program, options.rows, metadata)
                 for dtype in ("int16", "float32"):
                     parity = measure_session(session, Answers(exact, rounded), dtype)

@@ -8,12 +8,14 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from runner.core.version import VERSION
+
 if TYPE_CHECKING:
     from runner.devices.detection import DeviceInfo, DeviceType
     from runner.devices.probe import detect_available_devices, get_tf_session_config, log_device_info
     from runner.inference.api import load_vggish_model
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "DeviceInfo",

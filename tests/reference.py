@@ -2,9 +2,10 @@
 
 import numpy as np
 
+from runner.contract.result import Decision, DeviceReport, WeightsReport
 from runner.devices.detection import DeviceInfo, DeviceType
-from runner.devices.selection import choose_device
-from runner.inference.precision import choose_precision
+from runner.devices.selection import DeviceChoice, choose_device
+from runner.inference.precision import PrecisionChoice, choose_precision
 from runner.inference.program import Program
 from runner.inference.session import SessionMetadata, VGGishSession
 
@@ -61,10 +62,16 @@ def count_examples(samples: int, hop_s: float = 0.96) -> int:
     return 0 if frames < 96 else 1 + (frames - 96) // round(hop_s * 100)
 
 
+def metadata_of(device: DeviceChoice, precision: PrecisionChoice) -> SessionMetadata:
+    """The description of a session with weights of no source."""
+    weights = WeightsReport("random", "random", None, 0, "for tests", is_random=True)
+    conv = Decision("direct", "direct", "for tests")
+    return SessionMetadata(DeviceReport.of(device), precision.decision, weights, conv)
+
+
 def make_session(
     weights: dict[str, np.ndarray], precision: str = "float32", batch_size: int = 64, conv: str = "direct"
 ) -> VGGishSession:
     choice = choose_device("cpu", [CPU])
     chosen = choose_precision(precision, CPU)
-    metadata = SessionMetadata(choice.to_dict(), chosen.to_dict(), {}, {})
-    return VGGishSession(Program(dict(weights), DeviceType.CPU, chosen, conv), batch_size, metadata)
+    return VGGishSession(Program(dict(weights), DeviceType.CPU, chosen, conv), batch_size, metadata_of(choice, chosen))

@@ -29,7 +29,7 @@ import soundfile
 
 from runner.config.schema import RunConfig
 from runner.contract.files import result_to_json
-from runner.contract.result import Decision, DeviceReport, Startup
+from runner.contract.result import DeviceReport, Startup, WeightsReport
 from runner.contract.spec import RunSpec
 from runner.core import files
 from runner.core.errors import RunnerError
@@ -141,12 +141,10 @@ def _load_model() -> SimpleNamespace:
     info = DeviceInfo(DeviceType.CPU, True, "arithmetic", "for tests")
     device = DeviceChoice(DeviceType.CPU, info, 0, "for tests", None, [info])
     precision = PrecisionChoice("float32", "float32", "for tests")
-    placement = SimpleNamespace(device=device, precision=precision, memory=MemoryPlan(4, 1, 1, None), gpu_memory={})
+    placement = SimpleNamespace(device=device, precision=precision, memory=MemoryPlan(4, 1, 1, None))
     metadata = SimpleNamespace(
-        weights={"source": "random", "checksum": "0", "seed": 0, "is_random": True, "reason": "for tests"},
-        precision=precision.to_dict(),
-        device=device.to_dict(),
-        model={"conv": {"effective": "direct", "reason": "for tests"}},
+        weights=WeightsReport("random", "random", None, 0, "for tests", is_random=True, checksum="0"),
+        precision=precision.decision,
     )
     vggish = SimpleNamespace(
         metadata=metadata,
@@ -169,7 +167,7 @@ class ArithmeticStartup:
 
     def prepare(self) -> SimpleNamespace:
         model = _load_model()
-        precision = Decision(**model.placement.precision.to_dict())
+        precision = model.placement.precision.decision
         self.report = Startup(device=DeviceReport.of(model.placement.device), precision=precision)
         return model
 

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from runner.vggish.constants import INT16_SCALE
 from runner.vggish.framing import scaled
 
 if TYPE_CHECKING:
-    from runner.audio.reader import ClipReader
     from runner.audio.sources import Array
-
-_LEAST_PEAK = 0.1 * INT16_SCALE
-"""Least divisor of ``normalize=peak``: google-research's 0.1, which its tool compares with 16-bit integers."""
 
 
 @dataclass(frozen=True)
 class Preparation:
     """How a clip becomes mono at 16 kHz; see the configuration's group ``frontend``.
 
-    ``offset`` is subtracted from its samples, which are then multiplied by ``gain``: see ``leveled``.
+    ``offset`` is subtracted from its samples, which are then multiplied by ``gain``: see ``reader.leveled``.
     """
 
     resampler: str = "kaiser_best"
@@ -56,31 +50,3 @@ def channel_mean(samples: Array) -> Array:
     two = samples.shape[1] == 2  # the sum gives the same bits, 12 times as fast
     mean: Array = (samples[:, 0] + samples[:, 1]) * np.float32(0.5) if two else samples.mean(axis=1, dtype=np.float32)
     return mean
-
-
-def leveled(
-    clip: ClipReader, preparation: Preparation, normalize: str, on_block: Callable[[], None] = lambda: None
-) -> Preparation:
-    """Return a clip's preparation with its level, for which the clip is read to its end.
-
-    ``peak`` divides by the largest sample at 16 kHz (google-research's audioset_model.py: the largest, not the largest
-    magnitude); ``mean`` subtracts the mean at the file's rate (audioldm_eval's load_mel.py).
-
-    Args:
-        clip: opened with ``preparation``.
-        preparation: without a level.
-        normalize: none, peak or mean.
-        on_block: called after each block.
-    """
-    if normalize == "none":
-        return preparation
-    peak, total, count = _LEAST_PEAK, 0.0, 0
-    for block in clip if normalize == "peak" else clip.mono_blocks():
-        scale = INT16_SCALE if block.dtype == np.int16 else 1.0
-        peak = max(peak, float(block.max()) * scale)
-        total += float(block.sum(dtype=np.float64)) * scale
-        count += len(block)
-        on_block()
-    if normalize == "peak":
-        return replace(preparation, gain=1 / peak)
-    return replace(preparation, offset=total / max(count, 1))

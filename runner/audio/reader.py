@@ -6,9 +6,12 @@ Blocks are float32 in -1..1, or, of files that are 16-bit mono at 16 kHz already
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from runner.audio.backends import open_source
 from runner.audio.preparation import AS_IT_IS
@@ -16,10 +19,14 @@ from runner.audio.resample import StreamResampler
 from runner.audio.samples import fault_of
 from runner.audio.sources import SourceFault
 from runner.core.errors import ClipError
+from runner.vggish.constants import INT16_SCALE
 
 if TYPE_CHECKING:
     from runner.audio.preparation import Preparation
     from runner.audio.sources import Array, Source
+
+_LEAST_PEAK = 0.1 * INT16_SCALE
+"""Least divisor of ``normalize=peak``: google-research's 0.1, which its tool compares with 16-bit integers."""
 
 REASONS = {
     "missing": "there is no such file",
@@ -176,3 +183,31 @@ def _frame(name: str, seconds: float, sample_rate: int) -> int:
     if not math.isfinite(seconds) or seconds < 0:
         raise ClipError("invalid_range", f"{name} {seconds} s is no time in a file")
     return round(seconds * sample_rate)
+
+
+def leveled(
+    clip: ClipReader, preparation: Preparation, normalize: str, on_block: Callable[[], None] = lambda: None
+) -> Preparation:
+    """Return a clip's preparation with its level, for which the clip is read to its end.
+
+    ``peak`` divides by the largest sample at 16 kHz (google-research's audioset_model.py: the largest, not the largest
+    magnitude); ``mean`` subtracts the mean at the file's rate (audioldm_eval's load_mel.py).
+
+    Args:
+        clip: opened with ``preparation``.
+        preparation: without a level.
+        normalize: none, peak or mean.
+        on_block: called after each block.
+    """
+    if normalize == "none":
+        return preparation
+    peak, total, count = _LEAST_PEAK, 0.0, 0
+    for block in clip if normalize == "peak" else clip.mono_blocks():
+        scale = INT16_SCALE if block.dtype == np.int16 else 1.0
+        peak = max(peak, float(block.max()) * scale)
+        total += float(block.sum(dtype=np.float64)) * scale
+        count += len(block)
+        on_block()
+    if normalize == "peak":
+        return replace(preparation, gain=1 / peak)
+    return replace(preparation, offset=total / max(count, 1))

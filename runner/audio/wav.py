@@ -50,9 +50,9 @@ class Pcm16Wav:
         try:
             status = os.fstat(descriptor)
             if stat.S_ISREG(status.st_mode) and (
-                found := _find_samples(os.read(descriptor, _HEADER_BYTES), status.st_size)
+                samples := _find_samples(os.read(descriptor, _HEADER_BYTES), status.st_size)
             ):
-                return cls(descriptor, *found)
+                return cls(descriptor, *samples)
         except OSError:
             pass
         os.close(descriptor)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from runner.cli.errors import reports_errors
 from runner.core.errors import RunnerError
 from runner.core.printable import printable
 
@@ -20,14 +21,11 @@ FORMATS = {
 }
 
 
-def main(arguments: Sequence[str]) -> int:
+@reports_errors
+def main(arguments: Sequence[str] | None) -> int:
     """Convert; exit status 1 if the run cannot be read or the folder cannot be written."""
     options = _parser().parse_args(arguments)
-    try:
-        print(printable(_convert(options)))
-    except (RunnerError, OSError) as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
-        return 1
+    print(printable(_convert(options)))
     return 0
 
 

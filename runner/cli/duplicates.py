@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runner.cli.errors import reports_errors
 from runner.core.errors import RunnerError
 from runner.core.printable import print_page, printable
 
@@ -22,21 +22,18 @@ VGGish hears classes of sound rather than recordings, so that a group is a list 
 """
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@reports_errors
+def main(arguments: Sequence[str] | None) -> int:
     """Print the groups; exit status 1 if the run cannot be read."""
     options = _parser().parse_args(arguments)
-    try:
-        if not -1.0 <= options.above <= 1.0:
-            raise RunnerError(f"--above {options.above:g} is not a cosine similarity: give a number from -1 to 1")
-        text = _find(options)
-        if options.output is not None:
-            from runner.core.files import write_atomic
+    if not -1.0 <= options.above <= 1.0:
+        raise RunnerError(f"--above {options.above:g} is not a cosine similarity: give a number from -1 to 1")
+    text = _find(options)
+    if options.output is not None:
+        from runner.core.files import write_atomic
 
-            write_atomic(options.output, text + "\n")
-            text = f"written to {options.output}"
-    except (RunnerError, OSError) as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
-        return 1
+        write_atomic(options.output, text + "\n")
+        text = f"written to {options.output}"
     print_page(text)
     return 0
 

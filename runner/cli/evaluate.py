@@ -4,51 +4,48 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from runner.cli.errors import print_error, reports_errors
 from runner.config.groups.evaluate import TASKS, UNITS, EvaluateConfig, check_evaluation
 from runner.core.errors import EvaluationError, RunnerError
 from runner.core.layout import RunLayout
 from runner.core.paths import as_path, is_url
 from runner.core.printable import printable
 from runner.core.readable import read_json
-from runner.core.redact import without_credentials
 
 if TYPE_CHECKING:
     from runner.contract.result import Evaluation
+    from runner.contract.tracking import TrackingState
     from runner.reporting.quality import Quality
 
 _PATIENCE_S = 120.0
 """How long an object of a store may take."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@reports_errors
+def main(arguments: Sequence[str] | None) -> int:
     """Evaluate runs, and compare several; exit status 1 if one could not be evaluated."""
     parser = _parser()
     options = parser.parse_args(arguments)
     failed = False
     qualities: list[Quality] = []
     places: list[str] = []
-    try:
-        config = _config(options)
-        check_evaluation(config)
-        for place in (place for argument in options.runs for place in _runs(argument)):
-            try:
-                qualities.append(_evaluate(place, config, logs=not options.no_log))
-            except (RunnerError, OSError) as error:
-                failed = True
-                print(f"error: {printable(without_credentials(f'{place}: {error}'))}", file=sys.stderr)
-                continue
-            places.append(place)
-    except RunnerError as error:
-        print(f"error: {printable(without_credentials(str(error)))}", file=sys.stderr)
-        return 1
+    config = _config(options)
+    check_evaluation(config)
+    for place in (place for argument in options.runs for place in _runs(argument)):
+        try:
+            qualities.append(_evaluate(place, config, logs=not options.no_log))
+        except (RunnerError, OSError) as error:
+            failed = True
+            print_error(f"{place}: {error}")
+            continue
+        places.append(place)
     if len(qualities) > 1:
         from runner.reporting.quality import quality_findings
 
@@ -92,8 +89,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _config(options: argparse.Namespace) -> EvaluateConfig:
-    given = {key.name: getattr(options, key.name) for key in fields(EvaluateConfig)}
-    return EvaluateConfig(**{**given, "tasks": [task.strip() for task in options.tasks.split(",")]})
+    values = {key.name: getattr(options, key.name) for key in fields(EvaluateConfig)}
+    return EvaluateConfig(**{**values, "tasks": [task.strip() for task in options.tasks.split(",")]})
 
 
 def _runs(argument: str) -> Iterator[str]:
@@ -137,32 +134,33 @@ def _evaluate(place: str, config: EvaluateConfig, *, logs: bool) -> Quality:
 
 
 def _evaluate_in(folder: Path, place: str, config: EvaluateConfig, *, logs: bool) -> Quality:
-    from runner.contract.files import read_result, write_result
-    from runner.evaluation.evaluate import evaluate, evaluation_of, with_evaluation, write_evaluation
+    from runner.contract.files import read_result, read_tracking, write_result
+    from runner.evaluation.evaluate import evaluate, with_evaluation, write_evaluation
     from runner.reporting.quality import Quality, describe_quality, quality_of
 
     path = RunLayout(folder).result
     result = read_result(path) if path.exists() else None  # a merged folder has none
     if result and result.status != "finished":
         raise EvaluationError(f"the run is {result.status}, not finished: rerun its command to resume it first")
-    evaluation = evaluate(place, config)
-    files = write_evaluation(evaluation, folder)
+    report = evaluate(place, config)
+    files = write_evaluation(report, folder)
     lines = [("run", place)]
     if result:
-        result = with_evaluation(result, evaluation)
+        result = with_evaluation(result, report)
         write_result(path, result)
         lines = [("run", f"{result.info.run_name} {place}")]
         if result.startup.weights and result.startup.weights.is_random:
             lines.append(("weights", "random: the scores are of an untrained network"))
-    found = evaluation_of(evaluation)
-    lines += describe_quality(found, evaluation["metrics"])
+    lines += describe_quality(report.quality, report.metrics)
     print(printable("\n" + "\n".join(f"{label:>11}  {text}" for label, text in lines)))
-    if logs and RunLayout(folder).tracking.exists():
-        _log(read_json(RunLayout(folder).tracking), found, evaluation["metrics"], files)
-    return quality_of(result) if result else Quality(place, evaluation["metrics"], found.data_sha256, found)
+    if logs:
+        _log(read_tracking(RunLayout(folder).tracking), report.quality, report.metrics, files)
+    return quality_of(result) if result else Quality(place, report.metrics, report.quality.data_sha256, report.quality)
 
 
-def _log(noted: Mapping[str, Any], evaluation: Evaluation, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
+def _log(
+    state: TrackingState | None, evaluation: Evaluation, metrics: Mapping[str, float], files: Sequence[Path]
+) -> None:
     """Add a run's quality to its MLflow run; trouble is a warning."""
     from runner.tracking.client import TrackingError
     from runner.tracking.late_metrics import log_late_metrics
@@ -170,7 +168,7 @@ def _log(noted: Mapping[str, Any], evaluation: Evaluation, metrics: Mapping[str,
 
     artifacts = [(path, path.parent.name if path.suffix == ".png" else None) for path in files]
     try:
-        log_late_metrics(noted, metrics, evaluation_tags(evaluation), artifacts)
+        log_late_metrics(state, metrics, evaluation_tags(evaluation), artifacts)
     except TrackingError as error:
         logging.getLogger(__name__).warning("%s", error)
 

@@ -20,8 +20,8 @@ import sys
 from collections.abc import Sequence
 
 from runner.cli import convert
+from runner.cli.errors import print_error
 from runner.core.errors import RunnerError
-from runner.core.printable import printable
 
 _USAGE = """\
 usage: python -m runner export output.dir=DIR [weights=audioset|file|random ...] [precision=...] [frontend.tail=pad ...]
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         folder = export(compose_config(argv))
     except (RunnerError, HydraException, OmegaConfBaseException) as error:
-        print(f"error: {printable(format_hydra_error(error))}", file=sys.stderr)
+        print_error(format_hydra_error(error))
         return 1
     print(f"SavedModel in {folder}")
     print(f'  model = tf.saved_model.load("{folder}")')

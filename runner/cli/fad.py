@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runner.cli.errors import reports_errors
 from runner.core.errors import RunnerError
 from runner.core.printable import printable
 from runner.core.redact import without_credentials
@@ -27,21 +28,18 @@ _RANDOM = (
 )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@reports_errors
+def main(arguments: Sequence[str] | None) -> int:
     """Print the distances; exit status 1 if a limit is passed, two sets can't be compared, or one can't be read."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    try:
-        if options.self_test:
-            from runner.cli.fad_selftest import self_test
+    if options.self_test:
+        from runner.cli.fad_selftest import self_test
 
-            return self_test()
-        if options.reference is None or not options.runs:
-            parser.error("give a reference and a run")
-        return _compare(options)
-    except (RunnerError, OSError) as error:
-        print(f"error: {printable(without_credentials(str(error)))}", file=sys.stderr)
-        return 1
+        return self_test()
+    if options.reference is None or not options.runs:
+        parser.error("give a reference and a run")
+    return _compare(options)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -145,7 +143,7 @@ def _wanted_of(reference: Reference, run: EmbeddingSet, wanted: Wanted, resample
 
 def _log(reference: Reference, run: EmbeddingSet, score: Score) -> None:
     """Add a run's distances to its MLflow run; trouble is a warning."""
-    if not run.tracking.get("run_id"):
+    if run.tracking is None:
         return
     from runner.tracking.client import TrackingError
     from runner.tracking.late_metrics import log_late_metrics

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runner.cli.errors import reports_errors
 from runner.config.groups.output import OutputConfig
-from runner.core.errors import RunnerError
 from runner.core.paths import as_path, is_url
 from runner.core.printable import printable
 from runner.core.stop_signals import INTERRUPTED
@@ -71,7 +71,8 @@ def target_of(text: str, timeout_s: float) -> Target:
     return FolderTarget(Path(as_path(text)))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@reports_errors
+def main(arguments: Sequence[str] | None) -> int:
     """Check partitions, and merge them with ``--output``; return exit status 1 if they are incomplete or differ."""
     options = _parser().parse_args(arguments)
     from runner.output.merge.merge import find_problems, merge_partitions, read_partition
@@ -82,9 +83,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         problems = find_problems(partitions)
         if not problems and target is not None:
             merge_partitions(partitions, target)
-    except (RunnerError, OSError) as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print("stopped; rerun the same command to resume", file=sys.stderr)
         return INTERRUPTED

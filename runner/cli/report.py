@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runner.cli.errors import reports_errors
 from runner.core.errors import RunnerError
 from runner.core.files import write_atomic
 from runner.core.metrics import known_metric, ranking_metric
 from runner.core.printable import print_page, printable
-from runner.core.redact import without_credentials
 from runner.reporting.comparability import FIRST_PASS, REPEATS, compare, difference
 from runner.reporting.report_forms import Report, as_csv, as_html, as_markdown, as_table, number, sentences
 
@@ -132,7 +132,8 @@ def _baseline(rows: Sequence[Row], metric: str, rule: str) -> Row:
     return comparison.rankings[0].ranked[0]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@reports_errors
+def main(arguments: Sequence[str] | None) -> int:
     """Print or write the report; return exit status 1 if a rule is broken or nothing can be read."""
     options = _parser().parse_args(arguments)
     from runner.config.groups.tracking import TrackingConfig
@@ -140,20 +141,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from runner.tracking.client import connected, experiment_of, store_uri
     from runner.tracking.query import MlflowReader
 
-    try:
-        tracking = TrackingConfig(uri=options.uri, experiment=options.experiment)
-        experiment = experiment_of(tracking)
-        uri = store_uri(tracking, default_outputs())
-        if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
-            raise RunnerError(f"there is no MLflow store at {uri}: run something first, or give --uri")
-        with connected(tracking, default_outputs()) as client:
-            reader = MlflowReader(client)
-            rows = reader.rows(options.runs, experiment)
-            text = _text(options, make_report(rows, reader, options.metric), reader)
-            violations = [line for rule in options.fail_below for line in check(rows, reader, rule, experiment)]
-    except RunnerError as error:
-        print(f"error: {printable(without_credentials(str(error)))}", file=sys.stderr)
-        return 1
+    tracking = TrackingConfig(uri=options.uri, experiment=options.experiment)
+    experiment = experiment_of(tracking)
+    uri = store_uri(tracking, default_outputs())
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+        raise RunnerError(f"there is no MLflow store at {uri}: run something first, or give --uri")
+    with connected(tracking, default_outputs()) as client:
+        reader = MlflowReader(client)
+        rows = reader.rows(options.runs, experiment)
+        text = _text(options, make_report(rows, reader, options.metric), reader)
+        violations = [line for rule in options.fail_below for line in check(rows, reader, rule, experiment)]
     print_page(text)
     for line in violations:
         print(f"FAILED: {printable(line)}", file=sys.stderr)

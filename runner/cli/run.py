@@ -15,9 +15,10 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from runner.cli.errors import print_error
 from runner.core.cleanup import cleanup
 from runner.core.errors import RunnerError
-from runner.core.printable import print_page, printable
+from runner.core.printable import print_page
 from runner.core.redact import without_credentials
 from runner.core.stop_signals import INTERRUPTED, Requests, leave_terminal, take
 
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except (KeyboardInterrupt, RunInterrupted) as stopped:
             return stopped.exit_status if isinstance(stopped, RunInterrupted) else INTERRUPTED
         except RunnerError as error:  # of the cleanup
-            print(f"error: {printable(without_credentials(str(error)))}", file=sys.stderr)
+            print_error(error)
             return 1
 
 
@@ -137,7 +138,7 @@ def _run_hydra(argv: list[str]) -> int:
             message = None if wants_traceback else _message_of(error)
             if message is None:
                 raise
-            print(f"error: {printable(message)}", file=sys.stderr)
+            print_error(message)
             status = 1
         finally:
             if not finish_sweep(interrupted):
@@ -205,7 +206,7 @@ class RunInterrupted(BaseException):
 
 
 def task(config: DictConfig) -> RunResult | float:
-    """Run one job, as Hydra's task function; return its result, or for Optuna the objective."""
+    """Run one job, as Hydra's task function; return its result, or for a sweeper that optimizes the objective."""
     from hydra.core.hydra_config import HydraConfig
 
     from runner.config.composition import to_run_config, typed_words
@@ -235,7 +236,7 @@ def task(config: DictConfig) -> RunResult | float:
         raise RunInterrupted(result.exit_status)
     if result.status != "finished":
         raise JobFailed(result.exit_status)
-    if str(hydra_config.sweeper.get("_target_")).endswith("OptunaSweeper"):
+    if "direction" in hydra_config.sweeper:  # it optimizes what jobs return, as Optuna's does
         return objective(result)
     return result
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runner.cli.errors import reports_errors
 from runner.core.errors import RunnerError
-from runner.core.printable import print_page, printable
+from runner.core.printable import print_page
 
 if TYPE_CHECKING:
     from runner.evaluation.search import Match
@@ -22,19 +22,15 @@ weights, or a clip of the run (--clip). The search is exact: every example is co
 """
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@reports_errors
+def main(arguments: Sequence[str] | None) -> int:
     """Search and print; exit status 1 if the run or the query cannot be read."""
     options = _parser().parse_args(arguments)
     from runner.output.reader import EmbeddingReader
 
-    try:
-        _check(options)
-        reader = EmbeddingReader(options.run)
-        text = _format(options, reader, _search(options, reader))
-    except (RunnerError, OSError) as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
-        return 1
-    print_page(text)
+    _check(options)
+    reader = EmbeddingReader(options.run)
+    print_page(_format(options, reader, _search(options, reader)))
     return 0
 
 

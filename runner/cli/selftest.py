@@ -11,7 +11,6 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 SECONDS = 1.0
@@ -24,11 +23,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.dup2(2, 1)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        found = run(device)
+        verdict = run(device)
     except Exception as error:
-        found = {"ok": False, "device": device, "detail": f"{type(error).__name__}: {error}".splitlines()[0]}
-    print(json.dumps(found), file=answers, flush=True)
-    return 0 if found["ok"] else 1
+        verdict = {"ok": False, "device": device, "detail": f"{type(error).__name__}: {error}".splitlines()[0]}
+    print(json.dumps(verdict), file=answers, flush=True)
+    return 0 if verdict["ok"] else 1
 
 
 def run(device: str) -> dict[str, Any]:
@@ -39,7 +38,7 @@ def run(device: str) -> dict[str, Any]:
     """
     from runner.config.composition import compose_config
     from runner.core.layout import CACHE
-    from runner.inference.builder import DeviceRequest, build_sessions, place
+    from runner.inference.builder import DeviceRequest, build_sessions, place_on_device
     from runner.inference.gate import run_parity_gate
     from runner.inference.parity import parity_answers
     from runner.profiling.device_speed import model_only
@@ -48,10 +47,10 @@ def run(device: str) -> dict[str, Any]:
 
     config = compose_config(["weights=random", "memory=conservative"])
     start = time.perf_counter()
-    placement = place(DeviceRequest(device, strict=True), config.memory)
+    placement = place_on_device(DeviceRequest(device, strict=True), config.memory)
     loaded = load_weights(WeightsChoice("random", "random", None, None, 0, "self-test", is_random=True))
-    kept = Path(config.paths.models).expanduser() / CACHE
-    answers = parity_answers(loaded, kept, placement.precision.effective)
+    cache = config.paths.models_folder / CACHE
+    answers = parity_answers(loaded, cache, placement.precision.effective)
     sessions = build_sessions(placement, loaded)
     gate = run_parity_gate(sessions, answers, config.parity, ("int16", "float32"))
     speed = model_only(sessions, SECONDS, "float32") * config.frontend.file_hop_s

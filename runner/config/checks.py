@@ -1,4 +1,7 @@
-"""Checks of single values; each raises a ``ConfigError`` that names the key, its value and the remedy."""
+"""Checks of single values, and the mark of those that a resumed run may change.
+
+Each check raises a ``ConfigError`` that names the key, its value and the remedy.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,9 @@ from collections.abc import Iterator
 
 from runner.config.credentials import check_free_of_credentials
 from runner.core.errors import ConfigError
+
+FREE = {"free": True}
+"""Metadata of a field of dataset, weights, frontend or output that may differ when a run is resumed."""
 
 _LARGEST = 2**32
 """Of any number; waiting for twice as many seconds overflows the system's clocks."""

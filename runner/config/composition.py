@@ -143,7 +143,7 @@ def expand_sweep(config: DictConfig) -> list[RunConfig]:
     from hydra.core.global_hydra import GlobalHydra
 
     sweeper = config.hydra.sweeper
-    if not str(sweeper.get("_target_")).endswith("BasicSweeper"):
+    if config.hydra.runtime.choices.get("hydra/sweeper") != "basic":
         return [to_run_config(config)]
     arguments = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
     arguments += list(config.hydra.overrides.task)

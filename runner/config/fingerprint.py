@@ -15,9 +15,6 @@ from runner.core.paths import is_url
 if TYPE_CHECKING:
     from runner.config.schema import RunConfig
 
-FREE = {"free": True}
-"""Metadata of a field of dataset, weights, frontend or output that may differ when a run is resumed."""
-
 _PATHS = ("dataset.root", "dataset.path", "weights.path", "weights.pca_path")
 
 

@@ -160,7 +160,7 @@ def _build(group: str, values: dict[str, Any]) -> Any:
     schema = GROUPS[group]
     if isinstance(schema, Mapping):
         schema = schema[one_of(f"{group}.name", values["name"], tuple(schema))]
-    known = [each.name for each in fields(schema)]
+    known = [field.name for field in fields(schema)]
     if unknown := [key for key in values if key not in known]:
         raise ConfigError(f"{group}.{unknown[0]} is not a key of the configuration: {group} has {', '.join(known)}")
     return schema(**values)

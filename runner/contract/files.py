@@ -1,4 +1,4 @@
-"""The one reader and the one writer of spec.json, result.json and sweep.json."""
+"""The one reader and the one writer of spec.json, result.json, sweep.json and tracking.json; writes evaluation.json."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,6 +15,7 @@ from runner.config.schema import RunConfig, from_dict
 from runner.contract.result import RunInfo, RunResult, RunStats, Startup, WorkerResult
 from runner.contract.spec import RunSpec
 from runner.contract.sweep import SweepState
+from runner.contract.tracking import TrackingState
 from runner.core.errors import ResumeError, RunnerError
 from runner.core.files import write_atomic
 from runner.core.layout import RunLayout
@@ -24,12 +25,20 @@ from runner.core.span import Span
 if TYPE_CHECKING:
     from cattrs import Converter
 
+    from runner.contract.evaluation import EvaluationReport
+
 log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 2
 """Of spec.json and result.json; raised with every change that an older or newer runner would misread."""
 
-_VERSION = "schema_version"
+TRACKING_VERSION = 1
+"""Of tracking.json."""
+
+EVALUATION_VERSION = 1
+"""Of evaluation.json."""
+
+_VERSION, _EVALUATION_VERSION = "schema_version", "schema"
 
 _FLAT = {"info": RunInfo, "startup": Startup, "stats": RunStats}
 """Fields of a result whose own fields are the file's."""
@@ -117,6 +126,42 @@ def read_sweep(path: Path) -> SweepState:
     return _structure(path, read_json(path), SweepState)
 
 
+def write_tracking(path: Path, state: TrackingState) -> None:
+    """Write tracking.json."""
+    write_atomic(path, json.dumps({_VERSION: TRACKING_VERSION, **_converter().unstructure(state)}, indent=2))
+
+
+def read_tracking(path: Path) -> TrackingState | None:
+    """Read tracking.json; see ``parse_tracking``."""
+    return parse_tracking(str(path), path.read_bytes() if path.exists() else None)
+
+
+def parse_tracking(name: str, content: bytes | None) -> TrackingState | None:
+    """Read the content of a tracking.json; None if there is none, or it is damaged, as of a run that was never logged.
+
+    Raises:
+        ResumeError: another version of the runner wrote it.
+    """
+    try:
+        values = json.loads(content or b"{}")
+        version = values.get(_VERSION, TRACKING_VERSION)
+    except (ValueError, AttributeError):
+        return None
+    if version != TRACKING_VERSION:
+        raise ResumeError(_other_version(name, version, TRACKING_VERSION))
+    try:
+        return _converter().structure(values, TrackingState)
+    except Exception:  # cattrs groups the errors of all fields
+        return None
+
+
+def write_evaluation_report(path: Path, report: EvaluationReport) -> None:
+    """Write evaluation.json."""
+    values = {_EVALUATION_VERSION: EVALUATION_VERSION, **asdict(report.quality), **asdict(report)}
+    del values["quality"]
+    write_atomic(path, json.dumps({key: value for key, value in values.items() if value is not None}, indent=2))
+
+
 def result_to_json(result: WorkerResult) -> dict[str, Any]:
     """The flat object of result.json; what is None is left out."""
     values = _converter().unstructure(result)
@@ -128,7 +173,7 @@ def result_to_json(result: WorkerResult) -> dict[str, Any]:
 
 def result_from_json(values: Mapping[str, Any], kind: type[_Read]) -> _Read:
     """Make a ``RunResult`` or ``WorkerResult`` of the flat object of result.json."""
-    names = {each.name for each in fields(kind)}  # type: ignore[arg-type]
+    names = {field.name for field in fields(kind)}  # type: ignore[arg-type]
     parts = {name: values for name in _FLAT if name in names}
     return _converter().structure({**values, **parts}, kind)
 
@@ -137,13 +182,17 @@ def _read(path: Path, kind: type[_Read]) -> _Read:
     values = read_json(path)
     version = values.get(_VERSION, values.get("schema", 1))
     if version != SCHEMA_VERSION:
-        raise ResumeError(
-            f"{path} is of version {version} of the runner's files, and this runner reads version {SCHEMA_VERSION}: "
-            "use the runner that wrote it, or run the same command into another output.dir"
-        )
+        raise ResumeError(_other_version(path, version, SCHEMA_VERSION))
     if kind is RunResult and "run_name" not in values:
         raise ResumeError(f"{path} is of a run whose command ended before it: rerun the same command to complete it")
     return _structure(path, values, kind)
+
+
+def _other_version(path: Path | str, version: object, own: int) -> str:
+    return (
+        f"{path} is of version {version} of the runner's files, and this runner reads version {own}: "
+        "use the runner that wrote it, or run the same command into another output.dir"
+    )
 
 
 def _structure(path: Path, values: Mapping[str, Any], kind: type[_Read]) -> _Read:

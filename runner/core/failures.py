@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from runner.core.errors import EngineError, RunnerError
-
-_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+from runner.core.files import is_disk_full
 
 _FULL_WORDS = ("No space left on device", "Disk quota exceeded")
 """The system's words; TensorFlow repeats them in a ResourceExhaustedError, which it raises for memory, too."""
@@ -66,7 +64,7 @@ def _subclasses(base: type[RunnerError]) -> Iterator[type[RunnerError]]:
 
 def _is_full_disk(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno is not None:
-        return error.errno in _FULL
+        return is_disk_full(error)
     name = type(error).__name__
     return name in _FULL_NAMES or (name in _MEMORY_NAMES and any(words in str(error) for words in _FULL_WORDS))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import getpass
 import subprocess
 from pathlib import Path
-from typing import Any
 
 from runner.core.paths import checkout
 
@@ -18,7 +17,7 @@ def user_name() -> str | None:
         return None
 
 
-def git_state() -> dict[str, Any] | None:
+def git_state() -> dict[str, str | bool] | None:
     """Return the commit of the runner's checkout, and whether it has changes; None outside of a checkout."""
     root = checkout()
     if root is None:

@@ -27,7 +27,7 @@ class Changes:
         changed: rows whose files changed.
         relabeled: rows with another label.
         removed: rows that are no longer listed.
-        vanished: number of files that no longer exist.
+        gone: number of files that no longer exist.
         added: number of new rows, at the end.
     """
 
@@ -35,7 +35,7 @@ class Changes:
     changed: Sequence[int] = ()
     relabeled: Sequence[int] = ()
     removed: Sequence[int] = ()
-    vanished: int = 0
+    gone: int = 0
     added: int = 0
 
     def notes(self) -> list[str]:
@@ -46,8 +46,8 @@ class Changes:
             lines.append(f"re-embedding {len(self.changed):,} {files} changed since the run started")
         if self.relabeled:
             lines.append(f"re-running the shards of {len(self.relabeled):,} labels changed since the run started")
-        if self.vanished:
-            lines.append(f"{self.vanished:,} source files are gone: keeping embeddings, skipping the others as missing")
+        if self.gone:
+            lines.append(f"{self.gone:,} source files are gone: keeping embeddings, skipping the others as missing")
         if self.added:
             lines.append(f"embedding {self.added:,} new clips after the others")
         return lines
@@ -89,7 +89,7 @@ def reconcile(planned: pa.Table, listed: pa.Table) -> tuple[pa.Table, Changes]:
         changed=np.flatnonzero(differs["bytes"] | differs["mtime_ns"] | moved).tolist(),
         relabeled=np.flatnonzero(differs["label"]).tolist(),
         removed=np.flatnonzero(~is_listed).tolist(),
-        vanished=int(np.count_nonzero(~exists & has_file(planned))),
+        gone=int(np.count_nonzero(~exists & has_file(planned))),
         added=added.num_rows,
     )
     return pa.concat_tables([table, added]).combine_chunks(), changes

@@ -69,16 +69,6 @@ class DeviceInfo:
     reason: str
     details: Mapping[str, Any] = field(default_factory=dict)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return {
-            "type": self.type.value,
-            "available": self.available,
-            "name": self.name,
-            "reason": self.reason,
-            "details": dict(self.details),
-        }
-
 
 @dataclass(frozen=True)
 class MachineFacts:

@@ -9,10 +9,10 @@ import platform
 import sys
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import psutil
 
+from runner.core.version import VERSION
 from runner.devices.cgroup import ControlGroups
 
 MIB = 1 << 20
@@ -78,7 +78,7 @@ def peak_own_mib() -> float:
     return peak_rss_mib() - int(shared.split()[1]) / 1024
 
 
-def host_facts() -> dict[str, Any]:
+def host_facts() -> dict[str, str | int]:
     """Return the description of the host that a run records."""
     return {
         "name": platform.node(),
@@ -91,9 +91,7 @@ def host_facts() -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python, this package and those that its numbers depend on."""
-    import runner
-
-    installed = {"python": platform.python_version(), "runner": runner.__version__}
+    installed = {"python": platform.python_version(), "runner": VERSION}
     for package in _PACKAGES:
         try:
             installed[package] = importlib.metadata.version(package)

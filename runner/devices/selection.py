@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from runner.core.errors import DeviceError
 from runner.devices.detection import DeviceType
@@ -49,20 +49,6 @@ class DeviceChoice:
     def effective(self) -> DeviceType:
         """The kind of device in use."""
         return self.device.type
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for result.json."""
-        return {
-            "requested": self.requested.value,
-            "effective": self.effective.value,
-            "name": self.device.name,
-            "index": self.index,
-            "count": len(self.indices),
-            "reason": self.reason,
-            "fallback_reason": self.fallback_reason,
-            "details": dict(self.device.details),
-            "considered": [info.to_dict() for info in self.considered],
-        }
 
 
 def choose_device(

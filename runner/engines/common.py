@@ -47,9 +47,9 @@ def file_metadata(config: RunConfig, session: VGGishSession, placement: Placemen
     weights = session.metadata.weights
     return {
         "model": "VGGish",
-        "weights.source": str(weights["source"]),
-        "weights.checksum": str(weights["checksum"]),
-        "weights.meaningless": str(weights["is_random"]).lower(),
+        "weights.source": weights.source,
+        "weights.checksum": str(weights.checksum),
+        "weights.random": str(weights.is_random).lower(),
         "hop_s": str(config.frontend.hop_s),
         "resampler": config.frontend.resampler,
         **{f"frontend.{key}": str(value) for key, value in asdict(config.frontend).items()},

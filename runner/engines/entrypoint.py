@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from runner.core.failures import Failure
     from runner.engines.common import Engine
 
-log = logging.getLogger("runner.engines.worker")
+log = logging.getLogger(__name__)
 
 INTERRUPTED_STATUS = 3
 """Exit status of a worker that ended early because the user stopped the run."""

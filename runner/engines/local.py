@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from runner.output.state.journal import ShardEntry
     from runner.pipeline.messages import PipelineStats
 
-log = logging.getLogger("runner.engines.worker")
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

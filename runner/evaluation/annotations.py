@@ -72,16 +72,16 @@ def read_annotations(path: Path, config: EvaluateConfig) -> Annotations:
     files = sorted(file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES) if path.is_dir() else [path]
     if not files:
         raise EvaluationError(f"{path} has no label file ({', '.join(_SUFFIXES)}): give a file or another folder")
-    found = Annotations([], [])
+    annotations = Annotations([], [])
     for file in files:
         name = _TABLE_ENDING.sub("", (file.relative_to(path) if path.is_dir() else Path(file.name)).as_posix())
         try:
-            read = _read_file(file, name, config)
+            own = _read_file(file, name, config)
         except (OSError, ValueError) as error:  # of Arrow's, csv's and UTF-8's too
             raise EvaluationError(f"{file} can't be read as labels ({error}): give UTF-8 text or Parquet") from error
-        found.rows.extend(read.rows)
-        found.recordings.extend(read.recordings)
-    return found
+        annotations.rows.extend(own.rows)
+        annotations.recordings.extend(own.recordings)
+    return annotations
 
 
 def _read_file(file: Path, name: str, config: EvaluateConfig) -> Annotations:
@@ -94,7 +94,7 @@ def _read_file(file: Path, name: str, config: EvaluateConfig) -> Annotations:
     header = text.partition("\n")[0]
     if file.suffix.lower() == ".txt" and (not header.strip() or _seconds(header.split("\t")[0]) is not None):
         return read_audacity(file, name, text.splitlines())
-    delimiter = next((each for each in "\t,;" if each in header), ",")
+    delimiter = next((character for character in "\t,;" if character in header), ",")
     quoting: Literal[0, 3] = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
     rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting)
     columns = list(rows.fieldnames or ())
@@ -106,15 +106,15 @@ def _read_file(file: Path, name: str, config: EvaluateConfig) -> Annotations:
 def read_audacity(file: Path, name: str, lines: Sequence[str]) -> Annotations:
     r"""Read a label track: ``start\tend\tlabel``; a line that starts with a backslash holds the frequencies of the one
     before."""
-    found = []
+    annotations = []
     for number, line in enumerate(lines, start=1):
         if not line.strip() or line.startswith("\\"):
             continue
         start, end, label = [*line.split("\t", 2), "", ""][:3]
         if label.strip():
             times = _time(file, number, start), _time(file, number, end)
-            found.append(Annotation(name, label.strip(), *times))
-    return Annotations(found, [name])
+            annotations.append(Annotation(name, label.strip(), *times))
+    return Annotations(annotations, [name])
 
 
 def read_raven(
@@ -132,7 +132,7 @@ def read_raven(
             f"{file} is of several sound files and has no column '{_RAVEN_OFFSET}', without which its times are "
             "those of the files joined: add it in Raven (View > Configure Selection Table) and save again"
         )
-    found: dict[Annotation, None] = {}
+    annotations: dict[Annotation, None] = {}
     for number, row in enumerate(rows, start=2):
         begin = _time(file, number, row[_RAVEN_BEGIN])
         length = _time(file, number, row[_RAVEN_END]) - begin
@@ -142,8 +142,8 @@ def read_raven(
             annotation = Annotation(
                 recording, text, start, start + length, *_fold_and_group(file, columns, row, config)
             )
-            found[annotation] = None
-    return Annotations([*found], [_text(row[path]) or name for row in rows] if path and rows else [name])
+            annotations[annotation] = None
+    return Annotations([*annotations], [_text(row[path]) or name for row in rows] if path and rows else [name])
 
 
 def read_table(
@@ -158,7 +158,7 @@ def read_table(
     path, start, end = (_optional(columns, names) for names in (_RECORDING, _START, _END))
     if (start is None) != (end is None):
         raise EvaluationError(f"{file} has a column '{start or end}' alone: give both start and end, or neither")
-    found: list[Annotation] = []
+    annotations: list[Annotation] = []
     recordings: dict[str, None] = {}
     for number, row in enumerate(rows, start=2):
         recording = _text(row[path]) if path else name
@@ -169,8 +169,8 @@ def read_table(
         if start and end and (_text(row[start]) or _text(row[end])):
             times = _time(file, number, row[start]), _time(file, number, row[end])
         if text := _text(row[label]):
-            found.append(Annotation(recording, text, *times, *_fold_and_group(file, columns, row, config)))
-    return Annotations(found, [*recordings])
+            annotations.append(Annotation(recording, text, *times, *_fold_and_group(file, columns, row, config)))
+    return Annotations(annotations, [*recordings])
 
 
 def _fold_and_group(
@@ -181,11 +181,11 @@ def _fold_and_group(
 
 
 def _column(file: Path, columns: Sequence[str], wanted: str | None, usual: Sequence[str]) -> str:
-    found = _optional(columns, (wanted,) if wanted else usual)
-    if found is None:
+    column = _optional(columns, (wanted,) if wanted else usual)
+    if column is None:
         said, remedy = (f"'{wanted}'", "name another") if wanted else ("of labels", "name it in evaluate.label_column")
         raise EvaluationError(f"{file} has no column {said} (it has {', '.join(columns) or 'none'}): {remedy}")
-    return found
+    return column
 
 
 def _optional(columns: Sequence[str], names: Sequence[str]) -> str | None:

@@ -27,8 +27,8 @@ def cluster(data: LabeledData, experiments: int, seed: int) -> Scores:
     scaled = StandardScaler().fit_transform(data.embeddings)
     scores: Scores = {"cluster_ami": [], "cluster_ari": [], "cluster_v_measure": []}
     for experiment in range(experiments):
-        found = KMeans(len(data.names), n_init=1, random_state=seed + experiment).fit_predict(scaled)
-        scores["cluster_ami"].append(float(adjusted_mutual_info_score(data.classes, found)))
-        scores["cluster_ari"].append(float(adjusted_rand_score(data.classes, found)))
-        scores["cluster_v_measure"].append(float(v_measure_score(data.classes, found)))
+        clusters = KMeans(len(data.names), n_init=1, random_state=seed + experiment).fit_predict(scaled)
+        scores["cluster_ami"].append(float(adjusted_mutual_info_score(data.classes, clusters)))
+        scores["cluster_ari"].append(float(adjusted_rand_score(data.classes, clusters)))
+        scores["cluster_v_measure"].append(float(v_measure_score(data.classes, clusters)))
     return scores

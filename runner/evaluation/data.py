@@ -6,9 +6,9 @@ import hashlib
 import json
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -104,29 +104,28 @@ def prepare(sample: Sample, folds: int, seed: int) -> LabeledData:
     left_out = {label: rows_of[label] for label in sorted(spread) if spread[label] < _TOO_FEW}
     columns = {name: column for column, name in enumerate(names)}
     is_multilabel = any(len(labels) != 1 for labels in sample.labels)
-    kept = [row for row, labels in enumerate(sample.labels) if is_multilabel or labels[0] in columns]
-    targets = np.zeros((len(kept), len(names)), bool)
-    for place, row in enumerate(kept):
-        targets[place, [columns[label] for label in sample.labels[row] if label in columns]] = True
-    group_names = sorted({sample.groups[row] for row in kept})
+    rows = [row for row, labels in enumerate(sample.labels) if is_multilabel or labels[0] in columns]
+    targets = np.zeros((len(rows), len(names)), bool)
+    for index, row in enumerate(rows):
+        targets[index, [columns[label] for label in sample.labels[row] if label in columns]] = True
+    group_names = sorted({sample.groups[row] for row in rows})
     numbers = {name: number for number, name in enumerate(group_names)}
-    groups = np.array([numbers[sample.groups[row]] for row in kept], np.int64)
+    groups = np.array([numbers[sample.groups[row]] for row in rows], np.int64)
     if len(names) < 2 - is_multilabel or len(group_names) < 2:
         raise EvaluationError(
             f"{len(names)} labels of at least two recordings can't be told apart (of {len(spread)} in "
             f"{len(group_names) or len(set(sample.groups))} recordings or groups): "
             "give more labeled recordings, or other labels with evaluate.labels"
         )
-    given = {sample.folds[row] for row in kept}
-    is_given = given != {None}
+    has_folds = {sample.folds[row] for row in rows} != {None}
     return LabeledData(
-        embeddings=sample.embeddings[kept],
+        embeddings=sample.embeddings[rows],
         targets=targets,
         names=names,
         groups=groups,
-        folds=_given_folds(sample, kept, group_names) if is_given else draw_folds(targets, groups, folds, seed),
+        folds=_given_folds(sample, rows, group_names) if has_folds else draw_folds(targets, groups, folds, seed),
         left_out=left_out,
-        given_folds=is_given,
+        given_folds=has_folds,
     )
 
 
@@ -169,7 +168,7 @@ def draw_folds(targets: NDArray[np.bool_], groups: NDArray[np.int64], count: int
     return folds
 
 
-def digest_of(sample: Sample, settings: dict[str, Any]) -> str:
+def digest_of(sample: Sample, settings: Mapping[str, int | str]) -> str:
     """Return a SHA-256 that runs share whose figures are of the same rows, labels, folds and settings."""
     rows = [sample.clips, sample.starts, sample.groups, sample.folds, sample.labels]
     return hashlib.sha256(json.dumps([rows, settings]).encode()).hexdigest()

@@ -5,27 +5,28 @@ A run with ``evaluate`` and ``vggish-runner evaluate`` both come here; ``evaluat
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from runner.config.groups.evaluate import TASKS
+from runner.contract.evaluation import Confusion, EvaluationReport
+from runner.contract.files import write_evaluation_report
 from runner.contract.result import EvaluatedData, Evaluation
-from runner.core.files import write_atomic
 from runner.core.layout import RunLayout
 from runner.core.paths import as_path
 from runner.evaluation.annotations import read_annotations
 from runner.evaluation.data import digest_of, prepare
 from runner.evaluation.labels import FileLabels, RunLabels
-from runner.evaluation.sample import read_blocks, take_sample, window_length_s
+from runner.evaluation.sample import read_clips, take_sample
 from runner.evaluation.scores import chance_levels, per_label
+from runner.output.run_blocks import frontend_speed
 from runner.reporting.quality_figures import draw_quality
+from runner.vggish.constants import EXAMPLE_HOP_S
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,23 +38,16 @@ if TYPE_CHECKING:
     from runner.evaluation.sample import Sample
     from runner.evaluation.scores import Scores
 
-SCHEMA = 1
-
 _SMALL = 4096
 """Rows of which products are too small for several threads: on a busy machine they wait for each other."""
 
 
-def evaluate(place: str, config: EvaluateConfig) -> dict[str, Any]:
+def evaluate(place: str, config: EvaluateConfig) -> EvaluationReport:
     """Carry out the tasks on a run's embeddings.
 
     Args:
         place: the run's folder or URL.
         config: what to do; checked.
-
-    Returns:
-        What evaluation.json holds: ``metrics`` (the mean of each and its standard deviation, ``NAME_std``), ``values``
-        (a value a fold or experiment; None where it is not defined), ``chance`` (levels by chance), the data they are
-        of, and where the probe was wrong.
 
     Raises:
         EvaluationError: there are no embeddings or labels, or too few.
@@ -64,9 +58,10 @@ def evaluate(place: str, config: EvaluateConfig) -> dict[str, Any]:
         labels = FileLabels(read_annotations(Path(as_path(config.labels)).expanduser().resolve(), config), config)
     unit = ("window" if labels.are_timed else "clip") if config.unit == "auto" else config.unit
     sample = take_sample(
-        *(read_blocks(place), labels),
+        read_clips(place),
+        labels,
         unit=unit,
-        window_s=window_length_s(place),
+        window_s=EXAMPLE_HOP_S * frontend_speed(place),
         max_rows=config.max_rows,
         seed=config.seed,
     )
@@ -76,44 +71,37 @@ def evaluate(place: str, config: EvaluateConfig) -> dict[str, Any]:
     data = prepare(sample, config.folds, config.seed)
     with threadpool_limits(1 if len(data.targets) < _SMALL else None):
         values, chance, ratings = _carry_out(data, config)
-    return {
-        "schema": SCHEMA,
-        "tasks": [task for task in TASKS if task in config.tasks],
-        "config": asdict(config),
-        "data": _describe(sample, data) | {"grouped_by": "group" if is_grouped else "recording"},
-        "data_sha256": digest_of(sample, {"folds": config.folds, "seed": config.seed, "unit": unit}),
-        "metrics": _summarize(values) | {"evaluate_s": time.monotonic() - started},
-        "values": {name: [value if math.isfinite(value) else None for value in each] for name, each in values.items()},
-        "chance": chance,
-        **_where_wrong(data, ratings),
-    }
+    quality = Evaluation(
+        tasks=tuple(task for task in TASKS if task in config.tasks),
+        data=_describe(sample, data, "group" if is_grouped else "recording"),
+        data_sha256=digest_of(sample, {"folds": config.folds, "seed": config.seed, "unit": unit}),
+        values={
+            name: tuple(value if math.isfinite(value) else None for value in each) for name, each in values.items()
+        },
+        chance=chance,
+    )
+    return EvaluationReport(
+        quality=quality,
+        config=config,
+        metrics=_summarize(values) | {"evaluate_s": time.monotonic() - started},
+        per_label=None if ratings is None else per_label(data, ratings),
+        confusion=None if ratings is None or data.is_multilabel else _confusion(data, ratings),
+    )
 
 
-def write_evaluation(evaluation: Mapping[str, Any], run_dir: Path) -> list[Path]:
+def write_evaluation(report: EvaluationReport, run_dir: Path) -> list[Path]:
     """Write evaluation.json and its picture into a run's folder, and return their paths."""
     path = RunLayout(run_dir).evaluation
-    write_atomic(path, json.dumps(evaluation, indent=2))
-    return [path, *draw_quality(evaluation, run_dir)]
+    write_evaluation_report(path, report)
+    return [path, *draw_quality(report, run_dir)]
 
 
-def with_evaluation(result: RunResult, evaluation: Mapping[str, Any]) -> RunResult:
+def with_evaluation(result: RunResult, report: EvaluationReport) -> RunResult:
     """Return a run's result with its quality in place of an earlier one."""
     earlier = result.evaluation.values if result.evaluation else {}
     names = {name for metric in earlier for name in (metric, f"{metric}_std")}
-    kept = {name: value for name, value in result.metrics.items() if name not in names}
-    return replace(result, metrics={**kept, **evaluation["metrics"]}, evaluation=evaluation_of(evaluation))
-
-
-def evaluation_of(evaluation: Mapping[str, Any]) -> Evaluation:
-    """Return the part of evaluation.json that result.json has."""
-    data = evaluation["data"]
-    return Evaluation(
-        tasks=tuple(evaluation["tasks"]),
-        data=EvaluatedData(**{**data, "fold_rows": tuple(data["fold_rows"])}),
-        data_sha256=evaluation["data_sha256"],
-        values={metric: tuple(values) for metric, values in evaluation["values"].items()},
-        chance=evaluation["chance"],
-    )
+    others = {name: value for name, value in result.metrics.items() if name not in names}
+    return replace(result, metrics={**others, **report.metrics}, evaluation=report.quality)
 
 
 def _carry_out(
@@ -164,28 +152,24 @@ def _summarize(values: Scores) -> dict[str, float]:
     return metrics
 
 
-def _describe(sample: Sample, data: LabeledData) -> dict[str, Any]:
-    return {
-        "unit": sample.unit,
-        "rows": len(data.targets),
-        "labeled_rows": sample.seen,
-        "unlabeled_clips": sample.unlabeled,
-        "groups": len(data.folds),
-        "labels": {name: int(count) for name, count in zip(data.names, data.targets.sum(axis=0), strict=True)},
-        "labels_of_one_group": data.left_out,
-        "multilabel": data.is_multilabel,
-        "folds": "given" if data.given_folds else "drawn",
-        "fold_rows": np.bincount(data.row_folds).tolist(),
-    }
+def _describe(sample: Sample, data: LabeledData, grouped_by: str) -> EvaluatedData:
+    return EvaluatedData(
+        unit=sample.unit,
+        rows=len(data.targets),
+        labeled_rows=sample.seen,
+        unlabeled_clips=sample.unlabeled,
+        groups=len(data.folds),
+        grouped_by=grouped_by,
+        labels={name: int(count) for name, count in zip(data.names, data.targets.sum(axis=0), strict=True)},
+        labels_of_one_group=data.left_out,
+        multilabel=data.is_multilabel,
+        folds="given" if data.given_folds else "drawn",
+        fold_rows=tuple(np.bincount(data.row_folds).tolist()),
+    )
 
 
-def _where_wrong(data: LabeledData, ratings: NDArray[np.float64] | None) -> dict[str, Any]:
-    if ratings is None:
-        return {}
-    found: dict[str, Any] = {"per_label": per_label(data, ratings)}
-    if not data.is_multilabel:
-        from sklearn.metrics import confusion_matrix
+def _confusion(data: LabeledData, ratings: NDArray[np.float64]) -> Confusion:
+    from sklearn.metrics import confusion_matrix
 
-        matrix = confusion_matrix(data.classes, ratings.argmax(axis=1), labels=range(len(data.names)))
-        found["confusion"] = {"labels": data.names, "matrix": matrix.tolist()}
-    return found
+    matrix = confusion_matrix(data.classes, ratings.argmax(axis=1), labels=range(len(data.names)))
+    return Confusion(tuple(data.names), tuple(map(tuple, matrix.tolist())))

@@ -36,7 +36,7 @@ def as_table(reference: Reference, scores: Sequence[Score], wanted: Wanted) -> s
     for score, each in zip(scores, figures, strict=True):
         cells = [f"{each[name]:.6g}" if name in each else "-" for name in columns]
         rows.append([_count(score.examples), *cells, without_credentials(score.name)])
-    widths = [max(len(row[place]) for row in rows) for place in range(len(columns) + 1)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(columns) + 1)]
     lines = [f"reference  {without_credentials(reference.embeddings.name)}, {_about(reference)}", ""]
     lines += [
         "  ".join([*(cell.rjust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]) for row in rows

@@ -161,7 +161,7 @@ class FileLabels:
                 shared = min(ends[window], row.end_s) - max(starts[window], row.start_s)
                 if shared >= min(self._config.min_overlap_s, row.end_s - row.start_s):
                     labels[window].add(row.label)
-        return [frozenset(each) for each in labels]
+        return [frozenset(names) for names in labels]
 
     def _name_of(self, clip: str) -> str | None:
         """The name that the files have for a clip's recording: the clip's own, or one that ends or begins alike.

@@ -1,11 +1,8 @@
-"""Runs in folders and below URLs, read alike: small files, listings, and embeddings block by block."""
+"""Runs in folders and below URLs, read alike: small files, folders, and embeddings block by block."""
 
 from __future__ import annotations
 
-import tempfile
-import zipfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -13,9 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from runner.core.errors import RunnerError
-from runner.core.layout import RunLayout
-from runner.output.reader import EmbeddingReader
+from runner.output.run_blocks import read_blocks
 from runner.statistics.moments import Rows
 
 
@@ -46,16 +41,8 @@ class Place(Protocol):
         """Return the names of the folders right below it."""
         ...
 
-    def files(self, folder: str) -> list[str]:
-        """Return the names of all files below a folder, in order."""
-        ...
-
     def below(self, folder: str) -> Place:
         """Return the place of a folder below it."""
-        ...
-
-    def local(self, name: str) -> AbstractContextManager[Path]:
-        """Have a file on this machine while it is read."""
         ...
 
 
@@ -79,19 +66,9 @@ class FolderPlace:
         """By a listing, hidden ones left out."""
         return sorted(path.name for path in self.folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
-    def files(self, folder: str) -> list[str]:
-        """By a listing."""
-        paths = (path for path in (self.folder / folder).rglob("*") if path.is_file())
-        return sorted(path.relative_to(self.folder).as_posix() for path in paths)
-
     def below(self, folder: str) -> FolderPlace:
         """The folder's own."""
         return FolderPlace(self.folder / folder)
-
-    @contextmanager
-    def local(self, name: str) -> Iterator[Path]:
-        """The file itself."""
-        yield self.folder / name
 
 
 class UrlPlace:
@@ -118,26 +95,9 @@ class UrlPlace:
             name for name, size in self._store.list_folder().items() if size is None and not name.startswith(".")
         )
 
-    def files(self, folder: str) -> list[str]:
-        """By a listing."""
-        return sorted(self._store.list_recursive(folder))
-
     def below(self, folder: str) -> UrlPlace:
         """The folder's own."""
         return UrlPlace(f"{self.name}/{folder}", self._timeout_s)
-
-    @contextmanager
-    def local(self, name: str) -> Iterator[Path]:
-        """A copy, which is removed afterwards."""
-        with tempfile.TemporaryDirectory(prefix="vggish-read-") as scratch:
-            path = Path(scratch) / Path(name).name
-            self._store.get(name, path)
-            yield path
-
-
-def has_rows(place: Place) -> bool:
-    """Whether a run has its embeddings as float32 (TFRecords have 8-bit ones)."""
-    return bool(_files(place, RunLayout.embeddings, ".parquet") or _files(place, RunLayout.npz, ".npz"))
 
 
 def run_rows(place: Place) -> Iterator[RowBlock]:
@@ -146,23 +106,5 @@ def run_rows(place: Place) -> Iterator[RowBlock]:
     Raises:
         RunnerError: a file is not what a run writes.
     """
-    if _files(place, RunLayout.embeddings, ".parquet"):
-        for block in EmbeddingReader(place.name).blocks(("clip",)):
-            names = block.columns["clip"].to_numpy()
-            ends = np.flatnonzero(np.append(names[1:] != names[:-1], True)) + 1
-            yield RowBlock(names[ends - 1].tolist(), ends, block.embeddings)
-        return
-    for name in _files(place, RunLayout.npz, ".npz"):
-        with place.local(name) as path:
-            try:
-                with np.load(path, allow_pickle=False) as file:
-                    rows, clip = file["embedding"], str(file["clip"])
-            except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-                raise RunnerError(
-                    f"{place.name}/{name} can't be read ({error}): rerun the run's command, which makes it again"
-                ) from error
-        yield RowBlock([clip], np.array([len(rows)]), rows)
-
-
-def _files(place: Place, folder: str, suffix: str) -> list[str]:
-    return [name for name in place.files(folder) if name.endswith(suffix)]
+    for block in read_blocks(place.name, ("clip",)):
+        yield RowBlock(*block.clip_ends(), block.embeddings)

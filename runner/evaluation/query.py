@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -35,8 +35,8 @@ def query_from_file(
     Raises:
         RunnerError: the file cannot be decoded, or the run's weights are not here or are others than they were.
     """
-    from runner.audio.preparation import Preparation, leveled
-    from runner.audio.reader import read_clip
+    from runner.audio.preparation import Preparation
+    from runner.audio.reader import leveled, read_clip
     from runner.inference.api import load_vggish_model
 
     about = {key.removeprefix("vggish_runner."): value for key, value in reader.metadata.items()}
@@ -52,8 +52,9 @@ def query_from_file(
             samples = np.concatenate(list(clip))
     except ClipError as error:
         raise RunnerError(f"{path} cannot be the query: {error}") from error
-    session = load_vggish_model("cpu", models=models, **_weights_of(reader))
-    here = str(session.metadata.weights["checksum"])
+    weights, seed = _weights_of(reader)
+    session = load_vggish_model("cpu", models=models, weights=weights, seed=seed)
+    here = str(session.metadata.weights.checksum)
     there = about.get("weights.checksum", "unknown")
     if here != there:
         raise RunnerError(
@@ -91,12 +92,12 @@ def query_from_clip(
     return query
 
 
-def _weights_of(reader: EmbeddingReader) -> dict[str, Any]:
-    """Return the arguments of ``load_vggish_model`` that load the run's weights."""
+def _weights_of(reader: EmbeddingReader) -> tuple[str, int]:
+    """Return the arguments ``weights`` and ``seed`` of ``load_vggish_model`` that load the run's weights."""
     source = reader.metadata.get("vggish_runner.weights.source")
     if source == "audioset":
-        return {"weights": source}
+        return source, 0
     settings = reader.settings()
     if source == "random":
-        return {"weights": source, "seed": int(settings["weights.seed"])}
-    return {"weights": str(settings["weights.path"])}
+        return source, int(settings["weights.seed"])
+    return str(settings["weights.path"]), 0

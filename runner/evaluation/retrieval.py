@@ -25,7 +25,7 @@ def average_precision_at_r(data: LabeledData) -> NDArray[np.float64]:
     norms = np.linalg.norm(data.embeddings, axis=1, keepdims=True)
     vectors = data.embeddings / np.where(norms > 0, norms, np.float32(1))
     classes = data.classes
-    found = np.full(len(vectors), np.nan)
+    precisions = np.full(len(vectors), np.nan)
     for first in range(0, len(vectors), _QUERIES):
         queries = slice(first, first + _QUERIES)
         similarity = vectors[queries] @ vectors.T
@@ -42,14 +42,14 @@ def average_precision_at_r(data: LabeledData) -> NDArray[np.float64]:
         ranks = np.arange(1, most + 1)
         hits &= ranks <= counts[:, None]
         sums = (hits * hits.cumsum(axis=1) / ranks).sum(axis=1)
-        found[queries] = np.divide(sums, counts, out=np.full(len(counts), np.nan), where=counts > 0)
-    return found
+        precisions[queries] = np.divide(sums, counts, out=np.full(len(counts), np.nan), where=counts > 0)
+    return precisions
 
 
 def retrieve(data: LabeledData) -> dict[str, list[float]]:
     """Return ``retrieval_map_at_r``, the mean of AP@R over the queries of each fold (all rows are searched)."""
-    found = average_precision_at_r(data)
-    folds = [found[test] for _, test in data.splits()]
+    precisions = average_precision_at_r(data)
+    folds = [precisions[test] for _, test in data.splits()]
     return {"retrieval_map_at_r": [float(np.nanmean(fold)) for fold in folds if np.isfinite(fold).any()]}
 
 

@@ -4,32 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from runner.core.layout import RunLayout
-from runner.core.paths import is_url
-from runner.output.reader import EmbeddingReader
-from runner.vggish.constants import EMBEDDING_SIZE, EXAMPLE_HOP_S
+from runner.output.run_blocks import read_blocks
+from runner.vggish.constants import EMBEDDING_SIZE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from runner.evaluation.labels import ClipLabels, Labels
-
-
-class Block(NamedTuple):
-    """Consecutive windows of one clip: float64 [n] seconds, and float32 [n, 128]."""
-
-    clip: str
-    label: str | None
-    starts: NDArray[np.float64]
-    embeddings: NDArray[np.float32]
+    from runner.output.reader import EmbeddedClip
 
 
 @dataclass(frozen=True)
@@ -51,52 +39,26 @@ class Sample:
     unlabeled: int
 
 
-def read_blocks(place: str) -> Iterator[Block]:
-    """Yield a run's embeddings, clip after clip.
+def read_clips(location: str) -> Iterator[EmbeddedClip]:
+    """Yield a run's embeddings, clip after clip; a long clip in several pieces.
 
     Args:
-        place: the run's folder or URL.
+        location: the run's folder or URL.
 
     Raises:
-        RunnerError: it has neither Parquet nor npz files, or they can't be read.
+        RunnerError: the run has neither Parquet nor npz files, or they can't be read.
     """
-    files = [] if is_url(place) else sorted(RunLayout(Path(place)).npz.rglob("*.npz"))
-    if files and not RunLayout(Path(place)).embeddings.is_dir():
-        for file in files:
-            with np.load(file, allow_pickle=False) as clip:
-                yield Block(str(clip["clip"]), str(clip["label"]) or None, clip["start_s"], clip["embedding"])
-        return
-    for group in EmbeddingReader(place).blocks(("clip", "start_s", "label")):
-        clips = group.columns["clip"].combine_chunks().dictionary_encode()
-        codes, clip_names = clips.indices.to_numpy(), clips.dictionary.to_pylist()
-        firsts = np.flatnonzero(np.diff(codes, prepend=-1))
-        starts, labels = group.columns["start_s"].to_numpy(), group.columns["label"].take(firsts).to_pylist()
-        ends = [*firsts[1:].tolist(), len(codes)]
-        for first, end, label in zip(firsts.tolist(), ends, labels, strict=True):
-            yield Block(clip_names[codes[first]], label, starts[first:end], group.embeddings[first:end])
-
-
-def window_length_s(place: str) -> float:
-    """Return how long a run's windows are in their files, seconds: 0.96 times its ``frontend.speed``.
-
-    Raises:
-        RunnerError: the run can't be read.
-    """
-    npz = RunLayout(Path(place)).npz_metadata
-    if not is_url(place) and npz.exists():
-        speed = json.loads(npz.read_text(encoding="utf-8")).get("frontend.speed", 1)
-    else:
-        speed = EmbeddingReader(place).metadata.get("vggish_runner.frontend.speed", 1)
-    return EXAMPLE_HOP_S * float(speed)
+    for block in read_blocks(location):
+        yield from block.clips()
 
 
 def take_sample(
-    blocks: Iterable[Block], labels: Labels, *, unit: str, window_s: float, max_rows: int, seed: int
+    clips: Iterable[EmbeddedClip], labels: Labels, *, unit: str, window_s: float, max_rows: int, seed: int
 ) -> Sample:
     """Take the labeled rows, or ``max_rows`` of them drawn by their names, so that neither order nor shards matter.
 
     Args:
-        blocks: of the run; those of a clip follow each other.
+        clips: of the run; the pieces of a clip follow each other.
         labels: their source.
         unit: clip (a row is the mean of its windows) or window.
         window_s: seconds of audio of a window.
@@ -109,9 +71,9 @@ def take_sample(
     draw = _Draw(max_rows)
     add = _add_clip if unit == "clip" else _add_windows
     unlabeled = 0
-    for clip, of_clip in itertools.groupby(blocks, key=lambda block: block.clip):
-        key = int.from_bytes(hashlib.blake2b(f"{seed}:{clip}".encode(errors="replace"), digest_size=8).digest(), "big")
-        unlabeled += not add(draw, key, clip, _labeled(of_clip, labels, window_s))
+    for name, pieces in itertools.groupby(clips, key=lambda piece: piece.name):
+        key = int.from_bytes(hashlib.blake2b(f"{seed}:{name}".encode(errors="replace"), digest_size=8).digest(), "big")
+        unlabeled += not add(draw, key, name, _labeled(pieces, labels, window_s))
     labels.check()
     rows = draw.rows()
     return Sample(
@@ -162,21 +124,23 @@ class _Draw:
             self.limit = self._kept[-1][0]
 
 
-def _labeled(blocks: Iterable[Block], labels: Labels, window_s: float) -> Iterator[tuple[Block, ClipLabels]]:
-    for block in blocks:
-        if (known := labels.of(block.clip, block.label, block.starts, window_s)) is not None:
-            yield block, known
+def _labeled(
+    pieces: Iterable[EmbeddedClip], labels: Labels, window_s: float
+) -> Iterator[tuple[EmbeddedClip, ClipLabels]]:
+    for piece in pieces:
+        if (known := labels.of(piece.name, piece.label, piece.starts_s, window_s)) is not None:
+            yield piece, known
 
 
-def _add_clip(draw: _Draw, key: int, clip: str, blocks: Iterable[tuple[Block, ClipLabels]]) -> bool:
+def _add_clip(draw: _Draw, key: int, clip: str, pieces: Iterable[tuple[EmbeddedClip, ClipLabels]]) -> bool:
     """Add the mean of a clip's windows; False if it has no labels."""
     is_drawn = key <= draw.limit
     known, names, count, total = None, set[str](), 0, np.zeros(EMBEDDING_SIZE)
-    for block, known in blocks:
+    for piece, known in pieces:
         if is_drawn:
             names.update(*known.windows)
-            total += block.embeddings.sum(axis=0, dtype=np.float64)
-            count += len(block.embeddings)
+            total += piece.embeddings.sum(axis=0, dtype=np.float64)
+            count += len(piece.embeddings)
     if known is None:
         return False
     draw.seen += 1
@@ -185,15 +149,15 @@ def _add_clip(draw: _Draw, key: int, clip: str, blocks: Iterable[tuple[Block, Cl
     return True
 
 
-def _add_windows(draw: _Draw, key: int, clip: str, blocks: Iterable[tuple[Block, ClipLabels]]) -> bool:
+def _add_windows(draw: _Draw, key: int, clip: str, pieces: Iterable[tuple[EmbeddedClip, ClipLabels]]) -> bool:
     """Add each window of a clip; False if it has no labels."""
     number = 0
-    for block, known in blocks:
-        keys = _mixed(key, number, len(block.starts))
-        number += len(block.starts)
+    for piece, known in pieces:
+        keys = _mixed(key, number, len(piece.starts_s))
+        number += len(piece.starts_s)
         for window in np.flatnonzero(keys <= np.uint64(min(draw.limit, 2**64 - 1))).tolist():
             names = tuple(sorted(known.windows[window]))
-            row = _Row(clip, float(block.starts[window]), known, names, block.embeddings[window].copy())
+            row = _Row(clip, float(piece.starts_s[window]), known, names, piece.embeddings[window].copy())
             draw.add(int(keys[window]), row)
     draw.seen += number
     return number > 0

@@ -11,10 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from runner.contract.files import parse_tracking
+from runner.contract.tracking import TrackingState
 from runner.core.errors import RunnerError
 from runner.core.layout import RunLayout
 from runner.core.paths import as_path, is_url
-from runner.evaluation.places import FolderPlace, Place, RowBlock, UrlPlace, has_rows, run_rows
+from runner.evaluation.places import FolderPlace, Place, RowBlock, UrlPlace, run_rows
+from runner.output.run_blocks import has_embeddings
 from runner.statistics.files import Summary, from_folder, from_npz, from_rows, from_tfrecord
 from runner.statistics.moments import EmbeddingStatistics, Rows
 
@@ -28,8 +31,8 @@ _STATISTICS_FILES = {".npz": from_npz, ".tfrecord": from_tfrecord, ".tfrecords":
 class EmbeddingSet:
     """A set of embeddings to compare.
 
-    ``name`` is for a person; ``blocks`` reads the embeddings themselves, where they are at hand; ``result`` and
-    ``tracking`` are the run's result.json and tracking.json, empty for a file of statistics; ``is_remote`` is whether
+    ``name`` is for a person; ``blocks`` reads the embeddings themselves, where they are at hand; ``result`` is
+    the run's result.json, empty for a file of statistics; ``tracking`` is its MLflow run; ``is_remote`` is whether
     reading the embeddings means downloading them.
     """
 
@@ -37,13 +40,13 @@ class EmbeddingSet:
     summary: Summary
     blocks: Callable[[], Iterator[RowBlock]] | None = None
     result: Mapping[str, Any] = field(default_factory=dict)
-    tracking: Mapping[str, Any] = field(default_factory=dict)
+    tracking: TrackingState | None = None
     is_remote: bool = False
 
     @property
     def is_random(self) -> bool:
         """Whether it was made with random weights, so that its distances mean nothing."""
-        return self.summary.about.get("weights.meaningless") == "true"
+        return self.summary.about.get("weights.random") == "true"
 
 
 def find_sets(argument: str, timeout_s: float = 60.0) -> list[EmbeddingSet]:
@@ -64,7 +67,7 @@ def find_sets(argument: str, timeout_s: float = 60.0) -> list[EmbeddingSet]:
             if (data := UrlPlace(parent, timeout_s).read(file)) is None:
                 raise RunnerError(f"{name} is not there: give a run's URL, or that of a file of statistics")
             return [EmbeddingSet(name, _STATISTICS_FILES[suffix](name, data))]
-        found = list(_sets(UrlPlace(name, timeout_s), _DEPTH))
+        sets = list(_sets(UrlPlace(name, timeout_s), _DEPTH))
     else:
         path = Path(as_path(name)).expanduser()
         if path.is_file():
@@ -73,13 +76,13 @@ def find_sets(argument: str, timeout_s: float = 60.0) -> list[EmbeddingSet]:
             raise RunnerError(f"{path} is not there: give a run's folder, or a file of statistics")
         if (path / "mu.npy").is_file():
             return [EmbeddingSet(str(path), from_folder(path))]
-        found = list(_sets(FolderPlace(path), _DEPTH))
-    if not found:
+        sets = list(_sets(FolderPlace(path), _DEPTH))
+    if not sets:
         raise RunnerError(
             f"{name} holds no embeddings: give the folder or URL of a run, of a sweep or of several runs, or a file of "
             "statistics (.npz, .tfrecord, mu.npy and cov.npy)"
         )
-    return found
+    return sets
 
 
 def _of_file(path: Path) -> EmbeddingSet:
@@ -109,7 +112,7 @@ def _sets(place: Place, depth: int) -> Iterator[EmbeddingSet]:
 def _run(place: Place) -> EmbeddingSet | None:
     """The run of a place; None if there is none, or one without a single example."""
     statistics = place.read(RunLayout.statistics)
-    readable = has_rows(place)
+    readable = has_embeddings(place.name)
     if statistics is None and not readable:
         return None
     result = _json(place, RunLayout.result)
@@ -123,7 +126,7 @@ def _run(place: Place) -> EmbeddingSet | None:
             raise RunnerError(f"{place.name} has {sums.n} examples, which have no covariance: two are needed at least")
         summary = Summary(sums.mean, sums.covariance, sums.n)
     summary = replace(summary, about=summary.about or _about(result))
-    tracking = _json(place, RunLayout.tracking)
+    tracking = parse_tracking(f"{place.name}/{RunLayout.tracking}", place.read(RunLayout.tracking))
     return EmbeddingSet(place.name, summary, blocks, result, tracking, isinstance(place, UrlPlace))
 
 
@@ -146,7 +149,7 @@ def _about(result: Mapping[str, Any]) -> dict[str, str]:
         "model": "VGGish",
         "weights.source": str(weights.get("source")),
         "weights.checksum": str(weights.get("checksum")),
-        "weights.meaningless": str(weights.get("is_random")).lower(),
+        "weights.random": str(weights.get("is_random")).lower(),
         "precision": str(precision.get("effective")),
         **{f"frontend.{key}": str(value) for key, value in frontend.items()},
     }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from runner.config.schema import MemoryConfig
 from runner.devices.detection import DeviceType
-from runner.inference.builder import DeviceRequest, build_session, place
+from runner.inference.builder import DeviceRequest, build_session, place_on_device
 from runner.weights.loading import load_weights
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def load_vggish_model(
         default_batch_size={"cpu": 128, "gpu": 512, "metal": 128},
         host_limit_mib=None,
     )
-    placement = place(DeviceRequest(DeviceType(device_preference).value, precision=precision), policy)
+    placement = place_on_device(DeviceRequest(DeviceType(device_preference).value, precision=precision), policy)
     for warning in filter(
         None, (placement.device.fallback_reason and placement.device.reason, placement.precision.warning)
     ):

@@ -9,9 +9,12 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner.contract.result import BatchSizeCurve, BatchSizePoint
+from runner.core.cache import remembered
 from runner.core.metrics import BACKGROUND_LOAD, MAX_BACKGROUND_LOAD
 from runner.devices.load import BackgroundLoad, family_cpu_s
 from runner.vggish.framing import synthetic_windows
@@ -37,36 +40,13 @@ _CALLS_AHEAD = 4
 """Calls that are queued at a time on a device that computes while batches are copied, as replicas do it."""
 
 
-@dataclass(frozen=True)
-class Trial:
-    """One batch size: its speed, the most memory that tensors took (None: unknown), and the time of its compilation."""
-
-    batch_size: int
-    examples_per_s: float
-    memory_mib: float | None
-    compile_s: float
-
-
-@dataclass(frozen=True)
-class BatchSizeSearch:
-    """The trials, the batch size chosen, and why the search ended."""
-
-    trials: tuple[Trial, ...]
-    batch_size: int
-    reason: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for result.json."""
-        return {"steps": [asdict(trial) for trial in self.trials], "batch_size": self.batch_size, "reason": self.reason}
-
-
 def search_batch_size(
-    measure: Callable[[int], Trial | None],
+    measure: Callable[[int], BatchSizePoint | None],
     sizes: Sequence[int],
     compiled: Container[int] = (),
     budget_s: float = BUDGET_S,
     clock: Callable[[], float] = time.perf_counter,
-) -> BatchSizeSearch:
+) -> BatchSizeCurve:
     """Try batch sizes, smallest first, until throughput stops improving, memory runs out or time is up.
 
     Args:
@@ -77,8 +57,8 @@ def search_batch_size(
             not compiled, the longest compilation.
         clock: returns seconds.
     """
-    trials: list[Trial] = []
-    best: Trial | None = None
+    trials: list[BatchSizePoint] = []
+    best: BatchSizePoint | None = None
     reason = "the largest that the policy allows"
     start = clock()
     last_s = compile_s = 0.0
@@ -103,7 +83,7 @@ def search_batch_size(
             )
             break
     chosen = best.batch_size if best else sizes[0]
-    return BatchSizeSearch(tuple(trials), chosen, reason)
+    return BatchSizeCurve(tuple(trials), chosen, reason)
 
 
 def sizes_from(default: int, fits: Callable[[int], bool]) -> list[int]:
@@ -113,36 +93,49 @@ def sizes_from(default: int, fits: Callable[[int], bool]) -> list[int]:
 
 
 def search_undisturbed(
-    measure: Callable[[int], Trial | None], sizes: Sequence[int], compiled: Container[int] = ()
-) -> dict[str, Any]:
-    """Search, for result.json; on a machine that other programs keep busy, choose the first size."""
+    measure: Callable[[int], BatchSizePoint | None], sizes: Sequence[int], compiled: Container[int] = ()
+) -> BatchSizeCurve:
+    """Search; on a machine that other programs keep busy, choose the first size."""
     background, own_cpu_s = BackgroundLoad(), family_cpu_s()
     search = search_batch_size(measure, sizes, compiled)
     share = background.share(family_cpu_s() - own_cpu_s)
     if share > MAX_BACKGROUND_LOAD:
         why = f"the policy's own, as {BACKGROUND_LOAD} {share:.0%} of the processors; the next run measures again"
         search = replace(search, batch_size=sizes[0], reason=why)
-    return {**search.to_dict(), "background_cpu_share": share, "measured_at": time.time()}
+    return replace(search, background_cpu_share=share, measured_at=time.time())
 
 
-def is_undisturbed(value: Mapping[str, Any]) -> bool:
-    """Whether a result of ``search_undisturbed`` is not distorted by other programs."""
+def remembered_search(cache: Path, key: str, search: Callable[[], BatchSizeCurve]) -> BatchSizeCurve:
+    """Return the result of ``search_undisturbed`` for ``key`` from the cache, or search now.
+
+    Only an undisturbed search is cached, and used for a week.
+    """
+    path = cache / "batch_size.json"
+    return _curve_of(remembered(path, key, lambda: asdict(search()), _is_fresh, _is_undisturbed))
+
+
+def _curve_of(value: Mapping[str, Any]) -> BatchSizeCurve:
+    return BatchSizeCurve(**{**value, "steps": tuple(BatchSizePoint(**step) for step in value["steps"])})
+
+
+def _is_undisturbed(value: Mapping[str, Any]) -> bool:
+    """Whether a search is not distorted by other programs."""
     return float(value["background_cpu_share"]) <= MAX_BACKGROUND_LOAD
 
 
-def is_fresh(value: Any) -> bool:
-    """Whether a value read from a file is a result of ``search_undisturbed``, undisturbed and recent."""
+def _is_fresh(value: Mapping[str, Any]) -> bool:
+    """Whether a value read from the cache is a search, undisturbed and recent."""
     age = time.time() - float(value["measured_at"])
-    return is_search_result(value) and is_undisturbed(value) and 0 <= age < _MAX_AGE_S
+    return bool(_curve_of(value).steps) and _is_undisturbed(value) and 0 <= age < _MAX_AGE_S
 
 
-def measure_on(session: VGGishSession, dtype: str) -> Callable[[int], Trial | None]:
+def measure_on(session: VGGishSession, dtype: str) -> Callable[[int], BatchSizePoint | None]:
     """Return the function by which ``search_batch_size`` measures a session; it changes the session's batch size.
 
     On a GPU it measures windows that are there already, as batches are copied while others are computed.
     """
 
-    def measure(size: int) -> Trial | None:
+    def measure(size: int) -> BatchSizePoint | None:
         session.set_batch_size(size)
         backoffs = len(session.oom_backoffs)
         compile_s = session.warm_up(dtype)
@@ -167,13 +160,8 @@ def measure_on(session: VGGishSession, dtype: str) -> Callable[[int], Trial | No
                 break
         if len(session.oom_backoffs) > backoffs:
             return None
-        trial = Trial(size, calls * size / fastest, session.memory_peak_mib(), compile_s)
+        trial = BatchSizePoint(size, calls * size / fastest, session.memory_peak_mib(), compile_s)
         log.info("batch size %d: %.0f examples/s", size, trial.examples_per_s)
         return trial
 
     return measure
-
-
-def is_search_result(value: Any) -> bool:
-    """Whether a value read from a file is a result of ``BatchSizeSearch.to_dict``."""
-    return isinstance(value, dict) and {"steps", "batch_size", "reason"} <= set(value) and bool(value["steps"])

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from runner.contract.result import DeviceReport, WeightsReport
 from runner.devices.host import usable_cores, versions
 from runner.devices.probe import detect_available_devices
 from runner.devices.selection import choose_device
 from runner.inference.convolution import choose_convolution
-from runner.inference.gpu_memory import apply_gpu_memory
+from runner.inference.gpu_memory import GpuMemory, apply_gpu_memory
 from runner.inference.memory import plan_memory
 from runner.inference.precision import choose_precision
 from runner.inference.program import Program
@@ -20,8 +21,8 @@ from runner.inference.session import SessionMetadata, VGGishSession
 
 if TYPE_CHECKING:
     from runner.config.schema import MemoryConfig
+    from runner.contract.result import Decision
     from runner.devices.selection import DeviceChoice
-    from runner.inference.convolution import ConvolutionChoice
     from runner.inference.memory import MemoryPlan
     from runner.inference.precision import PrecisionChoice
     from runner.weights.loading import LoadedWeights
@@ -44,10 +45,10 @@ class Placement:
     device: DeviceChoice
     precision: PrecisionChoice
     memory: MemoryPlan
-    gpu_memory: dict[str, Any]
+    gpu_memory: GpuMemory
 
 
-def place(request: DeviceRequest, memory: MemoryConfig) -> Placement:
+def place_on_device(request: DeviceRequest, memory: MemoryConfig) -> Placement:
     """Choose device and precision and apply the memory policy, once per process, before TensorFlow uses a device."""
     import tensorflow as tf
 
@@ -64,7 +65,7 @@ def place(request: DeviceRequest, memory: MemoryConfig) -> Placement:
 
 
 def memory_plan(
-    device: DeviceChoice, precision: PrecisionChoice, memory: MemoryConfig, gpu_memory: Mapping[str, Any]
+    device: DeviceChoice, precision: PrecisionChoice, memory: MemoryConfig, gpu_memory: GpuMemory
 ) -> MemoryPlan:
     """Return the memory policy's effective settings on the chosen devices."""
     return plan_memory(
@@ -73,7 +74,7 @@ def memory_plan(
         usable_cores(),
         len(device.indices),
         precision=precision.effective,
-        gpu_mib=gpu_memory.get("gpu_memory_available_mib"),
+        gpu_mib=gpu_memory.available_mib,
     )
 
 
@@ -89,7 +90,7 @@ def build_sessions(
     """Build a session on each of the placed devices, and compile their programs.
 
     Args:
-        placement: from ``place``.
+        placement: from ``place_on_device``.
         loaded: the weights; their arrays are emptied.
         conv: algorithm of the deep convolutions: auto, direct or winograd.
         calibration: returns the seconds of (direct, winograd) for ``auto``; measured now when None.
@@ -122,22 +123,12 @@ def build_session(placement: Placement, loaded: LoadedWeights, *, conv: str = "a
     return session
 
 
-def _session_metadata(placement: Placement, loaded: LoadedWeights, conv: ConvolutionChoice) -> SessionMetadata:
-    weights = loaded.choice
+def _session_metadata(placement: Placement, loaded: LoadedWeights, conv: Decision) -> SessionMetadata:
     return SessionMetadata(
-        device=placement.device.to_dict(),
-        precision=placement.precision.to_dict(),
-        memory={"batch_size": placement.memory.batch_size, **placement.gpu_memory},
-        weights={
-            "requested": weights.requested,
-            "source": weights.source,
-            "path": weights.path,
-            "seed": weights.seed,
-            "reason": weights.reason,
-            "is_random": weights.is_random,
-            "checksum": loaded.checksum,
-            "smoke": loaded.smoke,
-        },
-        model={"conv": conv.to_dict()},
+        device=DeviceReport.of(placement.device),
+        precision=placement.precision.decision,
+        weights=replace(WeightsReport.of(loaded.choice), checksum=loaded.checksum, smoke=loaded.smoke),
+        conv=conv,
+        gpu_memory=placement.gpu_memory,
         versions=versions(),
     )

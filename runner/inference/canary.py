@@ -58,7 +58,7 @@ class Canary:
         shards: Callable[[], int] = lambda: 0,
     ) -> None:
         self._session, self._answers, self._is_strict = session, answers, config.name == "strict"
-        self._tolerance = config.tolerances[str(session.metadata.precision["effective"])]
+        self._tolerance = config.tolerances[session.metadata.precision.effective]
         self._shards = shards
         self._measured: set[tuple[str, int]] = set()  # types of windows, and rows of full batches (0: by the gate)
         for dtype in dtypes:

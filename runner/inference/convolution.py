@@ -5,12 +5,12 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from runner.contract.result import Decision
 from runner.core.cache import remembered
 from runner.devices.detection import DeviceType
 from runner.devices.host import cpu_name, usable_cores, versions
@@ -28,25 +28,12 @@ _MIN_SPEEDUP = 1.1
 """Least speedup for which Winograd is used: its sums are in another order."""
 
 
-@dataclass(frozen=True)
-class ConvolutionChoice:
-    """The requested algorithm, the one in effect, and why."""
-
-    requested: str
-    effective: str
-    reason: str
-
-    def to_dict(self) -> dict[str, str]:
-        """Return plain values for result.json."""
-        return asdict(self)
-
-
 def choose_convolution(
     requested: str,
     device: DeviceType,
     precision: str,
     seconds: Callable[[], tuple[float, float]] | None = None,
-) -> ConvolutionChoice:
+) -> Decision:
     """Choose between ``direct`` and ``winograd``.
 
     Args:
@@ -56,7 +43,7 @@ def choose_convolution(
         seconds: returns the measured seconds of (direct, winograd); ``calibrate`` when None.
     """
     if requested == "direct":
-        return ConvolutionChoice(requested, "direct", "model.conv=direct was asked for")
+        return Decision(requested, "direct", "model.conv=direct was asked for")
     possible = device is DeviceType.CPU and precision == "float32"
     if not possible:
         why = (
@@ -64,14 +51,14 @@ def choose_convolution(
             if device is not DeviceType.CPU
             else f"Winograd's sums are too coarse in {precision}"
         )
-        return ConvolutionChoice(requested, "direct", why)
+        return Decision(requested, "direct", why)
     if requested == "winograd":
-        return ConvolutionChoice(requested, "winograd", "model.conv=winograd was asked for")
+        return Decision(requested, "winograd", "model.conv=winograd was asked for")
     direct, fast = (seconds or calibrate)()
     ratio = direct / fast
     effective = "winograd" if ratio >= _MIN_SPEEDUP else "direct"
     measured = f"conv4_1 of {CALIBRATION_EXAMPLES} examples: {1e3 * fast:.1f} ms, directly {1e3 * direct:.1f} ms"
-    return ConvolutionChoice(requested, effective, f"Winograd is {ratio:.2f} × as fast here ({measured})")
+    return Decision(requested, effective, f"Winograd is {ratio:.2f} × as fast here ({measured})")
 
 
 def remembered_calibration(folder: Path) -> tuple[float, float]:

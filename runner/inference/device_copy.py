@@ -6,6 +6,7 @@ import logging
 import threading
 from typing import TYPE_CHECKING, Any
 
+from runner.contract.result import Effect
 from runner.devices.cuda import CudaError, StagingBuffer
 from runner.vggish.arrays import aligned
 
@@ -16,9 +17,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_OWN_STREAM = {"effective": "own_stream", "reason": "copy and compute overlap"}
+_OWN_STREAM = Effect("own_stream", "copy and compute overlap")
 
-_NO_COPIES = {"effective": "none", "reason": "a CPU computes where the batches are; TensorFlow sees to Metal's copies"}
+_NO_COPIES = Effect("none", "a CPU computes where the batches are; TensorFlow sees to Metal's copies")
 
 
 def as_tensor(rows: NDArray[Any]) -> Any:
@@ -36,7 +37,7 @@ class DeviceCopy:
         own_stream: whether to copy on a stream outside TensorFlow's (CUDA only).
 
     Attributes:
-        method: how batches get to the device (``effective``: own_stream, tensorflow or none), and why (``reason``).
+        method: how batches get to the device (own_stream, tensorflow or none), and why.
     """
 
     def __init__(self, device_name: str, *, own_stream: bool) -> None:
@@ -73,7 +74,7 @@ class DeviceCopy:
                 buffer = buffers[windows.dtype] = StagingBuffer(tensor)
             except CudaError as error:
                 self._own_stream = False
-                self.method = {"effective": "tensorflow", "reason": str(error)}
+                self.method = Effect("tensorflow", str(error))
                 log.warning("%s: batches are copied by TensorFlow, between computations", error)
                 return self.by_tensorflow(windows)
         return buffer.copy_from(windows)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from runner.vggish.answers import Answers
     from runner.vggish.framing import Windows
 
-log = logging.getLogger("runner.engines.worker")
+log = logging.getLogger(__name__)
 
 _RAGGED = 43
 """Rows of the ragged batch: no multiple of anything, and two chunks of a CPU's."""
@@ -111,7 +111,7 @@ def run_parity_gate(
         config: tolerances, and what follows a failure.
         dtypes: of windows: float32, int16 or both.
     """
-    tolerance = config.tolerances[str(sessions[0].metadata.precision["effective"])]
+    tolerance = config.tolerances[sessions[0].metadata.precision.effective]
     measured, failed = [], []
     for session in sessions:
         own = worst_of(measure_session(session, answers, dtype) for dtype in dtypes)
@@ -138,8 +138,8 @@ def run_parity_gate(
 
 def message_of(session: VGGishSession, misses: Sequence[str]) -> str:
     """Tell the user which device misses what, and the ways out."""
-    device, precision = session.metadata.device, session.metadata.precision["effective"]
+    device, precision = session.metadata.device, session.metadata.precision.effective
     return (
-        f"{device['name']} ({device['effective']}, {precision}) gives other embeddings than the reference in float64: "
+        f"{device.name} ({device.effective}, {precision}) gives other embeddings than the reference in float64: "
         f"{', '.join(misses)}. Use device=cpu or precision=float32, or parity=warn to go on all the same"
     )

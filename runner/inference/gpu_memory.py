@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from runner.devices import nvml
 from runner.devices.detection import DeviceType
@@ -13,48 +14,60 @@ if TYPE_CHECKING:
     from runner.devices.selection import DeviceChoice
 
 
-def apply_gpu_memory(choice: DeviceChoice, *, fraction: float, allow_growth: bool) -> dict[str, Any]:
+@dataclass(frozen=True)
+class GpuMemory:
+    """The settings of TensorFlow's GPU allocator in effect.
+
+    Attributes:
+        limit_mib: The limit of each device; None for no limit.
+        allow_growth: Whether memory is taken as it is needed; None for a device that is not CUDA's.
+        available_mib: The part of the limit that is free; None if it is unknown.
+        note: A requested setting that can't be enforced.
+    """
+
+    limit_mib: int | None = None
+    allow_growth: bool | None = None
+    available_mib: int | None = None
+    note: str | None = None
+
+
+def apply_gpu_memory(choice: DeviceChoice, *, fraction: float, allow_growth: bool) -> GpuMemory:
     """Make the chosen devices the only visible ones and set their allocators.
 
     To be called once per process, before TensorFlow uses a device.
-
-    Returns:
-        The settings in effect: ``gpu_memory_limit_mib`` of each device (None: no limit) and ``gpu_allow_growth`` (None:
-        not a CUDA device); ``gpu_memory_available_mib``, the part of the limit that is free; and ``note``, a requested
-        setting that can't be enforced.
     """
     import tensorflow as tf
 
     if choice.effective is DeviceType.CPU:
         tf.config.set_visible_devices([], "GPU")
-        return {"gpu_memory_limit_mib": None, "gpu_allow_growth": None}
+        return GpuMemory()
     present = tf.config.list_physical_devices("GPU")
     gpus = [present[index] for index in choice.indices]
     tf.config.set_visible_devices(gpus, "GPU")
     if choice.effective is DeviceType.METAL:
-        note = "Metal takes memory as it needs: fraction and growth were requested, not enforced"
-        return {"gpu_memory_limit_mib": None, "gpu_allow_growth": None, "note": note}
+        return GpuMemory(note="Metal takes memory as it needs: fraction and growth were requested, not enforced")
     totals = [nvml.total_mib(index) for index in choice.indices]
     known = [total for total in totals if total is not None]
     if len(known) < len(totals):
         for gpu in gpus:
             tf.config.experimental.set_memory_growth(gpu, allow_growth)
         note = "gpu_memory_fraction is not enforced: the GPU's size is unknown; pip install 'vggish-runner[cuda]'"
-        return {"gpu_memory_limit_mib": None, "gpu_allow_growth": allow_growth, "note": note}
+        return GpuMemory(allow_growth=allow_growth, note=note)
     # A logical device's limit silently drops the growth setting; the environment variable still holds.
     os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true" if allow_growth else "false"
     limit = int(min(known) * fraction)
     for gpu in gpus:
         tf.config.set_logical_device_configuration(gpu, [tf.config.LogicalDeviceConfiguration(memory_limit=limit)])
-    settings: dict[str, Any] = {"gpu_memory_limit_mib": limit, "gpu_allow_growth": allow_growth}
+    settings = GpuMemory(limit, allow_growth)
     free = [mib for index in choice.indices if (mib := nvml.free_mib(index)) is not None]
     if free:
-        settings["gpu_memory_available_mib"] = min(limit, min(free))
+        settings = replace(settings, available_mib=min(limit, min(free)))
         if min(free) < limit:
-            settings["note"] = (
+            note = (
                 f"the GPU has {min(free):,} of {min(known):,} MiB free, less than the {limit:,} that memory."
                 f"gpu_memory_fraction={fraction:g} allows: other programs hold the rest (nvidia-smi lists them)"
             )
+            settings = replace(settings, note=note)
     return settings
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from runner.contract.result import Decision
 from runner.devices.detection import DeviceType
 from runner.devices.host import cpu_flags
 
@@ -43,9 +44,10 @@ class PrecisionChoice:
         reason = f"{self.effective} failed parity ({why}); the next fastest is {self.others[0]}"
         return PrecisionChoice(self.requested, self.others[0], reason, None, self.others[1:])
 
-    def to_dict(self) -> dict[str, str]:
-        """Return plain values for result.json."""
-        return {"requested": self.requested, "effective": self.effective, "reason": self.reason}
+    @property
+    def decision(self) -> Decision:
+        """The choice as a run reports it."""
+        return Decision(self.requested, self.effective, self.reason)
 
     @property
     def compute_dtype(self) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from runner.contract.result import Effect
 from runner.devices.detection import DeviceType
 from runner.vggish import frontend, network, winograd
 from runner.vggish.constants import EXAMPLE_FRAMES, EXAMPLE_SAMPLES, INT16_SCALE, MEL_BANDS
@@ -35,9 +36,9 @@ ROW_SHAPES: Mapping[str, tuple[int, ...]] = {
 }
 """Shape of one row of each kind of input."""
 
-_XLA = {"effective": "xla", "reason": "one program on the GPU"}
+_XLA = Effect("xla", "one program on the GPU")
 
-_NO_XLA = {"effective": "graph", "reason": "XLA is slower than TensorFlow's own kernels on a CPU, and absent on Metal"}
+_NO_XLA = Effect("graph", "XLA is slower than TensorFlow's own kernels on a CPU, and absent on Metal")
 
 
 class Program:
@@ -57,7 +58,7 @@ class Program:
     Attributes:
         device_name: TensorFlow's name of the device.
         weights: the network's variables by checkpoint name, in the program's precision.
-        compiler: what makes the kernels (``effective``: xla or graph), and why (``reason``).
+        compiler: what makes the kernels (xla or graph), and why.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class Program:
     @property
     def is_compiled_by_xla(self) -> bool:
         """Whether XLA compiles the functions: once for each shape."""
-        return self.compiler["effective"] == "xla"
+        return self.compiler.effective == "xla"
 
     def function(self, kind: str) -> Any:
         """Return the ``tf.function`` for an input, from any thread; it is traced (and compiled) when first called."""
@@ -107,7 +108,7 @@ class Program:
     def leave_xla(self, reason: str) -> None:
         """Use TensorFlow's own kernels from now on, because of ``reason``."""
         with self._lock:
-            self.compiler = {"effective": "graph", "reason": reason}
+            self.compiler = Effect("graph", reason)
             self._functions.clear()
 
     def log_mel(self, windows: Any) -> Any:

@@ -46,7 +46,7 @@ def export(config: RunConfig) -> Path:
     _check_frontend(config.frontend)
     from runner.weights.selection import random_weights_banner, resolve_weights
 
-    models = Path(config.paths.models).expanduser().resolve()
+    models = config.paths.models_folder
     chosen = resolve_weights(config.weights, models, is_demo=False)
     if chosen.is_random:
         print(random_weights_banner(chosen), file=sys.stderr)
@@ -54,13 +54,13 @@ def export(config: RunConfig) -> Path:
     import tensorflow as tf
 
     from runner.core.layout import CACHE
-    from runner.inference.builder import DeviceRequest, build_session, place
+    from runner.inference.builder import DeviceRequest, build_session, place_on_device
     from runner.inference.gate import run_parity_gate
     from runner.inference.parity import parity_answers
     from runner.weights.loading import load_weights
 
     request = DeviceRequest(config.device.name, config.device.index, config.device.strict, config.precision.name)
-    placement = place(request, config.memory)
+    placement = place_on_device(request, config.memory)
     loaded = load_weights(chosen)
     checked = config.parity.name != "off"
     answers = parity_answers(loaded, models / CACHE, placement.precision.effective) if checked else None
@@ -106,8 +106,8 @@ def _metadata(config: RunConfig, session: VGGishSession, gate: GateResult | None
         "hop_s": config.frontend.hop_s,
         "short_clips": config.frontend.short_clips,
         "tail": config.frontend.tail,
-        "precision": session.metadata.precision["effective"],
-        "weights": {key: weights[key] for key in ("source", "checksum", "seed", "is_random")},
+        "precision": session.metadata.precision.effective,
+        "weights": {key: getattr(weights, key) for key in ("source", "checksum", "seed", "is_random")},
         "parity": {"passed": gate.report.passed, **gate.metrics} if gate else {"passed": None},
         "versions": versions(),
     }

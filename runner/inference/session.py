@@ -17,6 +17,7 @@ from runner.audio.samples import as_mono, as_rate, as_samples
 from runner.core.errors import ClipError
 from runner.devices.detection import DeviceType
 from runner.inference.device_copy import DeviceCopy, as_tensor
+from runner.inference.gpu_memory import GpuMemory
 from runner.inference.memory import IN_FLIGHT_ON_CUDA
 from runner.inference.program import ROW_SHAPES
 from runner.vggish.constants import EMBEDDING_SIZE, EXAMPLE_HOP_S, EXAMPLE_SAMPLES, SAMPLE_RATE
@@ -24,6 +25,7 @@ from runner.vggish.framing import scaled
 from runner.vggish.postprocess import pca_in_effect
 
 if TYPE_CHECKING:
+    from runner.contract.result import Decision, DeviceReport, Effect, WeightsReport
     from runner.inference.program import Program
     from runner.vggish.framing import Windows
     from runner.vggish.postprocess import Postprocessor
@@ -49,13 +51,16 @@ _OUT_OF_MEMORY_PHRASES = (
 
 @dataclass(frozen=True)
 class SessionMetadata:
-    """Device, precision, memory policy and weights of a session, as requested and as in effect."""
+    """Device, precision, weights and convolution algorithm of a session, as requested and as in effect.
 
-    device: Mapping[str, Any]
-    precision: Mapping[str, Any]
-    memory: Mapping[str, Any]
-    weights: Mapping[str, Any]
-    model: Mapping[str, Any] = field(default_factory=dict)
+    ``gpu_memory`` are the allocator's settings in effect, ``versions`` those of the packages.
+    """
+
+    device: DeviceReport
+    precision: Decision
+    weights: WeightsReport
+    conv: Decision
+    gpu_memory: GpuMemory = field(default_factory=GpuMemory)
     versions: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -98,13 +103,13 @@ class VGGishSession:
         return self.program.weights
 
     @property
-    def compiler(self) -> Mapping[str, str]:
-        """What makes the program's kernels (``effective``: xla or graph), and why (``reason``)."""
+    def compiler(self) -> Effect:
+        """The maker of the program's kernels (xla or graph), and why."""
         return self.program.compiler
 
     @property
-    def copies(self) -> Mapping[str, str]:
-        """How batches get to the device (``effective``: own_stream, tensorflow or none), and why (``reason``)."""
+    def copies(self) -> Effect:
+        """How batches get to the device (own_stream, tensorflow or none), and why."""
         return self._copy.method
 
     @property
@@ -313,7 +318,7 @@ def identity_of(session: VGGishSession, postprocess: Postprocessor | None) -> di
     """Return the weights, precision and, where embeddings are post-processed, PCA parameters in effect."""
     metadata = session.metadata
     return {
-        "weights.checksum": str(metadata.weights["checksum"]),
-        "precision": str(metadata.precision["effective"]),
+        "weights.checksum": str(metadata.weights.checksum),
+        "precision": metadata.precision.effective,
         **pca_in_effect(postprocess),
     }

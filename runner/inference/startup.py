@@ -11,20 +11,14 @@ from typing import TYPE_CHECKING
 
 from runner.config.schema import AUTO
 from runner.contract.result import (
-    BatchSizeCurve,
-    BatchSizePoint,
-    Decision,
     DeviceReport,
-    Effect,
     ModelReport,
     Startup,
-    WeightsReport,
 )
-from runner.core.cache import remembered
 from runner.core.errors import ParityError
 from runner.core.layout import CACHE
 from runner.devices.host import usable_cores, versions
-from runner.inference.batch_size import is_fresh, is_undisturbed, measure_on, search_undisturbed, sizes_from
+from runner.inference.batch_size import measure_on, remembered_search, search_undisturbed, sizes_from
 from runner.inference.convolution import remembered_calibration
 from runner.inference.gate import run_parity_gate
 from runner.inference.memory import MAX_BATCH
@@ -42,7 +36,7 @@ if TYPE_CHECKING:
     from runner.vggish.answers import Answers
     from runner.weights.loading import LoadedWeights
 
-log = logging.getLogger("runner.engines.worker")
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -92,7 +86,7 @@ class SessionStartup:
         with self._timer.step("import"):
             import tensorflow as tf
 
-            from runner.inference.builder import place  # noqa: F401  # it imports what takes long
+            from runner.inference.builder import place_on_device  # noqa: F401  # it imports what takes long
             from runner.weights.loading import load_weights
         tf.get_logger().setLevel("ERROR")
         placement = self._place()
@@ -109,14 +103,14 @@ class SessionStartup:
 
     def _place(self) -> Placement:
         """Choose device and precision, and apply the memory policy."""
-        from runner.inference.builder import DeviceRequest, place
+        from runner.inference.builder import DeviceRequest, place_on_device
 
         config = self._config
         self._events.send("phase", name="device")
         with self._timer.step("device"):
             device = config.device
             request = DeviceRequest(device.name, device.index, device.strict, config.precision.name)
-            placement = place(request, config.memory)
+            placement = place_on_device(request, config.memory)
         self.report = replace(self.report, device=DeviceReport.of(placement.device))
         for info in placement.device.considered:
             log.info("%s %-5s %s: %s", "✓" if info.available else "✗", info.type.value, info.name, info.reason)
@@ -155,8 +149,8 @@ class SessionStartup:
             loaded = load_weights(loaded.choice, cache=self._cache)  # the sessions took its arrays
         for backoff in (backoff for session in sessions for backoff in session.oom_backoffs):
             self._events.warn(backoff)
-        if sessions[0].compiler["reason"].startswith("XLA failed"):
-            self._events.warn(sessions[0].compiler["reason"])
+        if sessions[0].compiler.reason.startswith("XLA failed"):
+            self._events.warn(sessions[0].compiler.reason)
         return placement, sessions, answers
 
     def _build(
@@ -166,7 +160,7 @@ class SessionStartup:
         from runner.inference.builder import build_sessions
         from runner.inference.parity import parity_answers
 
-        self.report = replace(self.report, precision=Decision(**placement.precision.to_dict()))
+        self.report = replace(self.report, precision=placement.precision.decision)
         answers = None
         if self._config.parity.name != "off":
             with self._timer.step("parity"):
@@ -186,10 +180,8 @@ class SessionStartup:
         self.report = replace(
             self.report,
             resolved=_resolved(placement, sessions),
-            weights=WeightsReport(**session.metadata.weights),
-            model=ModelReport(
-                Decision(**session.metadata.model["conv"]), Effect(**session.compiler), Effect(**session.copies)
-            ),
+            weights=session.metadata.weights,
+            model=ModelReport(session.metadata.conv, session.compiler, session.copies),
         )
         return placement, sessions, answers
 
@@ -222,19 +214,12 @@ class SessionStartup:
                 self._dtypes[0],
                 config.model.conv,
                 f"TensorFlow {versions()['tensorflow']}",
-                f"{placement.gpu_memory.get('gpu_memory_limit_mib')} MiB",
+                f"{placement.gpu_memory.limit_mib} MiB",
                 f"{sizes[0]} to {sizes[-1]}",
             )
         )
         measure, compiled = measure_on(session, self._dtypes[0]), (session.effective_batch_size,)
-        search = remembered(
-            self._cache / "batch_size.json",
-            key,
-            lambda: search_undisturbed(measure, sizes, compiled=compiled),
-            is_fresh,
-            is_undisturbed,
-        )
-        curve = BatchSizeCurve(**{**search, "steps": tuple(BatchSizePoint(**step) for step in search["steps"])})
+        curve = remembered_search(self._cache, key, lambda: search_undisturbed(measure, sizes, compiled=compiled))
         self.report = replace(self.report, batch_size_curve=curve)
         for own in sessions:
             own.oom_backoffs.clear()  # the search went to the limit on purpose
@@ -245,7 +230,7 @@ class SessionStartup:
 
 
 def _resolved(placement: Placement, sessions: Sequence[VGGishSession]) -> dict[str, Scalar]:
-    plan = placement.memory
+    plan, gpu_memory = placement.memory, placement.gpu_memory
     values: dict[str, Scalar] = {
         "device": placement.device.effective.value,
         "device.index": ",".join(map(str, placement.device.indices)),
@@ -254,11 +239,15 @@ def _resolved(placement: Placement, sessions: Sequence[VGGishSession]) -> dict[s
         "memory.queue_depth": plan.queue_depth,
         "memory.decode_workers": plan.decode_workers,
         "memory.host_limit_mib": plan.host_limit_mib,
-        "model.conv": sessions[0].metadata.model["conv"]["effective"],
-        "model.compiler": sessions[0].compiler["effective"],
+        "model.conv": sessions[0].metadata.conv.effective,
+        "model.compiler": sessions[0].compiler.effective,
         "threads.intra_op": usable_cores(),
+        "memory.gpu_memory_limit_mib": gpu_memory.limit_mib,
+        "memory.gpu_allow_growth": gpu_memory.allow_growth,
     }
-    return values | {f"memory.{key}": value for key, value in placement.gpu_memory.items() if key != "note"}
+    if gpu_memory.available_mib is not None:
+        values["memory.gpu_memory_available_mib"] = gpu_memory.available_mib
+    return values
 
 
 def _warnings(placement: Placement) -> Iterator[str]:
@@ -267,5 +256,5 @@ def _warnings(placement: Placement) -> Iterator[str]:
     if placement.precision.warning:
         yield placement.precision.warning
     yield from placement.memory.notes
-    if note := placement.gpu_memory.get("note"):
-        yield str(note)
+    if placement.gpu_memory.note:
+        yield placement.gpu_memory.note

@@ -122,7 +122,7 @@ def _prepare(job: Job, stack: contextlib.ExitStack) -> _Prepared:
 def _choose_weights(job: Job, manifest: Manifest) -> WeightsChoice:
     weights = resolve_weights(
         job.config.weights,
-        Path(job.config.paths.models).expanduser().resolve(),
+        job.config.paths.models_folder,
         is_demo=manifest.is_demo,
         needs_pca=job.config.output.postprocess != "none",
         progress=DownloadProgress(),
@@ -261,9 +261,9 @@ class _Attempt:
 
         say(f"evaluating: {', '.join(config.tasks)}")
         try:
-            evaluation = evaluate(self._job.place if self._remote else str(self._job.run_dir), config)
-            write_evaluation(evaluation, self._job.run_dir)
-            result = with_evaluation(result, evaluation)
+            report = evaluate(self._job.place if self._remote else str(self._job.run_dir), config)
+            write_evaluation(report, self._job.run_dir)
+            result = with_evaluation(result, report)
         except RunnerError as error:
             log.warning("the quality was not measured: %s", error)
             result = replace(result, warnings=(*result.warnings, f"the quality was not measured: {error}"))

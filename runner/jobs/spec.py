@@ -35,7 +35,7 @@ class Job:
     @property
     def outputs(self) -> Path:
         """Its ``paths.outputs``."""
-        return Path(self.config.paths.outputs).expanduser().resolve()
+        return self.config.paths.outputs_folder
 
     @property
     def swept(self) -> dict[str, str]:

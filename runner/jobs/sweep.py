@@ -75,6 +75,7 @@ class Sweep:
 
 
 _current: Sweep | None = None
+"""Set by Hydra's callback, read by the command: Hydra makes the callback itself, and gives nothing of it back."""
 
 
 class RunnerCallback(Callback):
@@ -292,4 +293,4 @@ def finish_sweep(interrupted: bool) -> bool:
 
 
 def _outputs(sweep: Sweep) -> Path:
-    return Path(sweep.config.paths.outputs).expanduser().resolve()
+    return sweep.config.paths.outputs_folder

@@ -38,6 +38,23 @@ _SHARD = re.compile(r"(^|/)part-\d+\.parquet$")
 
 
 @dataclass(frozen=True)
+class EmbeddedClip:
+    """Consecutive examples of a clip.
+
+    Attributes:
+        name: As in ``clips.parquet``.
+        label: Its label, if it has one.
+        starts_s: Where each example starts in the file, seconds, float64 [n].
+        embeddings: float32 [n, d].
+    """
+
+    name: str
+    label: str | None
+    starts_s: NDArray[np.float64]
+    embeddings: NDArray[Any]
+
+
+@dataclass(frozen=True)
 class Block:
     """Consecutive examples of a shard.
 
@@ -54,22 +71,24 @@ class Block:
     def __len__(self) -> int:
         return len(self.embeddings)
 
+    def clip_ends(self) -> tuple[list[str], NDArray[np.int64]]:
+        """Return the names of its clips in order, and one past the last row of each, int64 [clips].
 
-@dataclass(frozen=True)
-class EmbeddedClip:
-    """A clip with its examples.
+        A clip that begins in one block may continue in the next.  Column ``clip`` must be among ``columns``.
+        """
+        names = self.columns["clip"].combine_chunks().dictionary_encode()
+        codes = names.indices.to_numpy()
+        ends = np.flatnonzero(np.diff(codes, append=-1)) + 1
+        return names.dictionary.take(pa.array(codes[ends - 1])).to_pylist(), ends
 
-    Attributes:
-        name: As in ``clips.parquet``.
-        label: Its label, if it has one.
-        starts_s: Where each example starts in the file, seconds, float64 [n].
-        embeddings: float32 [n, d].
-    """
-
-    name: str
-    label: str | None
-    starts_s: NDArray[np.float64]
-    embeddings: NDArray[Any]
+    def clips(self) -> Iterator[EmbeddedClip]:
+        """Yield its clips; ``columns`` must have ``clip``, ``start_s`` and ``label``."""
+        names, ends = self.clip_ends()
+        firsts = np.append(0, ends[:-1])[: len(ends)]
+        labels = self.columns["label"].take(pa.array(firsts)).to_pylist()
+        starts = self.columns["start_s"].to_numpy()
+        for name, label, first, end in zip(names, labels, firsts.tolist(), ends.tolist(), strict=True):
+            yield EmbeddedClip(name, label, starts[first:end], self.embeddings[first:end])
 
 
 class _Shard(NamedTuple):
@@ -136,9 +155,14 @@ class EmbeddingReader:
             return sum(threads.map(self._count, self._paths))
 
     @property
+    def speed(self) -> float:
+        """The run's ``frontend.speed``: seconds in a file for each second of audio that the model heard."""
+        return float(self.metadata.get("vggish_runner.frontend.speed", 1))
+
+    @property
     def example_s(self) -> float:
         """How long an example is in its file, seconds."""
-        return EXAMPLE_SAMPLES / SAMPLE_RATE * float(self.metadata.get("vggish_runner.frontend.speed", 1))
+        return EXAMPLE_SAMPLES / SAMPLE_RATE * self.speed
 
     def blocks(self, columns: Sequence[str] = ("clip", "start_s"), *, embedding: str = "embedding") -> Iterator[Block]:
         """Yield the examples in blocks of a row group, at most ``_BLOCK_ROWS`` each; a few groups are read ahead.
@@ -164,24 +188,15 @@ class EmbeddingReader:
         """Yield the embedded clips whole, in the order of the run; see ``blocks``."""
         begun: EmbeddedClip | None = None
         for block in self.blocks(("clip", "start_s", "label"), embedding=embedding):
-            names = block.columns["clip"].combine_chunks().dictionary_encode()
-            codes = names.indices.to_numpy()
-            bounds = [*np.flatnonzero(np.r_[True, codes[1:] != codes[:-1]]), len(codes)]
-            starts = block.columns["start_s"].to_numpy()
-            for first, end in itertools.pairwise(bounds):
-                clip = EmbeddedClip(
-                    names.dictionary[codes[first]].as_py(),
-                    block.columns["label"][first].as_py(),
-                    starts[first:end],
-                    block.embeddings[first:end],
-                )
+            for clip in block.clips():
                 if begun and begun.name == clip.name:  # continued from the block before
-                    clip = replace(
-                        clip,
+                    begun = replace(
+                        begun,
                         starts_s=np.concatenate([begun.starts_s, clip.starts_s]),
                         embeddings=np.concatenate([begun.embeddings, clip.embeddings]),
                     )
-                elif begun:
+                    continue
+                if begun:
                     yield begun
                 begun = clip
         if begun:

@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from runner.audio.preparation import leveled
-from runner.audio.reader import read_clip
+from runner.audio.reader import leveled, read_clip
 from runner.core.errors import ClipError
 from runner.core.stop_signals import ignore
 from runner.dataset.packed.address import is_packed

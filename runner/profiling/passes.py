@@ -28,14 +28,13 @@ if TYPE_CHECKING:
     from runner.contract.spec import RunSpec
     from runner.core.events import Events
     from runner.dataset.clips import Clip
-    from runner.inference.batch_size import Trial
     from runner.inference.session import VGGishSession
     from runner.inference.startup import LoadedModel
     from runner.output.rows import ClipRow
     from runner.pipeline.decode_pool import DecodePool
     from runner.pipeline.messages import Replica
 
-log = logging.getLogger("runner.engines.worker")
+log = logging.getLogger(__name__)
 
 _PASSES = 5
 """Passes that an interval needs to distinguish two settings."""
@@ -255,7 +254,7 @@ def speed_over_batch_sizes(
     own = session.effective_batch_size
     oom_backoffs = list(session.oom_backoffs)
     sizes = sorted({size for size in (1, 4, 16, 64, 256, 1024, own // 2, own, 2 * own) if size and fits(size)})
-    steps: list[Trial] = []
+    steps: list[BatchSizePoint] = []
     start = time.perf_counter()
     try:
         measure = measure_on(session, dtype)
@@ -266,7 +265,7 @@ def speed_over_batch_sizes(
     finally:
         session.set_batch_size(own)
         session.oom_backoffs[:] = oom_backoffs
-    return tuple(BatchSizePoint(**vars(step)) for step in steps)
+    return tuple(steps)
 
 
 def trace(session: VGGishSession, folder: Path, dtype: str) -> None:

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from runner.audio.preparation import Preparation, leveled
-from runner.audio.reader import read_clip
+from runner.audio.preparation import Preparation
+from runner.audio.reader import leveled, read_clip
 from runner.core.errors import ClipError
 from runner.core.files import atomic
 from runner.vggish.constants import (

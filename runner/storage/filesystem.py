@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import zlib
+from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -93,7 +94,7 @@ def _driver_options(scheme: str, read_timeout_s: float) -> dict[str, Any]:
     return {}
 
 
-def object_stats(info: dict[str, Any]) -> tuple[int, int]:
+def object_stats(info: Mapping[str, Any]) -> tuple[int, int]:
     """Return size in bytes and time of modification in ns of an object's info; −1 for what is unknown.
 
     Where there is no time, a number made of the object's ETag takes its place.
@@ -104,7 +105,7 @@ def object_stats(info: dict[str, Any]) -> tuple[int, int]:
     return -1 if size is None else int(size), modified
 
 
-def modified_ns(info: dict[str, Any]) -> int:
+def modified_ns(info: Mapping[str, Any]) -> int:
     """Return the time of modification in an object's info, in ns since 1970; −1 if it is unknown."""
     return next((to_ns(info[key]) for key in _TIME_KEYS if key in info), -1)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from runner.config.schema import TrackingConfig
 from runner.core.paths import default_outputs
@@ -13,9 +13,12 @@ from runner.core.redact import without_credentials
 from runner.tracking.calls import cut, log_batch, metrics_at
 from runner.tracking.client import connected, known_run, store_uri
 
+if TYPE_CHECKING:
+    from runner.contract.tracking import TrackingState
+
 
 def log_late_metrics(
-    noted: Mapping[str, Any],
+    state: TrackingState | None,
     metrics: Mapping[str, float],
     tags: Mapping[str, str],
     files: Iterable[tuple[Path, str | None]] = (),
@@ -25,7 +28,7 @@ def log_late_metrics(
     A store whose address has credentials, which are noted nowhere, is found by MLFLOW_TRACKING_URI.
 
     Args:
-        noted: the content of tracking.json.
+        state: of the run in MLflow; None if it was never logged.
         metrics: by name.
         tags: by name.
         files: paths, each with the folder of artifacts that it goes to, or None.
@@ -36,17 +39,16 @@ def log_late_metrics(
     Raises:
         TrackingError: MLflow can't be reached.
     """
-    uri, run_id = noted.get("uri"), noted.get("run_id")
-    if not uri or not run_id:
+    if state is None:
         return False
-    tracking = TrackingConfig(name="server", uri=uri)
+    tracking = TrackingConfig(name="server", uri=state.uri)
     by_environment = store_uri(TrackingConfig(), default_outputs())
-    if without_credentials(by_environment) == uri:
+    if without_credentials(by_environment) == state.uri:
         tracking = TrackingConfig(name="server", uri=by_environment)
     with connected(tracking, default_outputs(), "log to") as client:
-        if known_run(client, run_id) is None:
+        if known_run(client, state.run_id) is None:
             return False
-        log_batch(client, run_id, metrics=metrics_at(metrics, int(1000 * time.time())), tags=cut(tags))
+        log_batch(client, state.run_id, metrics=metrics_at(metrics, int(1000 * time.time())), tags=cut(tags))
         for path, folder in files:
-            client.log_artifact(run_id, str(path), folder)
+            client.log_artifact(state.run_id, str(path), folder)
     return True

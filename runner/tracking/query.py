@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner.contract.files import read_sweep, read_tracking
 from runner.core.errors import RunnerError
 from runner.core.layout import RunLayout
 from runner.reporting.comparability import FIRST_PASS
@@ -83,10 +83,11 @@ class MlflowReader:
     def _resolve(self, query: str) -> list[Any]:
         from mlflow.exceptions import MlflowException
 
-        for name in (RunLayout.tracking, RunLayout.sweep):
-            if (state := Path(query) / name).is_file():
-                run_id = json.loads(state.read_text(encoding="utf-8")).get("run_id")
-                return self._resolve(run_id) if run_id else []
+        layout = RunLayout(Path(query))
+        for path, read in ((layout.tracking, read_tracking), (layout.sweep, read_sweep)):
+            if path.is_file():
+                state = read(path)
+                return self._resolve(state.run_id) if state and state.run_id else []
         try:
             return [self._client.get_run(query)]
         except MlflowException:

@@ -157,7 +157,7 @@ def _startup_tags(startup: Startup) -> dict[str, Scalar]:
         tags |= {"precision.effective": precision.effective, "precision.reason": precision.reason}
     if weights := startup.weights:
         tags |= {"weights.source": weights.source, "weights.checksum": weights.checksum, "weights.seed": weights.seed}
-        tags |= {"weights.reason": weights.reason, "weights.meaningless": str(weights.is_random).lower()}
+        tags |= {"weights.reason": weights.reason, "weights.random": str(weights.is_random).lower()}
     if model := startup.model:
         tags |= {"model.conv.effective": model.conv.effective, "model.conv.reason": model.conv.reason}
         tags |= {"model.compiler.effective": model.compiler.effective, "model.compiler.reason": model.compiler.reason}

@@ -34,22 +34,22 @@ def track(folder: Path, uri: str | None = None, place: str | None = None) -> str
     sweep = RunLayout(folder).sweep
     if not sweep.exists():
         config = logged_with(folder, uri)
-        logged = finish_run(config.tracking, outputs_of(config), folder)
-        where = ui_command(store_uri(config.tracking, outputs_of(config)))
+        logged = finish_run(config.tracking, config.paths.outputs_folder, folder)
+        where = ui_command(store_uri(config.tracking, config.paths.outputs_folder))
         return f"{'logged' if logged else 'was logged already'}; {where}"
     state = read_sweep(sweep)
     run_dirs = [folder / job for job in state.jobs if RunLayout(folder / job).result.exists()]
     if not run_dirs:
         raise RunnerError(f"{place or folder} holds no job that came to a result: there is nothing to log")
     config = logged_with(run_dirs[0], uri)
-    open_sweep(config.tracking, outputs_of(config), folder, state.overrides, place)
+    open_sweep(config.tracking, config.paths.outputs_folder, folder, state.overrides, place)
     run_id = read_sweep(sweep).run_id
     new = 0
     for run_dir in run_dirs:
         own = logged_with(run_dir, uri)
-        new += finish_run(own.tracking, outputs_of(own), run_dir, parent_run_id=run_id)
+        new += finish_run(own.tracking, own.paths.outputs_folder, run_dir, parent_run_id=run_id)
     finish_sweep(
-        *(config.tracking, outputs_of(config), folder, run_dirs),
+        *(config.tracking, config.paths.outputs_folder, folder, run_dirs),
         interrupted=state.interrupted,
         place=place,
     )
@@ -58,7 +58,7 @@ def track(folder: Path, uri: str | None = None, place: str | None = None) -> str
         parts.append(f"{before} of them were logged already")
     if missing := len(state.jobs) - len(run_dirs):
         parts.append(f"{missing} more came to no result")
-    return f"{', '.join(parts)}; {ui_command(store_uri(config.tracking, outputs_of(config)))}"
+    return f"{', '.join(parts)}; {ui_command(store_uri(config.tracking, config.paths.outputs_folder))}"
 
 
 def logged_with(run_dir: Path, uri: str | None) -> RunConfig:
@@ -76,8 +76,3 @@ def logged_with(run_dir: Path, uri: str | None) -> RunConfig:
     if config.tracking.name == "none":
         return replace(config, tracking=replace(config.tracking, name="local"))
     return config
-
-
-def outputs_of(config: RunConfig) -> Path:
-    """Return a run's ``paths.outputs``."""
-    return Path(config.paths.outputs).expanduser().resolve()

@@ -11,7 +11,7 @@ from runner.core.errors import RunnerError, StoreError
 from runner.core.layout import FORMAT_FOLDERS, RunLayout
 from runner.storage.lease import Lease
 from runner.storage.object_store import ObjectStore
-from runner.tracking.relog import logged_with, outputs_of, track
+from runner.tracking.relog import logged_with, track
 from runner.tracking.runs import is_logged
 
 _PATIENCE_S = 120.0
@@ -84,7 +84,7 @@ class _Files:
         if f"{below}{RunLayout.tracking}" in there:
             self.get(f"{below}{RunLayout.tracking}")
         config = logged_with(self._folder / below, uri)
-        if is_logged(config.tracking, outputs_of(config), self._folder / below):
+        if is_logged(config.tracking, config.paths.outputs_folder, self._folder / below):
             return
         files = [name for name, size in there.items() if size is not None and not (self._folder / name).exists()]
         self._store.map(self._store.get, files, [self._folder / name for name in files])

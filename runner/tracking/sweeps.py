@@ -18,7 +18,7 @@ from runner.reporting.verdict import only_contest, verdict
 from runner.tracking.calls import cut, log_batch, log_dataset, log_params, metrics_at
 from runner.tracking.client import experiment_client, known_run, store_uri
 from runner.tracking.record import source_tags
-from runner.tracking.runs import _with_run_id
+from runner.tracking.runs import with_run_id
 from runner.tracking.sweep_page import fixed_params, sweep_note, swept_params
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def finish_sweep(
     run_id = state.run_id
     assert run_id is not None
     uri = without_credentials(store_uri(tracking, outputs))
-    results = [_with_run_id(result, sweep_dir / job, uri) for job, result in read_jobs(sweep_dir, run_dirs).items()]
+    results = [with_run_id(result, sweep_dir / job, uri) for job, result in read_jobs(sweep_dir, run_dirs).items()]
     count = dict.fromkeys(("finished", "failed", "interrupted"), 0)
     for result in results:
         count[result.status] += 1

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from runner.audio.preparation import Preparation, channel_mean, leveled
-from runner.audio.reader import read_clip
+from runner.audio.preparation import Preparation, channel_mean
+from runner.audio.reader import leveled, read_clip
 from runner.audio.resample import StreamResampler
 
 

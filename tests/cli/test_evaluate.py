@@ -12,7 +12,8 @@ import pytest
 from runner.cli.evaluate import _config, _parser, main
 from runner.config.groups.evaluate import TASKS, EvaluateConfig
 from runner.config.schema import TrackingConfig
-from runner.contract.files import read_result, write_result
+from runner.contract.files import read_result, write_result, write_tracking
+from runner.contract.tracking import TrackingState
 from runner.core.layout import RunLayout
 from runner.tracking.client import experiment_client
 from tests.evaluation.labeled_runs import labeled_clips, write_run
@@ -107,7 +108,7 @@ def test_the_mlflow_run_of_a_run_gets_its_quality(tmp_path: Path) -> None:
     tracking = TrackingConfig(uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
     with experiment_client(tracking, tmp_path) as (client, experiment):
         run_id = client.create_run(experiment).info.run_id
-        RunLayout(run).tracking.write_text(json.dumps({"uri": tracking.uri, "run_id": run_id}))
+        write_tracking(RunLayout(run).tracking, TrackingState(str(tracking.uri), experiment, run_id, attempt=1))
         assert main([str(run), "--tasks", "probe"]) == 0
         logged = client.get_run(run_id)
         assert 0 < logged.data.metrics["probe_accuracy"] <= 1

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 
 from runner.cli import fad
+from runner.contract.files import write_tracking
+from runner.contract.tracking import TrackingState
 from tests.commands import PROJECT, environment
 from tests.evaluation.runs import ABOUT, embeddings, make_run
 
@@ -132,7 +134,7 @@ def test_mlflow_has_the_distances_in_the_runs_own_run(runs: tuple[str, str], tmp
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     client = MlflowClient(uri)
     run_id = client.create_run(client.create_experiment("e")).info.run_id
-    (Path(runs[1]) / "tracking.json").write_text(json.dumps({"uri": uri, "run_id": run_id}))
+    write_tracking(Path(runs[1]) / "tracking.json", TrackingState(uri, "1", run_id, attempt=1))
     assert fad.main([*runs, "--no-log"]) == 0
     assert client.get_run(run_id).data.metrics == {}
     assert fad.main([*runs]) == 0
@@ -144,8 +146,7 @@ def test_mlflow_has_the_distances_in_the_runs_own_run(runs: tuple[str, str], tmp
 def test_a_store_that_is_gone_is_a_warning(
     runs: tuple[str, str], caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    noted = {"uri": "http://127.0.0.1:1", "run_id": "0"}
-    (Path(runs[1]) / "tracking.json").write_text(json.dumps(noted))
+    write_tracking(Path(runs[1]) / "tracking.json", TrackingState("http://127.0.0.1:1", "0", "0", attempt=1))
     assert fad.main([*runs, "--bootstrap", "0"]) == 0
     assert "could not log to MLflow" in caplog.text
 

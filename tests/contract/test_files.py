@@ -1,4 +1,4 @@
-"""spec.json and result.json: what is written is read again, and whatever else is there is told in a sentence."""
+"""spec.json, result.json and tracking.json: what is written is read again; anything else is told in a sentence."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ from runner.contract.files import (
     read_result,
     read_results,
     read_spec,
+    read_tracking,
     read_worker_result,
     write_result,
     write_spec,
+    write_tracking,
 )
 from runner.contract.result import ActorSummary, RunStats, Startup, WorkerResult
 from runner.contract.spec import DatasetSummary, PartitionInfo, RemoteHandle, RunSpec
+from runner.contract.tracking import TrackingState
 from runner.core.errors import ResumeError
 from runner.core.failures import Failure
 from runner.core.span import Span
@@ -117,3 +120,18 @@ def test_another_version_or_a_broken_file_is_told_in_a_sentence(
     assert "\n" not in str(raised.value)
     assert read_results([tmp_path]) == []
     assert str(raised.value) in caplog.text
+
+
+def test_a_tracking_state_is_read_as_it_was_written_and_a_damaged_one_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "tracking.json"
+    assert read_tracking(path) is None
+    state = TrackingState("http://h:5000", "1", "r", 2, "parent", {"realtime_factor": 3}, "logged")
+    write_tracking(path, state)
+    assert read_tracking(path) == state
+    text = path.read_text()
+    for damaged in ("", "[]", text[:-9], "{}", text.replace('"run_id"', '"run"')):
+        path.write_text(damaged)
+        assert read_tracking(path) is None
+    path.write_text(text.replace('"schema_version": 1', '"schema_version": 9'))
+    with pytest.raises(ResumeError, match="is of version 9"):
+        read_tracking(path)

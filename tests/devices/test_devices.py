@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from runner.contract.result import DeviceReport
 from runner.core.errors import DeviceError
 from runner.devices import detection
 from runner.devices.detection import DeviceType, MachineFacts
@@ -82,7 +83,7 @@ def test_index_picks_one_of_several_gpus() -> None:
 def test_all_takes_every_gpu() -> None:
     choice = chosen(GPU_SERVER, "gpu", index="all")
     assert choice.indices == (0, 1)
-    assert choice.to_dict()["count"] == 2
+    assert DeviceReport.of(choice).count == 2
     assert "2 of them" in choice.reason
     assert chosen(LINUX, "cpu", index="all").indices == (0,)
     assert chosen(LINUX, "gpu", index="all").effective is DeviceType.CPU
@@ -147,8 +148,8 @@ MODEL = """
     embeddings = session.embed_waveform(np.sin(np.arange(48_000) * 0.4).astype(np.float32), 16_000)
     print(embeddings.shape, embeddings.dtype, bool(np.isfinite(embeddings).all()))
     device = session.metadata.device
-    print(device["requested"], device["effective"] in ("cpu", "gpu"), session.metadata.weights["source"])
-    print("fallback", device["effective"] == "gpu" or bool(device["fallback_reason"]))
+    print(device.requested, device.effective in ("cpu", "gpu"), session.metadata.weights.source)
+    print("fallback", device.effective == "gpu" or bool(device.fallback_reason))
 """
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runner.audio.samples import as_samples
+from runner.contract.result import Effect
 from runner.devices.detection import DeviceType
 from runner.inference.precision import PrecisionChoice
 from runner.inference.program import Program
@@ -98,7 +99,7 @@ class DoubleProgram(Program):
         ordinal: int = 0,
     ) -> None:
         self.device_type, self.device_name = DeviceType.CPU, "/CPU:0"
-        self.compiler = {"effective": "numpy", "reason": "a test double"}
+        self.compiler = Effect("numpy", "a test double")
         self.weights, self.precision = dict(weights), precision.effective
         weights.clear()
 

@@ -71,7 +71,7 @@ def test_the_demo_runs_without_data_or_network_and_says_that_its_weights_are_ran
     metadata = {key.decode(): value.decode() for key, value in embeddings.schema.metadata.items()}
     assert metadata["vggish_runner.model"] == "VGGish"
     assert metadata["vggish_runner.weights.source"] == "random"
-    assert metadata["vggish_runner.weights.meaningless"] == "true"
+    assert metadata["vggish_runner.weights.random"] == "true"
     assert len(metadata["vggish_runner.weights.checksum"]) == 64
     assert "tensorflow" in json.loads(metadata["vggish_runner.versions"])
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from runner.statistics.files import to_npz
 from runner.statistics.moments import EmbeddingStatistics
 
-ABOUT = {"model": "VGGish", "weights.checksum": "ab" * 32, "weights.meaningless": "false", "frontend.hop_s": "0.96"}
+ABOUT = {"model": "VGGish", "weights.checksum": "ab" * 32, "weights.random": "false", "frontend.hop_s": "0.96"}
 
 CLIP_EXAMPLES = (10, 1, 7, 200, 10, 10, 10, 52)
 """Examples of a run's clips: the second one has no covariance of its own."""

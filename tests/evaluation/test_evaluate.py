@@ -16,9 +16,9 @@ from runner.contract.files import read_result, write_result
 from runner.core.errors import ConfigError, EvaluationError
 from runner.core.metrics import metric_of
 from runner.evaluation.evaluate import evaluate, with_evaluation, write_evaluation
-from runner.evaluation.sample import window_length_s
 from runner.output.npz import NpzFiles
 from runner.output.parquet import ParquetShards
+from runner.output.run_blocks import frontend_speed
 from tests.evaluation.labeled_runs import clip_row, labeled_clips, write_run
 from tests.results import make_result
 
@@ -30,23 +30,25 @@ def config(*tasks: str, **values: Any) -> EvaluateConfig:
 def test_all_tasks_of_a_run_with_labels_have_a_mean_a_spread_and_a_chance_level(tmp_path: Path) -> None:
     run = write_run(tmp_path, labeled_clips())
     found = evaluate(str(run), config())
-    named = {name for name in found["metrics"] if not name.endswith(("_std", "_s"))}
+    named = {name for name in found.metrics if not name.endswith(("_std", "_s"))}
     assert named == {
         *("probe_accuracy", "probe_macro_f1", "few_shot_accuracy", "few_shot_macro_f1", "knn_accuracy"),
         *("knn_macro_f1", "cluster_ami", "cluster_ari", "cluster_v_measure", "retrieval_map_at_r"),
     }
     for name in named:
-        assert found["metrics"][name] == pytest.approx(np.mean(found["values"][name]))
-        assert found["metrics"][f"{name}_std"] == pytest.approx(np.std(found["values"][name]))
-    assert [name for name in found["metrics"] if metric_of(name) is None] == []
-    assert found["metrics"]["probe_accuracy"] > 0.9
-    assert found["chance"]["probe_accuracy"] == pytest.approx(1 / 3)
-    assert (found["data"]["rows"], found["data"]["unit"], found["data"]["groups"]) == (30, "clip", 30)
-    assert np.sum(found["confusion"]["matrix"]) == 30
-    assert json.loads(json.dumps(found)) == found
+        assert found.metrics[name] == pytest.approx(np.mean(found.quality.values[name]))
+        assert found.metrics[f"{name}_std"] == pytest.approx(np.std(found.quality.values[name]))
+    assert [name for name in found.metrics if metric_of(name) is None] == []
+    assert found.metrics["probe_accuracy"] > 0.9
+    assert found.quality.chance["probe_accuracy"] == pytest.approx(1 / 3)
+    assert (found.quality.data.rows, found.quality.data.unit, found.quality.data.groups) == (30, "clip", 30)
+    assert np.sum(found.confusion.matrix) == 30
     files = write_evaluation(found, tmp_path)
     assert [path.relative_to(tmp_path).as_posix() for path in files] == ["evaluation.json", "plots/confusion.png"]
-    assert json.loads(files[0].read_text()) == found
+    written = json.loads(files[0].read_text())
+    assert (written["schema"], written["config"]["folds"], written["data"]["rows"]) == (1, 5, 30)
+    assert written["metrics"] == found.metrics
+    assert written["per_label"] == found.per_label
 
 
 def test_rows_of_one_file_are_one_recording_to_every_task(tmp_path: Path) -> None:
@@ -57,9 +59,9 @@ def test_rows_of_one_file_are_one_recording_to_every_task(tmp_path: Path) -> Non
         for file in range(12)
         for start in range(4)
     ]
-    data = evaluate(str(write_run(tmp_path, rows)), config("probe"))["data"]
-    assert (data["rows"], data["groups"]) == (48, 12)
-    assert all(count % 4 == 0 for count in data["fold_rows"])
+    data = evaluate(str(write_run(tmp_path, rows)), config("probe")).quality.data
+    assert (data.rows, data.groups) == (48, 12)
+    assert all(count % 4 == 0 for count in data.fold_rows)
 
 
 def test_annotations_label_windows_and_a_window_may_have_several_labels(tmp_path: Path) -> None:
@@ -74,15 +76,15 @@ def test_annotations_label_windows_and_a_window_may_have_several_labels(tmp_path
                   if is_there]  # fmt: skip
     (tmp_path / "labels.csv").write_text("\n".join(lines))
     found = evaluate(str(write_run(tmp_path / "run", rows)), config(labels=str(tmp_path / "labels.csv")))
-    assert found["data"]["unit"] == "window"
-    assert found["data"]["multilabel"]
-    assert found["data"]["rows"] == 120
-    assert found["metrics"]["probe_map"] > 0.9
-    assert found["metrics"]["knn_auc"] > 0.9
-    assert "few_shot_accuracy" not in found["metrics"]
-    assert {"cluster_ami", "retrieval_map_at_r"} <= found["metrics"].keys()  # of the windows with one label
-    assert found["chance"]["probe_auc"] == 0.5
-    assert found["per_label"]["wren"]["average_precision"] > 0.9
+    assert found.quality.data.unit == "window"
+    assert found.quality.data.multilabel
+    assert found.quality.data.rows == 120
+    assert found.metrics["probe_map"] > 0.9
+    assert found.metrics["knn_auc"] > 0.9
+    assert "few_shot_accuracy" not in found.metrics
+    assert {"cluster_ami", "retrieval_map_at_r"} <= found.metrics.keys()  # of the windows with one label
+    assert found.quality.chance["probe_auc"] == 0.5
+    assert found.per_label["wren"]["average_precision"] > 0.9
     assert [path.name for path in write_evaluation(found, tmp_path)] == ["evaluation.json", "labels.png"]
 
 
@@ -92,25 +94,25 @@ def test_a_fold_column_is_taken_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "meta.csv").write_text("\n".join(lines))
     run = write_run(tmp_path / "run", [row._replace(label=None) for row in rows])
     found = evaluate(str(run), config("probe", labels=str(tmp_path / "meta.csv"), fold_column="fold"))
-    assert found["data"]["folds"] == "given"
-    assert found["data"]["fold_rows"] == [9, 9, 9]
-    assert found["data"]["unit"] == "clip"
+    assert found.quality.data.folds == "given"
+    assert found.quality.data.fold_rows == (9, 9, 9)
+    assert found.quality.data.unit == "clip"
 
 
 def test_the_same_data_has_the_same_digest_and_folds_whatever_the_embeddings(tmp_path: Path) -> None:
     one = evaluate(str(write_run(tmp_path / "a", labeled_clips())), config("probe"))
     other = evaluate(str(write_run(tmp_path / "b", labeled_clips(seed=1), shard_clips=10)), config("knn"))
-    assert one["data_sha256"] == other["data_sha256"]
-    assert one["data"] == other["data"]
+    assert one.quality.data_sha256 == other.quality.data_sha256
+    assert one.quality.data == other.quality.data
     third = evaluate(str(tmp_path / "a"), config("probe", group_pattern=r"(\d)\.wav"))
-    assert third["data_sha256"] != one["data_sha256"]
-    assert third["data"]["grouped_by"] == "group"
+    assert third.quality.data_sha256 != one.quality.data_sha256
+    assert third.quality.data.grouped_by == "group"
 
 
 def test_of_too_many_clips_a_sample_is_evaluated_and_that_is_recorded(tmp_path: Path) -> None:
     found = evaluate(str(write_run(tmp_path, labeled_clips(recordings=30))), config("knn", max_rows=40))
-    assert (found["data"]["rows"], found["data"]["labeled_rows"]) == (40, 90)
-    assert found["config"]["max_rows"] == 40
+    assert (found.quality.data.rows, found.quality.data.labeled_rows) == (40, 90)
+    assert found.config.max_rows == 40
 
 
 def test_a_later_evaluation_takes_the_place_of_an_earlier_one_in_result_json(tmp_path: Path) -> None:
@@ -157,7 +159,7 @@ def test_labels_that_can_not_be_told_apart_are_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("writer", [NpzFiles, lambda *arguments: ParquetShards(*arguments, "zstd")])
-def test_windows_of_a_slowed_run_are_short_in_their_files(writer: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_run_says_its_speed_in_either_format(writer: Callable[..., Any], tmp_path: Path) -> None:
     for speed, metadata in ((1, {}), (0.1, {"frontend.speed": "0.1"})):
         writer(tmp_path / str(speed), metadata, 0.96 * speed).write(0, labeled_clips(recordings=1))
-        assert window_length_s(str(tmp_path / str(speed))) == pytest.approx(0.96 * speed)
+        assert frontend_speed(str(tmp_path / str(speed))) == speed

@@ -12,7 +12,8 @@ from runner.config.groups.evaluate import EvaluateConfig
 from runner.core.errors import EvaluationError, RunnerError
 from runner.evaluation.annotations import Annotation, Annotations
 from runner.evaluation.labels import FileLabels, Labels, RunLabels
-from runner.evaluation.sample import Block, Sample, read_blocks, take_sample
+from runner.evaluation.sample import Sample, read_clips, take_sample
+from runner.output.reader import EmbeddedClip
 from runner.output.rows import row_groups
 from tests.evaluation.labeled_runs import clip_row, labeled_clips, write_run
 
@@ -20,8 +21,8 @@ from tests.evaluation.labeled_runs import clip_row, labeled_clips, write_run
 def taken(
     folder: Path, labels: Labels | None = None, unit: str = "clip", max_rows: int = 1000, seed: int = 0
 ) -> Sample:
-    blocks = read_blocks(str(folder))
-    return take_sample(blocks, labels or RunLabels(), unit=unit, window_s=0.96, max_rows=max_rows, seed=seed)
+    clips = read_clips(str(folder))
+    return take_sample(clips, labels or RunLabels(), unit=unit, window_s=0.96, max_rows=max_rows, seed=seed)
 
 
 def test_a_clip_is_the_mean_of_its_windows_in_either_format(tmp_path: Path) -> None:
@@ -57,7 +58,7 @@ def test_the_sample_depends_on_names_and_seed_and_not_on_order_or_shards(tmp_pat
 
 def test_windows_are_drawn_evenly_and_no_more_are_held_than_twice_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     windows = 20_000
-    block = Block("a.wav", "x", 0.96 * np.arange(windows), np.zeros((windows, 128), np.float32))
+    block = EmbeddedClip("a.wav", "x", 0.96 * np.arange(windows), np.zeros((windows, 128), np.float32))
     from runner.evaluation import sample
 
     most = []

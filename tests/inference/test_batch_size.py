@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from runner.core.cache import remembered
+from runner.contract.result import BatchSizeCurve, BatchSizePoint
 from runner.inference import batch_size
 from runner.inference.batch_size import (
-    BatchSizeSearch,
-    Trial,
-    is_fresh,
-    is_search_result,
-    is_undisturbed,
     measure_on,
+    remembered_search,
     search_batch_size,
     search_undisturbed,
     sizes_from,
@@ -29,17 +26,17 @@ def on(speeds: dict[int, float], seconds: float = 0.1, compile_s: float = 0.0, c
     """A device with these speeds, out of memory above the largest, and its clock."""
     now = [0.0]
 
-    def measure(size: int) -> Trial | None:
+    def measure(size: int) -> BatchSizePoint | None:
         compiling = 0.0 if size in compiled else compile_s
         now[0] += seconds + compiling
-        return Trial(size, speeds[size], None, compiling) if size in speeds else None
+        return BatchSizePoint(size, speeds[size], None, compiling) if size in speeds else None
 
     return measure, lambda: now[0]
 
 
 def searched(
     speeds: dict[int, float], sizes: list[int], compiled: Collection[int] = (), **device: float
-) -> BatchSizeSearch:
+) -> BatchSizeCurve:
     measure, clock = on(speeds, compiled=compiled, **device)
     return search_batch_size(measure, sizes, compiled, 5.0, clock)
 
@@ -47,7 +44,7 @@ def searched(
 def test_it_stops_where_throughput_no_longer_improves() -> None:
     search = searched({64: 100, 128: 180, 256: 200, 512: 201, 1024: 202, 2048: 999}, [64, 128, 256, 512, 1024, 2048])
     assert search.batch_size == 256
-    assert [step.batch_size for step in search.trials] == [64, 128, 256, 512, 1024]
+    assert [step.batch_size for step in search.steps] == [64, 128, 256, 512, 1024]
     assert "neither 512 nor 1024 is faster than 256" in search.reason
 
 
@@ -73,13 +70,13 @@ def test_time_ends_it() -> None:
 
 def test_compiling_counts() -> None:
     search = searched({512: 265, 1024: 275, 2048: 280}, [512, 1024, 2048], seconds=0.2, compile_s=3.1)
-    assert [step.batch_size for step in search.trials] == [512]
+    assert [step.batch_size for step in search.steps] == [512]
     assert search.reason == "3.3 s are over, and 1024 would take too long (3.5 s)"
 
 
 def test_a_size_that_is_compiled_already_is_measured() -> None:
     search = searched({512: 265, 1024: 275, 2048: 280}, [512, 1024, 2048], (1024,), seconds=0.2, compile_s=3.1)
-    assert [step.batch_size for step in search.trials] == [512, 1024]
+    assert [step.batch_size for step in search.steps] == [512, 1024]
     assert search.batch_size == 1024
     assert "2048 would take too long" in search.reason
 
@@ -87,7 +84,6 @@ def test_a_size_that_is_compiled_already_is_measured() -> None:
 def test_the_largest_allowed_ends_it() -> None:
     search = searched({64: 100, 128: 180}, [64, 128])
     assert (search.batch_size, search.reason) == (128, "the largest that the policy allows")
-    assert is_search_result(search.to_dict())
 
 
 @pytest.mark.slow
@@ -114,23 +110,27 @@ def test_measurements_on_a_busy_machine_are_discarded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float, size: int
 ) -> None:
     monkeypatch.setattr(batch_size.BackgroundLoad, "share", lambda self, own_cpu_s: share)
-    path = tmp_path / "batch_size.json"
     measure, _ = on({256: 100, 512: 200})
-    search = remembered(path, "key", lambda: search_undisturbed(measure, [256, 512]), is_fresh, is_undisturbed)
-    assert search["batch_size"] == size
-    assert path.exists() == (share < 0.5)
-    assert ("other programs took 60%" in search["reason"]) == (share > 0.5)
+    search = remembered_search(tmp_path, "key", lambda: search_undisturbed(measure, [256, 512]))
+    assert search.batch_size == size
+    assert (tmp_path / "batch_size.json").exists() == (share < 0.5)
+    assert ("other programs took 60%" in search.reason) == (share > 0.5)
 
 
-def test_an_old_measurement_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recent_measurement_is_reused_and_an_old_one_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(batch_size.BackgroundLoad, "share", lambda self, own_cpu_s: 0.0)
     path = tmp_path / "batch_size.json"
-    measure, _ = on({256: 100})
-    kept = search_undisturbed(measure, [256])
-    assert is_fresh(kept)
+    first = remembered_search(tmp_path, "key", lambda: search_undisturbed(on({256: 100})[0], [256]))
+    again = replace(first, batch_size=512)
+    assert remembered_search(tmp_path, "key", lambda: again) == first
+    cached = json.loads(path.read_text())["key"]
     for old in (
-        {**kept, "measured_at": kept["measured_at"] - 8 * 86400},
-        BatchSizeSearch((), 256, "of an older release").to_dict(),
+        {**cached, "measured_at": cached["measured_at"] - 8 * 86400},
+        {**cached, "steps": []},
+        {key: value for key, value in cached.items() if key != "reason"},
+        {"batch_size": 256, "reason": "of an older release"},
     ):
         path.write_text(json.dumps({"key": old}))
-        assert remembered(path, "key", lambda: "anew", is_fresh) == "anew"
+        assert remembered_search(tmp_path, "key", lambda: again) == again

@@ -33,7 +33,7 @@ class FakeSession:
         self.effective_batch_size, self.in_flight, self.fills_batches = rows, threads, fills
         self.asked: list[tuple[str, list[int], str]] = []
         self.metadata = SimpleNamespace(
-            device={"effective": "gpu", "name": "a GPU"}, precision={"effective": "float32"}
+            device=SimpleNamespace(effective="gpu", name="a GPU"), precision=SimpleNamespace(effective="float32")
         )
 
     def embed_windows(self, windows: np.ndarray, copied: Any = None) -> np.ndarray:

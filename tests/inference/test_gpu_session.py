@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from runner.contract.result import Effect
 from runner.devices import cuda
 from runner.devices.detection import DeviceInfo, DeviceType
 from runner.devices.selection import DeviceChoice
@@ -17,8 +18,9 @@ from runner.inference.batch_size import measure_on
 from runner.inference.parity import as_int16, fixed_signals
 from runner.inference.precision import choose_precision
 from runner.inference.program import Program
-from runner.inference.session import SessionMetadata, VGGishSession
+from runner.inference.session import VGGishSession
 from tests.devices.test_cuda import HostRuntime, noise
+from tests.reference import metadata_of
 
 H100 = DeviceInfo(DeviceType.GPU, True, "H100", "simulated", {"compute_capability": [9, 0]})
 CHOICE = DeviceChoice(DeviceType.GPU, H100, 0, "", None, [H100])
@@ -33,7 +35,7 @@ def gpu_session(weights: dict[str, np.ndarray], precision: str = "float32", batc
 
     tf.config.set_soft_device_placement(True)
     chosen = choose_precision(precision, H100)
-    metadata = SessionMetadata(CHOICE.to_dict(), chosen.to_dict(), {}, {})
+    metadata = metadata_of(CHOICE, chosen)
     return VGGishSession(Program(dict(weights), DeviceType.GPU, chosen), batch_size, metadata)
 
 
@@ -52,7 +54,7 @@ def worst(actual: np.ndarray, expected: np.ndarray) -> float:
 
 
 def test_the_xla_program_agrees_with_the_cpus(session: VGGishSession, expected: np.ndarray) -> None:
-    assert session.compiler["effective"] == "xla"
+    assert session.compiler.effective == "xla"
     assert worst(session.embed_windows(SIGNALS), expected) < 5e-6
 
 
@@ -118,7 +120,7 @@ def test_batches_from_several_threads_are_copied_each_to_its_own_place(
     batches = [batch / np.float32(32768) if batch.dtype == np.float32 else batch for batch in batches]
     with ThreadPoolExecutor(3) as threads:
         actual = list(threads.map(own.embed_windows, batches))
-    assert own.copies["effective"] == "own_stream"
+    assert own.copies.effective == "own_stream"
     assert {size for _, size in runtime.copied} == {8 * 15600 * 2, 8 * 15600 * 4}
     for batch, embeddings in zip(batches, actual, strict=True):
         assert np.array_equal(embeddings, session.embed_windows(batch))
@@ -130,7 +132,7 @@ def test_without_a_stream_of_its_own_tensorflow_copies(
     monkeypatch.setattr(cuda, "_runtime", lambda: HostRuntime("cudaStreamCreateWithFlags"))
     refused = gpu_session(weights)
     assert np.array_equal(refused.embed_windows(noise(9)), session.embed_windows(noise(9)))
-    assert refused.copies == {"effective": "tensorflow", "reason": "cudaStreamCreateWithFlags gave error 1"}
+    assert refused.copies == Effect("tensorflow", "cudaStreamCreateWithFlags gave error 1")
 
 
 def out_of_memory_above(session: VGGishSession, most: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -198,6 +200,6 @@ def test_without_xla_tensorflows_own_kernels_take_over(
 
     monkeypatch.setattr(tf, "function", no_xla)
     session.warm_up()
-    assert session.compiler["effective"] == "graph"
-    assert "no XLA here" in session.compiler["reason"]
+    assert session.compiler.effective == "graph"
+    assert "no XLA here" in session.compiler.reason
     assert worst(session.embed_windows(SIGNALS), expected) < 5e-6

@@ -23,7 +23,7 @@ CHECKSUM = "c0ffee"
 @pytest.fixture(autouse=True)
 def loaded(vggish: VGGishSession, monkeypatch: pytest.MonkeyPatch) -> None:
     """Load the tests' session: a process can configure its devices only once."""
-    metadata = replace(vggish.metadata, weights={"checksum": CHECKSUM})
+    metadata = replace(vggish.metadata, weights=replace(vggish.metadata.weights, checksum=CHECKSUM))
     monkeypatch.setattr(vggish, "metadata", metadata)
     monkeypatch.setattr(api, "load_vggish_model", lambda device, *, models, weights, seed: vggish)
 

@@ -17,8 +17,8 @@ import pytest
 import soundfile
 from PIL import Image
 
-from runner.audio.preparation import Preparation, leveled
-from runner.audio.reader import read_clip
+from runner.audio.preparation import Preparation
+from runner.audio.reader import leveled, read_clip
 from runner.config.groups.dataset import FolderDataset, ManifestDataset
 from runner.config.groups.frontend import FrontendConfig
 from runner.dataset.clips import find_clips

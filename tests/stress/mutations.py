@@ -122,9 +122,9 @@ def _device(name: str, memory: Any) -> DeviceChoice:
     """The device; a CPU needs no settings of TensorFlow, which other tests of the process may have started."""
     if name == "cpu":
         return choose_device("cpu", [CPU])
-    from runner.inference.builder import DeviceRequest, place
+    from runner.inference.builder import DeviceRequest, place_on_device
 
-    return place(DeviceRequest(name, strict=True), memory).device
+    return place_on_device(DeviceRequest(name, strict=True), memory).device
 
 
 class Bench:
@@ -154,11 +154,11 @@ class Bench:
     def build(self, precision: str, conv: str) -> Any:
         """A session by the code as it is now."""
         from runner.inference.precision import choose_precision
-        from runner.inference.session import SessionMetadata
+        from tests.reference import metadata_of
 
         gc.collect()
         chosen = choose_precision(precision, self._device.device)
-        metadata = SessionMetadata(self._device.to_dict(), chosen.to_dict(), {}, {})
+        metadata = metadata_of(self._device, chosen)
         built = program.Program(dict(self.weights), self._device.effective, chosen, conv)
         return session.VGGishSession(built, BATCH, metadata)
 

@@ -11,6 +11,8 @@ from urllib.parse import unquote
 import pytest
 
 from runner.config.quoting import shell_lines
+from runner.contract.files import write_tracking
+from runner.contract.tracking import TrackingState
 from runner.reporting.comparability import REPEATS
 from runner.reporting.verdict import verdict
 from runner.tracking.links import compare_page
@@ -107,7 +109,7 @@ def test_pages_open_in_the_menu_of_model_training(tmp_path: Path, uri: str) -> N
     (tmp_path / "sweep.json").write_text(json.dumps({"experiment_id": "3", "run_id": "r", "jobs": []}))
     _, page = ui_location(uri, tmp_path)
     assert page == f"{root}/#/experiments/3/runs?viewStateShareKey=vggish&workflowType=machine_learning"
-    (tmp_path / "tracking.json").write_text(json.dumps({"experiment_id": "3", "run_id": "r"}))
+    write_tracking(tmp_path / "tracking.json", TrackingState(uri, "3", "r", attempt=1))
     _, page = ui_location(uri, tmp_path)
     assert page == f"{root}/#/experiments/3/runs/r?workflowType=machine_learning"
     assert unquote(compare_page("3", ["a", "b"])).startswith('#/compare-runs?runs=["a","b"]&experiments=["3"]&workflow')

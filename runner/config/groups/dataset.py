@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from runner.config.checks import at_least, one_of, positive_seconds
-from runner.config.fingerprint import FREE
+from runner.config.checks import FREE, at_least, one_of, positive_seconds
 from runner.core.errors import ConfigError
 from runner.core.paths import as_path
 

@@ -64,7 +64,7 @@ def _read_tolerance(precision: str, limits: ToleranceConfig | Mapping[str, float
     """Return the limits of a precision, each of which some device can meet and another miss."""
     key = f"parity.tolerances.{precision}"
     if isinstance(limits, Mapping):
-        known = [each.name for each in fields(ToleranceConfig)]
+        known = [field.name for field in fields(ToleranceConfig)]
         if unknown := [name for name in limits if name not in known]:
             raise ConfigError(f"{key}.{unknown[0]} is not a key of the configuration: it has {', '.join(known)}")
         limits = ToleranceConfig(**limits)

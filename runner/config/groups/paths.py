@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass
@@ -14,3 +15,13 @@ class PathsConfig:
 
     outputs: str = "outputs"
     """Folder of runs, sweeps, and the MLflow database."""
+
+    @property
+    def models_folder(self) -> Path:
+        """``models``, absolute."""
+        return Path(self.models).expanduser().resolve()
+
+    @property
+    def outputs_folder(self) -> Path:
+        """``outputs``, absolute."""
+        return Path(self.outputs).expanduser().resolve()

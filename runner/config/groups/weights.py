@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from runner.config.checks import positive_seconds
-from runner.config.fingerprint import FREE
+from runner.config.checks import FREE, positive_seconds
 from runner.core.errors import ConfigError
 
 _SEEDS = 2**32

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from runner.engines.ray.messages import ActorInit
     from runner.output.state.journal import ShardEntry
 
-log = logging.getLogger("runner.engines.worker")
+log = logging.getLogger(__name__)
 
 
 class Reports:

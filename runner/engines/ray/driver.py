@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from runner.engines.ray.messages import Message
     from runner.engines.ray.pool import Report
 
-log = logging.getLogger("runner.engines.worker")
+log = logging.getLogger(__name__)
 
 _PROGRESS_S = 0.25
 

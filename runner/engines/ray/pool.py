@@ -22,7 +22,7 @@ from runner.core.errors import EngineError
 if TYPE_CHECKING:
     from runner.engines.ray.messages import ActorReport, Message
 
-log = logging.getLogger("runner.engines.worker")
+log = logging.getLogger(__name__)
 
 DEATHS = 3
 """A shard that was under way at so many deaths of actors, the last time alone, is given up."""

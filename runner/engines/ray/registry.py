@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from runner.output.remote.committer import RemoteCommitter
     from runner.weights.selection import WeightsChoice
 
-log = logging.getLogger("runner.engines.worker")
+log = logging.getLogger(__name__)
 
 _FOLDER = "vggish-actor-"
 
@@ -61,7 +61,7 @@ def localize(init: ActorInit) -> LocalRun:
         atexit.register(folder.remove)
         if missing:
             spec = replace(spec, weights=_download_weights(init, folder.path))
-    if not Path(spec.config.paths.models).expanduser().is_dir():
+    if not spec.config.paths.models_folder.is_dir():
         paths = replace(spec.config.paths, models=str(default_models()))
         spec = replace(spec, config=replace(spec.config, paths=paths))
     if spec.remote is None:

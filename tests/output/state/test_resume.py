@@ -356,7 +356,9 @@ def test_a_manifest_file_that_lost_rows_is_refused(run: Path, data: Path, now: l
 
 def test_a_run_goes_on_only_with_the_pca_parameters_that_it_began_with(run: Path) -> None:
     (run / RunLayout.state).mkdir()
-    session = SimpleNamespace(metadata=SimpleNamespace(weights={"checksum": "w"}, precision={"effective": "float32"}))
+    session = SimpleNamespace(
+        metadata=SimpleNamespace(weights=SimpleNamespace(checksum="w"), precision=SimpleNamespace(effective="float32"))
+    )
 
     def identity(seed: int | None) -> dict[str, str]:
         postprocess = None if seed is None else Postprocessor("audioset", random_pca(seed))
