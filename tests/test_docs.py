@@ -109,7 +109,7 @@ def test_the_tables_of_columns_keys_and_reasons_are_complete() -> None:
     assert first_cells(OUTPUT_FILES, "Parquet.") == [*embedding_schema().names, "embedding_pca", "embedding_u8"]
     assert first_cells(OUTPUT_FILES, "clips.parquet") == CLIP_SCHEMA.names
     in_result = {field.name for kind in (RunInfo, RunResult, RunStats, Startup) for field in fields(kind)}
-    not_in_file = {"info", "startup", "stats", "mlflow_run_id"}
+    not_in_file = {"info", "startup", "stats", "mlflow_run_id", "fad"}
     assert set(first_cells(OUTPUT_FILES, "result.json")) == in_result - not_in_file | {"schema_version"}
     assert set(first_cells(OUTPUT_FILES, "Skip reasons")) == set(REASONS)
     rows = re.findall(r"^\| `(\w+)` \|.*retried.* \|$", OUTPUT_FILES.read_text(encoding="utf-8"), re.MULTILINE)

@@ -102,6 +102,7 @@ def assert_same(store: StoreServer, prefix: str, local: Path) -> None:
         assert (result["status"], result["run_dir"], result["config"]["output"]["dir"]) == ("finished", url, url)
     record = json.loads(found["sweep.json"])
     assert (record["jobs"], record["interrupted"]) == (list(JOBS), False)
+    assert [fad["job"] for fad in record["fads"]] == list(JOBS)
     assert {path.name for path in local.iterdir() if path.is_file()} == {name for name in found if "/" not in name}
 
 
