@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 import numpy as np
 import pyarrow as pa
 
-from runner.output.spill import blocks
+from runner.output.spill import concatenate, unread_blocks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from runner.core.span import Span
-    from runner.output.spill import Embeddings
+    from runner.output.spill import Chunk, Embeddings
 
 CLIP_SCHEMA = pa.schema(
     [
@@ -121,27 +121,40 @@ def clip_table(rows: Sequence[ClipRow], recorded_at: RecordedAt = lambda clip: N
 
 
 class RowGroup(NamedTuple):
-    """Blocks of clips' embeddings: the clip of each, its first example there, and float32 [n, 128]."""
+    """Blocks of clips' embeddings.
+
+    Attributes:
+        rows: the clip of each block.
+        firsts: the block's first example in its clip, int64 [blocks].
+        counts: the block's examples, int64 [blocks].
+        embeddings: of all blocks, one after the other, float32 [n, 128].
+    """
 
     rows: list[ClipRow]
-    firsts: list[int]
-    embeddings: list[NDArray[np.float32]]
+    firsts: NDArray[np.int64]
+    counts: NDArray[np.int64]
+    embeddings: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, group: Sequence[tuple[ClipRow, int, Chunk]]) -> RowGroup:
+        """Return the group of blocks, each (clip, first example in it, embeddings)."""
+        rows, firsts, chunks = map(list, zip(*group, strict=True))
+        counts = np.fromiter(map(len, chunks), np.int64, len(chunks))
+        return cls(rows, np.array(firsts, np.int64), counts, concatenate(chunks))
 
 
 def row_groups(rows: Iterable[ClipRow], examples: int = GROUP_EXAMPLES) -> Iterator[RowGroup]:
     """Yield the embeddings of clips in groups of about ``examples``; the cuts do not depend on the clips' chunks."""
-    group = RowGroup([], [], [])
+    group: list[tuple[ClipRow, int, Chunk]] = []
     count = 0
     for row in rows:
         first = 0
-        for block in blocks(row.embeddings):
-            group.rows.append(row)
-            group.firsts.append(first)
-            group.embeddings.append(block)
+        for block in unread_blocks(row.embeddings):
+            group.append((row, first, block))
             first += len(block)
             if count + first >= examples:
-                yield group
-                group, count = RowGroup([], [], []), -first
+                yield RowGroup.of(group)
+                group, count = [], -first
         count += first
-    if group.rows:
-        yield group
+    if group:
+        yield RowGroup.of(group)
