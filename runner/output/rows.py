@@ -59,8 +59,13 @@ class ClipRow(NamedTuple):
     embeddings: Embeddings
 
 
-RecordedAt: TypeAlias = Callable[[str], str | None]
-"""From a clip's name to when its file begins, in ISO 8601."""
+RecordedAt: TypeAlias = Callable[[pa.StringArray], pa.StringArray]
+"""From clips' names to when the file of each begins, in ISO 8601; null where that is not known."""
+
+
+def unknown_time(clips: pa.StringArray) -> pa.StringArray:
+    """Return a column of nulls: ``RecordedAt`` of clips of unknown time."""
+    return pa.nulls(len(clips), pa.string())
 
 
 class ShardFormat(Protocol):
@@ -113,11 +118,16 @@ class OpenShards:
         return shard, [rows[number] for number in range(first, end)]
 
 
-def clip_table(rows: Sequence[ClipRow], recorded_at: RecordedAt = lambda clip: None) -> pa.Table:
+def clip_table(rows: Sequence[ClipRow], recorded_at: RecordedAt = unknown_time) -> pa.Table:
     """Return rows as a table of ``CLIP_SCHEMA``; ``recorded_at`` is the function for that column."""
-    columns = {name: [getattr(row, name) for row in rows] for name in CLIP_SCHEMA.names if name != "recorded_at"}
-    columns["recorded_at"] = [recorded_at(row.clip) for row in rows]
-    return pa.Table.from_pydict(columns, schema=CLIP_SCHEMA)
+    values = dict(zip(ClipRow._fields, zip(*rows, strict=True), strict=True)) if rows else {}
+    columns = {
+        field.name: pa.array(values.get(field.name, ()), field.type)
+        for field in CLIP_SCHEMA
+        if field.name != "recorded_at"
+    }
+    columns["recorded_at"] = recorded_at(columns["clip"])
+    return pa.table(columns, CLIP_SCHEMA)
 
 
 class RowGroup(NamedTuple):

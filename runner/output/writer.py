@@ -17,7 +17,7 @@ from runner.core.errors import EngineError
 from runner.core.files import atomic, digest_file, make_folder
 from runner.core.layout import RunLayout
 from runner.output.parquet import parquet_metadata
-from runner.output.rows import CLIP_SCHEMA, clip_table
+from runner.output.rows import CLIP_SCHEMA, clip_table, unknown_time
 from runner.output.shard_statistics import RunStatistics, read_clip_rows, statistics_of, write_clip_rows
 from runner.output.spill import Spill
 from runner.output.state.journal import ShardCounts, ShardEntry
@@ -90,7 +90,7 @@ class ShardWriter:
         committed: Mapping[int, ShardEntry] | None = None,
         row_digests: Sequence[str] = (),
         uploader: Uploader | None = None,
-        recorded_at: RecordedAt = lambda clip: None,
+        recorded_at: RecordedAt = unknown_time,
     ) -> None:
         self.committed = dict(committed or {})
         self._folder = folder

@@ -106,21 +106,9 @@ class ClipAssembler:
         if result.embedded and not pending.finite:
             detail = "the network gave NaN or infinity for it: use precision=bfloat16 or float32"
             result = ClipResult.skipped(job, "non_finite_embedding", detail, result.sample_rate, result.channels)
-        row = ClipRow(
-            clip=clip.name,
-            status="embedded" if result.embedded else "skipped",
-            reason=result.reason,
-            detail=result.detail,
-            examples=result.examples,
-            seconds=result.seconds,
-            sample_rate=result.sample_rate,
-            channels=result.channels,
-            padded=result.padded,
-            label=clip.label,
-            start_s=clip.start or 0.0,
-            embeddings=_in_order(pending.chunks) if result.embedded else (),
-        )
-        return row, clip
+        _, embedded, *result_columns = result
+        status, embeddings = ("embedded", _in_order(pending.chunks)) if embedded else ("skipped", ())
+        return ClipRow(clip.name, status, *result_columns, clip.label, clip.start or 0.0, embeddings), clip
 
 
 def _in_order(chunks: list[tuple[int, BatchRows]]) -> Embeddings:
