@@ -76,14 +76,14 @@ class Feeder:
             message = retries[: self._message_clips]
             del retries[: self._message_clips]
             message_bytes = sum(size for _, size, _ in message)
-            while self._next_clip is not None and has_more():
+            while (clip := self._next_clip) is not None and may_start(clip, self._last_clip):
                 is_full = len(message) >= self._message_clips or (message and message_bytes >= _MESSAGE_BYTES)
-                if is_full and not (message_bytes < _GROUP_BYTES and _in_one_group(message[-1][0], self._next_clip)):
+                if is_full and not (message_bytes < _GROUP_BYTES and _in_one_group(message[-1][0], clip)):
                     break
-                size = self._next_clip.bytes if self._next_clip.bytes >= 0 else _UNKNOWN_BYTES
-                message.append((self._next_clip, size, 0))
+                size = clip.bytes if clip.bytes >= 0 else _UNKNOWN_BYTES
+                message.append((clip, size, 0))
                 message_bytes += size
-                self._last_clip = self._next_clip.number
+                self._last_clip = clip.number
                 self._advance()
             tasks = [(self._new_task(clip, crashes), size) for clip, size, crashes in message]
             self._pool.submit(tasks, last=not has_more())
