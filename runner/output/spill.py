@@ -79,6 +79,10 @@ class SpilledRows:
         return self._segment.read(self._offset, self._rows)
 
 
+Batch = Array | SpilledRows
+"""A batch's embeddings, [n, 128], in memory or in a file."""
+
+
 class BatchRows:
     """The embeddings of a batch from ``first`` to before ``end``; sliced when they are read.
 
@@ -87,7 +91,7 @@ class BatchRows:
 
     __slots__ = ("batch", "end", "first")
 
-    def __init__(self, batch: Array | SpilledRows, first: int, end: int) -> None:
+    def __init__(self, batch: Batch, first: int, end: int) -> None:
         self.batch, self.first, self.end = batch, first, end
 
     def __len__(self) -> int:
@@ -102,7 +106,7 @@ class BatchRows:
         return read(self.batch[self.first : self.end])
 
 
-Chunk = Array | SpilledRows | BatchRows
+Chunk = Batch | BatchRows
 """Some of a clip's embeddings, [n, 128]."""
 
 Embeddings = Chunk | Sequence[Chunk]
@@ -129,7 +133,7 @@ class Spill:
         self._lock = threading.RLock()  # `hold` may free an array, whose finalizer takes the lock again
         self._segment: _Segment | None = None
 
-    def hold(self, embeddings: Array) -> Chunk:
+    def hold(self, embeddings: Array) -> Batch:
         """Hold a batch's embeddings, float32 [n, 128]: return the same array, or where they were written."""
         size = embeddings.nbytes
         with self._lock:
