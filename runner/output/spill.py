@@ -97,10 +97,6 @@ class BatchRows:
     def __len__(self) -> int:
         return self.end - self.first
 
-    def follows(self, other: BatchRows) -> bool:
-        """Whether they are the next embeddings of the same batch."""
-        return self.batch is other.batch and self.first == other.end
-
     def read(self) -> Array:
         """Return them, float32 [n, 128]."""
         return read(self.batch[self.first : self.end])
@@ -177,16 +173,21 @@ def joined(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
     A shard's thousand clips come in tens of batches.  NumPy lets go of the interpreter for each array that it copies,
     and a busy worker's threads wait long until they have it again.
     """
-    last: Chunk | None = None
+    batch: Batch | None = None
+    first = end = 0
     for chunk in chunks:
-        if isinstance(chunk, BatchRows) and isinstance(last, BatchRows) and chunk.follows(last):
-            last = BatchRows(last.batch, last.first, chunk.end)
+        if isinstance(chunk, BatchRows) and chunk.batch is batch and chunk.first == end:
+            end = chunk.end
             continue
-        if last is not None:
-            yield last
-        last = chunk
-    if last is not None:
-        yield last
+        if batch is not None:
+            yield BatchRows(batch, first, end)
+        if isinstance(chunk, BatchRows):
+            batch, first, end = chunk.batch, chunk.first, chunk.end
+        else:
+            batch = None
+            yield chunk
+    if batch is not None:
+        yield BatchRows(batch, first, end)
 
 
 def concatenate(chunks: Iterable[Chunk]) -> Array:
@@ -202,6 +203,8 @@ def blocks(embeddings: Embeddings, rows: int = BLOCK_ROWS) -> Iterator[Array]:
 
 def unread_blocks(embeddings: Embeddings, rows: int = BLOCK_ROWS) -> Iterable[Chunk]:
     """Yield the same blocks, and those that are a chunk without reading it."""
+    if isinstance(embeddings, BatchRows) and embeddings.end - embeddings.first <= rows:  # nearly every clip
+        return (embeddings,)
     chunks = chunks_of(embeddings)
     return chunks if len(chunks) == 1 and 0 < len(chunks[0]) <= rows else _blocks(chunks, rows)
 
