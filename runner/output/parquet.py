@@ -16,6 +16,8 @@ from runner.output.rows import row_groups
 from runner.vggish.constants import EMBEDDING_SIZE
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from runner.output.rows import ClipRow, PostprocessedColumn, RowGroup
 
 POSTPROCESSED_TYPES: dict[str, np.dtype[Any]] = {
@@ -73,6 +75,7 @@ class ParquetShards:
         ):
             for group in row_groups(rows):
                 file.write_table(embedding_table(group, self._hop_s, self._extra))
+                del group  # before the next one is read
         return [path]
 
 
@@ -93,8 +96,7 @@ def embedding_schema(extra: str | None = None) -> pa.Schema:
 
 def embedding_table(group: RowGroup, hop_s: float, extra: PostprocessedColumn | None = None) -> pa.Table:
     """Return embeddings of clips as a table of ``embedding_schema``, one row an example."""
-    rows, firsts, embeddings = group.rows, np.array(group.firsts, np.int64), group.embeddings
-    counts = np.fromiter(map(len, embeddings), np.int64, len(rows))
+    rows, firsts, counts, embeddings = group
     total, ends = int(counts.sum()), np.cumsum(counts)
     row_of_example = pa.array(np.repeat(np.arange(len(rows)), counts))
     example = np.arange(total) - np.repeat(ends - counts - firsts, counts)
@@ -108,10 +110,11 @@ def embedding_table(group: RowGroup, hop_s: float, extra: PostprocessedColumn | 
         pa.array(starts.astype(np.float64)),
         pa.array(padded),
         pa.array([row.label for row in rows], pa.string()).take(row_of_example),
-        vectors(embeddings, np.dtype(np.float32)),
+        vectors(embeddings),
     ]
     if extra:
-        columns.append(vectors([extra.process(block) for block in embeddings], POSTPROCESSED_TYPES[extra.column]))
+        processed = [extra.process(block) for block in np.split(embeddings, ends[:-1])]
+        columns.append(vectors(np.concatenate(processed).astype(POSTPROCESSED_TYPES[extra.column], copy=False)))
     return pa.Table.from_arrays(columns, schema=embedding_schema(extra and extra.column))
 
 
@@ -120,7 +123,6 @@ def parquet_metadata(metadata: Mapping[str, str]) -> dict[bytes, bytes]:
     return {f"vggish_runner.{key}".encode(): value.encode() for key, value in metadata.items()}
 
 
-def vectors(arrays: Sequence[Any], dtype: np.dtype[Any]) -> pa.Array:
-    """Return arrays [n, 128], one after the other, as a column of vectors."""
-    values = np.concatenate(arrays) if arrays else np.empty((0, EMBEDDING_SIZE))
-    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1).astype(dtype, copy=False)), EMBEDDING_SIZE)
+def vectors(values: NDArray[Any]) -> pa.Array:
+    """Return an array [n, 128] as a column of vectors."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), EMBEDDING_SIZE)

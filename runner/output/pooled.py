@@ -127,8 +127,8 @@ class Windows:
             pa.array([pool_s] * len(self.n), pa.float64()),
             pa.array(starts_s),
             pa.array(self.n),
-            vectors([self.mean], np.dtype(np.float32)),
-            vectors([np.sqrt(self.squares / self.n[:, None])], np.dtype(np.float32)),
+            vectors(self.mean.astype(np.float32)),
+            vectors(np.sqrt(self.squares / self.n[:, None]).astype(np.float32)),
             pa.array([row.label for row in self.rows], pa.string()).take(clip),
         ]
         return pa.Table.from_arrays(columns, schema=POOLED_SCHEMA)
@@ -152,22 +152,22 @@ def pooled(rows: Sequence[ClipRow], pool_s: float | None, hop_s: float) -> Itera
             windows.continue_first(begun)
         elif begun:
             yield begun
-        continues = group.firsts[-1] + len(group.embeddings[-1]) < group.rows[-1].examples
+        continues = group.firsts[-1] + group.counts[-1] < group.rows[-1].examples
         begun = windows.part(slice(-1, None)) if continues else None
         yield windows.part(slice(-1)) if continues else windows
 
 
 def _windows(group: RowGroup, hops: Fraction | None) -> Windows:
     """Pool a group of blocks, each of another clip."""
-    examples = np.concatenate(group.embeddings)
+    examples = group.embeddings
     clips, numbers, firsts = [], [], []
     offset = 0
-    for clip, (first, block) in enumerate(zip(group.firsts, group.embeddings, strict=True)):
-        for number, start in _starts(first, first + len(block), hops):
+    for clip, (first, count) in enumerate(zip(group.firsts.tolist(), group.counts.tolist(), strict=True)):
+        for number, start in _starts(first, first + count, hops):
             clips.append(clip)
             numbers.append(number)
             firsts.append(offset + max(start - first, 0))
-        offset += len(block)
+        offset += count
     n = np.diff(firsts, append=len(examples))
     origin = examples[firsts].astype(np.float64)  # differences from it are exactly 0 where all examples are equal
     differences: NDArray[np.float64] = np.subtract(examples, np.repeat(origin, n, axis=0))

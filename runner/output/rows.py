@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 import numpy as np
 import pyarrow as pa
 
-from runner.output.spill import blocks
+from runner.output.spill import concatenate, unread_blocks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from runner.core.span import Span
-    from runner.output.spill import Embeddings
+    from runner.output.spill import Chunk, Embeddings
 
 CLIP_SCHEMA = pa.schema(
     [
@@ -59,8 +59,13 @@ class ClipRow(NamedTuple):
     embeddings: Embeddings
 
 
-RecordedAt: TypeAlias = Callable[[str], str | None]
-"""From a clip's name to when its file begins, in ISO 8601."""
+RecordedAt: TypeAlias = Callable[[pa.StringArray], pa.StringArray]
+"""From clips' names to when the file of each begins, in ISO 8601; null where that is not known."""
+
+
+def unknown_time(clips: pa.StringArray) -> pa.StringArray:
+    """Return a column of nulls: ``RecordedAt`` of clips of unknown time."""
+    return pa.nulls(len(clips), pa.string())
 
 
 class ShardFormat(Protocol):
@@ -113,35 +118,53 @@ class OpenShards:
         return shard, [rows[number] for number in range(first, end)]
 
 
-def clip_table(rows: Sequence[ClipRow], recorded_at: RecordedAt = lambda clip: None) -> pa.Table:
+def clip_table(rows: Sequence[ClipRow], recorded_at: RecordedAt = unknown_time) -> pa.Table:
     """Return rows as a table of ``CLIP_SCHEMA``; ``recorded_at`` is the function for that column."""
-    columns = {name: [getattr(row, name) for row in rows] for name in CLIP_SCHEMA.names if name != "recorded_at"}
-    columns["recorded_at"] = [recorded_at(row.clip) for row in rows]
-    return pa.Table.from_pydict(columns, schema=CLIP_SCHEMA)
+    values = dict(zip(ClipRow._fields, zip(*rows, strict=True), strict=True)) if rows else {}
+    columns = {
+        field.name: pa.array(values.get(field.name, ()), field.type)
+        for field in CLIP_SCHEMA
+        if field.name != "recorded_at"
+    }
+    columns["recorded_at"] = recorded_at(columns["clip"])
+    return pa.table(columns, CLIP_SCHEMA)
 
 
 class RowGroup(NamedTuple):
-    """Blocks of clips' embeddings: the clip of each, its first example there, and float32 [n, 128]."""
+    """Blocks of clips' embeddings.
+
+    Attributes:
+        rows: the clip of each block.
+        firsts: the block's first example in its clip, int64 [blocks].
+        counts: the block's examples, int64 [blocks].
+        embeddings: of all blocks, one after the other, float32 [n, 128].
+    """
 
     rows: list[ClipRow]
-    firsts: list[int]
-    embeddings: list[NDArray[np.float32]]
+    firsts: NDArray[np.int64]
+    counts: NDArray[np.int64]
+    embeddings: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, group: Sequence[tuple[ClipRow, int, Chunk]]) -> RowGroup:
+        """Return the group of blocks, each (clip, first example in it, embeddings)."""
+        rows, firsts, chunks = map(list, zip(*group, strict=True))
+        counts = np.fromiter(map(len, chunks), np.int64, len(chunks))
+        return cls(rows, np.array(firsts, np.int64), counts, concatenate(chunks))
 
 
 def row_groups(rows: Iterable[ClipRow], examples: int = GROUP_EXAMPLES) -> Iterator[RowGroup]:
     """Yield the embeddings of clips in groups of about ``examples``; the cuts do not depend on the clips' chunks."""
-    group = RowGroup([], [], [])
+    group: list[tuple[ClipRow, int, Chunk]] = []
     count = 0
     for row in rows:
         first = 0
-        for block in blocks(row.embeddings):
-            group.rows.append(row)
-            group.firsts.append(first)
-            group.embeddings.append(block)
+        for block in unread_blocks(row.embeddings):
+            group.append((row, first, block))
             first += len(block)
             if count + first >= examples:
-                yield group
-                group, count = RowGroup([], [], []), -first
+                yield RowGroup.of(group)
+                group, count = [], -first
         count += first
-    if group.rows:
-        yield group
+    if group:
+        yield RowGroup.of(group)

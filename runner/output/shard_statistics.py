@@ -19,14 +19,13 @@ import pyarrow.parquet as pq
 
 from runner.core.files import atomic, remove
 from runner.core.layout import RunLayout
-from runner.output.spill import blocks
+from runner.output.spill import blocks, chunks_of
 from runner.statistics.files import to_npz
 from runner.statistics.moments import BLOCK_ROWS, EmbeddingStatistics
 from runner.vggish.constants import EMBEDDING_SIZE
 
 if TYPE_CHECKING:
     from runner.output.rows import ClipRow
-    from runner.output.spill import Chunk
 
 log = logging.getLogger(__name__)
 
@@ -39,10 +38,7 @@ _KEY = f"{_OURS}statistics".encode()
 def statistics_of(rows: Iterable[ClipRow]) -> EmbeddingStatistics:
     """Return the statistics of clips' embeddings, the same bits however these came in parts."""
     statistics = EmbeddingStatistics(EMBEDDING_SIZE)
-    parts: list[Chunk] = []
-    for row in rows:
-        parts.extend([row.embeddings] if isinstance(row.embeddings, np.ndarray) else row.embeddings)
-    for block in blocks(tuple(parts), BLOCK_ROWS):
+    for block in blocks([chunk for row in rows for chunk in chunks_of(row.embeddings)], BLOCK_ROWS):
         statistics.add(block)
     return statistics
 

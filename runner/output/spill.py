@@ -79,11 +79,34 @@ class SpilledRows:
         return self._segment.read(self._offset, self._rows)
 
 
-Chunk = Array | SpilledRows
+Batch = Array | SpilledRows
+"""A batch's embeddings, [n, 128], in memory or in a file."""
+
+
+class BatchRows:
+    """The embeddings of a batch from ``first`` to before ``end``; sliced when they are read.
+
+    The parts of a shard are many, and neighbors mostly: see ``joined``.
+    """
+
+    __slots__ = ("batch", "end", "first")
+
+    def __init__(self, batch: Batch, first: int, end: int) -> None:
+        self.batch, self.first, self.end = batch, first, end
+
+    def __len__(self) -> int:
+        return self.end - self.first
+
+    def read(self) -> Array:
+        """Return them, float32 [n, 128]."""
+        return read(self.batch[self.first : self.end])
+
+
+Chunk = Batch | BatchRows
 """Some of a clip's embeddings, [n, 128]."""
 
-Embeddings = Array | tuple[Chunk, ...]
-"""A clip's embeddings, in the order of their examples: usually one array, otherwise chunks."""
+Embeddings = Chunk | Sequence[Chunk]
+"""A clip's embeddings, in the order of their examples: usually one chunk, otherwise several, or none."""
 
 
 class Spill:
@@ -106,7 +129,7 @@ class Spill:
         self._lock = threading.RLock()  # `hold` may free an array, whose finalizer takes the lock again
         self._segment: _Segment | None = None
 
-    def hold(self, embeddings: Array) -> Chunk:
+    def hold(self, embeddings: Array) -> Batch:
         """Hold a batch's embeddings, float32 [n, 128]: return the same array, or where they were written."""
         size = embeddings.nbytes
         with self._lock:
@@ -134,30 +157,69 @@ def _owner(array: Array) -> Array:
     return array
 
 
-def blocks(embeddings: Embeddings, rows: int = BLOCK_ROWS) -> Iterable[Array]:
-    """Return a clip's embeddings in blocks of ``rows``, the last one shorter, whatever the chunks are."""
-    if isinstance(embeddings, np.ndarray):
-        if 0 < len(embeddings) <= rows:
-            return (embeddings,)
-        embeddings = (embeddings,)
-    return _blocks(embeddings, rows)
+def read(chunk: Chunk) -> Array:
+    """Return a chunk's embeddings, float32 [n, 128]."""
+    return chunk if isinstance(chunk, np.ndarray) else chunk.read()
+
+
+def chunks_of(embeddings: Embeddings) -> Sequence[Chunk]:
+    """Return the chunks of a clip's embeddings."""
+    return (embeddings,) if isinstance(embeddings, (BatchRows, np.ndarray, SpilledRows)) else embeddings
+
+
+def joined(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
+    """Join chunks that are neighbors in a batch.
+
+    A shard's thousand clips come in tens of batches.  NumPy lets go of the interpreter for each array that it copies,
+    and a busy worker's threads wait long until they have it again.
+    """
+    batch: Batch | None = None
+    first = end = 0
+    for chunk in chunks:
+        if isinstance(chunk, BatchRows) and chunk.batch is batch and chunk.first == end:
+            end = chunk.end
+            continue
+        if batch is not None:
+            yield BatchRows(batch, first, end)
+        if isinstance(chunk, BatchRows):
+            batch, first, end = chunk.batch, chunk.first, chunk.end
+        else:
+            batch = None
+            yield chunk
+    if batch is not None:
+        yield BatchRows(batch, first, end)
+
+
+def concatenate(chunks: Iterable[Chunk]) -> Array:
+    """Return the embeddings of chunks, one after the other, float32 [n, 128]."""
+    arrays = [read(chunk) for chunk in joined(chunks)]
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
+def blocks(embeddings: Embeddings, rows: int = BLOCK_ROWS) -> Iterator[Array]:
+    """Yield embeddings in blocks of ``rows``, the last one shorter, whatever the chunks are."""
+    return map(read, unread_blocks(embeddings, rows))
+
+
+def unread_blocks(embeddings: Embeddings, rows: int = BLOCK_ROWS) -> Iterable[Chunk]:
+    """Yield the same blocks, and those that are a chunk without reading it."""
+    if isinstance(embeddings, BatchRows) and embeddings.end - embeddings.first <= rows:  # nearly every clip
+        return (embeddings,)
+    chunks = chunks_of(embeddings)
+    return chunks if len(chunks) == 1 and 0 < len(chunks[0]) <= rows else _blocks(chunks, rows)
 
 
 def _blocks(chunks: Sequence[Chunk], rows: int) -> Iterator[Array]:
     pending: list[Array] = []
     count = 0
-    for chunk in chunks:
-        array = chunk.read() if isinstance(chunk, SpilledRows) else chunk
+    for chunk in joined(chunks):
+        array = read(chunk)
         while count + len(array) > rows:
             head = array[: rows - count]
-            yield _concatenate([*pending, head])
+            yield concatenate([*pending, head])
             pending, count, array = [], 0, array[len(head) :]
         if len(array):
             pending.append(array)
             count += len(array)
     if pending:
-        yield _concatenate(pending)
-
-
-def _concatenate(arrays: Sequence[Array]) -> Array:
-    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+        yield concatenate(pending)

@@ -17,7 +17,7 @@ from runner.core.errors import EngineError
 from runner.core.files import atomic, digest_file, make_folder
 from runner.core.layout import RunLayout
 from runner.output.parquet import parquet_metadata
-from runner.output.rows import CLIP_SCHEMA, clip_table
+from runner.output.rows import CLIP_SCHEMA, clip_table, unknown_time
 from runner.output.shard_statistics import RunStatistics, read_clip_rows, statistics_of, write_clip_rows
 from runner.output.spill import Spill
 from runner.output.state.journal import ShardCounts, ShardEntry
@@ -90,7 +90,7 @@ class ShardWriter:
         committed: Mapping[int, ShardEntry] | None = None,
         row_digests: Sequence[str] = (),
         uploader: Uploader | None = None,
-        recorded_at: RecordedAt = lambda clip: None,
+        recorded_at: RecordedAt = unknown_time,
     ) -> None:
         self.committed = dict(committed or {})
         self._folder = folder
@@ -150,17 +150,18 @@ class ShardWriter:
         write_clips_table(self._folder, self.committed, metadata)
 
     def _write_files(self, shard: int, rows: Sequence[ClipRow]) -> ShardEntry:
+        clips, counts = clip_table(rows, self._recorded_at), _counts(rows)  # while the rows are in the core's cache
         files = [path for form in self._formats for path in form.write(shard, rows)]
         entry = ShardEntry(shard)
         clips_file = self._folder / entry.clips_file
         with atomic(clips_file) as temporary:
-            write_clip_rows(temporary, clip_table(rows, self._recorded_at), statistics_of(rows))
+            write_clip_rows(temporary, clips, statistics_of(rows))
         return ShardEntry(
             shard=shard,
             clips=len(rows),
             examples=sum(row.examples for row in rows),
             files={path.relative_to(self._folder).as_posix(): digest_file(path) for path in (*files, clips_file)},
-            counts=_counts(rows),
+            counts=counts,
             row_digest=self._row_digests[shard] if self._row_digests else "",
         )
 

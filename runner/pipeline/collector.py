@@ -71,22 +71,24 @@ class Collector:
                 ended = self._assembler.add_embeddings(message.segments, message.embeddings)
             else:
                 ended = self._assembler.add_results(message)
+            self._count([row for row, _ in ended])
             for row, clip in ended:
-                self._count(row)
                 if shard := self._shards.add(clip.number, row):
                     self._writers.put(*shard)
 
-    def _count(self, row: ClipRow) -> None:
+    def _count(self, rows: Sequence[ClipRow]) -> None:
         progress = self._progress
-        progress.clips += 1
-        if row.status == "skipped":
-            reason = row.reason or "unknown"
-            progress.skipped[reason] = progress.skipped.get(reason, 0) + 1
-            self._on_skip(row)
-            return
-        progress.embedded += 1
-        progress.examples += row.examples
-        progress.audio_s += row.seconds
-        progress.padded += row.padded
-        if row.reason:
-            progress.noted[row.reason] = progress.noted.get(row.reason, 0) + 1
+        progress.clips += len(rows)
+        embedded = [row for row in rows if row.status == "embedded"]
+        progress.embedded += len(embedded)
+        progress.examples += sum([row.examples for row in embedded])
+        progress.audio_s += sum([row.seconds for row in embedded])
+        progress.padded += sum([row.padded for row in embedded])
+        for row in embedded:
+            if row.reason:
+                progress.noted[row.reason] = progress.noted.get(row.reason, 0) + 1
+        for row in rows if len(embedded) < len(rows) else ():
+            if row.status == "skipped":
+                reason = row.reason or "unknown"
+                progress.skipped[reason] = progress.skipped.get(reason, 0) + 1
+                self._on_skip(row)

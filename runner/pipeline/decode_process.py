@@ -81,8 +81,8 @@ class DecodeProcess:
 
     def submit(self, tasks: Sequence[tuple[ClipTask, int]], *, last: bool) -> None:
         """Send clips, each with its size in bytes (negative: unknown); ``last`` asks for a flush after them."""
-        self._message_bytes.append(sum(max(size, 0) for _, size in tasks))
-        self.tasks.update((task.job, (task, size)) for task, size in tasks)
+        self._message_bytes.append(sum([max(size, 0) for _, size in tasks]))
+        self.tasks.update([(sized[0].job, sized) for sized in tasks])
         self._flush_requested = last
         self.send(Decode([task for task, _ in tasks], last))
 

@@ -73,20 +73,19 @@ class Feeder:
             (clip, size, task.crashes) for task, size in self._pool.retries() if (clip := self._discard(task.job))
         ]
         while retries or (self._pool.has_room and has_more()):
-            message = retries[: self._message_clips]
+            message = [(self._new_task(clip, crashes), size) for clip, size, crashes in retries[: self._message_clips]]
             del retries[: self._message_clips]
-            message_bytes = sum(size for _, size, _ in message)
-            while self._next_clip is not None and has_more():
+            message_bytes = sum(size for _, size in message)
+            while (clip := self._next_clip) is not None and may_start(clip, self._last_clip):
                 is_full = len(message) >= self._message_clips or (message and message_bytes >= _MESSAGE_BYTES)
-                if is_full and not (message_bytes < _GROUP_BYTES and _in_one_group(message[-1][0], self._next_clip)):
+                if is_full and not (message_bytes < _GROUP_BYTES and _in_one_group(message[-1][0].path, clip.path)):
                     break
-                size = self._next_clip.bytes if self._next_clip.bytes >= 0 else _UNKNOWN_BYTES
-                message.append((self._next_clip, size, 0))
+                size = clip.bytes if clip.bytes >= 0 else _UNKNOWN_BYTES
+                message.append((self._new_task(clip, 0), size))
                 message_bytes += size
-                self._last_clip = self._next_clip.number
+                self._last_clip = clip.number
                 self._advance()
-            tasks = [(self._new_task(clip, crashes), size) for clip, size, crashes in message]
-            self._pool.submit(tasks, last=not has_more())
+            self._pool.submit(message, last=not has_more())
         if has_more():
             return True
         self._pool.flush()
@@ -104,6 +103,6 @@ class Feeder:
         return ClipTask(job, clip.path, clip.start, clip.end, crashes)
 
 
-def _in_one_group(clip: Clip, following: Clip) -> bool:
-    group = group_of(clip.path)
-    return group is not None and group == group_of(following.path)
+def _in_one_group(path: bytes, following: bytes) -> bool:
+    group = group_of(path)
+    return group is not None and group == group_of(following)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
 
+import pyarrow as pa
 import pytest
 
 from runner.config.groups.dataset import DatasetConfig
@@ -31,6 +32,7 @@ UTC = timezone.utc
 def test_recorders_names_say_when_a_recording_began(name: str, when: datetime) -> None:
     assert recorded_at(name) == when
     assert recorded_at(name).tzinfo == when.tzinfo
+    assert recorded_at_reader("auto")(pa.array([name])).to_pylist() == [when.isoformat()]
 
 
 @pytest.mark.parametrize(
@@ -61,7 +63,7 @@ def test_other_names_have_no_time(name: str) -> None:
     ],
 )
 def test_a_clip_has_the_time_at_which_its_file_begins(option: str, name: str, when: str | None) -> None:
-    assert recorded_at_reader(option)(name) == when
+    assert recorded_at_reader(option)(pa.array([name, "dog.wav"])).to_pylist() == [when, None]
 
 
 def test_what_is_no_pattern_is_refused() -> None:

@@ -15,7 +15,7 @@ from runner.core.files import digest_file
 from runner.output.npz import NpzFiles
 from runner.output.parquet import ParquetShards
 from runner.output.rows import PostprocessedColumn
-from runner.output.spill import BLOCK_ROWS, Chunk, Spill, SpilledRows, blocks
+from runner.output.spill import BLOCK_ROWS, BatchRows, Chunk, Spill, SpilledRows, blocks, concatenate, joined
 from tests.output.test_output import row
 
 
@@ -38,6 +38,17 @@ def test_blocks_do_not_depend_on_the_parts(tmp_path: Path, sizes: list[int]) -> 
         assert [len(block) for block in found] == [BLOCK_ROWS, BLOCK_ROWS, 5]
         assert np.array_equal(np.concatenate(found), whole)
     assert list(blocks(())) == []
+
+
+@pytest.mark.parametrize("limit_mib", [1000, 0])
+def test_rows_of_a_batch_that_follow_each_other_are_read_at_once(tmp_path: Path, limit_mib: float) -> None:
+    spill = Spill(tmp_path, limit_mib)
+    first, second, single = (embeddings(10, seed) for seed in range(3))
+    held, other = spill.hold(first), spill.hold(second)
+    chunks = [BatchRows(held, 0, 2), BatchRows(held, 2, 5), BatchRows(held, 6, 9), BatchRows(other, 9, 10), single]
+    assert [len(chunk) for chunk in joined(chunks)] == [5, 3, 1, 10]
+    assert np.array_equal(concatenate(chunks), np.concatenate([first[:5], first[6:9], second[9:], single]))
+    assert np.array_equal(np.concatenate(list(blocks(chunks, 4))), concatenate(chunks))
 
 
 def test_what_is_in_memory_stays_below_the_limit_and_is_given_back(tmp_path: Path) -> None:
