@@ -9,6 +9,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -64,16 +65,17 @@ def search(
     """
     prepared = _Query(query, similarity)
     best: list[tuple[float, int, Match]] = []
-    for block in blocks:
-        scores = prepared.scores(block.embeddings)
-        worst = -best[-1][0] if len(best) == top else -np.inf
-        best += [
-            (-float(scores[row]), block.first + row, _match(block, row, float(scores[row])))
-            for row in _best_rows(scores, worst, block, top, per_clip)
-        ]
-        best.sort(key=lambda item: item[:2])
-        matches = _at_most(per_clip, best, lambda item: item[2].clip)
-        best = list(itertools.islice(matches, top))
+    with threadpool_limits(1, user_api="blas"):  # threads of BLAS wait for each other in products as small as these
+        for block in blocks:
+            scores = prepared.scores(block.embeddings)
+            worst = -best[-1][0] if len(best) == top else -np.inf
+            best += [
+                (-float(scores[row]), block.first + row, _match(block, row, float(scores[row])))
+                for row in _best_rows(scores, worst, block, top, per_clip)
+            ]
+            best.sort(key=lambda item: item[:2])
+            matches = _at_most(per_clip, best, lambda item: item[2].clip)
+            best = list(itertools.islice(matches, top))
     return [match for _, _, match in best]
 
 
