@@ -28,6 +28,7 @@ from runner.inference.batch_size import is_fresh, is_undisturbed, measure_on, se
 from runner.inference.convolution import remembered_calibration
 from runner.inference.gate import run_parity_gate
 from runner.inference.memory import MAX_BATCH
+from runner.inference.tensorflow_import import import_tensorflow
 from runner.vggish.postprocess import Postprocessor
 from runner.weights.loading import init_random_weights
 
@@ -90,6 +91,7 @@ class SessionStartup:
         drawn = ThreadPoolExecutor(1).submit(init_random_weights, self._weights)  # while TensorFlow is imported
         self._events.send("phase", name="import")
         with self._timer.step("import"):
+            import_tensorflow()
             import tensorflow as tf
 
             from runner.inference.builder import place  # noqa: F401  # it imports what takes long
