@@ -1,11 +1,11 @@
 """What a run costs besides embedding: ``python -m benchmarks.start``.
 
 Runs the command on a few ten-second clips: alone with empty caches below ``paths.models``, alone again, and as a sweep
-of four jobs; rounds are interleaved, each in an outputs folder that earlier rounds have filled, and medians are printed.
-With ``--against CHECKOUT`` another checkout of the runner takes part.  Wall clock: the command up to the start of its
-worker; the steps of the worker's start; embedding; the rest of the worker; the command after it.  Processor time: of the
-command's process alone, and of all its child processes.  A sweep's share outside of workers is the part of its wall clock
-in which no worker embeds, or prepares to.
+of four jobs; rounds are interleaved, in an outputs folder that earlier rounds have filled, and medians are printed.
+``--against CHECKOUT`` interleaves another checkout of the runner.  Wall clock: the command up to its first worker's
+start, the steps of the worker's start, the rest of the worker, the command otherwise.  Processor time: of the command's
+process alone, and of all its child processes.  ``outside`` is the share of the wall clock in which no worker has a run,
+``no worker`` that in which none is there or prepares for the next job.  A sweep's seconds are sums over its jobs.
 """
 
 from __future__ import annotations
@@ -64,7 +64,11 @@ def main() -> None:
                     overrides = [
                         *("weights=random", "dataset=folder", f"dataset.root={clips}"),
                         *(f"paths.outputs={own}", f"paths.models={own}/models", *options.overrides),
-                        *(("-m", f"profile.round={','.join(map(str, range(1, SWEEP_JOBS + 1)))}") if name == "sweep" else ()),
+                        *(
+                            ("-m", f"profile.round={','.join(map(str, range(1, SWEEP_JOBS + 1)))}")
+                            if name == "sweep"
+                            else ()
+                        ),
                     ]
                     measured.setdefault((checkout, name), []).append(_run(checkout, own, overrides))
     for checkout in checkouts:
