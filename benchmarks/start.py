@@ -11,6 +11,7 @@ process alone, and of all its child processes.  ``outside`` is the share of the 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import shutil
@@ -87,15 +88,22 @@ def _run(checkout: Path, folder: Path, overrides: list[str]) -> dict[str, float]
     subprocess.run(command, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
     wall = time.monotonic() - start
     processor: dict[str, float] = json.loads(times.read_text())
-    results = sorted(path for path in set(folder.rglob("result.json")) - before if "mlartifacts" not in path.parts)
-    jobs = [_times_of(path) for path in results]
-    found = {name: sum(job[name] for job in jobs) for name in jobs[0]}
+    paths = (path for path in set(folder.rglob("result.json")) - before if "mlartifacts" not in path.parts)
+    jobs = sorted(map(_times_of, paths), key=lambda job: job["spawned_at"])
+    ready = jobs[0]["spawned_at"] - began
+    gaps = [
+        (later["spawned_at"] - job["spawned_at"] - job["worker"]) * (1.0 - later["ahead"])
+        for job, later in itertools.pairwise(jobs)
+    ]
+    last = jobs[-1]["spawned_at"] + jobs[-1]["worker"] - began
+    total = {name: sum(job[name] for job in jobs) for name in jobs[0] if name not in ("spawned_at", "ahead")}
     return {
-        **found,
-        "command, before": min(job["spawned_at"] for job in jobs) - began,
-        "command, otherwise": wall - found["worker"] - (min(job["spawned_at"] for job in jobs) - began),
+        "command, before": ready,
+        **total,
+        "command, otherwise": wall - total["worker"] - ready,
         "wall": wall,
-        "outside": 1.0 - found["worker"] / wall,
+        "outside": 1.0 - total["worker"] / wall,
+        "no worker": (ready + sum(gaps) + wall - last) / wall,
         "cpu command": processor["own"],
         "cpu workers": processor["children"],
     }
@@ -108,6 +116,7 @@ def _times_of(path: Path) -> dict[str, float]:
     steps = {name: metrics.get(f"startup_{name}_s", 0.0) for name in _STEPS}
     return {
         "spawned_at": spec["spawned_at"],
+        "ahead": float("started ahead" in (path.parent / "runner.log").read_text()),
         **steps,
         "other start": metrics["startup_s"] - sum(steps.values()),
         "start": metrics["startup_s"],
@@ -120,10 +129,8 @@ def _print(measured: dict[str, list[dict[str, float]]]) -> None:
     print(f"{'':22s}" + "".join(f"{name:>14s}" for name in measured))
     first = next(iter(measured.values()))[0]
     for row in first:
-        if row == "spawned_at":
-            continue
         medians = [statistics.median(times[row] for times in runs) for runs in measured.values()]
-        cells = (f"{100 * value:12.0f} %" if row == "outside" else f"{value:14.2f}" for value in medians)
+        cells = (f"{100 * value:12.0f} %" if row in ("outside", "no worker") else f"{value:14.2f}" for value in medians)
         print(f"{row:22s}" + "".join(cells))
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from runner.config.composition import expand_sweep, to_run_config, typed_words
@@ -95,6 +96,8 @@ class RunnerCallback(Callback):
             acquire_run_lock(folder, run.output.dir)
             if open_remote_run(folder, run):
                 check_output_folder(folder, run)  # as the store has it
+        if _may_start_ahead(config, run):
+            STANDBY.start()
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check every job's configuration, and open the parent run, before a sweep's first job."""
@@ -106,10 +109,12 @@ class RunnerCallback(Callback):
             check_sweep_folder(folder, overrides, display_location(jobs[0].output.dir, folder))
             _warn_unavailable_devices(config)
             swept = swept_settings([job.to_dict() for job in jobs]) if len(jobs) > 1 else _searched_settings(config)
-        start_sweep(Sweep(jobs[0], folder, overrides, output, _count_jobs(config, jobs), swept=swept))
+        start_sweep(Sweep(jobs[0], folder, overrides, output, _jobs_started_ahead(config, jobs), swept=swept))
         if output:
             with exit_on_config_error():
                 output.upload_state()
+        if _may_start_ahead(config, jobs[0]):
+            STANDBY.start()
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Silence Hydra's own report of a failed job, which the command line reports once."""
@@ -131,9 +136,15 @@ class QuietReturn(JobReturn):
         return self._return_value
 
 
-def _count_jobs(config: DictConfig, jobs: Sequence[RunConfig]) -> int:
-    """Return the number of a sweep's jobs whose workers may be started ahead: none with an environment of its own."""
-    if config.hydra.job.env_set:
+def _may_start_ahead(config: DictConfig, run: RunConfig) -> bool:
+    """Whether a worker may be started before its job: this process runs the jobs, all in the same environment."""
+    is_here = config.hydra.mode == RunMode.RUN or str(config.hydra.launcher["_target_"]).endswith("BasicLauncher")
+    return is_here and run.engine.name == "local" and not config.hydra.job.env_set
+
+
+def _jobs_started_ahead(config: DictConfig, jobs: Sequence[RunConfig]) -> int:
+    """Return the number of a sweep's jobs whose workers may be started before them."""
+    if not _may_start_ahead(config, jobs[0]):
         return 0
     return len(jobs) if len(jobs) > 1 else int(config.hydra.sweeper.get("n_trials") or 1)
 

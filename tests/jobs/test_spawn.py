@@ -60,7 +60,7 @@ def test_a_driver_of_ray_is_started_for_its_run(script: Path, tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_a_sweeps_later_jobs_have_workers_that_were_started_ahead(few_clips: Path, tmp_path: Path) -> None:
+def test_all_jobs_of_a_sweep_have_workers_that_were_started_ahead(few_clips: Path, tmp_path: Path) -> None:
     done = run(
         *("-m", "profile.round=1,2,3", f"dataset.root={few_clips}", "weights=random", "device=cpu"),
         *(f"paths.outputs={tmp_path}", f"paths.models={tmp_path}", "tracking=none", "profile=off"),
@@ -68,7 +68,20 @@ def test_a_sweeps_later_jobs_have_workers_that_were_started_ahead(few_clips: Pat
     )
     assert done.status == 0, done.err
     logs = [(tmp_path / "sweep" / str(job) / "runner.log").read_text() for job in range(3)]
-    assert ["started ahead" in log for log in logs] == [False, True, True]
+    assert ["started ahead" in log for log in logs] == [True, True, True]
+
+
+@pytest.mark.slow
+def test_a_run_with_an_environment_of_its_own_has_a_worker_that_was_started_for_it(
+    few_clips: Path, tmp_path: Path
+) -> None:
+    done = run(
+        *("+hydra.job.env_set.VARIABLE=1", f"dataset.root={few_clips}", "weights=random", "device=cpu"),
+        *(f"output.dir={tmp_path}/run", f"paths.outputs={tmp_path}", f"paths.models={tmp_path}"),
+        *("tracking=none", "profile=off"),
+    )
+    assert done.status == 0, done.err
+    assert "started ahead" not in (tmp_path / "run" / "runner.log").read_text()
 
 
 @pytest.mark.slow
