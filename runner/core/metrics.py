@@ -113,7 +113,7 @@ METRICS: tuple[Metric, ...] = (
     # Cold start
     *_metrics(
         _LESS,
-        ("startup_import_s", "s", "starting the process and importing TensorFlow"),
+        ("startup_import_s", "s", "importing TensorFlow, as far as that was not done ahead"),
         ("startup_device_s", "s", "choosing and preparing the device"),
         ("startup_weights_s", "s", "reading and checking the weights"),
         ("startup_calibration_s", "s", "timing both kinds of convolution, once on a machine"),

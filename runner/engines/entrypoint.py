@@ -11,6 +11,7 @@ import importlib
 import logging
 import os
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -110,15 +111,19 @@ def _end_at_once(run_dir: Path, events: Events) -> None:
 
 
 def _await_spec() -> str:
-    """Import TensorFlow, and wait for a run; return the path of its spec, empty where none comes."""
-    with contextlib.suppress(Exception):  # the run imports it again, and reports the failure
-        import_tensorflow()
-        importlib.import_module("runner.engines.local")
+    """Wait for a run, while TensorFlow is imported; return the path of its spec, empty where none comes."""
+    importlib.import_module("runner.engines.local")  # not at the same time: both import NumPy
+    threading.Thread(target=_import_ahead, name="import", daemon=True).start()
     spec_path = sys.stdin.readline().rstrip("\n")
     if spec_path:
         _move_log(RunLayout(Path(spec_path).parent.parent).log)
         print("this worker was started ahead of its run", file=sys.stderr, flush=True)
     return spec_path
+
+
+def _import_ahead() -> None:
+    with contextlib.suppress(Exception):  # the run's own import reports it
+        import_tensorflow()
 
 
 def _move_log(path: Path) -> None:

@@ -99,7 +99,6 @@ class LocalEngine(Engine):
     def run(self) -> Status:
         """Embed what is left, and measure what ``profile`` asks for."""
         self._timer = StartupTimer(self._spec.spawned_at)
-        self._timer.add("import", max(time.time() - self._spec.spawned_at, 0.0))  # this process's own
         with contextlib.ExitStack() as stack:
             inputs = self._open_inputs(stack)
             model = self._load_model()

@@ -1,4 +1,4 @@
-"""Worker processes: started for a run, or ahead of a sweep's next job."""
+"""Worker processes: started for a run, or ahead of it."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Standby:
 
 
 STANDBY = Standby()
-"""The worker for the next job of the sweep in this process."""
+"""The worker for the next run of this process."""
 
 
 def _start(command: tuple[str, ...], log: IO[bytes]) -> subprocess.Popen[str]:

@@ -91,3 +91,24 @@ def test_a_worker_that_no_run_comes_for_ends(tmp_path: Path) -> None:
         command, cwd=PROJECT, env=environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+
+
+@pytest.mark.slow
+def test_the_log_of_a_run_begins_with_the_start_of_its_worker(tmp_path: Path) -> None:
+    (tmp_path / ".runner").mkdir()
+    command = [sys.executable, "-m", "tests.double.worker"]
+    with (tmp_path / "early.log").open("w+b") as early_log:
+        ended = subprocess.run(
+            command,
+            cwd=PROJECT,
+            env=environment(PYTHONPROFILEIMPORTTIME="1"),
+            input=f"{tmp_path}/.runner/spec.json\n",
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=early_log,
+            check=False,
+        )
+    assert ended.returncode == 1
+    log = (tmp_path / "runner.log").read_text()
+    lines = ("runner.engines.local", "this worker was started ahead", "the run failed")
+    assert sorted(lines, key=log.index) == list(lines)
