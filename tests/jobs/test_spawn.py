@@ -96,19 +96,22 @@ def test_a_worker_that_no_run_comes_for_ends(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_log_of_a_run_begins_with_the_start_of_its_worker(tmp_path: Path) -> None:
     (tmp_path / ".runner").mkdir()
-    command = [sys.executable, "-m", "tests.double.worker"]
     with (tmp_path / "early.log").open("w+b") as early_log:
-        ended = subprocess.run(
-            command,
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.double.worker"],
             cwd=PROJECT,
             env=environment(PYTHONPROFILEIMPORTTIME="1"),
-            input=f"{tmp_path}/.runner/spec.json\n",
             text=True,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=early_log,
-            check=False,
         )
-    assert ended.returncode == 1
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with process.stdin, process.stdout:  # its end would stop the run
+        process.stdin.write(f"{tmp_path}/.runner/spec.json\n")
+        process.stdin.flush()
+        assert process.wait(60) == 1  # there is no such spec
     log = (tmp_path / "runner.log").read_text()
     lines = ("runner.engines.local", "this worker was started ahead", "the run failed")
     assert sorted(lines, key=log.index) == list(lines)
