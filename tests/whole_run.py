@@ -39,7 +39,7 @@ from runner.devices.selection import DeviceChoice
 from runner.engines import common, entrypoint, local
 from runner.inference.memory import MemoryPlan
 from runner.inference.precision import PrecisionChoice
-from runner.jobs import job, spec, worker_process
+from runner.jobs import job, spawn, spec
 from runner.output import npz, verify
 from runner.output.state import locks
 from runner.pipeline import decode_process, shard_writers
@@ -242,7 +242,7 @@ def _patched() -> Iterator[None]:
             (local, "gpu_memory_metrics", lambda device: {}),
             (local, "ThreadPoolExecutor", _Inline),
             (local, "tune_interpreter", lambda: None),
-            (worker_process, "subprocess", SimpleNamespace(**{**vars(subprocess), "Popen": _Worker})),
+            (spawn, "subprocess", SimpleNamespace(**{**vars(subprocess), "Popen": _Worker})),
             (decode_process, "CONTEXT", multiprocessing.get_context("fork")),
             (npz, "_WRITERS", 1),
             (verify, "_THREADS", 1),

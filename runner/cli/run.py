@@ -212,7 +212,7 @@ def task(config: DictConfig) -> RunResult | float:
     from runner.config.composition import to_run_config, typed_words
     from runner.jobs.job import run_job
     from runner.jobs.spec import Job
-    from runner.jobs.sweep import SWEEP_ENVIRONMENT, register_job, with_job_output_dir
+    from runner.jobs.sweep import SWEEP_ENVIRONMENT, has_next_job, register_job, with_job_output_dir
     from runner.jobs.terminal import say
 
     hydra_config = HydraConfig.get()
@@ -229,6 +229,7 @@ def task(config: DictConfig) -> RunResult | float:
         overrides=typed_words(hydra_config),
         in_sweep=in_sweep,
         sweep_run_id=register_job(run_dir) if in_sweep else None,
+        has_next=has_next_job(),
     )
     with cleanup():
         result = run_job(job)

@@ -92,4 +92,5 @@ def shard_name(shard: int, suffix: str) -> str:
 
 
 CACHE = ".cache"
-"""Folder below ``paths.models`` for what was measured once: the parity reference's answers, the calibration."""
+"""Folder below ``paths.models`` for what was computed once: the parity reference's answers, the calibration,
+compiled programs."""

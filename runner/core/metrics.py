@@ -63,7 +63,11 @@ METRICS: tuple[Metric, ...] = (
     *_metrics(
         _LESS,
         ("repeat_realtime_factor_std", "× realtime", "standard deviation over those passes"),
-        ("startup_s", "s", "worker's start to ready session; the parts follow below"),
+        (
+            "startup_s",
+            "s",
+            "the worker's start, or its run where it was started ahead, to ready session; the parts follow below",
+        ),
         ("rss_peak_mib", "MiB", "the worker's resident memory at most, before the profile"),
         ("device_memory_peak_mib", "MiB", "what tensors took of the GPU at most"),
         ("parity_rel_err", "", "against the reference in float64: the largest error over the largest value"),
@@ -109,7 +113,7 @@ METRICS: tuple[Metric, ...] = (
     # Cold start
     *_metrics(
         _LESS,
-        ("startup_import_s", "s", "importing TensorFlow"),
+        ("startup_import_s", "s", "importing TensorFlow, as far as that was not done ahead"),
         ("startup_device_s", "s", "choosing and preparing the device"),
         ("startup_weights_s", "s", "reading and checking the weights"),
         ("startup_calibration_s", "s", "timing both kinds of convolution, once on a machine"),

@@ -6,8 +6,12 @@ early end.  Everything else that is printed goes to standard error, which the co
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import logging
 import os
+import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -20,6 +24,7 @@ from runner.core.layout import RunLayout
 from runner.core.printable import PrintableFormatter
 from runner.core.stop_signals import StopSignal
 from runner.devices.host import host_facts, versions
+from runner.inference.tensorflow_import import import_tensorflow
 
 if TYPE_CHECKING:
     from runner.contract.result import Status
@@ -33,8 +38,15 @@ INTERRUPTED_STATUS = 3
 """Exit status of a worker that ended early because the user stopped the run."""
 
 
-def main(spec_path: str) -> int:
-    """Carry out one spec; the exit status is 0 for a finished run, 3 for an interrupted one, 1 for a failed one."""
+def main(spec_path: str | None = None) -> int:
+    """Carry out one spec; the exit status is 0 for a finished run, 3 for an interrupted one, 1 for a failed one.
+
+    Without a spec the worker prepares for one, whose path is then the first line of standard input.
+    """
+    if spec_path is None:
+        spec_path = _await_spec()
+        if not spec_path:  # the command needs no other worker
+            return 0
     events = Events(_take_standard_output())
     handler = logging.StreamHandler()
     handler.setFormatter(PrintableFormatter(LOG_FORMAT))
@@ -96,6 +108,32 @@ def _end_at_once(run_dir: Path, events: Events) -> None:
     """End this process, which has no work in progress; the system releases its locks and ends its decode processes."""
     _report(run_dir, events, WorkerResult(status="interrupted"))
     os._exit(INTERRUPTED_STATUS)
+
+
+def _await_spec() -> str:
+    """Wait for a run, while TensorFlow is imported; return the path of its spec, empty where none comes."""
+    importlib.import_module("runner.engines.local")  # not at the same time: both import NumPy
+    threading.Thread(target=_import_ahead, name="import", daemon=True).start()
+    spec_path = sys.stdin.readline().rstrip("\n")
+    if spec_path:
+        _move_log(RunLayout(Path(spec_path).parent.parent).log)
+        print("this worker was started ahead of its run", file=sys.stderr, flush=True)
+    return spec_path
+
+
+def _import_ahead() -> None:
+    with contextlib.suppress(Exception):  # the run's own import reports it
+        import_tensorflow()
+
+
+def _move_log(path: Path) -> None:
+    """Send standard error to a log, with what the file that it went to so far has."""
+    with path.open("ab") as log_file:
+        os.lseek(2, 0, os.SEEK_SET)
+        while earlier := os.read(2, 1 << 16):
+            log_file.write(earlier)
+        log_file.flush()
+        os.dup2(log_file.fileno(), 2)
 
 
 def _take_standard_output() -> IO[str]:

@@ -1,6 +1,6 @@
 """The worker: the fresh process that owns TensorFlow for one run.
 
-    python -m runner.engines.worker SPEC.json
+    python -m runner.engines.worker [SPEC.json]
 
 Everything is imported under the guard, because each decode process imports this module again (spawn does that with the
 main module) and has no need of any of it.
@@ -15,7 +15,7 @@ if __name__ == "__main__":
 
     from runner.engines.entrypoint import main
 
-    exit_status = main(sys.argv[1])
+    exit_status = main(*sys.argv[1:])
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -18,10 +18,13 @@ from runner.contract.result import (
 from runner.core.errors import ParityError
 from runner.core.layout import CACHE
 from runner.devices.host import usable_cores, versions
+from runner.devices.nvml import describe_gpus
 from runner.inference.batch_size import measure_on, remembered_search, search_undisturbed, sizes_from
+from runner.inference.compile_cache import CompileCache
 from runner.inference.convolution import remembered_calibration
 from runner.inference.gate import run_parity_gate
 from runner.inference.memory import MAX_BATCH
+from runner.inference.tensorflow_import import import_tensorflow
 from runner.vggish.postprocess import Postprocessor
 from runner.weights.loading import init_random_weights
 
@@ -74,6 +77,7 @@ class SessionStartup:
         self._weights, self._config = spec.weights, spec.config
         self._dtypes, self._timer, self._events = tuple(dtypes), timer, events
         self._cache = Path(spec.config.paths.models).expanduser() / CACHE
+        self._programs = CompileCache(self._cache, [])
 
     def prepare(self) -> LoadedModel:
         """Carry out all steps.
@@ -81,20 +85,26 @@ class SessionStartup:
         Raises:
             RunnerError: device, weights or parity.
         """
-        drawn = ThreadPoolExecutor(1).submit(init_random_weights, self._weights)  # while TensorFlow is imported
+        background = ThreadPoolExecutor(2)  # while TensorFlow is imported
+        drawn = background.submit(init_random_weights, self._weights)
+        gpus = background.submit(describe_gpus if self._config.device.name != "cpu" else list)
         self._events.send("phase", name="import")
         with self._timer.step("import"):
+            import_tensorflow()
             import tensorflow as tf
 
             from runner.inference.builder import place_on_device  # noqa: F401  # it imports what takes long
             from runner.weights.loading import load_weights
         tf.get_logger().setLevel("ERROR")
+        self._programs = CompileCache(self._cache, gpus.result())
+        self._programs.use()
         placement = self._place()
         self._events.send("phase", name="weights")
         with self._timer.step("weights"):
             loaded = load_weights(self._weights, drawn.result(), self._cache)
         self.metrics |= {f"smoke_{name}": value for name, value in (loaded.smoke or {}).items()}
         placement, sessions, answers = self._build_until_parity(placement, loaded)
+        self._programs.commit()
         kind, postprocess = self._config.output.postprocess, None
         if kind != "none":
             assert loaded.pca is not None
@@ -138,6 +148,7 @@ class SessionStartup:
             gate = self._check_parity(sessions, answers)
             if gate.failure is None:
                 break
+            self._programs.clear()  # lest a cached one is to blame
             following = placement.precision.next(", ".join(gate.report.misses))
             if following is None:
                 if self._config.parity.name == "strict":
@@ -150,6 +161,7 @@ class SessionStartup:
         for backoff in (backoff for session in sessions for backoff in session.oom_backoffs):
             self._events.warn(backoff)
         if sessions[0].compiler.reason.startswith("XLA failed"):
+            self._programs.clear()  # likewise
             self._events.warn(sessions[0].compiler.reason)
         return placement, sessions, answers
 

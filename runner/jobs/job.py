@@ -22,6 +22,7 @@ from runner.core.provenance import git_state, user_name
 from runner.core.redact import hide_credentials, without_credentials
 from runner.dataset.frozen_listing import list_clips, listing_of_sweep
 from runner.devices.host import host_facts, versions
+from runner.jobs.spawn import STANDBY
 from runner.jobs.spec import requested_run_name
 from runner.jobs.terminal import DownloadProgress, RunProgress, say
 from runner.jobs.tracker import RunTracking
@@ -208,6 +209,8 @@ class _Attempt:
                 else:
                     spec = _spec(job, prepared, dataset)
                     result = run_worker(spec, progress, self._guard, self._on_worker_started, self._tracking.note)
+            if job.has_next and job.config.engine.name == "local" and not self._guard.count:
+                STANDBY.start()
             if result.startup.weights is None:
                 startup = replace(result.startup, weights=WeightsReport.of(prepared.weights))
                 result = replace(result, startup=startup)

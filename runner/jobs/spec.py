@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 class Job:
     """A configuration to run, the folder of its files, and the overrides that were typed.
 
-    ``sweep_run_id`` is the MLflow parent run of the sweep that this job belongs to.
+    ``sweep_run_id`` is the MLflow parent run of the sweep that this job belongs to, and ``has_next`` whether this
+    process has more of its jobs to run.
     """
 
     config: RunConfig
@@ -26,6 +27,7 @@ class Job:
     overrides: tuple[str, ...] = ()
     in_sweep: bool = False
     sweep_run_id: str | None = None
+    has_next: bool = False
 
     @property
     def place(self) -> str:

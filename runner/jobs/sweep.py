@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from runner.config.composition import expand_sweep, to_run_config, typed_words
@@ -32,6 +33,7 @@ from runner.core.paths import display_location, is_url
 from runner.core.provenance import git_state, user_name
 from runner.core.redact import hide_credentials, without_credentials
 from runner.devices.detection import unavailable_devices
+from runner.jobs.spawn import STANDBY
 from runner.output.remote.run import check_staging_dir, open_remote_run
 from runner.output.state.locks import acquire_run_lock
 from runner.output.state.plan_file import check_output_folder
@@ -57,6 +59,7 @@ class Sweep:
         folder: of its files.
         overrides: of the command line.
         output: its files in an object store; None where they stay in the folder.
+        count: of its jobs, whose workers may be started ahead.
         run_dirs: its jobs' folders so far.
         swept: the settings that differ between its jobs, each with all its values.
     """
@@ -65,6 +68,7 @@ class Sweep:
     folder: Path
     overrides: tuple[str, ...]
     output: RemoteSweep | None = None
+    count: int = 0
     run_dirs: list[Path] = field(default_factory=list)
     swept: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
@@ -93,6 +97,8 @@ class RunnerCallback(Callback):
             acquire_run_lock(folder, run.output.dir)
             if open_remote_run(folder, run):
                 check_output_folder(folder, run)  # as the store has it
+        if _may_start_ahead(config, run):
+            STANDBY.start()
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check every job's configuration, and open the parent run, before a sweep's first job."""
@@ -104,10 +110,12 @@ class RunnerCallback(Callback):
             check_sweep_folder(folder, overrides, display_location(jobs[0].output.dir, folder))
             _warn_unavailable_devices(config)
             swept = swept_settings([job.to_dict() for job in jobs]) if len(jobs) > 1 else _searched_settings(config)
-        start_sweep(Sweep(jobs[0], folder, overrides, output, swept=swept))
+        start_sweep(Sweep(jobs[0], folder, overrides, output, _jobs_started_ahead(config, jobs), swept=swept))
         if output:
             with exit_on_config_error():
                 output.upload_state()
+        if _may_start_ahead(config, jobs[0]):
+            STANDBY.start()
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Silence Hydra's own report of a failed job, which the command line reports once."""
@@ -127,6 +135,19 @@ class QuietReturn(JobReturn):
         if isinstance(self._return_value, BaseException):
             raise self._return_value
         return self._return_value
+
+
+def _may_start_ahead(config: DictConfig, run: RunConfig) -> bool:
+    """Whether a worker may be started before its job: this process runs the jobs, all in the same environment."""
+    is_here = config.hydra.mode == RunMode.RUN or str(config.hydra.launcher["_target_"]).endswith("BasicLauncher")
+    return is_here and run.engine.name == "local" and not config.hydra.job.env_set
+
+
+def _jobs_started_ahead(config: DictConfig, jobs: Sequence[RunConfig]) -> int:
+    """Return the number of a sweep's jobs whose workers may be started before them."""
+    if not _may_start_ahead(config, jobs[0]):
+        return 0
+    return len(jobs) if len(jobs) > 1 else int(config.hydra.sweeper.get("n_trials") or 1)
 
 
 def _searched_settings(config: DictConfig) -> dict[str, list[str]]:
@@ -240,6 +261,11 @@ def register_job(run_dir: Path) -> str | None:
     return read_sweep(Path(os.environ[SWEEP_ENVIRONMENT])).run_id
 
 
+def has_next_job() -> bool:
+    """Whether the sweep in progress in this process has jobs after the registered ones."""
+    return _current is not None and len(_current.run_dirs) < _current.count
+
+
 def finish_sweep(interrupted: bool) -> bool:
     """Close the parent run of the sweep in progress, if there is one, and print the table of its jobs.
 
@@ -247,6 +273,7 @@ def finish_sweep(interrupted: bool) -> bool:
         False if the sweep's own files could not be put into its object store.
     """
     global _current
+    STANDBY.close()
     sweep, _current = _current, None
     if sweep is None:
         return True

@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,15 +16,14 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from runner.contract.files import read_worker_result, write_spec
+from runner.contract.files import read_worker_result
 from runner.contract.result import WorkerResult
 from runner.core.errors import ResumeError
 from runner.core.failures import Failure
-from runner.core.files import make_folder, remove
 from runner.core.layout import RunLayout
-from runner.core.paths import PACKAGE
 from runner.core.printable import printable
-from runner.core.stop_signals import REQUEUE_SIGNAL, STOP_SIGNALS, Requests, held_back, leave_terminal, take
+from runner.core.stop_signals import REQUEUE_SIGNAL, STOP_SIGNALS, Requests, leave_terminal, take
+from runner.jobs.spawn import start_worker
 
 if TYPE_CHECKING:
     from runner.contract.spec import RunSpec
@@ -38,8 +36,6 @@ Event = Mapping[str, Any]
 
 _RAYS_STATUS = 1
 """Exit status of a driver that Ray ends on the spot because its cluster is gone."""
-
-WORKER = (sys.executable, "-m", "runner.engines.worker")
 
 _LOG_TAIL_LINES = 40
 
@@ -223,34 +219,6 @@ def _failure_in(end: Event | None) -> Failure | None:
     """Return the failure that a worker's last event reports, if there was one."""
     failure = end.get("failure") if end else None
     return Failure(failure["kind"], failure["message"]) if failure else None
-
-
-def start_worker(spec: RunSpec) -> subprocess.Popen[str]:
-    """Write spec.json and start the worker on it, in a process group of its own, its log going to runner.log."""
-    run = RunLayout(spec.run_dir)
-    path = run.spec
-    make_folder(path.parent)
-    write_spec(path, replace(spec, spawned_at=time.time()))
-    remove(run.result)  # for good: an old one must not be taken for that of this attempt
-    environment = {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"}
-    environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
-    environment["PYTHONPATH"] = os.pathsep.join([str(PACKAGE.parent), environment.get("PYTHONPATH", "")])
-    environment["PYTHONUNBUFFERED"] = "1"
-    # NumPy's products in the decode processes: each is one of several, and waiting threads of OpenBLAS spin.
-    # TensorFlow's own threads know nothing of these.
-    environment |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    with run.log.open("ab") as worker_log, held_back():  # until the worker can handle them
-        return subprocess.Popen(
-            [*WORKER, str(path)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=worker_log,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-            env=environment,
-            start_new_session=True,
-        )
 
 
 def describe_exit(status: int, run_dir: Path) -> Failure:

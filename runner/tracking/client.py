@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from runner.core.errors import ConfigError, RunnerError
+from runner.core.imports import without_collection
 from runner.core.redact import without_credentials
 from runner.tracking.links import VIEW
 
@@ -164,10 +165,8 @@ def _client(uri: str, tracking: TrackingConfig, experiment: bool = False) -> tup
     if parts.scheme in ("http", "https"):  # fail fast, before MLflow's slow import, if a server is down
         port = parts.port or (443 if parts.scheme == "https" else 80)
         socket.create_connection((parts.hostname or "localhost", port), timeout=tracking.timeout_s).close()
-    from mlflow.tracking import MlflowClient
-
     if parts.scheme != "sqlite":
-        client = MlflowClient(uri)
+        client = _new_client(uri)
         return client, _find_or_create(client, tracking, None) if experiment else ""
     from filelock import FileLock
 
@@ -176,9 +175,16 @@ def _client(uri: str, tracking: TrackingConfig, experiment: bool = False) -> tup
     with FileLock(f"{database}.lock", timeout=_OTHERS_FIRST_RUN_S):
         if database.exists():
             _check_unlocked(database, tracking.timeout_s)
-        client = MlflowClient(uri)
+        client = _new_client(uri)
         artifacts = (database.parent / "mlartifacts").as_uri()
         return client, _find_or_create(client, tracking, artifacts) if experiment else ""
+
+
+def _new_client(uri: str) -> MlflowClient:
+    with without_collection():  # the first one of an SQLite database imports as much again
+        from mlflow.tracking import MlflowClient
+
+        return MlflowClient(uri)
 
 
 def _check_unlocked(database: Path, timeout_s: float) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from runner.cli import run
-from runner.jobs import worker_process
+from runner.jobs import spawn
 
 _task = run.task
 
@@ -22,5 +22,5 @@ def task(config: DictConfig) -> dict[str, Any] | float:
     return _task(config)
 
 
-worker_process.WORKER = (sys.executable, "-m", "tests.double.worker")
+spawn.WORKER = (sys.executable, "-m", "tests.double.worker")
 run.task = task

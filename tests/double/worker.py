@@ -13,7 +13,7 @@ if __name__ == "__main__":
 
     take_the_place_of_tensorflow()
     take_its_place_in_rays_processes()
-    exit_status = main(sys.argv[1])
+    exit_status = main(*sys.argv[1:])
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -19,7 +19,7 @@ import soundfile
 from runner.config.composition import compose_config
 from runner.contract.result import WorkerResult
 from runner.core import stop_signals
-from runner.jobs import worker_process
+from runner.jobs import spawn, worker_process
 from runner.jobs.job import run_job
 from runner.jobs.spec import Job
 from runner.jobs.terminal import RunProgress
@@ -40,7 +40,7 @@ def run(
 ) -> WorkerResult:
     """What comes of a worker that is this script; ``asked``: an end was asked for before it started."""
     (folder / "worker.py").write_text(f"import json, os, signal, sys, time\nfolder = {str(folder)!r}\n{script}")
-    monkeypatch.setattr(worker_process, "WORKER", (sys.executable, str(folder / "worker.py")))
+    monkeypatch.setattr(spawn, "WORKER", (sys.executable, str(folder / "worker.py")))
     guard = guard or InterruptGuard()
     if asked:
         guard._requests.add(signal.SIGINT)
