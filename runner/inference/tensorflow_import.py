@@ -15,7 +15,7 @@ _KERAS = "keras"
 
 
 def import_tensorflow() -> None:
-    """Import TensorFlow without Keras, which nothing here uses, and which takes as long as all the rest.
+    """Import TensorFlow without Keras, which nothing here uses, and which takes nearly as long as all the rest.
 
     TensorFlow imports Keras for the sake of its optimizers, and goes on where that fails. ``tf.keras`` imports it when
     it is used.
