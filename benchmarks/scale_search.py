@@ -4,7 +4,7 @@ Makes a run of that many random embeddings in clips of ten with the runner's own
 compare with; only the first 20 shards of a run, a million rows, are written, the others are links to them.  Each step
 runs in a process of its own, whose seconds, seconds of processor time and peak memory are printed; the command is timed
 from its start.  A peer reads all embeddings into memory with pyarrow and multiplies them with NumPy.  It and the
-duplicates are left out above ``--most`` rows: the one needs 1.5 kB of memory a row, and the time of the others grows
+duplicates are left out above ``--most`` rows: the one needs 2 kB of memory a row, and the time of the others grows
 with the square.
 """
 
