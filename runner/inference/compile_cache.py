@@ -19,7 +19,7 @@ from typing import Any
 from runner.core.files import digest_file, write_atomic
 from runner.devices.host import versions
 
-log = logging.getLogger("runner.engines.worker")
+log = logging.getLogger(__name__)
 
 _FLAGS = "TF_XLA_FLAGS"
 
