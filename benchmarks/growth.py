@@ -100,7 +100,7 @@ def _engine(folder: Path, clips: int, memory: str) -> tuple[float, float, float]
     from runner.dataset.clips import Clip
     from runner.output.formats import make_formats
     from runner.output.state.journal import Journal
-    from runner.output.writer import ShardWriter, make_spill
+    from runner.output.writer import ShardFiles, ShardWriter, make_spill
     from runner.pipeline.decode_pool import DecodePool, decode_options
     from runner.pipeline.messages import Replica
     from runner.pipeline.pipeline import EmbeddingPipeline, ShardedClips
@@ -111,7 +111,9 @@ def _engine(folder: Path, clips: int, memory: str) -> tuple[float, float, float]
     run_dir.mkdir()
     pool = DecodePool(decode_options(config), 2)
     pool.open(2, 3, 128)
-    writer = ShardWriter(run_dir, make_formats(config.output, run_dir, {}, 0.96, []), Journal(run_dir / "journal"))
+    writer = ShardWriter(
+        ShardFiles(run_dir, make_formats(config.output, run_dir, {}, 0.96, [])), Journal(run_dir / "journal")
+    )
     spill = make_spill(run_dir, config)
     engine = EmbeddingPipeline(
         ShardedClips([Span(0, clips)], iter(listed)), pool, writer, shutdown_timeout_s=10, spill=spill

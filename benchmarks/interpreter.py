@@ -30,7 +30,7 @@ from runner.dataset.recorded_at import recorded_at_reader
 from runner.engines.common import tune_interpreter
 from runner.output.formats import make_formats
 from runner.output.state.journal import Journal
-from runner.output.writer import ShardWriter, make_spill
+from runner.output.writer import ShardFiles, ShardWriter, make_spill
 from runner.pipeline.decode_pool import DecodePool, decode_options
 from runner.pipeline.messages import Replica
 from runner.pipeline.pipeline import EmbeddingPipeline, ShardedClips
@@ -77,7 +77,7 @@ def _embed(recordings: list[Path], count: int, decoders: int, run_dir: Path) -> 
     shards = [Span(first, min(first + SHARD_CLIPS, count)) for first in range(0, count, SHARD_CLIPS)]
     journal = Journal(RunLayout(run_dir).journal)
     formats = make_formats(config.output, run_dir, {}, 0.96, ["label"])
-    writer = ShardWriter(run_dir, formats, journal, recorded_at=recorded_at_reader("auto"))
+    writer = ShardWriter(ShardFiles(run_dir, formats, recorded_at_reader("auto")), journal)
     pool = DecodePool(decode_options(config), decoders)
     pool.open(decoders, SPARE_SLOTS, BATCH)
     pipeline = EmbeddingPipeline(

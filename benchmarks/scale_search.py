@@ -39,11 +39,11 @@ def _write(rows: int, folder: Path) -> dict[str, Any]:
     from runner.output.formats import make_formats
     from runner.output.rows import ClipRow
     from runner.output.state.journal import Journal
-    from runner.output.writer import ShardWriter
+    from runner.output.writer import ShardFiles, ShardWriter
 
     make_folder(RunLayout(folder).state)
     formats = make_formats(compose_config(["weights=random"]).output, folder, {"model": "VGGish"}, 0.96, [])
-    writer = ShardWriter(folder, formats, Journal(RunLayout(folder).journal))
+    writer = ShardWriter(ShardFiles(folder, formats), Journal(RunLayout(folder).journal))
     shards = rows // _SHARD_ROWS
     start = time.perf_counter()
     for shard in range(min(shards, _SHARDS_WRITTEN)):

@@ -9,10 +9,10 @@ from runner.core.files import make_folder
 from runner.core.layout import RunLayout
 from runner.output.rows import ShardFormat
 from runner.output.state.journal import Journal
-from runner.output.writer import ShardWriter
+from runner.output.writer import ShardFiles, ShardWriter
 
 
 def journaled_writer(folder: Path, formats: Sequence[ShardFormat]) -> ShardWriter:
     """Return a writer of shards with a journal of its own in the folder."""
     make_folder(RunLayout(folder).state)
-    return ShardWriter(folder, formats, Journal(RunLayout(folder).journal))
+    return ShardWriter(ShardFiles(folder, formats), Journal(RunLayout(folder).journal))

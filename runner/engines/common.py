@@ -15,7 +15,7 @@ from runner.dataset.clips import labels_of
 from runner.dataset.recorded_at import recorded_at_reader
 from runner.devices.host import versions
 from runner.output.formats import make_formats
-from runner.output.writer import ShardWriter
+from runner.output.writer import ShardFiles, ShardWriter
 
 if TYPE_CHECKING:
     import numpy as np
@@ -93,8 +93,8 @@ def make_writer(
     formats = make_formats(config.output, spec.run_dir, metadata, config.frontend.file_hop_s, labels, postprocess)
     if remote:
         remote.upload_metadata()
-    recorded_at = recorded_at_reader(config.dataset.recorded_at)
-    return ShardWriter(spec.run_dir, formats, commit_log, committed, spec.row_digests, remote, recorded_at)
+    files = ShardFiles(spec.run_dir, formats, recorded_at_reader(config.dataset.recorded_at))
+    return ShardWriter(files, commit_log, committed, spec.row_digests, remote)
 
 
 def remote_committer(spec: RunSpec) -> RemoteCommitter | None:

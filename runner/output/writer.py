@@ -66,17 +66,47 @@ class Writer(Protocol):
         ...
 
 
-class ShardWriter:
-    """Writes and commits shards: all files of one are on disk, complete, before the log has its entry.
+class ShardFiles:
+    """Writes the files of a shard: its embeddings in every format, and its rows of clips.parquet with their sums.
 
     Args:
         folder: the run's folder.
         formats: the writers of embeddings.
+        recorded_at: the function for that column of clips.parquet.
+    """
+
+    def __init__(self, folder: Path, formats: Sequence[ShardFormat], recorded_at: RecordedAt = unknown_time) -> None:
+        self.folder = folder
+        self._formats = formats
+        self._recorded_at = recorded_at
+        make_folder(RunLayout(folder).clip_shards)
+
+    def write(self, shard: int, rows: Sequence[ClipRow], row_digest: str) -> ShardEntry:
+        """Write a complete shard, its clips in manifest order; return its entry."""
+        clips, counts = clip_table(rows, self._recorded_at), _counts(rows)  # while the rows are in the core's cache
+        files = [path for form in self._formats for path in form.write(shard, rows)]
+        clips_file = self.folder / ShardEntry(shard).clips_file
+        with atomic(clips_file) as temporary:
+            write_clip_rows(temporary, clips, statistics_of(rows))
+        return ShardEntry(
+            shard=shard,
+            clips=len(rows),
+            examples=sum(row.examples for row in rows),
+            files={path.relative_to(self.folder).as_posix(): digest_file(path) for path in (*files, clips_file)},
+            counts=counts,
+            row_digest=row_digest,
+        )
+
+
+class ShardWriter:
+    """Writes and commits shards: all files of one are on disk, complete, before the log has its entry.
+
+    Args:
+        files: writes a shard's files.
         commit_log: records committed shards.
         committed: the shards that were committed before.
         row_digests: of each shard's rows, for its entry; empty where nothing is resumed.
         uploader: has each shard in an object store before the log has its entry; None for a run on a file system.
-        recorded_at: the function for that column of clips.parquet.
 
     Attributes:
         committed: the committed shards by number, in the order of their commits.
@@ -84,28 +114,23 @@ class ShardWriter:
 
     def __init__(
         self,
-        folder: Path,
-        formats: Sequence[ShardFormat],
+        files: ShardFiles,
         commit_log: CommitLog,
         committed: Mapping[int, ShardEntry] | None = None,
         row_digests: Sequence[str] = (),
         uploader: Uploader | None = None,
-        recorded_at: RecordedAt = unknown_time,
     ) -> None:
         self.committed = dict(committed or {})
-        self._folder = folder
-        self._formats = formats
+        self._files = files
         self._log = commit_log
         self._row_digests = row_digests
         self._uploader = uploader
-        self._recorded_at = recorded_at
         self._lock = threading.Lock()
         self._is_revoked = False
-        make_folder(RunLayout(folder).clip_shards)
 
     def write_shard(self, shard: int, rows: Sequence[ClipRow]) -> None:
         """Write and commit a complete shard, its clips in manifest order; from any thread."""
-        self.commit(self._write_files(shard, rows))
+        self.commit(self._files.write(shard, rows, self._row_digests[shard] if self._row_digests else ""))
 
     def commit(self, entry: ShardEntry) -> None:
         """Commit a shard whose files are on disk, complete; ignore it after ``revoke_from``."""
@@ -143,27 +168,11 @@ class ShardWriter:
             yield
         except BaseException:
             try:
-                write_clips_table(self._folder, self.committed, metadata)
+                write_clips_table(self._files.folder, self.committed, metadata)
             except Exception as error:
                 log.warning("could not write %s: %s", RunLayout.clips, error)
             raise
-        write_clips_table(self._folder, self.committed, metadata)
-
-    def _write_files(self, shard: int, rows: Sequence[ClipRow]) -> ShardEntry:
-        clips, counts = clip_table(rows, self._recorded_at), _counts(rows)  # while the rows are in the core's cache
-        files = [path for form in self._formats for path in form.write(shard, rows)]
-        entry = ShardEntry(shard)
-        clips_file = self._folder / entry.clips_file
-        with atomic(clips_file) as temporary:
-            write_clip_rows(temporary, clips, statistics_of(rows))
-        return ShardEntry(
-            shard=shard,
-            clips=len(rows),
-            examples=sum(row.examples for row in rows),
-            files={path.relative_to(self._folder).as_posix(): digest_file(path) for path in (*files, clips_file)},
-            counts=counts,
-            row_digest=self._row_digests[shard] if self._row_digests else "",
-        )
+        write_clips_table(self._files.folder, self.committed, metadata)
 
 
 def write_clips_table(folder: Path, committed: Mapping[int, ShardEntry], metadata: Mapping[str, str]) -> None:

@@ -31,7 +31,7 @@ from runner.engines.ray.messages import ActorEnd, ActorFailure, ActorInit, Actor
 from runner.engines.ray.pool import Actor, Report
 from runner.output.formats import make_formats
 from runner.output.state.journal import ShardCounts, ShardEntry, read_journal
-from runner.output.writer import ShardWriter
+from runner.output.writer import ShardFiles, ShardWriter
 from runner.pipeline.decode_pool import DecodePool
 from runner.pipeline.messages import DecodeOptions, Replica
 from tests.pipeline.test_engine import fake_embed
@@ -233,7 +233,7 @@ def test_shards_that_an_actor_takes_back_are_left_to_be_done(tmp_path: Path) -> 
 
 def test_no_shard_is_noted_after_others_were_taken_back(tmp_path: Path) -> None:
     reports = Reports()
-    writer = ShardWriter(tmp_path, [], reports)
+    writer = ShardWriter(ShardFiles(tmp_path, []), reports)
     waiting = [reports.expect(number) for number in range(3)]
     for number in range(2):
         writer.commit(ShardEntry(number))

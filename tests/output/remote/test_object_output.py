@@ -33,7 +33,7 @@ from runner.output.state.journal import Journal, ShardCounts, ShardEntry, read_j
 from runner.output.state.plan import Plan, make_plan
 from runner.output.state.plan_file import begin_attempt
 from runner.output.state.rerun import ObjectProbe
-from runner.output.writer import ShardWriter
+from runner.output.writer import ShardFiles, ShardWriter
 from runner.storage import lease, lease_owner
 from runner.storage import object_store as store_client
 from runner.storage.lease import Lease, check_lease
@@ -393,7 +393,7 @@ def test_shards_that_are_taken_back_lose_their_commit_objects(memory_store: Obje
     (tmp_path / RunLayout.state).mkdir()
     put_holder(memory_store, token="ours")
     journal = Journal(tmp_path / RunLayout.journal)
-    writer = ShardWriter(tmp_path, [], journal, uploader=RemoteCommitter(spec))
+    writer = ShardWriter(ShardFiles(tmp_path, []), journal, uploader=RemoteCommitter(spec))
     for shard in range(2):
         writer.commit(ShardEntry(shard))
     writer.revoke_from(1)
