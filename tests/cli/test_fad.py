@@ -97,7 +97,7 @@ def test_other_protocols_are_refused_unless_that_is_asked_for(
 
 
 def test_random_weights_are_told_loudly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = str(make_run(tmp_path / "run", BASE, {**ABOUT, "weights.meaningless": "true"}))
+    run = str(make_run(tmp_path / "run", BASE, {**ABOUT, "weights.random": "true"}))
     assert fad.main([run, run, "--bootstrap", "0"]) == 0
     assert "RANDOM WEIGHTS" in capsys.readouterr().err
 

@@ -32,6 +32,8 @@ def compile_and_run(folder: Path) -> tuple[str, Path]:
     script = f"""
 from pathlib import Path
 from runner.inference.compile_cache import CompileCache
+from runner.inference.tensorflow_import import import_tensorflow
+import_tensorflow()
 import tensorflow as tf
 cache = CompileCache(Path({str(folder)!r}), {GPUS!r})
 cache.use()

@@ -117,7 +117,7 @@ def check_logged(client: MlflowClient) -> None:
     assert run.data.params["dataset.root"] == "/data"
     assert run.data.params["actual.memory.batch_size"] == "64"
     assert run.data.metrics["realtime_factor"] == 100.0
-    assert run.data.tags["weights.meaningless"] == "true"
+    assert run.data.tags["weights.random"] == "true"
     assert [point.step for point in client.get_metric_history(run.info.run_id, "window_realtime_factor")] == [
         0, 1, 2, 3, 4,
     ]  # fmt: skip
