@@ -320,7 +320,7 @@ def one_of_each_kind(cases: Sequence[Case], known: set[tuple[str, ...]]) -> list
         kinds.setdefault(case.kind, []).append(case)
     again = [kind for kind in kinds if kind in known][::3]
     chosen = [each[len(each) // 2] for kind, each in kinds.items() if kind not in known or kind in again]
-    known |= kinds.keys()
+    known.update(kinds)
     return chosen
 
 
