@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import json
 import logging
 import os
 import sys
@@ -41,7 +42,7 @@ INTERRUPTED_STATUS = 3
 def main(spec_path: str | None = None) -> int:
     """Carry out one spec; the exit status is 0 for a finished run, 3 for an interrupted one, 1 for a failed one.
 
-    Without a spec the worker prepares for one, whose path is then the first line of standard input.
+    Without a spec the worker prepares for one, whose path, as JSON, is then the first line of standard input.
     """
     if spec_path is None:
         spec_path = _await_spec()
@@ -114,10 +115,12 @@ def _await_spec() -> str:
     """Wait for a run, while TensorFlow is imported; return the path of its spec, empty where none comes."""
     importlib.import_module("runner.engines.local")  # not at the same time: both import NumPy
     threading.Thread(target=_import_ahead, name="import", daemon=True).start()
-    spec_path = sys.stdin.readline().rstrip("\n")
-    if spec_path:
-        _move_log(RunLayout(Path(spec_path).parent.parent).log)
-        print("this worker was started ahead of its run", file=sys.stderr, flush=True)
+    line = sys.stdin.readline()
+    if not line:
+        return ""
+    spec_path = str(json.loads(line))
+    _move_log(RunLayout(Path(spec_path).parent.parent).log)
+    print("this worker was started ahead of its run", file=sys.stderr, flush=True)
     return spec_path
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -58,7 +59,7 @@ class Standby:
             return None
         try:
             assert process.stdin is not None
-            process.stdin.write(f"{spec}\n")
+            process.stdin.write(json.dumps(str(spec)) + "\n")  # names may have any byte
             process.stdin.flush()
         except OSError:
             self.close()

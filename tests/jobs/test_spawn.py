@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -39,8 +41,17 @@ def test_a_worker_that_waits_gets_one_run(script: Path, tmp_path: Path) -> None:
     STANDBY.start()
     STANDBY.start()  # one waits at most
     path = tmp_path / "run" / ".runner" / "spec.json"
-    assert first_line(start_worker(spec(tmp_path))) == f"ahead {path}"
+    assert first_line(start_worker(spec(tmp_path))) == f"ahead {json.dumps(str(path))}"
     assert first_line(start_worker(spec(tmp_path))) == str(path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names of any bytes")
+@pytest.mark.parametrize("name", [b"two\nlines", b"\xff"])
+def test_a_waiting_worker_gets_the_exact_path_of_its_run(script: Path, tmp_path: Path, name: bytes) -> None:
+    STANDBY.start()
+    folder = tmp_path / os.fsdecode(name)
+    told = first_line(start_worker(spec(folder))).removeprefix("ahead ")
+    assert json.loads(told) == str(folder / "run" / ".runner" / "spec.json")
 
 
 def test_a_worker_that_died_while_it_waited_is_replaced(script: Path, tmp_path: Path) -> None:
@@ -109,7 +120,7 @@ def test_the_log_of_a_run_begins_with_the_start_of_its_worker(tmp_path: Path) ->
     assert process.stdin is not None
     assert process.stdout is not None
     with process.stdin, process.stdout:  # its end would stop the run
-        process.stdin.write(f"{tmp_path}/.runner/spec.json\n")
+        process.stdin.write(json.dumps(f"{tmp_path}/.runner/spec.json") + "\n")
         process.stdin.flush()
         assert process.wait(60) == 1  # there is no such spec
     log = (tmp_path / "runner.log").read_text()
