@@ -86,7 +86,7 @@ class PlainActor(EmbedShards):
 
     def _make_writer(self) -> ShardWriter:
         formats = make_formats(self.spec.config.output, self.folder, {}, 0.96, [])
-        writer = Writer(self.folder, formats, self._reports)
+        writer = Writer(ShardFiles(self.folder, formats), self._reports)
         writer.fails_at = self.fails_at
         return writer
 
