@@ -28,7 +28,7 @@ _FLAC_HEAD = 22
 """Bytes up to the last field that is used of a FLAC file's STREAMINFO block (RFC 9639, section 8.2)."""
 
 
-def window_types(manifest: Path, speed: float = 1.0, timeout_s: float = _READ_TIMEOUT_S) -> tuple[str, ...]:
+def window_types(manifest: Path, *, keeps_int16: bool = True, timeout_s: float = _READ_TIMEOUT_S) -> tuple[str, ...]:
     """Return the types of windows to expect, ``int16`` and ``float32``, the first clip's type first.
 
     Objects are judged by their names only, since each is downloaded once.  Where no file could be read in time, the
@@ -36,13 +36,13 @@ def window_types(manifest: Path, speed: float = 1.0, timeout_s: float = _READ_TI
 
     Args:
         manifest: manifest.parquet.
-        speed: ``frontend.speed``; at any but 1 all windows are resampled.
+        keeps_int16: whether the front end leaves 16-bit samples at 16 kHz as they are; otherwise all are float32.
         timeout_s: for reading the files.
 
     Raises:
         ResumeError: the manifest can't be read.
     """
-    if speed != 1:
+    if not keeps_int16:
         return ("float32",)
     paths = _sample_paths(manifest)
     if paths and is_remote(paths[0]):

@@ -151,7 +151,10 @@ class LocalEngine(Engine):
             RunnerError: device, weights or parity, or a resumed run had other weights or another precision.
         """
         startup = SessionStartup(
-            self._spec, window_types(self._spec.manifest, self._spec.config.frontend.speed), self._timer, self._events
+            self._spec,
+            window_types(self._spec.manifest, keeps_int16=self._spec.config.frontend.keeps_int16),
+            self._timer,
+            self._events,
         )
         try:
             model = startup.prepare()

@@ -34,7 +34,7 @@ class ParquetShards:
     """Writes ``embeddings/part-NNNNN.parquet``, one row an example.
 
     Vectors of float32 have Parquet's encoding BYTE_STREAM_SPLIT: signs and exponents, which are alike, lie next to each
-    other, so that a file is a tenth (random values) to four tenths (embeddings) smaller and faster to decompress.
+    other, so that a file is smaller (a tenth with random values) and faster to decompress.
 
     Args:
         folder: the run's folder.

@@ -6,6 +6,8 @@ from datetime import datetime, timedelta, timezone
 
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from runner.config.groups.dataset import DatasetConfig
 from runner.core.errors import ConfigError
@@ -33,6 +35,19 @@ def test_recorders_names_say_when_a_recording_began(name: str, when: datetime) -
     assert recorded_at(name) == when
     assert recorded_at(name).tzinfo == when.tzinfo
     assert recorded_at_reader("auto")(pa.array([name])).to_pylist() == [when.isoformat()]
+
+
+@given(
+    st.datetimes(datetime(2000, 1, 1), datetime(2029, 12, 31)),
+    st.sampled_from(
+        ["%Y%m%d_%H%M%S", "%Y-%m-%dT%H_%M_%SZ", "%Y_%m_%d %H.%M", "%Y%m%d%H%M", "%y%m%d%H%M%S", "%y%m%d-%H%M%S"]
+    ),
+    st.sampled_from(["{}.wav", "site/{}", "A_{}.WAV#t=1,2", "{}_-0500.flac"]),
+)
+def test_no_name_with_a_time_is_missed_in_a_column_of_names(when: datetime, pattern: str, name: str) -> None:
+    name = name.format(when.strftime(pattern))
+    found = recorded_at(name.partition("#")[0])
+    assert recorded_at_reader("auto")(pa.array([name])).to_pylist() == [found and found.isoformat()]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +16,7 @@ import pytest
 import soundfile
 
 from runner.audio.reader import read_clip
+from runner.config.groups.frontend import FrontendConfig
 from runner.dataset import window_types as looking
 from runner.dataset.window_types import is_int16, window_types
 
@@ -26,6 +28,11 @@ def manifest_of(folder: Path, *paths: Path) -> Path:
         pa.table({"path": pa.array(list(map(os.fsencode, paths)), pa.binary())}), folder / "manifest.parquet"
     )
     return folder / "manifest.parquet"
+
+
+@pytest.mark.parametrize(("settings", "keeps"), [({}, True), ({"speed": 0.1}, False), ({"normalize": "peak"}, False)])
+def test_a_front_end_that_scales_or_slows_samples_keeps_no_int16(settings: dict[str, Any], keeps: bool) -> None:
+    assert FrontendConfig(**settings).keeps_int16 is keeps
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "aiff", "ogg"])
@@ -49,6 +56,7 @@ def test_the_first_clips_type_is_first(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "b.wav", WAVE, 16_000)
     assert window_types(manifest_of(tmp_path, tmp_path / "a.wav", tmp_path / "b.wav")) == ("float32", "int16")
     assert window_types(manifest_of(tmp_path, tmp_path / "b.wav", tmp_path / "b.wav")) == ("int16",)
+    assert window_types(manifest_of(tmp_path, tmp_path / "b.wav"), keeps_int16=False) == ("float32",)
 
 
 def test_what_is_no_regular_file_hangs_nobody(tmp_path: Path) -> None:

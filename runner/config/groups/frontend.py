@@ -67,6 +67,11 @@ class FrontendConfig:
             raise ConfigError(f"frontend.{error}") from None
 
     @property
+    def keeps_int16(self) -> bool:
+        """Whether 16-bit mono samples at 16 kHz stay int16: nothing resamples or scales them."""
+        return self.speed == 1 and self.normalize == "none"
+
+    @property
     def file_hop_s(self) -> float:
         """Seconds of the file from one example's start to the next: ``hop_s`` times ``speed``."""
         return float(Fraction(str(self.hop_s)) * Fraction(str(self.speed)))

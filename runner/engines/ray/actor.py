@@ -177,7 +177,10 @@ class EmbedShards:
         config, timer = self.spec.config, StartupTimer(self._started_at)
         self._pool = DecodePool(decode_options(config), 1, config.dataset.decode_timeout_s)
         startup = SessionStartup(
-            self.spec, window_types(self.spec.manifest, self.spec.config.frontend.speed), timer, self._events
+            self.spec,
+            window_types(self.spec.manifest, keeps_int16=self.spec.config.frontend.keeps_int16),
+            timer,
+            self._events,
         )
         try:
             self._model = startup.prepare()
