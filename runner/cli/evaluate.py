@@ -9,10 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from runner.cli.errors import print_error, reports_errors
 from runner.config.groups.evaluate import TASKS, UNITS, EvaluateConfig, check_evaluation
+from runner.contract.sweep import SWEEP_FAD, SWEEP_FAD_REFERENCE
 from runner.core.errors import EvaluationError, RunnerError
 from runner.core.layout import RunLayout
 from runner.core.paths import as_path, is_url
@@ -20,12 +21,21 @@ from runner.core.printable import printable
 from runner.core.readable import read_json
 
 if TYPE_CHECKING:
-    from runner.contract.result import Evaluation
+    from runner.contract.result import RunResult
+    from runner.contract.sweep import SweepFad
     from runner.contract.tracking import TrackingState
     from runner.reporting.quality import Quality
 
 _PATIENCE_S = 120.0
 """How long an object of a store may take."""
+
+
+class _Evaluated(NamedTuple):
+    """A run whose quality was measured; ``result`` is None of a run at a URL, and of a merged folder."""
+
+    place: str
+    quality: Quality
+    result: RunResult | None
 
 
 @reports_errors
@@ -34,22 +44,24 @@ def main(arguments: Sequence[str] | None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     failed = False
-    qualities: list[Quality] = []
-    places: list[str] = []
+    evaluated: list[_Evaluated] = []
     config = _config(options)
     check_evaluation(config)
-    for place in (place for argument in options.runs for place in _runs(argument)):
-        try:
-            qualities.append(_evaluate(place, config, logs=not options.no_log))
-        except (RunnerError, OSError) as error:
-            failed = True
-            print_error(f"{place}: {error}")
-            continue
-        places.append(place)
-    if len(qualities) > 1:
+    for argument in options.runs:
+        own: list[_Evaluated] = []
+        for place in _runs(argument):
+            try:
+                own.append(_evaluate(place, config, logs=not options.no_log))
+            except (RunnerError, OSError) as error:
+                failed = True
+                print_error(f"{place}: {error}")
+        if not options.no_log:
+            _log_fads(_fads(own))
+        evaluated += own
+    if len(evaluated) > 1:
         from runner.reporting.quality import quality_findings
 
-        print(printable("\n".join(["", *quality_findings(_told_apart(qualities, places))])))
+        print(printable("\n".join(["", *quality_findings(_comparable(evaluated))])))
     return int(failed)
 
 
@@ -107,7 +119,7 @@ def _runs(argument: str) -> Iterator[str]:
             yield str(folder / job)
 
 
-def _evaluate(place: str, config: EvaluateConfig, *, logs: bool) -> Quality:
+def _evaluate(place: str, config: EvaluateConfig, *, logs: bool) -> _Evaluated:
     """Evaluate a run, put its quality into its files and its MLflow run, and print it."""
     if not is_url(place):
         return _evaluate_in(Path(place), place, config, logs=logs)
@@ -124,16 +136,16 @@ def _evaluate(place: str, config: EvaluateConfig, *, logs: bool) -> Quality:
         lease.acquire()
         try:
             lease.confirm()
-            quality = _evaluate_in(folder, place, config, logs=logs)
+            evaluated = _evaluate_in(folder, place, config, logs=logs)
             for path in folder.rglob("*"):
                 if path.is_file() and path.name != RunLayout.tracking:
                     store.put(path, path.relative_to(folder).as_posix())
         finally:
             lease.release()
-    return quality
+    return evaluated._replace(result=None)
 
 
-def _evaluate_in(folder: Path, place: str, config: EvaluateConfig, *, logs: bool) -> Quality:
+def _evaluate_in(folder: Path, place: str, config: EvaluateConfig, *, logs: bool) -> _Evaluated:
     from runner.contract.files import read_result, read_tracking, write_result
     from runner.evaluation.evaluate import evaluate, with_evaluation, write_evaluation
     from runner.reporting.quality import Quality, describe_quality, quality_of
@@ -154,29 +166,54 @@ def _evaluate_in(folder: Path, place: str, config: EvaluateConfig, *, logs: bool
     lines += describe_quality(report.quality, report.metrics)
     print(printable("\n" + "\n".join(f"{label:>11}  {text}" for label, text in lines)))
     if logs:
-        _log(read_tracking(RunLayout(folder).tracking), report.quality, report.metrics, files)
-    return quality_of(result) if result else Quality(place, report.metrics, report.quality.data_sha256, report.quality)
+        from runner.tracking.record import evaluation_tags
+
+        state = read_tracking(RunLayout(folder).tracking)
+        _log(state, report.metrics, evaluation_tags(report.quality), files)
+    quality = Quality(place, report.metrics, report.quality.data_sha256, report.quality)
+    return _Evaluated(place, quality_of(result) if result else quality, result)
 
 
 def _log(
-    state: TrackingState | None, evaluation: Evaluation, metrics: Mapping[str, float], files: Sequence[Path]
+    state: TrackingState | None, metrics: Mapping[str, float], tags: Mapping[str, str], files: Sequence[Path] = ()
 ) -> None:
-    """Add a run's quality to its MLflow run; trouble is a warning."""
+    """Add to a run's MLflow run; trouble is a warning."""
     from runner.tracking.client import TrackingError
     from runner.tracking.late_metrics import log_late_metrics
-    from runner.tracking.record import evaluation_tags
 
     artifacts = [(path, path.parent.name if path.suffix == ".png" else None) for path in files]
     try:
-        log_late_metrics(state, metrics, evaluation_tags(evaluation), artifacts)
+        log_late_metrics(state, metrics, tags, artifacts)
     except TrackingError as error:
         logging.getLogger(__name__).warning("%s", error)
 
 
-def _told_apart(qualities: Sequence[Quality], places: Sequence[str]) -> list[Quality]:
-    """Name runs that are called alike by their places."""
-    names = Counter(quality.name for quality in qualities)
+def _fads(evaluated: Sequence[_Evaluated]) -> dict[str, SweepFad]:
+    """Return the distances between runs, by their folders; see ``sweep_fads``."""
+    from runner.evaluation.sweep_fad import sweep_fads
+
+    return sweep_fads(Path(), {run.place: run.result for run in evaluated if run.result})
+
+
+def _log_fads(fads: Mapping[str, SweepFad]) -> None:
+    """Add the distances between a sweep's jobs to their MLflow runs; trouble is a warning."""
+    from runner.contract.files import read_tracking
+
+    states = {job: read_tracking(RunLayout(Path(job)).tracking) for job in fads}
+    for job, fad in fads.items():
+        if reference := states[fad.reference]:
+            _log(states[job], {SWEEP_FAD: fad.fad}, {SWEEP_FAD_REFERENCE: reference.run_id})
+
+
+def _comparable(evaluated: Sequence[_Evaluated]) -> list[Quality]:
+    """Return the qualities with the runs' distances; runs that are called alike are named by their places."""
+    names = Counter(run.quality.name for run in evaluated)
+    fads = _fads(evaluated)
     return [
-        quality if names[quality.name] == 1 else replace(quality, name=place)
-        for quality, place in zip(qualities, places, strict=True)
+        replace(
+            run.quality,
+            name=run.quality.name if names[run.quality.name] == 1 else run.place,
+            fad=fads.get(run.place),
+        )
+        for run in evaluated
     ]

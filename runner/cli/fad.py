@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import sys
@@ -132,12 +133,18 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _wanted_of(reference: Reference, run: EmbeddingSet, wanted: Wanted, resamples: int | None) -> Wanted:
-    from runner.evaluation.fad import may_be_paired
+    """Return what to measure of a run: without an interval that would take a download, unless it was asked for."""
+    from runner.evaluation.fad import check_pairs
+    from runner.evaluation.scan import OtherClips
 
     if resamples is not None:
         return replace(wanted, interval=max(0, resamples))
+    is_remote = run.is_remote
+    if not is_remote and reference.embeddings.is_remote:
+        with contextlib.suppress(OtherClips):
+            check_pairs(reference.embeddings, run)
+            is_remote = True  # both sides are read for an interval in pairs
     reads = wanted.limit or wanted.kad or wanted.per_clip
-    is_remote = run.is_remote or (reference.embeddings.is_remote and may_be_paired(reference.embeddings, run))
     return replace(wanted, interval=0) if is_remote and not reads else wanted
 
 

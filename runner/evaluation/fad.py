@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from runner.config.schema import FrontendConfig
 from runner.core.errors import RunnerError
-from runner.evaluation.places import RowBlock
+from runner.evaluation.scan import ClipScore, OtherClips, Scan, ScanRequest, scan
 from runner.evaluation.sources import EmbeddingSet
 from runner.statistics.frechet import (
     Gaussian,
@@ -25,10 +22,7 @@ from runner.statistics.frechet import (
     paired_interval,
 )
 from runner.statistics.kernel import MOST_ROWS, kernel_distance, median_distance
-from runner.statistics.moments import EmbeddingStatistics, Rows
-
-GROUPS = 100
-"""Groups of clips that are drawn for the interval: clip number modulo this."""
+from runner.statistics.moments import Rows
 
 LIMIT_ROWS = 100_000
 """Embeddings of a run that FAD∞ is fitted to; of more, so many are drawn."""
@@ -50,14 +44,6 @@ class Wanted:
     kad: str | None = None
     per_clip: bool = False
     seed: int = 0
-
-
-class ClipScore(NamedTuple):
-    """A clip's own FAD against the reference."""
-
-    clip: str
-    examples: int
-    fad: float
 
 
 @dataclass(frozen=True)
@@ -146,13 +132,13 @@ class Reference:
             RunnerError: the set is a file of statistics, without embeddings.
         """
         if self._rows is None:
-            self._rows = _scan(self.embeddings, Wanted(interval=0), MOST_ROWS, self._seed).sample
+            self._rows = scan(self.embeddings, ScanRequest(MOST_ROWS, self._seed, has_groups=False)).sample
         return self._rows
 
     @cached_property
-    def scan(self) -> _Scan:
+    def scan(self) -> Scan:
         """The sums of its groups of clips; raises as ``rows``."""
-        return _scan(self.embeddings, Wanted(), 0, self._seed)
+        return scan(self.embeddings, ScanRequest())
 
     @property
     def width(self) -> float:
@@ -180,132 +166,57 @@ def measure(reference: Reference, run: EmbeddingSet, wanted: Wanted) -> Score:
         return Score(run.name, summary.n, fad, notes=notes)
     if run.blocks is None and not (wanted.limit or wanted.kad or wanted.per_clip):
         return Score(run.name, summary.n, fad, notes=[*notes, "no interval: the embeddings are not at hand"])
-    scan = _scan(run, wanted, LIMIT_ROWS if wanted.limit else MOST_ROWS if wanted.kad else 0, wanted.seed, base)
+    read, unpaired = _scan_run(reference, run, wanted)
     limit, kad = None, None
     if wanted.limit:
-        limit = frechet_limit(base, scan.sample, np.random.default_rng(wanted.seed), replace=wanted.limit == "fadtk")
+        limit = frechet_limit(base, read.sample, np.random.default_rng(wanted.seed), replace=wanted.limit == "fadtk")
     if wanted.kad:
-        rows = scan.sample[np.random.default_rng(wanted.seed).permutation(len(scan.sample))[:MOST_ROWS]]
+        rows = read.sample[np.random.default_rng(wanted.seed).permutation(len(read.sample))[:MOST_ROWS]]
         width = reference.width if wanted.kad == "reference" else median_distance(rows)
         kad = kernel_distance(reference.rows, rows, width)
     interval, paired = None, 0
     if wanted.interval:
         rng = np.random.default_rng(wanted.seed)  # each figure has its own: it is the same whatever else is asked for
-        if may_be_paired(reference.embeddings, run) and reference.scan.clip_list == scan.clip_list:
-            interval = paired_interval(reference.scan.groups, scan.groups, rng, resamples=wanted.interval)
-            paired = scan.clip_list[0] if interval else 0
+        if unpaired is None:
+            interval = paired_interval(reference.scan.groups, read.groups, rng, resamples=wanted.interval)
+            paired = len(read.clips) if interval else 0
         else:
-            interval = bootstrap_interval(base, scan.groups, rng, resamples=wanted.interval)
+            interval = bootstrap_interval(base, read.groups, rng, resamples=wanted.interval)
+            notes += [f"{run.name}: interval with the reference fixed, not paired, as {unpaired}"] if interval else []
         if interval is None:
             notes.append("no interval: it needs two clips")
-    clips = sorted(scan.clips, key=lambda clip: clip.fad)
-    return Score(run.name, summary.n, fad, interval, paired, limit, kad, clips, scan.left_out, notes)
+    scores = sorted(read.scores, key=lambda score: score.fad)
+    return Score(run.name, summary.n, fad, interval, paired, limit, kad, scores, read.left_out, notes)
 
 
-def may_be_paired(reference: EmbeddingSet, run: EmbeddingSet) -> bool:
-    """Whether two sets may be of the same clips, as far as this can be known without reading their embeddings.
+def _scan_run(reference: Reference, run: EmbeddingSet, wanted: Wanted) -> tuple[Scan, str | None]:
+    """Read a run's embeddings; return also why its interval can't be paired with the reference, None if it can."""
+    request = ScanRequest(
+        sample=LIMIT_ROWS if wanted.limit else MOST_ROWS if wanted.kad else 0,
+        seed=wanted.seed,
+        has_groups=wanted.interval > 0,
+        base=reference.gaussian if wanted.per_clip else None,
+    )
+    if not wanted.interval:
+        return scan(run, request), None
+    try:
+        check_pairs(reference.embeddings, run)
+        return scan(run, request, reference.scan.clips), None
+    except OtherClips as error:
+        return scan(run, request), str(error)
 
-    The digest of a data set is of its clips' names, labels and sizes; a merged run has none.
+
+def check_pairs(reference: EmbeddingSet, run: EmbeddingSet) -> None:
+    """Check that two sets may be of the same clips, as far as this can be known without reading their embeddings.
+
+    Raises:
+        OtherClips: they can't be.
     """
-    digests = {each.result.get("dataset", {}).get("digest") for each in (reference, run)} - {None}
-    has_rows = reference.blocks is not None and run.blocks is not None
-    return has_rows and reference.summary.n == run.summary.n and len(digests) < 2
-
-
-@dataclass
-class _Scan:
-    """What one reading of a set's embeddings gives: sums of groups of clips, a sample of rows, clips' distances.
-
-    ``clip_list`` is the number of clips and a digest of their names and examples, in order.
-    """
-
-    groups: list[EmbeddingStatistics]
-    clip_list: tuple[int, str]
-    sample: Rows
-    clips: list[ClipScore]
-    left_out: int
-
-
-def _scan(embeddings: EmbeddingSet, wanted: Wanted, most: int, seed: int, base: Gaussian | None = None) -> _Scan:
-    """Read a set's embeddings once; ``most`` of its rows are drawn for the sample."""
-    summary = embeddings.summary
-    if embeddings.blocks is None or summary.n is None:
-        raise RunnerError(
-            f"{embeddings.name} is a file of statistics, without the embeddings that this needs: give the run's folder "
-            "or URL, or leave out --infinity, --kad and --per-clip"
-        )
-    chosen = np.arange(summary.n)
-    if summary.n > most:
-        chosen = np.sort(np.random.default_rng(seed).choice(summary.n, most, replace=False))
-    groups = {number: EmbeddingStatistics(len(summary.mean)) for number in range(GROUPS if wanted.interval else 0)}
-    sample = [np.empty((0, len(summary.mean)), np.float32)]
-    clips = _Clips(base) if wanted.per_clip and base is not None else None
-    listed = hashlib.sha256()
-    first, clip, last = 0, -1, None
-    for block in embeddings.blocks():
-        numbers = clip + np.arange(len(block.clips)) + (block.clips[0] != last)
-        begun = zip(block.clips, first + np.append(0, block.ends), strict=False)
-        listed.update("".join(f"{name}\n{row}\n" for name, row in begun if name != last).encode())
-        clip, last = int(numbers[-1]), block.clips[-1]
-        drawn = chosen[np.searchsorted(chosen, first) : np.searchsorted(chosen, first + len(block.rows))]
-        sample.append(block.rows[drawn - first])
-        first += len(block.rows)
-        if groups:
-            _add_groups(groups, np.repeat(numbers % GROUPS, np.diff(block.ends, prepend=0)), block.rows)
-        if clips:
-            clips.add(block)
-    if first != summary.n:
-        raise RunnerError(
-            f"{embeddings.name} has {first:,} examples, and its statistics are of {summary.n:,}: rerun its command"
-        )
-    filled = [group for group in groups.values() if group.n]
-    scores, left_out = clips.finish() if clips else ([], 0)
-    return _Scan(filled, (clip + 1, listed.hexdigest()), np.concatenate(sample), scores, left_out)
-
-
-def _add_groups(groups: dict[int, EmbeddingStatistics], numbers: NDArray[np.int64], rows: Rows) -> None:
-    order = np.argsort(numbers, kind="stable")
-    present, firsts = np.unique(numbers[order], return_index=True)
-    for number, places in zip(present, np.split(order, firsts[1:]), strict=True):
-        groups[int(number)].add(rows[places])
-
-
-class _Clips:
-    """Distances of clips from the reference, whose rows come block by block."""
-
-    def __init__(self, base: Gaussian) -> None:
-        self._base = base
-        self._scores: list[ClipScore] = []
-        self._left_out = 0
-        self._name: str | None = None
-        self._rows: list[Rows] = []
-
-    def add(self, block: RowBlock) -> None:
-        """Take the next embeddings."""
-        for name, rows in _clips_of(block):
-            if name != self._name:
-                self._end()
-                self._name = name
-            self._rows.append(rows)
-
-    def finish(self) -> tuple[list[ClipScore], int]:
-        """The clips' scores, and how many have none, as they have a single example."""
-        self._end()
-        return self._scores, self._left_out
-
-    def _end(self) -> None:
-        if self._name is None:
-            return
-        rows = np.concatenate(self._rows)
-        if len(rows) < 2:
-            self._left_out += 1
-        else:
-            self._scores.append(ClipScore(self._name, len(rows), frechet_distance(self._base, Gaussian.of_rows(rows))))
-        self._rows = []
-
-
-def _clips_of(block: RowBlock) -> Iterator[tuple[str, Rows]]:
-    return zip(block.clips, np.split(block.rows, block.ends[:-1]), strict=True)
+    for embeddings in (reference, run):
+        if embeddings.blocks is None:
+            raise OtherClips(f"{embeddings.name} has no embeddings at hand")
+    if reference.summary.n != run.summary.n:
+        raise OtherClips("it has another number of examples than the reference")
 
 
 def failures(scores: Sequence[Score], most: float) -> list[str]:

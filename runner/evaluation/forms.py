@@ -10,7 +10,8 @@ from pathlib import Path
 
 from runner.core.files import write_atomic
 from runner.core.redact import without_credentials
-from runner.evaluation.fad import ClipScore, Reference, Score, Wanted
+from runner.evaluation.fad import Reference, Score, Wanted
+from runner.evaluation.scan import ClipScore
 
 _PAIRED = "fad_paired_clips"
 
@@ -45,7 +46,7 @@ def as_table(reference: Reference, scores: Sequence[Score], wanted: Wanted) -> s
         lines += _clip_lines(score)
         if score.paired:
             name = without_credentials(score.name)
-            lines.append(f"{name}: interval paired over {score.paired:,} clips, the same as the reference's")
+            lines.append(f"{name}: interval paired over {score.paired:,} clips, by their names")
         lines += [f"note: {note}" for note in score.notes]
     return "\n".join(lines)
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
+F = TypeVar("F", np.float32, np.float64)
 
 
 class Similarity(str, Enum):
@@ -56,6 +57,8 @@ def search(
 ) -> list[Match]:
     """Return the examples most like the query, the best first; equal scores in the order of the data set.
 
+    Scores are computed in float32, and those that may be among the best within the error of that in float64.
+
     Args:
         query: float32 [q, d]; an example's score is that of its most similar row.
         blocks: the examples, with the columns clip, start_s and label.
@@ -67,29 +70,22 @@ def search(
     best: list[tuple[float, int, Match]] = []
     with threadpool_limits(1, user_api="blas"):  # threads of BLAS wait for each other in products as small as these
         for block in blocks:
-            scores = prepared.scores(block.embeddings)
             worst = -best[-1][0] if len(best) == top else -np.inf
+            candidates = prepared.candidates(block.embeddings, worst, top if per_clip is None else None)
+            if not len(candidates):
+                continue
+            scores = prepared.scores(block.embeddings[candidates])
+            order = np.lexsort((candidates, -scores))
+            rows = zip(candidates[order].tolist(), scores[order].tolist(), strict=True)
+            clips = block.columns["clip"]
+            rows = _at_most(per_clip, rows, lambda row: clips[row[0]].as_py())
             best += [
-                (-float(scores[row]), block.first + row, _match(block, row, float(scores[row])))
-                for row in _best_rows(scores, worst, block, top, per_clip)
+                (-score, block.first + row, _match(block, row, score)) for row, score in itertools.islice(rows, top)
             ]
             best.sort(key=lambda item: item[:2])
             matches = _at_most(per_clip, best, lambda item: item[2].clip)
             best = list(itertools.islice(matches, top))
     return [match for _, _, match in best]
-
-
-def _best_rows(
-    scores: NDArray[np.float32], worst: float, block: Block, top: int, per_clip: int | None
-) -> Iterator[int]:
-    """Yield the rows of a block that may be among the best of all, the best first."""
-    candidates = np.flatnonzero(scores > worst)  # NaN is not
-    if per_clip is None and len(candidates) > top:
-        candidates = candidates[np.argpartition(-scores[candidates], top - 1)[:top]]
-    order = candidates[np.lexsort((candidates, -scores[candidates]))]
-    clips = block.columns["clip"]
-    rows = _at_most(per_clip, map(int, order), lambda row: clips[row].as_py())
-    return itertools.islice(rows, top)
 
 
 def _at_most(limit: int | None, items: Iterable[T], clip_of: Callable[[T], str]) -> Iterator[T]:
@@ -111,28 +107,63 @@ def _match(block: Block, row: int, score: float) -> Match:
 class _Query:
     def __init__(self, query: NDArray[np.float32], similarity: Similarity) -> None:
         self._similarity = similarity
-        rows = np.asarray(query, np.float32)
+        rows = np.asarray(query, np.float64)
         self._rows = unit(rows) if similarity is Similarity.COSINE else rows
-        self._squares = np.einsum("ij,ij->i", self._rows, self._rows)
+        self._lengths = _lengths(self._rows)
 
-    def scores(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the best score of each row over the query's, float32 [n]."""
-        products = embeddings @ self._rows.T
-        if self._similarity is Similarity.DOT:
-            return np.asarray(products.max(axis=1), np.float32)
-        squares = np.einsum("ij,ij->i", embeddings, embeddings)
+    def scores(self, embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return the best score of each row over the query's, float64 [n]; equal rows have equal scores."""
+        rows = embeddings.astype(np.float64)
+        if self._similarity is Similarity.EUCLIDEAN:
+            return -np.min([_lengths(rows - row) for row in self._rows], axis=0)
+        # not with BLAS, whose rounding of a row depends on its place among the others
+        products = np.max([np.einsum("ij,j->i", rows, row) for row in self._rows], axis=0)
+        return _quotients(products, _lengths(rows)) if self._similarity is Similarity.COSINE else products
+
+    def candidates(self, embeddings: NDArray[np.float32], worst: float, top: int | None) -> NDArray[np.int64]:
+        """Return the rows, in their order, that may be better than ``worst`` and among the ``top`` best of such rows.
+
+        Args:
+            embeddings: float32 [n, d].
+            worst: a score; minus infinity for all rows whose score is a number.
+            top: how many; None for all that may be better.
+        """
+        estimates, error = self._estimates(embeddings)
+        least = -worst * worst if self._similarity is Similarity.EUCLIDEAN else worst
+        rows = np.flatnonzero(estimates >= least - error)  # NaN is not
+        if top is not None and len(rows) > top:
+            least = float(np.partition(estimates[rows], -top)[-top])
+            rows = rows[estimates[rows] >= least - 2 * error]
+        return rows
+
+    def _estimates(self, embeddings: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
+        """Return the scores in float32, of ``euclidean`` the negative squares, and the largest error of one.
+
+        The error of a sum of d products is at most d · ε / 2 of the product of the lengths (Higham, Accuracy and
+        Stability of Numerical Algorithms, 3.1).  That of the length below a cosine adds half as much.
+        """
+        error = embeddings.shape[1] * float(np.finfo(np.float32).eps)
+        products = embeddings @ self._rows.T.astype(np.float32)
+        lengths = _lengths(embeddings)
         if self._similarity is Similarity.COSINE:
-            lengths = np.sqrt(squares)
-            scores: NDArray[np.float32] = np.zeros(len(lengths), np.float32)
-            np.divide(products.max(axis=1), lengths, out=scores, where=lengths != 0)
-            return scores
-        distances = squares[:, None] + self._squares - 2 * products
-        return np.asarray(-np.sqrt(np.maximum(distances.min(axis=1), 0)), np.float32)
+            return _quotients(products.max(axis=1), lengths), error
+        longest, own = float(np.fmax.reduce(lengths, initial=0)), float(self._lengths.max())
+        if self._similarity is Similarity.DOT:
+            return products.max(axis=1), error * longest * own
+        squares = lengths[:, None] ** 2 + (self._lengths**2).astype(np.float32) - 2 * products
+        return -squares.min(axis=1), error * (longest + own) ** 2
 
 
-def unit(embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scale rows to length 1, float32 [n, d]; rows of zeros stay."""
+def _lengths(rows: NDArray[F]) -> NDArray[F]:
+    return np.sqrt(np.einsum("ij,ij->i", rows, rows))
+
+
+def _quotients(products: NDArray[F], lengths: NDArray[F]) -> NDArray[F]:
+    """Divide; 0 where the length is."""
+    return np.divide(products, lengths, out=np.zeros_like(products), where=lengths != 0)
+
+
+def unit(embeddings: NDArray[F]) -> NDArray[F]:
+    """Scale rows to length 1, [n, d] of the same type; rows of zeros stay."""
     lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
-    scaled: NDArray[np.float32] = np.zeros_like(embeddings)
-    np.divide(embeddings, lengths, out=scaled, where=lengths != 0)
-    return scaled
+    return np.divide(embeddings, lengths, out=np.zeros_like(embeddings), where=lengths != 0)

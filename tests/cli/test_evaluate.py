@@ -15,6 +15,10 @@ from runner.config.schema import TrackingConfig
 from runner.contract.files import read_result, write_result, write_tracking
 from runner.contract.tracking import TrackingState
 from runner.core.layout import RunLayout
+from runner.output.run_blocks import read_blocks
+from runner.statistics.files import to_npz
+from runner.statistics.frechet import Gaussian, frechet_distance
+from runner.statistics.moments import EmbeddingStatistics
 from runner.tracking.client import experiment_client
 from tests.evaluation.labeled_runs import labeled_clips, write_run
 from tests.reporting.test_advice import result
@@ -65,12 +69,45 @@ def test_a_merged_folder_without_a_result_is_evaluated(tmp_path: Path, capsys: p
     assert not RunLayout(run).result.exists()
 
 
-def test_a_sweep_is_its_jobs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def sweep(folder: Path) -> Path:
+    """A sweep of two jobs, the second with other embeddings, and one that never began."""
     for number, precision in enumerate(("float32", "float16")):
-        finished(tmp_path / str(number), precision=precision)
-    RunLayout(tmp_path).sweep.write_text(json.dumps({"jobs": ["0", "1", "2"]}))  # the last one never began
+        run = finished(folder / str(number), noise=0.1 * number, precision=precision)
+        rows = np.concatenate([block.embeddings for block in read_blocks(str(run))])
+        RunLayout(run).statistics.write_bytes(to_npz(EmbeddingStatistics.of(rows), {}))
+    RunLayout(folder).sweep.write_text(json.dumps({"jobs": ["0", "1", "2"]}))
+    return folder
+
+
+def distance(folder: Path) -> float:
+    """The Fréchet distance of a sweep's two jobs, from their embeddings."""
+    first, second = (
+        Gaussian.of_rows(np.concatenate([block.embeddings for block in read_blocks(str(folder / job))]))
+        for job in ("0", "1")
+    )
+    return frechet_distance(first, second)
+
+
+def test_a_sweep_is_its_jobs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fad = distance(sweep(tmp_path))
     assert main([str(tmp_path), "--tasks", "probe"]) == 0
-    assert "cpu-balanced-float16: 100 × realtime, moved probe accuracy by 0.0 points" in capsys.readouterr().out
+    moved = f"cpu-balanced-float16: 100 × realtime, moved FAD by {fad:.4f} and probe accuracy by 0.0 points"
+    assert moved in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_jobs_of_a_sweep_get_their_distance_in_mlflow(tmp_path: Path) -> None:
+    fad = distance(sweep(tmp_path / "sweep"))
+    tracking = TrackingConfig(uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    with experiment_client(tracking, tmp_path) as (client, experiment):
+        runs = [client.create_run(experiment).info.run_id for _ in range(2)]
+        for job, run_id in enumerate(runs):
+            state = TrackingState(str(tracking.uri), experiment, run_id, attempt=1)
+            write_tracking(RunLayout(tmp_path / "sweep" / str(job)).tracking, state)
+        assert main([str(tmp_path / "sweep"), "--tasks", "knn"]) == 0
+        logged = [client.get_run(run_id).data for run_id in runs]
+    assert [data.metrics["sweep_fad"] for data in logged] == pytest.approx([0.0, fad], rel=1e-6)
+    assert [data.tags["sweep_fad.reference"] for data in logged] == [runs[0], runs[0]]
 
 
 def test_one_run_that_can_not_be_evaluated_costs_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

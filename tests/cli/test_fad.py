@@ -31,11 +31,14 @@ def test_a_table_has_the_distance_its_interval_and_both_counts(
     runs: tuple[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert fad.main([*runs, "--infinity", "--kad"]) == 0
-    head, _, titles, row = capsys.readouterr().out.splitlines()
+    head, _, titles, row, note = capsys.readouterr().out.splitlines()
     assert "300 examples, weights abababababab" in head
     assert titles.split() == ["examples", "FAD", "95", "%", "from", "to", "FAD∞", "slope", "R²", "KAD×100", "run"]
     assert row.split()[0] == "300"
     assert row.endswith(runs[1])
+    assert (
+        note == f"note: {runs[1]}: interval with the reference fixed, not paired, as its clips are not the reference's"
+    )
 
 
 @pytest.mark.slow
@@ -55,7 +58,7 @@ def test_an_interval_in_pairs_says_so_in_every_form(tmp_path: Path, capsys: pyte
     runs = [str(make_run(tmp_path / name, rows)) for name, rows in (("base", BASE), ("near", BASE * np.float32(1.001)))]
     runs += ["--bootstrap", "20"]
     assert fad.main(runs) == 0
-    assert f"{runs[1]}: interval paired over 8 clips, the same as the reference's" in capsys.readouterr().out
+    assert f"{runs[1]}: interval paired over 8 clips, by their names" in capsys.readouterr().out
     assert fad.main([*runs, "--json"]) == 0
     (run,) = json.loads(capsys.readouterr().out)["runs"]
     assert run["fad_paired_clips"] == 8

@@ -36,15 +36,18 @@ def make_run(
     statistics: bool = True,
     shards: int = 3,
     counts: Sequence[int] = CLIP_EXAMPLES,
+    order: Sequence[int] = range(len(CLIP_EXAMPLES)),
 ) -> Path:
     """A run's folder with these embeddings; a clip may go on in the next row group, never in the next shard.
 
-    ``clip`` begins the names of its clips; ``digest`` is its data set's; ``counts`` are their examples.
+    ``clip`` begins the names of its clips; ``digest`` is its data set's; ``counts`` are their examples, and ``order``
+    is that in which they are written.
     """
     (folder / "embeddings").mkdir(parents=True)
-    numbers = [number for number, examples in enumerate(counts) for _ in range(examples)]
-    clips = np.array([f"{clip}{number}.wav" for number in numbers])
-    bounds = np.searchsorted(numbers, np.linspace(0, len(counts), shards + 1).astype(int))
+    rows = np.concatenate([np.split(rows, np.cumsum(counts)[:-1])[number] for number in order])
+    clips = np.repeat([f"{clip}{number}.wav" for number in order], [counts[number] for number in order])
+    places = np.repeat(np.arange(len(order)), [counts[number] for number in order])
+    bounds = np.searchsorted(places, np.linspace(0, len(order), shards + 1).astype(int))
     for shard, (first, end) in enumerate(itertools.pairwise(bounds)):
         vectors = pa.FixedSizeListArray.from_arrays(pa.array(rows[first:end].reshape(-1)), 128)
         table = pa.table({"clip": clips[first:end], "embedding": vectors})

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from runner.core.errors import RunnerError
-from runner.evaluation.fad import GROUPS, Reference, Wanted, differences, failures, may_be_paired, measure
+from runner.evaluation.fad import Reference, Wanted, differences, failures, measure
+from runner.evaluation.scan import GROUPS
 from runner.evaluation.sources import EmbeddingSet, find_sets
 from runner.statistics.frechet import Gaussian, frechet_distance, frechet_limit
 from runner.statistics.kernel import kernel_distance, median_distance
@@ -79,7 +80,7 @@ def test_a_clip_is_drawn_with_all_its_examples(
     groups: int, base: Reference, run: EmbeddingSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[EmbeddingStatistics] = []
-    monkeypatch.setattr("runner.evaluation.fad.GROUPS", groups)
+    monkeypatch.setattr("runner.evaluation.scan.GROUPS", groups)
     monkeypatch.setattr(
         "runner.evaluation.fad.bootstrap_interval", lambda base, groups, rng, resamples: drawn.extend(groups)
     )
@@ -109,17 +110,44 @@ def test_the_same_clips_are_drawn_in_pairs_so_that_the_interval_is_of_the_settin
     assert (same.fad, same.interval, same.paired) == (0.0, (0.0, 0.0), len(CLIP_EXAMPLES))
 
 
-def test_sets_that_are_not_known_to_be_of_the_same_clips_are_not_paired(base: Reference, tmp_path: Path) -> None:
-    assert may_be_paired(base.embeddings, one(tmp_path / "merged", OTHER))  # without a data set's digest
-    first, second = (one(tmp_path / digest, BASE, digest=digest) for digest in "de")
-    assert may_be_paired(first, first)
-    assert not may_be_paired(first, second)
-    assert not may_be_paired(first, replace(first, blocks=None))
-    assert not may_be_paired(first, replace(first, summary=replace(first.summary, n=299)))
-    assert measure(Reference(first), second, Wanted(interval=2)).paired == 0
-    rows = np.concatenate([BASE[-10:], BASE[:-10]])  # as many examples, in other clips
-    counts = (*CLIP_EXAMPLES[-1:], *CLIP_EXAMPLES[:-1])
-    assert measure(base, one(tmp_path / "counts", rows, counts=counts), Wanted(interval=2)).paired == 0
+@pytest.mark.parametrize("groups", [GROUPS, 3])
+def test_clips_in_another_order_are_drawn_in_the_same_pairs(
+    groups: int, base: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runner.evaluation.scan.GROUPS", groups)
+    rounded = BASE * (1 + np.random.default_rng(5).standard_normal(BASE.shape) / 2**9).astype(np.float32)
+    in_order = measure(base, one(tmp_path / "ordered", rounded, digest="d"), Wanted(interval=50))
+    others = one(tmp_path / "others", rounded, shards=2, order=(3, 7, 0, 5, 1, 6, 4, 2), digest="e")
+    score = measure(base, others, Wanted(interval=50))
+    assert score.paired == in_order.paired == len(CLIP_EXAMPLES)
+    assert score.interval == pytest.approx(in_order.interval, rel=1e-9, abs=1e-12)
+    assert score.notes == ()
+    same = measure(base, one(tmp_path / "same", BASE, order=range(7, -1, -1)), Wanted(interval=20))
+    assert (same.fad, same.interval) == (0.0, (0.0, 0.0))
+
+
+@pytest.mark.parametrize(
+    ("rows", "given", "reason"),
+    [
+        (300, {"clip": "other"}, "its clips are not the reference's"),
+        (300, {"counts": (10, 1, 7, 200, 10, 10, 62), "order": range(7)}, "its clips are not the reference's"),
+        (300, {"counts": (52, 10, 1, 7, 200, 10, 10, 10)}, "its clips have other numbers of examples"),
+        (295, {"counts": (5, 1, 7, 200, 10, 10, 10, 52), "order": (*range(8), 0)}, "several clips have one name"),
+        (292, {"counts": (2, 1, 7, 200, 10, 10, 10, 52)}, "it has another number of examples"),
+    ],
+)
+def test_other_clips_are_not_paired_and_the_score_says_why(
+    rows: int, given: dict[str, Any], reason: str, base: Reference, tmp_path: Path
+) -> None:
+    run = one(tmp_path / "run", BASE[:rows], **given)
+    score = measure(base, run, Wanted(interval=20))
+    assert score.paired == 0
+    (note,) = score.notes
+    assert note.startswith(f"{run.name}: interval with the reference fixed, not paired, as {reason}")
+    of_statistics = Reference(replace(base.embeddings, blocks=None))
+    alone = measure(of_statistics, run, Wanted(interval=20))
+    assert alone.interval == score.interval
+    assert alone.notes[0].endswith("base has no embeddings at hand")
 
 
 def test_other_protocols_and_weights_are_named(base: Reference, run: EmbeddingSet, tmp_path: Path) -> None:

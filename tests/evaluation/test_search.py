@@ -81,6 +81,31 @@ def test_a_search_returns_the_best_of_all_examples(
     assert all(match.label == match.clip[0] for match in matches)
 
 
+@pytest.mark.parametrize("similarity", list(Similarity))
+def test_scores_that_float32_cannot_tell_apart_are_in_their_order(tmp_path: Path, similarity: Similarity) -> None:
+    rng = np.random.default_rng(7)
+    query = rng.standard_normal((1, 128)).astype(np.float32)
+    near = (query + 1e-5 * rng.standard_normal((300, 128))).astype(np.float32)
+    expected = scores(near, query, similarity)
+    best = np.argsort(-expected, kind="stable")[:40]
+    close = EmbeddingReader(str(write_run(tmp_path / "run", near, [f"{row:03d}.wav" for row in range(300)], shards=2)))
+    matches = search(query, close.blocks(COLUMNS), 40, similarity)
+    assert [match.clip for match in matches] == [f"{row:03d}.wav" for row in best]
+    np.testing.assert_allclose([match.score for match in matches], expected[best], rtol=1e-13)
+
+
+@pytest.mark.parametrize("similarity", list(Similarity))
+def test_equal_examples_come_in_the_order_of_the_data_set(tmp_path: Path, similarity: Similarity) -> None:
+    rng = np.random.default_rng(8)
+    rows = np.repeat(rng.standard_normal((3, 128)), 30, axis=0)[rng.permutation(90)].astype(np.float32)
+    equal = EmbeddingReader(str(write_run(tmp_path / "run", rows, [f"{row:03d}.wav" for row in range(90)], shards=3)))
+    query = rows[:1] + rng.standard_normal((1, 128)).astype(np.float32)
+    matches = search(query, equal.blocks(COLUMNS), 25, similarity)
+    same = [f"{row:03d}.wav" for row in np.flatnonzero((rows == rows[0]).all(axis=1))]
+    assert [match.clip for match in matches] == same[:25]
+    assert len({match.score for match in matches}) == 1
+
+
 def test_a_limit_a_clip_leaves_room_for_other_clips(
     run: EmbeddingReader, examples: np.ndarray, clips: list[str]
 ) -> None:
