@@ -71,21 +71,27 @@ def search(
     with threadpool_limits(1, user_api="blas"):  # threads of BLAS wait for each other in products as small as these
         for block in blocks:
             worst = -best[-1][0] if len(best) == top else -np.inf
-            candidates = prepared.candidates(block.embeddings, worst, top if per_clip is None else None)
-            if not len(candidates):
-                continue
-            scores = prepared.scores(block.embeddings[candidates])
-            order = np.lexsort((candidates, -scores))
-            rows = zip(candidates[order].tolist(), scores[order].tolist(), strict=True)
-            clips = block.columns["clip"]
-            rows = _at_most(per_clip, rows, lambda row: clips[row[0]].as_py())
             best += [
-                (-score, block.first + row, _match(block, row, score)) for row, score in itertools.islice(rows, top)
+                (-score, block.first + row, _match(block, row, score))
+                for row, score in _best_rows(prepared, worst, block, top, per_clip)
             ]
             best.sort(key=lambda item: item[:2])
             matches = _at_most(per_clip, best, lambda item: item[2].clip)
             best = list(itertools.islice(matches, top))
     return [match for _, _, match in best]
+
+
+def _best_rows(
+    query: _Query, worst: float, block: Block, top: int, per_clip: int | None
+) -> Iterator[tuple[int, float]]:
+    """Yield the rows of a block that may be among the best of all, with their scores, the best first."""
+    rows = query.candidates(block.embeddings, worst, top if per_clip is None else None)
+    if not len(rows):
+        return
+    scores, clips = query.scores(block.embeddings[rows]), block.columns["clip"]
+    order = np.lexsort((rows, -scores))
+    pairs = zip(rows[order].tolist(), scores[order].tolist(), strict=True)
+    yield from itertools.islice(_at_most(per_clip, pairs, lambda pair: clips[pair[0]].as_py()), top)
 
 
 def _at_most(limit: int | None, items: Iterable[T], clip_of: Callable[[T], str]) -> Iterator[T]:
