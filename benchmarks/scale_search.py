@@ -84,7 +84,7 @@ def _search(rows: int, folder: Path) -> dict[str, Any]:
     from runner.output.reader import EmbeddingReader
 
     start = time.perf_counter()
-    matches = search(_query(), EmbeddingReader(str(folder)).blocks(_COLUMNS), _TOP)
+    matches = search(_query(), EmbeddingReader(str(folder)), _TOP)
     return {"search_s": time.perf_counter() - start, "best": [match.clip for match in matches]}
 
 

@@ -84,9 +84,7 @@ def _search(options: argparse.Namespace, reader: EmbeddingReader) -> list[Match]
         query = query_from_file(reader, options.query, options.start, options.end, models)
     if options.pooling == "mean":
         query = query.mean(axis=0, keepdims=True)
-    blocks = reader.blocks(("clip", "start_s", "label"))
-    similarity = Similarity(options.similarity)
-    return search(query, blocks, options.top, similarity, options.per_clip)
+    return search(query, reader, options.top, Similarity(options.similarity), options.per_clip)
 
 
 def _format(options: argparse.Namespace, reader: EmbeddingReader, matches: Sequence[Match]) -> str:

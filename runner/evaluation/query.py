@@ -72,21 +72,11 @@ def query_from_clip(
     Raises:
         RunnerError: the run has no such clip, or none of its examples starts there.
     """
-    import pyarrow.compute as pc
-
-    first, end = -np.inf if start_s is None else start_s, np.inf if end_s is None else end_s
-    is_there, rows = False, []
-    for block in reader.blocks(("clip", "start_s")):
-        own = pc.equal(block.columns["clip"], clip).to_numpy()
-        if own.any():
-            is_there = True
-            starts = block.columns["start_s"].to_numpy()
-            rows.append(block.embeddings[own & (starts >= first) & (starts < end)])
-        elif is_there:
-            break  # a clip's examples are consecutive
-    if not is_there:
+    own = reader.clip(clip)
+    if own is None:
         raise RunnerError(f"{reader.location} has no clip {clip}: give its path as column clip of clips.parquet has it")
-    query = np.concatenate(rows)
+    first, end = -np.inf if start_s is None else start_s, np.inf if end_s is None else end_s
+    query = own.embeddings[(own.starts_s >= first) & (own.starts_s < end)]
     if not len(query):
         raise RunnerError(f"no example of {clip} starts from {first:g} to {end:g} s: choose another --start or --end")
     return query

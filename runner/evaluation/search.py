@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections import Counter
 from dataclasses import dataclass
 from enum import Enum
@@ -12,11 +13,11 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
     from numpy.typing import NDArray
 
-    from runner.output.reader import Block
+    from runner.output.reader import Block, EmbeddingReader
 
 
 T = TypeVar("T")
@@ -50,7 +51,7 @@ class Match:
 
 def search(
     query: NDArray[np.float32],
-    blocks: Iterable[Block],
+    reader: EmbeddingReader,
     top: int,
     similarity: Similarity = Similarity.COSINE,
     per_clip: int | None = None,
@@ -61,48 +62,68 @@ def search(
 
     Args:
         query: float32 [q, d]; an example's score is that of its most similar row.
-        blocks: the examples, with the columns clip, start_s and label.
+        reader: of the run.
         top: how many to return.
         similarity: how they are compared. Examples with a NaN score are never returned.
         per_clip: at most this many of one clip; None for no limit.
     """
-    prepared = _Query(query, similarity)
-    best: list[tuple[float, int, Match]] = []
-    with threadpool_limits(1, user_api="blas"):  # threads of BLAS wait for each other in products as small as these
-        for block in blocks:
-            worst = -best[-1][0] if len(best) == top else -np.inf
-            best += [
-                (-score, block.first + row, _match(block, row, score))
-                for row, score in _best_rows(prepared, worst, block, top, per_clip)
-            ]
-            best.sort(key=lambda item: item[:2])
-            matches = _at_most(per_clip, best, lambda item: item[2].clip)
-            best = list(itertools.islice(matches, top))
-    return [match for _, _, match in best]
+    prepared, best = _Query(query, similarity), _Best(top, per_clip)
+    with threadpool_limits(1, user_api="blas"):  # the reader's threads are enough
+        for _ in reader.map_blocks(lambda block: best.add(block, prepared), ("clip", "start_s", "label")):
+            pass
+    return best.matches()
 
 
-def _best_rows(
-    query: _Query, worst: float, block: Block, top: int, per_clip: int | None
-) -> Iterator[tuple[int, float]]:
-    """Yield the rows of a block that may be among the best of all, with their scores, the best first."""
-    rows = query.candidates(block.embeddings, worst, top if per_clip is None else None)
-    if not len(rows):
-        return
-    scores, clips = query.scores(block.embeddings[rows]), block.columns["clip"]
-    order = np.lexsort((rows, -scores))
-    pairs = zip(rows[order].tolist(), scores[order].tolist(), strict=True)
-    yield from itertools.islice(_at_most(per_clip, pairs, lambda pair: clips[pair[0]].as_py()), top)
+class _Best:
+    """The best examples so far, of blocks in any order and from any thread.
 
+    Args:
+        top: how many to keep.
+        per_clip: at most this many of one clip; None for no limit.
+    """
 
-def _at_most(limit: int | None, items: Iterable[T], clip_of: Callable[[T], str]) -> Iterator[T]:
-    """Yield the items, but only the first ``limit`` of each clip."""
-    counts: Counter[str] = Counter()
-    for item in items:
-        if limit is not None:
-            counts[clip_of(item)] += 1
-            if counts[clip_of(item)] > limit:
-                continue
-        yield item
+    def __init__(self, top: int, per_clip: int | None) -> None:
+        self._top, self._per_clip = top, per_clip
+        self._items: list[tuple[float, int, Match]] = []
+        self._lock = threading.Lock()
+        self._worst = -np.inf
+
+    def add(self, block: Block, query: _Query) -> None:
+        """Add the best rows of a block."""
+        rows = query.candidates(block.embeddings, self._worst, self._top if self._per_clip is None else None)
+        if not len(rows):
+            return
+        scores, clips = query.scores(block.embeddings[rows]), block.columns["clip"]
+        order = np.lexsort((rows, -scores))
+        pairs = zip(rows[order].tolist(), scores[order].tolist(), strict=True)
+        found = [
+            (-score, block.first + row, _match(block, row, score))
+            for row, score in self._chosen(pairs, lambda pair: clips[pair[0]].as_py())
+        ]
+        with self._lock:
+            items = sorted(self._items + found, key=lambda item: item[:2])
+            self._items = self._chosen(items, lambda item: item[2].clip)
+            if len(self._items) == self._top:
+                self._worst = -self._items[-1][0]
+
+    def matches(self) -> list[Match]:
+        """Return them, the best first."""
+        return [match for _, _, match in self._items]
+
+    def _chosen(self, items: Iterable[T], clip_of: Callable[[T], str]) -> list[T]:
+        """Return the first ``top`` of sorted items with at most ``per_clip`` of each clip."""
+        if self._per_clip is None:
+            return list(itertools.islice(items, self._top))
+        counts: Counter[str] = Counter()
+        chosen = []
+        for item in items:
+            clip = clip_of(item)
+            counts[clip] += 1
+            if counts[clip] <= self._per_clip:
+                chosen.append(item)
+            if len(chosen) == self._top:
+                break
+        return chosen
 
 
 def _match(block: Block, row: int, score: float) -> Match:

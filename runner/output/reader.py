@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,8 @@ from runner.vggish.constants import EXAMPLE_SAMPLES, SAMPLE_RATE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+R = TypeVar("R")
 
 _TIMEOUT_S = 60.0
 
@@ -91,6 +93,15 @@ class Block:
             yield EmbeddedClip(name, label, starts[first:end], self.embeddings[first:end])
 
 
+def as_array(values: pa.Array, dtype: type[np.generic]) -> NDArray[Any]:
+    """Return numbers without nulls as an array that shares their memory.
+
+    So does pyarrow's ``to_numpy``, which imports pandas for it, and that takes as long as a search of 200,000 examples.
+    """
+    size = np.dtype(dtype).itemsize
+    return np.frombuffer(values.buffers()[1], dtype, len(values), values.offset * size)
+
+
 class _Shard(NamedTuple):
     """A Parquet file: its path, and its bytes where it is an object's."""
 
@@ -107,10 +118,11 @@ class _Shard(NamedTuple):
 
 
 class _RowGroup(NamedTuple):
-    """A row group of a shard."""
+    """A row group of a shard, and the number of its first example among those of all files."""
 
     shard: _Shard
     number: int
+    first: int
 
 
 class EmbeddingReader:
@@ -172,17 +184,32 @@ class EmbeddingReader:
             embedding: the column of the vectors.
         """
 
-        def read(group: _RowGroup) -> list[pa.RecordBatch]:
-            with group.shard.open() as file:
-                names = [*columns, embedding]
-                # by one thread: the row groups are what is read at once
-                return list(file.iter_batches(_BLOCK_ROWS, row_groups=[group.number], columns=names, use_threads=False))
+        return self.map_blocks(lambda block: block, columns, embedding=embedding)
 
-        first = 0
-        for batch in itertools.chain.from_iterable(map_ahead(read, self._groups(), _THREADS, 2 * _THREADS)):
-            rows = batch.column(embedding).flatten().to_numpy(zero_copy_only=False).reshape(len(batch), -1)
-            yield Block(first, pa.Table.from_batches([batch.drop_columns([embedding])]), rows)
-            first += len(rows)
+    def map_blocks(
+        self, call: Callable[[Block], R], columns: Sequence[str] = ("clip", "start_s"), *, embedding: str = "embedding"
+    ) -> Iterator[R]:
+        """Yield the results of a function of each block, in their order; see ``blocks``.
+
+        The function runs in the threads that decode, right after the block was decoded.
+        """
+
+        names = [*columns, embedding]
+
+        def read(group: _RowGroup) -> list[R]:
+            first, results = group.first, []
+            with group.shard.open() as file:
+                # by one thread: the row groups are what is read at once
+                batches = file.iter_batches(_BLOCK_ROWS, row_groups=[group.number], columns=names, use_threads=False)
+                for batch in batches:
+                    values = batch.column(embedding).flatten()
+                    dtype = np.uint8 if pa.types.is_uint8(values.type) else np.float32
+                    rows = as_array(values, dtype).reshape(len(batch), -1)
+                    results.append(call(Block(first, pa.Table.from_batches([batch.drop_columns([embedding])]), rows)))
+                    first += len(rows)
+            return results
+
+        yield from itertools.chain.from_iterable(map_ahead(read, self._groups(), _THREADS, 2 * _THREADS))
 
     def clips(self, embedding: str = "embedding") -> Iterator[EmbeddedClip]:
         """Yield the embedded clips whole, in the order of the run; see ``blocks``."""
@@ -201,6 +228,32 @@ class EmbeddingReader:
                 begun = clip
         if begun:
             yield begun
+
+    def clip(self, name: str) -> EmbeddedClip | None:
+        """Return a clip; None where the run has no examples of it.  Other row groups' vectors are not decoded."""
+        import pyarrow.compute as pc
+
+        def read(group: _RowGroup) -> pa.Table | None:
+            with group.shard.open() as file:
+                clips = file.read_row_group(group.number, ["clip"], use_threads=False)["clip"]
+                is_own = pc.equal(clips, name)
+                if not pc.any(is_own).as_py():
+                    return None
+                columns = ["start_s", "label", "embedding"]
+                return file.read_row_group(group.number, columns, use_threads=False).filter(is_own)
+
+        tables = []
+        for table in map_ahead(read, self._groups(), _THREADS, 2 * _THREADS):
+            if table is not None:
+                tables.append(table)
+            elif tables:
+                break  # a clip's examples are consecutive
+        if not tables:
+            return None
+        rows = pa.concat_tables(tables).combine_chunks()
+        starts, vectors = rows["start_s"].chunk(0), rows["embedding"].chunk(0).flatten()
+        embeddings = as_array(vectors, np.float32).reshape(len(rows), -1)
+        return EmbeddedClip(name, rows["label"][0].as_py(), as_array(starts, np.float64), embeddings)
 
     def shards(self) -> list[tuple[str, int]]:
         """Return the name and the size in bytes of each file: they change when a clip is embedded again."""
@@ -224,10 +277,13 @@ class EmbeddingReader:
 
     def _groups(self) -> Iterator[_RowGroup]:
         """Yield the row groups; an object is downloaded whole while the one before it is read."""
+        first = 0
         for shard in map_ahead(self._shard, self._paths, 1, 2):
             with shard.open() as file:
-                count = file.num_row_groups
-            yield from (_RowGroup(shard, number) for number in range(count))
+                rows = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
+            for number, count in enumerate(rows):
+                yield _RowGroup(shard, number, first)
+                first += count
 
     def _list(self) -> list[str]:
         if self._root.endswith(".parquet"):

@@ -75,7 +75,7 @@ def test_a_search_returns_the_best_of_all_examples(
     query = np.random.default_rng(5).standard_normal((rows, 128)).astype(np.float32)
     expected = scores(examples, query, similarity)
     best = np.argsort(-expected)[:6]
-    matches = search(query, run.blocks(COLUMNS), 6, similarity)
+    matches = search(query, run, 6, similarity)
     assert [(match.clip, round(match.start_s / 0.96)) for match in matches] == [(clips[row], row % 5) for row in best]
     np.testing.assert_allclose([match.score for match in matches], expected[best], rtol=1e-5)
     assert all(match.label == match.clip[0] for match in matches)
@@ -89,7 +89,7 @@ def test_scores_that_float32_cannot_tell_apart_are_in_their_order(tmp_path: Path
     expected = scores(near, query, similarity)
     best = np.argsort(-expected, kind="stable")[:40]
     close = EmbeddingReader(str(write_run(tmp_path / "run", near, [f"{row:03d}.wav" for row in range(300)], shards=2)))
-    matches = search(query, close.blocks(COLUMNS), 40, similarity)
+    matches = search(query, close, 40, similarity)
     assert [match.clip for match in matches] == [f"{row:03d}.wav" for row in best]
     np.testing.assert_allclose([match.score for match in matches], expected[best], rtol=1e-13)
 
@@ -100,7 +100,7 @@ def test_equal_examples_come_in_the_order_of_the_data_set(tmp_path: Path, simila
     rows = np.repeat(rng.standard_normal((3, 128)), 30, axis=0)[rng.permutation(90)].astype(np.float32)
     equal = EmbeddingReader(str(write_run(tmp_path / "run", rows, [f"{row:03d}.wav" for row in range(90)], shards=3)))
     query = rows[:1] + rng.standard_normal((1, 128)).astype(np.float32)
-    matches = search(query, equal.blocks(COLUMNS), 25, similarity)
+    matches = search(query, equal, 25, similarity)
     same = [f"{row:03d}.wav" for row in np.flatnonzero((rows == rows[0]).all(axis=1))]
     assert [match.clip for match in matches] == same[:25]
     assert len({match.score for match in matches}) == 1
@@ -112,18 +112,18 @@ def test_a_limit_a_clip_leaves_room_for_other_clips(
     query = examples[10:15].mean(axis=0, keepdims=True)
     expected = scores(examples, query, Similarity.COSINE)
     best_of_each = sorted(set(clips), key=lambda clip: -max(expected[row] for row in range(40) if clips[row] == clip))
-    matches = search(query, run.blocks(COLUMNS), 4, per_clip=1)
+    matches = search(query, run, 4, per_clip=1)
     assert [match.clip for match in matches] == best_of_each[:4]
 
 
 def test_more_matches_than_examples_are_all_examples(run: EmbeddingReader, examples: np.ndarray) -> None:
-    assert len(search(examples[:1], run.blocks(COLUMNS), 1000)) == 40
+    assert len(search(examples[:1], run, 1000)) == 40
 
 
 def test_examples_of_nan_or_zeros_are_never_the_best(tmp_path: Path, examples: np.ndarray, clips: list[str]) -> None:
     examples[3], examples[7] = np.nan, 0.0
     broken = EmbeddingReader(str(write_run(tmp_path / "broken", examples, clips)))
-    matches = search(examples[:1], broken.blocks(COLUMNS), 40)
+    matches = search(examples[:1], broken, 40)
     assert len(matches) == 39
     assert matches[0].score == pytest.approx(1.0)
     assert [match.score for match in matches if (match.clip, match.start_s) == ("b.wav", pytest.approx(1.92))] == [0.0]
