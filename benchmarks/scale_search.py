@@ -2,22 +2,28 @@
 
 Makes a run of that many random embeddings in clips of ten with the runner's own writer, and one of a tenth of them to
 compare with; only the first 20 shards of a run, a million rows, are written, the others are links to them.  Each step
-runs in a process of its own, whose seconds, seconds of processor time and peak memory are printed; the command is timed
-from its start.  A peer reads all embeddings into memory with pyarrow and multiplies them with NumPy.  It and the
-duplicates are left out above ``--most`` rows: the one needs 2 kB of memory a row, and the time of the others grows
+runs in a process of its own, whose seconds, seconds of processor time and peak memory are printed.  The search is
+interleaved with a peer that reads all embeddings into memory with pyarrow and multiplies them with NumPy, once with one
+thread of BLAS and once with as many as it takes, and with the search command; their medians come last.  The peer and
+the duplicates are left out above ``--most`` rows: the one needs 2 kB of memory a row, and the time of the others grows
 with the square.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
+import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -83,22 +89,43 @@ def _search(rows: int, folder: Path) -> dict[str, Any]:
     from runner.evaluation.search import search
     from runner.output.reader import EmbeddingReader
 
-    start = time.perf_counter()
-    matches = search(_query(), EmbeddingReader(str(folder)), _TOP)
-    return {"search_s": time.perf_counter() - start, "best": [match.clip for match in matches]}
+    with _clocks() as clocks:
+        matches = search(_query(), EmbeddingReader(str(folder)), _TOP)
+    return {**clocks, "best": _digest(match.clip for match in matches)}
+
+
+def _peer_one_thread(rows: int, folder: Path) -> dict[str, Any]:
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1, user_api="blas"):
+        return _peer(rows, folder)
 
 
 def _peer(rows: int, folder: Path) -> dict[str, Any]:
     import pyarrow.parquet as pq
 
-    start = time.perf_counter()
-    table = pq.read_table(folder / "embeddings", columns=[*_COLUMNS, "embedding"])
-    vectors = table["embedding"].combine_chunks().flatten().to_numpy().reshape(-1, 128)
-    query = _query()[0]
-    scores = vectors @ query / (np.linalg.norm(vectors, axis=1) * np.linalg.norm(query))
-    best = np.argpartition(-scores, _TOP)[:_TOP]
-    best = best[np.argsort(-scores[best])]
-    return {"search_s": time.perf_counter() - start, "best": table["clip"].take(best).to_pylist()}
+    with _clocks() as clocks:
+        table = pq.read_table(folder / "embeddings", columns=[*_COLUMNS, "embedding"])
+        vectors = table["embedding"].combine_chunks().flatten().to_numpy().reshape(-1, 128)
+        query = _query()[0]
+        scores = vectors @ query / (np.linalg.norm(vectors, axis=1) * np.linalg.norm(query))
+        best = np.argpartition(-scores, _TOP)[:_TOP]
+        best = best[np.argsort(-scores[best])]
+        clips = table["clip"].take(best).to_pylist()
+    return {**clocks, "best": _digest(clips)}
+
+
+@contextmanager
+def _clocks() -> Iterator[dict[str, float]]:
+    """Take the seconds and the processor time of a scan, apart from those of its imports."""
+    clocks: dict[str, float] = {}
+    start, core_start = time.perf_counter(), time.process_time()
+    yield clocks
+    clocks |= {"scan_s": time.perf_counter() - start, "scan_core_s": time.process_time() - core_start}
+
+
+def _digest(clips: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(clips).encode()).hexdigest()[:8]
 
 
 def _duplicates(rows: int, folder: Path) -> dict[str, Any]:
@@ -115,12 +142,30 @@ def _query() -> np.ndarray[Any, np.dtype[np.float32]]:
     return np.random.default_rng(5).standard_normal((1, 128)).astype(np.float32)
 
 
-def _time_command(folder: Path) -> None:
-    """Print the seconds of the search command from its start, with a clip of the run as the query."""
-    start = time.perf_counter()
+def _command(folder: Path) -> dict[str, Any]:
+    """Take the seconds and the processor time of the search command, with a clip of the run as the query."""
     command = [sys.executable, "-m", "runner", "search", str(folder), "--clip", "night/00000/0000000.wav"]
+    start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command, cwd=PROJECT, check=True, stdout=subprocess.DEVNULL)
-    print(f"search command, from its start: {time.perf_counter() - start:.2f} s", flush=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    core_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {"seconds": time.perf_counter() - start, "core_s": core_s}
+
+
+def _compare_searches(rows: int, folder: Path, rounds: int, has_peer: bool) -> None:
+    """Print the medians of interleaved rounds."""
+    steps = [_search, *((_peer_one_thread, _peer) if has_peer else ())]
+    results: dict[str, list[dict[str, Any]]] = {}
+    for _ in range(rounds):
+        found = {step.__name__.strip("_"): measured(step, rows, folder) for step in steps}
+        if len({values.pop("best") for values in found.values()}) > 1:
+            sys.exit("the search and its peer do not agree")
+        for name, values in (found | {"command": _command(folder)}).items():
+            results.setdefault(name, []).append(values)
+    print(f"medians of {rounds} rounds")
+    for name, each in results.items():
+        medians = {key: round(median(values[key] for values in each), 2) for key in each[0]}
+        print(f"{name}: {medians}", flush=True)
 
 
 def main() -> None:
@@ -140,11 +185,7 @@ def main() -> None:
             measured(_write, count, run)
             measured(_statistics, count, run)
         measured(_fad, rows, folder)
-        for _ in range(options.rounds):
-            best = measured(_search, rows, folder)["best"]
-            if rows <= options.most and measured(_peer, rows, folder)["best"] != best:
-                sys.exit("the search and its peer do not agree")
-            _time_command(folder)
+        _compare_searches(rows, folder, options.rounds, has_peer=rows <= options.most)
         if rows <= options.most:
             measured(_duplicates, rows, folder)
     finally:

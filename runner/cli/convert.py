@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,7 +61,6 @@ def _convert(options: argparse.Namespace) -> str:
 
         return f"{options.folder}: {export_npy(reader, options.folder):,} files *_vggish.npy"
     if options.format == "youtube8m":
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         from runner.converters.youtube8m import export_youtube8m
 
         return f"{options.folder}: {export_youtube8m(reader, options.folder):,} records"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -79,7 +78,6 @@ def _search(options: argparse.Namespace, reader: EmbeddingReader) -> list[Match]
     if options.clip is not None:
         query = query_from_clip(reader, options.clip, options.start, options.end)
     else:
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         models = options.models or default_models()
         query = query_from_file(reader, options.query, options.start, options.end, models)
     if options.pooling == "mean":

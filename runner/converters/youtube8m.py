@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.core.errors import RunnerError
 from runner.core.files import atomic
+from runner.inference.tensorflow_import import import_tensorflow, without_library_notes
 from runner.output.tfrecord import label_numbers
 
 if TYPE_CHECKING:
@@ -32,7 +33,9 @@ def export_youtube8m(reader: EmbeddingReader, folder: Path) -> int:
             f"{reader.location} has no 8-bit embeddings: run it again with output.postprocess=audioset and another "
             "output.dir"
         )
-    import tensorflow as tf
+    with without_library_notes():
+        import_tensorflow()
+        import tensorflow as tf
 
     labels = {label for block in reader.blocks(("label",)) for label in block.columns["label"].unique().to_pylist()}
     numbers = label_numbers(sorted(label for label in labels if label is not None))

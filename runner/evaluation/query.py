@@ -38,6 +38,7 @@ def query_from_file(
     from runner.audio.preparation import Preparation
     from runner.audio.reader import leveled, read_clip
     from runner.inference.api import load_vggish_model
+    from runner.inference.tensorflow_import import import_tensorflow, without_library_notes
 
     about = {key.removeprefix("vggish_runner."): value for key, value in reader.metadata.items()}
     preparation = Preparation(
@@ -53,7 +54,9 @@ def query_from_file(
     except ClipError as error:
         raise RunnerError(f"{path} cannot be the query: {error}") from error
     weights, seed = _weights_of(reader)
-    session = load_vggish_model("cpu", models=models, weights=weights, seed=seed)
+    with without_library_notes():
+        import_tensorflow()
+        session = load_vggish_model("cpu", models=models, weights=weights, seed=seed)
     here = str(session.metadata.weights.checksum)
     there = about.get("weights.checksum", "unknown")
     if here != there:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import os
+import re
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
@@ -12,6 +16,9 @@ from types import ModuleType
 from runner.core.imports import without_collection
 
 _KERAS = "keras"
+
+_NOTE = re.compile(rb"I\d{4} |WARNING: All log messages before absl::InitializeLog")
+"""The beginning of a line that says nothing of a problem."""
 
 
 def import_tensorflow() -> None:
@@ -27,6 +34,31 @@ def import_tensorflow() -> None:
             importlib.import_module("tensorflow")
     finally:
         sys.meta_path.remove(refusal)
+
+
+@contextmanager
+def without_library_notes() -> Iterator[None]:
+    """Leave TensorFlow's notes out of the standard error of a command, whose reader they do not concern.
+
+    Its libraries print notes on the processor and absent GPUs while they load, before they know of
+    ``TF_CPP_MIN_LOG_LEVEL``.  Whatever is printed is held back; at the end all but the notes is printed.
+    ``TF_CPP_MIN_LOG_LEVEL`` is set to fatal errors, unless it is set: others are exceptions.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            held.seek(0)
+            for line in held:
+                if not _NOTE.match(line):
+                    os.write(2, line)
 
 
 class _Refusal(MetaPathFinder, Loader):

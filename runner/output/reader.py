@@ -110,7 +110,8 @@ class _Shard(NamedTuple):
 
     def open(self) -> pq.ParquetFile:
         try:
-            return pq.ParquetFile(self.path if self.content is None else self.content)
+            source = self.path if self.content is None else self.content
+            return pq.ParquetFile(source, read_dictionary=["clip"])
         except (OSError, pa.ArrowInvalid) as error:
             raise RunnerError(
                 f"{self.path} cannot be read as Parquet ({error}): rerun the run's command to restore it"
@@ -123,6 +124,17 @@ class _RowGroup(NamedTuple):
     shard: _Shard
     number: int
     first: int
+
+
+def _rows_of(file: pq.ParquetFile, group: int, clip: str) -> NDArray[np.int64]:
+    """Return the rows of a clip in a row group, which are consecutive, without its vectors."""
+    first, found = 0, [np.empty(0, np.int64)]
+    for names in file.read_row_group(group, ["clip"], use_threads=False)["clip"].chunks:
+        known = names.dictionary.to_pylist()
+        if clip in known:
+            found.append(first + np.flatnonzero(as_array(names.indices, np.int32) == known.index(clip)))
+        first += len(names)
+    return np.concatenate(found)
 
 
 class EmbeddingReader:
@@ -231,16 +243,14 @@ class EmbeddingReader:
 
     def clip(self, name: str) -> EmbeddedClip | None:
         """Return a clip; None where the run has no examples of it.  Other row groups' vectors are not decoded."""
-        import pyarrow.compute as pc
 
         def read(group: _RowGroup) -> pa.Table | None:
             with group.shard.open() as file:
-                clips = file.read_row_group(group.number, ["clip"], use_threads=False)["clip"]
-                is_own = pc.equal(clips, name)
-                if not pc.any(is_own).as_py():
+                rows = _rows_of(file, group.number, name)
+                if not len(rows):
                     return None
                 columns = ["start_s", "label", "embedding"]
-                return file.read_row_group(group.number, columns, use_threads=False).filter(is_own)
+                return file.read_row_group(group.number, columns, use_threads=False).slice(rows[0], len(rows))
 
         tables = []
         for table in map_ahead(read, self._groups(), _THREADS, 2 * _THREADS):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gc
+import os
 import subprocess
 import sys
 
 import pytest
 
 from runner.core.imports import without_collection
+from runner.inference.tensorflow_import import without_library_notes
 from tests.commands import PROJECT, environment
 
 
@@ -41,3 +43,17 @@ def test_the_collector_is_as_it_was_after_an_import() -> None:
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+def test_notes_are_left_out_of_standard_error_and_problems_are_not(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "1")
+    with without_library_notes():
+        os.write(2, b"WARNING: All log messages before absl::InitializeLog() is called are written to STDERR\n")
+        os.write(2, b"I0000 00:00:1796034869.624050    7477 port.cc:153] oneDNN custom operations are on.\n")
+        os.write(2, b"E0000 00:00:1796034869.624051    7477 file.cc:88] no space left\n")
+        print("a warning of Python", file=sys.stderr)
+    os.write(2, b"later\n")
+    problem = "E0000 00:00:1796034869.624051    7477 file.cc:88] no space left"
+    assert sorted(capfd.readouterr().err.splitlines()) == [problem, "a warning of Python", "later"]
