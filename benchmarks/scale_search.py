@@ -153,11 +153,12 @@ def _command(folder: Path) -> dict[str, Any]:
 
 
 def _compare_searches(rows: int, folder: Path, rounds: int, has_peer: bool) -> None:
-    """Print the medians of interleaved rounds."""
+    """Print the medians of interleaved rounds, each of which begins with another step."""
     steps = [_search, *((_peer_one_thread, _peer) if has_peer else ())]
     results: dict[str, list[dict[str, Any]]] = {}
     for _ in range(rounds):
         found = {step.__name__.strip("_"): measured(step, rows, folder) for step in steps}
+        steps.append(steps.pop(0))
         if len({values.pop("best") for values in found.values()}) > 1:
             sys.exit("the search and its peer do not agree")
         for name, values in (found | {"command": _command(folder)}).items():
