@@ -52,7 +52,7 @@ def as_table(reference: Reference, scores: Sequence[Score], wanted: Wanted) -> s
 
 
 def _clip_lines(score: Score) -> list[str]:
-    if not score.clips:
+    if not score.clips and not score.left_out:
         return []
     left_out = f" ({score.left_out:,} with a single example have none)" if score.left_out else ""
     lines = ["", f"{len(score.clips):,} clips of {score.name}{left_out}, nearest and farthest"]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from runner.cli import duplicates, search
+from tests.commands import PROJECT, environment
 from tests.evaluation.test_search import write_run
 
 
@@ -56,6 +59,17 @@ def test_a_query_that_cannot_be_is_one_sentence(
     assert told.startswith("error: ")
     assert message in told
     assert len(told.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_a_search_for_a_clip_imports_neither_pandas_nor_scikit_learn(run: str) -> None:
+    code = (
+        "import sys; from runner.cli.run import main\n"
+        f"assert main(['search', {run!r}, '--clip', 'b.wav']) == 0\n"
+        "heavy = {'pandas', 'sklearn', 'scipy', 'mlflow', 'hydra', 'tensorflow'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=PROJECT, env=environment(), check=True, stdout=subprocess.DEVNULL)
 
 
 def test_duplicates_are_printed_as_groups_and_as_rows(run: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -127,6 +128,19 @@ def test_examples_of_nan_or_zeros_are_never_the_best(tmp_path: Path, examples: n
     assert len(matches) == 39
     assert matches[0].score == pytest.approx(1.0)
     assert [match.score for match in matches if (match.clip, match.start_s) == ("b.wav", pytest.approx(1.92))] == [0.0]
+
+
+def test_a_run_at_a_url_is_searched_as_its_folder_is(tmp_path: Path, examples: np.ndarray, clips: list[str]) -> None:
+    store = fsspec.filesystem("memory")
+    folder = write_run(tmp_path / "run", examples, clips, shards=3)
+    store.put(str(folder), "/searched/run", recursive=True)
+    try:
+        url = EmbeddingReader("memory://searched/run")
+        own = query_from_clip(url, "c.wav", None, None)
+        np.testing.assert_array_equal(own, examples[10:15])
+        assert search(own, url, 7) == search(own, EmbeddingReader(str(folder)), 7)
+    finally:
+        store.rm("/searched", recursive=True)
 
 
 def test_a_clip_of_the_run_is_a_query(run: EmbeddingReader, examples: np.ndarray) -> None:
