@@ -55,7 +55,8 @@ class Clips:
         at = np.searchsorted(self._sorted, hashes).clip(max=len(self) - 1)
         if (self._sorted[at] != hashes).any():
             raise OtherClips("its clips are not the reference's")
-        return self._order[at]
+        numbers: NDArray[np.int64] = self._order[at]
+        return numbers
 
     def check_pairs(self, reference: Clips) -> None:
         """Check that both sets have the same names, each once, and as many examples in each clip.

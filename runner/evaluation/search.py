@@ -142,9 +142,10 @@ class _Query:
         """Return the best score of each row over the query's, float64 [n]; equal rows have equal scores."""
         rows = embeddings.astype(np.float64)
         if self._similarity is Similarity.EUCLIDEAN:
-            return -np.min([_lengths(rows - row) for row in self._rows], axis=0)
+            distances: NDArray[np.float64] = np.min([_lengths(rows - row) for row in self._rows], axis=0)
+            return -distances
         # not with BLAS, whose rounding of a row depends on its place among the others
-        products = np.max([np.einsum("ij,j->i", rows, row) for row in self._rows], axis=0)
+        products: NDArray[np.float64] = np.max([np.einsum("ij,j->i", rows, row) for row in self._rows], axis=0)
         return _quotients(products, _lengths(rows)) if self._similarity is Similarity.COSINE else products
 
     def candidates(self, embeddings: NDArray[np.float32], worst: float, top: int | None) -> NDArray[np.int64]:
@@ -182,15 +183,20 @@ class _Query:
 
 
 def _lengths(rows: NDArray[F]) -> NDArray[F]:
-    return np.sqrt(np.einsum("ij,ij->i", rows, rows))
+    lengths: NDArray[F] = np.sqrt(np.einsum("ij,ij->i", rows, rows))
+    return lengths
 
 
 def _quotients(products: NDArray[F], lengths: NDArray[F]) -> NDArray[F]:
     """Divide; 0 where the length is."""
-    return np.divide(products, lengths, out=np.zeros_like(products), where=lengths != 0)
+    quotients = np.zeros_like(products)
+    np.divide(products, lengths, out=quotients, where=lengths != 0)
+    return quotients
 
 
 def unit(embeddings: NDArray[F]) -> NDArray[F]:
     """Scale rows to length 1, [n, d] of the same type; rows of zeros stay."""
     lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
-    return np.divide(embeddings, lengths, out=np.zeros_like(embeddings), where=lengths != 0)
+    scaled = np.zeros_like(embeddings)
+    np.divide(embeddings, lengths, out=scaled, where=lengths != 0)
+    return scaled
