@@ -18,7 +18,6 @@ from runner.audio.lengths import fixed_header, stated_bytes
 from runner.audio.sources import BLOCK_S, SequentialSource, SourceFault
 from runner.audio.stream_ends import flac_end, mpeg_header, next_mpeg_frame, ogg_link
 from runner.core.errors import ClipError
-from runner.vggish.constants import SAMPLE_RATE
 
 if TYPE_CHECKING:
     from runner.audio.sources import Array, Stamp
@@ -94,8 +93,7 @@ class SoundFileSource(SequentialSource):
         self._container = file.format
         self.sample_rate = int(file.samplerate)
         self.channels = int(file.channels)
-        is_plain = file.subtype == "PCM_16" and (self.sample_rate, self.channels) == (SAMPLE_RATE, 1)
-        self.dtype = "int16" if is_plain else "float32"
+        self.dtype = "int16" if file.subtype == "PCM_16" else "float32"
         frames = int(file.frames)
         self._stated = frames if frames < _UNKNOWN_FRAMES else None  # frames of the whole file, by its header
         self._limit = self._stated  # frame of the open part at which reading stops

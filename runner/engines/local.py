@@ -26,6 +26,7 @@ from runner.engines.progress import report_progress
 from runner.inference.canary import Canary
 from runner.inference.gpu_memory import gpu_memory_metrics
 from runner.inference.memory import ceiling_mib
+from runner.inference.resampling import resamples_on_device
 from runner.inference.session import identity_of
 from runner.inference.startup import SessionStartup
 from runner.output.state.identity import check_identity
@@ -52,7 +53,7 @@ from runner.profiling.sampler import Sampler
 
 if TYPE_CHECKING:
     from runner.config.schema import RunConfig
-    from runner.contract.result import Status
+    from runner.contract.result import Scalar, Status
     from runner.inference.builder import Placement
     from runner.inference.startup import LoadedModel
     from runner.output.remote.committer import RemoteCommitter
@@ -171,7 +172,10 @@ class LocalEngine(Engine):
         spans = [span for number, span in enumerate(spec.shards) if number not in committed]
         clips = sum(end - first for first, end in spans)
         plan = model.placement.memory
-        pool.open(decoders_for(plan.decode_workers, clips), plan.spare_slots, model.sessions[0].effective_batch_size)
+        on_device = resamples_on_device(config.device.resampling, model.placement.device.effective)
+        self._resolve({"device.resampling": "device" if on_device else "host"})
+        decoders, rows = decoders_for(plan.decode_workers, clips), model.sessions[0].effective_batch_size
+        pool.open(decoders, plan.spare_slots, rows, resample=not on_device)
         if model.placement.device.effective is DeviceType.GPU:
             self._pin(pool, stack)
         metadata = file_metadata(config, model.sessions[0], model.placement)
@@ -245,8 +249,9 @@ class LocalEngine(Engine):
     def _warn_of_sessions(self, work: _Work) -> None:
         """Pass on failed replicas, batches that were halved, and misses of canaries."""
         backoffs = [backoff for session in work.model.sessions for backoff in session.oom_backoffs]
+        faults = [fault for session in work.model.sessions for fault in session.resampling_faults]
         misses = [miss for canary in work.canaries for miss in canary.misses[:1]]
-        for problem in (*work.pipeline.stats.replica_failures, *backoffs, *misses):
+        for problem in (*work.pipeline.stats.replica_failures, *backoffs, *faults, *misses):
             self._events.warn(problem)
         self._resolve({"memory.batch_size": work.model.sessions[0].effective_batch_size})
 
@@ -272,7 +277,7 @@ class LocalEngine(Engine):
         if allowed is not None and used > allowed:
             self._events.warn(f"the worker took {used:.0f} MiB, above memory.host_limit_mib={limit}")
 
-    def _resolve(self, values: Mapping[str, int | bool]) -> None:
+    def _resolve(self, values: Mapping[str, Scalar]) -> None:
         self.startup = replace(self.startup, resolved={**self.startup.resolved, **values})
 
 
