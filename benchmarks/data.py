@@ -1,4 +1,4 @@
-"""What the benchmarks run on: synthesised recordings of ten seconds in five encodings, and random weights."""
+"""What the benchmarks run on: synthesised recordings of ten seconds in six encodings, and random weights."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import soundfile
 SECONDS = 10
 KINDS = {
     "wav16": ("wav", "PCM_16", 16_000, 1),
+    "wav44": ("wav", "PCM_16", 44_100, 2),
     "flac44": ("flac", "PCM_16", 44_100, 2),
     "ogg44": ("ogg", "VORBIS", 44_100, 2),
     "mp344": ("mp3", "MPEG_LAYER_III", 44_100, 2),

@@ -1,11 +1,10 @@
 """The runner beside PyTorch on a GPU, on the same files: ``python -m benchmarks.gpu``.
 
-Ten-second clips, 16 kHz mono WAV, and stereo FLAC, Ogg Vorbis, MP3 and Opus of 44.1 or 48 kHz, in memory-backed storage
-(``--folder``); every clip is a file of its own name, of which ``--distinct`` are recordings of their own and the rest
-hard links to them.  Every contestant runs in a process of its own, rounds interleaved, medians printed; speeds are ×
-realtime from a ready model to the last result (the runner's with its Parquet files written).  Beside compressed audio:
-what all cores decode, and decode and resample, with no GPU at all.
-"""
+Ten-second clips: 16 kHz mono WAV, and stereo WAV, FLAC, Ogg Vorbis, MP3 and Opus of 44.1 or 48 kHz, in memory-backed
+storage (``--folder``); every clip is a file of its own name, of which ``--distinct`` are recordings of their own and the
+rest hard links to them.  Every contestant runs in a process of its own, rounds interleaved, medians printed; speeds are
+× realtime from a ready model to the last result (the runner's with its Parquet files written).  Beside audio at other
+rates: what all cores decode, and decode and resample, with no GPU at all.
 
 from __future__ import annotations
 
@@ -40,7 +39,7 @@ CORES = ("cores decoding", "cores resampling")
 
 CONTESTANTS = {
     "wav16": ("runner auto", "pytorch-pipeline", "torchvggish", "runner bfloat16", "runner tf32", "runner float32"),
-    **dict.fromkeys(("flac44", "ogg44", "mp344", "opus48"), ("runner auto", *CORES)),
+    **dict.fromkeys(("wav44", "flac44", "ogg44", "mp344", "opus48"), ("runner auto", *CORES)),
 }
 
 
@@ -50,7 +49,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--wav", type=int, default=120_000, help="clips")
     parser.add_argument("--flac", type=int, default=6_000, help="clips")
-    for name in ("ogg", "mp3", "opus"):
+    for name in ("wav44", "ogg", "mp3", "opus"):
         parser.add_argument(f"--{name}", type=int, default=0, help="clips")
     parser.add_argument("--distinct", type=int, default=200, help="recordings")
     parser.add_argument("--folder", type=Path, default=Path("/dev/shm/vggish-benchmark"))
@@ -61,7 +60,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = make_checkpoint(folder)
     found: dict[str, Any] = {}
-    asked_for = (options.wav, options.flac, options.ogg, options.mp3, options.opus)
+    asked_for = (options.wav, options.wav44, options.flac, options.ogg, options.mp3, options.opus)
     for kind, clips in zip(CONTESTANTS, asked_for, strict=True):
         if not clips:
             continue
@@ -141,7 +140,7 @@ def decode(path: str) -> float:
     """Seconds of audio of a file, all of it decoded by libsndfile, to the type that is the faster one."""
     import soundfile
 
-    samples, rate = soundfile.read(path, dtype="int16" if path.endswith("flac") else "float32")
+    samples, rate = soundfile.read(path, dtype="int16" if path.endswith(("flac", "wav")) else "float32")
     return len(samples) / float(rate)
 
 

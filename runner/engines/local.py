@@ -21,7 +21,14 @@ from runner.devices.cuda import pinned
 from runner.devices.detection import DeviceType
 from runner.devices.host import peak_rss_mib, usable_cores
 from runner.devices.load import BackgroundLoad
-from runner.engines.common import Engine, file_metadata, make_writer, remote_committer, tune_interpreter
+from runner.engines.common import (
+    Engine,
+    file_metadata,
+    make_writer,
+    remote_committer,
+    shard_files,
+    tune_interpreter,
+)
 from runner.engines.progress import report_progress
 from runner.inference.canary import Canary
 from runner.inference.gpu_memory import gpu_memory_metrics
@@ -38,6 +45,7 @@ from runner.pipeline.decode_pool import DecodePool, decode_options, decoders_for
 from runner.pipeline.messages import Replica
 from runner.pipeline.pipeline import EmbeddingPipeline, ShardedClips
 from runner.pipeline.skip_limit import SkipLimit
+from runner.pipeline.writer_processes import WriterProcesses
 from runner.profiling.device_speed import matmul_peak, model_only, speed_metrics
 from runner.profiling.metrics import (
     bottleneck,
@@ -58,6 +66,7 @@ if TYPE_CHECKING:
     from runner.inference.startup import LoadedModel
     from runner.output.remote.committer import RemoteCommitter
     from runner.output.state.journal import ShardEntry
+    from runner.output.writer import Files, ShardFiles
     from runner.pipeline.messages import PipelineStats
 
 log = logging.getLogger(__name__)
@@ -96,6 +105,8 @@ class _Work:
 
 class LocalEngine(Engine):
     """Embeds a run on this machine; see ``Engine``."""
+
+    _writers: WriterProcesses | None = None
 
     def run(self) -> Status:
         """Embed what is left, and measure what ``profile`` asks for."""
@@ -181,7 +192,8 @@ class LocalEngine(Engine):
         metadata = file_metadata(config, model.sessions[0], model.placement)
         journal = Journal(RunLayout(spec.run_dir).journal)
         stack.callback(journal.close)
-        writer = make_writer(spec, metadata, model.postprocess, journal, committed, inputs.remote)
+        files = self._open_files(shard_files(spec, metadata, model.postprocess), plan.writer_processes, stack)
+        writer = make_writer(spec, files, journal, committed, inputs.remote)
         skipped_before = sum(totals(committed).skipped.values())
         pipeline = EmbeddingPipeline(
             ShardedClips(spec.shards, read_clips(spec.manifest, spans), clips),
@@ -198,6 +210,14 @@ class LocalEngine(Engine):
         ]
         replicas = [Replica.watched(*pair) for pair in zip(model.sessions, canaries, strict=True)]
         return _Work(model, pool, pipeline, writer, replicas, canaries, metadata, spans, clips)
+
+    def _open_files(self, make_files: Callable[[], ShardFiles], processes: int, stack: contextlib.ExitStack) -> Files:
+        """Open the writer of the shards' files: processes where the plan has any."""
+        if not processes:
+            return make_files()
+        self._writers = WriterProcesses(make_files, processes)
+        stack.callback(self._writers.close)
+        return self._writers
 
     def _pin(self, pool: DecodePool, stack: contextlib.ExitStack) -> None:
         """Lock the slots' pages for copies to the GPU."""
@@ -225,6 +245,9 @@ class LocalEngine(Engine):
         ):
             pipeline.run(work.replicas)
         own_cpu_s = pipeline.stats.cpu_s + sum(pool.cpu_s.values()) - decode_cpu_s
+        if self._writers:
+            own_cpu_s += self._writers.cpu_s
+            self.metrics["writer_rss_peak_mib"] = self._writers.rss_peak_mib
         self.metrics["parity_canaries"] = float(sum(canary.count for canary in work.canaries))
         self.metrics["background_cpu_share"] = background.share(own_cpu_s)
         sampler.stop()

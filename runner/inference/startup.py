@@ -250,6 +250,7 @@ def _resolved(placement: Placement, sessions: Sequence[VGGishSession]) -> dict[s
         "memory.batch_size": sessions[0].effective_batch_size,
         "memory.queue_depth": plan.queue_depth,
         "memory.decode_workers": plan.decode_workers,
+        "memory.writer_processes": plan.writer_processes,
         "memory.host_limit_mib": plan.host_limit_mib,
         "model.conv": sessions[0].metadata.conv.effective,
         "model.compiler": sessions[0].compiler.effective,

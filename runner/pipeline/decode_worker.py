@@ -8,10 +8,6 @@ more clips.
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import os
-import signal
-import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -21,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from runner.audio.reader import leveled, read_clip
 from runner.audio.source_windows import SourceWindowCutter, WindowKind, window_filter
 from runner.core.errors import ClipError
-from runner.core.stop_signals import ignore
+from runner.core.stop_signals import die_with, ignore
 from runner.dataset.packed.address import is_packed
 from runner.dataset.packed.clips import PackedClips
 from runner.devices.host import peak_own_mib
@@ -48,8 +44,6 @@ _OPEN_S = 0.5
 _CONVERT_ROWS = 64
 
 _INT16, _FLOAT32 = WindowKind("int16"), WindowKind("float32")
-
-_PR_SET_PDEATHSIG = 1
 
 READY = b"ready"
 """Message of a decode process that has started well."""
@@ -329,7 +323,7 @@ class _Decoder:
 def decode_main(connection: Connection, process: int, parent: int, options: DecodeOptions) -> None:
     """Run a decode process until it is asked to end, or the worker is gone."""
     ignore()
-    _die_with(parent)
+    die_with(parent)
     try:
         memory = SlotMemory.receive(connection)
         decoder = _Decoder(connection, memory, process, options, resample=connection.recv())
@@ -337,12 +331,3 @@ def decode_main(connection: Connection, process: int, parent: int, options: Deco
         decoder.run()
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
-
-
-def _die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent ends, even one that is stuck in a decoder (Linux only)."""
-    if not sys.platform.startswith("linux"):
-        return
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)

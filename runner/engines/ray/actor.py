@@ -30,7 +30,7 @@ from runner.dataset.window_types import window_types
 from runner.devices.cuda import pinned
 from runner.devices.detection import DeviceType
 from runner.devices.host import CORES
-from runner.engines.common import file_metadata, make_writer, tune_interpreter
+from runner.engines.common import file_metadata, make_writer, shard_files, tune_interpreter
 from runner.engines.ray.messages import ActorEnd, ActorFailure, ActorProgress, ActorReport, ShardReport
 from runner.engines.ray.registry import localize
 from runner.inference.canary import Canary
@@ -238,8 +238,8 @@ class EmbedShards:
     def _make_writer(self) -> ShardWriter:
         if self.remote:
             check_identity(self.spec.run_dir, self._report.identity)
-        metadata, postprocess = self._report.file_metadata, self._model.postprocess
-        return make_writer(self.spec, metadata, postprocess, self._reports, remote=self.remote)
+        files = shard_files(self.spec, self._report.file_metadata, self._model.postprocess)()
+        return make_writer(self.spec, files, self._reports, remote=self.remote)
 
     def _make_replicas(self) -> list[Replica]:
         model, parity = self._model, self.spec.config.parity
