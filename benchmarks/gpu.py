@@ -1,10 +1,11 @@
 """The runner beside PyTorch on a GPU, on the same files: ``python -m benchmarks.gpu``.
 
 Ten-second clips: 16 kHz mono WAV, and stereo WAV, FLAC, Ogg Vorbis, MP3 and Opus of 44.1 or 48 kHz, in memory-backed
-storage (``--folder``); every clip is a file of its own name, of which ``--distinct`` are recordings of their own and the
-rest hard links to them.  Every contestant runs in a process of its own, rounds interleaved, medians printed; speeds are
-× realtime from a ready model to the last result (the runner's with its Parquet files written).  Beside audio at other
-rates: what all cores decode, and decode and resample, with no GPU at all.
+storage (``--folder``); every clip is a file of its own name, of which ``--distinct`` are recordings of their own and
+the rest hard links to them.  Every contestant runs in a process of its own, rounds interleaved, medians printed; speeds
+are × realtime from a ready model to the last result (the runner's with its Parquet files written).  Beside audio at
+other rates: what all cores decode, and decode and resample, with no GPU at all.
+"""
 
 from __future__ import annotations
 

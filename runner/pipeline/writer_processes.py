@@ -48,6 +48,7 @@ class WriterProcess:
 
     def __init__(self, make_files: Callable[[], ShardFiles]) -> None:
         self.rss_peak_mib = self.cpu_s = 0.0
+        self._is_ready = False
         self._connection, child_connection = CONTEXT.Pipe()
         arguments = (child_connection, os.getpid(), make_files)
         self._process = CONTEXT.Process(target=write_main, args=arguments, name="writer", daemon=True)
@@ -56,6 +57,18 @@ class WriterProcess:
         with held_back():  # one that comes while the process is starting is ignored as well
             self._process.start()
         child_connection.close()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it has started, which takes a second.
+
+        Raises:
+            EOFError, OSError: it is dead.
+        """
+        if not self._is_ready and self._connection.poll():
+            self._connection.recv_bytes()
+            self._is_ready = True
+        return self._is_ready
 
     def write(self, shard: int, rows: Sequence[ClipRow], row_digest: str) -> ShardEntry:
         """Write a shard's files; see ``ShardFiles.write``.
@@ -88,7 +101,8 @@ class WriterProcess:
 class WriterProcesses:
     """Writes the files of shards in processes, as many at a time; in place of ``ShardFiles``, from as many threads.
 
-    A shard too large for memory is written by the calling thread, and so are all once a process has died.
+    The calling thread writes a shard too large for memory, shards that come while the processes start, and all once one
+    has died.
 
     Args:
         make_files: makes the writer of a shard's files; pickled.
@@ -128,13 +142,14 @@ class WriterProcesses:
             return self._own.write(shard, rows, row_digest)
         process = self._idle.get()
         try:
-            return process.write(shard, rows, row_digest)
+            if process.is_ready:
+                return process.write(shard, rows, row_digest)
         except (EOFError, BrokenPipeError, ConnectionResetError) as error:
             self._is_broken = True
             log.warning("a process that writes shards died (%s): the worker's threads write", type(error).__name__)
-            return self._own.write(shard, rows, row_digest)
         finally:
             self._idle.put(process)
+        return self._own.write(shard, rows, row_digest)
 
     def close(self) -> None:
         """End the processes."""
@@ -148,6 +163,7 @@ def write_main(connection: Connection, parent: int, make_files: Callable[[], Sha
     die_with(parent)
     files = make_files()
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        connection.send_bytes(b"ready")
         while message := connection.recv_bytes():
             shard, row_digest, plain = pickle.loads(message)
             rows = _with_embeddings(plain, connection.recv_bytes())
