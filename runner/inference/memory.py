@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from runner.devices.detection import DeviceType
-from runner.devices.host import writers_for
 from runner.vggish.framing import slot_bytes
 
 if TYPE_CHECKING:
@@ -30,9 +29,6 @@ _DECODER_MIB = 70
 
 _WRITER_MIB = 130
 """A process that writes shards (measured on Linux)."""
-
-_LEAST_MIB_WITH_WRITERS = 4096
-"""Least limit of host memory at which shards are written by processes: below it batches and decoders need it more."""
 
 _ACTIVATION_MIB_PER_EXAMPLE = 0.2
 """Activations of one example in a batch on a CPU (measured)."""
@@ -90,12 +86,6 @@ def default_decode_workers(device: DeviceType, cores: int) -> int:
     return cores
 
 
-def default_writer_processes(device: DeviceType, cores: int, host_limit_mib: int | None) -> int:
-    """Return the number of processes that write shards; 0 for threads, which keep up with all but a GPU."""
-    has_room = host_limit_mib is None or host_limit_mib >= _LEAST_MIB_WITH_WRITERS
-    return writers_for(cores) if device is DeviceType.GPU and has_room else 0
-
-
 def plan_memory(
     memory: MemoryConfig,
     device: DeviceType,
@@ -121,8 +111,6 @@ def plan_memory(
     depth = memory.queue_depth
     workers = memory.decode_workers or default_decode_workers(device, cores)
     writers = memory.writer_processes
-    if writers is None:
-        writers = default_writer_processes(device, cores, memory.host_limit_mib)
     in_flight = devices * (IN_FLIGHT_ON_CUDA if device is DeviceType.GPU else 1)
     notes = []
     if batch > MAX_BATCH:
