@@ -152,10 +152,16 @@ def _load_model() -> SimpleNamespace:
         in_flight=1,
         device_name="/CPU:0",
         oom_backoffs=[],
+        resampling_faults=[],
         embed_windows=_embed,
     )
     return SimpleNamespace(
-        placement=placement, sessions=[vggish], postprocess=None, dtypes=("int16", "float32"), answers=None
+        placement=placement,
+        sessions=[vggish],
+        postprocess=None,
+        dtypes=("int16", "float32"),
+        answers=None,
+        programs=SimpleNamespace(commit=lambda: None),
     )
 
 

@@ -47,12 +47,12 @@ class Preparation:
         return channel_mean(block)[:, None]
 
     def apply(self, block: Array) -> Array:
-        """Return one channel [n] of a block [n, channels], at its level; one channel of int16 stays so at level and
+        """Return one channel [n] of a block [n, channels], at its level; int16 of one channel stays so at level and
         speed 1."""
-        if block.shape[1] == 1 or self.channels == "first":
+        if block.shape[1] == 1:
             mono: Array = block[:, 0]
         else:
-            mono = channel_mean(block)
+            mono = scaled(block[:, 0]) if self.channels == "first" else channel_mean(block)
         if self.is_level:
             return mono if self.speed == 1 else scaled(mono)
         return ((scaled(mono).astype(np.float64) - self.offset) * self.gain).astype(np.float32)

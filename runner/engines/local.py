@@ -274,6 +274,8 @@ class LocalEngine(Engine):
         backoffs = [backoff for session in work.model.sessions for backoff in session.oom_backoffs]
         faults = [fault for session in work.model.sessions for fault in session.resampling_faults]
         misses = [miss for canary in work.canaries for miss in canary.misses[:1]]
+        if not (faults or misses):
+            work.model.programs.commit()  # with those that were compiled in the course of the run
         for problem in (*work.pipeline.stats.replica_failures, *backoffs, *faults, *misses):
             self._events.warn(problem)
         self._resolve({"memory.batch_size": work.model.sessions[0].effective_batch_size})

@@ -47,7 +47,7 @@ class LoadedModel:
     """Sessions that passed the gate, one a device, with their placement and the post-processing of embeddings.
 
     ``dtypes`` are those of windows that the sessions are compiled for and were measured in, ``answers`` the
-    reference's, which they were compared with (None with ``parity=off``).
+    reference's, which they were compared with (None with ``parity=off``); ``programs`` is the cache of compiled ones.
     """
 
     placement: Placement
@@ -55,6 +55,7 @@ class LoadedModel:
     postprocess: Postprocessor | None
     dtypes: tuple[str, ...]
     answers: Answers | None
+    programs: CompileCache
 
 
 class SessionStartup:
@@ -109,7 +110,7 @@ class SessionStartup:
         if kind != "none":
             assert loaded.pca is not None
             postprocess = Postprocessor(kind, loaded.pca)
-        return LoadedModel(placement, sessions, postprocess, self._dtypes, answers)
+        return LoadedModel(placement, sessions, postprocess, self._dtypes, answers, self._programs)
 
     def _place(self) -> Placement:
         """Choose device and precision, and apply the memory policy."""
