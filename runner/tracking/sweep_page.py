@@ -33,14 +33,9 @@ _FIXED = (
     "dataset.name",
     "dataset.root",
     "dataset.path",
-    "frontend.hop_s",
-    "frontend.short_clips",
-    "frontend.tail",
-    "frontend.resampler",
-    "frontend.speed",
     "engine.name",
 )
-"""Parameters that decide numbers or speed."""
+"""Parameters that decide numbers or speed, besides those of ``frontend``."""
 
 _LOCATIONS = ("output.", "paths.", "tracking.", "hydra")
 
@@ -71,7 +66,8 @@ def fixed_params(results: Sequence[RunResult], overrides: Sequence[str]) -> dict
     return {
         key: value
         for key, value in (jobs[0].items() if jobs else ())
-        if (key in _FIXED or setting_name(key) in typed) and all(job.get(key) == value for job in jobs)
+        if (key in _FIXED or key.startswith("frontend.") or setting_name(key) in typed)
+        and all(job.get(key) == value for job in jobs)
     }
 
 

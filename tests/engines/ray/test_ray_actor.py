@@ -80,7 +80,7 @@ class PlainActor(EmbedShards):
 
     def _make(self) -> None:
         self.spec, self.remote, self._folder = self._init.spec, None, None
-        self._pool = DecodePool(DecodeOptions(0.96, "pad", "drop", "kaiser_best"), 1)
+        self._pool = DecodePool(DecodeOptions(), 1)
         self._pool.open(1, 2, 5)
         self._model = SimpleNamespace(sessions=[])
 
