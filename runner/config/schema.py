@@ -26,7 +26,7 @@ from runner.config.groups.evaluate import EvaluateConfig
 from runner.config.groups.frontend import FrontendConfig
 from runner.config.groups.memory import AUTO, MemoryConfig
 from runner.config.groups.model import ModelConfig
-from runner.config.groups.output import FORMATS, POSTPROCESSES, OutputConfig
+from runner.config.groups.output import POSTPROCESSES, OutputConfig
 from runner.config.groups.parity import ParityConfig, ToleranceConfig
 from runner.config.groups.paths import PathsConfig
 from runner.config.groups.precision import PRECISIONS, PrecisionConfig
@@ -38,7 +38,6 @@ from runner.core.errors import ConfigError
 __all__ = [
     "AUTO",
     "DEVICES",
-    "FORMATS",
     "GROUPS",
     "POSTPROCESSES",
     "PRECISIONS",
