@@ -44,8 +44,7 @@ class Check:
 class Facts:
     """The facts of a diagnosis.
 
-    ``nvidia`` has a mapping for each GPU (name, memory_mib, driver, compute_capability); ``cuda_libraries`` whether
-    each library loads (empty without a GPU driver); ``weights`` the state of each released file; ``tracking_uri`` is
+    ``nvidia`` are its GPUs; ``cuda_libraries`` is whether each library loads (empty without a GPU driver); ``weights`` the state of each released file; ``tracking_uri`` is
     the MLflow store's, and ``tracking_error`` why it can't be reached.
     """
 
@@ -55,7 +54,7 @@ class Facts:
     memory_mib: int = 0
     cpu_flags: frozenset[str] = frozenset()
     python: str = ""
-    nvidia: Sequence[Mapping[str, Any]] = ()
+    nvidia: Sequence[NvidiaGpu] = ()
     cuda_libraries: Mapping[str, bool] = field(default_factory=dict)
     formats: Sequence[str] = ()
     packages: Mapping[str, str | None] = field(default_factory=dict)
@@ -140,9 +139,9 @@ def _devices(facts: Facts) -> list[Check]:
     machine = facts.machine
     checks = []
     for gpu in facts.nvidia:
-        details = f"{gpu['name']}, {gpu['memory_mib'] / 1024:,.0f} GiB, driver {gpu['driver']}"
-        capability = gpu.get("compute_capability")
-        checks.append(Check("NVIDIA", True, details + (f", compute capability {capability}" if capability else "")))
+        details = f"{gpu.name}, {gpu.memory_mib / 1024:,.0f} GiB, driver {gpu.driver}"
+        known = f", compute capability {gpu.compute_capability}" if gpu.compute_capability else ""
+        checks.append(Check("NVIDIA", True, details + known))
     if missing := [name for name, loads in facts.cuda_libraries.items() if not loads]:
         fix = "pip install 'vggish-runner[cuda]'"
         checks.append(Check("CUDA libraries", False, f"not found: {', '.join(missing)}", fix))

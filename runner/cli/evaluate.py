@@ -17,7 +17,6 @@ from runner.core.errors import EvaluationError, RunnerError
 from runner.core.layout import RunLayout
 from runner.core.paths import as_path, is_url
 from runner.core.printable import printable
-from runner.core.readable import read_json
 
 if TYPE_CHECKING:
     from runner.contract.result import Evaluation
@@ -101,8 +100,10 @@ def _runs(argument: str) -> Iterator[str]:
     folder = Path(as_path(argument)).expanduser().resolve()
     if not folder.is_dir():
         raise EvaluationError(f"{folder} is not there: give the folder of a run or a sweep, or a run's URL")
+    from runner.contract.files import read_sweep
+
     sweep = RunLayout(folder).sweep
-    for job in read_json(sweep)["jobs"] if sweep.exists() else ["."]:
+    for job in read_sweep(sweep).jobs if sweep.exists() else ["."]:
         if job == "." or RunLayout(folder / job).result.exists():
             yield str(folder / job)
 

@@ -207,7 +207,8 @@ def may_be_paired(reference: EmbeddingSet, run: EmbeddingSet) -> bool:
 
     The digest of a data set is of its clips' names, labels and sizes; a merged run has none.
     """
-    digests = {each.result.get("dataset", {}).get("digest") for each in (reference, run)} - {None}
+    datasets = [each.result.info.dataset for each in (reference, run) if each.result]
+    digests = {dataset.digest for dataset in datasets if dataset}
     has_rows = reference.blocks is not None and run.blocks is not None
     return has_rows and reference.summary.n == run.summary.n and len(digests) < 2
 

@@ -97,5 +97,5 @@ def _weights_of(reader: EmbeddingReader) -> tuple[str, int]:
         return source, 0
     settings = reader.settings()
     if source == "random":
-        return source, int(settings["weights.seed"])
+        return source, int(str(settings["weights.seed"]))
     return str(settings["weights.path"]), 0

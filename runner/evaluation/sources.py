@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from runner.contract.files import parse_tracking
+from runner.contract.files import parse_result, parse_sweep, parse_tracking
+from runner.contract.result import RunResult, Startup
 from runner.contract.tracking import TrackingState
 from runner.core.errors import RunnerError
 from runner.core.layout import RunLayout
@@ -31,15 +30,15 @@ _STATISTICS_FILES = {".npz": from_npz, ".tfrecord": from_tfrecord, ".tfrecords":
 class EmbeddingSet:
     """A set of embeddings to compare.
 
-    ``name`` is for a person; ``blocks`` reads the embeddings themselves, where they are at hand; ``result`` is
-    the run's result.json, empty for a file of statistics; ``tracking`` is its MLflow run; ``is_remote`` is whether
-    reading the embeddings means downloading them.
+    ``name`` is for a person; ``blocks`` reads the embeddings themselves, where they are at hand; ``result`` is the
+    run's, None for a file of statistics; ``tracking`` is its MLflow run; ``is_remote`` is whether reading the
+    embeddings means downloading them.
     """
 
     name: str
     summary: Summary
     blocks: Callable[[], Iterator[RowBlock]] | None = None
-    result: Mapping[str, Any] = field(default_factory=dict)
+    result: RunResult | None = None
     tracking: TrackingState | None = None
     is_remote: bool = False
 
@@ -105,7 +104,8 @@ def _sets(place: Place, depth: int) -> Iterator[EmbeddingSet]:
     sweep = place.read(RunLayout.sweep)
     if sweep is None and depth == 0:
         return
-    for folder in json.loads(sweep)["jobs"] if sweep else place.folders():
+    jobs = parse_sweep(f"{place.name}/{RunLayout.sweep}", sweep).jobs if sweep else place.folders()
+    for folder in jobs:
         yield from _sets(place.below(folder), depth - 1)
 
 
@@ -115,7 +115,7 @@ def _run(place: Place) -> EmbeddingSet | None:
     readable = has_embeddings(place.name)
     if statistics is None and not readable:
         return None
-    result = _json(place, RunLayout.result)
+    result = parse_result(f"{place.name}/{RunLayout.result}", place.read(RunLayout.result))
     blocks = partial(run_rows, place) if readable else None
     if statistics is not None:
         summary = from_npz(f"{place.name}/{RunLayout.statistics}", statistics)
@@ -125,7 +125,7 @@ def _run(place: Place) -> EmbeddingSet | None:
         if sums.n < 2:
             raise RunnerError(f"{place.name} has {sums.n} examples, which have no covariance: two are needed at least")
         summary = Summary(sums.mean, sums.covariance, sums.n)
-    summary = replace(summary, about=summary.about or _about(result))
+    summary = replace(summary, about=summary.about or (_about(result) if result else {}))
     tracking = parse_tracking(f"{place.name}/{RunLayout.tracking}", place.read(RunLayout.tracking))
     return EmbeddingSet(place.name, summary, blocks, result, tracking, isinstance(place, UrlPlace))
 
@@ -139,25 +139,15 @@ def sum_of(blocks: Iterator[RowBlock]) -> EmbeddingStatistics:
     return sums or EmbeddingStatistics()
 
 
-def _about(result: Mapping[str, Any]) -> dict[str, str]:
+def _about(result: RunResult) -> dict[str, str]:
     """What result.json says of a run's embeddings, in the words of stats.npz."""
-    if not result:
-        return {}
-    weights, precision = result.get("weights") or {}, result.get("precision") or {}
-    frontend = result["config"]["frontend"]
+    startup = result.startup or Startup()
+    weights, precision = startup.weights, startup.precision
     return {
         "model": "VGGish",
-        "weights.source": str(weights.get("source")),
-        "weights.checksum": str(weights.get("checksum")),
-        "weights.random": str(weights.get("is_random")).lower(),
-        "precision": str(precision.get("effective")),
-        **{f"frontend.{key}": str(value) for key, value in frontend.items()},
+        "weights.source": str(weights and weights.source),
+        "weights.checksum": str(weights and weights.checksum),
+        "weights.random": str(weights and weights.is_random).lower(),
+        "precision": str(precision and precision.effective),
+        **{f"frontend.{key}": str(value) for key, value in vars(result.info.config.frontend).items()},
     }
-
-
-def _json(place: Place, name: str) -> dict[str, Any]:
-    try:
-        value = json.loads(place.read(name) or b"{}")
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}

@@ -194,7 +194,7 @@ class _Attempt:
         for note in prepared.plan.notes:
             log.warning("%s", note)
         started_at = self._info.started_at
-        attempt = begin_attempt(job.run_dir, {"started_at": started_at, "overrides": list(self._info.overrides)})
+        attempt = begin_attempt(job.run_dir, started_at, self._info.overrides)
         dataset = DatasetSummary.of(prepared.plan.manifest)
         self._info = replace(
             self._info, attempt=attempt, run_started_at=first_attempt_at(job.run_dir) or started_at, dataset=dataset

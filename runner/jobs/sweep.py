@@ -24,6 +24,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from runner.config.composition import expand_sweep, to_run_config, typed_words
+from runner.config.params import config_params
 from runner.contract.files import read_jobs, read_sweep, write_sweep
 from runner.contract.sweep import SweepState
 from runner.core.errors import ConfigError
@@ -109,7 +110,8 @@ class RunnerCallback(Callback):
             output = _open_output(folder, jobs)
             check_sweep_folder(folder, overrides, display_location(jobs[0].output.dir, folder))
             _warn_unavailable_devices(config)
-            swept = swept_settings([job.to_dict() for job in jobs]) if len(jobs) > 1 else _searched_settings(config)
+            params = list(map(config_params, jobs))
+            swept = swept_settings(params) if len(params) > 1 else _searched_settings(config)
         start_sweep(Sweep(jobs[0], folder, overrides, output, _jobs_started_ahead(config, jobs), swept=swept))
         if output:
             with exit_on_config_error():

@@ -205,8 +205,8 @@ def _excluded_rows(report: Report) -> list[Row]:
 def _settings(rows: Sequence[Row]) -> list[str]:
     """Return the settings of runs, with all that differs between them."""
     shared = set.intersection(*(set(row.params) for row in rows)) if rows else set()
-    configs = [{key: row.params[key] for key in row.params if key in shared} for row in rows]
-    keys = [key for key in swept_settings(configs) if not key.startswith(_SHOWN_ANYWAY)]
+    params = [{key: row.params[key] for key in row.params if key in shared} for row in rows]
+    keys = [key for key in swept_settings(params) if not key.startswith(_SHOWN_ANYWAY)]
     return [" ".join([row.effective, *(f"{key.rpartition('.')[2]}={row.params[key]}" for key in keys)]) for row in rows]
 
 

@@ -47,7 +47,7 @@ def swept_params(swept: Mapping[str, Sequence[str]], results: Sequence[RunResult
         swept: the settings that differ between jobs, each with its values; without values if a sweeper searches them.
         results: of the jobs, which have the values of such a search.
     """
-    jobs = [config_params(result.info.config.to_dict()) for result in results]
+    jobs = [config_params(result.info.config) for result in results]
     tried = {key: dict.fromkeys(job[key] for job in jobs if key in job) for key in swept}
     texts = {key: ", ".join(values or tried[key]) for key, values in swept.items()}
     return {f"{SWEPT}.{setting_name(key)}": text for key, text in texts.items() if text}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from runner.config.fingerprint import fingerprint
 from runner.core.errors import ConfigError
@@ -18,6 +18,7 @@ from runner.dataset.table import PartitionInfo
 
 if TYPE_CHECKING:
     from runner.config.schema import RunConfig
+    from runner.core.readable import Json
 
 PLAN_SCHEMA = 3
 """Version of plan.json, of the journal and of commit objects."""
@@ -36,7 +37,7 @@ class StoredPlan:
     """
 
     id: str
-    settings: Mapping[str, Any]
+    settings: Mapping[str, Json]
     shards: list[Span]
     row_digests: list[str]
     partition: PartitionInfo | None = None
@@ -127,8 +128,15 @@ def check_output_folder(folder: Path, config: RunConfig) -> None:
         )
 
 
-def begin_attempt(folder: Path, attempt: Mapping[str, Any]) -> int:
-    """Append an attempt at the run, with its ``started_at``, to attempts.jsonl; return its number, from 1."""
+def begin_attempt(folder: Path, started_at: float, overrides: Sequence[str] = ()) -> int:
+    """Append an attempt at the run to attempts.jsonl; return its number, from 1.
+
+    Args:
+        folder: the run's.
+        started_at: when it begins, in seconds since the epoch.
+        overrides: of its command line.
+    """
+    attempt = {"started_at": started_at, "overrides": list(overrides)}
     path = RunLayout(folder).attempts
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(attempt) + "\n")

@@ -417,7 +417,7 @@ def test_shards_of_changed_sources_lose_their_commit_objects(
         assert output is not None
         assert not (folder / "left_over").exists()
         plan = make_plan(folder, config, build_manifest(config.dataset, tmp_path))
-        begin_attempt(folder, {})
+        begin_attempt(folder, 0.0)
         output.begin_attempt(plan)
         return output, plan
 
@@ -458,7 +458,7 @@ def test_shards_with_clips_that_came_back_are_done_again_from_any_machine(
         output = open_remote_run(folder, config)
         assert output is not None
         plan = make_plan(folder, config, build_manifest(config.dataset, tmp_path), output.download_clip_rows)
-        begin_attempt(folder, {})
+        begin_attempt(folder, 0.0)
         output.begin_attempt(plan)
         return output, plan
 
