@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+if TYPE_CHECKING:
+    from runner.core.readable import Json
+
 SCHEMA = pa.schema(
     [
         ("clip", pa.string()),

@@ -17,12 +17,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from runner.contract.events import EndEvent, Events
 from runner.contract.files import read_spec, write_result
 from runner.contract.result import WorkerResult
-from runner.core.events import LOG_FORMAT, Events
 from runner.core.failures import failure_of
 from runner.core.layout import RunLayout
-from runner.core.printable import PrintableFormatter
+from runner.core.printable import LOG_FORMAT, PrintableFormatter
 from runner.core.stop_signals import StopSignal
 from runner.devices.host import host_facts, versions
 from runner.inference.tensorflow_import import import_tensorflow
@@ -100,8 +100,7 @@ def _report(run_dir: Path, events: Events, result: WorkerResult) -> Status:
         log.error("result.json could not be written: %s", error)
         if result.status == "finished":
             result = replace(result, status="failed", failure=failure_of(error))
-    failure = vars(result.failure) if result.failure else None
-    events.send("end", status=result.status, failure=failure)
+    events.send(EndEvent(result.status, result.failure))
     return result.status
 
 

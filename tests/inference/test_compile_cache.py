@@ -102,9 +102,7 @@ def test_flags_of_the_user_stay(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "gpus"), [("models", []), ("file", GPUS), ("no flag/can hold a space", GPUS)])
-def test_without_gpus_or_a_usable_folder_there_is_no_cache(
-    tmp_path: Path, name: str, gpus: list[NvidiaGpu]
-) -> None:
+def test_without_gpus_or_a_usable_folder_there_is_no_cache(tmp_path: Path, name: str, gpus: list[NvidiaGpu]) -> None:
     (tmp_path / "file").touch()
     cache = CompileCache(tmp_path / name, gpus)
     cache.use()

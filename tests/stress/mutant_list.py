@@ -373,9 +373,9 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "what else is printed as JSON is taken for an event",
-        "jobs/worker_process.py",
-        'return event if isinstance(event, dict) and "event" in event else None',
-        "return event if isinstance(event, dict) else None",
+        "contract/events.py",
+        "except (ValueError, KeyError, TypeError, AttributeError):",
+        "except (ValueError, KeyError, TypeError):",
         "tests/jobs/test_launch.py",
     ),
     Mutant(

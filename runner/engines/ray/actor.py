@@ -22,9 +22,10 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from runner.core.events import LOG_FORMAT, Events, StartupTimer
+from runner.contract.events import Events
 from runner.core.failures import failure_of
-from runner.core.printable import PrintableFormatter
+from runner.core.printable import LOG_FORMAT, PrintableFormatter
+from runner.core.startup_timer import StartupTimer
 from runner.dataset.clips import ClipReader
 from runner.dataset.window_types import window_types
 from runner.devices.cuda import pinned

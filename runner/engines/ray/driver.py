@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from runner.config.ray_address import address_of
 from runner.config.schema import RayEngineConfig
+from runner.contract.events import ProgressEvent
 from runner.core.errors import EngineError
 from runner.core.failures import error_of
 from runner.core.layout import RunLayout
@@ -34,9 +35,9 @@ from runner.output.writer import check_complete, totals, write_clips_table
 from runner.pipeline.skip_limit import check_skipped
 
 if TYPE_CHECKING:
+    from runner.contract.events import Events
     from runner.contract.result import RunStats, Scalar, Status
     from runner.contract.spec import RunSpec
-    from runner.core.events import Events
     from runner.core.stop_signals import StopSignal
     from runner.engines.ray.cluster import Seat
     from runner.engines.ray.messages import Message
@@ -67,7 +68,7 @@ class RayEngine(Engine):
         assert isinstance(config.engine, RayEngineConfig)
         remote = remote_committer(spec)
         with contextlib.ExitStack() as stack:
-            self._events.send("phase", name="lock")
+            self._events.phase("lock")
             lock = remote.worker_lock if remote else None
             stack.enter_context(worker_lock(spec.run_dir, config.engine.shutdown_timeout_s, lock))
             if remote:
@@ -75,7 +76,7 @@ class RayEngine(Engine):
             else:
                 committed = load_committed_shards(spec.run_dir, config.output.formats, spec.row_digests)
             self._stop.begin(lambda: None)  # from here on it is polled
-            self._events.send("phase", name="cluster")
+            self._events.phase("cluster")
             collector = ReportCollector(spec, self._events, committed)
             stack.callback(collector.journal.close)
             resolved: dict[str, Scalar] = {}
@@ -166,7 +167,7 @@ def _say(events: Events, text: str | None) -> None:
     """Show what the run waits for; None: that it is at work."""
     if text:
         log.info("%s", text)
-    events.send("phase", name="embed", seconds={}, text=text)
+    events.phase("embed", text)
 
 
 def _blame(spec: RunSpec, killers: Mapping[int, str]) -> NoReturn:
@@ -295,11 +296,12 @@ class ReportCollector:
     def _send_progress(self, *, is_last: bool = False) -> None:
         under_way = 0.0 if is_last else self.actors.examples_under_way * self._spec.config.frontend.file_hop_s
         self._events.send(
-            "progress",
-            clips=self._clips,
-            attempt_clips=self._clips - self._before,
-            skipped=self._skipped.total(),
-            examples=self._examples,
-            audio_s=self.actors.audio_s + under_way,
-            elapsed_s=self.actors.elapsed_s,
+            ProgressEvent(
+                clips=self._clips,
+                attempt_clips=self._clips - self._before,
+                skipped=self._skipped.total(),
+                examples=self._examples,
+                audio_s=self.actors.audio_s + under_way,
+                elapsed_s=self.actors.elapsed_s,
+            )
         )

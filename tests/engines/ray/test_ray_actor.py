@@ -20,10 +20,11 @@ import pytest
 import soundfile
 
 from runner.config.composition import compose_config
+from runner.contract.events import Events
 from runner.contract.spec import DatasetSummary
 from runner.core.errors import EngineError, ParityError
-from runner.core.events import Events, StartupTimer
 from runner.core.failures import Failure
+from runner.core.startup_timer import StartupTimer
 from runner.engines.ray import actor as ray_actor
 from runner.engines.ray.actor import EmbedShards, Reports
 from runner.engines.ray.driver import ReportCollector
