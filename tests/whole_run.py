@@ -227,7 +227,7 @@ def _machine() -> tuple[dict[str, Any], dict[str, str]]:
 @contextlib.contextmanager
 def _patched() -> Iterator[None]:
     facts, found = _machine()
-    stop = SimpleNamespace(begin=lambda stop: None, is_set=lambda: False, take_signals=lambda: None)
+    stop = SimpleNamespace(begin=lambda stop: None, is_set=lambda: False, install_handlers=lambda: None)
     with contextlib.ExitStack() as stack:
         for target, name, value in (
             (job, "host_facts", lambda: facts),

@@ -163,9 +163,9 @@ def _decode(config: RunConfig, listing: str, data: bytes) -> Manifest:
         raise DatasetError(
             f"dataset.listing={listing} is not a listing of this version of the runner ({error!r}): choose another file"
         ) from error
-    settings, wanted = about.settings, _settings(config)
-    if settings != wanted:
-        keys = [key for key in sorted({*settings, *wanted}) if settings.get(key) != wanted.get(key)]
+    settings, current = about.settings, _settings(config)
+    if settings != current:
+        keys = [key for key in sorted({*settings, *current}) if settings.get(key) != current.get(key)]
         raise DatasetError(
             f"dataset.listing={listing} is of another data set (it differs in {', '.join(keys)}): choose another file"
         )

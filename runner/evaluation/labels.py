@@ -88,18 +88,18 @@ class RunLabels:
 
     def __init__(self, pattern: str | None = None) -> None:
         self._grouping = _Grouping(pattern)
-        self._found = False
+        self._has_labels = False
 
     def of(self, clip: str, own: str | None, starts: NDArray[np.float64], window_s: float) -> ClipLabels | None:
         """Return the run's own label for every window."""
         if own is None:
             return None
-        self._found = True
+        self._has_labels = True
         return ClipLabels(self._grouping.of(clip), None, [frozenset((own,))] * len(starts))
 
     def check(self) -> None:
         """Raise EvaluationError if no clip has a label."""
-        if not self._found:
+        if not self._has_labels:
             raise EvaluationError(
                 "no embedded clip has a label: put the clips into a folder a label, or name a file of labels with "
                 "evaluate.labels"

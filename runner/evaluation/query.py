@@ -52,12 +52,12 @@ def query_from_file(
         raise RunnerError(f"{path} cannot be the query: {error}") from error
     weights, seed = _weights_of(reader)
     session = load_vggish_model("cpu", models=models, weights=weights, seed=seed)
-    here = str(session.metadata.weights.checksum)
-    there = about.get("weights.checksum", "unknown")
-    if here != there:
+    checksum = str(session.metadata.weights.checksum)
+    expected = about.get("weights.checksum", "unknown")
+    if checksum != expected:
         raise RunnerError(
-            f"{reader.location} was embedded with other weights (checksum {there[:12]}) than those found here "
-            f"({here[:12]}): search with --clip, or restore the run's weights"
+            f"{reader.location} was embedded with other weights (checksum {expected[:12]}) than those found here "
+            f"({checksum[:12]}): search with --clip, or restore the run's weights"
         )
     return session.embed_waveform(samples, SAMPLE_RATE, hop_s=frontend.hop_s)
 

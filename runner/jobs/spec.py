@@ -31,7 +31,7 @@ class Job:
     has_next: bool = False
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """The run's folder, or its URL in an object store."""
         return display_location(self.config.output.dir, self.run_dir)
 

@@ -213,7 +213,7 @@ class RunTracking:
         self.outcome, self.page = ui_location(store_uri(job.config.tracking, job.outputs), job.run_dir)
 
     def _later(self) -> str:
-        return f"not logged; log it later with: python -m runner track {shlex.quote(self._job.place)}"
+        return f"not logged; log it later with: python -m runner track {shlex.quote(self._job.location)}"
 
 
 def _in_daemon_thread(work: Callable[[], None]) -> None:

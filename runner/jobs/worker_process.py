@@ -22,7 +22,7 @@ from runner.core.errors import ResumeError
 from runner.core.failures import Failure
 from runner.core.layout import RunLayout
 from runner.core.printable import printable
-from runner.core.stop_signals import REQUEUE_SIGNAL, STOP_SIGNALS, Requests, leave_terminal, take
+from runner.core.stop_signals import REQUEUE_SIGNAL, STOP_SIGNALS, Requests, install_handler, leave_terminal
 from runner.jobs.spawn import start_worker
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class InterruptGuard:
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
-        before = take(self._handle)
+        before = install_handler(self._handle)
         try:
             yield self
         finally:

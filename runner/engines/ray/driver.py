@@ -80,14 +80,14 @@ class RayEngine(Engine):
             collector = ReportCollector(spec, self._events, committed)
             stack.callback(collector.journal.close)
             resolved: dict[str, Scalar] = {}
-            if collector.left:
+            if collector.remaining:
                 ray = connect(config.engine, self._connection)
-                self._stop.take_signals()  # Ray takes SIGTERM for itself
+                self._stop.install_handlers()  # Ray takes SIGTERM for itself
                 seat = _first_seat(ray, config.engine, config.device.name, self._events, self._stop)
                 resolved = self._embed(ray, seat, collector)
             if remote:
                 remote.download_clip_rows(collector.committed)
-            status: Status = "interrupted" if self._stop.is_set() and collector.left else "finished"
+            status: Status = "interrupted" if self._stop.is_set() and collector.remaining else "finished"
             collector.close(is_complete=status == "finished")
             self.stats, self.startup = collector.stats(), collector.actors.startup()
             self.startup = replace(self.startup, resolved={**self.startup.resolved, **resolved})
@@ -107,9 +107,9 @@ class RayEngine(Engine):
         """
         from runner.engines.ray.actor import EmbedShards
 
-        engine, spec, left = self._spec.config.engine, self._spec, collector.left
+        engine, spec, remaining = self._spec.config.engine, self._spec, collector.remaining
         assert isinstance(engine, RayEngineConfig)
-        clips = sum(spec.shards[number].rows for number in left)
+        clips = sum(spec.shards[number].rows for number in remaining)
         clips_per_actor = -(-clips // max(1, most_actors(engine, seat, ray.nodes())))
         weights = upload_weights(ray, spec) if address_of(engine) else {}
         init = ray.put(ActorInit(spec, weights, clips_per_actor))
@@ -123,8 +123,8 @@ class RayEngine(Engine):
             most=lambda: most_actors(engine, seat, ray.nodes()),
             death=ray.exceptions.RayActorError,
         )
-        settings = PoolSettings(clips / len(left), address_of(engine) is not None, engine.wait_s, str(seat))
-        pool = ShardPool(cluster, left, settings, lambda text: _say(self._events, text))
+        settings = PoolSettings(clips / len(remaining), address_of(engine) is not None, engine.wait_s, str(seat))
+        pool = ShardPool(cluster, remaining, settings, lambda text: _say(self._events, text))
         _say(self._events, None)
         with contextlib.closing(pool):
             for report in pool.reports(self._stop.is_set, engine.shutdown_timeout_s):
@@ -213,7 +213,7 @@ class ReportCollector:
         self.actors = ActorStats(events)
 
     @property
-    def left(self) -> list[int]:
+    def remaining(self) -> list[int]:
         """The shards that are not done."""
         return [number for number in range(len(self._spec.shards)) if number not in self.committed]
 

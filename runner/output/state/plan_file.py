@@ -112,16 +112,16 @@ def check_output_folder(folder: Path, config: RunConfig) -> None:
                 f"output.dir={location} already holds a run: choose another folder, or move that run away"
             )
         return
-    wanted, started = fingerprint(config), plan.settings
-    keys = [key for key in sorted({*wanted, *started}) if wanted.get(key) != started.get(key)]
-    other_version = [key for key in keys if key not in wanted or key not in started]
+    current, started = fingerprint(config), plan.settings
+    keys = [key for key in sorted({*current, *started}) if current.get(key) != started.get(key)]
+    other_version = [key for key in keys if key not in current or key not in started]
     if other_version and not any(key.endswith(".name") for key in keys):  # other options may have other keys
         raise ConfigError(
             f"output.dir={location} already holds a run of another version of the runner, which differs in the keys "
             f"{', '.join(other_version)}: resume it with that version, or choose another folder"
         )
     if keys:
-        differences = ", ".join(f"{key} ({started.get(key)} there, {wanted.get(key)} now)" for key in keys)
+        differences = ", ".join(f"{key} ({started.get(key)} there, {current.get(key)} now)" for key in keys)
         raise ConfigError(
             f"output.dir={location} already holds a run of another configuration: {differences}. "
             "Give the same settings to resume it, or choose another folder"

@@ -225,10 +225,10 @@ def test_shards_that_an_actor_takes_back_are_left_to_be_done(tmp_path: Path) -> 
     counts = ShardCounts(embedded=1, audio_s=1.0)
     for number in range(2):
         add(ShardReport(ShardEntry(number, 1, 1, {}, counts)))
-    assert collector.left == []
+    assert collector.remaining == []
     with pytest.raises(ParityError, match="wrong"):
         add(ShardReport(failed=ActorFailure(Failure("parity", "wrong"), (1,))))
-    assert collector.left == [1]
+    assert collector.remaining == [1]
     assert list(read_journal(tmp_path / ".runner" / "journal.jsonl")[0]) == [0]
 
 
