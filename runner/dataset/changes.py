@@ -47,7 +47,9 @@ class Changes:
         if self.relabeled:
             lines.append(f"re-running the shards of {len(self.relabeled):,} labels changed since the run started")
         if self.missing_files:
-            lines.append(f"{self.missing_files:,} source files are gone: keeping embeddings, skipping the others as missing")
+            lines.append(
+                f"{self.missing_files:,} source files are gone: keeping embeddings, skipping the others as missing"
+            )
         if self.new_clips:
             lines.append(f"embedding {self.new_clips:,} new clips after the others")
         return lines
