@@ -128,8 +128,8 @@ class SessionStartup:
             log.info("%s %-5s %s: %s", "✓" if info.available else "✗", info.type.value, info.name, info.reason)
         for warning in _warnings(placement):
             self._events.warn(warning)
-        device = placement.device
-        self._events.send(DeviceEvent(device.effective.value, device.device.name, placement.precision.effective))
+        chosen = placement.device
+        self._events.send(DeviceEvent(chosen.effective.value, chosen.device.name, placement.precision.effective))
         return placement
 
     def _build_until_parity(
