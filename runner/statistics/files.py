@@ -57,12 +57,7 @@ def to_npz(statistics: EmbeddingStatistics, about: Mapping[str, str]) -> bytes:
         about: what they are: model, weights, front end, precision.
     """
     mean, covariance = statistics.mean, statistics.covariance
-    arrays: dict[str, NDArray[Any]] = {
-        "mu": mean,
-        "sigma": covariance,
-        f"{_MODEL}.mu": mean,
-        f"{_MODEL}.cov": covariance,
-    }
+    arrays: dict[str, Any] = {"mu": mean, "sigma": covariance, f"{_MODEL}.mu": mean, f"{_MODEL}.cov": covariance}
     arrays |= {"n": np.array(statistics.n), _SUMS: statistics.to_vector()}
     arrays[_ABOUT] = np.array(json.dumps(dict(about), sort_keys=True))
     file = io.BytesIO()
