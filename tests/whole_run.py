@@ -197,7 +197,7 @@ class _Worker:
     def __init__(self, command: list[str], *, stderr: Any, **options: Any) -> None:
         events = io.StringIO()
         log = open(stderr.name, "a", encoding="utf-8")  # noqa: SIM115
-        taken = mock.patch.object(entrypoint, "_take_standard_output", return_value=events)
+        taken = mock.patch.object(entrypoint, "_redirect_standard_output", return_value=events)
         with taken, contextlib.redirect_stderr(log):
             try:
                 self._status = entrypoint.main(command[-1])

@@ -47,8 +47,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="vggish-runner fad",
         description="Fréchet Audio Distance of runs from a reference, with a bootstrap interval over clips.",
     )
-    what = "a run's folder or URL, or a file of statistics (stats.npz, fadtk's .npz, Google's .tfrecord, mu.npy and "
-    parser.add_argument("reference", nargs="?", metavar="REFERENCE", help=f"{what}cov.npy in a folder)")
+    kinds = "a run's folder or URL, or a file of statistics (stats.npz, fadtk's .npz, Google's .tfrecord, mu.npy and "
+    parser.add_argument("reference", nargs="?", metavar="REFERENCE", help=f"{kinds}cov.npy in a folder)")
     parser.add_argument("runs", nargs="*", metavar="RUN", help="likewise; of a sweep or a folder of runs, each of them")
     parser.add_argument(
         "--infinity",
@@ -107,9 +107,9 @@ def _compare(options: argparse.Namespace) -> int:
     runs = [run for argument in options.runs for run in find_sets(argument)]
     if not options.allow_different:
         for run in runs:
-            if found := differences(reference.embeddings, run):
+            if reasons := differences(reference.embeddings, run):
                 raise RunnerError(
-                    f"{'; '.join(found)}: their distance would say nothing of the audio; embed both alike, or give "
+                    f"{'; '.join(reasons)}: their distance would say nothing of the audio; embed both alike, or give "
                     "--allow-different"
                 )
     fad_options = FadOptions(_RESAMPLES, options.infinity, options.kad, options.per_clip is not None, options.seed)

@@ -48,7 +48,7 @@ def main(spec_path: str | None = None) -> int:
         spec_path = _await_spec()
         if not spec_path:  # the command needs no other worker
             return 0
-    events = Events(_take_standard_output())
+    events = Events(_redirect_standard_output())
     handler = logging.StreamHandler()
     handler.setFormatter(PrintableFormatter(LOG_FORMAT))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
@@ -138,7 +138,7 @@ def _move_log(path: Path) -> None:
         os.dup2(log_file.fileno(), 2)
 
 
-def _take_standard_output() -> IO[str]:
+def _redirect_standard_output() -> IO[str]:
     """Keep standard output for events, and send whatever else is printed to standard error."""
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)

@@ -105,13 +105,13 @@ def differences(reference: EmbeddingSet, run: EmbeddingSet) -> list[str]:
     keys = [*_COMPARED, *(key for key in {**defaults, **first, **second} if key.startswith("frontend."))]
     pairs = ((key, first.get(key, defaults.get(key)), second.get(key, defaults.get(key))) for key in keys)
     return [
-        f"{key} is {_shown(one)} for {reference.name} and {_shown(other)} for {run.name}"
+        f"{key} is {_abbreviated(one)} for {reference.name} and {_abbreviated(other)} for {run.name}"
         for key, one, other in pairs
         if one != other
     ]
 
 
-def _shown(value: str | None) -> str:
+def _abbreviated(value: str | None) -> str:
     return "unknown" if value is None else value[:12] if len(value) == 64 else value  # a SHA-256, in short
 
 

@@ -289,11 +289,11 @@ def finish_sweep(interrupted: bool) -> bool:
         )
     path = RunLayout(sweep.folder).sweep
     jobs = tuple(os.path.relpath(run_dir, sweep.folder) for run_dir in sweep.run_dirs)
-    found = read_jobs(sweep.folder, sweep.run_dirs)
-    fads = sweep_fads(sweep.folder, found)
+    results_by_job = read_jobs(sweep.folder, sweep.run_dirs)
+    fads = sweep_fads(sweep.folder, results_by_job)
     write_sweep(path, replace(read_sweep(path), jobs=jobs, fads=tuple(fads.values()), interrupted=interrupted))
     hide_credentials(sweep.folder)
-    results = [replace(result, fad=fads.get(job)) for job, result in found.items()]
+    results = [replace(result, fad=fads.get(job)) for job, result in results_by_job.items()]
     if sweep.config.profile.plots and results:
         from runner.reporting.sweep_figures import draw_sweep
 

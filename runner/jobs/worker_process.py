@@ -59,7 +59,7 @@ class InterruptGuard:
 
     def __init__(self) -> None:
         self._requests = Requests()
-        self.on_signal: Callable[[int], None] = give_up
+        self.on_signal: Callable[[int], None] = finish_step
 
     @contextmanager
     def installed(self) -> Iterator[InterruptGuard]:
@@ -100,7 +100,7 @@ class InterruptGuard:
             self.on_signal(self.count)
 
 
-def give_up(count: int) -> None:
+def finish_step(count: int) -> None:
     """Without a worker: finish the current step, which takes seconds, unless an end is asked for again."""
     if count > 1:
         raise KeyboardInterrupt
@@ -175,7 +175,7 @@ def run_worker(
                     _handle_event(event, progress)
         status = process.wait()
     finally:
-        guard.on_signal = give_up
+        guard.on_signal = finish_step
         if process.poll() is None:
             process.kill()
             process.wait()

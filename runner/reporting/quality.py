@@ -174,7 +174,7 @@ def fad_change(quality: Quality, reference: Quality) -> str | None:
     return f"FAD by {own.fad:.4f}" if own.fad >= _FAD_RESOLUTION else "FAD by less than 0.0001"
 
 
-def reference_and_others(qualities: Sequence[Quality]) -> list[Quality]:
+def ranked_by_precision(qualities: Sequence[Quality]) -> list[Quality]:
     """Return the runs to compare, the reference first: those whose quality was measured, or all if that is none.
 
     The reference is the first run of the finest precision, one with the default front end before others.  Runs of one
@@ -194,7 +194,7 @@ def quality_findings(qualities: Sequence[Quality]) -> list[str]:
     """
     if not qualities:
         return []
-    reference, *others = reference_and_others(qualities)
+    reference, *others = ranked_by_precision(qualities)
     speed = REPEATS if all(REPEATS in quality.metrics for quality in (reference, *others)) else FIRST_PASS
     lines = [_describe_reference(reference)] if reference.headline else []
     for quality in others:

@@ -221,7 +221,7 @@ def _experiment(client: MlflowClient, tracking: TrackingConfig, artifacts: str |
     return experiment
 
 
-def known_run(client: MlflowClient, run_id: str) -> Run | None:
+def find_run(client: MlflowClient, run_id: str) -> Run | None:
     """Return a run by its id; None if the store does not have it (any more), or has it in the trash."""
     from mlflow.exceptions import MlflowException
 

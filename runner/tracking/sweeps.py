@@ -16,7 +16,7 @@ from runner.core.redact import without_credentials
 from runner.reporting.advice import rerun_command
 from runner.reporting.verdict import only_contest, verdict
 from runner.tracking.calls import cut, log_batch, log_dataset, log_params, metrics_at
-from runner.tracking.client import experiment_client, known_run, store_uri
+from runner.tracking.client import experiment_client, find_run, store_uri
 from runner.tracking.record import source_tags
 from runner.tracking.runs import with_run_id
 from runner.tracking.sweep_page import fixed_params, sweep_note, swept_params
@@ -45,7 +45,7 @@ def open_sweep(
     path = RunLayout(sweep_dir).sweep
     state = read_sweep(path)
     with experiment_client(tracking, outputs) as (client, experiment_id):
-        if state.run_id and known_run(client, state.run_id):
+        if state.run_id and find_run(client, state.run_id):
             return
         name = " ".join(["sweep", *map(without_credentials, _swept(overrides))])[:_MAX_NAME]
         tags = {
