@@ -203,7 +203,7 @@ class _Worker:
     def __init__(self, command: list[str], *, stderr: Any, **options: Any) -> None:
         events = io.StringIO()
         log = open(stderr.name, "a", encoding="utf-8")  # noqa: SIM115
-        taken = mock.patch.object(entrypoint, "_take_standard_output", return_value=events)
+        taken = mock.patch.object(entrypoint, "_redirect_standard_output", return_value=events)
         with taken, contextlib.redirect_stderr(log):
             try:
                 self._status = entrypoint.main(command[-1])
@@ -233,7 +233,7 @@ def _machine() -> tuple[dict[str, Any], dict[str, str]]:
 @contextlib.contextmanager
 def _patched() -> Iterator[None]:
     facts, found = _machine()
-    stop = SimpleNamespace(begin=lambda stop: None, is_set=lambda: False, take_signals=lambda: None)
+    stop = SimpleNamespace(begin=lambda stop: None, is_set=lambda: False, install_handlers=lambda: None)
     with contextlib.ExitStack() as stack:
         for target, name, value in (
             (job, "host_facts", lambda: facts),

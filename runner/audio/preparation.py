@@ -19,14 +19,26 @@ if TYPE_CHECKING:
 class Preparation:
     """How a clip becomes mono at 16 kHz; see the configuration's group ``frontend``.
 
-    ``offset`` is subtracted from its samples, which are then multiplied by ``gain``: see ``reader.leveled``.
+    ``offset`` is subtracted from its samples, which are then multiplied by ``gain``: the clip's own level, which
+    ``normalize`` asks for and ``reader.leveled`` measures.
     """
 
     resampler: str = "kaiser_best"
     channels: str = "mean"
+    normalize: str = "none"
+    speed: float = 1.0
     offset: float = 0.0
     gain: float = 1.0
-    speed: float = 1.0
+
+    @property
+    def needs_level(self) -> bool:
+        """Whether a clip is read once for its level before it is read for its waveform."""
+        return self.normalize != "none"
+
+    @property
+    def keeps_int16(self) -> bool:
+        """Whether 16-bit mono samples at 16 kHz stay int16: nothing resamples or scales them."""
+        return self.speed == 1 and not self.needs_level
 
     def rate_of(self, sample_rate: int) -> int:
         """Return the rate in Hz that audio of a file's ``sample_rate`` is resampled from: times ``speed``, rounded."""

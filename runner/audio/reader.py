@@ -194,29 +194,27 @@ def _frame(name: str, seconds: float, sample_rate: int) -> int:
     return round(seconds * sample_rate)
 
 
-def leveled(
-    clip: ClipReader, preparation: Preparation, normalize: str, on_block: Callable[[], None] = lambda: None
-) -> Preparation:
+def leveled(clip: ClipReader, on_block: Callable[[], None] = lambda: None) -> Preparation:
     """Return a clip's preparation with its level, for which the clip is read to its end.
 
     ``peak`` divides by the largest sample at 16 kHz (google-research's audioset_model.py: the largest, not the largest
     magnitude); ``mean`` subtracts the mean at the file's rate (audioldm_eval's load_mel.py).
 
     Args:
-        clip: opened with ``preparation``.
-        preparation: without a level.
-        normalize: none, peak or mean.
+        clip: opened with a preparation without a level.
         on_block: called after each block.
     """
-    if normalize == "none":
+    preparation = clip.preparation
+    if not preparation.needs_level:
         return preparation
+    by_peak = preparation.normalize == "peak"
     peak, total, count = _LEAST_PEAK, 0.0, 0
-    for block in clip if normalize == "peak" else clip.mono_blocks():
+    for block in clip if by_peak else clip.mono_blocks():
         scale = INT16_SCALE if block.dtype == np.int16 else 1.0
         peak = max(peak, float(block.max()) * scale)
         total += float(block.sum(dtype=np.float64)) * scale
         count += len(block)
         on_block()
-    if normalize == "peak":
+    if by_peak:
         return replace(preparation, gain=1 / peak)
     return replace(preparation, offset=total / max(count, 1))

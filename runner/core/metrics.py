@@ -320,7 +320,7 @@ def metric_of(name: str) -> Metric | None:
     return _BY_NAME.get(name) or _BY_NAME.get(pattern)
 
 
-def known_metric(name: str) -> Metric:
+def require_metric(name: str) -> Metric:
     """Return the metric of a name that the user gave.
 
     Raises:
@@ -341,7 +341,7 @@ def ranking_metric(name: str) -> Metric:
     Raises:
         RunnerError: there is none, or it has no direction.
     """
-    metric = known_metric(name)
+    metric = require_metric(name)
     if metric.direction is Direction.NEUTRAL:
         raise RunnerError(
             f"{name} describes a run, and has no better direction: give one that can be ranked first, "

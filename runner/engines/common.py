@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from runner.config.schema import RunConfig
+    from runner.contract.events import Events
     from runner.contract.result import Repeats, Status
     from runner.contract.spec import RunSpec
-    from runner.core.events import Events
     from runner.core.stop_signals import StopSignal
     from runner.inference.builder import Placement
     from runner.inference.session import VGGishSession

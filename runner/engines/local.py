@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from runner.contract.result import RunStats
-from runner.core.events import StartupTimer
 from runner.core.layout import RunLayout
 from runner.core.span import Span
+from runner.core.startup_timer import StartupTimer
 from runner.dataset.clips import read_clips
 from runner.dataset.window_types import window_types
 from runner.devices.cuda import pinned
@@ -142,7 +142,7 @@ class LocalEngine(Engine):
         sampler = Sampler(config.profile.sample_every_s)
         sampler.start()
         stack.callback(sampler.stop)
-        self._events.send("phase", name="lock")
+        self._events.phase("lock")
         remote = remote_committer(spec)
         lock = remote.worker_lock if remote else None
         stack.enter_context(worker_lock(spec.run_dir, config.engine.shutdown_timeout_s, lock))
@@ -164,7 +164,7 @@ class LocalEngine(Engine):
         """
         startup = SessionStartup(
             self._spec,
-            window_types(self._spec.manifest, keeps_int16=self._spec.config.frontend.keeps_int16),
+            window_types(self._spec.manifest, keeps_int16=self._spec.config.frontend.preparation.keeps_int16),
             self._timer,
             self._events,
         )
@@ -235,7 +235,7 @@ class LocalEngine(Engine):
         """
         spec, pipeline, pool = self._spec, work.pipeline, work.pool
         self.metrics |= self._timer.metrics(time.time())
-        self._events.send("phase", name="embed", seconds=self._timer.steps)
+        self._events.phase("embed")
         background, decode_cpu_s = BackgroundLoad(), sum(pool.cpu_s.values())
         tune_interpreter()
         done, hop_s = spec.dataset.clips - work.clips, spec.config.frontend.file_hop_s

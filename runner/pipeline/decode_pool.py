@@ -119,7 +119,7 @@ class DecodePool:
         """Return the windows of a filled slot; valid until its release."""
         windows = self.memory.windows(filled.slot, filled.kind)
         if filled.kind.rate != SAMPLE_RATE:
-            at_rate = window_filter(filled.kind.rate, self._options.resampler, self._options.hop_s)
+            at_rate = window_filter(filled.kind.rate, self._options.preparation.resampler, self._options.framing.hop_s)
             assert at_rate is not None, "windows of this rate are resampled by decode processes"
             return SourceWindows(windows, at_rate, filled.rows)
         return windows[: filled.rows]
@@ -276,19 +276,12 @@ class DecodePool:
 def decode_options(config: RunConfig) -> DecodeOptions:
     """Return the part of a run's configuration that decode processes need."""
     return DecodeOptions(
-        hop_s=config.frontend.hop_s,
-        short_clips=config.frontend.short_clips,
-        tail=config.frontend.tail,
-        resampler=config.frontend.resampler,
+        preparation=config.frontend.preparation,
+        framing=config.frontend.framing,
         on_truncated=config.dataset.on_truncated,
         max_duration_s=config.dataset.max_duration_s,
         prefetch=config.dataset.prefetch,
         download_timeout_s=config.dataset.download_timeout_s,
-        channels=config.frontend.channels,
-        normalize=config.frontend.normalize,
-        window_s=config.frontend.window_s,
-        min_duration_s=config.frontend.min_duration_s,
-        speed=config.frontend.speed,
     )
 
 

@@ -258,7 +258,7 @@ class _Decoder:
     def _preparation(self, task: ClipTask, path: str | bytes, suffix: str | None = None) -> Preparation:
         """Return how a clip is prepared; its level takes a reading of its own."""
         options = self._options
-        if options.normalize == "none":
+        if not options.preparation.needs_level:
             return options.preparation
         with read_clip(path, task.start, task.end, preparation=options.preparation, suffix=suffix) as clip:
 
@@ -267,7 +267,7 @@ class _Decoder:
                 if clip.seconds > options.max_duration_s:
                     raise ClipError("too_long", f"longer than dataset.max_duration_s={options.max_duration_s:g}")
 
-            return leveled(clip, options.preparation, options.normalize, check)
+            return leveled(clip, check)
 
     def _fetched(self, task: ClipTask) -> FetchedFile:
         if is_packed(task.path):

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from runner.audio.preparation import Preparation
+from runner.audio.preparation import AS_IT_IS, Preparation
 from runner.audio.source_windows import WindowKind
-from runner.vggish.constants import EXAMPLE_SAMPLES, SAMPLE_RATE
 from runner.vggish.framing import Framing
 
 if TYPE_CHECKING:
@@ -131,29 +130,12 @@ def decode_message(data: bytes) -> SlotGrant | Decode | DecodeReport | None:
 class DecodeOptions:
     """The configuration that decode processes need; see the groups ``frontend`` and ``dataset``."""
 
-    hop_s: float
-    short_clips: str
-    tail: str
-    resampler: str
+    preparation: Preparation = AS_IT_IS
+    framing: Framing = field(default_factory=Framing)
     on_truncated: str = "keep"
     max_duration_s: float = float("inf")
     prefetch: int = 1
     download_timeout_s: float = 60.0
-    channels: str = "mean"
-    normalize: str = "none"
-    window_s: float = EXAMPLE_SAMPLES / SAMPLE_RATE
-    min_duration_s: float = 0.0
-    speed: float = 1.0
-
-    @property
-    def framing(self) -> Framing:
-        """How clips are cut into windows."""
-        return Framing(self.hop_s, self.short_clips, self.tail, self.window_s, self.min_duration_s)
-
-    @property
-    def preparation(self) -> Preparation:
-        """How clips become mono at 16 kHz, but for their level."""
-        return Preparation(self.resampler, self.channels, speed=self.speed)
 
 
 @dataclass(frozen=True)

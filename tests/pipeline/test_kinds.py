@@ -56,7 +56,7 @@ def embed(clips: list[Clip], folder: Path, *, resample: bool, batch: int, spare:
             windows = windows.filter.apply(windows.windows[: windows.count])
         return scaled(windows)[:, 4000:4128].copy()
 
-    pool = DecodePool(DecodeOptions(0.96, "pad", "drop", "kaiser_best"), 2)
+    pool = DecodePool(DecodeOptions(), 2)
     pool.open(2, spare, batch, resample=resample)
     writer = journaled_writer(folder, make_formats(OutputConfig(), folder, {}, 0.96, []))
     work = ShardedClips(plan_shards(len(clips), 9), iter(clips))

@@ -22,9 +22,10 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from runner.core.events import LOG_FORMAT, Events, StartupTimer
+from runner.contract.events import Events
 from runner.core.failures import failure_of
-from runner.core.printable import PrintableFormatter
+from runner.core.printable import LOG_FORMAT, PrintableFormatter
+from runner.core.startup_timer import StartupTimer
 from runner.dataset.clips import ClipReader
 from runner.dataset.window_types import window_types
 from runner.devices.cuda import pinned
@@ -181,7 +182,7 @@ class EmbedShards:
         self._pool = DecodePool(decode_options(config), 1, config.dataset.decode_timeout_s)
         startup = SessionStartup(
             self.spec,
-            window_types(self.spec.manifest, keeps_int16=self.spec.config.frontend.keeps_int16),
+            window_types(self.spec.manifest, keeps_int16=self.spec.config.frontend.preparation.keeps_int16),
             timer,
             self._events,
         )
