@@ -18,7 +18,6 @@ from runner.core.errors import EvaluationError, RunnerError
 from runner.core.layout import RunLayout
 from runner.core.paths import as_path, is_url
 from runner.core.printable import printable
-from runner.core.readable import read_json
 
 if TYPE_CHECKING:
     from runner.contract.result import RunResult
@@ -33,7 +32,7 @@ _PATIENCE_S = 120.0
 class _Evaluated(NamedTuple):
     """A run whose quality was measured; ``result`` is None of a run at a URL, and of a merged folder."""
 
-    place: str
+    location: str
     quality: Quality
     result: RunResult | None
 
@@ -49,12 +48,12 @@ def main(arguments: Sequence[str] | None) -> int:
     check_evaluation(config)
     for argument in options.runs:
         own: list[_Evaluated] = []
-        for place in _runs(argument):
+        for location in _runs(argument):
             try:
-                own.append(_evaluate(place, config, logs=not options.no_log))
+                own.append(_evaluate(location, config, logs=not options.no_log))
             except (RunnerError, OSError) as error:
                 failed = True
-                print_error(f"{place}: {error}")
+                print_error(f"{location}: {error}")
         if not options.no_log:
             _log_fads(_fads(own))
         evaluated += own
@@ -106,27 +105,29 @@ def _config(options: argparse.Namespace) -> EvaluateConfig:
 
 
 def _runs(argument: str) -> Iterator[str]:
-    """The places of the runs that an argument names: itself, or a sweep's finished jobs."""
+    """The locations of the runs that an argument names: itself, or a sweep's finished jobs."""
     if is_url(argument):
         yield argument.rstrip("/")
         return
     folder = Path(as_path(argument)).expanduser().resolve()
     if not folder.is_dir():
         raise EvaluationError(f"{folder} is not there: give the folder of a run or a sweep, or a run's URL")
+    from runner.contract.files import read_sweep
+
     sweep = RunLayout(folder).sweep
-    for job in read_json(sweep)["jobs"] if sweep.exists() else ["."]:
+    for job in read_sweep(sweep).jobs if sweep.exists() else ["."]:
         if job == "." or RunLayout(folder / job).result.exists():
             yield str(folder / job)
 
 
-def _evaluate(place: str, config: EvaluateConfig, *, logs: bool) -> _Evaluated:
+def _evaluate(location: str, config: EvaluateConfig, *, logs: bool) -> _Evaluated:
     """Evaluate a run, put its quality into its files and its MLflow run, and print it."""
-    if not is_url(place):
-        return _evaluate_in(Path(place), place, config, logs=logs)
+    if not is_url(location):
+        return _evaluate_in(Path(location), location, config, logs=logs)
     from runner.storage.lease import Lease
     from runner.storage.object_store import ObjectStore
 
-    store = ObjectStore(place, _PATIENCE_S, "RUN")
+    store = ObjectStore(location, _PATIENCE_S, "RUN")
     with TemporaryDirectory(prefix="vggish-evaluate-") as scratch:
         folder = Path(scratch)
         for name in (RunLayout.result, RunLayout.tracking):
@@ -136,7 +137,7 @@ def _evaluate(place: str, config: EvaluateConfig, *, logs: bool) -> _Evaluated:
         lease.acquire()
         try:
             lease.confirm()
-            evaluated = _evaluate_in(folder, place, config, logs=logs)
+            evaluated = _evaluate_in(folder, location, config, logs=logs)
             for path in folder.rglob("*"):
                 if path.is_file() and path.name != RunLayout.tracking:
                     store.put(path, path.relative_to(folder).as_posix())
@@ -145,7 +146,7 @@ def _evaluate(place: str, config: EvaluateConfig, *, logs: bool) -> _Evaluated:
     return evaluated._replace(result=None)
 
 
-def _evaluate_in(folder: Path, place: str, config: EvaluateConfig, *, logs: bool) -> _Evaluated:
+def _evaluate_in(folder: Path, location: str, config: EvaluateConfig, *, logs: bool) -> _Evaluated:
     from runner.contract.files import read_result, read_tracking, write_result
     from runner.evaluation.evaluate import evaluate, with_evaluation, write_evaluation
     from runner.reporting.quality import Quality, describe_quality, quality_of
@@ -154,13 +155,13 @@ def _evaluate_in(folder: Path, place: str, config: EvaluateConfig, *, logs: bool
     result = read_result(path) if path.exists() else None  # a merged folder has none
     if result and result.status != "finished":
         raise EvaluationError(f"the run is {result.status}, not finished: rerun its command to resume it first")
-    report = evaluate(place, config)
+    report = evaluate(location, config)
     files = write_evaluation(report, folder)
-    lines = [("run", place)]
+    lines = [("run", location)]
     if result:
         result = with_evaluation(result, report)
         write_result(path, result)
-        lines = [("run", f"{result.info.run_name} {place}")]
+        lines = [("run", f"{result.info.run_name} {location}")]
         if result.startup.weights and result.startup.weights.is_random:
             lines.append(("weights", "random: the scores are of an untrained network"))
     lines += describe_quality(report.quality, report.metrics)
@@ -170,8 +171,8 @@ def _evaluate_in(folder: Path, place: str, config: EvaluateConfig, *, logs: bool
 
         state = read_tracking(RunLayout(folder).tracking)
         _log(state, report.metrics, evaluation_tags(report.quality), files)
-    quality = Quality(place, report.metrics, report.quality.data_sha256, report.quality)
-    return _Evaluated(place, quality_of(result) if result else quality, result)
+    quality = Quality(location, report.metrics, report.quality.data_sha256, report.quality)
+    return _Evaluated(location, quality_of(result) if result else quality, result)
 
 
 def _log(
@@ -192,7 +193,7 @@ def _fads(evaluated: Sequence[_Evaluated]) -> dict[str, SweepFad]:
     """Return the distances between runs, by their folders; see ``sweep_fads``."""
     from runner.evaluation.sweep_fad import sweep_fads
 
-    return sweep_fads(Path(), {run.place: run.result for run in evaluated if run.result})
+    return sweep_fads(Path(), {run.location: run.result for run in evaluated if run.result})
 
 
 def _log_fads(fads: Mapping[str, SweepFad]) -> None:
@@ -206,14 +207,14 @@ def _log_fads(fads: Mapping[str, SweepFad]) -> None:
 
 
 def _comparable(evaluated: Sequence[_Evaluated]) -> list[Quality]:
-    """Return the qualities with the runs' distances; runs that are called alike are named by their places."""
+    """Return the qualities with the runs' distances; runs that are called alike are named by their locations."""
     names = Counter(run.quality.name for run in evaluated)
     fads = _fads(evaluated)
     return [
         replace(
             run.quality,
-            name=run.quality.name if names[run.quality.name] == 1 else run.place,
-            fad=fads.get(run.place),
+            name=run.quality.name if names[run.quality.name] == 1 else run.location,
+            fad=fads.get(run.location),
         )
         for run in evaluated
     ]

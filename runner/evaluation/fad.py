@@ -32,7 +32,7 @@ _COMPARED = ("model", "weights.checksum")
 
 
 @dataclass(frozen=True)
-class Wanted:
+class FadOptions:
     """What to measure beside FAD.
 
     ``interval`` is the number of resamples, 0 for none; ``limit`` is subsets (drawn without replacement) or fadtk (with
@@ -65,17 +65,17 @@ class Score:
     left_out: int = 0
     notes: Sequence[str] = field(default_factory=tuple)
 
-    def figures(self) -> dict[str, float]:
-        """Its figures, those that were measured, under the names of ``runner.core.metrics``."""
-        figures: dict[str, float] = {"fad": self.fad}
+    def metrics(self) -> dict[str, float]:
+        """Its metrics, those that were measured, under the names of ``runner.core.metrics``."""
+        metrics: dict[str, float] = {"fad": self.fad}
         if self.interval:
-            figures |= {"fad_low": self.interval[0], "fad_high": self.interval[1], "fad_paired_clips": self.paired}
+            metrics |= {"fad_low": self.interval[0], "fad_high": self.interval[1], "fad_paired_clips": self.paired}
         if self.limit:
-            figures |= {"fad_infinity": self.limit.value, "fad_infinity_slope": self.limit.slope}
-            figures["fad_infinity_r2"] = self.limit.r2
+            metrics |= {"fad_infinity": self.limit.value, "fad_infinity_slope": self.limit.slope}
+            metrics["fad_infinity_r2"] = self.limit.r2
         if self.kad is not None:
-            figures["kad"] = self.kad
-        return figures
+            metrics["kad"] = self.kad
+        return metrics
 
 
 def differences(reference: EmbeddingSet, run: EmbeddingSet) -> list[str]:
@@ -91,13 +91,13 @@ def differences(reference: EmbeddingSet, run: EmbeddingSet) -> list[str]:
     keys = [*_COMPARED, *(key for key in {**defaults, **first, **second} if key.startswith("frontend."))]
     pairs = ((key, first.get(key, defaults.get(key)), second.get(key, defaults.get(key))) for key in keys)
     return [
-        f"{key} is {_shown(one)} for {reference.name} and {_shown(other)} for {run.name}"
+        f"{key} is {_abbreviated(one)} for {reference.name} and {_abbreviated(other)} for {run.name}"
         for key, one, other in pairs
         if one != other
     ]
 
 
-def _shown(value: str | None) -> str:
+def _abbreviated(value: str | None) -> str:
     return "unknown" if value is None else value[:12] if len(value) == 64 else value  # a SHA-256, in short
 
 
@@ -148,11 +148,11 @@ class Reference:
         return self._width
 
 
-def measure(reference: Reference, run: EmbeddingSet, wanted: Wanted) -> Score:
+def measure(reference: Reference, run: EmbeddingSet, options: FadOptions) -> Score:
     """Compare a run with the reference.
 
     Raises:
-        RunnerError: their embeddings have different sizes, or what is wanted needs embeddings that are not at hand.
+        RunnerError: their embeddings have different sizes, or the options need embeddings that are not at hand.
     """
     base, summary = reference.gaussian, run.summary
     if len(base.mean) != len(summary.mean):
@@ -162,26 +162,26 @@ def measure(reference: Reference, run: EmbeddingSet, wanted: Wanted) -> Score:
         )
     fad = frechet_distance(base, Gaussian.of_covariance(summary.mean, summary.covariance, summary.n))
     notes = [note for note in (unknown(run),) if note]
-    if not (wanted.interval or wanted.limit or wanted.kad or wanted.per_clip):
+    if not (options.interval or options.limit or options.kad or options.per_clip):
         return Score(run.name, summary.n, fad, notes=notes)
-    if run.blocks is None and not (wanted.limit or wanted.kad or wanted.per_clip):
+    if run.blocks is None and not (options.limit or options.kad or options.per_clip):
         return Score(run.name, summary.n, fad, notes=[*notes, "no interval: the embeddings are not at hand"])
-    read, unpaired = _scan_run(reference, run, wanted)
+    read, unpaired = _scan_run(reference, run, options)
     limit, kad = None, None
-    if wanted.limit:
-        limit = frechet_limit(base, read.sample, np.random.default_rng(wanted.seed), replace=wanted.limit == "fadtk")
-    if wanted.kad:
-        rows = read.sample[np.random.default_rng(wanted.seed).permutation(len(read.sample))[:MOST_ROWS]]
-        width = reference.width if wanted.kad == "reference" else median_distance(rows)
+    if options.limit:
+        limit = frechet_limit(base, read.sample, np.random.default_rng(options.seed), replace=options.limit == "fadtk")
+    if options.kad:
+        rows = read.sample[np.random.default_rng(options.seed).permutation(len(read.sample))[:MOST_ROWS]]
+        width = reference.width if options.kad == "reference" else median_distance(rows)
         kad = kernel_distance(reference.rows, rows, width)
     interval, paired = None, 0
-    if wanted.interval:
-        rng = np.random.default_rng(wanted.seed)  # each figure has its own: it is the same whatever else is asked for
+    if options.interval:
+        rng = np.random.default_rng(options.seed)  # each figure has its own: it is the same whatever else is asked for
         if unpaired is None:
-            interval = paired_interval(reference.scan.groups, read.groups, rng, resamples=wanted.interval)
+            interval = paired_interval(reference.scan.groups, read.groups, rng, resamples=options.interval)
             paired = len(read.clips) if interval else 0
         else:
-            interval = bootstrap_interval(base, read.groups, rng, resamples=wanted.interval)
+            interval = bootstrap_interval(base, read.groups, rng, resamples=options.interval)
             notes += [f"{run.name}: interval with the reference fixed, not paired, as {unpaired}"] if interval else []
         if interval is None:
             notes.append("no interval: it needs two clips")
@@ -189,15 +189,15 @@ def measure(reference: Reference, run: EmbeddingSet, wanted: Wanted) -> Score:
     return Score(run.name, summary.n, fad, interval, paired, limit, kad, scores, read.left_out, notes)
 
 
-def _scan_run(reference: Reference, run: EmbeddingSet, wanted: Wanted) -> tuple[Scan, str | None]:
+def _scan_run(reference: Reference, run: EmbeddingSet, options: FadOptions) -> tuple[Scan, str | None]:
     """Read a run's embeddings; return also why its interval can't be paired with the reference, None if it can."""
     request = ScanRequest(
-        sample=LIMIT_ROWS if wanted.limit else MOST_ROWS if wanted.kad else 0,
-        seed=wanted.seed,
-        has_groups=wanted.interval > 0,
-        base=reference.gaussian if wanted.per_clip else None,
+        sample=LIMIT_ROWS if options.limit else MOST_ROWS if options.kad else 0,
+        seed=options.seed,
+        has_groups=options.interval > 0,
+        base=reference.gaussian if options.per_clip else None,
     )
-    if not wanted.interval:
+    if not options.interval:
         return scan(run, request), None
     try:
         check_pairs(reference.embeddings, run)

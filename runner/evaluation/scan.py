@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runner.core.errors import RunnerError
-from runner.evaluation.places import RowBlock
+from runner.evaluation.locations import RowBlock
 from runner.evaluation.sources import EmbeddingSet
 from runner.statistics.frechet import Gaussian, frechet_distance
 from runner.statistics.moments import EmbeddingStatistics, Rows
