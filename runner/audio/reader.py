@@ -20,6 +20,7 @@ from runner.audio.samples import fault_of
 from runner.audio.sources import SourceFault
 from runner.core.errors import ClipError
 from runner.vggish.constants import INT16_SCALE
+from runner.vggish.framing import scaled
 
 if TYPE_CHECKING:
     from runner.audio.preparation import Preparation
@@ -89,6 +90,7 @@ class ClipReader:
         sample_rate: Hz, of the file.
         channels: channels of the file.
         preparation: resampler, channels, level and speed.
+        rate: Hz that it is resampled from: the file's, at its speed.
         samples: samples yielded so far, at 16 kHz.
         warning: of an embedded clip, as ``code: detail``; known once the iteration has ended.
     """
@@ -103,7 +105,8 @@ class ClipReader:
         if source.channels < 1:
             raise ClipError("decode_error", f"the file claims {source.channels} channels")
         self.preparation = preparation
-        self._resampler = StreamResampler(preparation.rate_of(source.sample_rate), preparation.resampler)
+        self.rate = preparation.rate_of(source.sample_rate)
+        self._resampler = StreamResampler(self.rate, preparation.resampler)
         self._first = 0 if start is None else _frame("start", start, source.sample_rate)
         self._frame_count = None if end is None else _frame("end", end, source.sample_rate) - self._first
         if self._frame_count is not None and self._frame_count <= 0:
@@ -138,7 +141,7 @@ class ClipReader:
 
     def __iter__(self) -> Iterator[Array]:
         for block in self.mono_blocks():
-            resampled = self._resampler.push(block)
+            resampled = self._resampler.push(block if self._resampler.is_unchanged else scaled(block))
             self.samples += len(resampled)
             if len(resampled):
                 yield resampled
@@ -146,13 +149,14 @@ class ClipReader:
         self.samples += len(last)
         if len(last):
             yield last
-        if self._frames == 0:
-            if self._first:
-                raise ClipError("invalid_range", f"start {self._first / self.sample_rate} s is beyond the file's end")
-            raise ClipError("empty", "no samples")
 
     def mono_blocks(self) -> Iterator[Array]:
         """Yield blocks [n] at the file's rate, of one channel; a fault after some audio is a warning."""
+        for block in self.blocks():
+            yield self.preparation.apply(block)
+
+    def blocks(self) -> Iterator[Array]:
+        """Yield blocks [n, channels] as the decoder gives them; a fault after some audio is a warning."""
         blocks = self._source.blocks(self._first)
         while self._frame_count is None or self._frames < self._frame_count:
             try:
@@ -171,12 +175,16 @@ class ClipReader:
             if fault := fault_of(block):
                 raise ClipError(fault[0], f"{fault[1]}; near {self.seconds:.1f} s")
             self._frames += len(block)
-            yield self.preparation.apply(block)
+            yield block
         if self._frame_count is None:
             shortfall = self._source.shortfall(self._first + self._frames) if self._frames else None
             self.warning = f"truncated: {shortfall}" if shortfall else None
         elif 0 < self._frames < self._frame_count:
             self.warning = f"truncated: the file ends {self._frame_count - self._frames} frames before the clip's end"
+        if self._frames == 0:
+            if self._first:
+                raise ClipError("invalid_range", f"start {self._first / self.sample_rate} s is beyond the file's end")
+            raise ClipError("empty", "no samples")
 
 
 def _frame(name: str, seconds: float, sample_rate: int) -> int:

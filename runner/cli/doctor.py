@@ -28,6 +28,8 @@ _SELFTEST_S = 300.0
 
 _CPU_UNITS = {"avx512f": "AVX-512", "avx512_bf16": "AVX512-BF16", "amx_bf16": "AMX-BF16", "avx2": "AVX2"}
 
+_PACKAGES = ("av", "miniaudio", "ray", "tensorflow-metal", "nvidia-ml-py", "mlflow")
+
 _FORMATS = ("WAV", "FLAC", "OGG", "MP3")
 
 
@@ -93,7 +95,9 @@ def gather() -> Facts:
         nvidia=nvml.describe_gpus(),
         cuda_libraries={name: can_load_library(name) for name in CUDA_LIBRARIES} if uses_cuda else {},
         formats=tuple(name for name in _FORMATS if name in soundfile.available_formats()),
-        packages={name: _version(name) for name in ("av", "ray", "tensorflow-metal", "nvidia-ml-py", "mlflow")},
+        packages={
+            name: _version(name) for name in ("av", "miniaudio", "ray", "tensorflow-metal", "nvidia-ml-py", "mlflow")
+        },
         weights=state_of_released_files(default_models()),
         models=str(default_models()),
         tracking_uri=uri,
@@ -185,6 +189,12 @@ def _audio(facts: Facts) -> list[Check]:
             True if facts.packages.get("av") else None,
             f"PyAV {facts.packages['av']}" if facts.packages.get("av") else "need the extra av",
             None if facts.packages.get("av") else "pip install 'vggish-runner[av]'",
+        ),
+        Check(
+            "flac",
+            True if facts.packages.get("miniaudio") else None,
+            "dr_flac" if facts.packages.get("miniaudio") else "libsndfile; 1.6 times as fast with the extra flac",
+            None if facts.packages.get("miniaudio") else "pip install 'vggish-runner[flac]'",
         ),
     ]
 

@@ -154,6 +154,7 @@ METRICS: tuple[Metric, ...] = (
     *_metrics(
         _LESS,
         ("decode_rss_peak_mib", "MiB", "the decode processes' resident memory at most, together, without the slots"),
+        ("writer_rss_peak_mib", "MiB", "that of the processes that write shards, together"),
         ("device_memory_reserved_mib", "MiB", "what the process holds of the GPU by the driver's account (NVML)"),
     ),
     # The device by itself

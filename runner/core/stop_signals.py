@@ -7,6 +7,7 @@ finish the current shards; decode processes ignore the signals, and exit when th
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import logging
 import os
 import queue
@@ -38,6 +39,8 @@ Submitit's own handler requeues the job immediately.  It has to wait for the cur
 
 _ONE_REQUEST_S = 0.2
 """``timeout`` sends its signal to its child and to the group at once: within so short a time that is one request."""
+
+_PR_SET_PDEATHSIG = 1
 
 _terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
 
@@ -77,6 +80,15 @@ def ignore() -> None:
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     _unblock()
+
+
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent ends, whatever it is stuck in (Linux only)."""
+    if not sys.platform.startswith("linux"):
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def die_of(number: int) -> None:

@@ -49,7 +49,7 @@ class LoadedModel:
     """Sessions that passed the gate, one a device, with their placement and the post-processing of embeddings.
 
     ``dtypes`` are those of windows that the sessions are compiled for and were measured in, ``answers`` the
-    reference's, which they were compared with (None with ``parity=off``).
+    reference's, which they were compared with (None with ``parity=off``); ``programs`` is the cache of compiled ones.
     """
 
     placement: Placement
@@ -57,6 +57,7 @@ class LoadedModel:
     postprocess: Postprocessor | None
     dtypes: tuple[str, ...]
     answers: Answers | None
+    programs: CompileCache
 
 
 class SessionStartup:
@@ -111,7 +112,7 @@ class SessionStartup:
         if kind != "none":
             assert loaded.pca is not None
             postprocess = Postprocessor(kind, loaded.pca)
-        return LoadedModel(placement, sessions, postprocess, self._dtypes, answers)
+        return LoadedModel(placement, sessions, postprocess, self._dtypes, answers, self._programs)
 
     def _place(self) -> Placement:
         """Choose device and precision, and apply the memory policy."""
@@ -248,6 +249,7 @@ def _resolved(placement: Placement, sessions: Sequence[VGGishSession]) -> dict[s
         "memory.batch_size": sessions[0].effective_batch_size,
         "memory.queue_depth": plan.queue_depth,
         "memory.decode_workers": plan.decode_workers,
+        "memory.writer_processes": plan.writer_processes,
         "memory.host_limit_mib": plan.host_limit_mib,
         "model.conv": sessions[0].metadata.conv.effective,
         "model.compiler": sessions[0].compiler.effective,

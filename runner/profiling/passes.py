@@ -58,6 +58,8 @@ _TRACED_BATCHES = 3
 class NullWriter:
     """Drops complete shards; see ``Writer``."""
 
+    parallel = 1
+
     def write_shard(self, shard: int, rows: Sequence[ClipRow]) -> None:
         """Drop them."""
 

@@ -231,8 +231,9 @@ def _memory(result: RunResult) -> str | None:
     if "rss_peak_mib" not in metrics:
         return None
     text = f"{metrics['rss_peak_mib']:,.0f} MiB at most"
-    if decoders := metrics.get("decode_rss_peak_mib"):
-        text += f" (+ {decoders:,.0f} MiB decoding)"
+    names = {"decode_rss_peak_mib": "decoding", "writer_rss_peak_mib": "writing"}
+    if others := [f"{metrics[name]:,.0f} MiB {work}" for name, work in names.items() if metrics.get(name)]:
+        text += f" (+ {', '.join(others)})"
     if "device_memory_peak_mib" in metrics:
         text += f", {metrics['device_memory_peak_mib']:,.0f} MiB on the device"
     if "device_memory_reserved_mib" in metrics:
