@@ -8,6 +8,7 @@ folder, environment, file descriptors, blocked signals and exit status of fresh 
 
 from __future__ import annotations
 
+import _posixsubprocess
 import atexit
 import contextlib
 import ctypes
@@ -25,8 +26,6 @@ import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
-
-import _posixsubprocess
 
 MODULES = ("tests.double.command", "tests.double.worker", "submitit.core._submit")
 """Those that start others."""
