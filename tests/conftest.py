@@ -7,7 +7,10 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +28,24 @@ AUDIO = PROJECT.parent / "shared" / "audio"
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # every fresh process would compile the package anew
 sys.dont_write_bytecode = False
 os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"  # read by gcsfs when imported; it needs gRPC of an emulator
+
+
+class _KerasLater(MetaPathFinder, Loader):
+    """Refuses Keras to TensorFlow's own import, as ``import_tensorflow`` does: it takes nearly as long as all else."""
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
+        tensorflow = getattr(sys.modules.get("tensorflow"), "__spec__", None)
+        if fullname != "keras" or not getattr(tensorflow, "_initializing", False):
+            return None
+        if spec := PathFinder.find_spec(fullname, path):  # TensorFlow asks for its folder
+            spec.loader = self
+        return spec
+
+    def exec_module(self, module: ModuleType) -> None:
+        raise ImportError(f"{module.__name__} is not loaded while TensorFlow is imported")
+
+
+sys.meta_path.insert(0, _KerasLater())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -34,11 +34,13 @@ PRELOADED = (
     *("hydra", "hydra._internal.utils", "hydra._internal.core_plugins.basic_launcher", "omegaconf", "mlflow"),
     *("hydra._internal.core_plugins.basic_sweeper", "mlflow.tracking", "mlflow.store.tracking.sqlalchemy_store"),
     *("mlflow.data.meta_dataset", "matplotlib.pyplot", "matplotlib.backends.backend_agg", "numpy", "pandas"),
-    *("pyarrow.parquet", "pyarrow.compute", "pyarrow.csv", "requests", "rich.progress", "soundfile", "fsspec"),
-    *("filelock", "psutil"),
+    *("pyarrow.parquet", "pyarrow.compute", "pyarrow.csv", "pyarrow.pandas_compat", "requests", "rich.progress"),
+    *("soundfile", "fsspec.implementations.local", "s3fs", "filelock", "psutil", "threadpoolctl", "cattrs"),
+    *("cattrs.preconf", "cattrs.strategies", "google_crc32c", "multiprocessing.popen_spawn_posix"),
+    *("sklearn.cluster", "sklearn.linear_model", "sklearn.model_selection", "sklearn.neighbors"),
     *("runner.jobs.job", "runner.jobs.sweep", "runner.tracking.runs", "runner.reporting.run_figures"),
-    *("runner.config.arguments", "runner.reporting.advice", "runner.engines.entrypoint", "runner.engines.local"),
-    *("runner.pipeline.decode_worker", "cattrs", "google_crc32c", "multiprocessing.popen_spawn_posix"),
+    *("runner.config.arguments", "runner.reporting.advice", "runner.evaluation.evaluate"),
+    *("runner.engines.entrypoint", "runner.engines.local", "runner.pipeline.decode_worker"),
 )  # fmt: skip
 _SIZE = struct.Struct("!Q")
 

@@ -1,9 +1,10 @@
 """Children of a forked command that are forks as well: a run's worker, its decode processes, a launcher's jobs.
 
 Started afresh, each imports for up to a second what the tests' fork server has.  ``begin`` leaves a fork of the process
-behind, before it has threads, and has ``subprocess`` and ``multiprocessing`` ask this one for the Python processes that
+behind, before it has threads, and has ``subprocess`` and ``multiprocessing`` ask it for the Python processes that
 ``_is_forked`` names.  They are children of the process that asked, with the arguments (``/proc/PID/cmdline`` too),
-folder, environment, file descriptors, blocked signals and exit status of fresh ones.  Linux only: elsewhere they are fresh.
+folder, environment, file descriptors, blocked signals and exit status of fresh ones.  Linux only; elsewhere they are
+fresh.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-MODULES = ("tests.double.command", "tests.double.worker", "submitit.core._submit")
+MODULES = ("tests.double.command", "tests.double.worker", "submitit.local._local", "submitit.core._submit")
 """Those that start others."""
 ROOM_FOR_ARGUMENTS = "-" * 4096
 """An argument of the fork server's that is overwritten with those of its forks."""

@@ -35,6 +35,8 @@ SEED = "double/seed"
 """Name of the only weight, from which the matrix is drawn."""
 BATCH_S = "DOUBLE_BATCH_S"
 """Environment variable: seconds that each batch takes, for a run that is to be caught in the middle."""
+FAULT = "DOUBLE_FAULT"
+"""Environment variable: the fault of ``tests/stress/mutation_list.py`` by which all sessions lie; none if empty."""
 _GRID = float(1 << 20)
 """Samples are rounded to so many steps."""
 _LARGEST = 8
