@@ -56,10 +56,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: _turn(item.path))
 
 
+_LONG = (
+    *("faults", "resume", "runs", "object_sweep", "mutations", "arguments", "docs", "numbers", "evaluate", "browser"),
+    *("object_merge", "doctor", "export", "object_input", "object_output", "partitions", "tracking_sessions"),
+)
+"""Modules that take longest, in that order, beside those about Ray."""
+
+
 def _turn(path: Path) -> int:
     if _is_about_ray(path):
         return 0
-    return 1 if path.parent.name in ("end_to_end", "stress") or path.stem.startswith("test_object_") else 2
+    name = path.stem.removeprefix("test_")
+    if name in _LONG:
+        return 1 + _LONG.index(name)
+    return 1 + len(_LONG) + (path.parent.name != "end_to_end" and not name.startswith("object_"))
 
 
 def _is_about_ray(path: Path) -> bool:
