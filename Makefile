@@ -81,5 +81,5 @@ clean:
 # After a change of requirements: versions for Python 3.10 to 3.13 on every platform, with no registry named.
 constraints: $(READY)
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile pyproject.toml --universal --extra metal --extra cuda --extra av --extra dev --extra docs --no-annotate --no-header --no-emit-index-url \
+	$(BIN)/uv pip compile pyproject.toml --universal --extra metal --extra cuda --extra av --extra flac --extra dev --extra docs --no-annotate --no-header --no-emit-index-url \
 	  --python-version 3.10 --output-file constraints.txt

@@ -1,4 +1,4 @@
-"""What the benchmarks run on: synthesised recordings of ten seconds in three encodings, and random weights."""
+"""What the benchmarks run on: synthesised recordings of ten seconds in six encodings, and random weights."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ import soundfile
 SECONDS = 10
 KINDS = {
     "wav16": ("wav", "PCM_16", 16_000, 1),
+    "wav44": ("wav", "PCM_16", 44_100, 2),
     "flac44": ("flac", "PCM_16", 44_100, 2),
     "ogg44": ("ogg", "VORBIS", 44_100, 2),
+    "mp344": ("mp3", "MPEG_LAYER_III", 44_100, 2),
+    "opus48": ("opus", "OPUS", 48_000, 2),
 }
 """Extension, subtype, rate and channels of each data set."""
 
@@ -27,7 +30,8 @@ def make_clips(folder: Path, kind: str, clips: int) -> list[Path]:
     for number, path in enumerate(paths):
         if not path.exists():
             # libsndfile's Vorbis encoder takes no more than a few seconds in one call
-            with soundfile.SoundFile(path, "w", rate, channels, subtype) as file:
+            container = "OGG" if extension == "opus" else None
+            with soundfile.SoundFile(path, "w", rate, channels, subtype, format=container) as file:
                 for block in np.array_split(recording(number, rate, channels), SECONDS):
                     file.write(block)
     return paths

@@ -1,10 +1,10 @@
 """The runner beside PyTorch on a GPU, on the same files: ``python -m benchmarks.gpu``.
 
-Ten-second clips, 16 kHz mono WAV and 44.1 kHz stereo FLAC, in memory-backed storage (``--folder``); every clip is a
-file of its own name, of which ``--distinct`` are recordings of their own and the rest hard links to them.  Every
-contestant runs in a process of its own, rounds interleaved, medians printed; speeds are × realtime from a ready model
-to the last result (the runner's with its Parquet files written).  Beside FLAC: what all cores decode and resample with
-no GPU at all.
+Ten-second clips: 16 kHz mono WAV, and stereo WAV, FLAC, Ogg Vorbis, MP3 and Opus of 44.1 or 48 kHz, in memory-backed
+storage (``--folder``); every clip is a file of its own name, of which ``--distinct`` are recordings of their own and
+the rest hard links to them.  Every contestant runs in a process of its own, rounds interleaved, medians printed; speeds
+are × realtime from a ready model to the last result (the runner's with its Parquet files written).  Beside audio at
+other rates: what all cores decode, and decode and resample, with no GPU at all.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,12 @@ MODES = {
 PEERS = ("pytorch-pipeline", "torchvggish")
 SLOW = {"torchvggish": 300, "runner float32": 40_000, "runner tf32": 60_000}
 """Contestants that get fewer clips, so that a round ends in time."""
+CORES = ("cores decoding", "cores resampling")
+"""What all cores do alone: libsndfile's decoder, and decoding and resampling as decode processes do."""
+
 CONTESTANTS = {
     "wav16": ("runner auto", "pytorch-pipeline", "torchvggish", "runner bfloat16", "runner tf32", "runner float32"),
-    "flac44": ("runner auto", "cores alone"),
+    **dict.fromkeys(("wav44", "flac44", "ogg44", "mp344", "opus48"), ("runner auto", *CORES)),
 }
 
 
@@ -46,6 +50,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--wav", type=int, default=120_000, help="clips")
     parser.add_argument("--flac", type=int, default=6_000, help="clips")
+    for name in ("wav44", "ogg", "mp3", "opus"):
+        parser.add_argument(f"--{name}", type=int, default=0, help="clips")
     parser.add_argument("--distinct", type=int, default=200, help="recordings")
     parser.add_argument("--folder", type=Path, default=Path("/dev/shm/vggish-benchmark"))
     parser.add_argument("--only", nargs="*", help="contestants")
@@ -55,7 +61,8 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = make_checkpoint(folder)
     found: dict[str, Any] = {}
-    for kind, clips in (("wav16", options.wav), ("flac44", options.flac)):
+    asked_for = (options.wav, options.wav44, options.flac, options.ogg, options.mp3, options.opus)
+    for kind, clips in zip(CONTESTANTS, asked_for, strict=True):
         if not clips:
             continue
         names = [name for name in CONTESTANTS[kind] if not options.only or name in options.only]
@@ -92,8 +99,8 @@ def make_many(folder: Path, kind: str, clips: int, distinct: int) -> Path:
 
 
 def _run(name: str, clips: Path, folder: Path, checkpoint: Path, further: list[str]) -> dict[str, float]:
-    if name == "cores alone":
-        return _cores_alone(clips)
+    if name in CORES:
+        return _cores_alone(clips, decode if name == "cores decoding" else decode_and_resample)
     if name in MODES:
         return _runner(clips, folder, checkpoint, [*MODES[name], *further])
     command = [sys.executable, "-m", "benchmarks.gpu_peer", name, str(clips), str(folder / "weights.npz")]
@@ -118,19 +125,27 @@ def _runner(clips: Path, folder: Path, checkpoint: Path, settings: list[str]) ->
     return {"x_realtime": metrics["realtime_factor"], "load_s": metrics["startup_s"], **metrics}
 
 
-def _cores_alone(clips: Path) -> dict[str, float]:
-    """Decoding and resampling in as many processes as cores, and nothing else."""
+def _cores_alone(clips: Path, work: Callable[[str], float]) -> dict[str, float]:
+    """As many processes as cores at work on the files, and nothing else."""
     paths = sorted(str(path) for path in clips.rglob("*.*"))
     cores = usable_cores()
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
     with multiprocessing.get_context("spawn").Pool(cores) as pool:
-        pool.map(decode, paths[: 4 * cores], 1)
+        pool.map(work, paths[: 4 * cores], 1)
         start = time.perf_counter()
-        seconds = sum(pool.imap_unordered(decode, paths, 16))
+        seconds = sum(pool.imap_unordered(work, paths, 16))
     return {"x_realtime": seconds / (time.perf_counter() - start), "load_s": 0.0}
 
 
 def decode(path: str) -> float:
+    """Seconds of audio of a file, all of it decoded by libsndfile, to the type that is the faster one."""
+    import soundfile
+
+    samples, rate = soundfile.read(path, dtype="int16" if path.endswith(("flac", "wav")) else "float32")
+    return len(samples) / float(rate)
+
+
+def decode_and_resample(path: str) -> float:
     """Seconds of audio of a file, all of it decoded and resampled."""
     from runner.audio.reader import read_clip
 

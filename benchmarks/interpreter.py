@@ -3,12 +3,13 @@
 All threads of a worker share one interpreter, which on a fast GPU is the ceiling.  This runs the pipeline as it is,
 from decode processes to committed shards, on ten-second clips of 16 kHz WAV in memory-backed storage, with a session
 that returns at once, and prints the processor time of each thread for a clip.  Most of the writers' time compresses,
-hashes and multiplies, which leaves the interpreter to others.
+hashes and multiplies, which leaves the interpreter to others; with ``--writers`` all of that is in processes.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import shutil
 import statistics
@@ -34,6 +35,7 @@ from runner.output.writer import ShardFiles, ShardWriter, make_spill
 from runner.pipeline.decode_pool import DecodePool, decode_options
 from runner.pipeline.messages import Replica
 from runner.pipeline.pipeline import EmbeddingPipeline, ShardedClips
+from runner.pipeline.writer_processes import WriterProcesses
 
 SHARD_CLIPS = 469
 """Clips of a shard in a run of 120,000."""
@@ -46,6 +48,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--decoders", type=int, default=2)
+    parser.add_argument("--writers", type=int, default=0, help="processes that write shards; 0: threads")
     parser.add_argument("--folder", type=Path, default=Path("/dev/shm"))
     options = parser.parse_args()
     spent = _time_threads()
@@ -57,7 +60,7 @@ def main() -> None:
         for number in range(options.rounds):
             spent.clear()
             print(f"round {number + 1}", file=sys.stderr, flush=True)
-            spent["feeder"] = _embed(recordings, options.clips, options.decoders, folder / "run")
+            spent["feeder"] = _embed(recordings, options, folder / "run")
             for thread, seconds in spent.items():
                 taken[thread].append(1e6 * seconds / options.clips)
     print(f"µs of processor time a clip, medians of {options.rounds} rounds of {options.clips:,} clips")
@@ -65,8 +68,9 @@ def main() -> None:
         print(f"{thread:12s} {statistics.median(times):6.1f}")
 
 
-def _embed(recordings: list[Path], count: int, decoders: int, run_dir: Path) -> float:
+def _embed(recordings: list[Path], options: argparse.Namespace, run_dir: Path) -> float:
     """Embed so many clips of the recordings as zeros; return this thread's processor time in seconds."""
+    count, decoders = options.clips, options.decoders
     shutil.rmtree(run_dir, ignore_errors=True)
     RunLayout(run_dir).state.mkdir(parents=True)
     config = compose_config(["weights=random"])
@@ -76,8 +80,9 @@ def _embed(recordings: list[Path], count: int, decoders: int, run_dir: Path) -> 
     )
     shards = [Span(first, min(first + SHARD_CLIPS, count)) for first in range(0, count, SHARD_CLIPS)]
     journal = Journal(RunLayout(run_dir).journal)
-    formats = make_formats(config.output, run_dir, {}, 0.96, ["label"])
-    writer = ShardWriter(ShardFiles(run_dir, formats, recorded_at_reader("auto")), journal)
+    make_files = functools.partial(_make_files, run_dir)
+    processes = WriterProcesses(make_files, options.writers) if options.writers else None
+    writer = ShardWriter(processes or make_files(), journal)
     pool = DecodePool(decode_options(config), decoders)
     pool.open(decoders, SPARE_SLOTS, BATCH)
     pipeline = EmbeddingPipeline(
@@ -88,8 +93,15 @@ def _embed(recordings: list[Path], count: int, decoders: int, run_dir: Path) -> 
     pipeline.run([replica])
     seconds = time.thread_time() - start
     pool.close()
+    if processes:
+        processes.close()
     journal.close()
     return seconds
+
+
+def _make_files(run_dir: Path) -> ShardFiles:
+    formats = make_formats(compose_config(["weights=random"]).output, run_dir, {}, 0.96, ["label"])
+    return ShardFiles(run_dir, formats, recorded_at_reader("auto"))
 
 
 def _time_threads() -> dict[str, float]:

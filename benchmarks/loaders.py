@@ -37,7 +37,7 @@ def ours(paths: list[str]) -> int:
     from runner.pipeline.messages import ClipTask, DecodeOptions
 
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
-    pool = DecodePool(DecodeOptions(0.96, "pad", "drop", "kaiser_best"), usable_cores())
+    pool = DecodePool(DecodeOptions(), usable_cores())
     pool.open(usable_cores(), 8, ROWS)
     rows, waiting = 0, [(ClipTask(n, os.fsencode(path), None, None), 320_044) for n, path in enumerate(paths)]
     while waiting or pool.outstanding:

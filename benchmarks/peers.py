@@ -44,7 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--clips", type=int, default=90, help="of ten seconds, a data set")
-    parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=list(KINDS))
+    parser.add_argument("--kinds", nargs="*", default=["wav16", "flac44", "ogg44"], choices=list(KINDS))
     parser.add_argument("--folder", type=Path, default=PROJECT / "outputs" / "benchmark")
     options = parser.parse_args()
     folder = options.folder.resolve()

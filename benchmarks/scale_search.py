@@ -72,11 +72,11 @@ def _statistics(rows: int, folder: Path) -> dict[str, Any]:
 
 
 def _fad(rows: int, folder: Path) -> dict[str, Any]:
-    from runner.evaluation.fad import Reference, Wanted, measure
+    from runner.evaluation.fad import FadOptions, Reference, measure
     from runner.evaluation.sources import find_sets
 
     (reference,), (run,) = find_sets(str(folder.with_name("tenth"))), find_sets(str(folder))
-    return {"fad": measure(Reference(reference), run, Wanted(interval=0)).fad, "examples": run.summary.n}
+    return {"fad": measure(Reference(reference), run, FadOptions(interval=0)).fad, "examples": run.summary.n}
 
 
 def _search(rows: int, folder: Path) -> dict[str, Any]:

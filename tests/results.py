@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from runner.weights.selection import WeightsChoice
 
 @functools.cache
 def _config() -> dict[str, Any]:
-    return compose_config(["weights=random", "dataset=demo"]).to_dict()
+    return asdict(compose_config(["weights=random", "dataset=demo"]))
 
 
 def _complete() -> dict[str, dict[str, Any]]:

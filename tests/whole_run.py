@@ -40,9 +40,9 @@ from runner.engines import common, entrypoint, local
 from runner.inference.memory import MemoryPlan
 from runner.inference.precision import PrecisionChoice
 from runner.jobs import job, spawn, spec
-from runner.output import npz, verify
+from runner.output import npz, verify, writer
 from runner.output.state import locks
-from runner.pipeline import decode_process, shard_writers
+from runner.pipeline import decode_process
 from runner.vggish.framing import scaled
 from tests import configs
 
@@ -152,10 +152,16 @@ def _load_model() -> SimpleNamespace:
         in_flight=1,
         device_name="/CPU:0",
         oom_backoffs=[],
+        resampling_faults=[],
         embed_windows=_embed,
     )
     return SimpleNamespace(
-        placement=placement, sessions=[vggish], postprocess=None, dtypes=("int16", "float32"), answers=None
+        placement=placement,
+        sessions=[vggish],
+        postprocess=None,
+        dtypes=("int16", "float32"),
+        answers=None,
+        programs=SimpleNamespace(commit=lambda: None),
     )
 
 
@@ -197,7 +203,7 @@ class _Worker:
     def __init__(self, command: list[str], *, stderr: Any, **options: Any) -> None:
         events = io.StringIO()
         log = open(stderr.name, "a", encoding="utf-8")  # noqa: SIM115
-        taken = mock.patch.object(entrypoint, "_take_standard_output", return_value=events)
+        taken = mock.patch.object(entrypoint, "_redirect_standard_output", return_value=events)
         with taken, contextlib.redirect_stderr(log):
             try:
                 self._status = entrypoint.main(command[-1])
@@ -227,7 +233,7 @@ def _machine() -> tuple[dict[str, Any], dict[str, str]]:
 @contextlib.contextmanager
 def _patched() -> Iterator[None]:
     facts, found = _machine()
-    stop = SimpleNamespace(begin=lambda stop: None, is_set=lambda: False, take_signals=lambda: None)
+    stop = SimpleNamespace(begin=lambda stop: None, is_set=lambda: False, install_handlers=lambda: None)
     with contextlib.ExitStack() as stack:
         for target, name, value in (
             (job, "host_facts", lambda: facts),
@@ -246,7 +252,7 @@ def _patched() -> Iterator[None]:
             (decode_process, "CONTEXT", multiprocessing.get_context("fork")),
             (npz, "_WRITERS", 1),
             (verify, "_THREADS", 1),
-            (shard_writers, "writer_threads", lambda: 1),
+            (writer, "writers_for", lambda cores: 1),
         ):
             stack.enter_context(mock.patch.object(target, name, value))
         yield

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from runner.vggish.constants import INT16_SCALE
 from runner.vggish.framing import scaled
 
 if TYPE_CHECKING:
@@ -18,26 +19,53 @@ if TYPE_CHECKING:
 class Preparation:
     """How a clip becomes mono at 16 kHz; see the configuration's group ``frontend``.
 
-    ``offset`` is subtracted from its samples, which are then multiplied by ``gain``: see ``reader.leveled``.
+    ``offset`` is subtracted from its samples, which are then multiplied by ``gain``: the clip's own level, which
+    ``normalize`` asks for and ``reader.leveled`` measures.
     """
 
     resampler: str = "kaiser_best"
     channels: str = "mean"
+    normalize: str = "none"
+    speed: float = 1.0
     offset: float = 0.0
     gain: float = 1.0
-    speed: float = 1.0
+
+    @property
+    def needs_level(self) -> bool:
+        """Whether a clip is read once for its level before it is read for its waveform."""
+        return self.normalize != "none"
+
+    @property
+    def keeps_int16(self) -> bool:
+        """Whether 16-bit mono samples at 16 kHz stay int16: nothing resamples or scales them."""
+        return self.speed == 1 and not self.needs_level
 
     def rate_of(self, sample_rate: int) -> int:
         """Return the rate in Hz that audio of a file's ``sample_rate`` is resampled from: times ``speed``, rounded."""
         return round(Fraction(str(self.speed)) * sample_rate)
 
+    @property
+    def is_level(self) -> bool:
+        """Whether samples keep their level."""
+        return (self.offset, self.gain) == (0.0, 1.0)
+
+    def kept_channels(self, block: Array) -> Array:
+        """Return what a device takes of a block [n, channels]: one channel, or two of int16, which it averages."""
+        channels = block.shape[1]
+        if channels > 1 and self.channels == "first":
+            return block[:, :1]
+        if channels == 1 or (channels == 2 and block.dtype == np.int16):
+            return block
+        return channel_mean(block)[:, None]
+
     def apply(self, block: Array) -> Array:
-        """Return one channel [n] of a block [n, channels], at its level; int16 stays so at level and speed 1."""
-        if block.shape[1] == 1 or self.channels == "first":
+        """Return one channel [n] of a block [n, channels], at its level; int16 of one channel stays so at level and
+        speed 1."""
+        if block.shape[1] == 1:
             mono: Array = block[:, 0]
         else:
-            mono = channel_mean(block)
-        if (self.offset, self.gain) == (0.0, 1.0):
+            mono = scaled(block[:, 0]) if self.channels == "first" else channel_mean(block)
+        if self.is_level:
             return mono if self.speed == 1 else scaled(mono)
         return ((scaled(mono).astype(np.float64) - self.offset) * self.gain).astype(np.float32)
 
@@ -46,7 +74,11 @@ AS_IT_IS = Preparation()
 
 
 def channel_mean(samples: Array) -> Array:
-    """Return the float32 mean [n] of the channels of float32 samples [n, channels]."""
-    two = samples.shape[1] == 2  # the sum gives the same bits, 12 times as fast
-    mean: Array = (samples[:, 0] + samples[:, 1]) * np.float32(0.5) if two else samples.mean(axis=1, dtype=np.float32)
+    """Return the mean [n], float32 in -1..1, of the channels of samples [n, channels], float32 or int16."""
+    scale = np.float32(INT16_SCALE if samples.dtype == np.int16 else 1)
+    if samples.shape[1] == 2:  # the sum gives the same bits, 12 times as fast
+        mean: Array = np.add(samples[:, 0], samples[:, 1], dtype=np.float32)
+        mean *= scale * np.float32(0.5)
+    else:
+        mean = scaled(samples).mean(axis=1, dtype=np.float32)
     return mean

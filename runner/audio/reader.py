@@ -20,6 +20,7 @@ from runner.audio.samples import fault_of
 from runner.audio.sources import SourceFault
 from runner.core.errors import ClipError
 from runner.vggish.constants import INT16_SCALE
+from runner.vggish.framing import scaled
 
 if TYPE_CHECKING:
     from runner.audio.preparation import Preparation
@@ -88,6 +89,8 @@ class ClipReader:
     Attributes:
         sample_rate: Hz, of the file.
         channels: channels of the file.
+        preparation: resampler, channels, level and speed.
+        rate: Hz that it is resampled from: the file's, at its speed.
         samples: samples yielded so far, at 16 kHz.
         warning: of an embedded clip, as ``code: detail``; known once the iteration has ended.
     """
@@ -101,8 +104,9 @@ class ClipReader:
         self._frames = 0
         if source.channels < 1:
             raise ClipError("decode_error", f"the file claims {source.channels} channels")
-        self._preparation = preparation
-        self._resampler = StreamResampler(preparation.rate_of(source.sample_rate), preparation.resampler)
+        self.preparation = preparation
+        self.rate = preparation.rate_of(source.sample_rate)
+        self._resampler = StreamResampler(self.rate, preparation.resampler)
         self._first = 0 if start is None else _frame("start", start, source.sample_rate)
         self._frame_count = None if end is None else _frame("end", end, source.sample_rate) - self._first
         if self._frame_count is not None and self._frame_count <= 0:
@@ -137,7 +141,7 @@ class ClipReader:
 
     def __iter__(self) -> Iterator[Array]:
         for block in self.mono_blocks():
-            resampled = self._resampler.push(block)
+            resampled = self._resampler.push(block if self._resampler.is_unchanged else scaled(block))
             self.samples += len(resampled)
             if len(resampled):
                 yield resampled
@@ -145,13 +149,14 @@ class ClipReader:
         self.samples += len(last)
         if len(last):
             yield last
-        if self._frames == 0:
-            if self._first:
-                raise ClipError("invalid_range", f"start {self._first / self.sample_rate} s is beyond the file's end")
-            raise ClipError("empty", "no samples")
 
     def mono_blocks(self) -> Iterator[Array]:
         """Yield blocks [n] at the file's rate, of one channel; a fault after some audio is a warning."""
+        for block in self.blocks():
+            yield self.preparation.apply(block)
+
+    def blocks(self) -> Iterator[Array]:
+        """Yield blocks [n, channels] as the decoder gives them; a fault after some audio is a warning."""
         blocks = self._source.blocks(self._first)
         while self._frame_count is None or self._frames < self._frame_count:
             try:
@@ -170,12 +175,16 @@ class ClipReader:
             if fault := fault_of(block):
                 raise ClipError(fault[0], f"{fault[1]}; near {self.seconds:.1f} s")
             self._frames += len(block)
-            yield self._preparation.apply(block)
+            yield block
         if self._frame_count is None:
             shortfall = self._source.shortfall(self._first + self._frames) if self._frames else None
             self.warning = f"truncated: {shortfall}" if shortfall else None
         elif 0 < self._frames < self._frame_count:
             self.warning = f"truncated: the file ends {self._frame_count - self._frames} frames before the clip's end"
+        if self._frames == 0:
+            if self._first:
+                raise ClipError("invalid_range", f"start {self._first / self.sample_rate} s is beyond the file's end")
+            raise ClipError("empty", "no samples")
 
 
 def _frame(name: str, seconds: float, sample_rate: int) -> int:
@@ -185,29 +194,27 @@ def _frame(name: str, seconds: float, sample_rate: int) -> int:
     return round(seconds * sample_rate)
 
 
-def leveled(
-    clip: ClipReader, preparation: Preparation, normalize: str, on_block: Callable[[], None] = lambda: None
-) -> Preparation:
+def leveled(clip: ClipReader, on_block: Callable[[], None] = lambda: None) -> Preparation:
     """Return a clip's preparation with its level, for which the clip is read to its end.
 
     ``peak`` divides by the largest sample at 16 kHz (google-research's audioset_model.py: the largest, not the largest
     magnitude); ``mean`` subtracts the mean at the file's rate (audioldm_eval's load_mel.py).
 
     Args:
-        clip: opened with ``preparation``.
-        preparation: without a level.
-        normalize: none, peak or mean.
+        clip: opened with a preparation without a level.
         on_block: called after each block.
     """
-    if normalize == "none":
+    preparation = clip.preparation
+    if not preparation.needs_level:
         return preparation
+    by_peak = preparation.normalize == "peak"
     peak, total, count = _LEAST_PEAK, 0.0, 0
-    for block in clip if normalize == "peak" else clip.mono_blocks():
+    for block in clip if by_peak else clip.mono_blocks():
         scale = INT16_SCALE if block.dtype == np.int16 else 1.0
         peak = max(peak, float(block.max()) * scale)
         total += float(block.sum(dtype=np.float64)) * scale
         count += len(block)
         on_block()
-    if normalize == "peak":
+    if by_peak:
         return replace(preparation, gain=1 / peak)
     return replace(preparation, offset=total / max(count, 1))

@@ -61,6 +61,9 @@ class StreamResampler:
         rate_in: the stream's rate in Hz.
         method: ``kaiser_best`` (resampy's), ``soxr`` (libsoxr's HQ) or ``sinc_hann`` (torchaudio's default).
 
+    Attributes:
+        is_unchanged: whether the stream is at 16 kHz; it may then be int16.
+
     Raises:
         ClipError: ``unsupported_rate``, if ``rate_in`` is below 1 kHz or above 768 kHz.
     """
@@ -69,7 +72,8 @@ class StreamResampler:
         if not MIN_RATE <= rate_in <= MAX_RATE:
             raise ClipError("unsupported_rate", f"{rate_in} Hz is not between {MIN_RATE} and {MAX_RATE} Hz")
         self._stream: _Stream
-        if rate_in == SAMPLE_RATE:
+        self.is_unchanged = rate_in == SAMPLE_RATE
+        if self.is_unchanged:
             self._stream = _Unchanged()
         else:
             self._stream = _Soxr(rate_in) if method == "soxr" else _Filtered(rate_in, method)
@@ -146,6 +150,21 @@ class _Filtered:
         return resampled
 
 
+class Filter(Protocol):
+    """The filter of one rate: ``up`` outputs for every ``down`` inputs."""
+
+    up: int
+    down: int
+    half_width: int
+
+    def count(self, samples_in: int) -> int:
+        """Return the samples at 16 kHz of a stream of ``samples_in``."""
+
+    def weights(self, outputs: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Return, for outputs by number within a block, their first tap in the buffer and 2 · half_width weights each;
+        the buffer begins ``half_width`` inputs before the block."""
+
+
 class _Kernel(Protocol):
     inputs: int
     outputs: int
@@ -163,7 +182,7 @@ class _MatrixKernel:
     matrix: rows of inputs, one per block, then do not overlap, and BLAS reads them from the buffer without a copy.
     """
 
-    def __init__(self, filter_: _Filter | HannSincFilter, repeats: int) -> None:
+    def __init__(self, filter_: Filter, repeats: int) -> None:
         self.inputs, self.outputs, self.half_width = filter_.down * repeats, filter_.up * repeats, filter_.half_width
         self.count: Callable[[int], int] = filter_.count
         self._matrices: list[tuple[int, NDArray[np.float64]]] = []  # each with its first input
@@ -199,7 +218,7 @@ class _MatrixKernel:
 class _PerSampleKernel:
     """Computes each output with its own row of weights, for rates with too many phases for a matrix."""
 
-    def __init__(self, filter_: _Filter | HannSincFilter) -> None:
+    def __init__(self, filter_: Filter) -> None:
         self.inputs, self.outputs, self.half_width = filter_.down, filter_.up, filter_.half_width
         self._filter = filter_
         self.count: Callable[[int], int] = filter_.count
@@ -221,7 +240,7 @@ class _PerSampleKernel:
         return resampled
 
 
-class _Filter:
+class _KaiserSincFilter:
     """The interpolated filter of one rate: the weights of the inputs around an output, for any phase."""
 
     def __init__(self, rate_in: int) -> None:
@@ -280,9 +299,14 @@ def _table() -> NDArray[np.float64]:
     return table
 
 
+def filter_of(rate_in: int, method: str) -> Filter:
+    """Return the filter of a rate in Hz: ``method`` is ``kaiser_best`` or ``sinc_hann``."""
+    return HannSincFilter(rate_in) if method == "sinc_hann" else _KaiserSincFilter(rate_in)
+
+
 @lru_cache(maxsize=8)
 def _kernel(rate_in: int, method: str) -> _Kernel:
-    filter_ = HannSincFilter(rate_in) if method == "sinc_hann" else _Filter(rate_in)
+    filter_ = filter_of(rate_in, method)
     width = _MATRIX_OUTPUTS * filter_.down // filter_.up + 2 * filter_.half_width + 1  # the most inputs of a matrix
     repeats = -(-width // filter_.down)
     weights = filter_.up * repeats * width

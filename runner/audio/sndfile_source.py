@@ -14,11 +14,11 @@ import numpy as np
 import soundfile
 
 from runner.audio.file_view import FileView
+from runner.audio.flac import decode_flac
 from runner.audio.lengths import fixed_header, stated_bytes
 from runner.audio.sources import BLOCK_S, SequentialSource, SourceFault
 from runner.audio.stream_ends import flac_end, mpeg_header, next_mpeg_frame, ogg_link
 from runner.core.errors import ClipError
-from runner.vggish.constants import SAMPLE_RATE
 
 if TYPE_CHECKING:
     from runner.audio.sources import Array, Stamp
@@ -67,6 +67,7 @@ class SoundFileSource(SequentialSource):
         self._path = path
         self._view: FileView | None = None
         self._header_fix: tuple[int, bytes] | None = None
+        self._whole: Array | None = None
         try:
             self._file = _Unclipped(path)
             if self._file.frames == 0:
@@ -94,8 +95,7 @@ class SoundFileSource(SequentialSource):
         self._container = file.format
         self.sample_rate = int(file.samplerate)
         self.channels = int(file.channels)
-        is_plain = file.subtype == "PCM_16" and (self.sample_rate, self.channels) == (SAMPLE_RATE, 1)
-        self.dtype = "int16" if is_plain else "float32"
+        self.dtype = "int16" if file.subtype == "PCM_16" else "float32"
         frames = int(file.frames)
         self._stated = frames if frames < _UNKNOWN_FRAMES else None  # frames of the whole file, by its header
         self._limit = self._stated  # frame of the open part at which reading stops
@@ -156,7 +156,7 @@ class SoundFileSource(SequentialSource):
     def _seek(self, first: int) -> bool:
         """Seek to a frame; return False, at the file's beginning, where a broken file refuses."""
         self._decoding = None
-        if first != self._position:
+        if first != self._position and self._whole is None:
             try:
                 self._file.seek(first)
             except soundfile.LibsndfileError as error:
@@ -168,6 +168,11 @@ class SoundFileSource(SequentialSource):
         return True
 
     def _decode(self) -> Iterator[Array]:
+        whole = self._decode_whole()
+        while whole is not None and self._position < len(whole):
+            block = whole[self._position : self._position + self._block_frames]
+            self._position += len(block)
+            yield block
         while True:
             block, fault = self._read()
             if len(block):
@@ -178,6 +183,15 @@ class SoundFileSource(SequentialSource):
                 raise SourceFault(fault)
             if not len(block) and fault is None and not self._open_next():
                 return
+
+    def _decode_whole(self) -> Array | None:
+        """Return all samples of a FLAC file that is, or was, read from its beginning; None of other files."""
+        if self._view is not None or self._parts_before or self._limit is None:
+            return None
+        is_fast = (self._container, self.dtype) == ("FLAC", "int16")
+        if is_fast and self._whole is None and self._position == 0:
+            self._whole = decode_flac(self._path, self._limit, self.channels)
+        return self._whole
 
     def _read(self) -> tuple[Array, str | None]:
         """Read the next block, and the fault that ended it; a block without frames at the end."""

@@ -17,7 +17,6 @@ from runner.core.errors import EvaluationError, RunnerError
 from runner.core.layout import RunLayout
 from runner.core.paths import as_path, is_url
 from runner.core.printable import printable
-from runner.core.readable import read_json
 
 if TYPE_CHECKING:
     from runner.contract.result import Evaluation
@@ -35,21 +34,21 @@ def main(arguments: Sequence[str] | None) -> int:
     options = parser.parse_args(arguments)
     failed = False
     qualities: list[Quality] = []
-    places: list[str] = []
+    locations: list[str] = []
     config = _config(options)
     check_evaluation(config)
-    for place in (place for argument in options.runs for place in _runs(argument)):
+    for location in (location for argument in options.runs for location in _runs(argument)):
         try:
-            qualities.append(_evaluate(place, config, logs=not options.no_log))
+            qualities.append(_evaluate(location, config, logs=not options.no_log))
         except (RunnerError, OSError) as error:
             failed = True
-            print_error(f"{place}: {error}")
+            print_error(f"{location}: {error}")
             continue
-        places.append(place)
+        locations.append(location)
     if len(qualities) > 1:
         from runner.reporting.quality import quality_findings
 
-        print(printable("\n".join(["", *quality_findings(_told_apart(qualities, places))])))
+        print(printable("\n".join(["", *quality_findings(_with_distinct_names(qualities, locations))])))
     return int(failed)
 
 
@@ -94,27 +93,29 @@ def _config(options: argparse.Namespace) -> EvaluateConfig:
 
 
 def _runs(argument: str) -> Iterator[str]:
-    """The places of the runs that an argument names: itself, or a sweep's finished jobs."""
+    """The locations of the runs that an argument names: itself, or a sweep's finished jobs."""
     if is_url(argument):
         yield argument.rstrip("/")
         return
     folder = Path(as_path(argument)).expanduser().resolve()
     if not folder.is_dir():
         raise EvaluationError(f"{folder} is not there: give the folder of a run or a sweep, or a run's URL")
+    from runner.contract.files import read_sweep
+
     sweep = RunLayout(folder).sweep
-    for job in read_json(sweep)["jobs"] if sweep.exists() else ["."]:
+    for job in read_sweep(sweep).jobs if sweep.exists() else ["."]:
         if job == "." or RunLayout(folder / job).result.exists():
             yield str(folder / job)
 
 
-def _evaluate(place: str, config: EvaluateConfig, *, logs: bool) -> Quality:
+def _evaluate(location: str, config: EvaluateConfig, *, logs: bool) -> Quality:
     """Evaluate a run, put its quality into its files and its MLflow run, and print it."""
-    if not is_url(place):
-        return _evaluate_in(Path(place), place, config, logs=logs)
+    if not is_url(location):
+        return _evaluate_in(Path(location), location, config, logs=logs)
     from runner.storage.lease import Lease
     from runner.storage.object_store import ObjectStore
 
-    store = ObjectStore(place, _PATIENCE_S, "RUN")
+    store = ObjectStore(location, _PATIENCE_S, "RUN")
     with TemporaryDirectory(prefix="vggish-evaluate-") as scratch:
         folder = Path(scratch)
         for name in (RunLayout.result, RunLayout.tracking):
@@ -124,7 +125,7 @@ def _evaluate(place: str, config: EvaluateConfig, *, logs: bool) -> Quality:
         lease.acquire()
         try:
             lease.confirm()
-            quality = _evaluate_in(folder, place, config, logs=logs)
+            quality = _evaluate_in(folder, location, config, logs=logs)
             for path in folder.rglob("*"):
                 if path.is_file() and path.name != RunLayout.tracking:
                     store.put(path, path.relative_to(folder).as_posix())
@@ -133,7 +134,7 @@ def _evaluate(place: str, config: EvaluateConfig, *, logs: bool) -> Quality:
     return quality
 
 
-def _evaluate_in(folder: Path, place: str, config: EvaluateConfig, *, logs: bool) -> Quality:
+def _evaluate_in(folder: Path, location: str, config: EvaluateConfig, *, logs: bool) -> Quality:
     from runner.contract.files import read_result, read_tracking, write_result
     from runner.evaluation.evaluate import evaluate, with_evaluation, write_evaluation
     from runner.reporting.quality import Quality, describe_quality, quality_of
@@ -142,20 +143,22 @@ def _evaluate_in(folder: Path, place: str, config: EvaluateConfig, *, logs: bool
     result = read_result(path) if path.exists() else None  # a merged folder has none
     if result and result.status != "finished":
         raise EvaluationError(f"the run is {result.status}, not finished: rerun its command to resume it first")
-    report = evaluate(place, config)
+    report = evaluate(location, config)
     files = write_evaluation(report, folder)
-    lines = [("run", place)]
+    lines = [("run", location)]
     if result:
         result = with_evaluation(result, report)
         write_result(path, result)
-        lines = [("run", f"{result.info.run_name} {place}")]
+        lines = [("run", f"{result.info.run_name} {location}")]
         if result.startup.weights and result.startup.weights.is_random:
             lines.append(("weights", "random: the scores are of an untrained network"))
     lines += describe_quality(report.quality, report.metrics)
     print(printable("\n" + "\n".join(f"{label:>11}  {text}" for label, text in lines)))
     if logs:
         _log(read_tracking(RunLayout(folder).tracking), report.quality, report.metrics, files)
-    return quality_of(result) if result else Quality(place, report.metrics, report.quality.data_sha256, report.quality)
+    return (
+        quality_of(result) if result else Quality(location, report.metrics, report.quality.data_sha256, report.quality)
+    )
 
 
 def _log(
@@ -173,10 +176,10 @@ def _log(
         logging.getLogger(__name__).warning("%s", error)
 
 
-def _told_apart(qualities: Sequence[Quality], places: Sequence[str]) -> list[Quality]:
-    """Name runs that are called alike by their places."""
+def _with_distinct_names(qualities: Sequence[Quality], locations: Sequence[str]) -> list[Quality]:
+    """Name runs that are called alike by their locations."""
     names = Counter(quality.name for quality in qualities)
     return [
-        quality if names[quality.name] == 1 else replace(quality, name=place)
-        for quality, place in zip(qualities, places, strict=True)
+        quality if names[quality.name] == 1 else replace(quality, name=location)
+        for quality, location in zip(qualities, locations, strict=True)
     ]

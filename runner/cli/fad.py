@@ -17,7 +17,7 @@ from runner.core.printable import printable
 from runner.core.redact import without_credentials
 
 if TYPE_CHECKING:
-    from runner.evaluation.fad import Reference, Score, Wanted
+    from runner.evaluation.fad import FadOptions, Reference, Score
     from runner.evaluation.sources import EmbeddingSet
 
 _RESAMPLES = 200
@@ -47,8 +47,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="vggish-runner fad",
         description="Fréchet Audio Distance of runs from a reference, with a bootstrap interval over clips.",
     )
-    what = "a run's folder or URL, or a file of statistics (stats.npz, fadtk's .npz, Google's .tfrecord, mu.npy and "
-    parser.add_argument("reference", nargs="?", metavar="REFERENCE", help=f"{what}cov.npy in a folder)")
+    kinds = "a run's folder or URL, or a file of statistics (stats.npz, fadtk's .npz, Google's .tfrecord, mu.npy and "
+    parser.add_argument("reference", nargs="?", metavar="REFERENCE", help=f"{kinds}cov.npy in a folder)")
     parser.add_argument("runs", nargs="*", metavar="RUN", help="likewise; of a sweep or a folder of runs, each of them")
     parser.add_argument(
         "--infinity",
@@ -93,7 +93,7 @@ def _compare(options: argparse.Namespace) -> int:
     os.environ.setdefault(
         "OPENBLAS_NUM_THREADS", "1"
     )  # threads slow matrices of 128 × 128 down, twentyfold if others work
-    from runner.evaluation.fad import Reference, Wanted, check_limit, differences, failures, measure, unknown
+    from runner.evaluation.fad import FadOptions, Reference, check_limit, differences, failures, measure, unknown
     from runner.evaluation.forms import as_csv, as_json, as_table, write_clips
     from runner.evaluation.sources import find_sets
 
@@ -107,15 +107,15 @@ def _compare(options: argparse.Namespace) -> int:
     runs = [run for argument in options.runs for run in find_sets(argument)]
     if not options.allow_different:
         for run in runs:
-            if found := differences(reference.embeddings, run):
+            if reasons := differences(reference.embeddings, run):
                 raise RunnerError(
-                    f"{'; '.join(found)}: their distance would say nothing of the audio; embed both alike, or give "
+                    f"{'; '.join(reasons)}: their distance would say nothing of the audio; embed both alike, or give "
                     "--allow-different"
                 )
-    wanted = Wanted(_RESAMPLES, options.infinity, options.kad, options.per_clip is not None, options.seed)
-    scores = [measure(reference, run, _wanted_of(reference, run, wanted, options.bootstrap)) for run in runs]
+    fad_options = FadOptions(_RESAMPLES, options.infinity, options.kad, options.per_clip is not None, options.seed)
+    scores = [measure(reference, run, _options_for(reference, run, fad_options, options.bootstrap)) for run in runs]
     form = as_json if options.json else as_csv if options.csv else as_table
-    print(printable(form(reference, scores, wanted)))
+    print(printable(form(reference, scores, fad_options)))
     if options.per_clip is not None:
         write_clips(options.per_clip, scores)
     warnings = [_RANDOM] if any(each.is_random for each in (reference.embeddings, *runs)) else []
@@ -131,14 +131,14 @@ def _compare(options: argparse.Namespace) -> int:
     return int(bool(failed))
 
 
-def _wanted_of(reference: Reference, run: EmbeddingSet, wanted: Wanted, resamples: int | None) -> Wanted:
+def _options_for(reference: Reference, run: EmbeddingSet, fad_options: FadOptions, resamples: int | None) -> FadOptions:
     from runner.evaluation.fad import may_be_paired
 
     if resamples is not None:
-        return replace(wanted, interval=max(0, resamples))
-    reads = wanted.limit or wanted.kad or wanted.per_clip
+        return replace(fad_options, interval=max(0, resamples))
+    reads = fad_options.limit or fad_options.kad or fad_options.per_clip
     is_remote = run.is_remote or (reference.embeddings.is_remote and may_be_paired(reference.embeddings, run))
-    return replace(wanted, interval=0) if is_remote and not reads else wanted
+    return replace(fad_options, interval=0) if is_remote and not reads else fad_options
 
 
 def _log(reference: Reference, run: EmbeddingSet, score: Score) -> None:
@@ -153,6 +153,6 @@ def _log(reference: Reference, run: EmbeddingSet, score: Score) -> None:
         "fad.reference_examples": str(reference.embeddings.summary.n),
     }
     try:
-        log_late_metrics(run.tracking, score.figures(), tags)
+        log_late_metrics(run.tracking, score.metrics(), tags)
     except TrackingError as error:
         logging.getLogger(__name__).warning("%s", error)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 
+from runner.core.layout import FORMATS
 from runner.core.paths import conf_dir
 
 _INTRODUCTION = """\
@@ -21,7 +22,7 @@ _KEYS = """\
 Often set
   dataset.root=DIR                 the folder of recordings, or s3://… (unset: the demo clips)
   output.dir=DIR                   the folder of the run's files, or s3://… (unset: a new folder under outputs/)
-  output.formats=[parquet,npz]     any of parquet (the default), npz, tfrecord (with output.postprocess=audioset)
+  output.formats=[parquet,npz]     any of {formats}
   memory.batch_size=N|auto         examples in a batch (auto: measured); memory.decode_workers=N, memory.queue_depth=N
   device.index=N|all               one of several GPUs, or all; device.strict=true makes a missing device an error
   weights.path=FILE                the checkpoint, with weights=file
@@ -56,7 +57,13 @@ def help_text(commands: list[str]) -> str:
         commands: names of the sub-commands.
     """
     more = _MORE.format(commands=", ".join(commands))
-    return "\n".join([_INTRODUCTION, _groups(conf_dir()), _KEYS, _EXAMPLES, more]).rstrip()
+    keys = _KEYS.format(formats=", ".join(map(_format, FORMATS)))
+    return "\n".join([_INTRODUCTION, _groups(conf_dir()), keys, _EXAMPLES, more]).rstrip()
+
+
+def _format(name: str) -> str:
+    needed = FORMATS[name].postprocess
+    return f"{name} (with output.postprocess={needed})" if needed else name
 
 
 def _groups(conf: Path) -> str:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from runner.cli.errors import reports_errors
 from runner.core.errors import RunnerError
 from runner.core.files import write_atomic
-from runner.core.metrics import known_metric, ranking_metric
+from runner.core.metrics import ranking_metric, require_metric
 from runner.core.printable import print_page, printable
 from runner.reporting.comparability import FIRST_PASS, REPEATS, compare, difference
 from runner.reporting.report_forms import Report, as_csv, as_html, as_markdown, as_table, number, sentences
@@ -51,7 +51,7 @@ def make_report(rows: Sequence[Row], reader: MlflowReader, metrics: Sequence[str
     if metrics:
         ranking_metric(metrics[0])
     for name in metrics or ():
-        known_metric(name)
+        require_metric(name)
     comparison = compare(rows, lambda row: row.facts, metrics[0] if metrics else None)
     certainties = [_certainty(ranking, reader) for ranking in comparison.rankings]
     columns = tuple(dict.fromkeys(metrics or DEFAULT_METRICS))

@@ -20,7 +20,7 @@ from runner.core.cleanup import cleanup
 from runner.core.errors import RunnerError
 from runner.core.printable import print_page
 from runner.core.redact import without_credentials
-from runner.core.stop_signals import INTERRUPTED, Requests, leave_terminal, take
+from runner.core.stop_signals import INTERRUPTED, Requests, install_handler, leave_terminal
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -75,7 +75,7 @@ def _ending_on_signals() -> Iterator[None]:
             raise KeyboardInterrupt
         raise RunInterrupted(128 + number)
 
-    before = take(end)
+    before = install_handler(end)
     try:
         yield
     finally:

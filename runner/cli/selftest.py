@@ -11,9 +11,32 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import asdict, dataclass
 
 SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A device's verdict.
+
+    Attributes:
+        ok: whether it works.
+        device: its kind.
+        detail: why it does not work.
+        name: its model.
+        realtime_factor: seconds of audio per second that the model alone computes.
+        parity_rel_err: largest error against the reference, as a share of the largest value.
+        seconds: that the test took.
+    """
+
+    ok: bool
+    device: str
+    detail: str = ""
+    name: str = ""
+    realtime_factor: float = 0.0
+    parity_rel_err: float | None = None
+    seconds: float = 0.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,13 +48,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         verdict = run(device)
     except Exception as error:
-        verdict = {"ok": False, "device": device, "detail": f"{type(error).__name__}: {error}".splitlines()[0]}
-    print(json.dumps(verdict), file=answers, flush=True)
-    return 0 if verdict["ok"] else 1
+        verdict = Verdict(False, device, f"{type(error).__name__}: {error}".splitlines()[0])
+    print(json.dumps(asdict(verdict)), file=answers, flush=True)
+    return 0 if verdict.ok else 1
 
 
-def run(device: str) -> dict[str, Any]:
-    """Return the verdict: whether the device works, its name, speed, and error against the reference.
+def run(device: str) -> Verdict:
+    """Test a device.
 
     Raises:
         DeviceError: it is missing.
@@ -54,15 +77,15 @@ def run(device: str) -> dict[str, Any]:
     sessions = build_sessions(placement, loaded)
     gate = run_parity_gate(sessions, answers, config.parity, ("int16", "float32"))
     speed = model_only(sessions, SECONDS, "float32") * config.frontend.file_hop_s
-    return {
-        "ok": gate.failure is None,
-        "device": device,
-        "name": placement.device.device.name,
-        "realtime_factor": speed,
-        "parity_rel_err": gate.metrics.get("parity_rel_err"),
-        "detail": gate.failure or "",
-        "seconds": time.perf_counter() - start,
-    }
+    return Verdict(
+        ok=gate.failure is None,
+        device=device,
+        detail=gate.failure or "",
+        name=placement.device.device.name,
+        realtime_factor=speed,
+        parity_rel_err=gate.metrics.get("parity_rel_err"),
+        seconds=time.perf_counter() - start,
+    )
 
 
 if __name__ == "__main__":

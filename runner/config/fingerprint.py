@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from runner.core.paths import is_url
+from runner.core.readable import Json, json_object
 
 if TYPE_CHECKING:
     from runner.config.schema import RunConfig
@@ -18,9 +19,9 @@ if TYPE_CHECKING:
 _PATHS = ("dataset.root", "dataset.path", "weights.path", "weights.pca_path")
 
 
-def fingerprint(config: RunConfig) -> dict[str, Any]:
+def fingerprint(config: RunConfig) -> dict[str, Json]:
     """Return the settings that decide which numbers and files a run has, by dotted key, as JSON has them."""
-    values: dict[str, Any] = {"precision.name": config.precision.name}
+    values: dict[str, object] = {"precision.name": config.precision.name}
     for group in ("dataset", "weights", "frontend", "output"):
         section = getattr(config, group)
         for field in fields(section):
@@ -30,4 +31,4 @@ def fingerprint(config: RunConfig) -> dict[str, Any]:
             if key in _PATHS and value is not None and not is_url(value):
                 value = str(Path(value).expanduser().resolve())
             values[key] = value
-    return dict(json.loads(json.dumps(values)))
+    return json_object(json.dumps(values))

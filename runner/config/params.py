@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from runner.core.redact import without_credentials
+
+if TYPE_CHECKING:
+    from runner.config.schema import RunConfig
 
 ACTUAL = "actual."
 """Prefix of the parameters with the settings that took effect."""
@@ -18,17 +22,17 @@ _NOT_IN_KEYS = re.compile(r"[^\w\-. /]")
 EXCLUDED_PARAMS = ("memory.default_batch_size.", "profile.device_benchmark_s.", "parity.tolerances.")
 
 
-def config_params(config: Mapping[str, Any]) -> dict[str, str]:
+def config_params(config: RunConfig) -> dict[str, str]:
     """Flatten a configuration to dotted keys and texts, without credentials, as MLflow takes parameters.
 
     Tables (by kind of device, by precision) are left out: ``actual.*`` has the values that took effect, and the
     artifacts have the whole configuration.
     """
-    flat = [(key, value) for key, value in _flat("", config) if not key.startswith(EXCLUDED_PARAMS)]
+    flat = [(key, value) for key, value in _flat("", asdict(config)) if not key.startswith(EXCLUDED_PARAMS)]
     return {_NOT_IN_KEYS.sub("_", key): _text(value) for key, value in flat}
 
 
-def _flat(prefix: str, value: Any) -> list[tuple[str, Any]]:
+def _flat(prefix: str, value: object) -> list[tuple[str, object]]:
     if isinstance(value, Mapping):
         return [
             pair for key, inner in value.items() for pair in _flat(f"{prefix}.{key}" if prefix else str(key), inner)
@@ -36,7 +40,7 @@ def _flat(prefix: str, value: Any) -> list[tuple[str, Any]]:
     return [(prefix, value)]
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     if isinstance(value, list | tuple):
         value = ",".join(map(str, value))
     return without_credentials(str(value))[:MAX_PARAM]

@@ -8,7 +8,7 @@ refused while composing.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from runner.config.checks import check_values, one_of
@@ -26,7 +26,7 @@ from runner.config.groups.evaluate import EvaluateConfig
 from runner.config.groups.frontend import FrontendConfig
 from runner.config.groups.memory import AUTO, MemoryConfig
 from runner.config.groups.model import ModelConfig
-from runner.config.groups.output import FORMATS, POSTPROCESSES, OutputConfig
+from runner.config.groups.output import POSTPROCESSES, OutputConfig
 from runner.config.groups.parity import ParityConfig, ToleranceConfig
 from runner.config.groups.paths import PathsConfig
 from runner.config.groups.precision import PRECISIONS, PrecisionConfig
@@ -38,7 +38,6 @@ from runner.core.errors import ConfigError
 __all__ = [
     "AUTO",
     "DEVICES",
-    "FORMATS",
     "GROUPS",
     "POSTPROCESSES",
     "PRECISIONS",
@@ -100,10 +99,6 @@ class RunConfig:
                 "use a longer one"
             )
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the whole configuration as nested dictionaries, fit for JSON."""
-        return asdict(self)
-
 
 GROUPS: Mapping[str, type[Any] | Mapping[str, type[Any]]] = {
     "device": DeviceConfig,
@@ -142,21 +137,22 @@ def schemas() -> dict[str, type[Any]]:
     return named
 
 
-def from_dict(values: dict[str, Any]) -> RunConfig:
+def from_dict(values: Mapping[str, object]) -> RunConfig:
     """Build the configuration from nested dictionaries: a composed config, or the ``config`` of a spec.json.
 
     Raises:
         ConfigError: of the first group or key that is missing, unknown or wrong.
     """
-    if missing := [group for group in GROUPS if not isinstance(values.get(group), dict)]:
+    groups = {group: value for group, value in values.items() if isinstance(value, dict)}
+    if missing := [group for group in GROUPS if group not in groups]:
         raise ConfigError(f"{', '.join(missing)} has no option: give one, as in {missing[0]}=NAME (see --help)")
     if unknown := [key for key in values if key not in GROUPS]:
         raise ConfigError(f"{unknown[0]} is not a key of the configuration: use one of {', '.join(GROUPS)}")
-    check_values(values)
-    return RunConfig(**{group: _build(group, values[group]) for group in GROUPS})
+    check_values(groups)
+    return RunConfig(**{group: _build(group, groups[group]) for group in GROUPS})
 
 
-def _build(group: str, values: dict[str, Any]) -> Any:
+def _build(group: str, values: Mapping[str, Any]) -> Any:
     schema = GROUPS[group]
     if isinstance(schema, Mapping):
         schema = schema[one_of(f"{group}.name", values["name"], tuple(schema))]

@@ -43,23 +43,23 @@ def _check_dataset(dataset: DatasetConfig) -> None:
     for key in ("root", "path"):
         if is_url(url := getattr(dataset, key, None)):
             open_store(f"dataset.{key}", str(url))
-    if isinstance(dataset, FolderDataset) and not _is_there(dataset.root, Path.is_dir):
+    if isinstance(dataset, FolderDataset) and not _passes(dataset.root, Path.is_dir):
         is_file = Path(str(dataset.root)).expanduser().is_file()
         problem = "is a file, not a folder" if is_file else "does not exist"
         raise ConfigError(f"dataset.root={dataset.root} {problem}: give a folder of audio files")
     if isinstance(dataset, ManifestDataset):
-        if not _is_there(dataset.path, Path.is_file):
+        if not _passes(dataset.path, Path.is_file):
             raise ConfigError(f"dataset.path={dataset.path} does not exist: give a CSV or Parquet file")
-        if not _is_there(dataset.root, Path.is_dir):
+        if not _passes(dataset.root, Path.is_dir):
             raise ConfigError(f"dataset.root={dataset.root} does not exist: give the folder that paths start from")
     if isinstance(dataset, PackedDataset):
         is_pattern = re.search(r"[*?\[{]", dataset.path or "")
-        if not (is_pattern or _is_there(dataset.path, Path.exists)):
+        if not (is_pattern or _passes(dataset.path, Path.exists)):
             raise ConfigError(
                 f"dataset.path={dataset.path} does not exist: give {dataset.one_file}, or a folder of them"
             )
 
 
-def _is_there(location: str | None, test: Callable[[Path], bool]) -> bool:
+def _passes(location: str | None, test: Callable[[Path], bool]) -> bool:
     """Whether a path passes a test; a location that is not set, or is an object store's, is not looked at."""
     return location is None or is_url(location) or test(Path(location).expanduser())

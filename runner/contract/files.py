@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from runner.config.schema import RunConfig, from_dict
 from runner.contract.result import RunInfo, RunResult, RunStats, Startup, WorkerResult
@@ -19,7 +19,7 @@ from runner.contract.tracking import TrackingState
 from runner.core.errors import ResumeError, RunnerError
 from runner.core.files import write_atomic
 from runner.core.layout import RunLayout
-from runner.core.readable import read_json
+from runner.core.readable import Json, json_object, read_json
 from runner.core.span import Span
 
 if TYPE_CHECKING:
@@ -76,6 +76,26 @@ def read_result(path: Path) -> RunResult:
     return _read(path, RunResult)
 
 
+def parse_result(name: str, content: bytes | None) -> RunResult | None:
+    """Read the content of a result.json as the command left it; None, with a warning, where it can't be read."""
+    if content is None:
+        return None
+    try:
+        return _parse(name, json_object(content), RunResult)
+    except (ResumeError, ValueError) as error:
+        log.warning("%s", error if isinstance(error, ResumeError) else f"{name} can't be read ({error})")
+        return None
+
+
+def parse_status(content: bytes | None) -> str | None:
+    """Return the status in the content of a result.json of any version; None if there is none."""
+    try:
+        status = json_object(content or b"{}").get("status")
+    except ValueError:
+        return None
+    return None if status is None else str(status)
+
+
 def read_worker_result(path: Path) -> WorkerResult:
     """Read the worker's part of result.json.
 
@@ -126,6 +146,19 @@ def read_sweep(path: Path) -> SweepState:
     return _structure(path, read_json(path), SweepState)
 
 
+def parse_sweep(name: str, content: bytes) -> SweepState:
+    """Read the content of a sweep.json.
+
+    Raises:
+        ResumeError: it can't be read.
+    """
+    try:
+        values = json_object(content)
+    except ValueError as error:
+        raise ResumeError(f"{name} can't be read ({error}): rerun the sweep's command") from error
+    return _structure(name, values, SweepState)
+
+
 def write_tracking(path: Path, state: TrackingState) -> None:
     """Write tracking.json."""
     write_atomic(path, json.dumps({_VERSION: TRACKING_VERSION, **_converter().unstructure(state)}, indent=2))
@@ -162,16 +195,16 @@ def write_evaluation_report(path: Path, report: EvaluationReport) -> None:
     write_atomic(path, json.dumps({key: value for key, value in values.items() if value is not None}, indent=2))
 
 
-def result_to_json(result: WorkerResult) -> dict[str, Any]:
+def result_to_json(result: WorkerResult) -> dict[str, Json]:
     """The flat object of result.json; what is None is left out."""
     values = _converter().unstructure(result)
-    flat: dict[str, Any] = {_VERSION: SCHEMA_VERSION}
+    flat: dict[str, Json] = {_VERSION: SCHEMA_VERSION}
     for name in ("info", *(name for name in values if name not in _NOT_IN_FILE)):
         flat |= values.get(name, {}) if name in _FLAT else {name: values[name]}
     return {key: value for key, value in flat.items() if value is not None}
 
 
-def result_from_json(values: Mapping[str, Any], kind: type[_Read]) -> _Read:
+def result_from_json(values: Mapping[str, Json], kind: type[_Read]) -> _Read:
     """Make a ``RunResult`` or ``WorkerResult`` of the flat object of result.json."""
     names = {field.name for field in fields(kind)}  # type: ignore[arg-type]
     parts = {name: values for name in _FLAT if name in names}
@@ -179,7 +212,10 @@ def result_from_json(values: Mapping[str, Any], kind: type[_Read]) -> _Read:
 
 
 def _read(path: Path, kind: type[_Read]) -> _Read:
-    values = read_json(path)
+    return _parse(path, read_json(path), kind)
+
+
+def _parse(path: Path | str, values: Mapping[str, Json], kind: type[_Read]) -> _Read:
     version = values.get(_VERSION, values.get("schema", 1))
     if version != SCHEMA_VERSION:
         raise ResumeError(_other_version(path, version, SCHEMA_VERSION))
@@ -195,7 +231,7 @@ def _other_version(path: Path | str, version: object, own: int) -> str:
     )
 
 
-def _structure(path: Path, values: Mapping[str, Any], kind: type[_Read]) -> _Read:
+def _structure(path: Path | str, values: Mapping[str, Json], kind: type[_Read]) -> _Read:
     from cattrs import transform_error
 
     try:
@@ -221,7 +257,7 @@ def _converter() -> Converter:
 
     converter = make_converter()
     converter.register_structure_hook(RunConfig, lambda value, _: from_dict(value))
-    converter.register_unstructure_hook(RunConfig, RunConfig.to_dict)
+    converter.register_unstructure_hook(RunConfig, asdict)
     converter.register_structure_hook(Span, lambda value, _: Span(*map(int, value)))
     converter.register_structure_hook(Path, lambda value, _: Path(value))
     converter.register_unstructure_hook(Path, str)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from runner.config.schema import RunConfig, ToleranceConfig
 from runner.contract.spec import DatasetSummary
 from runner.contract.sweep import SweepFad
 from runner.core.failures import Failure
+from runner.devices.detection import GpuDetails
 
 if TYPE_CHECKING:
     from runner.devices.selection import DeviceChoice
@@ -47,20 +48,20 @@ class Decision:
 
 @dataclass(frozen=True)
 class ConsideredDevice:
-    """A device, or a kind of device that is absent; ``details`` are TensorFlow's own."""
+    """A device, or a kind of device that is absent; ``details`` are a GPU's."""
 
     type: str
     available: bool
     name: str
     reason: str
-    details: Mapping[str, Any] = field(default_factory=dict)
+    details: GpuDetails | None = None
 
 
 @dataclass(frozen=True)
 class DeviceReport:
     """The device of a run; ``count`` devices of the kind from number ``index`` on, ``considered`` all that there are.
 
-    ``fallback_reason`` is set where the device asked for was absent; ``details`` are TensorFlow's own.
+    ``fallback_reason`` is set where the device asked for was absent; ``details`` are a GPU's.
     """
 
     requested: str
@@ -70,14 +71,14 @@ class DeviceReport:
     count: int
     reason: str
     fallback_reason: str | None = None
-    details: Mapping[str, Any] = field(default_factory=dict)
+    details: GpuDetails | None = None
     considered: tuple[ConsideredDevice, ...] = ()
 
     @classmethod
     def of(cls, choice: DeviceChoice) -> DeviceReport:
         """Describe a choice."""
         considered = (
-            ConsideredDevice(info.type.value, info.available, info.name, info.reason, dict(info.details))
+            ConsideredDevice(info.type.value, info.available, info.name, info.reason, info.details)
             for info in choice.considered
         )
         return cls(
@@ -88,7 +89,7 @@ class DeviceReport:
             count=len(choice.indices),
             reason=choice.reason,
             fallback_reason=choice.fallback_reason,
-            details=dict(choice.device.details),
+            details=choice.device.details,
             considered=tuple(considered),
         )
 

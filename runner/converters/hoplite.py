@@ -24,6 +24,7 @@ from runner.dataset.recorded_at import recorded_at
 from runner.vggish.constants import SAMPLE_RATE
 
 if TYPE_CHECKING:
+    from runner.core.readable import Json
     from runner.output.reader import EmbeddedClip, EmbeddingReader
 
 _SQLITE, _INDEX = "hoplite.sqlite", "usearch.index"
@@ -151,7 +152,7 @@ def _prepare(database: sqlite3.Connection, reader: EmbeddingReader, folder: Path
     return int(cursor.lastrowid or 0)
 
 
-def _metadata(reader: EmbeddingReader) -> dict[str, Any]:
+def _metadata(reader: EmbeddingReader) -> dict[str, Json]:
     """Return the metadata by which Hoplite's notebooks open the index and find the audio."""
     return {
         "usearch_config": {

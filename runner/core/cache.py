@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.core.files import write_atomic
+from runner.core.readable import Json, json_object
 
 log = logging.getLogger(__name__)
 
@@ -29,9 +30,9 @@ def remembered(
         accept: whether a cached value has the right form, and is not too old.
         keep: whether a new value should be cached.
     """
-    cached: dict[str, Any] = {}
+    cached: dict[str, Json] = {}
     try:
-        cached = dict(json.loads(path.read_text(encoding="utf-8")))
+        cached = json_object(path.read_text(encoding="utf-8"))
         if accept(cached[key]):
             return cached[key]
     except (OSError, ValueError, KeyError, TypeError):

@@ -76,13 +76,39 @@ class RunLayout:
     lease = _Entry(".runner/lease.json")  # below a URL only
 
 
-FORMAT_FOLDERS = (RunLayout.embeddings, RunLayout.npz, RunLayout.tfrecord, RunLayout.pooled)
+@dataclass(frozen=True)
+class EmbeddingFormat:
+    """A format of ``output.formats``.
+
+    Attributes:
+        folder: of its files, in the run's.
+        metadata: its files that are of no shard.
+        postprocess: the only value of ``output.postprocess`` that it can be written with; None: any.
+        is_per_clip: whether it has a file a clip, instead of one a shard.
+    """
+
+    folder: str
+    metadata: tuple[str, ...] = ()
+    postprocess: str | None = None
+    is_per_clip: bool = False
+
+
+FORMATS = {
+    "parquet": EmbeddingFormat(RunLayout.embeddings),
+    "npz": EmbeddingFormat(RunLayout.npz, (RunLayout.npz_metadata,), is_per_clip=True),
+    "tfrecord": EmbeddingFormat(
+        RunLayout.tfrecord, (RunLayout.tfrecord_metadata, RunLayout.tfrecord_labels), "audioset"
+    ),
+}
+"""The formats by name; ``output/formats.py`` creates their writers."""
+
+FORMAT_FOLDERS = (*(each.folder for each in FORMATS.values()), RunLayout.pooled)
 """The folders of a run that hold embeddings, one a format."""
 
-SHARD_FOLDERS = (RunLayout.embeddings, RunLayout.tfrecord, RunLayout.pooled)
-"""Those of them with a file a shard; npz has one a clip."""
+SHARD_FOLDERS = (*(each.folder for each in FORMATS.values() if not each.is_per_clip), RunLayout.pooled)
+"""Those of them with a file a shard."""
 
-FORMAT_METADATA = (RunLayout.npz_metadata, RunLayout.tfrecord_metadata, RunLayout.tfrecord_labels)
+FORMAT_METADATA = tuple(name for each in FORMATS.values() for name in each.metadata)
 """The files in them that are of no shard."""
 
 

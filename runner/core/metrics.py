@@ -154,6 +154,7 @@ METRICS: tuple[Metric, ...] = (
     *_metrics(
         _LESS,
         ("decode_rss_peak_mib", "MiB", "the decode processes' resident memory at most, together, without the slots"),
+        ("writer_rss_peak_mib", "MiB", "that of the processes that write shards, together"),
         ("device_memory_reserved_mib", "MiB", "what the process holds of the GPU by the driver's account (NVML)"),
     ),
     # The device by itself
@@ -319,7 +320,7 @@ def metric_of(name: str) -> Metric | None:
     return _BY_NAME.get(name) or _BY_NAME.get(pattern)
 
 
-def known_metric(name: str) -> Metric:
+def require_metric(name: str) -> Metric:
     """Return the metric of a name that the user gave.
 
     Raises:
@@ -340,7 +341,7 @@ def ranking_metric(name: str) -> Metric:
     Raises:
         RunnerError: there is none, or it has no direction.
     """
-    metric = known_metric(name)
+    metric = require_metric(name)
     if metric.direction is Direction.NEUTRAL:
         raise RunnerError(
             f"{name} describes a run, and has no better direction: give one that can be ranked first, "

@@ -7,6 +7,9 @@ import os
 import re
 import sys
 
+LOG_FORMAT = "[%(asctime)s][%(levelname)s] %(message)s"
+"""Of runner.log."""
+
 _UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters, except tab and line feed
     "\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069"  # marks that change the direction of text, or end a line

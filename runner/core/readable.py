@@ -6,9 +6,12 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 from runner.core.errors import ResumeError
+
+Json: TypeAlias = "str | int | float | bool | list[Json] | dict[str, Json] | None"
+"""A value of a JSON file, before the one function that reads this file has made its own type of it."""
 
 
 @contextmanager
@@ -25,14 +28,23 @@ def readable(path: Path) -> Iterator[None]:
         raise ResumeError(f"{path} can't be read ({reason}): restore it, or choose another output.dir") from error
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Json]:
     """Return the object in a JSON file.
 
     Raises:
         ResumeError: the file can't be read, or holds something else.
     """
     with readable(path):
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(values, dict):
-            raise ValueError("it holds no object")
+        return json_object(path.read_text(encoding="utf-8"))
+
+
+def json_object(text: str | bytes) -> dict[str, Json]:
+    """Parse a JSON object.
+
+    Raises:
+        ValueError: the text is no JSON, or something else.
+    """
+    values: Json = json.loads(text)
+    if not isinstance(values, dict):
+        raise ValueError("it holds no object")
     return values

@@ -7,6 +7,7 @@ finish the current shards; decode processes ignore the signals, and exit when th
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import logging
 import os
 import queue
@@ -39,6 +40,8 @@ Submitit's own handler requeues the job immediately.  It has to wait for the cur
 _ONE_REQUEST_S = 0.2
 """``timeout`` sends its signal to its child and to the group at once: within so short a time that is one request."""
 
+_PR_SET_PDEATHSIG = 1
+
 _terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
 
 
@@ -59,16 +62,16 @@ def held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def take(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
+def install_handler(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
     """Install a handler of the signals (main thread only); return the earlier handlers.
 
     A SIGHUP that nohup ignores stays ignored; the requeue signal is handled where Submitit handles it.
     """
-    wanted = [number for number in STOP_SIGNALS if number != _SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
+    numbers = [number for number in STOP_SIGNALS if number != _SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
     if REQUEUE_SIGNAL is not None and callable(signal.getsignal(REQUEUE_SIGNAL)):
-        wanted.append(REQUEUE_SIGNAL)
-    before = {int(number): signal.signal(number, handler) for number in wanted}
-    _let_in()
+        numbers.append(REQUEUE_SIGNAL)
+    before = {int(number): signal.signal(number, handler) for number in numbers}
+    _unblock()
     return before
 
 
@@ -76,7 +79,16 @@ def ignore() -> None:
     """Ignore the signals in this process."""
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    _let_in()
+    _unblock()
+
+
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent ends, whatever it is stuck in (Linux only)."""
+    if not sys.platform.startswith("linux"):
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def die_of(number: int) -> None:
@@ -93,7 +105,7 @@ def leave_terminal() -> None:
     os.close(nowhere)
 
 
-def _let_in() -> None:
+def _unblock() -> None:
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
@@ -139,14 +151,14 @@ class StopSignal:
         self._asked = threading.Event()
         self._requests = Requests()
         self._reasons: queue.SimpleQueue[str] = queue.SimpleQueue()  # a signal handler may put to it
-        self.take_signals()
+        self.install_handlers()
         threading.Thread(target=self._read, name="stdin", daemon=True).start()
         threading.Thread(target=self._wait, name="stop", daemon=True).start()
 
-    def take_signals(self) -> None:
+    def install_handlers(self) -> None:
         """Handle the signals (the main thread only): at the start, and again when a library has set its own handler."""
         if threading.current_thread() is threading.main_thread():
-            take(self._handle)
+            install_handler(self._handle)
 
     def begin(self, stop: Callable[[], None]) -> None:
         """Call ``stop`` on a request from now on; immediately, if there was one already."""

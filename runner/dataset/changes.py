@@ -27,16 +27,16 @@ class Changes:
         changed: rows whose files changed.
         relabeled: rows with another label.
         removed: rows that are no longer listed.
-        gone: number of files that no longer exist.
-        added: number of new rows, at the end.
+        missing_files: number of files that no longer exist.
+        new_clips: number of rows that are new, at the end.
     """
 
     exists: NDArray[np.bool_]
     changed: Sequence[int] = ()
     relabeled: Sequence[int] = ()
     removed: Sequence[int] = ()
-    gone: int = 0
-    added: int = 0
+    missing_files: int = 0
+    new_clips: int = 0
 
     def notes(self) -> list[str]:
         """Return a line for each kind of change, for the user."""
@@ -46,10 +46,12 @@ class Changes:
             lines.append(f"re-embedding {len(self.changed):,} {files} changed since the run started")
         if self.relabeled:
             lines.append(f"re-running the shards of {len(self.relabeled):,} labels changed since the run started")
-        if self.gone:
-            lines.append(f"{self.gone:,} source files are gone: keeping embeddings, skipping the others as missing")
-        if self.added:
-            lines.append(f"embedding {self.added:,} new clips after the others")
+        if self.missing_files:
+            lines.append(
+                f"{self.missing_files:,} source files are gone: keeping embeddings, skipping the others as missing"
+            )
+        if self.new_clips:
+            lines.append(f"embedding {self.new_clips:,} new clips after the others")
         return lines
 
 
@@ -89,8 +91,8 @@ def reconcile(planned: pa.Table, listed: pa.Table) -> tuple[pa.Table, Changes]:
         changed=np.flatnonzero(differs["bytes"] | differs["mtime_ns"] | moved).tolist(),
         relabeled=np.flatnonzero(differs["label"]).tolist(),
         removed=np.flatnonzero(~is_listed).tolist(),
-        gone=int(np.count_nonzero(~exists & has_file(planned))),
-        added=added.num_rows,
+        missing_files=int(np.count_nonzero(~exists & has_file(planned))),
+        new_clips=added.num_rows,
     )
     return pa.concat_tables([table, added]).combine_chunks(), changes
 

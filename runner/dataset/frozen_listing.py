@@ -19,9 +19,9 @@ import logging
 import os
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -32,6 +32,7 @@ from runner.config.groups.dataset import parse_partition
 from runner.core.errors import ClipError, DatasetError
 from runner.core.files import flush, flush_folder, make_folder
 from runner.core.paths import as_path, is_url
+from runner.core.readable import json_object
 from runner.dataset.digests import digest_of
 from runner.dataset.manifest import build_manifest, select_partition
 from runner.dataset.table import CHUNK_CLIPS, Manifest, file_stats
@@ -41,11 +42,12 @@ from runner.storage.retry import with_retries
 
 if TYPE_CHECKING:
     from runner.config.schema import RunConfig
+    from runner.core.readable import Json
 
 log = logging.getLogger(__name__)
 
 _METADATA_KEY = b"vggish_runner_listing"
-"""Key of the Parquet metadata with the settings that the listing is of, and the fields of ``Manifest``."""
+"""Key of the Parquet metadata that has ``_About``."""
 
 _FILE_DATASETS = ("folder", "manifest", "demo")
 """Data sets whose clips are files, or parts of files."""
@@ -128,21 +130,26 @@ def with_current_stats(partition: Manifest) -> Manifest:
     return replace(partition, table=table, digest=digest_of(table))
 
 
-def _settings(config: RunConfig) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _About:
+    """The metadata of a listing: the settings that it is of, and fields of its ``Manifest``."""
+
+    settings: Mapping[str, Json]
+    root: str
+    is_demo: bool
+    description: str
+    ignored: dict[str, int]
+
+
+def _settings(config: RunConfig) -> dict[str, Json]:
     """Return the settings that determine the listing."""
     settings = fingerprint(config).items()
     return {key: value for key, value in settings if key.startswith("dataset.") and key not in _PARTITION_SETTINGS}
 
 
 def _encode(config: RunConfig, manifest: Manifest) -> bytes:
-    metadata = {
-        "settings": _settings(config),
-        "root": manifest.root,
-        "is_demo": manifest.is_demo,
-        "description": manifest.description,
-        "ignored": manifest.ignored,
-    }
-    table = manifest.table.replace_schema_metadata({_METADATA_KEY: json.dumps(metadata).encode()})
+    about = _About(_settings(config), manifest.root, manifest.is_demo, manifest.description, manifest.ignored)
+    table = manifest.table.replace_schema_metadata({_METADATA_KEY: json.dumps(asdict(about)).encode()})
     file = io.BytesIO()
     pq.write_table(table, file, row_group_size=CHUNK_CLIPS, use_dictionary=["label"], compression="zstd")
     return file.getvalue()
@@ -151,21 +158,20 @@ def _encode(config: RunConfig, manifest: Manifest) -> bytes:
 def _decode(config: RunConfig, listing: str, data: bytes) -> Manifest:
     try:
         table = pq.read_table(io.BytesIO(data))
-        metadata: Mapping[str, Any] = json.loads(table.schema.metadata[_METADATA_KEY])
-        settings = metadata["settings"]
+        about = _About(**json_object(table.schema.metadata[_METADATA_KEY]))  # type: ignore[arg-type]
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         raise DatasetError(
             f"dataset.listing={listing} is not a listing of this version of the runner ({error!r}): choose another file"
         ) from error
-    wanted = _settings(config)
-    if settings != wanted:
-        keys = [key for key in sorted({*settings, *wanted}) if settings.get(key) != wanted.get(key)]
+    settings, current = about.settings, _settings(config)
+    if settings != current:
+        keys = [key for key in sorted({*settings, *current}) if settings.get(key) != current.get(key)]
         raise DatasetError(
             f"dataset.listing={listing} is of another data set (it differs in {', '.join(keys)}): choose another file"
         )
     table = table.replace_schema_metadata(None)
-    description = f"{metadata['description']} (as {listing} lists them)"
-    return Manifest(metadata["root"], table, digest_of(table), metadata["is_demo"], description, metadata["ignored"])
+    description = f"{about.description} (as {listing} lists them)"
+    return Manifest(about.root, table, digest_of(table), about.is_demo, description, about.ignored)
 
 
 def _read(listing: str, timeout_s: float) -> bytes | None:

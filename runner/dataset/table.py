@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
+
+if TYPE_CHECKING:
+    from runner.core.readable import Json
 
 SCHEMA = pa.schema(
     [
@@ -55,13 +58,15 @@ class PartitionInfo:
     labels: list[str] | None = None
 
     @staticmethod
-    def from_json(values: Mapping[str, Any] | None) -> PartitionInfo | None:
-        """Return the partition that ``dataclasses.asdict`` wrote; None for none.
+    def from_json(values: Json) -> PartitionInfo | None:
+        """Return the partition that ``dataclasses.asdict`` wrote; None for anything but an object.
 
         Raises:
             TypeError: the keys are not those of a partition.
         """
-        return None if values is None else PartitionInfo(**values)
+        if not isinstance(values, dict):
+            return None
+        return PartitionInfo(**values)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,10 @@ import ctypes
 import importlib.metadata
 import platform
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
 
 from runner.devices.host import cpu_name
 
@@ -52,6 +51,30 @@ class DeviceType(str, Enum):
 
 
 @dataclass(frozen=True)
+class GpuDetails:
+    """A GPU as TensorFlow and NVML describe it; None where neither says.
+
+    Attributes:
+        device: TensorFlow's name of it.
+        device_name: its model; ``METAL`` for Apple's.
+        compute_capability: CUDA's, as (9, 0).
+        memory_free_mib: its memory that no process holds.
+        memory_mib: all its memory.
+    """
+
+    device: str | None = None
+    device_name: str | None = None
+    compute_capability: tuple[int, ...] | None = None
+    memory_free_mib: int | None = None
+    memory_mib: int | None = None
+
+    @property
+    def is_metal(self) -> bool:
+        """Whether it is Apple's."""
+        return self.device_name == "METAL"
+
+
+@dataclass(frozen=True)
 class DeviceInfo:
     """One device, or one kind of device that is absent.
 
@@ -60,26 +83,26 @@ class DeviceInfo:
         available: whether a run can use it.
         name: model of the device.
         reason: why it is available, or unavailable and what to do about it.
-        details: of the device, by TensorFlow.
+        details: of a GPU.
     """
 
     type: DeviceType
     available: bool
     name: str
     reason: str
-    details: Mapping[str, Any] = field(default_factory=dict)
+    details: GpuDetails | None = None
 
 
 @dataclass(frozen=True)
 class MachineFacts:
-    """Facts that decide about devices; ``gpus`` are TensorFlow's details of each physical GPU, in its order."""
+    """Facts that decide about devices; ``gpus`` are all physical GPUs, in TensorFlow's order."""
 
     system: str
     machine: str
     cpu: str
     tensorflow: str
     built_with_cuda: bool
-    gpus: Sequence[Mapping[str, Any]] = ()
+    gpus: Sequence[GpuDetails] = ()
     metal_plugin: str | None = None
     nvidia_driver: bool = False
     missing_cuda_libraries: Sequence[str] = ()
@@ -104,21 +127,15 @@ def unavailable_devices() -> dict[DeviceType, str]:
     return absent
 
 
-def cuda_device(gpu: Mapping[str, Any]) -> DeviceInfo:
-    """Describe a CUDA GPU by TensorFlow's details; one without free memory is unavailable."""
-    details = dict(gpu)
-    capability = details.get("compute_capability")
-    if capability is not None:
-        details["compute_capability"] = list(capability)
+def cuda_device(gpu: GpuDetails) -> DeviceInfo:
+    """Describe a CUDA GPU; one without free memory is unavailable."""
+    capability, free = gpu.compute_capability, gpu.memory_free_mib
     shown = f", compute capability {'.'.join(map(str, capability))}" if capability else ""
-    name = str(gpu.get("device_name", "NVIDIA GPU"))
-    free = details.get("memory_free_mib")
+    name = gpu.device_name or "NVIDIA GPU"
     if free is not None and free < MIN_GPU_FREE_MIB:
-        why = (
-            f"only {free:,} of its {details['memory_mib']:,} MiB are free, {MIN_GPU_FREE_MIB:,} are needed: {_FREE_IT}"
-        )
-        return DeviceInfo(DeviceType.GPU, False, name, why, details)
-    return DeviceInfo(DeviceType.GPU, True, name, f"CUDA device{shown}", details)
+        why = f"only {free:,} of its {gpu.memory_mib:,} MiB are free, {MIN_GPU_FREE_MIB:,} are needed: {_FREE_IT}"
+        return DeviceInfo(DeviceType.GPU, False, name, why, gpu)
+    return DeviceInfo(DeviceType.GPU, True, name, f"CUDA device{shown}", gpu)
 
 
 def why_no_cuda(facts: MachineFacts) -> str:

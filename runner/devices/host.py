@@ -22,6 +22,10 @@ _CONTROL_GROUPS = ControlGroups()
 CORES = "VGGISH_RUNNER_CORES"
 """Environment variable: number of cores that a process and its children may use."""
 
+_CORES_A_WRITER = 4
+
+_MAX_WRITERS = 4
+
 _PACKAGES = ("tensorflow", "tensorflow-metal", "numpy", "soundfile", "soxr", "pyarrow", "hydra-core", "mlflow")
 
 
@@ -105,3 +109,8 @@ def _lines(path: str) -> list[str]:
         return Path(path).read_text().splitlines()
     except OSError:
         return []
+
+
+def writers_for(cores: int) -> int:
+    """Return the shards to write at a time on a machine: one for every four cores, four at most."""
+    return max(1, min(_MAX_WRITERS, cores // _CORES_A_WRITER))

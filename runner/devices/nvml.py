@@ -8,11 +8,22 @@ from __future__ import annotations
 import logging
 import os
 import subprocess
+from dataclasses import dataclass
 from typing import Any
 
 log = logging.getLogger(__name__)
 
 _MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class NvidiaGpu:
+    """A GPU as nvidia-smi lists it; ``memory_mib`` is 0 where it does not say, ``compute_capability`` is as ``9.0``."""
+
+    name: str
+    memory_mib: int
+    driver: str
+    compute_capability: str
 
 
 def total_mib(index: int) -> int | None:
@@ -70,8 +81,8 @@ def energy_j(index: int) -> float | None:
         return None
 
 
-def describe_gpus() -> list[dict[str, Any]]:
-    """List the NVIDIA GPUs by nvidia-smi, which comes with the driver: name, memory_mib, driver, compute_capability."""
+def describe_gpus() -> list[NvidiaGpu]:
+    """List the NVIDIA GPUs by nvidia-smi, which comes with the driver; none without it."""
     query = "--query-gpu=name,memory.total,driver_version,compute_cap"
     try:
         command = ["nvidia-smi", query, "--format=csv,noheader,nounits"]
@@ -80,13 +91,8 @@ def describe_gpus() -> list[dict[str, Any]]:
         return []
     rows = [[cell.strip() for cell in line.split(",")] for line in out.splitlines() if line.strip()]
     return [
-        {
-            "name": name,
-            "memory_mib": int(memory) if memory.isdigit() else 0,
-            "driver": driver,
-            "compute_capability": cap,
-        }
-        for name, memory, driver, cap in rows
+        NvidiaGpu(name, int(memory) if memory.isdigit() else 0, driver, capability)
+        for name, memory, driver, capability in rows
     ]
 
 

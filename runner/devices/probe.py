@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import platform
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from runner.devices import nvml
@@ -12,6 +13,7 @@ from runner.devices.detection import (
     CUDA_LIBRARIES,
     DeviceInfo,
     DeviceType,
+    GpuDetails,
     MachineFacts,
     cuda_device,
     has_nvidia_driver,
@@ -31,13 +33,7 @@ def gather_facts() -> MachineFacts:
     """Collect the facts about this machine's devices; imports TensorFlow (seconds)."""
     import tensorflow as tf
 
-    gpus = [
-        {"device": gpu.name, **tf.config.experimental.get_device_details(gpu)}
-        for gpu in tf.config.list_physical_devices("GPU")
-    ]
-    for number, gpu in enumerate(gpus):
-        if gpu.get("device_name") != "METAL" and (free := nvml.free_mib(number)) is not None:
-            gpu |= {"memory_free_mib": free, "memory_mib": nvml.total_mib(number)}
+    gpus = [_details(number, gpu) for number, gpu in enumerate(tf.config.list_physical_devices("GPU"))]
     built_with_cuda = bool(tf.test.is_built_with_cuda())
     driver = has_nvidia_driver()
     probe_libraries = driver and built_with_cuda and not gpus
@@ -54,6 +50,17 @@ def gather_facts() -> MachineFacts:
     )
 
 
+def _details(number: int, gpu: Any) -> GpuDetails:
+    """Describe TensorFlow's physical device."""
+    import tensorflow as tf
+
+    told = tf.config.experimental.get_device_details(gpu)
+    details = GpuDetails(gpu.name, told.get("device_name"), told.get("compute_capability"))
+    if details.is_metal:
+        return details
+    return replace(details, memory_free_mib=nvml.free_mib(number), memory_mib=nvml.total_mib(number))
+
+
 def detect_available_devices(facts: MachineFacts | None = None) -> list[DeviceInfo]:
     """List the devices of this machine, the absent kinds included, each with its reason.
 
@@ -65,8 +72,8 @@ def detect_available_devices(facts: MachineFacts | None = None) -> list[DeviceIn
     """
     facts = facts or gather_facts()
     devices = [DeviceInfo(DeviceType.CPU, True, facts.cpu, "every machine has one")]
-    cuda = [gpu for gpu in facts.gpus if gpu.get("device_name") != "METAL"]
-    metal = [gpu for gpu in facts.gpus if gpu.get("device_name") == "METAL"]
+    cuda = [gpu for gpu in facts.gpus if not gpu.is_metal]
+    metal = [gpu for gpu in facts.gpus if gpu.is_metal]
     if cuda:
         devices += [cuda_device(gpu) for gpu in cuda]
     else:

@@ -71,12 +71,12 @@ def choose_device(
         reason = f"auto chose {best.value}, the best device present"
         if passed_over:
             reason += "; " + "; ".join(f"no {info.type.value}: {info.reason}" for info in passed_over)
-        wanted = best
+        kind = best
     else:
-        wanted, reason = requested, f"device={requested.value} was asked for"
-    if wanted is DeviceType.CPU:
+        kind, reason = requested, f"device={requested.value} was asked for"
+    if kind is DeviceType.CPU:
         return DeviceChoice(requested, cpu, 0, reason, None, devices)
-    candidates = [info for info in devices if info.type is wanted]
+    candidates = [info for info in devices if info.type is kind]
     present = [number for number, info in enumerate(candidates) if info.available]
     if index == ALL and present:
         first, *others = present
@@ -91,7 +91,7 @@ def choose_device(
         missing = f"device.index={index}, but there are only {len(candidates)} (0 to {len(candidates) - 1})"
     else:
         missing = candidates[0].reason
-    fallback = f"{wanted.value} is not available: {missing}"
+    fallback = f"{kind.value} is not available: {missing}"
     if strict:
         raise DeviceError(f"{fallback} (device.strict=true forbids the fallback to the CPU)")
     return DeviceChoice(requested, cpu, 0, f"fell back to the CPU, because {fallback}", fallback, devices)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import json
 import sys
@@ -22,15 +23,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from runner.config.schema import RunConfig
+    from runner.contract.events import Events
     from runner.contract.result import Repeats, Status
     from runner.contract.spec import RunSpec
-    from runner.core.events import Events
     from runner.core.stop_signals import StopSignal
     from runner.inference.builder import Placement
     from runner.inference.session import VGGishSession
     from runner.output.remote.committer import RemoteCommitter
     from runner.output.state.journal import ShardEntry
-    from runner.output.writer import CommitLog
+    from runner.output.writer import CommitLog, Files
 
 _SWITCH_S = 0.0005
 """The interpreter's switch interval: replicas must not wait long for collector and writers."""
@@ -70,30 +71,47 @@ def tune_interpreter() -> None:
     gc.freeze()  # the collector skips TensorFlow's million objects while batches are in flight
 
 
-def make_writer(
+def shard_files(
     spec: RunSpec,
     metadata: Mapping[str, str],
     postprocess: Callable[[NDArray[np.float32]], NDArray[Any]] | None,
-    commit_log: CommitLog,
-    committed: Mapping[int, ShardEntry] | None = None,
-    remote: RemoteCommitter | None = None,
-) -> ShardWriter:
-    """Make the writer of a run's shards, in ``output.formats``; see ``ShardWriter``.
+) -> Callable[[], ShardFiles]:
+    """Return what makes the writer of a run's files, in ``output.formats``; it can be pickled.
 
     Args:
         spec: the run's.
         metadata: of every file.
         postprocess: embeddings to their post-processed form; None for none.
+    """
+    config, partition = spec.config, spec.dataset.partition
+    labels = (partition.labels if partition else None) or labels_of(spec.manifest)
+    arguments = (config.output, spec.run_dir, metadata, config.frontend.file_hop_s, labels, postprocess)
+    return functools.partial(_make_files, arguments, config.dataset.recorded_at)
+
+
+def _make_files(arguments: tuple[Any, ...], recorded_at: str) -> ShardFiles:
+    formats = make_formats(*arguments)
+    return ShardFiles(arguments[1], formats, recorded_at_reader(recorded_at))
+
+
+def make_writer(
+    spec: RunSpec,
+    files: Files,
+    commit_log: CommitLog,
+    committed: Mapping[int, ShardEntry] | None = None,
+    remote: RemoteCommitter | None = None,
+) -> ShardWriter:
+    """Make the writer of a run's shards; see ``ShardWriter``.
+
+    Args:
+        spec: the run's.
+        files: writes a shard's files.
         commit_log: records each committed shard.
         committed: the shards that were committed before.
         remote: uploads each shard; None where the output is a folder.
     """
-    config, partition = spec.config, spec.dataset.partition
-    labels = (partition.labels if partition else None) or labels_of(spec.manifest)
-    formats = make_formats(config.output, spec.run_dir, metadata, config.frontend.file_hop_s, labels, postprocess)
     if remote:
         remote.upload_metadata()
-    files = ShardFiles(spec.run_dir, formats, recorded_at_reader(config.dataset.recorded_at))
     return ShardWriter(files, commit_log, committed, spec.row_digests, remote)
 
 

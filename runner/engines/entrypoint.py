@@ -17,12 +17,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from runner.contract.events import EndEvent, Events
 from runner.contract.files import read_spec, write_result
 from runner.contract.result import WorkerResult
-from runner.core.events import LOG_FORMAT, Events
 from runner.core.failures import failure_of
 from runner.core.layout import RunLayout
-from runner.core.printable import PrintableFormatter
+from runner.core.printable import LOG_FORMAT, PrintableFormatter
 from runner.core.stop_signals import StopSignal
 from runner.devices.host import host_facts, versions
 from runner.inference.tensorflow_import import import_tensorflow
@@ -48,7 +48,7 @@ def main(spec_path: str | None = None) -> int:
         spec_path = _await_spec()
         if not spec_path:  # the command needs no other worker
             return 0
-    events = Events(_take_standard_output())
+    events = Events(_redirect_standard_output())
     handler = logging.StreamHandler()
     handler.setFormatter(PrintableFormatter(LOG_FORMAT))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
@@ -100,8 +100,7 @@ def _report(run_dir: Path, events: Events, result: WorkerResult) -> Status:
         log.error("result.json could not be written: %s", error)
         if result.status == "finished":
             result = replace(result, status="failed", failure=failure_of(error))
-    failure = vars(result.failure) if result.failure else None
-    events.send("end", status=result.status, failure=failure)
+    events.send(EndEvent(result.status, result.failure))
     return result.status
 
 
@@ -139,7 +138,7 @@ def _move_log(path: Path) -> None:
         os.dup2(log_file.fileno(), 2)
 
 
-def _take_standard_output() -> IO[str]:
+def _redirect_standard_output() -> IO[str]:
     """Keep standard output for events, and send whatever else is printed to standard error."""
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)

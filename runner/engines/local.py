@@ -12,20 +12,28 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from runner.contract.result import RunStats
-from runner.core.events import StartupTimer
 from runner.core.layout import RunLayout
 from runner.core.span import Span
+from runner.core.startup_timer import StartupTimer
 from runner.dataset.clips import read_clips
 from runner.dataset.window_types import window_types
 from runner.devices.cuda import pinned
 from runner.devices.detection import DeviceType
 from runner.devices.host import peak_rss_mib, usable_cores
 from runner.devices.load import BackgroundLoad
-from runner.engines.common import Engine, file_metadata, make_writer, remote_committer, tune_interpreter
+from runner.engines.common import (
+    Engine,
+    file_metadata,
+    make_writer,
+    remote_committer,
+    shard_files,
+    tune_interpreter,
+)
 from runner.engines.progress import report_progress
 from runner.inference.canary import Canary
 from runner.inference.gpu_memory import gpu_memory_metrics
 from runner.inference.memory import ceiling_mib
+from runner.inference.resampling import resamples_on_device
 from runner.inference.session import identity_of
 from runner.inference.startup import SessionStartup
 from runner.output.state.identity import check_identity
@@ -37,6 +45,7 @@ from runner.pipeline.decode_pool import DecodePool, decode_options, decoders_for
 from runner.pipeline.messages import Replica
 from runner.pipeline.pipeline import EmbeddingPipeline, ShardedClips
 from runner.pipeline.skip_limit import SkipLimit
+from runner.pipeline.writer_processes import WriterProcesses
 from runner.profiling.device_speed import matmul_peak, model_only, speed_metrics
 from runner.profiling.metrics import (
     bottleneck,
@@ -52,11 +61,12 @@ from runner.profiling.sampler import Sampler
 
 if TYPE_CHECKING:
     from runner.config.schema import RunConfig
-    from runner.contract.result import Status
+    from runner.contract.result import Scalar, Status
     from runner.inference.builder import Placement
     from runner.inference.startup import LoadedModel
     from runner.output.remote.committer import RemoteCommitter
     from runner.output.state.journal import ShardEntry
+    from runner.output.writer import Files, ShardFiles
     from runner.pipeline.messages import PipelineStats
 
 log = logging.getLogger(__name__)
@@ -96,6 +106,8 @@ class _Work:
 class LocalEngine(Engine):
     """Embeds a run on this machine; see ``Engine``."""
 
+    _writers: WriterProcesses | None = None
+
     def run(self) -> Status:
         """Embed what is left, and measure what ``profile`` asks for."""
         self._timer = StartupTimer(self._spec.spawned_at)
@@ -130,7 +142,7 @@ class LocalEngine(Engine):
         sampler = Sampler(config.profile.sample_every_s)
         sampler.start()
         stack.callback(sampler.stop)
-        self._events.send("phase", name="lock")
+        self._events.phase("lock")
         remote = remote_committer(spec)
         lock = remote.worker_lock if remote else None
         stack.enter_context(worker_lock(spec.run_dir, config.engine.shutdown_timeout_s, lock))
@@ -152,7 +164,7 @@ class LocalEngine(Engine):
         """
         startup = SessionStartup(
             self._spec,
-            window_types(self._spec.manifest, keeps_int16=self._spec.config.frontend.keeps_int16),
+            window_types(self._spec.manifest, keeps_int16=self._spec.config.frontend.preparation.keeps_int16),
             self._timer,
             self._events,
         )
@@ -171,13 +183,17 @@ class LocalEngine(Engine):
         spans = [span for number, span in enumerate(spec.shards) if number not in committed]
         clips = sum(end - first for first, end in spans)
         plan = model.placement.memory
-        pool.open(decoders_for(plan.decode_workers, clips), plan.spare_slots, model.sessions[0].effective_batch_size)
+        on_device = resamples_on_device(config.device.resampling, model.placement.device.effective)
+        self._resolve({"device.resampling": "device" if on_device else "host"})
+        decoders, rows = decoders_for(plan.decode_workers, clips), model.sessions[0].effective_batch_size
+        pool.open(decoders, plan.spare_slots, rows, resample=not on_device)
         if model.placement.device.effective is DeviceType.GPU:
             self._pin(pool, stack)
         metadata = file_metadata(config, model.sessions[0], model.placement)
         journal = Journal(RunLayout(spec.run_dir).journal)
         stack.callback(journal.close)
-        writer = make_writer(spec, metadata, model.postprocess, journal, committed, inputs.remote)
+        files = self._open_files(shard_files(spec, metadata, model.postprocess), plan.writer_processes, stack)
+        writer = make_writer(spec, files, journal, committed, inputs.remote)
         skipped_before = sum(totals(committed).skipped.values())
         pipeline = EmbeddingPipeline(
             ShardedClips(spec.shards, read_clips(spec.manifest, spans), clips),
@@ -195,6 +211,14 @@ class LocalEngine(Engine):
         replicas = [Replica.watched(*pair) for pair in zip(model.sessions, canaries, strict=True)]
         return _Work(model, pool, pipeline, writer, replicas, canaries, metadata, spans, clips)
 
+    def _open_files(self, make_files: Callable[[], ShardFiles], processes: int, stack: contextlib.ExitStack) -> Files:
+        """Open the writer of the shards' files: processes where the plan has any."""
+        if not processes:
+            return make_files()
+        self._writers = WriterProcesses(make_files, processes)
+        stack.callback(self._writers.close)
+        return self._writers
+
     def _pin(self, pool: DecodePool, stack: contextlib.ExitStack) -> None:
         """Lock the slots' pages for copies to the GPU."""
         with self._timer.step("pin"):
@@ -211,7 +235,7 @@ class LocalEngine(Engine):
         """
         spec, pipeline, pool = self._spec, work.pipeline, work.pool
         self.metrics |= self._timer.metrics(time.time())
-        self._events.send("phase", name="embed", seconds=self._timer.steps)
+        self._events.phase("embed")
         background, decode_cpu_s = BackgroundLoad(), sum(pool.cpu_s.values())
         tune_interpreter()
         done, hop_s = spec.dataset.clips - work.clips, spec.config.frontend.file_hop_s
@@ -221,6 +245,9 @@ class LocalEngine(Engine):
         ):
             pipeline.run(work.replicas)
         own_cpu_s = pipeline.stats.cpu_s + sum(pool.cpu_s.values()) - decode_cpu_s
+        if self._writers:
+            own_cpu_s += self._writers.cpu_s
+            self.metrics["writer_rss_peak_mib"] = self._writers.rss_peak_mib
         self.metrics["parity_canaries"] = float(sum(canary.count for canary in work.canaries))
         self.metrics["background_cpu_share"] = background.share(own_cpu_s)
         sampler.stop()
@@ -245,8 +272,11 @@ class LocalEngine(Engine):
     def _warn_of_sessions(self, work: _Work) -> None:
         """Pass on failed replicas, batches that were halved, and misses of canaries."""
         backoffs = [backoff for session in work.model.sessions for backoff in session.oom_backoffs]
+        faults = [fault for session in work.model.sessions for fault in session.resampling_faults]
         misses = [miss for canary in work.canaries for miss in canary.misses[:1]]
-        for problem in (*work.pipeline.stats.replica_failures, *backoffs, *misses):
+        if not (faults or misses):
+            work.model.programs.commit()  # with those that were compiled in the course of the run
+        for problem in (*work.pipeline.stats.replica_failures, *backoffs, *faults, *misses):
             self._events.warn(problem)
         self._resolve({"memory.batch_size": work.model.sessions[0].effective_batch_size})
 
@@ -272,7 +302,7 @@ class LocalEngine(Engine):
         if allowed is not None and used > allowed:
             self._events.warn(f"the worker took {used:.0f} MiB, above memory.host_limit_mib={limit}")
 
-    def _resolve(self, values: Mapping[str, int | bool]) -> None:
+    def _resolve(self, values: Mapping[str, Scalar]) -> None:
         self.startup = replace(self.startup, resolved={**self.startup.resolved, **values})
 
 

@@ -8,8 +8,10 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from runner.contract.events import ProgressEvent
+
 if TYPE_CHECKING:
-    from runner.core.events import Events
+    from runner.contract.events import Events
     from runner.pipeline.decode_pool import DecodePool
     from runner.pipeline.messages import PipelineStats, Progress
 
@@ -35,14 +37,15 @@ def report_progress(
     def send(examples_under_way: int, clips_under_way: float) -> None:
         progress = stats.progress
         events.send(
-            "progress",
-            clips=clips_before + progress.clips,
-            attempt_clips=progress.clips,
-            clips_under_way=clips_under_way,
-            skipped=sum(progress.skipped.values()),
-            examples=progress.examples + examples_under_way,
-            audio_s=progress.audio_s + examples_under_way * hop_s,
-            elapsed_s=time.perf_counter() - stats.started_at,
+            ProgressEvent(
+                clips=clips_before + progress.clips,
+                attempt_clips=progress.clips,
+                skipped=sum(progress.skipped.values()),
+                examples=progress.examples + examples_under_way,
+                audio_s=progress.audio_s + examples_under_way * hop_s,
+                elapsed_s=time.perf_counter() - stats.started_at,
+                clips_under_way=clips_under_way,
+            )
         )
 
     thread = threading.Thread(target=report, name="report", daemon=True)

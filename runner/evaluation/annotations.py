@@ -176,15 +176,15 @@ def read_table(
 def _fold_and_group(
     file: Path, columns: Sequence[str], row: Mapping[str, Any], config: EvaluateConfig
 ) -> Iterator[str | None]:
-    for wanted in (config.fold_column, config.group_column):
-        yield _text(row[_column(file, columns, wanted, ())]) or None if wanted else None
+    for named in (config.fold_column, config.group_column):
+        yield _text(row[_column(file, columns, named, ())]) or None if named else None
 
 
-def _column(file: Path, columns: Sequence[str], wanted: str | None, usual: Sequence[str]) -> str:
-    column = _optional(columns, (wanted,) if wanted else usual)
+def _column(file: Path, columns: Sequence[str], named: str | None, usual: Sequence[str]) -> str:
+    column = _optional(columns, (named,) if named else usual)
     if column is None:
-        said, remedy = (f"'{wanted}'", "name another") if wanted else ("of labels", "name it in evaluate.label_column")
-        raise EvaluationError(f"{file} has no column {said} (it has {', '.join(columns) or 'none'}): {remedy}")
+        title, remedy = (f"'{named}'", "name another") if named else ("of labels", "name it in evaluate.label_column")
+        raise EvaluationError(f"{file} has no column {title} (it has {', '.join(columns) or 'none'}): {remedy}")
     return column
 
 

@@ -34,7 +34,7 @@ class LabeledData:
         groups: int [n]; rows of one group are never in two folds.
         folds: int [groups], each group's fold.
         left_out: labels of a single group, with their rows.
-        given_folds: whether they were given, and not drawn.
+        has_labeled_folds: whether the labels' files name them; otherwise they are drawn.
     """
 
     embeddings: NDArray[np.float32]
@@ -43,7 +43,7 @@ class LabeledData:
     groups: NDArray[np.int64]
     folds: NDArray[np.int64]
     left_out: dict[str, int]
-    given_folds: bool
+    has_labeled_folds: bool
 
     @property
     def is_multilabel(self) -> bool:
@@ -76,7 +76,7 @@ class LabeledData:
             self.groups[rows],
             self.folds,
             self.left_out,
-            self.given_folds,
+            self.has_labeled_folds,
         )
 
 
@@ -123,13 +123,13 @@ def prepare(sample: Sample, folds: int, seed: int) -> LabeledData:
         targets=targets,
         names=names,
         groups=groups,
-        folds=_given_folds(sample, rows, group_names) if has_folds else draw_folds(targets, groups, folds, seed),
+        folds=_folds_of_labels(sample, rows, group_names) if has_folds else draw_folds(targets, groups, folds, seed),
         left_out=left_out,
-        given_folds=has_folds,
+        has_labeled_folds=has_folds,
     )
 
 
-def _given_folds(sample: Sample, rows: Sequence[int], group_names: Sequence[str]) -> NDArray[np.int64]:
+def _folds_of_labels(sample: Sample, rows: Sequence[int], group_names: Sequence[str]) -> NDArray[np.int64]:
     folds: dict[str, str] = {}
     for row in rows:
         group, fold = sample.groups[row], sample.folds[row]

@@ -22,7 +22,7 @@ from runner.core.paths import as_path
 from runner.evaluation.annotations import read_annotations
 from runner.evaluation.data import digest_of, prepare
 from runner.evaluation.labels import FileLabels, RunLabels
-from runner.evaluation.sample import read_clips, take_sample
+from runner.evaluation.sample import draw_sample, read_clips
 from runner.evaluation.scores import chance_levels, per_label
 from runner.output.run_blocks import frontend_speed
 from runner.reporting.quality_figures import draw_quality
@@ -42,11 +42,11 @@ _SMALL = 4096
 """Rows of which products are too small for several threads: on a busy machine they wait for each other."""
 
 
-def evaluate(place: str, config: EvaluateConfig) -> EvaluationReport:
+def evaluate(location: str, config: EvaluateConfig) -> EvaluationReport:
     """Carry out the tasks on a run's embeddings.
 
     Args:
-        place: the run's folder or URL.
+        location: the run's folder or URL.
         config: what to do; checked.
 
     Raises:
@@ -57,11 +57,11 @@ def evaluate(place: str, config: EvaluateConfig) -> EvaluationReport:
     if config.labels is not None:
         labels = FileLabels(read_annotations(Path(as_path(config.labels)).expanduser().resolve(), config), config)
     unit = ("window" if labels.are_timed else "clip") if config.unit == "auto" else config.unit
-    sample = take_sample(
-        read_clips(place),
+    sample = draw_sample(
+        read_clips(location),
         labels,
         unit=unit,
-        window_s=EXAMPLE_HOP_S * frontend_speed(place),
+        window_s=EXAMPLE_HOP_S * frontend_speed(location),
         max_rows=config.max_rows,
         seed=config.seed,
     )
@@ -163,7 +163,7 @@ def _describe(sample: Sample, data: LabeledData, grouped_by: str) -> EvaluatedDa
         labels={name: int(count) for name, count in zip(data.names, data.targets.sum(axis=0), strict=True)},
         labels_of_one_group=data.left_out,
         multilabel=data.is_multilabel,
-        folds="given" if data.given_folds else "drawn",
+        folds="given" if data.has_labeled_folds else "drawn",
         fold_rows=tuple(np.bincount(data.row_folds).tolist()),
     )
 

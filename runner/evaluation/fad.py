@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from runner.config.schema import FrontendConfig
 from runner.core.errors import RunnerError
-from runner.evaluation.places import RowBlock
+from runner.evaluation.locations import RowBlock
 from runner.evaluation.sources import EmbeddingSet
 from runner.statistics.frechet import (
     Gaussian,
@@ -38,7 +38,7 @@ _COMPARED = ("model", "weights.checksum")
 
 
 @dataclass(frozen=True)
-class Wanted:
+class FadOptions:
     """What to measure beside FAD.
 
     ``interval`` is the number of resamples, 0 for none; ``limit`` is subsets (drawn without replacement) or fadtk (with
@@ -79,17 +79,17 @@ class Score:
     left_out: int = 0
     notes: Sequence[str] = field(default_factory=tuple)
 
-    def figures(self) -> dict[str, float]:
-        """Its figures, those that were measured, under the names of ``runner.core.metrics``."""
-        figures: dict[str, float] = {"fad": self.fad}
+    def metrics(self) -> dict[str, float]:
+        """Its metrics, those that were measured, under the names of ``runner.core.metrics``."""
+        metrics: dict[str, float] = {"fad": self.fad}
         if self.interval:
-            figures |= {"fad_low": self.interval[0], "fad_high": self.interval[1], "fad_paired_clips": self.paired}
+            metrics |= {"fad_low": self.interval[0], "fad_high": self.interval[1], "fad_paired_clips": self.paired}
         if self.limit:
-            figures |= {"fad_infinity": self.limit.value, "fad_infinity_slope": self.limit.slope}
-            figures["fad_infinity_r2"] = self.limit.r2
+            metrics |= {"fad_infinity": self.limit.value, "fad_infinity_slope": self.limit.slope}
+            metrics["fad_infinity_r2"] = self.limit.r2
         if self.kad is not None:
-            figures["kad"] = self.kad
-        return figures
+            metrics["kad"] = self.kad
+        return metrics
 
 
 def differences(reference: EmbeddingSet, run: EmbeddingSet) -> list[str]:
@@ -105,13 +105,13 @@ def differences(reference: EmbeddingSet, run: EmbeddingSet) -> list[str]:
     keys = [*_COMPARED, *(key for key in {**defaults, **first, **second} if key.startswith("frontend."))]
     pairs = ((key, first.get(key, defaults.get(key)), second.get(key, defaults.get(key))) for key in keys)
     return [
-        f"{key} is {_shown(one)} for {reference.name} and {_shown(other)} for {run.name}"
+        f"{key} is {_abbreviated(one)} for {reference.name} and {_abbreviated(other)} for {run.name}"
         for key, one, other in pairs
         if one != other
     ]
 
 
-def _shown(value: str | None) -> str:
+def _abbreviated(value: str | None) -> str:
     return "unknown" if value is None else value[:12] if len(value) == 64 else value  # a SHA-256, in short
 
 
@@ -146,13 +146,13 @@ class Reference:
             RunnerError: the set is a file of statistics, without embeddings.
         """
         if self._rows is None:
-            self._rows = _scan(self.embeddings, Wanted(interval=0), MOST_ROWS, self._seed).sample
+            self._rows = _scan(self.embeddings, FadOptions(interval=0), MOST_ROWS, self._seed).sample
         return self._rows
 
     @cached_property
     def scan(self) -> _Scan:
         """The sums of its groups of clips; raises as ``rows``."""
-        return _scan(self.embeddings, Wanted(), 0, self._seed)
+        return _scan(self.embeddings, FadOptions(), 0, self._seed)
 
     @property
     def width(self) -> float:
@@ -162,11 +162,11 @@ class Reference:
         return self._width
 
 
-def measure(reference: Reference, run: EmbeddingSet, wanted: Wanted) -> Score:
+def measure(reference: Reference, run: EmbeddingSet, options: FadOptions) -> Score:
     """Compare a run with the reference.
 
     Raises:
-        RunnerError: their embeddings have different sizes, or what is wanted needs embeddings that are not at hand.
+        RunnerError: their embeddings have different sizes, or the options need embeddings that are not at hand.
     """
     base, summary = reference.gaussian, run.summary
     if len(base.mean) != len(summary.mean):
@@ -176,26 +176,26 @@ def measure(reference: Reference, run: EmbeddingSet, wanted: Wanted) -> Score:
         )
     fad = frechet_distance(base, Gaussian.of_covariance(summary.mean, summary.covariance, summary.n))
     notes = [note for note in (unknown(run),) if note]
-    if not (wanted.interval or wanted.limit or wanted.kad or wanted.per_clip):
+    if not (options.interval or options.limit or options.kad or options.per_clip):
         return Score(run.name, summary.n, fad, notes=notes)
-    if run.blocks is None and not (wanted.limit or wanted.kad or wanted.per_clip):
+    if run.blocks is None and not (options.limit or options.kad or options.per_clip):
         return Score(run.name, summary.n, fad, notes=[*notes, "no interval: the embeddings are not at hand"])
-    scan = _scan(run, wanted, LIMIT_ROWS if wanted.limit else MOST_ROWS if wanted.kad else 0, wanted.seed, base)
+    scan = _scan(run, options, LIMIT_ROWS if options.limit else MOST_ROWS if options.kad else 0, options.seed, base)
     limit, kad = None, None
-    if wanted.limit:
-        limit = frechet_limit(base, scan.sample, np.random.default_rng(wanted.seed), replace=wanted.limit == "fadtk")
-    if wanted.kad:
-        rows = scan.sample[np.random.default_rng(wanted.seed).permutation(len(scan.sample))[:MOST_ROWS]]
-        width = reference.width if wanted.kad == "reference" else median_distance(rows)
+    if options.limit:
+        limit = frechet_limit(base, scan.sample, np.random.default_rng(options.seed), replace=options.limit == "fadtk")
+    if options.kad:
+        rows = scan.sample[np.random.default_rng(options.seed).permutation(len(scan.sample))[:MOST_ROWS]]
+        width = reference.width if options.kad == "reference" else median_distance(rows)
         kad = kernel_distance(reference.rows, rows, width)
     interval, paired = None, 0
-    if wanted.interval:
-        rng = np.random.default_rng(wanted.seed)  # each figure has its own: it is the same whatever else is asked for
+    if options.interval:
+        rng = np.random.default_rng(options.seed)  # each figure has its own: it is the same whatever else is asked for
         if may_be_paired(reference.embeddings, run) and reference.scan.clip_list == scan.clip_list:
-            interval = paired_interval(reference.scan.groups, scan.groups, rng, resamples=wanted.interval)
+            interval = paired_interval(reference.scan.groups, scan.groups, rng, resamples=options.interval)
             paired = scan.clip_list[0] if interval else 0
         else:
-            interval = bootstrap_interval(base, scan.groups, rng, resamples=wanted.interval)
+            interval = bootstrap_interval(base, scan.groups, rng, resamples=options.interval)
         if interval is None:
             notes.append("no interval: it needs two clips")
     clips = sorted(scan.clips, key=lambda clip: clip.fad)
@@ -207,7 +207,8 @@ def may_be_paired(reference: EmbeddingSet, run: EmbeddingSet) -> bool:
 
     The digest of a data set is of its clips' names, labels and sizes; a merged run has none.
     """
-    digests = {each.result.get("dataset", {}).get("digest") for each in (reference, run)} - {None}
+    datasets = [each.result.info.dataset for each in (reference, run) if each.result]
+    digests = {dataset.digest for dataset in datasets if dataset}
     has_rows = reference.blocks is not None and run.blocks is not None
     return has_rows and reference.summary.n == run.summary.n and len(digests) < 2
 
@@ -226,7 +227,7 @@ class _Scan:
     left_out: int
 
 
-def _scan(embeddings: EmbeddingSet, wanted: Wanted, most: int, seed: int, base: Gaussian | None = None) -> _Scan:
+def _scan(embeddings: EmbeddingSet, options: FadOptions, most: int, seed: int, base: Gaussian | None = None) -> _Scan:
     """Read a set's embeddings once; ``most`` of its rows are drawn for the sample."""
     summary = embeddings.summary
     if embeddings.blocks is None or summary.n is None:
@@ -237,9 +238,9 @@ def _scan(embeddings: EmbeddingSet, wanted: Wanted, most: int, seed: int, base: 
     chosen = np.arange(summary.n)
     if summary.n > most:
         chosen = np.sort(np.random.default_rng(seed).choice(summary.n, most, replace=False))
-    groups = {number: EmbeddingStatistics(len(summary.mean)) for number in range(GROUPS if wanted.interval else 0)}
+    groups = {number: EmbeddingStatistics(len(summary.mean)) for number in range(GROUPS if options.interval else 0)}
     sample = [np.empty((0, len(summary.mean)), np.float32)]
-    clips = _Clips(base) if wanted.per_clip and base is not None else None
+    clips = _Clips(base) if options.per_clip and base is not None else None
     listed = hashlib.sha256()
     first, clip, last = 0, -1, None
     for block in embeddings.blocks():

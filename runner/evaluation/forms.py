@@ -10,7 +10,7 @@ from pathlib import Path
 
 from runner.core.files import write_atomic
 from runner.core.redact import without_credentials
-from runner.evaluation.fad import ClipScore, Reference, Score, Wanted
+from runner.evaluation.fad import ClipScore, FadOptions, Reference, Score
 
 _PAIRED = "fad_paired_clips"
 
@@ -28,12 +28,12 @@ _TITLES = {
 }
 
 
-def as_table(reference: Reference, scores: Sequence[Score], wanted: Wanted) -> str:
+def as_table(reference: Reference, scores: Sequence[Score], options: FadOptions) -> str:
     """A line a run, then its clips nearest and farthest, and what is to be said of it."""
-    figures = [score.figures() for score in scores]
-    columns = [name for name in _TITLES if any(name in each for each in figures)]
+    metrics = [score.metrics() for score in scores]
+    columns = [name for name in _TITLES if any(name in each for each in metrics)]
     rows = [["examples", *(_TITLES[name] for name in columns), "run"]]
-    for score, each in zip(scores, figures, strict=True):
+    for score, each in zip(scores, metrics, strict=True):
         cells = [f"{each[name]:.6g}" if name in each else "-" for name in columns]
         rows.append([_count(score.examples), *cells, without_credentials(score.name)])
     widths = [max(len(row[column]) for row in rows) for column in range(len(columns) + 1)]
@@ -69,7 +69,7 @@ def _count(examples: int | None) -> str:
     return "unknown" if examples is None else f"{examples:,}"
 
 
-def as_csv(reference: Reference, scores: Sequence[Score], wanted: Wanted) -> str:
+def as_csv(reference: Reference, scores: Sequence[Score], options: FadOptions) -> str:
     """A row a run, all columns."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -77,14 +77,14 @@ def as_csv(reference: Reference, scores: Sequence[Score], wanted: Wanted) -> str
     base = reference.embeddings
     names = without_credentials(base.name), base.summary.n
     for score in scores:
-        figures = score.figures()
-        values = (figures.get(name) for name in (*_TITLES, _PAIRED))
+        metrics = score.metrics()
+        values = (metrics.get(name) for name in (*_TITLES, _PAIRED))
         writer.writerow([without_credentials(score.name), *names, score.examples, *values, "; ".join(score.notes)])
     return text.getvalue().rstrip("\n")
 
 
-def as_json(reference: Reference, scores: Sequence[Score], wanted: Wanted) -> str:
-    """Everything: what was asked, the reference, and of each run its figures, points of the line and clips."""
+def as_json(reference: Reference, scores: Sequence[Score], options: FadOptions) -> str:
+    """Everything: what was asked, the reference, and of each run its metrics, points of the line and clips."""
     base = reference.embeddings
     return json.dumps(
         {
@@ -93,9 +93,9 @@ def as_json(reference: Reference, scores: Sequence[Score], wanted: Wanted) -> st
                 "examples": base.summary.n,
                 "about": dict(base.summary.about),
             },
-            "infinity": wanted.limit,
-            "kad_bandwidth": wanted.kad,
-            "seed": wanted.seed,
+            "infinity": options.limit,
+            "kad_bandwidth": options.kad,
+            "seed": options.seed,
             "runs": [_score(score) for score in scores],
         },
         indent=2,
@@ -103,13 +103,13 @@ def as_json(reference: Reference, scores: Sequence[Score], wanted: Wanted) -> st
 
 
 def _score(score: Score) -> dict[str, object]:
-    figures: dict[str, object] = {"name": without_credentials(score.name), "examples": score.examples}
-    figures |= {**score.figures(), "notes": list(score.notes)}
+    metrics: dict[str, object] = {"name": without_credentials(score.name), "examples": score.examples}
+    metrics |= {**score.metrics(), "notes": list(score.notes)}
     if score.limit:
-        figures["fad_infinity_points"] = [list(point) for point in score.limit.points]
+        metrics["fad_infinity_points"] = [list(point) for point in score.limit.points]
     if score.clips:
-        figures["clips"] = [clip._asdict() for clip in score.clips]
-    return figures
+        metrics["clips"] = [clip._asdict() for clip in score.clips]
+    return metrics
 
 
 def write_clips(path: Path, scores: Sequence[Score]) -> None:

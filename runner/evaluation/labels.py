@@ -88,18 +88,18 @@ class RunLabels:
 
     def __init__(self, pattern: str | None = None) -> None:
         self._grouping = _Grouping(pattern)
-        self._found = False
+        self._has_labels = False
 
     def of(self, clip: str, own: str | None, starts: NDArray[np.float64], window_s: float) -> ClipLabels | None:
         """Return the run's own label for every window."""
         if own is None:
             return None
-        self._found = True
+        self._has_labels = True
         return ClipLabels(self._grouping.of(clip), None, [frozenset((own,))] * len(starts))
 
     def check(self) -> None:
         """Raise EvaluationError if no clip has a label."""
-        if not self._found:
+        if not self._has_labels:
             raise EvaluationError(
                 "no embedded clip has a label: put the clips into a folder a label, or name a file of labels with "
                 "evaluate.labels"
@@ -136,17 +136,17 @@ class FileLabels:
         folds, groups = ({getattr(row, key) for row in rows} for key in ("fold", "group"))
         for key, values in (("fold", folds), ("group", groups)):
             if len(values) > 1:
-                told = ", ".join(sorted(map(str, values)))
-                raise EvaluationError(f"{name} has several values of the column of its {key} ({told}): give it one")
+                listed = ", ".join(sorted(map(str, values)))
+                raise EvaluationError(f"{name} has several values of the column of its {key} ({listed}): give it one")
         group = next(iter(groups), None) or self._grouping.of(clip)
         return ClipLabels(group, next(iter(folds), None), self._overlapping(rows, starts, window_s))
 
     def check(self) -> None:
         """Raise EvaluationError if the files name none of the run's recordings."""
         if not self._claimed:
-            told = ", ".join(list(self._rows)[:3])
+            names = ", ".join(list(self._rows)[:3])
             raise EvaluationError(
-                f"{self._config.labels} names none of the run's recordings (it names {told}): the ends of their paths "
+                f"{self._config.labels} names none of the run's recordings (it names {names}): the ends of their paths "
                 "must be the same"
             )
 

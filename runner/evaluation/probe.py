@@ -62,7 +62,7 @@ def few_shot(data: LabeledData, folds: int, samples: int, experiments: int, seed
     scores: Scores = {"few_shot_accuracy": [], "few_shot_macro_f1": []}
     for experiment in range(experiments):
         rng = np.random.default_rng(seed + experiment)
-        if data.given_folds:
+        if data.has_labeled_folds:
             row_folds = data.row_folds
             held_out = np.unique(row_folds)[experiment % len(np.unique(row_folds))]
         else:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from runner.core.errors import ClipError, RunnerError
-from runner.vggish.constants import EXAMPLE_HOP_S, SAMPLE_RATE
+from runner.vggish.constants import SAMPLE_RATE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def query_from_file(
     reader: EmbeddingReader, path: str, start_s: float | None, end_s: float | None, models: Path
 ) -> NDArray[np.float32]:
-    """Embed an audio file as the run's clips were: the same weights, hop, resampler and speed, in float32 on the CPU.
+    """Embed an audio file as the run's clips were: the same weights, preparation and hop, in float32 on the CPU.
 
     Args:
         reader: of the run.
@@ -35,33 +35,31 @@ def query_from_file(
     Raises:
         RunnerError: the file cannot be decoded, or the run's weights are not here or are others than they were.
     """
-    from runner.audio.preparation import Preparation
     from runner.audio.reader import leveled, read_clip
+    from runner.config.groups.frontend import FrontendConfig
     from runner.inference.api import load_vggish_model
 
     about = {key.removeprefix("vggish_runner."): value for key, value in reader.metadata.items()}
-    preparation = Preparation(
-        about.get("resampler", "kaiser_best"),
-        about.get("frontend.channels", "mean"),
-        speed=float(about.get("frontend.speed", 1)),
-    )
+    # files of early versions have these two keys only
+    early = {f"frontend.{key}": about[key] for key in ("hop_s", "resampler") if key in about}
+    frontend = FrontendConfig.from_metadata(early | about)
     try:
-        with read_clip(path, start_s, end_s, preparation=preparation) as clip:
-            preparation = leveled(clip, preparation, about.get("frontend.normalize", "none"))
+        with read_clip(path, start_s, end_s, preparation=frontend.preparation) as clip:
+            preparation = leveled(clip)
         with read_clip(path, start_s, end_s, preparation=preparation) as clip:
             samples = np.concatenate(list(clip))
     except ClipError as error:
         raise RunnerError(f"{path} cannot be the query: {error}") from error
     weights, seed = _weights_of(reader)
     session = load_vggish_model("cpu", models=models, weights=weights, seed=seed)
-    here = str(session.metadata.weights.checksum)
-    there = about.get("weights.checksum", "unknown")
-    if here != there:
+    checksum = str(session.metadata.weights.checksum)
+    expected = about.get("weights.checksum", "unknown")
+    if checksum != expected:
         raise RunnerError(
-            f"{reader.location} was embedded with other weights (checksum {there[:12]}) than those found here "
-            f"({here[:12]}): search with --clip, or restore the run's weights"
+            f"{reader.location} was embedded with other weights (checksum {expected[:12]}) than those found here "
+            f"({checksum[:12]}): search with --clip, or restore the run's weights"
         )
-    return session.embed_waveform(samples, SAMPLE_RATE, hop_s=float(about.get("hop_s", EXAMPLE_HOP_S)))
+    return session.embed_waveform(samples, SAMPLE_RATE, hop_s=frontend.hop_s)
 
 
 def query_from_clip(
@@ -99,5 +97,5 @@ def _weights_of(reader: EmbeddingReader) -> tuple[str, int]:
         return source, 0
     settings = reader.settings()
     if source == "random":
-        return source, int(settings["weights.seed"])
+        return source, int(str(settings["weights.seed"]))
     return str(settings["weights.path"]), 0

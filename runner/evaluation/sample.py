@@ -52,7 +52,7 @@ def read_clips(location: str) -> Iterator[EmbeddedClip]:
         yield from block.clips()
 
 
-def take_sample(
+def draw_sample(
     clips: Iterable[EmbeddedClip], labels: Labels, *, unit: str, window_s: float, max_rows: int, seed: int
 ) -> Sample:
     """Take the labeled rows, or ``max_rows`` of them drawn by their names, so that neither order nor shards matter.

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from runner.contract.files import parse_tracking
+from runner.contract.files import parse_result, parse_sweep, parse_tracking
+from runner.contract.result import RunResult, Startup
 from runner.contract.tracking import TrackingState
 from runner.core.errors import RunnerError
 from runner.core.layout import RunLayout
 from runner.core.paths import as_path, is_url
-from runner.evaluation.places import FolderPlace, Place, RowBlock, UrlPlace, run_rows
+from runner.evaluation.locations import FolderLocation, Location, RowBlock, UrlLocation, run_rows
 from runner.output.run_blocks import has_embeddings
 from runner.statistics.files import Summary, from_folder, from_npz, from_rows, from_tfrecord
 from runner.statistics.moments import EmbeddingStatistics, Rows
@@ -31,15 +30,15 @@ _STATISTICS_FILES = {".npz": from_npz, ".tfrecord": from_tfrecord, ".tfrecords":
 class EmbeddingSet:
     """A set of embeddings to compare.
 
-    ``name`` is for a person; ``blocks`` reads the embeddings themselves, where they are at hand; ``result`` is
-    the run's result.json, empty for a file of statistics; ``tracking`` is its MLflow run; ``is_remote`` is whether
-    reading the embeddings means downloading them.
+    ``name`` is for a person; ``blocks`` reads the embeddings themselves, where they are at hand; ``result`` is the
+    run's, None for a file of statistics; ``tracking`` is its MLflow run; ``is_remote`` is whether reading the
+    embeddings means downloading them.
     """
 
     name: str
     summary: Summary
     blocks: Callable[[], Iterator[RowBlock]] | None = None
-    result: Mapping[str, Any] = field(default_factory=dict)
+    result: RunResult | None = None
     tracking: TrackingState | None = None
     is_remote: bool = False
 
@@ -64,10 +63,10 @@ def find_sets(argument: str, timeout_s: float = 60.0) -> list[EmbeddingSet]:
     if is_url(name):
         if suffix in _STATISTICS_FILES:
             parent, _, file = name.rpartition("/")
-            if (data := UrlPlace(parent, timeout_s).read(file)) is None:
+            if (data := UrlLocation(parent, timeout_s).read(file)) is None:
                 raise RunnerError(f"{name} is not there: give a run's URL, or that of a file of statistics")
             return [EmbeddingSet(name, _STATISTICS_FILES[suffix](name, data))]
-        sets = list(_sets(UrlPlace(name, timeout_s), _DEPTH))
+        sets = list(_sets(UrlLocation(name, timeout_s), _DEPTH))
     else:
         path = Path(as_path(name)).expanduser()
         if path.is_file():
@@ -76,7 +75,7 @@ def find_sets(argument: str, timeout_s: float = 60.0) -> list[EmbeddingSet]:
             raise RunnerError(f"{path} is not there: give a run's folder, or a file of statistics")
         if (path / "mu.npy").is_file():
             return [EmbeddingSet(str(path), from_folder(path))]
-        sets = list(_sets(FolderPlace(path), _DEPTH))
+        sets = list(_sets(FolderLocation(path), _DEPTH))
     if not sets:
         raise RunnerError(
             f"{name} holds no embeddings: give the folder or URL of a run, of a sweep or of several runs, or a file of "
@@ -98,36 +97,39 @@ def _one_clip(name: str, rows: Rows) -> Iterator[RowBlock]:
     yield RowBlock([name], np.array([len(rows)]), rows)
 
 
-def _sets(place: Place, depth: int) -> Iterator[EmbeddingSet]:
-    if (run := _run(place)) is not None:
+def _sets(location: Location, depth: int) -> Iterator[EmbeddingSet]:
+    if (run := _run(location)) is not None:
         yield run
         return
-    sweep = place.read(RunLayout.sweep)
+    sweep = location.read(RunLayout.sweep)
     if sweep is None and depth == 0:
         return
-    for folder in json.loads(sweep)["jobs"] if sweep else place.folders():
-        yield from _sets(place.below(folder), depth - 1)
+    jobs = parse_sweep(f"{location.name}/{RunLayout.sweep}", sweep).jobs if sweep else location.folders()
+    for folder in jobs:
+        yield from _sets(location.below(folder), depth - 1)
 
 
-def _run(place: Place) -> EmbeddingSet | None:
-    """The run of a place; None if there is none, or one without a single example."""
-    statistics = place.read(RunLayout.statistics)
-    readable = has_embeddings(place.name)
+def _run(location: Location) -> EmbeddingSet | None:
+    """The run of a location; None if there is none, or one without a single example."""
+    statistics = location.read(RunLayout.statistics)
+    readable = has_embeddings(location.name)
     if statistics is None and not readable:
         return None
-    result = _json(place, RunLayout.result)
-    blocks = partial(run_rows, place) if readable else None
+    result = parse_result(f"{location.name}/{RunLayout.result}", location.read(RunLayout.result))
+    blocks = partial(run_rows, location) if readable else None
     if statistics is not None:
-        summary = from_npz(f"{place.name}/{RunLayout.statistics}", statistics)
+        summary = from_npz(f"{location.name}/{RunLayout.statistics}", statistics)
     else:  # a run of before there were statistics
         assert blocks is not None
         sums = sum_of(blocks())
         if sums.n < 2:
-            raise RunnerError(f"{place.name} has {sums.n} examples, which have no covariance: two are needed at least")
+            raise RunnerError(
+                f"{location.name} has {sums.n} examples, which have no covariance: two are needed at least"
+            )
         summary = Summary(sums.mean, sums.covariance, sums.n)
-    summary = replace(summary, about=summary.about or _about(result))
-    tracking = parse_tracking(f"{place.name}/{RunLayout.tracking}", place.read(RunLayout.tracking))
-    return EmbeddingSet(place.name, summary, blocks, result, tracking, isinstance(place, UrlPlace))
+    summary = replace(summary, about=summary.about or (_about(result) if result else {}))
+    tracking = parse_tracking(f"{location.name}/{RunLayout.tracking}", location.read(RunLayout.tracking))
+    return EmbeddingSet(location.name, summary, blocks, result, tracking, isinstance(location, UrlLocation))
 
 
 def sum_of(blocks: Iterator[RowBlock]) -> EmbeddingStatistics:
@@ -139,25 +141,15 @@ def sum_of(blocks: Iterator[RowBlock]) -> EmbeddingStatistics:
     return sums or EmbeddingStatistics()
 
 
-def _about(result: Mapping[str, Any]) -> dict[str, str]:
+def _about(result: RunResult) -> dict[str, str]:
     """What result.json says of a run's embeddings, in the words of stats.npz."""
-    if not result:
-        return {}
-    weights, precision = result.get("weights") or {}, result.get("precision") or {}
-    frontend = result["config"]["frontend"]
+    startup = result.startup or Startup()
+    weights, precision = startup.weights, startup.precision
     return {
         "model": "VGGish",
-        "weights.source": str(weights.get("source")),
-        "weights.checksum": str(weights.get("checksum")),
-        "weights.random": str(weights.get("is_random")).lower(),
-        "precision": str(precision.get("effective")),
-        **{f"frontend.{key}": str(value) for key, value in frontend.items()},
+        "weights.source": str(weights and weights.source),
+        "weights.checksum": str(weights and weights.checksum),
+        "weights.random": str(weights and weights.is_random).lower(),
+        "precision": str(precision and precision.effective),
+        **{f"frontend.{key}": str(value) for key, value in vars(result.info.config.frontend).items()},
     }
-
-
-def _json(place: Place, name: str) -> dict[str, Any]:
-    try:
-        value = json.loads(place.read(name) or b"{}")
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}

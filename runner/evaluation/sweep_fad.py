@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from runner.contract.sweep import SweepFad
 from runner.core.errors import RunnerError
 from runner.core.layout import RunLayout
-from runner.reporting.quality import quality_of, reference_and_others
+from runner.reporting.quality import quality_of, ranked_by_precision
 from runner.reporting.verdict import are_partitions
 from runner.statistics.files import from_npz
 from runner.statistics.frechet import Gaussian, frechet_distance
@@ -49,7 +49,7 @@ def sweep_fads(sweep_dir: Path, jobs: Mapping[str, RunResult]) -> dict[str, Swee
 def _reference(jobs: Mapping[str, RunResult]) -> str:
     """Return the job that the sentences on a sweep's quality compare with."""
     qualities = {job: quality_of(result) for job, result in jobs.items()}
-    first = reference_and_others([*qualities.values()])[0]
+    first = ranked_by_precision([*qualities.values()])[0]
     return next(job for job, quality in qualities.items() if quality is first)
 
 

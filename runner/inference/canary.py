@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from runner.audio.source_windows import SourceWindows
 from runner.core.errors import ParityError
 from runner.inference.gate import measure_session, message_of, signals_of
 from runner.inference.parity import compare
@@ -66,12 +67,12 @@ class Canary:
         self._random = np.random.Generator(np.random.PCG64(0))
         self._lock = threading.Lock()
         self._batches = 0
-        self._last: Windows | None = None
+        self._last: Windows | SourceWindows | None = None
         self.count = 0
         self.trusted = shards()
         self.misses: list[str] = []
 
-    def embed(self, windows: Windows, copied: Callable[[], None] | None = None) -> NDArray[np.float32]:
+    def embed(self, windows: Windows | SourceWindows, copied: Callable[[], None] | None = None) -> NDArray[np.float32]:
         """Embed windows; see ``VGGishSession.embed_windows``.
 
         Raises:
@@ -79,13 +80,14 @@ class Canary:
         """
         if self._answers is None or not len(windows):
             return self._session.embed_windows(windows, copied)
+        dtype = "float32" if isinstance(windows, SourceWindows) else windows.dtype.name
         with self._lock:
             self._last = windows
-            if (windows.dtype.name, 0) not in self._measured:
-                self._judge(measure_session(self._session, self._answers, windows.dtype.name))
-                self._note(windows.dtype.name)
+            if (dtype, 0) not in self._measured:
+                self._judge(measure_session(self._session, self._answers, dtype))
+                self._note(dtype)
             self._batches += 1
-            full = (windows.dtype.name, self._session.effective_batch_size)
+            full = (dtype, self._session.effective_batch_size)
             is_due = self._batches % EVERY == 0 or (len(windows) >= full[1] and full not in self._measured)
             if is_due:
                 self._measured.add(full)
@@ -107,7 +109,11 @@ class Canary:
         if self._session.fills_batches:
             self._measured.add((dtype, self._session.effective_batch_size))
 
-    def _with_signals(self, windows: Windows, copied: Callable[[], None] | None = None) -> NDArray[np.float32]:
+    def _with_signals(
+        self, windows: Windows | SourceWindows, copied: Callable[[], None] | None = None
+    ) -> NDArray[np.float32]:
+        if isinstance(windows, SourceWindows):
+            windows = np.asarray(self._session.resample(windows))
         shards, signals = self._shards(), signals_of(windows.dtype.name)
         rows = max(len(windows), len(signals))
         batch = np.zeros((rows, windows.shape[1]), windows.dtype)

@@ -12,12 +12,16 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from runner.core.files import digest_file, write_atomic
 from runner.devices.host import versions
+
+if TYPE_CHECKING:
+    from runner.devices.nvml import NvidiaGpu
 
 log = logging.getLogger(__name__)
 
@@ -31,11 +35,11 @@ class CompileCache:
 
     Args:
         cache: ``paths.models``/.cache.
-        gpus: descriptions of all GPUs, with their driver, of ``nvml.describe_gpus``.
+        gpus: all GPUs, with their driver, of ``nvml.describe_gpus``.
     """
 
-    def __init__(self, cache: Path, gpus: Sequence[Mapping[str, Any]]) -> None:
-        key = json.dumps([versions()["tensorflow"], *gpus], sort_keys=True)
+    def __init__(self, cache: Path, gpus: Sequence[NvidiaGpu]) -> None:
+        key = json.dumps([versions()["tensorflow"], *map(asdict, gpus)], sort_keys=True)
         self.folder = cache.absolute() / "xla" / hashlib.sha256(key.encode()).hexdigest()[:16]
         self._digests = self.folder.with_suffix(".json")
         self._is_used = bool(gpus) and len(str(self.folder).split()) == 1  # TensorFlow's flags know no quotes

@@ -22,6 +22,10 @@ _OWN_STREAM = Effect("own_stream", "copy and compute overlap")
 _NO_COPIES = Effect("none", "a CPU computes where the batches are; TensorFlow sees to Metal's copies")
 
 
+_MOST_BUFFERS = 4
+"""Staging buffers of a thread; each is as large as a slot."""
+
+
 def as_tensor(rows: NDArray[Any]) -> Any:
     """Return the rows as a tensor, without a copy where their memory is aligned (that of slots is)."""
     import tensorflow as tf
@@ -54,9 +58,9 @@ class DeviceCopy:
             return tf.identity(as_tensor(rows))
 
     def staged(self, windows: Windows) -> Any:
-        """Copy windows into this thread's staging buffer for batches of their size and type.
+        """Copy windows, [n, 15600] or [n, frames, channels], into this thread's staging buffer for their kind.
 
-        The tensor is valid until the thread's next call with that type.  Where CUDA refuses a stream, TensorFlow copies
+        The tensor is valid until the thread's next call with that kind.  Where CUDA refuses a stream, TensorFlow copies
         from then on, and ``method`` says so.
         """
         import tensorflow as tf
@@ -64,14 +68,17 @@ class DeviceCopy:
         if not self._own_stream:
             return self.by_tensorflow(windows)
         buffers: dict[Any, StagingBuffer] = self._thread_local.__dict__.setdefault("buffers", {})
-        buffer = buffers.get(windows.dtype)
+        kind = (windows.dtype, windows.shape[1:])
+        buffer = buffers.get(kind)
         if buffer is None or buffer.tensor.shape[0] != len(windows):
-            buffers.pop(windows.dtype, None)
+            buffers.pop(kind, None)
+            while len(buffers) >= _MOST_BUFFERS:
+                del buffers[next(iter(buffers))]
             with tf.device(self._device_name):
                 tensor = tf.zeros(windows.shape, windows.dtype)
                 tensor[:1, :1].numpy()  # waits until they are written
             try:
-                buffer = buffers[windows.dtype] = StagingBuffer(tensor)
+                buffer = buffers[kind] = StagingBuffer(tensor)
             except CudaError as error:
                 self._own_stream = False
                 self.method = Effect("tensorflow", str(error))

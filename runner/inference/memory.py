@@ -27,6 +27,9 @@ _FEW_CORES = 8
 
 _DECODER_MIB = 70
 
+_WRITER_MIB = 130
+"""A process that writes shards (measured on Linux)."""
+
 _ACTIVATION_MIB_PER_EXAMPLE = 0.2
 """Activations of one example in a batch on a CPU (measured)."""
 
@@ -53,6 +56,7 @@ class MemoryPlan:
         decode_workers: decode processes.
         host_limit_mib: the policy's limit of host memory.
         in_flight: batches that all devices have at once.
+        writer_processes: processes that write shards; 0: the worker's threads do.
         notes: a message for each setting that was cut.
     """
 
@@ -61,6 +65,7 @@ class MemoryPlan:
     decode_workers: int
     host_limit_mib: int | None
     in_flight: int = 1
+    writer_processes: int = 0
     notes: tuple[str, ...] = ()
 
     @property
@@ -105,6 +110,7 @@ def plan_memory(
     batch = memory.batch_size if isinstance(memory.batch_size, int) else memory.default_batch_size[device.value]
     depth = memory.queue_depth
     workers = memory.decode_workers or default_decode_workers(device, cores)
+    writers = memory.writer_processes
     in_flight = devices * (IN_FLIGHT_ON_CUDA if device is DeviceType.GPU else 1)
     notes = []
     if batch > MAX_BATCH:
@@ -122,7 +128,8 @@ def plan_memory(
 
         def needed() -> float:
             slots = (workers + depth + in_flight) * slot_bytes(batch) / MIB
-            return _WORKER_BASE_MIB + batch * activations + slots + workers * _DECODER_MIB
+            processes = workers * _DECODER_MIB + writers * _WRITER_MIB
+            return _WORKER_BASE_MIB + batch * activations + slots + processes
 
         asked = (batch, depth, workers)
         while needed() > ceiling and depth > 1:
@@ -140,7 +147,7 @@ def plan_memory(
         ):
             if before != after:
                 notes.append(f"{name} cut from {before} to {after}: memory.host_limit_mib is {ceiling}")
-    return MemoryPlan(batch, depth, workers, ceiling, in_flight, tuple(notes))
+    return MemoryPlan(batch, depth, workers, ceiling, in_flight, writers, tuple(notes))
 
 
 def ceiling_mib(host_limit_mib: int | None, device: DeviceType) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from runner.contract.result import Decision
 from runner.devices.detection import DeviceType
@@ -95,5 +95,5 @@ def _has_tf32(device: DeviceInfo) -> bool:
 
 def _capability(device: DeviceInfo) -> list[int]:
     """Return a CUDA device's compute capability; an empty list, which is below all, for other devices."""
-    capability: Any = device.details.get("compute_capability")
+    capability = device.details.compute_capability if device.details else None
     return list(capability) if device.type is DeviceType.GPU and capability is not None else []

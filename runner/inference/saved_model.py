@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 METADATA = "metadata.json"
 
+_EXPORTED = ("hop_s", "short_clips", "tail", "resampler")
+"""Keys of ``frontend`` that an exported model applies, or that do nothing to waveforms at 16 kHz."""
+
 Tensors = dict[str, Any]
 """What a signature gives, by name."""
 
@@ -86,9 +89,9 @@ def export(config: RunConfig) -> Path:
 
 def _check_frontend(frontend: FrontendConfig) -> None:
     """Raise ConfigError for preparation of whole files, which an exported model does not see."""
-    for key in ("channels", "normalize", "window_s", "min_duration_s", "speed"):
-        value, default = getattr(frontend, key), getattr(FrontendConfig, key)
-        if value != default:
+    for key, default in vars(FrontendConfig()).items():
+        value = getattr(frontend, key)
+        if value != default and key not in _EXPORTED:
             raise ConfigError(
                 f"frontend.{key}={value} is no part of an exported model, which takes mono waveforms at 16 kHz: "
                 f"prepare the waveform likewise yourself, and leave it at {default}"

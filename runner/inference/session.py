@@ -14,12 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runner.audio.samples import as_mono, as_rate, as_samples
+from runner.audio.source_windows import SourceWindows
 from runner.core.errors import ClipError
 from runner.devices.detection import DeviceType
 from runner.inference.device_copy import DeviceCopy, as_tensor
 from runner.inference.gpu_memory import GpuMemory
 from runner.inference.memory import IN_FLIGHT_ON_CUDA
 from runner.inference.program import ROW_SHAPES
+from runner.inference.resampling import DeviceResampler
 from runner.vggish.constants import EMBEDDING_SIZE, EXAMPLE_HOP_S, EXAMPLE_SAMPLES, SAMPLE_RATE
 from runner.vggish.framing import scaled
 from runner.vggish.postprocess import pca_in_effect
@@ -89,6 +91,7 @@ class VGGishSession:
         self.oom_backoffs: list[str] = []
         self._on_cuda = program.device_type is DeviceType.GPU
         self._copy = DeviceCopy(program.device_name, own_stream=self._on_cuda)
+        self._resampler = DeviceResampler(program.device_name, use_xla=program.is_compiled_by_xla)
         self._batch_size = batch_size
         self._lock = threading.Lock()
 
@@ -111,6 +114,11 @@ class VGGishSession:
     def copies(self) -> Effect:
         """How batches get to the device (own_stream, tensorflow or none), and why."""
         return self._copy.method
+
+    @property
+    def resampling_faults(self) -> list[str]:
+        """A message for each kind of windows that the device could not resample."""
+        return self._resampler.faults
 
     @property
     def fills_batches(self) -> bool:
@@ -163,12 +171,12 @@ class VGGishSession:
         self._copy.free_buffers()  # the replicas' threads have their own
         return time.perf_counter() - start
 
-    def embed_windows(self, windows: Windows, copied: Callable[[], None] | None = None) -> Array:
+    def embed_windows(self, windows: Windows | SourceWindows, copied: Callable[[], None] | None = None) -> Array:
         """Embed windows of waveform to float32 [n, 128] on the host.
 
         Args:
             windows: mono 16 kHz, [n, 15600]: float32 in -1..1, or int16 samples; of other types, those that
-                ``samples.as_samples`` scales.
+                ``samples.as_samples`` scales; or windows at another rate.
             copied: called once the windows are on a device of its own memory, with the results still to come.
 
         Returns:
@@ -177,9 +185,27 @@ class VGGishSession:
         Raises:
             ValueError: another type or shape.
         """
+        if isinstance(windows, SourceWindows):
+            return self._embed("float32", self.resample(windows, copied))
         if not isinstance(windows, np.ndarray) or windows.dtype not in (np.float32, np.int16):
             windows = as_samples(windows, "windows")
         return self._embed(str(windows.dtype), windows, copied)
+
+    def resample(self, source: SourceWindows, copied: Callable[[], None] | None = None) -> Any:
+        """Resample windows to float32 [n, 15600] at 16 kHz: a tensor on the device, or an array.
+
+        Args:
+            source: windows at another rate.
+            copied: as ``embed_windows``'.
+        """
+        if self._on_cuda:
+            on_device = self._copy.staged(source.windows)
+            if copied is not None:
+                copied()
+        else:
+            on_device = as_tensor(source.windows[: source.count])
+        with self._placed():
+            return self._resampler.resample(source, on_device)
 
     def embed_examples(self, examples: Array) -> Array:
         """Embed log-mel examples, floats [n, 96, 64], to float32 [n, 128] on the host.
@@ -256,8 +282,9 @@ class VGGishSession:
         with self._placed():
             return self.program.function("int16" if windows.dtype.name == "int16" else "float32")(windows)
 
-    def _embed(self, kind: str, rows: NDArray[Any], copied: Callable[[], None] | None = None) -> Array:
-        """Embed rows of one kind of the program's inputs, in batches; back off where memory runs out."""
+    def _embed(self, kind: str, rows: Any, copied: Callable[[], None] | None = None) -> Array:
+        """Embed rows of one kind of the program's inputs, an array or a tensor on the device, in batches; back off
+        where memory runs out."""
         expected = ROW_SHAPES[kind]
         if rows.shape[1:] != expected:
             raise ValueError(f"rows have shape {rows.shape}: give [n, {', '.join(map(str, expected))}]")
@@ -278,18 +305,32 @@ class VGGishSession:
             return chunks[0]
         return np.concatenate(chunks) if chunks else np.empty((0, EMBEDDING_SIZE), np.float32)
 
-    def _embed_batch(self, function: Any, rows: NDArray[Any], copied: Callable[[], None] | None) -> Array:
+    def _embed_batch(self, function: Any, rows: Any, copied: Callable[[], None] | None) -> Array:
         count = len(rows)
-        if count < self.min_rows:
-            rows = np.concatenate([rows, np.zeros((self.min_rows - count, *rows.shape[1:]), rows.dtype)])
+        rows = self._padded(rows)
         if not self._on_cuda:
             with self._lock, self._placed():
-                return np.asarray(function(as_tensor(rows)).numpy()[:count])
-        on_device = self._copy.staged(rows) if rows.ndim == 2 else self.on_device(rows)
-        if copied is not None:
-            copied()
+                return np.asarray(function(as_tensor(rows) if isinstance(rows, np.ndarray) else rows).numpy()[:count])
+        if not isinstance(rows, np.ndarray):
+            on_device = rows
+        else:
+            on_device = self._copy.staged(rows) if rows.ndim == 2 else self.on_device(rows)
+            if copied is not None:
+                copied()
         with self._placed():
             return np.asarray(function(on_device).numpy()[:count])
+
+    def _padded(self, rows: Any) -> Any:
+        """Pad rows, an array or a tensor on the device, with silence to ``min_rows``."""
+        missing = self.min_rows - len(rows)
+        if missing <= 0:
+            return rows
+        if isinstance(rows, np.ndarray):
+            return np.concatenate([rows, np.zeros((missing, *rows.shape[1:]), rows.dtype)])
+        import tensorflow as tf
+
+        with self._placed():
+            return tf.pad(rows, [[0, missing], *[[0, 0]] * (len(rows.shape) - 1)])
 
     def _back_off(self, batch_size: int) -> None:
         """Halve the batch size, unless another thread has done so."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.config.schema import AUTO
+from runner.contract.events import DeviceEvent
 from runner.contract.result import (
     DeviceReport,
     ModelReport,
@@ -29,9 +30,10 @@ from runner.vggish.postprocess import Postprocessor
 from runner.weights.loading import init_random_weights
 
 if TYPE_CHECKING:
+    from runner.contract.events import Events
     from runner.contract.result import Scalar
     from runner.contract.spec import RunSpec
-    from runner.core.events import Events, StartupTimer
+    from runner.core.startup_timer import StartupTimer
     from runner.inference.builder import Placement
     from runner.inference.gate import GateResult
     from runner.inference.memory import MemoryPlan
@@ -47,7 +49,7 @@ class LoadedModel:
     """Sessions that passed the gate, one a device, with their placement and the post-processing of embeddings.
 
     ``dtypes`` are those of windows that the sessions are compiled for and were measured in, ``answers`` the
-    reference's, which they were compared with (None with ``parity=off``).
+    reference's, which they were compared with (None with ``parity=off``); ``programs`` is the cache of compiled ones.
     """
 
     placement: Placement
@@ -55,6 +57,7 @@ class LoadedModel:
     postprocess: Postprocessor | None
     dtypes: tuple[str, ...]
     answers: Answers | None
+    programs: CompileCache
 
 
 class SessionStartup:
@@ -88,7 +91,7 @@ class SessionStartup:
         background = ThreadPoolExecutor(2)  # while TensorFlow is imported
         drawn = background.submit(init_random_weights, self._weights)
         gpus = background.submit(describe_gpus if self._config.device.name != "cpu" else list)
-        self._events.send("phase", name="import")
+        self._events.phase("import")
         with self._timer.step("import"):
             import_tensorflow()
             import tensorflow as tf
@@ -99,7 +102,7 @@ class SessionStartup:
         self._programs = CompileCache(self._cache, gpus.result())
         self._programs.use()
         placement = self._place()
-        self._events.send("phase", name="weights")
+        self._events.phase("weights")
         with self._timer.step("weights"):
             loaded = load_weights(self._weights, drawn.result(), self._cache)
         self.metrics |= {f"smoke_{name}": value for name, value in (loaded.smoke or {}).items()}
@@ -109,14 +112,14 @@ class SessionStartup:
         if kind != "none":
             assert loaded.pca is not None
             postprocess = Postprocessor(kind, loaded.pca)
-        return LoadedModel(placement, sessions, postprocess, self._dtypes, answers)
+        return LoadedModel(placement, sessions, postprocess, self._dtypes, answers, self._programs)
 
     def _place(self) -> Placement:
         """Choose device and precision, and apply the memory policy."""
         from runner.inference.builder import DeviceRequest, place_on_device
 
         config = self._config
-        self._events.send("phase", name="device")
+        self._events.phase("device")
         with self._timer.step("device"):
             device = config.device
             request = DeviceRequest(device.name, device.index, device.strict, config.precision.name)
@@ -126,12 +129,8 @@ class SessionStartup:
             log.info("%s %-5s %s: %s", "✓" if info.available else "✗", info.type.value, info.name, info.reason)
         for warning in _warnings(placement):
             self._events.warn(warning)
-        self._events.send(
-            "device",
-            effective=placement.device.effective.value,
-            name=placement.device.device.name,
-            precision=placement.precision.effective,
-        )
+        chosen = placement.device
+        self._events.send(DeviceEvent(chosen.effective.value, chosen.device.name, placement.precision.effective))
         return placement
 
     def _build_until_parity(
@@ -198,7 +197,7 @@ class SessionStartup:
         return placement, sessions, answers
 
     def _check_parity(self, sessions: Sequence[VGGishSession], answers: Answers) -> GateResult:
-        self._events.send("phase", name="parity")
+        self._events.phase("parity")
         with self._timer.step("parity"):
             gate = run_parity_gate(sessions, answers, self._config.parity, self._dtypes)
         self.report = replace(self.report, parity=gate.report)
@@ -250,6 +249,7 @@ def _resolved(placement: Placement, sessions: Sequence[VGGishSession]) -> dict[s
         "memory.batch_size": sessions[0].effective_batch_size,
         "memory.queue_depth": plan.queue_depth,
         "memory.decode_workers": plan.decode_workers,
+        "memory.writer_processes": plan.writer_processes,
         "memory.host_limit_mib": plan.host_limit_mib,
         "model.conv": sessions[0].metadata.conv.effective,
         "model.compiler": sessions[0].compiler.effective,

@@ -66,7 +66,7 @@ def run_job(job: Job) -> RunResult:
     """
     info = RunInfo(
         run_name=requested_run_name(job),
-        run_dir=job.place,
+        run_dir=job.location,
         config=job.config,
         started_at=time.time(),
         overrides=tuple(map(without_credentials, job.overrides)),
@@ -86,10 +86,10 @@ def run_job(job: Job) -> RunResult:
             return _Attempt(job, info, None, guard).finish(failed)
         finished = _finished_result(job, prepared)
         if isinstance(finished, RunResult):
-            say(f"{job.place} is already complete; nothing to do")
+            say(f"{job.location} is already complete; nothing to do")
             if job.config.evaluate.tasks and finished.evaluation is None:
-                say(f"measure its quality with: python -m runner evaluate {shlex.quote(job.place)}")
-            print(summarize(finished, job.place, None, clips=RunLayout(job.run_dir).clips))
+                say(f"measure its quality with: python -m runner evaluate {shlex.quote(job.location)}")
+            print(summarize(finished, job.location, None, clips=RunLayout(job.run_dir).clips))
             return finished
         result = _Attempt(_with_resolved_precision(job), info, prepared, guard).carry_out(finished)
     if guard.requeues:
@@ -194,7 +194,7 @@ class _Attempt:
         for note in prepared.plan.notes:
             log.warning("%s", note)
         started_at = self._info.started_at
-        attempt = begin_attempt(job.run_dir, {"started_at": started_at, "overrides": list(self._info.overrides)})
+        attempt = begin_attempt(job.run_dir, started_at, self._info.overrides)
         dataset = DatasetSummary.of(prepared.plan.manifest)
         self._info = replace(
             self._info, attempt=attempt, run_started_at=first_attempt_at(job.run_dir) or started_at, dataset=dataset
@@ -237,10 +237,10 @@ class _Attempt:
                 self._remote.upload_tracking()
         except OSError as error:
             log.error("%s could not be written (%s)", path, error)
-        place = self._job.place if self._remote else str(self._job.run_dir)  # an unprepared run uploads nothing
+        location = self._job.location if self._remote else str(self._job.run_dir)  # an unprepared run uploads nothing
         page, resume = self._tracking.page, _resume_command(self._job, result)
         clips = RunLayout(self._job.run_dir).clips
-        print(summarize(result, place, self._tracking.outcome, resume, page, clips))
+        print(summarize(result, location, self._tracking.outcome, resume, page, clips))
         if self._tracking.stopped:
             raise KeyboardInterrupt
         return result
@@ -264,7 +264,7 @@ class _Attempt:
 
         say(f"evaluating: {', '.join(config.tasks)}")
         try:
-            report = evaluate(self._job.place if self._remote else str(self._job.run_dir), config)
+            report = evaluate(self._job.location if self._remote else str(self._job.run_dir), config)
             write_evaluation(report, self._job.run_dir)
             result = with_evaluation(result, report)
         except RunnerError as error:
@@ -308,4 +308,4 @@ def _resume_command(job: Job, result: RunResult) -> str | None:
     """Return the command that resumes a run that did not finish; a sweep's jobs are resumed by their sweep."""
     if job.in_sweep or result.status == "finished" or result.info.attempt is None:
         return None
-    return command_line(result.info.overrides, output_dir=job.place)
+    return command_line(result.info.overrides, output_dir=job.location)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runner.config.params import config_params
 from runner.core.paths import display_location
 from runner.reporting.naming import run_name, swept_of
 
@@ -30,7 +31,7 @@ class Job:
     has_next: bool = False
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """The run's folder, or its URL in an object store."""
         return display_location(self.config.output.dir, self.run_dir)
 
@@ -46,7 +47,7 @@ class Job:
             return {}
         from runner.jobs.sweep import SWEEP_ENVIRONMENT
 
-        return swept_of(self.config.to_dict(), os.environ.get(SWEEP_ENVIRONMENT))
+        return swept_of(config_params(self.config), os.environ.get(SWEEP_ENVIRONMENT))
 
 
 def requested_run_name(job: Job) -> str:

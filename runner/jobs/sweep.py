@@ -24,6 +24,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from runner.config.composition import expand_sweep, to_run_config, typed_words
+from runner.config.params import config_params
 from runner.contract.files import read_jobs, read_sweep, write_sweep
 from runner.contract.sweep import SweepState
 from runner.core.errors import ConfigError
@@ -73,7 +74,7 @@ class Sweep:
     swept: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """The sweep's folder, or its URL in an object store."""
         return display_location(self.config.output.dir, self.folder)
 
@@ -109,7 +110,8 @@ class RunnerCallback(Callback):
             output = _open_output(folder, jobs)
             check_sweep_folder(folder, overrides, display_location(jobs[0].output.dir, folder))
             _warn_unavailable_devices(config)
-            swept = swept_settings([job.to_dict() for job in jobs]) if len(jobs) > 1 else _searched_settings(config)
+            params = list(map(config_params, jobs))
+            swept = swept_settings(params) if len(params) > 1 else _searched_settings(config)
         start_sweep(Sweep(jobs[0], folder, overrides, output, _jobs_started_ahead(config, jobs), swept=swept))
         if output:
             with exit_on_config_error():
@@ -139,8 +141,8 @@ class QuietReturn(JobReturn):
 
 def _may_start_ahead(config: DictConfig, run: RunConfig) -> bool:
     """Whether a worker may be started before its job: this process runs the jobs, all in the same environment."""
-    is_here = config.hydra.mode == RunMode.RUN or str(config.hydra.launcher["_target_"]).endswith("BasicLauncher")
-    return is_here and run.engine.name == "local" and not config.hydra.job.env_set
+    runs_jobs = config.hydra.mode == RunMode.RUN or str(config.hydra.launcher["_target_"]).endswith("BasicLauncher")
+    return runs_jobs and run.engine.name == "local" and not config.hydra.job.env_set
 
 
 def _jobs_started_ahead(config: DictConfig, jobs: Sequence[RunConfig]) -> int:
@@ -160,15 +162,15 @@ def _open_output(folder: Path, jobs: Sequence[RunConfig]) -> RemoteSweep | None:
     """Acquire a sweep's output in an object store for this command; None where it is a folder.
 
     Raises:
-        ConfigError: its jobs want several places, or as ``runner.output.remote.sweep.open_remote_sweep`` does.
+        ConfigError: its jobs have several locations, or as ``runner.output.remote.sweep.open_remote_sweep`` does.
     """
-    places = {job.output.dir for job in jobs}
-    if not any(map(is_url, places)):
+    locations = {job.output.dir for job in jobs}
+    if not any(map(is_url, locations)):
         return None
-    if len(places) > 1:
+    if len(locations) > 1:
         raise ConfigError(
-            f"output.dir has {len(places)} values in one sweep, one of them a URL: give one, below which each job gets "
-            "a folder of its own"
+            f"output.dir has {len(locations)} values in one sweep, one of them a URL: give one, below which each job "
+            "gets a folder of its own"
         )
     check_staging_dir("hydra.sweep.dir", folder, jobs[0])
     from runner.output.remote.sweep import open_remote_sweep
@@ -205,24 +207,24 @@ def exit_on_config_error() -> Iterator[None]:
         raise SystemExit(f"error: {printable(format_hydra_error(error))}") from error
 
 
-def check_sweep_folder(folder: Path, overrides: Sequence[str], place: str) -> None:
+def check_sweep_folder(folder: Path, overrides: Sequence[str], location: str) -> None:
     """Check that a sweep may have its files in ``folder``: it is free, or holds the same sweep, which is then resumed.
 
     Args:
         folder: the sweep's; for an object store its staging folder, with the sweep.json of the store.
         overrides: of the command line.
-        place: the folder or URL, for messages.
+        location: the folder or URL, for messages.
 
     Raises:
         ConfigError: it holds a run, or another sweep.
     """
     if any((folder / name).exists() for name in (RunLayout.result, *FORMAT_FOLDERS, RunLayout.state)):
-        raise ConfigError(f"output.dir={place} already holds a run: name another folder, or move that run away")
+        raise ConfigError(f"output.dir={location} already holds a run: name another folder, or move that run away")
     if RunLayout(folder).sweep.exists():
         before = read_sweep(RunLayout(folder).sweep).overrides
         if before != tuple(map(without_credentials, overrides)):
             raise ConfigError(
-                f"output.dir={place} already holds another sweep ({' '.join(before)}): "
+                f"output.dir={location} already holds another sweep ({' '.join(before)}): "
                 "give the same settings to resume it, or name another folder"
             )
 
@@ -249,7 +251,7 @@ def start_sweep(sweep: Sweep) -> None:
     from runner.tracking.sweeps import open_sweep
 
     try:
-        open_sweep(sweep.config.tracking, _outputs(sweep), sweep.folder, sweep.overrides, sweep.place)
+        open_sweep(sweep.config.tracking, _outputs(sweep), sweep.folder, sweep.overrides, sweep.location)
     except TrackingError as error:
         log.warning("%s", error)
 
@@ -287,11 +289,11 @@ def finish_sweep(interrupted: bool) -> bool:
         )
     path = RunLayout(sweep.folder).sweep
     jobs = tuple(os.path.relpath(run_dir, sweep.folder) for run_dir in sweep.run_dirs)
-    found = read_jobs(sweep.folder, sweep.run_dirs)
-    fads = sweep_fads(sweep.folder, found)
+    results_by_job = read_jobs(sweep.folder, sweep.run_dirs)
+    fads = sweep_fads(sweep.folder, results_by_job)
     write_sweep(path, replace(read_sweep(path), jobs=jobs, fads=tuple(fads.values()), interrupted=interrupted))
     hide_credentials(sweep.folder)
-    results = [replace(result, fad=fads.get(job)) for job, result in found.items()]
+    results = [replace(result, fad=fads.get(job)) for job, result in results_by_job.items()]
     if sweep.config.profile.plots and results:
         from runner.reporting.sweep_figures import draw_sweep
 
@@ -306,16 +308,16 @@ def finish_sweep(interrupted: bool) -> bool:
             log_sweep(
                 *(sweep.config.tracking, _outputs(sweep), sweep.folder, sweep.run_dirs),
                 interrupted=interrupted,
-                place=sweep.place,
+                location=sweep.location,
             )
             outcome, page = ui_location(store_uri(sweep.config.tracking, _outputs(sweep)), sweep.folder)
         except TrackingError as error:
             log.warning("%s", error)
-            outcome = f"not logged; log it later with: python -m runner track {shlex.quote(sweep.place)}"
+            outcome = f"not logged; log it later with: python -m runner track {shlex.quote(sweep.location)}"
     is_uploaded = sweep.output is None or sweep.output.upload_files(is_finished=bool(results) and not interrupted)
-    place = sweep.place if is_uploaded else f"{sweep.folder}, as they could not all be put to {sweep.place}"
+    location = sweep.location if is_uploaded else f"{sweep.folder}, as they could not all be put to {sweep.location}"
     sys.stdout.flush()
-    print(summarize_sweep(results, place, outcome, page, len(sweep.run_dirs) - len(results)))
+    print(summarize_sweep(results, location, outcome, page, len(sweep.run_dirs) - len(results)))
     return is_uploaded
 
 

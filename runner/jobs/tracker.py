@@ -9,10 +9,12 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from runner.contract.events import DeviceEvent, ProgressEvent
 from runner.core.errors import StoreError
 from runner.tracking.record import LIVE
 
 if TYPE_CHECKING:
+    from runner.contract.events import Event
     from runner.contract.result import RunInfo
     from runner.jobs.spec import Job
     from runner.output.remote.run import RemoteRun
@@ -51,10 +53,10 @@ class Points:
     def __init__(self, system: SystemMetrics, first_step: Mapping[str, int]) -> None:
         self._system = system
         self._step = max((step for name, step in first_step.items() if name.startswith(LIVE)), default=0)
-        self._previous: Mapping[str, Any] | None = None
+        self._previous: ProgressEvent | None = None
         self._pending: list[Any] = []
 
-    def add(self, progress: Mapping[str, Any] | None) -> list[Any]:
+    def add(self, progress: ProgressEvent | None) -> list[Any]:
         """Add a point, with the worker's last progress; return all metrics that are not logged yet."""
         from runner.tracking.calls import metrics_at
 
@@ -70,13 +72,15 @@ class Points:
         """Drop the metrics, which are logged now."""
         self._pending = []
 
-    def _progress(self, now: Mapping[str, Any]) -> dict[str, float]:
-        before = self._previous or {"audio_s": 0.0, "elapsed_s": 0.0}
-        seconds = now["elapsed_s"] - before["elapsed_s"]
-        values = {f"progress_{key}": float(now[key]) for key in ("clips", "audio_s")}
-        values["progress_clips_skipped"] = float(now["skipped"])
+    def _progress(self, now: ProgressEvent) -> dict[str, float]:
+        before = self._previous
+        audio_s, seconds = now.audio_s, now.elapsed_s
+        if before is not None:
+            audio_s, seconds = audio_s - before.audio_s, seconds - before.elapsed_s
+        values = {"progress_clips": float(now.clips), "progress_audio_s": now.audio_s}
+        values["progress_clips_skipped"] = float(now.skipped)
         if seconds > 0:
-            values["progress_realtime_factor"] = max(0.0, now["audio_s"] - before["audio_s"]) / seconds
+            values["progress_realtime_factor"] = max(0.0, audio_s) / seconds
         return values
 
 
@@ -97,7 +101,7 @@ class RunTracking:
         self._is_tracked = job.config.tracking.name != "none"
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
-        self._progress: Mapping[str, Any] | None = None
+        self._progress: ProgressEvent | None = None
         self._tags: dict[str, str] = {}
         self.outcome: str | None = None
         self.page: str | None = None
@@ -114,13 +118,16 @@ class RunTracking:
             self._thread = threading.Thread(target=self._follow, args=(info, store), name="tracking", daemon=True)
             self._thread.start()
 
-    def note(self, event: Mapping[str, Any]) -> None:
+    def note(self, event: Event) -> None:
         """Note an event of the worker, without waiting."""
-        if event["event"] == "progress":
+        if isinstance(event, ProgressEvent):
             self._progress = event
-        elif event["event"] == "device":
-            keys = {"device.effective": "effective", "device.name": "name", "precision.effective": "precision"}
-            self._tags = {tag: str(event[key]) for tag, key in keys.items()}
+        elif isinstance(event, DeviceEvent):
+            self._tags = {
+                "device.effective": event.effective,
+                "device.name": event.name,
+                "precision.effective": event.precision,
+            }
 
     def finish(self, store: RemoteRun | None, finished: bool) -> None:
         """Log result.json and the files, and close the MLflow run; embeddings are downloaded from the store for that.
@@ -206,7 +213,7 @@ class RunTracking:
         self.outcome, self.page = ui_location(store_uri(job.config.tracking, job.outputs), job.run_dir)
 
     def _later(self) -> str:
-        return f"not logged; log it later with: python -m runner track {shlex.quote(self._job.place)}"
+        return f"not logged; log it later with: python -m runner track {shlex.quote(self._job.location)}"
 
 
 def _in_daemon_thread(work: Callable[[], None]) -> None:

@@ -2,37 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from runner.contract.events import EndEvent, PhaseEvent, ProgressEvent, WarningEvent, parse_event
 from runner.contract.files import read_worker_result
 from runner.contract.result import WorkerResult
 from runner.core.errors import ResumeError
 from runner.core.failures import Failure
 from runner.core.layout import RunLayout
 from runner.core.printable import printable
-from runner.core.stop_signals import REQUEUE_SIGNAL, STOP_SIGNALS, Requests, leave_terminal, take
+from runner.core.stop_signals import REQUEUE_SIGNAL, STOP_SIGNALS, Requests, install_handler, leave_terminal
 from runner.jobs.spawn import start_worker
 
 if TYPE_CHECKING:
+    from runner.contract.events import Event
     from runner.contract.spec import RunSpec
     from runner.jobs.terminal import RunProgress
 
 log = logging.getLogger(__name__)
-
-Event = Mapping[str, Any]
-"""An event of the worker, named by its ``event``; docs/explanation/architecture.md lists them."""
 
 _RAYS_STATUS = 1
 """Exit status of a driver that Ray ends on the spot because its cluster is gone."""
@@ -61,7 +59,7 @@ class InterruptGuard:
 
     def __init__(self) -> None:
         self._requests = Requests()
-        self.on_signal: Callable[[int], None] = give_up
+        self.on_signal: Callable[[int], None] = finish_step
 
     @contextmanager
     def installed(self) -> Iterator[InterruptGuard]:
@@ -69,7 +67,7 @@ class InterruptGuard:
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
-        before = take(self._handle)
+        before = install_handler(self._handle)
         try:
             yield self
         finally:
@@ -102,7 +100,7 @@ class InterruptGuard:
             self.on_signal(self.count)
 
 
-def give_up(count: int) -> None:
+def finish_step(count: int) -> None:
     """Without a worker: finish the current step, which takes seconds, unless an end is asked for again."""
     if count > 1:
         raise KeyboardInterrupt
@@ -160,7 +158,7 @@ def run_worker(
         on_event: called with each event of the worker; must not take long.
     """
     started, run_dir = time.monotonic(), spec.run_dir
-    end: Event | None = None
+    end: EndEvent | None = None
     process = start_worker(spec)
     ending = _Ending(process, spec.config.engine.shutdown_timeout_s)
     guard.on_signal = ending
@@ -170,14 +168,14 @@ def run_worker(
         on_started()
         assert process.stdout is not None
         for line in process.stdout:
-            if event := _event(line):
-                end = event if event["event"] == "end" else end
+            if event := parse_event(line):
+                end = event if isinstance(event, EndEvent) else end
                 on_event(event)
                 with suppress(OSError):  # a terminal that is gone ends no run
                     _handle_event(event, progress)
         status = process.wait()
     finally:
-        guard.on_signal = give_up
+        guard.on_signal = finish_step
         if process.poll() is None:
             process.kill()
             process.wait()
@@ -189,12 +187,12 @@ def run_worker(
     return replace(_outcome(status, end, run_dir, killed), worker_s=time.monotonic() - started)
 
 
-def _outcome(status: int, end: Event | None, run_dir: Path, killed: str | None) -> WorkerResult:
+def _outcome(status: int, end: EndEvent | None, run_dir: Path, killed: str | None) -> WorkerResult:
     """Return the result that a worker left, or one with the reason for its end.
 
     Args:
         status: its exit status, negative for a signal.
-        end: its event ``end``, if there was one.
+        end: its last event, if there was one.
         run_dir: the run's folder.
         killed: why the command killed it, if it did.
     """
@@ -211,14 +209,8 @@ def _outcome(status: int, end: Event | None, run_dir: Path, killed: str | None) 
     if killed is not None:
         failure = Failure("interrupted", killed, log_tail=log_tail(run_dir))
         return replace(result, status="interrupted", failure=failure)
-    failure = _failure_in(end) or describe_exit(status, run_dir)
+    failure = (end.failure if end else None) or describe_exit(status, run_dir)
     return replace(result, status="failed", failure=replace(failure, log_tail=log_tail(run_dir)))
-
-
-def _failure_in(end: Event | None) -> Failure | None:
-    """Return the failure that a worker's last event reports, if there was one."""
-    failure = end.get("failure") if end else None
-    return Failure(failure["kind"], failure["message"]) if failure else None
 
 
 def describe_exit(status: int, run_dir: Path) -> Failure:
@@ -259,16 +251,6 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _event(line: str) -> Event | None:
-    """Parse an event of the worker; None for anything else that was printed, and for a line that its death cut off."""
-    try:
-        event = json.loads(line)
-    except ValueError:
-        log.debug("the worker printed %r", line)
-        return None
-    return event if isinstance(event, dict) and "event" in event else None
-
-
 def _request_stop(process: subprocess.Popen[str]) -> None:
     try:
         assert process.stdin is not None
@@ -279,15 +261,13 @@ def _request_stop(process: subprocess.Popen[str]) -> None:
 
 
 def _handle_event(event: Event, progress: RunProgress) -> None:
-    kind = event["event"]
-    if kind == "phase":
-        progress.phase(event.get("text") or _PHASES[event["name"]])
-    elif kind == "progress":
-        under_way = event.get("clips_under_way", 0.0)
-        counts = event["clips"], event["audio_s"], event["elapsed_s"], event["skipped"], event["attempt_clips"]
-        progress.counts(*counts, under_way=under_way)
-    elif kind == "warning":
-        log.warning("%s", event["message"])
+    if isinstance(event, PhaseEvent):
+        progress.phase(event.text or _PHASES[event.name])
+    elif isinstance(event, ProgressEvent):
+        counts = event.clips, event.audio_s, event.elapsed_s, event.skipped, event.attempt_clips
+        progress.counts(*counts, under_way=event.clips_under_way)
+    elif isinstance(event, WarningEvent):
+        log.warning("%s", event.message)
 
 
 def _read_result(run_dir: Path) -> WorkerResult | None:

@@ -26,6 +26,8 @@ from runner.vggish.constants import EXAMPLE_SAMPLES, SAMPLE_RATE
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from runner.core.readable import Json
+
 _TIMEOUT_S = 60.0
 
 _THREADS = min(4, os.cpu_count() or 1)
@@ -206,7 +208,7 @@ class EmbeddingReader:
         """Return the name and the size in bytes of each file: they change when a clip is embedded again."""
         return [(path.rsplit("/", 1)[-1], int(self._filesystem.size(path))) for path in self._paths]
 
-    def settings(self) -> Mapping[str, Any]:
+    def settings(self) -> Mapping[str, Json]:
         """Return the settings that decide the run's numbers, by config key.
 
         Raises:

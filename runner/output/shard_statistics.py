@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_OURS = "vggish_runner."
+_KEY_PREFIX = "vggish_runner."
 """The beginning of this project's keys in a Parquet file's metadata."""
 
-_KEY = f"{_OURS}statistics".encode()
+_KEY = f"{_KEY_PREFIX}statistics".encode()
 
 
 def statistics_of(rows: Iterable[ClipRow]) -> EmbeddingStatistics:
@@ -96,7 +96,7 @@ class RunStatistics:
             )
             return None
         metadata = {key.decode(): value.decode() for key, value in (clips.metadata or {}).items()}
-        about = {key.removeprefix(_OURS): value for key, value in metadata.items() if key.startswith(_OURS)}
+        about = {key.removeprefix(_KEY_PREFIX): value for key, value in metadata.items() if key.startswith(_KEY_PREFIX)}
         return to_npz(self._sums, about)
 
     def write(self, folder: Path, clips: pa.Schema) -> None:

@@ -51,7 +51,7 @@ class TfrecordShards:
         self._folder = layout.tfrecord
         make_folder(self._folder)
         self._quantize = quantize
-        self._numbers = _keep_earlier(layout.tfrecord_labels, label_numbers(labels))
+        self._numbers = _with_earlier_numbers(layout.tfrecord_labels, label_numbers(labels))
         write_atomic(layout.tfrecord_metadata, json.dumps(metadata, indent=2))
         write_atomic(layout.tfrecord_labels, _labels_csv(self._numbers))
 
@@ -99,7 +99,7 @@ def label_numbers(labels: Sequence[str]) -> dict[str, int]:
     return {label: number for number, label in enumerate(sorted(labels))}
 
 
-def _keep_earlier(path: Path, numbers: dict[str, int]) -> dict[str, int]:
+def _with_earlier_numbers(path: Path, numbers: dict[str, int]) -> dict[str, int]:
     """Return the numbers of an earlier attempt, if there was one, with new labels after its own.
 
     Raises:

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from runner.core.errors import EngineError
 from runner.core.files import atomic, digest_file, make_folder
 from runner.core.layout import RunLayout
+from runner.devices.host import usable_cores, writers_for
 from runner.output.parquet import parquet_metadata
 from runner.output.rows import CLIP_SCHEMA, clip_table, unknown_time
 from runner.output.shard_statistics import RunStatistics, read_clip_rows, statistics_of, write_clip_rows
@@ -55,7 +56,13 @@ class Uploader(Protocol):
 
 
 class Writer(Protocol):
-    """Takes the complete shards of a pipeline, from several threads."""
+    """Takes the complete shards of a pipeline, from several threads.
+
+    Attributes:
+        parallel: shards to write at a time.
+    """
+
+    parallel: int
 
     def write_shard(self, shard: int, rows: Sequence[ClipRow]) -> None:
         """Write a complete shard, its clips in manifest order."""
@@ -66,6 +73,17 @@ class Writer(Protocol):
         ...
 
 
+class Files(Protocol):
+    """Writes the files of shards, from ``parallel`` threads: ``ShardFiles``, or processes that have one each."""
+
+    parallel: int
+
+    @property
+    def folder(self) -> Path: ...
+
+    def write(self, shard: int, rows: Sequence[ClipRow], row_digest: str) -> ShardEntry: ...
+
+
 class ShardFiles:
     """Writes the files of a shard: its embeddings in every format, and its rows of clips.parquet with their sums.
 
@@ -73,10 +91,15 @@ class ShardFiles:
         folder: the run's folder.
         formats: the writers of embeddings.
         recorded_at: the function for that column of clips.parquet.
+
+    Attributes:
+        folder: the run's folder.
+        parallel: threads that may write: compressing, hashing and flushing leave the interpreter to others.
     """
 
     def __init__(self, folder: Path, formats: Sequence[ShardFormat], recorded_at: RecordedAt = unknown_time) -> None:
         self.folder = folder
+        self.parallel = writers_for(usable_cores())
         self._formats = formats
         self._recorded_at = recorded_at
         make_folder(RunLayout(folder).clip_shards)
@@ -110,17 +133,19 @@ class ShardWriter:
 
     Attributes:
         committed: the committed shards by number, in the order of their commits.
+        parallel: shards to write at a time.
     """
 
     def __init__(
         self,
-        files: ShardFiles,
+        files: Files,
         commit_log: CommitLog,
         committed: Mapping[int, ShardEntry] | None = None,
         row_digests: Sequence[str] = (),
         uploader: Uploader | None = None,
     ) -> None:
         self.committed = dict(committed or {})
+        self.parallel = files.parallel
         self._files = files
         self._log = commit_log
         self._row_digests = row_digests

@@ -11,50 +11,57 @@ from typing import TYPE_CHECKING
 from runner.pipeline.messages import Segment
 
 if TYPE_CHECKING:
+    from runner.audio.source_windows import WindowKind
     from runner.pipeline.messages import FilledSlot
-    from runner.vggish.framing import Windows
+    from runner.pipeline.slots import SlotMemory
 
 _WAIT_S = 0.25
 """Longest time that a partly filled slot waits for rows of others while a replica is idle."""
 
 
+_MOST_KINDS = 2
+"""Kinds of windows of which a slot may wait to be filled up: slots that wait are missing elsewhere."""
+
+
 class BatchFiller:
-    """Fills partly filled slots up from one another, so that hardly a batch has empty rows.
+    """Fills partly filled slots up from others of their kind, so that hardly a batch has empty rows.
 
     Args:
-        rows: windows of a full slot.
-        windows: function from a filled slot to its windows.
+        memory: of the slots.
         release: function that returns an emptied slot to the pool.
     """
 
-    def __init__(self, rows: int, windows: Callable[[FilledSlot], Windows], release: Callable[[int], None]) -> None:
-        self._rows = rows
-        self._windows = windows
+    def __init__(self, memory: SlotMemory, release: Callable[[int], None]) -> None:
+        self._memory = memory
         self._release = release
-        self._held: dict[str, tuple[FilledSlot, float]] = {}
+        self._held: dict[WindowKind, tuple[FilledSlot, float]] = {}
 
     def add(self, filled: FilledSlot) -> Iterator[FilledSlot]:
-        """Add a slot; yield the slots that are full."""
-        if filled.rows == self._rows:
+        """Add a slot; yield the slots that are full, and the oldest where slots of too many kinds are held."""
+        kind = filled.kind
+        full = self._memory.rows_of(kind)
+        if filled.rows == full:
             yield filled
             return
-        held, _ = self._held.pop(filled.dtype, (None, 0.0))
+        held, _ = self._held.pop(kind, (None, 0.0))
         if held is None:
             self._hold(filled)
+            if len(self._held) > _MOST_KINDS:
+                yield self._held.pop(next(iter(self._held)))[0]
             return
         if held.rows < filled.rows:  # copy the fewer
             held, filled = filled, held
-        moved = min(self._rows - held.rows, filled.rows)
+        moved = min(full - held.rows, filled.rows)
         joined = held._replace(rows=held.rows + moved, segments=held.segments + _first(filled.segments, moved))
-        source = self._windows(filled)
-        self._windows(joined)[held.rows :] = source[:moved]
+        source = self._memory.windows(filled.slot, kind)
+        self._memory.windows(joined.slot, kind)[held.rows : joined.rows] = source[:moved]
         if moved == filled.rows:
             self._release(filled.slot)
         else:
             remaining = filled._replace(rows=filled.rows - moved, segments=_without_first(filled.segments, moved))
-            source[: remaining.rows] = source[moved:].copy()
+            source[: remaining.rows] = source[moved : filled.rows].copy()
             self._hold(remaining)
-        if joined.rows == self._rows:
+        if joined.rows == full:
             yield joined
         else:
             self._hold(joined)
@@ -62,9 +69,9 @@ class BatchFiller:
     def expired(self) -> Iterator[FilledSlot]:
         """Yield the slots that have waited for ``_WAIT_S``."""
         now = time.monotonic()
-        for dtype, (filled, since) in list(self._held.items()):
+        for kind, (filled, since) in list(self._held.items()):
             if now - since > _WAIT_S:
-                del self._held[dtype]
+                del self._held[kind]
                 yield filled
 
     def flush(self) -> Iterator[FilledSlot]:
@@ -73,7 +80,7 @@ class BatchFiller:
             yield self._held.popitem()[1][0]
 
     def _hold(self, filled: FilledSlot) -> None:
-        self._held[filled.dtype] = filled, time.monotonic()
+        self._held[filled.kind] = filled, time.monotonic()
 
 
 def _first(segments: list[Segment], rows: int) -> list[Segment]:

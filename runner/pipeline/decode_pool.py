@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any
 
+from runner.audio.source_windows import SourceWindows, window_filter
 from runner.core.errors import EngineError
 from runner.pipeline.decode_process import CONTEXT, DecodeProcess
 from runner.pipeline.decode_worker import READY
@@ -22,6 +23,7 @@ from runner.pipeline.messages import (
     decode_message,
 )
 from runner.pipeline.slots import SlotMemory
+from runner.vggish.constants import SAMPLE_RATE
 
 if TYPE_CHECKING:
     from runner.config.schema import RunConfig
@@ -67,6 +69,7 @@ class DecodePool:
         self._decode_timeout_s = decode_timeout_s
         self._last_check = 0.0
         self._memory: SlotMemory | None = None
+        self._resample = True
         self._free_slots: deque[int] = deque()
         self._released: deque[int] = deque()
         self._wake_reader, self._wake_writer = CONTEXT.Pipe(duplex=False)
@@ -84,14 +87,16 @@ class DecodePool:
     def __len__(self) -> int:
         return len(self._processes)
 
-    def open(self, workers: int, spare_slots: int, rows: int) -> None:
+    def open(self, workers: int, spare_slots: int, rows: int, *, resample: bool = True) -> None:
         """Bring the pool to ``workers`` processes and give it its slots: one for each process and the spare ones.
 
         Args:
             workers: processes; those there already are kept.
             spare_slots: slots besides those being filled: waiting for a replica, or in one.
-            rows: windows of a slot.
+            rows: windows at 16 kHz of a slot.
+            resample: whether the processes resample; otherwise windows of ``source_windows.RATES`` keep their rate.
         """
+        self._resample = resample
         self._processes = [
             process if process.process.is_alive() else self._restart(process) for process in self._processes
         ]
@@ -101,7 +106,7 @@ class DecodePool:
         self._memory = SlotMemory(workers + spare_slots, rows, workers)
         self._free_slots.extend(range(self._memory.slots))
         for process in self._processes:
-            process.attach(self._memory)
+            process.attach(self._memory, resample=resample)
         self._grant_slots()
 
     @property
@@ -110,9 +115,14 @@ class DecodePool:
         assert self._memory is not None, "the pool is not open"
         return self._memory
 
-    def windows(self, filled: FilledSlot) -> Windows:
-        """Return the windows of a filled slot, [rows, 15600]; valid until its release."""
-        return self.memory.windows(filled.slot, filled.dtype)[: filled.rows]
+    def windows(self, filled: FilledSlot) -> Windows | SourceWindows:
+        """Return the windows of a filled slot; valid until its release."""
+        windows = self.memory.windows(filled.slot, filled.kind)
+        if filled.kind.rate != SAMPLE_RATE:
+            at_rate = window_filter(filled.kind.rate, self._options.preparation.resampler, self._options.framing.hop_s)
+            assert at_rate is not None, "windows of this rate are resampled by decode processes"
+            return SourceWindows(windows, at_rate, filled.rows)
+        return windows[: filled.rows]
 
     @property
     def outstanding(self) -> int:
@@ -197,7 +207,7 @@ class DecodePool:
         process.slot, process.waits_for_slot = None, True
         self._grant_slots()
         rows = sum(segment.windows for segment in report.segments)
-        return Decoded(FilledSlot(report.slot, report.dtype, rows, report.segments), report.finished)
+        return Decoded(FilledSlot(report.slot, report.kind, rows, report.segments), report.finished)
 
     def _grant_slots(self) -> None:
         while self._released:
@@ -243,7 +253,7 @@ class DecodePool:
             self._free_slots.append(dead.slot)
         replacement = self._restart(dead)
         self._processes.append(replacement)
-        replacement.attach(self.memory)
+        replacement.attach(self.memory, resample=self._resample)
         self._grant_slots()
         current = dead.tasks.pop(fatal, None)
         self._retries.extend(dead.tasks.values())
@@ -266,19 +276,12 @@ class DecodePool:
 def decode_options(config: RunConfig) -> DecodeOptions:
     """Return the part of a run's configuration that decode processes need."""
     return DecodeOptions(
-        hop_s=config.frontend.hop_s,
-        short_clips=config.frontend.short_clips,
-        tail=config.frontend.tail,
-        resampler=config.frontend.resampler,
+        preparation=config.frontend.preparation,
+        framing=config.frontend.framing,
         on_truncated=config.dataset.on_truncated,
         max_duration_s=config.dataset.max_duration_s,
         prefetch=config.dataset.prefetch,
         download_timeout_s=config.dataset.download_timeout_s,
-        channels=config.frontend.channels,
-        normalize=config.frontend.normalize,
-        window_s=config.frontend.window_s,
-        min_duration_s=config.frontend.min_duration_s,
-        speed=config.frontend.speed,
     )
 
 

@@ -70,11 +70,12 @@ class DecodeProcess:
         """Messages, and bytes of files, that it has not finished."""
         return len(self._message_bytes), sum(self._message_bytes)
 
-    def attach(self, memory: SlotMemory) -> None:
-        """Send the slot memory; a process that is dead already is noticed later."""
+    def attach(self, memory: SlotMemory, *, resample: bool = True) -> None:
+        """Send the slot memory, and whether to resample; a process that is dead already is noticed later."""
         memory.set_current_job(self.index, -1)
         try:
             memory.send(self.connection, self.process.pid or 0)
+            self.connection.send(resample)
         except OSError:
             return
         self.waits_for_slot = True

@@ -8,43 +8,42 @@ more clips.
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import os
-import signal
-import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from runner.audio.reader import leveled, read_clip
+from runner.audio.source_windows import SourceWindowCutter, WindowKind, window_filter
 from runner.core.errors import ClipError
-from runner.core.stop_signals import ignore
+from runner.core.stop_signals import die_with, ignore
 from runner.dataset.packed.address import is_packed
 from runner.dataset.packed.clips import PackedClips
 from runner.devices.host import peak_own_mib
 from runner.pipeline.messages import ClipResult, Decode, DecodeReport, Segment, SlotGrant, decode_message, encode
 from runner.pipeline.slots import SlotMemory
 from runner.storage.prefetch import Prefetcher, is_remote
-from runner.vggish.constants import EXAMPLE_SAMPLES
+from runner.vggish.constants import EXAMPLE_SAMPLES, SAMPLE_RATE
 from runner.vggish.framing import cut, scaled
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from runner.audio.preparation import Preparation
     from runner.audio.reader import ClipReader
     from runner.pipeline.messages import ClipTask, DecodeOptions
     from runner.storage.prefetch import FetchedFile
-    from runner.vggish.framing import Windows
+    from runner.vggish.framing import Cutter
+
+    Array = NDArray[Any]
 
 _OPEN_S = 0.5
 """Longest time that a slot is open before it is submitted: slow decoding must not keep a device waiting."""
 
 _CONVERT_ROWS = 64
 
-_PR_SET_PDEATHSIG = 1
+_INT16, _FLOAT32 = WindowKind("int16"), WindowKind("float32")
 
 READY = b"ready"
 """Message of a decode process that has started well."""
@@ -53,14 +52,15 @@ READY = b"ready"
 class SlotWriter:
     """Fills one slot after another with windows.
 
-    A slot is int16 while all its windows are; the first float32 ones convert it to float32.
+    A slot holds windows of one kind.  At 16 kHz it is int16 while all its windows are; the first float32 ones convert
+    it to float32.
     """
 
     def __init__(self, memory: SlotMemory) -> None:
         self._memory = memory
         self._slot: int | None = None
         self._opened_at = 0.0
-        self.dtype = "int16"
+        self.kind = _INT16
         self.rows = 0
         self.segments: list[Segment] = []
 
@@ -72,7 +72,7 @@ class SlotWriter:
     @property
     def is_full(self) -> bool:
         """Whether no more windows fit."""
-        return self.rows == self._memory.rows
+        return self.rows == self._memory.rows_of(self.kind)
 
     @property
     def is_due(self) -> bool:
@@ -90,15 +90,19 @@ class SlotWriter:
         slot, self._slot, self.rows = self._slot, None, 0
         return slot
 
-    def put(self, job: int, first: int, windows: Windows) -> int:
+    def takes(self, kind: WindowKind) -> bool:
+        """Whether windows of a kind can join those in the slot."""
+        return self.rows == 0 or kind == self.kind or kind.rate == self.kind.rate == SAMPLE_RATE
+
+    def put(self, job: int, first: int, windows: Array, kind: WindowKind) -> int:
         """Write as many of the windows as fit; return their number."""
         assert self._slot is not None
-        count = min(self._memory.rows - self.rows, len(windows))
         if self.rows == 0:
-            self.dtype = windows.dtype.name
-        elif self.dtype == "int16" and windows.dtype != np.int16:
+            self.kind = kind
+        elif self.kind != kind and kind.dtype == "float32":
             self._convert_to_float()
-        target = self._memory.windows(self._slot, self.dtype)[self.rows : self.rows + count]
+        count = min(self._memory.rows_of(self.kind) - self.rows, len(windows))
+        target = self._memory.windows(self._slot, self.kind)[self.rows : self.rows + count]
         target[:] = windows[:count] if windows.dtype == target.dtype else scaled(windows[:count])
         self.segments.append(Segment(job, first, count))
         self.rows += count
@@ -106,11 +110,11 @@ class SlotWriter:
 
     def _convert_to_float(self) -> None:
         assert self._slot is not None
-        samples, floats = self._memory.windows(self._slot, np.int16), self._memory.windows(self._slot, np.float32)
+        samples, floats = self._memory.windows(self._slot, _INT16), self._memory.windows(self._slot, _FLOAT32)
         for end in range(self.rows, 0, -_CONVERT_ROWS):  # from the end: a float32 row lies beyond its int16 one
             start = max(0, end - _CONVERT_ROWS)
             floats[start:end] = scaled(samples[start:end].copy())
-        self.dtype = "float32"
+        self.kind = _FLOAT32
 
 
 class BusyClock:
@@ -137,8 +141,11 @@ class BusyClock:
 class _Decoder:
     """The loop of one decode process."""
 
-    def __init__(self, connection: Connection, memory: SlotMemory, process: int, options: DecodeOptions) -> None:
+    def __init__(
+        self, connection: Connection, memory: SlotMemory, process: int, options: DecodeOptions, *, resample: bool
+    ) -> None:
         self._connection = connection
+        self._resample = resample
         self._memory = memory
         self._process = process
         self._options = options
@@ -195,20 +202,20 @@ class _Decoder:
 
     def _decode(self, task: ClipTask) -> ClipResult:
         options = self._options
-        cutter = options.framing.cutter()
         rate: int | None = None
         channels: int | None = None
         try:
             with self._opened(task) as clip:
                 rate, channels = clip.sample_rate, clip.channels
+                blocks, cutter = self._blocks_and_cutter(clip)
                 sent = 0
                 if clip.known_duration_s > options.max_duration_s:
                     raise ClipError("too_long", f"{clip.known_duration_s:,.0f} s, more than dataset.max_duration_s")
-                for windows in cut(iter(clip), cutter):
+                for windows in cut(blocks, cutter):
                     if clip.seconds > options.max_duration_s:
                         raise ClipError("too_long", f"longer than dataset.max_duration_s={options.max_duration_s:g}")
                     self._memory.heartbeat(self._process)
-                    self._put(task.job, sent, windows)
+                    self._put(task.job, sent, windows, WindowKind.of(windows, clip.rate))
                     sent += len(windows)
                     if duration_s := clip.known_duration_s:
                         self._memory.set_fraction(self._process, min(1.0, clip.seconds / duration_s))
@@ -227,6 +234,15 @@ class _Decoder:
             task.job, True, reason, clip.warning, cutter.examples, clip.seconds, rate, channels, cutter.padded
         )
 
+    def _blocks_and_cutter(self, clip: ClipReader) -> tuple[Iterator[Array], Cutter]:
+        """Return a clip's blocks, resampled where the device does not do that, and what cuts them into windows."""
+        framing, preparation = self._options.framing, clip.preparation
+        if not self._resample and framing.is_plain and preparation.is_level:
+            at_rate = window_filter(clip.rate, preparation.resampler, framing.hop_s)
+            if at_rate and self._memory.rows_of(WindowKind("float32", clip.rate, at_rate.frames)):
+                return clip.blocks(), SourceWindowCutter(at_rate, preparation, framing)
+        return iter(clip), framing.cutter()
+
     @contextlib.contextmanager
     def _opened(self, task: ClipTask) -> Iterator[ClipReader]:
         """Open a clip; one in a store or a packed file becomes a local file first, while later ones are prefetched."""
@@ -242,7 +258,7 @@ class _Decoder:
     def _preparation(self, task: ClipTask, path: str | bytes, suffix: str | None = None) -> Preparation:
         """Return how a clip is prepared; its level takes a reading of its own."""
         options = self._options
-        if options.normalize == "none":
+        if not options.preparation.needs_level:
             return options.preparation
         with read_clip(path, task.start, task.end, preparation=options.preparation, suffix=suffix) as clip:
 
@@ -251,7 +267,7 @@ class _Decoder:
                 if clip.seconds > options.max_duration_s:
                     raise ClipError("too_long", f"longer than dataset.max_duration_s={options.max_duration_s:g}")
 
-            return leveled(clip, options.preparation, options.normalize, check)
+            return leveled(clip, check)
 
     def _fetched(self, task: ClipTask) -> FetchedFile:
         if is_packed(task.path):
@@ -263,12 +279,14 @@ class _Decoder:
                 break
         return self._prefetcher.pop(task.job, task.path, lambda: self._memory.heartbeat(self._process))
 
-    def _put(self, job: int, first: int, windows: Windows) -> None:
+    def _put(self, job: int, first: int, windows: Array, kind: WindowKind) -> None:
         done = 0
+        if len(windows) and not self._writer.takes(kind):
+            self._submit_slot()
         while done < len(windows):
             if not self._writer.is_open:
                 self._writer.open(self._wait_for_slot())
-            done += self._writer.put(job, first + done, windows[done:])
+            done += self._writer.put(job, first + done, windows[done:], kind)
             if self._writer.is_full or self._writer.is_due:
                 self._submit_slot()
 
@@ -290,7 +308,7 @@ class _Decoder:
             return
         report = DecodeReport(
             slot=slot,
-            dtype=self._writer.dtype,
+            kind=self._writer.kind,
             segments=segments,
             finished=list(finished),
             decoded=self._messages_done,
@@ -305,19 +323,11 @@ class _Decoder:
 def decode_main(connection: Connection, process: int, parent: int, options: DecodeOptions) -> None:
     """Run a decode process until it is asked to end, or the worker is gone."""
     ignore()
-    _die_with(parent)
+    die_with(parent)
     try:
         memory = SlotMemory.receive(connection)
+        decoder = _Decoder(connection, memory, process, options, resample=connection.recv())
         connection.send_bytes(READY)
-        _Decoder(connection, memory, process, options).run()
+        decoder.run()
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
-
-
-def _die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent ends, even one that is stuck in a decoder (Linux only)."""
-    if not sys.platform.startswith("linux"):
-        return
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)

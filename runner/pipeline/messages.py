@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from runner.audio.preparation import Preparation
-from runner.vggish.constants import EXAMPLE_SAMPLES, SAMPLE_RATE
+from runner.audio.preparation import AS_IT_IS, Preparation
+from runner.audio.source_windows import WindowKind
 from runner.vggish.framing import Framing
 
 if TYPE_CHECKING:
+    from runner.audio.source_windows import SourceWindows
     from runner.inference.canary import Canary
     from runner.inference.session import VGGishSession
     from runner.vggish.framing import Windows
@@ -87,7 +88,7 @@ class DecodeReport(NamedTuple):
     """
 
     slot: int | None
-    dtype: str
+    kind: WindowKind
     segments: list[Segment]
     finished: list[ClipResult]
     decoded: int
@@ -105,7 +106,7 @@ def encode(message: SlotGrant | Decode | DecodeReport | None) -> bytes:
         return pickle.dumps(("D", list(map(tuple, message.tasks)), message.last), pickle.HIGHEST_PROTOCOL)
     if isinstance(message, DecodeReport):
         lists = list(map(tuple, message.segments)), list(map(tuple, message.finished))
-        return pickle.dumps(("R", message.slot, message.dtype, *lists, *message[4:]), pickle.HIGHEST_PROTOCOL)
+        return pickle.dumps(("R", message.slot, tuple(message.kind), *lists, *message[4:]), pickle.HIGHEST_PROTOCOL)
     return pickle.dumps(message and ("S", message.slot), pickle.HIGHEST_PROTOCOL)
 
 
@@ -119,10 +120,9 @@ def decode_message(data: bytes) -> SlotGrant | Decode | DecodeReport | None:
         tasks, last = values
         return Decode(list(map(ClipTask._make, tasks)), last)
     if kind == "R":
-        slot, dtype, segments, finished, *counters = values
-        return DecodeReport(
-            slot, dtype, list(map(Segment._make, segments)), list(map(ClipResult._make, finished)), *counters
-        )
+        slot, kind, segments, finished, *counters = values
+        lists = list(map(Segment._make, segments)), list(map(ClipResult._make, finished))
+        return DecodeReport(slot, WindowKind._make(kind), *lists, *counters)
     return SlotGrant(*values)
 
 
@@ -130,42 +130,25 @@ def decode_message(data: bytes) -> SlotGrant | Decode | DecodeReport | None:
 class DecodeOptions:
     """The configuration that decode processes need; see the groups ``frontend`` and ``dataset``."""
 
-    hop_s: float
-    short_clips: str
-    tail: str
-    resampler: str
+    preparation: Preparation = AS_IT_IS
+    framing: Framing = field(default_factory=Framing)
     on_truncated: str = "keep"
     max_duration_s: float = float("inf")
     prefetch: int = 1
     download_timeout_s: float = 60.0
-    channels: str = "mean"
-    normalize: str = "none"
-    window_s: float = EXAMPLE_SAMPLES / SAMPLE_RATE
-    min_duration_s: float = 0.0
-    speed: float = 1.0
-
-    @property
-    def framing(self) -> Framing:
-        """How clips are cut into windows."""
-        return Framing(self.hop_s, self.short_clips, self.tail, self.window_s, self.min_duration_s)
-
-    @property
-    def preparation(self) -> Preparation:
-        """How clips become mono at 16 kHz, but for their level."""
-        return Preparation(self.resampler, self.channels, speed=self.speed)
 
 
 @dataclass(frozen=True)
 class Replica:
     """A model on one device.
 
-    ``embed`` turns windows, int16 or float32 [n, 15600], into float32 [n, 128]; it may call its second argument once
+    ``embed`` turns a batch of windows into float32 [n, 128]; it may call its second argument once
     they are on the device.  ``threads`` batches are in flight at a time, so that copies and compute overlap.
     ``canary`` runs a last check at the end, and knows which shards to trust after a ``ParityError``.
     """
 
     name: str
-    embed: Callable[[Windows, Callable[[], None]], Array]
+    embed: Callable[[Windows | SourceWindows, Callable[[], None]], Array]
     threads: int = 1
     canary: Canary | None = None
 
@@ -243,10 +226,10 @@ class PipelineStats:
 
 
 class FilledSlot(NamedTuple):
-    """A batch: a slot of the pool's memory with ``rows`` windows of ``dtype`` in it."""
+    """A batch: a slot of the pool's memory with ``rows`` windows of one kind in it."""
 
     slot: int
-    dtype: str
+    kind: WindowKind
     rows: int
     segments: list[Segment]
 

@@ -84,7 +84,7 @@ class EmbeddingPipeline:
         self._open_shards = OpenShards(work.shards)
         self._assembler = ClipAssembler(spill)
         self._feeder = Feeder(work.clips, pool, len(work), self._assembler.register, self._assembler.discard)
-        self._batch_filler = BatchFiller(pool.memory.rows, pool.windows, pool.release)
+        self._batch_filler = BatchFiller(pool.memory, pool.release)
         self._batches = BatchQueue()
         self._shutdown = Shutdown(shutdown_timeout_s, self._batches.abort)
         self._writers = ShardWriters(writer, self.stats, self._shutdown)

@@ -6,7 +6,6 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from runner.devices.host import usable_cores
 from runner.pipeline.shutdown import Channel
 
 if TYPE_CHECKING:
@@ -17,10 +16,6 @@ if TYPE_CHECKING:
 
 _SHARDS_AHEAD = 4
 """Complete shards that may wait for a writer before the collector waits for one."""
-
-_CORES_A_WRITER = 4
-
-_MAX_WRITERS = 4
 
 
 class ShardWriters:
@@ -37,7 +32,7 @@ class ShardWriters:
         self._stats = stats
         self._shards: Channel[tuple[int, list[ClipRow]]] = Channel(_SHARDS_AHEAD, shutdown)
         self._lock = threading.Lock()
-        stats.writers = writer_threads()
+        stats.writers = writer.parallel
         self._threads = [
             threading.Thread(target=shutdown.guard, args=(self._write,), name="writer", daemon=True)
             for _ in range(stats.writers)
@@ -66,8 +61,3 @@ class ShardWriters:
             with self._lock:
                 self._stats.progress.shards += 1
                 self._stats.write_s += time.perf_counter() - start
-
-
-def writer_threads() -> int:
-    """Return the number of threads that write shards on this machine: one for every four cores, four at most."""
-    return max(1, min(_MAX_WRITERS, usable_cores() // _CORES_A_WRITER))

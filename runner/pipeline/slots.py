@@ -1,7 +1,8 @@
 """Slots: shared memory for waveform between decode processes and the worker, without a copy through a pipe.
 
-A slot holds a batch of windows, int16 (from 16 kHz mono 16-bit files) or float32 (from all others).  On a CPU the
-session reads it in place, on CUDA it is copied from page-locked memory.
+A slot holds windows of one kind: at 16 kHz a batch of int16 (from 16 kHz mono 16-bit files) or float32, or fewer at
+their file's own rate, which the device resamples.  On a CPU the session reads it in place, on CUDA it is copied from
+page-locked memory.
 
 On Linux the memory has no name: the kernel frees it with the last process that holds it, whatever kills them, and the
 limit of /dev/shm does not apply.  Elsewhere it is ``multiprocessing.shared_memory``; its resource tracker removes it.
@@ -19,11 +20,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runner.vggish.constants import EXAMPLE_SAMPLES
 from runner.vggish.framing import slot_bytes, whole_pages
 
 if TYPE_CHECKING:
-    from runner.vggish.framing import Windows
+    from runner.audio.source_windows import WindowKind
 
 _STRIDE = 8
 """int64 values of each process in the header, a cache line."""
@@ -42,7 +42,7 @@ class SlotMemory:
 
     Args:
         slots: number of slots.
-        rows: windows of a slot.
+        rows: windows at 16 kHz of a slot.
         processes: number of decode processes.
         source: descriptor or shared memory of the other side; the memory is allocated when None.
     """
@@ -85,11 +85,15 @@ class SlotMemory:
         if _NAMELESS:
             reduction.send_handle(connection, self._descriptor, pid)
 
-    def windows(self, slot: int, dtype: Any) -> Windows:
-        """Return a slot's memory as windows [rows, 15600] of int16 or float32; 64-byte aligned."""
-        flat = self._bytes[slot][: self.rows * EXAMPLE_SAMPLES * np.dtype(dtype).itemsize]
-        windows: Windows = flat.view(dtype).reshape(self.rows, EXAMPLE_SAMPLES)
-        return windows
+    def rows_of(self, kind: WindowKind) -> int:
+        """Return the windows of a kind that a slot has room for."""
+        return min(self.rows, int(self._bytes.shape[1]) // kind.bytes)
+
+    def windows(self, slot: int, kind: WindowKind) -> NDArray[Any]:
+        """Return a slot's memory as windows of a kind, [rows, *shape]; 64-byte aligned."""
+        rows = self.rows_of(kind)
+        flat: NDArray[Any] = self._bytes[slot][: rows * kind.bytes].view(kind.dtype)
+        return flat.reshape(rows, *kind.shape)
 
     @property
     def bytes(self) -> NDArray[np.uint8]:

@@ -25,8 +25,8 @@ from runner.profiling.sampler import EnergyMeter, Sampler
 from runner.vggish.framing import synthetic_windows
 
 if TYPE_CHECKING:
+    from runner.contract.events import Events
     from runner.contract.spec import RunSpec
-    from runner.core.events import Events
     from runner.dataset.clips import Clip
     from runner.inference.session import VGGishSession
     from runner.inference.startup import LoadedModel
@@ -57,6 +57,8 @@ _TRACED_BATCHES = 3
 
 class NullWriter:
     """Drops complete shards; see ``Writer``."""
+
+    parallel = 1
 
     def write_shard(self, shard: int, rows: Sequence[ClipRow]) -> None:
         """Drop them."""
@@ -110,13 +112,13 @@ class Profiler:
         profile, result = self._config.profile, ProfileResult()
         try:
             if profile.repeat_s > 0 or profile.min_batches > 0:
-                self._events.send("phase", name="repeat")
+                self._events.phase("repeat")
                 result = self._repeat(clips, metrics)
             if profile.batch_size_curve and not has_curve and not self._stopped():
-                self._events.send("phase", name="curve")
+                self._events.phase("curve")
                 result = replace(result, batch_size_curve=self._curve())
             if profile.trace and not self._stopped():
-                self._events.send("phase", name="trace")
+                self._events.phase("trace")
                 trace(self._model.sessions[0], RunLayout(self._run_dir).trace, self._model.dtypes[0])
         except Exception as error:
             self._events.warn(f"profile={profile.name}: {type(error).__name__}: {error}")

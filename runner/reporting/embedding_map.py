@@ -26,7 +26,7 @@ _SHARDS = 40
 _LABELS = 19
 """Most frequent labels, which have a color each; the others share one."""
 
-_OTHERS = "other labels"
+_OTHER_LABELS = "other labels"
 
 _COLORS = [
     "#1f77b4",
@@ -138,8 +138,8 @@ def _draw(
     from runner.reporting.figures import new_figure
 
     figure, axes = new_figure(height=5.0)
-    names = np.array([label if label in colors else _OTHERS for label in labels])
-    for label in [*([_OTHERS] if _OTHERS in names else []), *colors]:
+    names = np.array([label if label in colors else _OTHER_LABELS for label in labels])
+    for label in [*([_OTHER_LABELS] if _OTHER_LABELS in names else []), *colors]:
         own = points[names == label]
         axes.scatter(own[:, 0], own[:, 1], s=9, color=colors.get(label, _GRAY), label=_short(label), linewidths=0)
     axes.set_xlabel(axes_names[0])

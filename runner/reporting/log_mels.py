@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from runner.audio.preparation import Preparation
 from runner.audio.reader import leveled, read_clip
 from runner.core.errors import ClipError
 from runner.core.files import atomic
@@ -32,6 +31,7 @@ from runner.vggish.framing import scaled
 from runner.vggish.mel import hertz_to_mel, log_mel_of
 
 if TYPE_CHECKING:
+    from runner.audio.preparation import Preparation
     from runner.config.schema import FrontendConfig
 
 LogMel = NDArray[np.float32]
@@ -86,7 +86,8 @@ def compute_log_mels(
     failures: Counter[str] = Counter()
 
     def read_file(indices: list[int]) -> list[str]:
-        reasons, preparations = [], dict[tuple[float, float | None], Preparation]()
+        reasons: list[str] = []
+        preparations: dict[tuple[float, float | None], Preparation] = {}
         for index in indices:
             example = examples[index]
             clip = example.clip_start, example.clip_end
@@ -111,8 +112,8 @@ def compute_log_mels(
 
 def _prepare(example: Example, frontend: FrontendConfig, deadline: float) -> Preparation:
     """Return how the clip of an example is prepared; a level takes a reading of the clip."""
-    preparation = Preparation(frontend.resampler, frontend.channels, speed=frontend.speed)
-    if frontend.normalize == "none":
+    preparation = frontend.preparation
+    if not preparation.needs_level:
         return preparation
     with read_clip(example.path, example.clip_start, example.clip_end, preparation=preparation) as clip:
 
@@ -120,7 +121,7 @@ def _prepare(example: Example, frontend: FrontendConfig, deadline: float) -> Pre
             if clip.seconds > _MAX_EXTRA_S or time.monotonic() > deadline:
                 raise ClipError("timeout", f"its level takes more than {clip.seconds:g} s of audio")
 
-        return leveled(clip, preparation, frontend.normalize, check)
+        return leveled(clip, check)
 
 
 def _read_window(example: Example, preparation: Preparation) -> NDArray[np.float32]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 SHORT = 8
 """Characters of an id as they are printed; a shorter beginning is taken as long as it is one run's alone."""
 
-_TOLD = ("device", "memory", "precision", "batch_size")
+_EFFECTIVE = ("device", "memory", "precision", "batch_size")
 
 _SERIES = {FIRST_PASS: "window_realtime_factor", REPEATS: "pass_realtime_factor"}
 
@@ -51,7 +51,7 @@ class Row:
     def setting(self) -> str:
         """The settings in effect, and whatever else its sweep swept."""
         swept = {key.removeprefix("swept."): value for key, value in self.tags.items() if key.startswith("swept.")}
-        more = [f"{key}={value}" for key, value in swept.items() if key not in _TOLD]
+        more = [f"{key}={value}" for key, value in swept.items() if key not in _EFFECTIVE]
         return " ".join([self.effective, *more])
 
     @cached_property

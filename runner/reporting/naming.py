@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from runner.config.params import config_params
 from runner.core.errors import ResumeError
 
 if TYPE_CHECKING:
@@ -25,13 +24,12 @@ _ELSEWHERE = ("output.dir", "tracking.", "paths.")
 _GROUP_NAMES = (".name", ".kind")
 
 
-def swept_settings(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+def swept_settings(jobs: Sequence[Mapping[str, str]]) -> dict[str, list[str]]:
     """Find the settings that distinguish jobs, each with all its values; of several that change together the first.
 
     Args:
-        configs: of all jobs, nested.
+        jobs: the parameters of each, as ``config_params`` makes them.
     """
-    jobs = [config_params(config) for config in configs]
     keys = [key for key in dict.fromkeys(key for job in jobs for key in job) if not key.startswith(_ELSEWHERE)]
     keys.sort(key=lambda key: not key.endswith(_GROUP_NAMES))
     swept: list[str] = []
@@ -49,11 +47,11 @@ def setting_name(key: str) -> str:
     return key.rpartition(".")[0] if key.endswith((*_GROUP_NAMES, ".requested")) else key
 
 
-def swept_of(config: Mapping[str, Any], sweep_file: Path | str | None) -> dict[str, str]:
+def swept_of(params: Mapping[str, str], sweep_file: Path | str | None) -> dict[str, str]:
     """Return a job's values of its sweep's settings, as they are shown: ``hop_s`` for ``frontend.hop_s``, short paths.
 
     Args:
-        config: the job's, nested.
+        params: the job's, of ``config_params``.
         sweep_file: the sweep's sweep.json; empty of settings, or none at all, for a run by itself.
     """
     from runner.contract.files import read_sweep  # heavy: --help of report does without
@@ -62,8 +60,8 @@ def swept_of(config: Mapping[str, Any], sweep_file: Path | str | None) -> dict[s
         swept = read_sweep(Path(sweep_file)).swept if sweep_file else {}
     except ResumeError:
         return {}
-    own, shown = config_params(config), _short_keys(list(swept))
-    return {shown[key]: _short_value(own.get(key, ""), values) for key, values in swept.items()}
+    shown = _short_keys(list(swept))
+    return {shown[key]: _short_value(params.get(key, ""), values) for key, values in swept.items()}
 
 
 def _short_keys(keys: Sequence[str]) -> dict[str, str]:

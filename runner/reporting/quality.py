@@ -27,10 +27,10 @@ NAMES = {
 }
 """Metrics that stand for a run's quality, the first that it has before the others."""
 
-_SHOWN = 0.05
+_POINTS_RESOLUTION = 0.05
 """Percentage points that are not 0.0 when they are printed."""
 
-_SHOWN_FAD = 0.00005
+_FAD_RESOLUTION = 0.00005
 """The least FAD that is not 0.0000 when it is printed."""
 
 _FINEST = ("float32", "tf32", "float16", "bfloat16")
@@ -159,9 +159,11 @@ def change(quality: Quality, reference: Quality) -> str | None:
     pairs = zip(quality.values(metric), reference.values(metric), strict=False)  # folds are the same, or not known
     differences = [100 * (own - other) for own, other in pairs if own is not None and other is not None]
     points = 100 * (quality.metrics[metric] - reference.metrics[metric])
-    moved = "0.0" if abs(points) < _SHOWN else f"{points:+.1f}"
+    moved = "0.0" if abs(points) < _POINTS_RESOLUTION else f"{points:+.1f}"
     spread = pstdev(differences) if differences else 0.0
-    return f"{NAMES[metric]} by {moved} points" + (f" (± {spread:.1f} over folds)" if spread >= _SHOWN else "")
+    return f"{NAMES[metric]} by {moved} points" + (
+        f" (± {spread:.1f} over folds)" if spread >= _POINTS_RESOLUTION else ""
+    )
 
 
 def fad_change(quality: Quality, reference: Quality) -> str | None:
@@ -169,10 +171,10 @@ def fad_change(quality: Quality, reference: Quality) -> str | None:
     own, other = quality.fad, reference.fad
     if own is None or other is None or own.reference != other.job:
         return None
-    return f"FAD by {own.fad:.4f}" if own.fad >= _SHOWN_FAD else "FAD by less than 0.0001"
+    return f"FAD by {own.fad:.4f}" if own.fad >= _FAD_RESOLUTION else "FAD by less than 0.0001"
 
 
-def reference_and_others(qualities: Sequence[Quality]) -> list[Quality]:
+def ranked_by_precision(qualities: Sequence[Quality]) -> list[Quality]:
     """Return the runs to compare, the reference first: those whose quality was measured, or all if that is none.
 
     The reference is the first run of the finest precision, one with the default front end before others.  Runs of one
@@ -192,7 +194,7 @@ def quality_findings(qualities: Sequence[Quality]) -> list[str]:
     """
     if not qualities:
         return []
-    reference, *others = reference_and_others(qualities)
+    reference, *others = ranked_by_precision(qualities)
     speed = REPEATS if all(REPEATS in quality.metrics for quality in (reference, *others)) else FIRST_PASS
     lines = [_describe_reference(reference)] if reference.headline else []
     for quality in others:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from runner.reporting.intervals import Interval
     from runner.reporting.logged_run import Row
 
-_SHOWN_ANYWAY = (
+_IN_OWN_COLUMNS = (
     "device.name",
     "device.requested",
     "memory.name",
@@ -205,8 +205,8 @@ def _excluded_rows(report: Report) -> list[Row]:
 def _settings(rows: Sequence[Row]) -> list[str]:
     """Return the settings of runs, with all that differs between them."""
     shared = set.intersection(*(set(row.params) for row in rows)) if rows else set()
-    configs = [{key: row.params[key] for key in row.params if key in shared} for row in rows]
-    keys = [key for key in swept_settings(configs) if not key.startswith(_SHOWN_ANYWAY)]
+    params = [{key: row.params[key] for key in row.params if key in shared} for row in rows]
+    keys = [key for key in swept_settings(params) if not key.startswith(_IN_OWN_COLUMNS)]
     return [" ".join([row.effective, *(f"{key.rpartition('.')[2]}={row.params[key]}" for key in keys)]) for row in rows]
 
 

@@ -25,7 +25,7 @@ _STARTUP = ("import", "device", "weights", "calibration", "compile", "batch_size
 
 def summarize(
     result: RunResult,
-    place: str,
+    location: str,
     tracking: str | None,
     resume: str | None = None,
     page: str | None = None,
@@ -35,7 +35,7 @@ def summarize(
 
     Args:
         result: the run's.
-        place: its folder or URL.
+        location: its folder or URL.
         tracking: the line on MLflow; None if the run is not tracked.
         resume: the command that resumes it; None if it is complete.
         page: its page in the MLflow UI.
@@ -49,7 +49,7 @@ def summarize(
                 rows += [("", line) for line in _first_skipped(clips)]
     if result.evaluation:
         rows += describe_quality(result.evaluation, result.metrics)
-    rows.append(("files", place))
+    rows.append(("files", location))
     if resume:
         rows.append(("resume", resume))
     if tracking:
@@ -231,8 +231,9 @@ def _memory(result: RunResult) -> str | None:
     if "rss_peak_mib" not in metrics:
         return None
     text = f"{metrics['rss_peak_mib']:,.0f} MiB at most"
-    if decoders := metrics.get("decode_rss_peak_mib"):
-        text += f" (+ {decoders:,.0f} MiB decoding)"
+    names = {"decode_rss_peak_mib": "decoding", "writer_rss_peak_mib": "writing"}
+    if others := [f"{metrics[name]:,.0f} MiB {work}" for name, work in names.items() if metrics.get(name)]:
+        text += f" (+ {', '.join(others)})"
     if "device_memory_peak_mib" in metrics:
         text += f", {metrics['device_memory_peak_mib']:,.0f} MiB on the device"
     if "device_memory_reserved_mib" in metrics:
@@ -290,7 +291,7 @@ _COLUMNS = {
 
 
 def summarize_sweep(
-    results: Sequence[RunResult], place: str, tracking: str | None, page: str | None = None, unreadable: int = 0
+    results: Sequence[RunResult], location: str, tracking: str | None, page: str | None = None, unreadable: int = 0
 ) -> str:
     """Summarize a sweep in a table of its jobs, in their order; for the other arguments see ``summarize``.
 
@@ -304,7 +305,7 @@ def summarize_sweep(
     without_result = f"{unreadable} without a readable result.json" if unreadable else ""
     problems = ", ".join(filter(None, (f"{failed} failed or stopped" if failed else "", without_result)))
     lines.append(f"{jobs}, {problems or 'all finished'}")
-    lines.append(f"files   {place}")
+    lines.append(f"files   {location}")
     if tracking:
         lines.append(f"mlflow  {tracking}")
     if page:

@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 from runner.core.errors import ClipError
 from runner.storage.filesystem import store_of
 from runner.storage.retry import is_local_disk_full, is_transient, with_retries
-from runner.storage.whole_object import read_whole
+from runner.storage.whole_object import download_object
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -100,7 +100,7 @@ def fetch(url: str, timeout_s: float, reader: Reader | None = None) -> FetchedFi
     try:
         fetched = FetchedFile(os.path.splitext(url)[1].lower())
         store, path = store_of(url, timeout_s), fetched.path
-        with_retries(lambda: (reader or read_whole)(store, url, path), timeout_s)
+        with_retries(lambda: (reader or download_object)(store, url, path), timeout_s)
     except BaseException as error:
         if fetched is not None:
             fetched.close()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.core.errors import StoreError
 from runner.storage.retry import is_forbidden, is_local_disk_full, is_transient, with_retries
-from runner.storage.whole_object import read_whole
+from runner.storage.whole_object import download_object
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -116,7 +116,7 @@ class StoreRequests:
             raise TimeoutError(_NOT_RENEWED)
         if method == "get_file":
             name, path = arguments
-            return read_whole(self._filesystem, name, path, max(0.1, deadline - time.monotonic()))
+            return download_object(self._filesystem, name, path, max(0.1, deadline - time.monotonic()))
         if not getattr(self._filesystem, "async_impl", False):
             assert isinstance(method, str)
             return getattr(self._filesystem, method)(*arguments, **options)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _BLOCK_BYTES = 1 << 16
 
 
-def read_whole(store: AbstractFileSystem, name: str, path: str, timeout_s: float | None = None) -> None:
+def download_object(store: AbstractFileSystem, name: str, path: str, timeout_s: float | None = None) -> None:
     """Try once to download an object.
 
     Args:

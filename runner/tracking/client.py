@@ -44,7 +44,7 @@ _EXPERIMENT_TAGS = {f"{_VIEW_TAG}{VIEW}": _VIEW_STATE, "mlflow.experimentKind": 
 
 _EXPERIMENT = "vggish-runner"
 
-_OTHERS_FIRST_RUN_S = 60
+_DATABASE_WAIT_S = 60
 """Seconds to wait while another process creates the database."""
 
 
@@ -172,7 +172,7 @@ def _client(uri: str, tracking: TrackingConfig, experiment: bool = False) -> tup
 
     database = Path(uri.removeprefix("sqlite:///")).absolute()
     database.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{database}.lock", timeout=_OTHERS_FIRST_RUN_S):
+    with FileLock(f"{database}.lock", timeout=_DATABASE_WAIT_S):
         if database.exists():
             _check_unlocked(database, tracking.timeout_s)
         client = _new_client(uri)
@@ -221,7 +221,7 @@ def _experiment(client: MlflowClient, tracking: TrackingConfig, artifacts: str |
     return experiment
 
 
-def known_run(client: MlflowClient, run_id: str) -> Run | None:
+def find_run(client: MlflowClient, run_id: str) -> Run | None:
     """Return a run by its id; None if the store does not have it (any more), or has it in the trash."""
     from mlflow.exceptions import MlflowException
 

@@ -11,7 +11,7 @@ from runner.config.schema import TrackingConfig
 from runner.core.paths import default_outputs
 from runner.core.redact import without_credentials
 from runner.tracking.calls import cut, log_batch, metrics_at
-from runner.tracking.client import connected, known_run, store_uri
+from runner.tracking.client import connected, find_run, store_uri
 
 if TYPE_CHECKING:
     from runner.contract.tracking import TrackingState
@@ -46,7 +46,7 @@ def log_late_metrics(
     if without_credentials(by_environment) == state.uri:
         tracking = TrackingConfig(name="server", uri=by_environment)
     with connected(tracking, default_outputs(), "log to") as client:
-        if known_run(client, state.run_id) is None:
+        if find_run(client, state.run_id) is None:
             return False
         log_batch(client, state.run_id, metrics=metrics_at(metrics, int(1000 * time.time())), tags=cut(tags))
         for path, folder in files:

@@ -15,6 +15,7 @@ from runner.reporting.intervals import of_windows
 from runner.reporting.logged_run import _SERIES, _row
 
 if TYPE_CHECKING:
+    from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
     from runner.reporting.logged_run import Row
@@ -48,7 +49,7 @@ class MlflowReader:
         Raises:
             RunnerError: a query matches nothing, or the beginnings of several ids.
         """
-        runs: dict[str, Any] = {}
+        runs: dict[str, Run] = {}
         for query in queries or [default_experiment]:
             matches = self._resolve(query)
             if not matches:

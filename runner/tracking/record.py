@@ -79,7 +79,7 @@ def record_from_result(result: RunResult) -> RunRecord:
 
 def requested_params(config: RunConfig) -> dict[str, str]:
     """Return the configuration as ``config_params`` does, with ``.requested`` in names whose effect may be another."""
-    return {_REQUESTED.get(key, key): value for key, value in config_params(config.to_dict()).items()}
+    return {_REQUESTED.get(key, key): value for key, value in config_params(config).items()}
 
 
 def actual_params(result: RunResult) -> dict[str, str]:

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from runner.config.schema import RunConfig
 
 
-def track(folder: Path, uri: str | None = None, place: str | None = None) -> str:
+def track(folder: Path, uri: str | None = None, location: str | None = None) -> str:
     """Log a run's or a sweep's folder to MLflow, and return a line about it.
 
     Args:
         folder: the run's or the sweep's.
         uri: of the MLflow store; None for the run's own.
-        place: the sweep's URL, if the folder is a copy of it.
+        location: the sweep's URL, if the folder is a copy of it.
 
     Raises:
         RunnerError: the folder holds no run, one of another version of the runner, or MLflow can't be reached.
@@ -40,9 +40,9 @@ def track(folder: Path, uri: str | None = None, place: str | None = None) -> str
     state = read_sweep(sweep)
     run_dirs = [folder / job for job in state.jobs if RunLayout(folder / job).result.exists()]
     if not run_dirs:
-        raise RunnerError(f"{place or folder} holds no job that came to a result: there is nothing to log")
+        raise RunnerError(f"{location or folder} holds no job that came to a result: there is nothing to log")
     config = logged_with(run_dirs[0], uri)
-    open_sweep(config.tracking, config.paths.outputs_folder, folder, state.overrides, place)
+    open_sweep(config.tracking, config.paths.outputs_folder, folder, state.overrides, location)
     run_id = read_sweep(sweep).run_id
     new = 0
     for run_dir in run_dirs:
@@ -51,7 +51,7 @@ def track(folder: Path, uri: str | None = None, place: str | None = None) -> str
     finish_sweep(
         *(config.tracking, config.paths.outputs_folder, folder, run_dirs),
         interrupted=state.interrupted,
-        place=place,
+        location=location,
     )
     parts = [f"logged, {len(run_dirs)} jobs"]
     if before := len(run_dirs) - new:

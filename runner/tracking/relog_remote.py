@@ -76,20 +76,20 @@ class _Files:
 
     def get_run(self, below: str, uri: str | None) -> None:
         """Get a run's files, ``below`` being "" or the folder of a job with a slash; few of one that is logged."""
-        there = self._store.list_folder(below)
-        if f"{below}{RunLayout.result}" not in there:
+        listed = self._store.list_folder(below)
+        if f"{below}{RunLayout.result}" not in listed:
             return  # never got so far
         self._store.get(f"{below}{RunLayout.result}", self._folder / below / RunLayout.result)
         self._notes[f"{below}{RunLayout.tracking}"] = b""
-        if f"{below}{RunLayout.tracking}" in there:
+        if f"{below}{RunLayout.tracking}" in listed:
             self.get(f"{below}{RunLayout.tracking}")
         config = logged_with(self._folder / below, uri)
         if is_logged(config.tracking, config.paths.outputs_folder, self._folder / below):
             return
-        files = [name for name, size in there.items() if size is not None and not (self._folder / name).exists()]
+        files = [name for name, size in listed.items() if size is not None and not (self._folder / name).exists()]
         self._store.map(self._store.get, files, [self._folder / name for name in files])
         for name in (*_LOGGED_FOLDERS, *(FORMAT_FOLDERS if config.tracking.log_embeddings else ())):
-            if f"{below}{name}" in there:
+            if f"{below}{name}" in listed:
                 self.get_below(f"{below}{name}")
 
     def put_notes(self) -> None:

@@ -17,7 +17,7 @@ from runner.core.layout import RunLayout
 from runner.core.paths import display_location
 from runner.core.redact import without_credentials
 from runner.tracking.calls import cut, log_batch, log_dataset, log_files, log_params, log_record, steps_after
-from runner.tracking.client import TrackingError, connected, experiment_client, known_run, store_uri, ui_command
+from runner.tracking.client import TrackingError, connected, experiment_client, find_run, store_uri, ui_command
 from runner.tracking.links import run_list_page, run_page
 from runner.tracking.record import early_tags, record_from_result, requested_params, source_tags
 
@@ -97,7 +97,7 @@ def _open(
         state = replace(state, attempt=info.attempt, first_step=steps_after(run), state="open")
     else:
         parent = parent_run_id or earlier_parent
-        if parent and known_run(client, parent):
+        if parent and find_run(client, parent):
             tags["mlflow.parentRunId"] = parent
         began_ms = int(1000 * info.first_attempt_at) or None
         run_id = client.create_run(experiment_id, began_ms, cut(tags), info.run_name).info.run_id
@@ -153,7 +153,7 @@ def _load_state(client: MlflowClient, uri: str, run_dir: Path) -> tuple[Tracking
     state = _read_state(run_dir)
     if state is None or state.uri != uri:
         return None, None
-    return state if known_run(client, state.run_id) else None, state.parent_run_id
+    return state if find_run(client, state.run_id) else None, state.parent_run_id
 
 
 def with_run_id(result: RunResult, run_dir: Path, uri: str) -> RunResult:

@@ -33,14 +33,9 @@ _FIXED = (
     "dataset.name",
     "dataset.root",
     "dataset.path",
-    "frontend.hop_s",
-    "frontend.short_clips",
-    "frontend.tail",
-    "frontend.resampler",
-    "frontend.speed",
     "engine.name",
 )
-"""Parameters that decide numbers or speed."""
+"""Parameters that decide numbers or speed, besides those of ``frontend``."""
 
 _LOCATIONS = ("output.", "paths.", "tracking.", "hydra")
 
@@ -52,7 +47,7 @@ def swept_params(swept: Mapping[str, Sequence[str]], results: Sequence[RunResult
         swept: the settings that differ between jobs, each with its values; without values if a sweeper searches them.
         results: of the jobs, which have the values of such a search.
     """
-    jobs = [config_params(result.info.config.to_dict()) for result in results]
+    jobs = [config_params(result.info.config) for result in results]
     tried = {key: dict.fromkeys(job[key] for job in jobs if key in job) for key in swept}
     texts = {key: ", ".join(values or tried[key]) for key, values in swept.items()}
     return {f"{SWEPT}.{setting_name(key)}": text for key, text in texts.items() if text}
@@ -71,7 +66,8 @@ def fixed_params(results: Sequence[RunResult], overrides: Sequence[str]) -> dict
     return {
         key: value
         for key, value in (jobs[0].items() if jobs else ())
-        if (key in _FIXED or setting_name(key) in typed) and all(job.get(key) == value for job in jobs)
+        if (key in _FIXED or key.startswith("frontend.") or setting_name(key) in typed)
+        and all(job.get(key) == value for job in jobs)
     }
 
 

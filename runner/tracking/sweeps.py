@@ -16,7 +16,7 @@ from runner.core.redact import without_credentials
 from runner.reporting.advice import rerun_command
 from runner.reporting.verdict import only_contest, verdict
 from runner.tracking.calls import cut, log_batch, log_dataset, log_params, metrics_at
-from runner.tracking.client import experiment_client, known_run, store_uri
+from runner.tracking.client import experiment_client, find_run, store_uri
 from runner.tracking.record import source_tags
 from runner.tracking.runs import with_run_id
 from runner.tracking.sweep_page import fixed_params, sweep_note, swept_params
@@ -31,7 +31,7 @@ _MAX_NAME = 250
 
 
 def open_sweep(
-    tracking: TrackingConfig, outputs: Path, sweep_dir: Path, overrides: Sequence[str], place: str | None = None
+    tracking: TrackingConfig, outputs: Path, sweep_dir: Path, overrides: Sequence[str], location: str | None = None
 ) -> None:
     """Create the parent run of a sweep, unless the store has it, and write its id to the folder's sweep.json.
 
@@ -40,16 +40,16 @@ def open_sweep(
         outputs: the sweep's ``paths.outputs``.
         sweep_dir: its folder.
         overrides: of its command line.
-        place: its location for users, if that is not its folder.
+        location: its location for users, if that is not its folder.
     """
     path = RunLayout(sweep_dir).sweep
     state = read_sweep(path)
     with experiment_client(tracking, outputs) as (client, experiment_id):
-        if state.run_id and known_run(client, state.run_id):
+        if state.run_id and find_run(client, state.run_id):
             return
         name = " ".join(["sweep", *map(without_credentials, _swept(overrides))])[:_MAX_NAME]
         tags = {
-            "run_dir": place or str(sweep_dir),
+            "run_dir": location or str(sweep_dir),
             "sweep.overrides": " ".join(map(without_credentials, overrides)),
             "command": command_line(overrides, multirun=True),
         } | source_tags(state.user, state.git)
@@ -73,13 +73,13 @@ def finish_sweep(
     run_dirs: Sequence[Path],
     *,
     interrupted: bool,
-    place: str | None = None,
+    location: str | None = None,
 ) -> None:
     """Log the outcome of a sweep's jobs to its parent run, which is created if need be, and close it."""
     path = RunLayout(sweep_dir).sweep
     state = read_sweep(path)
     if state.run_id is None:
-        open_sweep(tracking, outputs, sweep_dir, state.overrides, place)
+        open_sweep(tracking, outputs, sweep_dir, state.overrides, location)
         state = read_sweep(path)
     run_id = state.run_id
     assert run_id is not None

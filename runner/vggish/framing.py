@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -138,6 +138,12 @@ class Framing:
     window_s: float = EXAMPLE_SAMPLES / SAMPLE_RATE
     min_duration_s: float = 0.0
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether an example is of 15,600 samples, and none is padded but that of a clip too short for one."""
+        needed, padded = round(self.window_s * SAMPLE_RATE), round(self.min_duration_s * SAMPLE_RATE)
+        return self.tail == "drop" and needed <= EXAMPLE_SAMPLES and not padded
+
     def cutter(self) -> WindowCutter:
         """Return the cutter of one clip."""
         return WindowCutter(
@@ -149,7 +155,21 @@ class Framing:
         )
 
 
-def cut(blocks: Iterator[Waveform], cutter: WindowCutter) -> Iterator[Waveform]:
+class Cutter(Protocol):
+    """Cuts one clip's blocks into windows; see ``WindowCutter``."""
+
+    examples: int
+    padded: bool
+
+    @property
+    def samples(self) -> int: ...
+
+    def push(self, block: Waveform) -> Waveform: ...
+
+    def finish(self) -> Waveform: ...
+
+
+def cut(blocks: Iterator[Waveform], cutter: Cutter) -> Iterator[Waveform]:
     """Yield all windows of a clip's blocks, the padded last one included."""
     for block in blocks:
         yield cutter.push(block)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runner.vggish.arrays import aligned
 from runner.vggish.constants import EXAMPLE_FRAMES, MEL_BANDS
+
+if TYPE_CHECKING:
+    from runner.vggish.arrays import Array
 
 _FIRST = (("conv1", True), ("conv2", True))
 
@@ -25,7 +28,7 @@ _FLOAT32_LAYERS = ("/conv1/", "/fc2/")
 """Layers with float32 weights in all precisions: fc2, where coarser ones cost most, and (``fused``) conv1."""
 
 
-def variables(arrays: dict[str, Any], dtype: Any, *, fused: bool = False) -> dict[str, Any]:
+def variables(arrays: dict[str, Array], dtype: Any, *, fused: bool = False) -> dict[str, Any]:
     """Make a ``tf.Variable`` of ``dtype`` of each checkpoint array, except of ``_FLOAT32_LAYERS``.
 
     ``arrays`` is emptied, and on a CPU in float32 the variables use its memory, so that the weights are not in memory

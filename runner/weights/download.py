@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from runner.core.errors import WeightsError
 from runner.core.files import commit, digest_file
@@ -16,6 +16,7 @@ from runner.core.redact import without_credentials
 
 if TYPE_CHECKING:
     from runner.config.schema import AudiosetWeights
+    from runner.core.readable import Json
 
 log = logging.getLogger(__name__)
 
@@ -202,7 +203,7 @@ def _verification_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.verified.json")
 
 
-def _verification(path: Path, file: ReleasedFile) -> Mapping[str, Any]:
+def _verification(path: Path, file: ReleasedFile) -> Mapping[str, Json]:
     status = path.stat()
     return {"sha256": file.sha256, "bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
 

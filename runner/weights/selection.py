@@ -67,7 +67,7 @@ def resolve_weights(
     if isinstance(weights, RandomWeights):
         return _random("random", weights.seed, "weights=random was requested.")
     if isinstance(weights, FileWeights):
-        path, pca = _own_checkpoint(weights), _own_pca(weights, models, progress) if needs_pca else None
+        path, pca = _checkpoint_of(weights), _pca_of(weights, models, progress) if needs_pca else None
         return WeightsChoice("file", "file", path, pca, None, "weights=file was requested", False)
     assert isinstance(weights, AudiosetWeights)
     try:
@@ -93,7 +93,7 @@ def _random(requested: str, seed: int, reason: str) -> WeightsChoice:
     return WeightsChoice(requested, "random", None, None, seed, reason, True)
 
 
-def _own_checkpoint(weights: FileWeights) -> str:
+def _checkpoint_of(weights: FileWeights) -> str:
     path = Path(str(weights.path)).expanduser().absolute()
     if path.is_file() or Path(f"{path}.index").is_file():
         return str(path)
@@ -104,7 +104,7 @@ def _own_checkpoint(weights: FileWeights) -> str:
     raise WeightsError(f"weights.path={path} does not exist: give a checkpoint's file (V1) or prefix (V2)")
 
 
-def _own_pca(weights: FileWeights, models: Path, progress: Progress | None) -> str:
+def _pca_of(weights: FileWeights, models: Path, progress: Progress | None) -> str:
     if weights.pca_path is None:
         return str(fetch(PCA_PARAMETERS, models / "vggish", AudiosetWeights(), progress))
     path = Path(weights.pca_path).expanduser().absolute()

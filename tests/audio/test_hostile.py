@@ -23,7 +23,7 @@ from tests.conftest import PROJECT
 from tests.pipeline.test_engine import run_engine
 
 RATE = 16_000
-OPTIONS = DecodeOptions(0.96, "pad", "drop", "kaiser_best", max_duration_s=3600)
+OPTIONS = DecodeOptions(max_duration_s=3600)
 TONE = (8000 * np.sin(np.arange(2 * RATE) * 0.05)).astype("<i2")
 
 
@@ -180,7 +180,7 @@ def test_a_truncated_file_is_kept_or_skipped_as_asked(tmp_path: Path, audio: Pat
     (root / "half.mp3").write_bytes((audio / "hostile/a_trunc_60pct.mp3").read_bytes())
     kept = embed(root, tmp_path / "kept")
     assert {row["status"] for row in kept.values()} == {"embedded"}
-    skipped = embed(root, tmp_path / "skipped", DecodeOptions(0.96, "pad", "drop", "kaiser_best", "skip", 3600))
+    skipped = embed(root, tmp_path / "skipped", DecodeOptions(on_truncated="skip", max_duration_s=3600))
     assert {(row["status"], row["reason"]) for row in skipped.values()} == {("skipped", "truncated")}
     assert all(row["detail"] for row in skipped.values())
 
@@ -191,7 +191,7 @@ def test_four_sparse_gibibytes_are_too_long_and_cost_nothing(tmp_path: Path) -> 
     for name, rate in (("known.wav", RATE), ("other.wav", 8_000)):
         wav(root / name, np.zeros(0, "<i2"), rate=rate, claims=0xFFFF0000)
         os.truncate(root / name, 44 + 0xFFFF0000)
-    rows = embed(root, tmp_path / "out", DecodeOptions(0.96, "pad", "drop", "kaiser_best", max_duration_s=60))
+    rows = embed(root, tmp_path / "out", DecodeOptions(max_duration_s=60))
     assert {row["reason"] for row in rows.values()} == {"too_long"}
 
 

@@ -43,11 +43,11 @@ def test_sinc_hann_is_torchaudios_resampling(rate: int) -> None:
         np.testing.assert_allclose(found, expected, atol=2e-7)
 
 
-def read(path: Path, preparation: Preparation, normalize: str) -> np.ndarray:
+def read(path: Path, preparation: Preparation) -> np.ndarray:
     calls: list[None] = []
     with read_clip(str(path), preparation=preparation) as clip:
-        preparation = leveled(clip, preparation, normalize, lambda: calls.append(None))
-    assert bool(calls) is (normalize != "none")
+        preparation = leveled(clip, lambda: calls.append(None))
+    assert bool(calls) is (preparation.normalize != "none")
     with read_clip(str(path), preparation=preparation) as clip:
         blocks = [np.array(block) for block in clip]
     return np.concatenate(blocks)
@@ -64,14 +64,14 @@ def test_a_peak_is_the_largest_sample_and_not_the_largest_magnitude(subtype: str
     signal = np.random.default_rng(0).uniform(-0.9, 0.4, 50_000)
     soundfile.write(tmp_path / "x.wav", signal, 16_000, subtype=subtype)
     written, _ = soundfile.read(tmp_path / "x.wav")
-    found = read(tmp_path / "x.wav", Preparation(), "peak")
+    found = read(tmp_path / "x.wav", Preparation(normalize="peak"))
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, written / written.max(), atol=1e-6)
 
 
 def test_silence_is_divided_by_googles_least_peak(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "x.wav", np.r_[np.zeros(20_000), -3 / 32768], 16_000, subtype="PCM_16")
-    found = read(tmp_path / "x.wav", Preparation(), "peak")
+    found = read(tmp_path / "x.wav", Preparation(normalize="peak"))
     assert not found[:-1].any()
     assert found[-1] == pytest.approx(-30)
 
@@ -84,13 +84,13 @@ def test_the_first_channel_loses_its_mean_before_it_is_resampled(rate: int, tmp_
     expected = written[:, 0] - written[:, 0].mean()
     if rate != 16_000:
         expected = torchaudio_resample(expected.astype(np.float32), rate)
-    found = read(tmp_path / "x.wav", Preparation("sinc_hann", "first"), "mean")
+    found = read(tmp_path / "x.wav", Preparation("sinc_hann", "first", "mean"))
     np.testing.assert_allclose(found, expected, atol=5e-7)
 
 
 def test_without_a_level_samples_are_as_they_were(tmp_path: Path) -> None:
     signal = np.random.default_rng(0).integers(-9000, 9000, 30_000).astype(np.int16)
     soundfile.write(tmp_path / "x.wav", signal, 16_000, subtype="PCM_16")
-    found = read(tmp_path / "x.wav", Preparation(), "none")
+    found = read(tmp_path / "x.wav", Preparation())
     assert found.dtype == np.int16
     np.testing.assert_array_equal(found, signal)

@@ -9,7 +9,8 @@ import pytest
 
 from runner.cli import selftest
 from runner.cli.doctor import Check, Facts, diagnose
-from runner.devices.detection import CUDA_LIBRARIES, MachineFacts
+from runner.devices.detection import CUDA_LIBRARIES, GpuDetails, MachineFacts
+from runner.devices.nvml import NvidiaGpu
 from tests.commands import run_module
 
 LINUX = Facts(
@@ -25,11 +26,11 @@ LINUX = Facts(
     models="/models",
     tracking_uri="sqlite:////outputs/mlflow.db",
 )
-H100 = {"name": "NVIDIA H100", "memory_mib": 81_559, "driver": "580.1", "compute_capability": "9.0"}
+H100 = NvidiaGpu("NVIDIA H100", 81_559, "580.1", "9.0")
 MAC = replace(
     LINUX,
     machine=MachineFacts(
-        "Darwin", "arm64", "Apple M2", "2.19.1", False, gpus=({"device_name": "METAL"},), metal_plugin="1.2.0"
+        "Darwin", "arm64", "Apple M2", "2.19.1", False, gpus=(GpuDetails(device_name="METAL"),), metal_plugin="1.2.0"
     ),
 )
 
@@ -63,7 +64,7 @@ def test_a_gpu_without_its_libraries_is_told_which_and_how_to_get_them() -> None
 
 
 def test_a_gpu_that_works_is_what_auto_takes() -> None:
-    gpu = {"device_name": "NVIDIA H100", "compute_capability": (9, 0)}
+    gpu = GpuDetails(device_name="NVIDIA H100", compute_capability=(9, 0))
     machine = replace(LINUX.machine, nvidia_driver=True, gpus=(gpu,))
     checks = table(replace(LINUX, machine=machine, nvidia=(H100,), cuda_libraries=dict.fromkeys(CUDA_LIBRARIES, True)))
     assert checks["device=gpu"].ok

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import shlex
 from collections.abc import Iterator
+from dataclasses import asdict
 from functools import reduce
 from operator import getitem
 from pathlib import Path
@@ -187,7 +188,7 @@ def test_a_name_of_an_earlier_version_in_a_file_is_refused_with_its_new_one(
 
 
 def test_every_number_of_the_configuration_must_be_finite() -> None:
-    composed = compose_config([]).to_dict()
+    composed = asdict(compose_config([]))
     for path, value in _leaves(composed):
         if isinstance(value, float):
             *groups, key = path

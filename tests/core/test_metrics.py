@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from runner.core.metrics import METRICS, Direction, in_order, known_metric, metric_of
+from runner.core.metrics import METRICS, Direction, in_order, metric_of, require_metric
 
 
 def test_every_metric_is_declared_once() -> None:
@@ -28,7 +28,7 @@ def test_every_metric_is_declared_once() -> None:
     ],
 )
 def test_the_direction_is_declared_and_not_guessed(name: str, direction: Direction) -> None:
-    assert known_metric(name).direction is direction
+    assert require_metric(name).direction is direction
 
 
 def test_what_is_not_declared_is_none() -> None:
@@ -37,7 +37,7 @@ def test_what_is_not_declared_is_none() -> None:
 
 
 def test_goodness_is_below_one_for_the_worse_value() -> None:
-    speed, time = known_metric("realtime_factor"), known_metric("startup_s")
+    speed, time = require_metric("realtime_factor"), require_metric("startup_s")
     assert speed.goodness(50, 100) == 0.5
     assert time.goodness(200, 100) == 0.5
     assert time.goodness(0, 0) == 1.0

@@ -32,7 +32,7 @@ def manifest_of(folder: Path, *paths: Path) -> Path:
 
 @pytest.mark.parametrize(("settings", "keeps"), [({}, True), ({"speed": 0.1}, False), ({"normalize": "peak"}, False)])
 def test_a_front_end_that_scales_or_slows_samples_keeps_no_int16(settings: dict[str, Any], keeps: bool) -> None:
-    assert FrontendConfig(**settings).keeps_int16 is keeps
+    assert FrontendConfig(**settings).preparation.keeps_int16 is keeps
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "aiff", "ogg"])

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from runner.audio.source_windows import WindowKind
 from runner.devices import cuda
 from runner.pipeline.slots import SlotMemory
 
@@ -40,7 +41,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
 def test_all_slots_are_locked_and_unlocked(memory: SlotMemory, calls: list[tuple[object, ...]]) -> None:
     with cuda.pinned(memory.bytes) as trouble:
         assert trouble is None
-    address = memory.windows(0, "int16").ctypes.data
+    address = memory.windows(0, WindowKind("int16")).ctypes.data
     assert address % 4096 == 0
     assert calls == [("register", address, memory.bytes.nbytes, 1), ("unregister", address)]
 

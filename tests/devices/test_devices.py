@@ -8,16 +8,16 @@ import pytest
 from runner.contract.result import DeviceReport
 from runner.core.errors import DeviceError
 from runner.devices import detection
-from runner.devices.detection import DeviceType, MachineFacts
+from runner.devices.detection import DeviceType, GpuDetails, MachineFacts
 from runner.devices.probe import detect_available_devices
 from runner.devices.selection import choose_device
 from tests.fresh_tensorflow import run_fresh
 
 LINUX = MachineFacts("Linux", "x86_64", "Some CPU", "2.21.0", built_with_cuda=True)
-H100 = {"device": "/physical_device:GPU:0", "device_name": "NVIDIA H100", "compute_capability": (9, 0)}
-GPU_SERVER = replace(LINUX, gpus=(H100, {**H100, "device": "/physical_device:GPU:1"}), nvidia_driver=True)
+H100 = GpuDetails("/physical_device:GPU:0", "NVIDIA H100", (9, 0))
+GPU_SERVER = replace(LINUX, gpus=(H100, replace(H100, device="/physical_device:GPU:1")), nvidia_driver=True)
 MAC = MachineFacts(
-    "Darwin", "arm64", "Apple M2", "2.19.1", False, gpus=({"device_name": "METAL"},), metal_plugin="1.2.0"
+    "Darwin", "arm64", "Apple M2", "2.19.1", False, gpus=(GpuDetails(device_name="METAL"),), metal_plugin="1.2.0"
 )
 
 
@@ -75,7 +75,7 @@ def test_strict_makes_an_absent_device_an_error() -> None:
 
 def test_index_picks_one_of_several_gpus() -> None:
     choice = chosen(GPU_SERVER, "gpu", index=1)
-    assert choice.device.details["device"] == "/physical_device:GPU:1"
+    assert choice.device.details.device == "/physical_device:GPU:1"
     assert choice.index == 1
 
 
@@ -95,8 +95,8 @@ def test_an_index_beyond_the_last_gpu_falls_back() -> None:
 
 
 def test_a_gpu_whose_memory_others_hold_is_not_taken() -> None:
-    full = {**H100, "memory_free_mib": 64, "memory_mib": 81_559}
-    free = {**H100, "device": "/physical_device:GPU:1", "memory_free_mib": 80_000, "memory_mib": 81_559}
+    full = replace(H100, memory_free_mib=64, memory_mib=81_559)
+    free = replace(H100, device="/physical_device:GPU:1", memory_free_mib=80_000, memory_mib=81_559)
     alone = chosen(replace(GPU_SERVER, gpus=(full,)), "auto")
     assert alone.effective is DeviceType.CPU
     assert "only 64 of its 81,559 MiB are free" in alone.reason

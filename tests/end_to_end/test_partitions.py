@@ -14,12 +14,13 @@ from runner.cli.merge import main as merge
 from runner.config.groups.dataset import parse_partition
 from runner.config.schema import FolderDataset
 from runner.core.errors import ConfigError, DatasetError
+from runner.core.layout import FORMATS
 from runner.dataset.manifest import build_manifest, select_partition
 from tests.commands import run
 
 SETTINGS = (
     *("weights=random", "tracking=none", "output.clips_per_shard=4", "profile=off"),
-    *("output.formats=[parquet,npz,tfrecord]", "output.postprocess=audioset"),
+    *(f"output.formats=[{','.join(FORMATS)}]", "output.postprocess=audioset"),
 )
 
 
@@ -68,9 +69,11 @@ def test_partitions_make_the_whole_bit_for_bit(runs: dict[str, Path], tmp_path: 
         assert ours.replace_schema_metadata(None).equals(single.replace_schema_metadata(None)), name
     shards = {path.name for path in (merged / "embeddings").iterdir()}
     assert shards == {path.name for path in (runs["whole"] / "embeddings").iterdir()}
-    for path in (runs["whole"] / "tfrecord").glob("*.tfrecord"):
-        assert (merged / "tfrecord" / path.name).read_bytes() == path.read_bytes()
-    assert (merged / "tfrecord" / "labels.csv").read_text() == (runs["whole"] / "tfrecord" / "labels.csv").read_text()
+    for folder in (each.folder for each in FORMATS.values() if each.folder != "embeddings" and not each.is_per_clip):
+        names = {path.name for path in (runs["whole"] / folder).iterdir()} - {"metadata.json"}
+        assert names, folder
+        for name in names:
+            assert (merged / folder / name).read_bytes() == (runs["whole"] / folder / name).read_bytes(), name
     npz = {path.relative_to(merged) for path in merged.rglob("*.npz")}
     assert npz == {path.relative_to(runs["whole"]) for path in runs["whole"].rglob("*.npz")}
     assert "31" in out

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from runner.core.events import Events
+from runner.contract.events import Events
 from runner.engines.progress import estimate_clips, report_progress
 from runner.jobs.terminal import RunProgress
 from runner.pipeline.messages import PipelineStats, Progress

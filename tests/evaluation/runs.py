@@ -12,8 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from runner.config.groups.frontend import FrontendConfig
 from runner.statistics.files import to_npz
 from runner.statistics.moments import EmbeddingStatistics
+from tests.results import to_json
 
 ABOUT = {"model": "VGGish", "weights.checksum": "ab" * 32, "weights.random": "false", "frontend.hop_s": "0.96"}
 
@@ -51,10 +53,10 @@ def make_run(
         pq.write_table(table, folder / "embeddings" / f"part-{shard:05d}.parquet", row_group_size=64)
     if statistics:
         (folder / "stats.npz").write_bytes(to_npz(EmbeddingStatistics.of(rows), about))
-    frontend = {key.removeprefix("frontend."): value for key, value in about.items() if key.startswith("frontend.")}
+    frontend = vars(FrontendConfig.from_metadata(about))
     weights = {"checksum": about["weights.checksum"], "source": "file", "is_random": False}
     result: dict[str, Any] = {"status": "finished", "config": {"frontend": frontend}, "weights": weights}
     if digest:
         result["dataset"] = {"digest": digest}
-    (folder / "result.json").write_text(json.dumps(result))
+    (folder / "result.json").write_text(json.dumps(to_json(result)))
     return folder

@@ -48,7 +48,7 @@ def test_given_folds_are_kept() -> None:
     labels = [(f"label {number % 2}",) for number in range(12)]
     folds = [str(1 + number // 4) for number in range(12)]
     data = prepare(sample_of(np.zeros((12, 128)), labels, [str(number) for number in range(12)], folds), 5, 0)
-    assert data.given_folds
+    assert data.has_labeled_folds
     assert [[*test] for _, test in data.splits()] == [[*range(4)], [*range(4, 8)], [*range(8, 12)]]
 
 

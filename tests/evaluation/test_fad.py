@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from runner.core.errors import RunnerError
-from runner.evaluation.fad import GROUPS, Reference, Wanted, differences, failures, may_be_paired, measure
+from runner.evaluation.fad import GROUPS, FadOptions, Reference, differences, failures, may_be_paired, measure
 from runner.evaluation.sources import EmbeddingSet, find_sets
 from runner.statistics.frechet import Gaussian, frechet_distance, frechet_limit
 from runner.statistics.kernel import kernel_distance, median_distance
@@ -36,18 +36,18 @@ def run(tmp_path: Path) -> EmbeddingSet:
 
 @pytest.mark.slow
 def test_the_distance_is_that_of_the_embeddings(base: Reference, run: EmbeddingSet) -> None:
-    score = measure(base, run, Wanted())
+    score = measure(base, run, FadOptions())
     assert score.fad == pytest.approx(frechet_distance(Gaussian.of_rows(BASE), Gaussian.of_rows(OTHER)), abs=1e-9)
     assert score.interval is not None
     assert score.interval[0] < score.fad < score.interval[1]
     low, high = score.interval
-    assert score.figures() == {"fad": score.fad, "fad_low": low, "fad_high": high, "fad_paired_clips": 0}
-    everything = measure(base, run, Wanted(limit="subsets", kad="reference", per_clip=True))
+    assert score.metrics() == {"fad": score.fad, "fad_low": low, "fad_high": high, "fad_paired_clips": 0}
+    everything = measure(base, run, FadOptions(limit="subsets", kad="reference", per_clip=True))
     assert everything.interval == score.interval  # what is drawn is drawn again, whatever else is asked for
 
 
 def test_each_clip_has_its_own_distance_but_those_of_one_example(base: Reference, run: EmbeddingSet) -> None:
-    score = measure(base, run, Wanted(interval=0, per_clip=True))
+    score = measure(base, run, FadOptions(interval=0, per_clip=True))
     assert (len(score.clips), score.left_out) == (len(CLIP_EXAMPLES) - 1, 1)
     assert [clip.fad for clip in score.clips] == sorted(clip.fad for clip in score.clips)
     long = next(clip for clip in score.clips if clip.clip == "other3.wav")  # over several row groups
@@ -57,11 +57,11 @@ def test_each_clip_has_its_own_distance_but_those_of_one_example(base: Reference
 
 
 def test_limit_and_kernel_distance_are_of_the_runs_embeddings(base: Reference, run: EmbeddingSet) -> None:
-    score = measure(base, run, Wanted(interval=0, limit="subsets", kad="reference"))
+    score = measure(base, run, FadOptions(interval=0, limit="subsets", kad="reference"))
     rng = np.random.default_rng(0)
     assert score.limit == frechet_limit(base.gaussian, OTHER, rng)
     assert score.kad == pytest.approx(kernel_distance(BASE, OTHER, median_distance(BASE)), rel=1e-9)
-    by_kadtk = measure(base, run, Wanted(interval=0, kad="kadtk"))
+    by_kadtk = measure(base, run, FadOptions(interval=0, kad="kadtk"))
     assert by_kadtk.kad == pytest.approx(kernel_distance(BASE, OTHER, median_distance(OTHER)), rel=1e-9)
 
 
@@ -69,7 +69,7 @@ def test_only_some_rows_of_large_sets_are_drawn(
     base: Reference, run: EmbeddingSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runner.evaluation.fad.LIMIT_ROWS", 150)
-    limit = measure(base, run, Wanted(interval=0, limit="subsets")).limit
+    limit = measure(base, run, FadOptions(interval=0, limit="subsets")).limit
     assert limit is not None
     assert limit.points[-1][0] == 150
 
@@ -83,7 +83,7 @@ def test_a_clip_is_drawn_with_all_its_examples(
     monkeypatch.setattr(
         "runner.evaluation.fad.bootstrap_interval", lambda base, groups, rng, resamples: drawn.extend(groups)
     )
-    measure(base, run, Wanted())
+    measure(base, run, FadOptions())
     clips = np.split(OTHER, np.cumsum(CLIP_EXAMPLES)[:-1])
     for number, group in enumerate(drawn):
         expected = EmbeddingStatistics.of(np.concatenate(clips[number::groups]))
@@ -96,16 +96,16 @@ def test_the_same_clips_are_drawn_in_pairs_so_that_the_interval_is_of_the_settin
     base: Reference, run: EmbeddingSet, tmp_path: Path
 ) -> None:
     rounded = BASE * (1 + np.random.default_rng(5).standard_normal(BASE.shape) / 2**9).astype(np.float32)
-    score = measure(base, one(tmp_path / "rounded", rounded, shards=2), Wanted(interval=50))
+    score = measure(base, one(tmp_path / "rounded", rounded, shards=2), FadOptions(interval=50))
     assert score.paired == len(CLIP_EXAMPLES)
     assert score.interval is not None
     low, high = score.interval
     assert low < score.fad < high < 0.01
-    of_other_clips = measure(base, one(tmp_path / "other", rounded, clip="other"), Wanted())
+    of_other_clips = measure(base, one(tmp_path / "other", rounded, clip="other"), FadOptions())
     assert of_other_clips.fad == score.fad
     assert of_other_clips.interval is not None
     assert of_other_clips.interval[1] > 1000 * high
-    same = measure(base, base.embeddings, Wanted(interval=20))
+    same = measure(base, base.embeddings, FadOptions(interval=20))
     assert (same.fad, same.interval, same.paired) == (0.0, (0.0, 0.0), len(CLIP_EXAMPLES))
 
 
@@ -116,10 +116,10 @@ def test_sets_that_are_not_known_to_be_of_the_same_clips_are_not_paired(base: Re
     assert not may_be_paired(first, second)
     assert not may_be_paired(first, replace(first, blocks=None))
     assert not may_be_paired(first, replace(first, summary=replace(first.summary, n=299)))
-    assert measure(Reference(first), second, Wanted(interval=2)).paired == 0
+    assert measure(Reference(first), second, FadOptions(interval=2)).paired == 0
     rows = np.concatenate([BASE[-10:], BASE[:-10]])  # as many examples, in other clips
     counts = (*CLIP_EXAMPLES[-1:], *CLIP_EXAMPLES[:-1])
-    assert measure(base, one(tmp_path / "counts", rows, counts=counts), Wanted(interval=2)).paired == 0
+    assert measure(base, one(tmp_path / "counts", rows, counts=counts), FadOptions(interval=2)).paired == 0
 
 
 def test_other_protocols_and_weights_are_named(base: Reference, run: EmbeddingSet, tmp_path: Path) -> None:
@@ -140,26 +140,26 @@ def test_a_run_of_before_a_front_end_key_is_as_one_with_its_default(base: Refere
 def test_another_tools_statistics_differ_from_none_and_the_score_says_so(base: Reference, run: EmbeddingSet) -> None:
     foreign = replace(run, summary=replace(run.summary, about={}), blocks=None)
     assert differences(base.embeddings, foreign) == []
-    notes = measure(base, foreign, Wanted()).notes
+    notes = measure(base, foreign, FadOptions()).notes
     assert "does not say its protocol" in notes[0]
     assert "no interval" in notes[1]
-    for wanted in (Wanted(limit="subsets"), Wanted(kad="reference"), Wanted(per_clip=True)):
+    for options in (FadOptions(limit="subsets"), FadOptions(kad="reference"), FadOptions(per_clip=True)):
         with pytest.raises(RunnerError, match="file of statistics, without the embeddings"):
-            measure(base, foreign, wanted)
+            measure(base, foreign, options)
 
 
 def test_embeddings_of_another_size_are_refused(base: Reference, run: EmbeddingSet) -> None:
     small = replace(run, summary=replace(run.summary, mean=np.zeros(3), covariance=np.eye(3)))
     with pytest.raises(RunnerError, match="embeddings of 3 values"):
-        measure(base, small, Wanted())
+        measure(base, small, FadOptions())
 
 
 def test_statistics_that_are_not_of_the_embeddings_are_told(base: Reference, run: EmbeddingSet) -> None:
     with pytest.raises(RunnerError, match="its statistics are of 301"):
-        measure(base, replace(run, summary=replace(run.summary, n=301)), Wanted())
+        measure(base, replace(run, summary=replace(run.summary, n=301)), FadOptions())
 
 
 def test_a_score_above_the_limit_fails_and_one_at_it_does_not(base: Reference, run: EmbeddingSet) -> None:
-    score = measure(base, run, Wanted(interval=0))
+    score = measure(base, run, FadOptions(interval=0))
     assert failures([score], score.fad) == []
     assert len(failures([score, score], score.fad - 1e-9)) == 2

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runner.evaluation.fad import Reference, Wanted, measure
+from runner.evaluation.fad import FadOptions, Reference, measure
 from runner.evaluation.sources import find_sets, sum_of
 from runner.storage.object_store import ObjectStore
 from tests.commands import run
@@ -47,7 +47,7 @@ def test_a_url_is_what_the_folder_is(tmp_path: Path) -> None:
         np.testing.assert_array_equal(url.summary.covariance, folder.summary.covariance)
         assert url.blocks is not None
         assert sum_of(url.blocks()).n == url.summary.n
-        wanted = Wanted(per_clip=True)
-        assert measure(Reference(folder), url, wanted).clips == measure(Reference(folder), folder, wanted).clips
+        options = FadOptions(per_clip=True)
+        assert measure(Reference(folder), url, options).clips == measure(Reference(folder), folder, options).clips
         assert find_sets("s3://fad/run/stats.npz")[0].summary.n == folder.summary.n
         assert [each.name for each in find_sets("s3://fad")] == ["s3://fad/run"]

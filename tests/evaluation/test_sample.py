@@ -12,7 +12,7 @@ from runner.config.groups.evaluate import EvaluateConfig
 from runner.core.errors import EvaluationError, RunnerError
 from runner.evaluation.annotations import Annotation, Annotations
 from runner.evaluation.labels import FileLabels, Labels, RunLabels
-from runner.evaluation.sample import Sample, read_clips, take_sample
+from runner.evaluation.sample import Sample, draw_sample, read_clips
 from runner.output.reader import EmbeddedClip
 from runner.output.rows import row_groups
 from tests.evaluation.labeled_runs import clip_row, labeled_clips, write_run
@@ -22,7 +22,7 @@ def taken(
     folder: Path, labels: Labels | None = None, unit: str = "clip", max_rows: int = 1000, seed: int = 0
 ) -> Sample:
     clips = read_clips(str(folder))
-    return take_sample(clips, labels or RunLabels(), unit=unit, window_s=0.96, max_rows=max_rows, seed=seed)
+    return draw_sample(clips, labels or RunLabels(), unit=unit, window_s=0.96, max_rows=max_rows, seed=seed)
 
 
 def test_a_clip_is_the_mean_of_its_windows_in_either_format(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_windows_are_drawn_evenly_and_no_more_are_held_than_twice_the_limit(monk
         most.append(len(draw._kept))
 
     monkeypatch.setattr(sample._Draw, "add", counting)
-    found = take_sample([block], RunLabels(), unit="window", window_s=0.96, max_rows=500, seed=0)
+    found = draw_sample([block], RunLabels(), unit="window", window_s=0.96, max_rows=500, seed=0)
     assert len(found.starts) == len(set(found.starts)) == 500
     assert max(most) <= 1000
     counts, _ = np.histogram(found.starts, bins=10, range=(0, 0.96 * windows))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from runner.devices.nvml import NvidiaGpu
 from runner.inference.compile_cache import CompileCache
 from tests.fresh_tensorflow import run_fresh
 
-GPUS = [{"name": "a GPU", "driver": "1", "compute_capability": "9.0", "memory_mib": 1}]
+GPUS = [NvidiaGpu("a GPU", memory_mib=1, driver="1", compute_capability="9.0")]
 
 
 @pytest.fixture(autouse=True)
@@ -27,6 +29,7 @@ def make_cache(folder: Path, flags: str = "") -> CompileCache:
 
 COMPILE = """
     from pathlib import Path
+    from runner.devices.nvml import NvidiaGpu
     from runner.inference.compile_cache import CompileCache
     import tensorflow as tf
     cache = CompileCache(Path({folder!r}), {gpus!r})
@@ -41,6 +44,7 @@ COMPILE = """
 """
 DAMAGE = """
     from pathlib import Path
+    from runner.devices.nvml import NvidiaGpu
     from runner.inference.compile_cache import CompileCache
     (entry,) = CompileCache(Path({folder!r}), {gpus!r}).folder.iterdir()
     entry.write_bytes(entry.read_bytes()[:-100])
@@ -84,7 +88,7 @@ def test_after_wrong_numbers_nothing_stays(tmp_path: Path) -> None:
 
 
 def test_another_driver_has_other_entries(tmp_path: Path) -> None:
-    assert CompileCache(tmp_path, [{**GPUS[0], "driver": "2"}]).folder != CompileCache(tmp_path, GPUS).folder
+    assert CompileCache(tmp_path, [replace(GPUS[0], driver="2")]).folder != CompileCache(tmp_path, GPUS).folder
 
 
 def test_flags_of_the_user_stay(tmp_path: Path) -> None:
@@ -95,9 +99,7 @@ def test_flags_of_the_user_stay(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "gpus"), [("models", []), ("file", GPUS), ("no flag/can hold a space", GPUS)])
-def test_without_gpus_or_a_usable_folder_there_is_no_cache(
-    tmp_path: Path, name: str, gpus: list[dict[str, object]]
-) -> None:
+def test_without_gpus_or_a_usable_folder_there_is_no_cache(tmp_path: Path, name: str, gpus: list[NvidiaGpu]) -> None:
     (tmp_path / "file").touch()
     cache = CompileCache(tmp_path / name, gpus)
     cache.use()

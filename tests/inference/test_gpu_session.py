@@ -12,7 +12,7 @@ import pytest
 
 from runner.contract.result import Effect
 from runner.devices import cuda
-from runner.devices.detection import DeviceInfo, DeviceType
+from runner.devices.detection import DeviceInfo, DeviceType, GpuDetails
 from runner.devices.selection import DeviceChoice
 from runner.inference.batch_size import measure_on
 from runner.inference.parity import as_int16, fixed_signals
@@ -22,7 +22,7 @@ from runner.inference.session import VGGishSession
 from tests.devices.test_cuda import HostRuntime, noise
 from tests.reference import metadata_of
 
-H100 = DeviceInfo(DeviceType.GPU, True, "H100", "simulated", {"compute_capability": [9, 0]})
+H100 = DeviceInfo(DeviceType.GPU, True, "H100", "simulated", GpuDetails(compute_capability=(9, 0)))
 CHOICE = DeviceChoice(DeviceType.GPU, H100, 0, "", None, [H100])
 
 SIGNALS = fixed_signals()[:8]

@@ -3,7 +3,7 @@
 import pytest
 
 from runner.config.schema import MemoryConfig
-from runner.devices.detection import DeviceInfo, DeviceType
+from runner.devices.detection import DeviceInfo, DeviceType, GpuDetails
 from runner.inference.memory import MAX_BATCH, ceiling_mib, plan_memory
 from runner.inference.precision import choose_precision
 from runner.vggish.framing import slot_bytes
@@ -80,8 +80,8 @@ def test_the_ceiling_leaves_out_what_cuda_takes_in_any_case() -> None:
 
 
 CPU = DeviceInfo(DeviceType.CPU, True, "Some CPU", "")
-AMPERE = DeviceInfo(DeviceType.GPU, True, "A100", "", {"compute_capability": [8, 0]})
-TURING = DeviceInfo(DeviceType.GPU, True, "T4", "", {"compute_capability": [7, 5]})
+AMPERE = DeviceInfo(DeviceType.GPU, True, "A100", "", GpuDetails(compute_capability=(8, 0)))
+TURING = DeviceInfo(DeviceType.GPU, True, "T4", "", GpuDetails(compute_capability=(7, 5)))
 MODERN, OLD = frozenset({"avx512_bf16", "amx_bf16"}), frozenset({"avx2"})
 
 

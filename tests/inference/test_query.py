@@ -61,7 +61,12 @@ def test_an_audio_file_finds_itself(run: Path, capsys: pytest.CaptureFixture[str
 @pytest.mark.slow
 def test_the_query_is_slowed_as_the_runs_clips_were(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shard = run / "run" / "embeddings" / "part-00000.parquet"
-    about = {"weights.source": "random", "weights.checksum": CHECKSUM, "hop_s": "0.96", "frontend.speed": "0.1"}
+    about = {
+        "weights.source": "random",
+        "weights.checksum": CHECKSUM,
+        "frontend.hop_s": "0.96",
+        "frontend.speed": "0.1",
+    }
     write_metadata(shard, about)
     samples, _ = soundfile.read(run / "4.wav", dtype="int16")
     soundfile.write(run / "bat.wav", samples, 160_000)

@@ -10,13 +10,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 
 from runner.config.composition import compose_config
+from runner.contract.events import EndEvent, Event, PhaseEvent
 from runner.contract.result import WorkerResult
 from runner.core import stop_signals
 from runner.jobs import spawn, worker_process
@@ -69,10 +69,10 @@ print('{"event": "phase", "name": "import"}')
 print("noise")
 print('{"event": "end", "status": "failed", "failure": null}')
 """
-    heard: list[dict[str, Any]] = []
+    heard: list[Event] = []
     monkeypatch.setattr(worker_process, "run_worker", functools.partial(run_worker, on_event=heard.append))
     run(tmp_path, monkeypatch, script)
-    assert [each["event"] for each in heard] == ["phase", "end"]
+    assert heard == [PhaseEvent("import"), EndEvent("failed")]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="real-time signals")

@@ -16,6 +16,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from runner.config.schema import AutoWeights, FolderDataset, RunConfig
+from runner.contract.events import DeviceEvent, ProgressEvent
 from runner.jobs import tracker
 from runner.jobs.spec import Job
 from runner.jobs.tracker import Points, RunTracking, pause_after
@@ -37,8 +38,8 @@ class Idle:
         return {"system/cpu_utilization_percentage": 50.0}
 
 
-def progress(clips: int, audio_s: float, elapsed_s: float) -> dict[str, Any]:
-    return {"event": "progress", "clips": clips, "skipped": 0, "audio_s": audio_s, "elapsed_s": elapsed_s}
+def progress(clips: int, audio_s: float, elapsed_s: float) -> ProgressEvent:
+    return ProgressEvent(clips, clips, 0, 0, audio_s, elapsed_s)
 
 
 def make_job(folder: Path, **settings: Any) -> Job:
@@ -110,7 +111,7 @@ def test_a_run_is_seen_while_it_goes_on(tmp_path: Path, monkeypatch: pytest.Monk
     info = info_of(make_run(job.run_dir, attempt=1))
     one = RunTracking(job)
     one.begin(replace(info, run_name="early"), None)
-    one.note({"event": "device", "effective": "cpu", "name": "A CPU", "precision": "float32"})
+    one.note(DeviceEvent("cpu", "A CPU", "float32"))
     one.note(progress(2, 20.0, 1.0))
     client = MlflowClient(store_uri(job.config.tracking, tmp_path))
     until((job.run_dir / "tracking.json").exists)
@@ -150,7 +151,7 @@ def test_a_point_that_could_not_be_told_comes_with_the_next(tmp_path: Path, monk
         raise TrackingError("down")
 
     one = RunTracking(make_job(tmp_path))
-    one.note({"event": "device", "effective": "cpu", "name": "A CPU", "precision": "float32"})
+    one.note(DeviceEvent("cpu", "A CPU", "float32"))
     points = Points(Idle(), {})  # type: ignore[arg-type]
     monkeypatch.setattr(mlflow_client, "connected", refuse)
     assert not one._log("run", points)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import inspect
 import io
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,9 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner.config.groups.output import FORMATS, OutputConfig
+from runner.config.groups.output import OutputConfig
 from runner.core.errors import ResumeError
-from runner.core.layout import FORMAT_FOLDERS
+from runner.core.layout import FORMATS, RunLayout
 from runner.output.formats import make_formats
 from runner.output.npz import NpzFiles, npz_path
 from runner.output.parquet import ParquetShards
@@ -48,15 +50,25 @@ def quantize(embeddings: np.ndarray) -> np.ndarray:
     return (embeddings * 50 + 128).clip(0, 255).astype(np.uint8)
 
 
-def test_every_format_of_the_configuration_writes_shards_into_a_folder_of_its_own(tmp_path: Path) -> None:
-    for name in FORMATS:
-        output = OutputConfig(formats=[name], postprocess="audioset")
-        (made,) = make_formats(output, tmp_path / name, {}, 0.96, ["dog"], quantize)
-        made.write(0, [row("a.wav", 2), row("broken.wav", 0)])
-    folders = [[path.name for path in (tmp_path / name).iterdir() if path.is_dir()] for name in FORMATS]
-    folders = [[name for name in names if name in FORMAT_FOLDERS] for names in folders]
-    assert [len(names) for names in folders] == [1] * len(FORMATS)
-    assert len({*map(tuple, folders)}) == len(FORMATS)
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_writes_shards_and_its_metadata_into_its_folder(tmp_path: Path, name: str) -> None:
+    output = OutputConfig(formats=[name], postprocess="audioset")
+    (made,) = make_formats(output, tmp_path, {}, 0.96, ["dog"], quantize)
+    made.write(0, [row("a.wav", 2), row("broken.wav", 0)])
+    folder = FORMATS[name].folder
+    assert {path.name for path in tmp_path.iterdir()} - {RunLayout.state} == {folder}
+    names = {path.relative_to(tmp_path).as_posix() for path in (tmp_path / folder).rglob("*") if path.is_file()}
+    metadata = set(FORMATS[name].metadata)
+    assert metadata < names
+    assert (
+        all(Path(shard).name.startswith("part-00000.") for shard in names - metadata) is not FORMATS[name].is_per_clip
+    )
+
+
+def test_formats_have_folders_of_their_own_and_are_in_the_documentation() -> None:
+    assert len({each.folder for each in FORMATS.values()}) == len(FORMATS)
+    keys, page = inspect.getsource(OutputConfig), (PROJECT / "docs/reference/output-files.md").read_text("utf-8")
+    assert [name for name in FORMATS if not re.search(rf"Any of .*\b{name}\b", keys) or f"| `{name}`" not in page] == []
 
 
 def test_a_plain_reader_of_audiosets_format_parses_the_tfrecords(tmp_path: Path) -> None:

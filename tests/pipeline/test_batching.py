@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from typing import cast
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runner.audio.source_windows import WindowKind
 from runner.pipeline.batching import BatchFiller, BatchQueue
 from runner.pipeline.decode_worker import SlotWriter
 from runner.pipeline.messages import (
@@ -26,6 +28,10 @@ from runner.pipeline.slots import SlotMemory
 from runner.vggish.framing import scaled
 
 ROWS = 10
+
+INT16, FLOAT32 = WindowKind("int16"), WindowKind("float32")
+
+STEREO = WindowKind("int16", 44_100, 43_659, 2)
 
 
 def numbered(first: int, count: int, dtype: str) -> np.ndarray:
@@ -45,56 +51,83 @@ def memory():
 def test_a_slot_of_int16_becomes_float32_when_it_must(memory: SlotMemory) -> None:
     writer = SlotWriter(memory)
     writer.open(1)
-    assert writer.put(7, 0, numbered(0, 100, "int16")) == 100
-    assert writer.dtype == "int16"
-    assert writer.put(8, 0, numbered(100, 20, "float32")) == 20
-    assert writer.dtype == "float32"
-    assert writer.put(9, 0, numbered(120, 20, "int16")) == 10  # as many as fit
+    assert writer.put(7, 0, numbered(0, 100, "int16"), INT16) == 100
+    assert writer.kind == INT16
+    assert writer.put(8, 0, numbered(100, 20, "float32"), FLOAT32) == 20
+    assert writer.kind == FLOAT32
+    assert writer.put(9, 0, numbered(120, 20, "int16"), INT16) == 10  # as many as fit
     assert writer.is_full
     assert writer.segments == [Segment(7, 0, 100), Segment(8, 0, 20), Segment(9, 0, 10)]
-    assert np.array_equal(memory.windows(1, "float32"), numbered(0, 130, "float32"))
+    assert np.array_equal(memory.windows(1, FLOAT32), numbered(0, 130, "float32"))
+
+
+def test_a_slot_holds_as_many_windows_at_another_rate_as_fit_and_none_of_another_kind(memory: SlotMemory) -> None:
+    writer = SlotWriter(memory)
+    writer.open(1)
+    assert writer.takes(STEREO)  # as it is empty
+    windows = np.arange(60, dtype=np.int16)[:, None, None] + np.zeros(STEREO.shape, np.int16)
+    assert writer.put(7, 0, windows, STEREO) == 130 * 15_600 * 4 // (43_659 * 2 * 2) == 46
+    assert writer.is_full
+    assert not writer.takes(INT16)
+    assert writer.takes(STEREO)
+    assert np.array_equal(memory.windows(1, STEREO), windows[:46])
 
 
 def test_slots_do_not_overlap_and_are_aligned(memory: SlotMemory) -> None:
     for slot in range(memory.slots):
-        memory.windows(slot, "float32")[:] = slot
-        assert memory.windows(slot, "int16").ctypes.data % 64 == 0
+        memory.windows(slot, FLOAT32)[:] = slot
+        assert memory.windows(slot, INT16).ctypes.data % 64 == 0
     memory.set_current_job(0, 5)
     memory.set_current_job(1, 6)
     assert (memory.current_job(0), memory.current_job(1)) == (5, 6)
-    assert all((memory.windows(slot, "float32") == slot).all() for slot in range(memory.slots))
+    assert all((memory.windows(slot, FLOAT32) == slot).all() for slot in range(memory.slots))
 
 
-@given(st.lists(st.tuples(st.integers(1, ROWS), st.sampled_from(["int16", "float32"])), max_size=30))
-def test_merging_keeps_every_row_with_its_job_and_wastes_one_batch_a_type(parts: list[tuple[int, str]]) -> None:
-    memory = {slot: np.zeros((ROWS, 1), np.int64) for slot in range(len(parts))}
+class NumberedSlots:
+    """Slots of one number a row, of which those at another rate are half as long."""
+
+    def __init__(self, slots: int) -> None:
+        self.slots = [np.zeros((ROWS, 1), np.int64) for _ in range(slots)]
+
+    def rows_of(self, kind: WindowKind) -> int:
+        return ROWS // 2 if kind == STEREO else ROWS
+
+    def windows(self, slot: int, kind: WindowKind) -> np.ndarray:
+        return self.slots[slot][: self.rows_of(kind)]
+
+
+@given(st.lists(st.tuples(st.integers(1, ROWS), st.sampled_from([INT16, FLOAT32, STEREO])), max_size=30))
+def test_merging_keeps_every_row_with_its_job_and_wastes_few_batches(parts: list[tuple[int, WindowKind]]) -> None:
+    memory = NumberedSlots(len(parts))
     released: list[int] = []
-    filler = BatchFiller(ROWS, lambda filled: memory[filled.slot][: filled.rows], released.append)
-    given_rows: list[int] = []
+    filler = BatchFiller(cast("SlotMemory", memory), released.append)
+    given_rows: list[tuple[WindowKind, int]] = []
     batches: list[FilledSlot] = []
-    seen: list[tuple[int, str, int]] = []
-    for slot, (rows, dtype) in enumerate(parts):
-        memory[slot][:rows, 0] = np.arange(rows) + 100 * slot
-        given_rows += [(dtype, 100 * slot + row) for row in range(rows)]
-        batches += filler.add(FilledSlot(slot, dtype, rows, [Segment(slot, 0, rows)]))
-    full = len(batches)
-    batches += filler.flush()
+    seen: list[tuple[WindowKind, int]] = []
+    for slot, (most, kind) in enumerate(parts):
+        rows = min(most, memory.rows_of(kind))
+        memory.slots[slot][:rows, 0] = np.arange(rows) + 100 * slot
+        given_rows += [(kind, 100 * slot + row) for row in range(rows)]
+        batches += filler.add(FilledSlot(slot, kind, rows, [Segment(slot, 0, rows)]))
+    held = list(filler.flush())
+    batches += held
     for batch in batches:
         row = 0
         for job, first, windows in batch.segments:
-            values = memory[batch.slot][row : row + windows, 0].tolist()
+            values = memory.slots[batch.slot][row : row + windows, 0].tolist()
             assert values == [100 * job + first + place for place in range(windows)]
-            seen += [(batch.dtype, value) for value in values]
+            seen += [(batch.kind, value) for value in values]
             row += windows
         assert row == batch.rows
     assert sorted(seen) == sorted(given_rows)
-    assert all(batch.rows == ROWS for batch in batches[:full])
-    assert len(batches) - full <= 2
+    assert len(held) <= 2  # kinds of which a slot waits
+    if len({kind for _, kind in parts}) <= 2:
+        assert all(batch.rows == memory.rows_of(batch.kind) for batch in batches[: -len(held) or None])
     assert len(released) + len(batches) == len(parts)
 
 
 def filled(slot: int) -> FilledSlot:
-    return FilledSlot(slot, "int16", 1, [])
+    return FilledSlot(slot, INT16, 1, [])
 
 
 def test_a_batch_handed_back_goes_to_another_replica_even_after_the_end() -> None:
@@ -131,7 +164,7 @@ def test_messages_come_out_of_their_bytes_as_they_went_in() -> None:
     result = ClipResult(4, True, None, None, 3, 2.9, 16_000, 1, False)
     messages = [
         Decode([ClipTask(4, b"/data/\xff.wav", None, 2.5, 1)], last=True),
-        DecodeReport(None, "int16", [Segment(4, 0, 3)], [result], 1, 70.0, 1.5, 0.5),
+        DecodeReport(None, STEREO, [Segment(4, 0, 3)], [result], 1, 70.0, 1.5, 0.5),
         SlotGrant(0),
         None,
     ]

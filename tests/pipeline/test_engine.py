@@ -25,10 +25,10 @@ from runner.pipeline.assembler import ClipAssembler
 from runner.pipeline.decode_pool import DecodePool
 from runner.pipeline.messages import DecodeOptions, Replica
 from runner.pipeline.pipeline import EmbeddingPipeline, ShardedClips
-from runner.vggish.framing import scaled
+from runner.vggish.framing import Framing, scaled
 from tests.writers import journaled_writer
 
-OPTIONS = DecodeOptions(hop_s=0.96, short_clips="pad", tail="drop", resampler="kaiser_best")
+OPTIONS = DecodeOptions()
 LENGTHS = [100, 15_600, 160_000, 15_599, 31_000, 1_100_000, 0, 48_000, 30_960, 7] * 3
 
 
@@ -71,7 +71,7 @@ def run_engine(
 ) -> EmbeddingPipeline:
     pool = DecodePool(options, workers)
     pool.open(workers, 2 + threads * replicas, batch)
-    writer = make_writer(folder, options.hop_s)
+    writer = make_writer(folder, options.framing.hop_s)
     engine = EmbeddingPipeline(
         ShardedClips(plan_shards(len(clips), shard), iter(clips)), pool, writer, shutdown_timeout_s=10, spill=spill
     )
@@ -107,7 +107,7 @@ def test_every_row_belongs_to_its_clip_in_any_setting(
 
 
 def test_short_clips_are_skipped_where_that_is_asked_for(clips: list[Clip], tmp_path: Path) -> None:
-    run_engine(clips, tmp_path, options=DecodeOptions(0.96, "skip", "drop", "kaiser_best"))
+    run_engine(clips, tmp_path, options=DecodeOptions(framing=Framing(short_clips="skip")))
     reasons = {end["clip"]: end["reason"] for end in pq.read_table(tmp_path / "clips.parquet").to_pylist()}
     assert reasons["000.wav"] == "too_short"
     assert reasons["001.wav"] is None

@@ -21,7 +21,7 @@ from runner.pipeline.decode_pool import DecodePool
 from runner.pipeline.messages import ClipResult, ClipTask, DecodeOptions
 from tests.conftest import PROJECT, environment
 
-OPTIONS = DecodeOptions(hop_s=0.96, short_clips="pad", tail="drop", resampler="kaiser_best")
+OPTIONS = DecodeOptions()
 ROWS = 8
 
 
@@ -180,7 +180,7 @@ def test_a_process_with_a_pool_that_was_never_closed_ends(tmp_path: Path) -> Non
 from runner.pipeline.messages import DecodeOptions
 from runner.pipeline.decode_pool import DecodePool
 if __name__ == "__main__":
-    pool = DecodePool(DecodeOptions(0.96, "pad", "drop", "kaiser_best"), 2)
+    pool = DecodePool(DecodeOptions(), 2)
     pool.open(2, 2, 8)
     while not all(process.is_ready for process in pool._processes):
         list(pool.receive(0.05))

@@ -17,7 +17,6 @@ import pytest
 import soundfile
 from PIL import Image
 
-from runner.audio.preparation import Preparation
 from runner.audio.reader import leveled, read_clip
 from runner.config.groups.dataset import FolderDataset, ManifestDataset
 from runner.config.groups.frontend import FrontendConfig
@@ -29,7 +28,7 @@ from runner.output.parquet import embedding_schema
 from runner.reporting import log_mels
 from runner.reporting.embedding_map import draw_map
 from runner.reporting.log_mels import LOWEST, Example, compute_log_mels, frequency_ticks, write_sheets
-from runner.vggish.framing import Framing, WindowCutter, cut, scaled
+from runner.vggish.framing import WindowCutter, cut, scaled
 from runner.vggish.mel import mel_matrix
 from runner.vggish.reference import reference_log_mel
 from tests.chromium import browser
@@ -98,15 +97,13 @@ def test_a_points_log_mel_is_the_references_of_the_window_that_was_embedded(
     tmp_path: Path, frontend: Sequence[str]
 ) -> None:
     config = make_config(frontend).frontend
-    framing = Framing(config.hop_s, config.short_clips, config.tail, config.window_s, config.min_duration_s)
     examples, windows = [], []
     for rate, channels in MANY_RATES:
         path = noise(tmp_path / f"{rate}.wav", 2.5, rate, channels)
-        preparation = Preparation(config.resampler, config.channels, speed=config.speed)
+        with read_clip(str(path), preparation=config.preparation) as clip:
+            preparation = leveled(clip)
         with read_clip(str(path), preparation=preparation) as clip:
-            preparation = leveled(clip, preparation, config.normalize)
-        with read_clip(str(path), preparation=preparation) as clip:
-            own = scaled(np.concatenate(list(cut(iter(clip), framing.cutter()))))
+            own = scaled(np.concatenate(list(cut(iter(clip), config.framing.cutter()))))
         windows.append(own)
         examples += [Example(os.fsencode(path), config.file_hop_s * number, 0.0, None) for number in range(len(own))]
     computed, failures = compute_log_mels(examples, config)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import open_dict
 
 from runner.config.composition import expand_sweep, register
+from runner.config.params import config_params
 from runner.config.schema import AutoWeights, FolderDataset, RunConfig
 from runner.contract.result import Startup
 from runner.core.paths import conf_dir
@@ -24,13 +25,13 @@ def config(**groups: dict) -> RunConfig:
 
 
 def settings_of(configs: list[RunConfig]) -> dict[str, list[str]]:
-    return swept_settings([each.to_dict() for each in configs])
+    return swept_settings([config_params(each) for each in configs])
 
 
 def named(tmp_path: Path, configs: list[RunConfig], startup: Startup | None = None) -> list[str]:
     path = tmp_path / "sweep.json"
     path.write_text(json.dumps({"swept": settings_of(configs)}))
-    return [run_name(each, swept_of(each.to_dict(), path), startup) for each in configs]
+    return [run_name(each, swept_of(config_params(each), path), startup) for each in configs]
 
 
 @pytest.mark.parametrize(
@@ -74,7 +75,7 @@ def test_a_name_of_ones_own_is_told_apart_too(tmp_path: Path) -> None:
 
 
 def test_a_run_by_itself_has_its_setting_alone() -> None:
-    assert swept_of(config().to_dict(), None) == {}
+    assert swept_of(config_params(config()), None) == {}
     assert " " not in run_name(config(), {})
 
 
@@ -84,8 +85,8 @@ def test_rounds_are_one_variant(tmp_path: Path) -> None:
     path.write_text(json.dumps({"swept": settings_of(jobs)}))
     results = []
     for job in jobs:
-        swept = swept_of(job.to_dict(), path)
-        results.append(make_result({"config": job.to_dict(), "swept": swept, "run_name": run_name(job, swept)}))
+        swept = swept_of(config_params(job), path)
+        results.append(make_result({"config": asdict(job), "swept": swept, "run_name": run_name(job, swept)}))
     assert len({each.info.run_name for each in results}) == 4
     assert [variant_name(each).partition(" ")[2] for each in results] == ["queue_depth=4", "queue_depth=8"] * 2
 

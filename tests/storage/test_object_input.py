@@ -27,7 +27,7 @@ from runner.output.rows import ClipRow
 from runner.pipeline.skip_limit import SkipLimit
 from runner.storage.filesystem import open_store
 from runner.storage.prefetch import FetchedFile, Prefetcher, fetch
-from runner.storage.whole_object import read_whole
+from runner.storage.whole_object import download_object
 from tests.conftest import Done, environment, run_command
 from tests.object_store import Fault, StoreServer, object_store
 
@@ -222,8 +222,8 @@ def test_other_drivers_objects_that_are_replaced_meanwhile_are_read_anew(tmp_pat
     store = Resuming()
     store.ukey("x")
     with pytest.raises(ConnectionError, match="replaced during its download"):
-        read_whole(store, "other://x", str(tmp_path / "x"))
-    read_whole(store, "other://x", str(tmp_path / "x"))
+        download_object(store, "other://x", str(tmp_path / "x"))
+    download_object(store, "other://x", str(tmp_path / "x"))
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")

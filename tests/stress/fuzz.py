@@ -116,7 +116,7 @@ def fuzz_audio(rng: random.Random, until: float, keep: Path) -> Counter[str]:
 
     seeds = audio_seeds()
     counted: Counter[str] = Counter()
-    options = DecodeOptions(0.96, "pad", "drop", "kaiser_best", max_duration_s=600)
+    options = DecodeOptions(max_duration_s=600)
     while time.monotonic() < until:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)

@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -34,7 +34,7 @@ LOCAL = TrackingConfig()
 
 def config_values(**tracking: object) -> dict:
     config = RunConfig(weights=AutoWeights(), dataset=FolderDataset(root="/data"))
-    return replace(config, tracking=replace(config.tracking, **tracking)).to_dict()
+    return asdict(replace(config, tracking=replace(config.tracking, **tracking)))
 
 
 def make_run(folder: Path, status: str = "finished", **changes: object) -> Path:

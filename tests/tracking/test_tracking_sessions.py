@@ -54,7 +54,7 @@ def test_a_run_that_was_taken_up_began_with_its_first_session(tmp_path: Path) ->
     (tmp_path / ".runner").mkdir()
     assert first_attempt_at(tmp_path) is None
     for number, at in enumerate((100.0, 200.0)):
-        assert begin_attempt(tmp_path, {"started_at": at}) == number + 1
+        assert begin_attempt(tmp_path, at) == number + 1
         assert first_attempt_at(tmp_path) == 100.0
 
 

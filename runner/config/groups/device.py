@@ -9,6 +9,8 @@ from runner.config.checks import one_of, whole_number
 
 DEVICES = ("auto", "cpu", "gpu", "metal")
 
+RESAMPLING = ("auto", "host", "device")
+
 
 @dataclass
 class DeviceConfig:
@@ -23,7 +25,12 @@ class DeviceConfig:
     strict: bool = False
     """Fail if the requested device is missing, instead of a warning and the CPU."""
 
+    resampling: str = "auto"
+    """Where audio of common rates is resampled to 16 kHz: on the ``host``, by decode processes, or on the ``device``;
+    auto: on a CUDA GPU on the device. The embeddings are the same to 1e-6."""
+
     def __post_init__(self) -> None:
+        one_of("device.resampling", self.resampling, RESAMPLING)
         one_of("device.name", self.name, DEVICES)
         if self.index != "all":
             whole_number("device.index", self.index, 0, "or all")

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 from runner.config.checks import one_of
 from runner.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from runner.audio.preparation import Preparation
+    from runner.vggish.framing import Framing
 
 
 @dataclass
@@ -66,10 +72,29 @@ class FrontendConfig:
         except ValueError as error:
             raise ConfigError(f"frontend.{error}") from None
 
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str]) -> FrontendConfig:
+        """Return the front end of a run's files by their metadata, which have it as ``frontend.hop_s`` and so on.
+
+        A key that they lack has its default.
+        """
+        values = vars(cls())
+        known = {name: metadata[key] for name in values if (key := f"frontend.{name}") in metadata}
+        return cls(**values | {name: type(values[name])(text) for name, text in known.items()})
+
     @property
-    def keeps_int16(self) -> bool:
-        """Whether 16-bit mono samples at 16 kHz stay int16: nothing resamples or scales them."""
-        return self.speed == 1 and self.normalize == "none"
+    def preparation(self) -> Preparation:
+        """How a clip becomes mono at 16 kHz, before its level is known."""
+        from runner.audio.preparation import Preparation
+
+        return Preparation(self.resampler, self.channels, self.normalize, self.speed)
+
+    @property
+    def framing(self) -> Framing:
+        """How a clip's waveform is cut into windows."""
+        from runner.vggish.framing import Framing
+
+        return Framing(self.hop_s, self.short_clips, self.tail, self.window_s, self.min_duration_s)
 
     @property
     def file_hop_s(self) -> float:

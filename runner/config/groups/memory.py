@@ -41,6 +41,10 @@ class MemoryConfig:
     decode_workers: int | None = None
     """Decode processes; null: by device and cores (a GPU leaves them all cores, the CPU's network shares them)."""
 
+    writer_processes: int = 0
+    """Processes that write the files of shards, of 130 MiB each; 0: threads of the worker write them. Processes leave
+    its interpreter to what feeds a GPU."""
+
     host_limit_mib: int | None = 4096
     """Host memory, decode processes included, in MiB, to which queue, batch and processes shrink; null: no limit."""
 
@@ -58,5 +62,6 @@ class MemoryConfig:
         at_least("memory.embeddings_mib", self.embeddings_mib, 0)
         if self.decode_workers is not None:
             at_least("memory.decode_workers", self.decode_workers, 1)
+        at_least("memory.writer_processes", self.writer_processes, 0)
         if self.host_limit_mib is not None:
             at_least("memory.host_limit_mib", self.host_limit_mib, 1024)

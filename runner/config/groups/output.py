@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 
 from runner.config.checks import FREE, at_least, one_of, positive_seconds
 from runner.core.errors import ConfigError
+from runner.core.layout import FORMATS
 from runner.core.paths import as_path
-
-FORMATS = ("parquet", "npz", "tfrecord")
 
 POSTPROCESSES = ("none", "pca", "audioset")
 
@@ -45,14 +44,15 @@ class OutputConfig:
         if not self.formats:
             raise ConfigError("output.formats is empty: name at least one, as in output.formats=[parquet,npz]")
         for name in self.formats:
-            one_of("output.formats", name, FORMATS)
+            one_of("output.formats", name, tuple(FORMATS))
         one_of("output.postprocess", self.postprocess, POSTPROCESSES)
         one_of("output.compression", self.compression, _COMPRESSIONS)
-        if "tfrecord" in self.formats and self.postprocess != "audioset":
-            raise ConfigError(
-                f"output.formats has tfrecord, whose embeddings are AudioSet's 8-bit ones, but output.postprocess is "
-                f"{self.postprocess}: add output.postprocess=audioset"
-            )
+        for name in self.formats:
+            if (needed := FORMATS[name].postprocess) and needed != self.postprocess:
+                raise ConfigError(
+                    f"output.formats has {name}, whose embeddings are post-processed, but output.postprocess is "
+                    f"{self.postprocess}: add output.postprocess={needed}"
+                )
         for pool_s in self.pool:
             positive_seconds("output.pool", pool_s, 60)
         if len(set(self.pool)) < len(self.pool):

@@ -22,18 +22,20 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from runner.core.events import LOG_FORMAT, Events, StartupTimer
+from runner.contract.events import Events
 from runner.core.failures import failure_of
-from runner.core.printable import PrintableFormatter
+from runner.core.printable import LOG_FORMAT, PrintableFormatter
+from runner.core.startup_timer import StartupTimer
 from runner.dataset.clips import ClipReader
 from runner.dataset.window_types import window_types
 from runner.devices.cuda import pinned
 from runner.devices.detection import DeviceType
 from runner.devices.host import CORES
-from runner.engines.common import file_metadata, make_writer, tune_interpreter
+from runner.engines.common import file_metadata, make_writer, shard_files, tune_interpreter
 from runner.engines.ray.messages import ActorEnd, ActorFailure, ActorProgress, ActorReport, ShardReport
 from runner.engines.ray.registry import localize
 from runner.inference.canary import Canary
+from runner.inference.resampling import resamples_on_device
 from runner.inference.session import identity_of
 from runner.inference.startup import SessionStartup
 from runner.output.state.identity import check_identity
@@ -46,6 +48,7 @@ from runner.profiling.metrics import stage_seconds
 
 if TYPE_CHECKING:
     from runner.config.schema import RunConfig
+    from runner.contract.result import Scalar
     from runner.dataset.clips import Clip
     from runner.engines.ray.messages import ActorInit
     from runner.output.state.journal import ShardEntry
@@ -161,13 +164,14 @@ class EmbedShards:
         engine, canaries = self._engine, [replica.canary for replica in self._replicas if replica.canary]
         assert engine is not None
         backoffs = [backoff for session in self._model.sessions for backoff in session.oom_backoffs]
+        faults = [fault for session in self._model.sessions for fault in session.resampling_faults]
         misses = [miss for canary in canaries for miss in canary.misses[:1]]
         return ActorEnd(
             progress=await self.progress(),
             stages=self._stages,
             input_wait_s=sum(engine.stats.input_wait_s.values()) / sum(replica.threads for replica in self._replicas),
             canaries=sum(canary.count for canary in canaries),
-            warnings=(*engine.stats.replica_failures, *backoffs, *misses),
+            warnings=(*engine.stats.replica_failures, *backoffs, *faults, *misses),
         )
 
     def _make(self) -> None:
@@ -178,7 +182,7 @@ class EmbedShards:
         self._pool = DecodePool(decode_options(config), 1, config.dataset.decode_timeout_s)
         startup = SessionStartup(
             self.spec,
-            window_types(self.spec.manifest, keeps_int16=self.spec.config.frontend.keeps_int16),
+            window_types(self.spec.manifest, keeps_int16=self.spec.config.frontend.preparation.keeps_int16),
             timer,
             self._events,
         )
@@ -188,7 +192,10 @@ class EmbedShards:
             self._report = replace(self._report, startup=startup.report, metrics=startup.metrics)
         session, placement = self._model.sessions[0], self._model.placement
         processes = decoders_for(placement.memory.decode_workers, self._init.clips)
-        self._pool.open(processes, placement.memory.spare_slots, session.effective_batch_size)
+        on_device = resamples_on_device(config.device.resampling, placement.device.effective)
+        self._resolve("device.resampling", "device" if on_device else "host")
+        rows = session.effective_batch_size
+        self._pool.open(processes, placement.memory.spare_slots, rows, resample=not on_device)
         if placement.device.effective is DeviceType.GPU:
             self._pin(timer)
         self._report = replace(
@@ -203,11 +210,14 @@ class EmbedShards:
         """Lock the slots' pages for copies to the GPU, for as long as this actor lives."""
         with timer.step("pin"):
             refused = self._pins.enter_context(pinned(self._pool.memory.bytes))
-        startup = self._report.startup
-        startup = replace(startup, resolved={**startup.resolved, "memory.pinned": refused is None})
-        self._report = replace(self._report, startup=startup)
+        self._resolve("memory.pinned", refused is None)
         if refused:
             self._events.warn(f"batches are copied to the GPU from pageable memory: {refused}")
+
+    def _resolve(self, name: str, value: Scalar) -> None:
+        startup = self._report.startup
+        startup = replace(startup, resolved={**startup.resolved, name: value})
+        self._report = replace(self._report, startup=startup)
 
     def _run(self) -> None:
         """Embed shards from the queue until its end; a failure ends all calls."""
@@ -229,8 +239,8 @@ class EmbedShards:
     def _make_writer(self) -> ShardWriter:
         if self.remote:
             check_identity(self.spec.run_dir, self._report.identity)
-        metadata, postprocess = self._report.file_metadata, self._model.postprocess
-        return make_writer(self.spec, metadata, postprocess, self._reports, remote=self.remote)
+        files = shard_files(self.spec, self._report.file_metadata, self._model.postprocess)()
+        return make_writer(self.spec, files, self._reports, remote=self.remote)
 
     def _make_replicas(self) -> list[Replica]:
         model, parity = self._model, self.spec.config.parity

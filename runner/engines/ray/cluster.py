@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 _OBJECT_STORE_BYTES = 128 << 20
 """Only shards' numbers and reports go through a Ray that is started here."""
 
-_SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0", "RAY_COLOR_PREFIX": "0"}
+_ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0", "RAY_COLOR_PREFIX": "0"}
 
-_OWN_SETTINGS = {"RAY_AUTH_MODE": "disabled"}
+_LOCAL_ENVIRONMENT = {"RAY_AUTH_MODE": "disabled"}
 """For a Ray that is started here; the environment takes precedence."""
 
 _FOLDER = "vggish-ray-"
@@ -69,19 +69,19 @@ def connect(engine: RayEngineConfig, stack: contextlib.ExitStack) -> Any:
         ConfigError: as ``address_of`` does.
     """
     address = address_of(engine)
-    for name, value in {**_SETTINGS, **({} if address else _OWN_SETTINGS)}.items():
+    for name, value in {**_ENVIRONMENT, **({} if address else _LOCAL_ENVIRONMENT)}.items():
         os.environ.setdefault(name, value)
     try:
         import ray
 
-        own = {} if address else _own(engine, stack)
+        local = {} if address else _local_settings(engine, stack)
         stack.callback(_shut_down)
         ray.init(
             address=address or "local",
             log_to_driver=True,  # into runner.log: what actors say would else be gone with Ray's own folder
             logging_level=logging.ERROR,
             runtime_env=engine.runtime_env,
-            **own,
+            **local,
         )
         return ray
     except ImportError as error:
@@ -91,7 +91,7 @@ def connect(engine: RayEngineConfig, stack: contextlib.ExitStack) -> Any:
         raise EngineError(f"{where} ({error}): see runner.log") from error
 
 
-def _own(engine: RayEngineConfig, stack: contextlib.ExitStack) -> dict[str, Any]:
+def _local_settings(engine: RayEngineConfig, stack: contextlib.ExitStack) -> dict[str, Any]:
     """Return the settings of a Ray that is started here, with a temporary folder that the stack removes."""
     folder = HeldFolder(_FOLDER)
     stack.callback(folder.remove)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from runner.config.ray_address import address_of
 from runner.config.schema import RayEngineConfig
+from runner.contract.events import ProgressEvent
 from runner.core.errors import EngineError
 from runner.core.failures import error_of
 from runner.core.layout import RunLayout
@@ -34,9 +35,9 @@ from runner.output.writer import check_complete, totals, write_clips_table
 from runner.pipeline.skip_limit import check_skipped
 
 if TYPE_CHECKING:
+    from runner.contract.events import Events
     from runner.contract.result import RunStats, Scalar, Status
     from runner.contract.spec import RunSpec
-    from runner.core.events import Events
     from runner.core.stop_signals import StopSignal
     from runner.engines.ray.cluster import Seat
     from runner.engines.ray.messages import Message
@@ -67,7 +68,7 @@ class RayEngine(Engine):
         assert isinstance(config.engine, RayEngineConfig)
         remote = remote_committer(spec)
         with contextlib.ExitStack() as stack:
-            self._events.send("phase", name="lock")
+            self._events.phase("lock")
             lock = remote.worker_lock if remote else None
             stack.enter_context(worker_lock(spec.run_dir, config.engine.shutdown_timeout_s, lock))
             if remote:
@@ -75,18 +76,18 @@ class RayEngine(Engine):
             else:
                 committed = load_committed_shards(spec.run_dir, config.output.formats, spec.row_digests)
             self._stop.begin(lambda: None)  # from here on it is polled
-            self._events.send("phase", name="cluster")
+            self._events.phase("cluster")
             collector = ReportCollector(spec, self._events, committed)
             stack.callback(collector.journal.close)
             resolved: dict[str, Scalar] = {}
-            if collector.left:
+            if collector.remaining:
                 ray = connect(config.engine, self._connection)
-                self._stop.take_signals()  # Ray takes SIGTERM for itself
+                self._stop.install_handlers()  # Ray takes SIGTERM for itself
                 seat = _first_seat(ray, config.engine, config.device.name, self._events, self._stop)
                 resolved = self._embed(ray, seat, collector)
             if remote:
                 remote.download_clip_rows(collector.committed)
-            status: Status = "interrupted" if self._stop.is_set() and collector.left else "finished"
+            status: Status = "interrupted" if self._stop.is_set() and collector.remaining else "finished"
             collector.close(is_complete=status == "finished")
             self.stats, self.startup = collector.stats(), collector.actors.startup()
             self.startup = replace(self.startup, resolved={**self.startup.resolved, **resolved})
@@ -106,9 +107,9 @@ class RayEngine(Engine):
         """
         from runner.engines.ray.actor import EmbedShards
 
-        engine, spec, left = self._spec.config.engine, self._spec, collector.left
+        engine, spec, remaining = self._spec.config.engine, self._spec, collector.remaining
         assert isinstance(engine, RayEngineConfig)
-        clips = sum(spec.shards[number].rows for number in left)
+        clips = sum(spec.shards[number].rows for number in remaining)
         clips_per_actor = -(-clips // max(1, most_actors(engine, seat, ray.nodes())))
         weights = upload_weights(ray, spec) if address_of(engine) else {}
         init = ray.put(ActorInit(spec, weights, clips_per_actor))
@@ -122,8 +123,8 @@ class RayEngine(Engine):
             most=lambda: most_actors(engine, seat, ray.nodes()),
             death=ray.exceptions.RayActorError,
         )
-        settings = PoolSettings(clips / len(left), address_of(engine) is not None, engine.wait_s, str(seat))
-        pool = ShardPool(cluster, left, settings, lambda text: _say(self._events, text))
+        settings = PoolSettings(clips / len(remaining), address_of(engine) is not None, engine.wait_s, str(seat))
+        pool = ShardPool(cluster, remaining, settings, lambda text: _say(self._events, text))
         _say(self._events, None)
         with contextlib.closing(pool):
             for report in pool.reports(self._stop.is_set, engine.shutdown_timeout_s):
@@ -166,7 +167,7 @@ def _say(events: Events, text: str | None) -> None:
     """Show what the run waits for; None: that it is at work."""
     if text:
         log.info("%s", text)
-    events.send("phase", name="embed", seconds={}, text=text)
+    events.phase("embed", text)
 
 
 def _blame(spec: RunSpec, killers: Mapping[int, str]) -> NoReturn:
@@ -212,7 +213,7 @@ class ReportCollector:
         self.actors = ActorStats(events)
 
     @property
-    def left(self) -> list[int]:
+    def remaining(self) -> list[int]:
         """The shards that are not done."""
         return [number for number in range(len(self._spec.shards)) if number not in self.committed]
 
@@ -295,11 +296,12 @@ class ReportCollector:
     def _send_progress(self, *, is_last: bool = False) -> None:
         under_way = 0.0 if is_last else self.actors.examples_under_way * self._spec.config.frontend.file_hop_s
         self._events.send(
-            "progress",
-            clips=self._clips,
-            attempt_clips=self._clips - self._before,
-            skipped=self._skipped.total(),
-            examples=self._examples,
-            audio_s=self.actors.audio_s + under_way,
-            elapsed_s=self.actors.elapsed_s,
+            ProgressEvent(
+                clips=self._clips,
+                attempt_clips=self._clips - self._before,
+                skipped=self._skipped.total(),
+                examples=self._examples,
+                audio_s=self.actors.audio_s + under_way,
+                elapsed_s=self.actors.elapsed_s,
+            )
         )

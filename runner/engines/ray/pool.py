@@ -118,7 +118,7 @@ class ShardPool:
         self.killers: dict[int, str] = {}
         self.largest = 0
         self._cluster, self._settings, self._say = cluster, settings, say
-        self._left = deque(shards)
+        self._remaining = deque(shards)
         self._alone: deque[int] = deque()  # shards that may have killed actors: each goes to one that has no other
         self._deaths: Counter[int] = Counter()
         self._actors: list[Actor] = []
@@ -139,7 +139,7 @@ class ShardPool:
             EngineError: actors die one after the other before they are ready, or no machine holds one.
         """
         ends_at = None
-        while self._under_way() or ((self._left or self._alone) and ends_at is None):
+        while self._under_way() or ((self._remaining or self._alone) and ends_at is None):
             if ends_at is None and stopped():
                 ends_at = time.monotonic() + grace_s
             if ends_at is None:
@@ -170,7 +170,7 @@ class ShardPool:
         if now > self._counted_at + _NODES_S:
             self._counted_at, self._most = now, self._cluster.most()
             self._check_machines(now)
-        work = len(self._left) + len(self._alone) + self._under_way()
+        work = len(self._remaining) + len(self._alone) + self._under_way()
         while len(self._actors) < min(self._most, work):
             actor = Actor(self._cluster.start())
             self._actors.append(actor)
@@ -220,21 +220,21 @@ class ShardPool:
         """The shard that an actor is to have now, if any."""
         if self._alone and not actor.shards:
             return self._alone.popleft()
-        if not self._left or any(self._deaths[shard] >= DEATHS - 1 for shard in actor.shards):
+        if not self._remaining or any(self._deaths[shard] >= DEATHS - 1 for shard in actor.shards):
             return None
         assert actor.report is not None
-        return self._left.popleft() if len(actor.shards) < self._ahead(actor.report.decode_processes) else None
+        return self._remaining.popleft() if len(actor.shards) < self._ahead(actor.report.decode_processes) else None
 
     def _ahead(self, processes: int) -> int:
         """Return how many shards an actor has at a time: enough to keep it busy, fewer towards the end.
 
         With fewer at the end all actors end together.
         """
-        wanted = min(_LEAST_AHEAD + int(_CLIPS_AHEAD * processes / max(self._settings.clips, 1)), _MOST_AHEAD)
+        ahead = min(_LEAST_AHEAD + int(_CLIPS_AHEAD * processes / max(self._settings.clips, 1)), _MOST_AHEAD)
         if self._settings.elastic or self._most > 1:
             placed = sum(actor.node is not None for actor in self._actors)
-            wanted = min(wanted, len(self._left) // (2 * placed))
-        return max(_LEAST_AHEAD, wanted)
+            ahead = min(ahead, len(self._remaining) // (2 * placed))
+        return max(_LEAST_AHEAD, ahead)
 
     def _receive(self) -> Iterator[Report]:
         """Wait for a moment, and yield the answer that has come."""
@@ -288,7 +288,7 @@ class ShardPool:
             if self._deaths[shard] >= DEATHS:
                 self.killers[shard] = str(error)
             else:
-                (self._alone if self._deaths[shard] == DEATHS - 1 else self._left).appendleft(shard)
+                (self._alone if self._deaths[shard] == DEATHS - 1 else self._remaining).appendleft(shard)
 
 
 def _went_with_machine(actor: Actor, error: Exception, alive: set[str]) -> bool:

@@ -44,7 +44,7 @@ class LocalRun:
 
 def upload_weights(ray: Any, spec: RunSpec) -> dict[str, Any]:
     """Put the weights' files into Ray's object store; return its references by name."""
-    return {name: ray.put(np.fromfile(part, np.uint8)) for path in _paths(spec) for name, part in _parts(path)}
+    return {name: ray.put(np.fromfile(part, np.uint8)) for path in _paths(spec) for name, part in _files_of(path)}
 
 
 def localize(init: ActorInit) -> LocalRun:
@@ -55,7 +55,7 @@ def localize(init: ActorInit) -> LocalRun:
         StoreError: it does not give the manifest.
     """
     spec = init.spec
-    missing = not all(_parts(path) for path in _paths(spec))
+    missing = not all(_files_of(path) for path in _paths(spec))
     folder = HeldFolder(_FOLDER) if missing or spec.remote else None
     if folder:
         atexit.register(folder.remove)
@@ -89,7 +89,7 @@ def _paths(spec: RunSpec) -> list[str]:
     return [path for path in (spec.weights.path, spec.weights.pca_path) if path is not None]
 
 
-def _parts(path: str) -> list[tuple[str, Path]]:
+def _files_of(path: str) -> list[tuple[str, Path]]:
     """List the files of weights on this machine, by name: one file, or those of a V2 checkpoint's prefix."""
     prefix = Path(path)
     if prefix.is_file():

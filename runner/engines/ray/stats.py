@@ -13,8 +13,8 @@ from runner.pipeline.messages import BatchTiming
 from runner.profiling.metrics import bottleneck, share_of, throughput_series
 
 if TYPE_CHECKING:
+    from runner.contract.events import Events
     from runner.contract.result import Points
-    from runner.core.events import Events
     from runner.engines.ray.messages import ActorProgress, ActorReport
     from runner.output.state.journal import ShardEntry
 

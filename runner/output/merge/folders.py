@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -17,6 +16,7 @@ from runner.core.errors import ConfigError
 from runner.core.files import FileDigest, atomic, digest_file, flush_folder, make_folder, remove, write_atomic
 from runner.core.layout import FORMAT_FOLDERS, SHARD_FOLDERS, RunLayout
 from runner.output.merge.locations import UNLOCKED, Copy, Source, check_target
+from runner.output.state.identity import parse_identity
 from runner.output.state.journal import read_journal
 from runner.output.state.locks import acquire_run_lock, release_run_lock
 from runner.output.state.plan_file import read_plan
@@ -53,10 +53,9 @@ class FolderSource:
     def identity(self) -> Mapping[str, str]:
         """Read identity.json."""
         try:
-            identity: dict[str, str] = json.loads(self._layout.identity.read_text(encoding="utf-8"))
+            return parse_identity(self._layout.identity.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
-        return identity
 
     def committed(self) -> dict[int, ShardEntry]:
         """Read the journal."""

@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
 
@@ -31,6 +31,7 @@ from runner.output.verify import npz_names
 from runner.output.writer import totals
 
 if TYPE_CHECKING:
+    from runner.core.readable import Json
     from runner.dataset.table import PartitionInfo
     from runner.output.merge.locations import Source, Target
     from runner.output.state.journal import ShardEntry
@@ -59,7 +60,7 @@ class Partition:
 
     source: Source
     info: PartitionInfo
-    settings: Mapping[str, Any]
+    settings: Mapping[str, Json]
     identity: Mapping[str, str]
     shards: int
     committed: Mapping[int, ShardEntry]
@@ -72,7 +73,8 @@ class Partition:
     @property
     def formats(self) -> Sequence[str]:
         """Its ``output.formats``."""
-        return list(self.settings["output.formats"])
+        formats = self.settings["output.formats"]
+        return list(map(str, formats)) if isinstance(formats, list) else []
 
 
 def read_partition(source: Source) -> Partition:

@@ -5,20 +5,21 @@ A partition's files are checked by listing their names and sizes; their SHA-256 
 
 from __future__ import annotations
 
-import json
 import logging
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from runner.contract.files import parse_status
 from runner.core.errors import StoreError
 from runner.core.files import FileDigest, atomic, digest_file
 from runner.core.layout import FORMAT_METADATA, SHARD_FOLDERS, RunLayout
 from runner.output.merge.locations import UNLOCKED, Copy, Source, check_target
 from runner.output.remote.commits import is_complete, read_commits
+from runner.output.state.identity import parse_identity
 from runner.output.state.plan_file import parse_plan
 from runner.output.verify import npz_names
 from runner.storage.lease import Lease, check_lease, read_owner
@@ -64,7 +65,10 @@ class StoreSource:
 
     def identity(self) -> Mapping[str, str]:
         """Read identity.json."""
-        return self._read_json(RunLayout.identity)
+        try:
+            return parse_identity(self.store.read(RunLayout.identity) or b"{}")
+        except ValueError:
+            return {}
 
     def committed(self) -> dict[int, ShardEntry]:
         """Read the commit objects of the plan, which ``plan`` has read before."""
@@ -78,7 +82,7 @@ class StoreSource:
 
     def why_unfinished(self) -> str | None:
         """Look for the ``finished`` of result.json, which is uploaded last."""
-        status = self._read_json(RunLayout.result).get("status")
+        status = parse_status(self.store.read(RunLayout.result))
         if status == "finished":
             return None
         return f"its {RunLayout.result} says {status}" if status else f"it has no {RunLayout.result}"
@@ -148,13 +152,6 @@ class StoreSource:
         listed = {name: info for folder in folders for name, info in self.store.info_recursive(folder).items()}
         listed.pop(RunLayout.lease, None)
         return listed
-
-    def _read_json(self, name: str) -> dict[str, Any]:
-        try:
-            values = json.loads(self.store.read(name) or b"{}")
-        except ValueError:
-            return {}
-        return values if isinstance(values, dict) else {}
 
 
 class StoreTarget:

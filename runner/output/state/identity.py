@@ -9,7 +9,7 @@ from pathlib import Path
 from runner.core.errors import ResumeError
 from runner.core.files import write_atomic
 from runner.core.layout import RunLayout
-from runner.core.readable import read_json
+from runner.core.readable import json_object, readable
 
 
 def check_identity(run_dir: Path, identity: Mapping[str, str]) -> None:
@@ -35,7 +35,19 @@ def load_identity(run_dir: Path) -> dict[str, str] | None:
         ResumeError: the file can't be read.
     """
     path = RunLayout(run_dir).identity
-    return read_json(path) if path.exists() else None
+    if not path.exists():
+        return None
+    with readable(path):
+        return parse_identity(path.read_text(encoding="utf-8"))
+
+
+def parse_identity(text: str | bytes) -> dict[str, str]:
+    """Parse the content of identity.json.
+
+    Raises:
+        ValueError: it holds something else.
+    """
+    return {key: str(value) for key, value in json_object(text).items()}
 
 
 def diff_identity(started: Mapping[str, str], identity: Mapping[str, str]) -> str:
@@ -47,6 +59,6 @@ def diff_identity(started: Mapping[str, str], identity: Mapping[str, str]) -> st
 def load_precision(run_dir: Path) -> str | None:
     """Return the precision that the run started with; None for a new run, or where it can't be read."""
     try:
-        return str(json.loads(RunLayout(run_dir).identity.read_text(encoding="utf-8"))["precision"])
+        return parse_identity(RunLayout(run_dir).identity.read_text(encoding="utf-8"))["precision"]
     except (OSError, ValueError, KeyError):
         return None

@@ -14,7 +14,6 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from runner.core.files import FileDigest, flush_folder
 from runner.core.layout import RunLayout, shard_name
@@ -164,7 +163,7 @@ def from_line(line: bytes) -> ShardEntry | None:
     return entry if isinstance(entry.shard, int) and entry.shard >= 0 else None
 
 
-def _with_checksum(values: Mapping[str, Any]) -> str:
+def _with_checksum(values: Mapping[str, object]) -> str:
     text = json.dumps(values, sort_keys=True)
     return json.dumps({**values, "crc": f"{zlib.crc32(text.encode()):08x}"}, sort_keys=True)
 

@@ -119,7 +119,7 @@ def _resume_plan(folder: Path, config: RunConfig, listed: Manifest, stored: Stor
             f"{table['clip'][changes.removed[0]].as_py()}): restore them, or choose another output.dir"
         )
     shards = list(stored.shards)
-    if changes.added:
+    if changes.new_clips:
         added = shards_of(table.slice(stored.clips), config.output.clips_per_shard, config.frontend.file_hop_s)
         shards += [Span(stored.clips + first, stored.clips + end) for first, end in added]
     digest = listed.digest if table is listed.table else digest_of(table)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from runner.config.fingerprint import fingerprint
 from runner.core.errors import ConfigError
@@ -18,6 +18,7 @@ from runner.dataset.table import PartitionInfo
 
 if TYPE_CHECKING:
     from runner.config.schema import RunConfig
+    from runner.core.readable import Json
 
 PLAN_SCHEMA = 3
 """Version of plan.json, of the journal and of commit objects."""
@@ -36,7 +37,7 @@ class StoredPlan:
     """
 
     id: str
-    settings: Mapping[str, Any]
+    settings: Mapping[str, Json]
     shards: list[Span]
     row_digests: list[str]
     partition: PartitionInfo | None = None
@@ -111,24 +112,31 @@ def check_output_folder(folder: Path, config: RunConfig) -> None:
                 f"output.dir={location} already holds a run: choose another folder, or move that run away"
             )
         return
-    wanted, started = fingerprint(config), plan.settings
-    keys = [key for key in sorted({*wanted, *started}) if wanted.get(key) != started.get(key)]
-    other_version = [key for key in keys if key not in wanted or key not in started]
+    current, started = fingerprint(config), plan.settings
+    keys = [key for key in sorted({*current, *started}) if current.get(key) != started.get(key)]
+    other_version = [key for key in keys if key not in current or key not in started]
     if other_version and not any(key.endswith(".name") for key in keys):  # other options may have other keys
         raise ConfigError(
             f"output.dir={location} already holds a run of another version of the runner, which differs in the keys "
             f"{', '.join(other_version)}: resume it with that version, or choose another folder"
         )
     if keys:
-        differences = ", ".join(f"{key} ({started.get(key)} there, {wanted.get(key)} now)" for key in keys)
+        differences = ", ".join(f"{key} ({started.get(key)} there, {current.get(key)} now)" for key in keys)
         raise ConfigError(
             f"output.dir={location} already holds a run of another configuration: {differences}. "
             "Give the same settings to resume it, or choose another folder"
         )
 
 
-def begin_attempt(folder: Path, attempt: Mapping[str, Any]) -> int:
-    """Append an attempt at the run, with its ``started_at``, to attempts.jsonl; return its number, from 1."""
+def begin_attempt(folder: Path, started_at: float, overrides: Sequence[str] = ()) -> int:
+    """Append an attempt at the run to attempts.jsonl; return its number, from 1.
+
+    Args:
+        folder: the run's.
+        started_at: when it begins, in seconds since the epoch.
+        overrides: of its command line.
+    """
+    attempt = {"started_at": started_at, "overrides": list(overrides)}
     path = RunLayout(folder).attempts
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(attempt) + "\n")

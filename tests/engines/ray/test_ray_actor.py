@@ -20,10 +20,11 @@ import pytest
 import soundfile
 
 from runner.config.composition import compose_config
+from runner.contract.events import Events
 from runner.contract.spec import DatasetSummary
 from runner.core.errors import EngineError, ParityError
-from runner.core.events import Events, StartupTimer
 from runner.core.failures import Failure
+from runner.core.startup_timer import StartupTimer
 from runner.engines.ray import actor as ray_actor
 from runner.engines.ray.actor import EmbedShards, Reports
 from runner.engines.ray.driver import ReportCollector
@@ -80,7 +81,7 @@ class PlainActor(EmbedShards):
 
     def _make(self) -> None:
         self.spec, self.remote, self._folder = self._init.spec, None, None
-        self._pool = DecodePool(DecodeOptions(0.96, "pad", "drop", "kaiser_best"), 1)
+        self._pool = DecodePool(DecodeOptions(), 1)
         self._pool.open(1, 2, 5)
         self._model = SimpleNamespace(sessions=[])
 
@@ -224,10 +225,10 @@ def test_shards_that_an_actor_takes_back_are_left_to_be_done(tmp_path: Path) -> 
     counts = ShardCounts(embedded=1, audio_s=1.0)
     for number in range(2):
         add(ShardReport(ShardEntry(number, 1, 1, {}, counts)))
-    assert collector.left == []
+    assert collector.remaining == []
     with pytest.raises(ParityError, match="wrong"):
         add(ShardReport(failed=ActorFailure(Failure("parity", "wrong"), (1,))))
-    assert collector.left == [1]
+    assert collector.remaining == [1]
     assert list(read_journal(tmp_path / ".runner" / "journal.jsonl")[0]) == [0]
 
 

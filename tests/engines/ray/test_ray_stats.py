@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
+from runner.contract.events import Events
 from runner.contract.result import DeviceReport, Startup
-from runner.core.events import Events
 from runner.engines.ray.messages import ActorEnd, ActorProgress, ActorReport
 from runner.engines.ray.stats import ActorStats
 from runner.output.state.journal import ShardCounts, ShardEntry

@@ -21,7 +21,7 @@ import pytest
 import soundfile
 
 from runner.cli.merge import main as merge
-from runner.core.layout import RunLayout
+from runner.core.layout import FORMAT_FOLDERS, FORMATS, RunLayout
 from runner.output.remote.commits import commit_name
 from runner.output.state.journal import ShardEntry, from_line, read_journal, to_line
 from runner.output.state.plan_file import read_plan
@@ -34,10 +34,10 @@ from tests.object_store import StoreServer, object_store
 BUCKET = "parts"
 SETTINGS = (
     *("weights=random", "device=cpu", "tracking=none", "profile=off", "model.conv=direct", "memory=conservative"),
-    *("memory.decode_workers=1", "output.formats=[parquet,npz,tfrecord]", "output.postprocess=audioset"),
+    *("memory.decode_workers=1", f"output.formats=[{','.join(FORMATS)}]", "output.postprocess=audioset"),
     *("output.pool=[1.92]", "output.clips_per_shard=2"),
 )
-KEPT = ("embeddings", "npz", "tfrecord", "pooled", "stats.npz", "clips.parquet")
+KEPT = (*FORMAT_FOLDERS, "stats.npz", "clips.parquet")
 SHARDS = 5
 Fault = str | None
 """What becomes of a request; see ``StoreServer.fault``."""

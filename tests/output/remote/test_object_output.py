@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import json
-import os
 import random
 import shutil
 import subprocess
@@ -16,43 +15,30 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from runner.config.composition import _output_dir
-from runner.contract.spec import RemoteHandle
-from runner.core.errors import ConfigError, StoreError
-from runner.core.files import FileDigest, digest_file
+from runner.core.errors import ConfigError
 from runner.core.layout import RunLayout
-from runner.core.span import Span
-from runner.dataset.manifest import build_manifest
-from runner.output.remote.committer import RemoteCommitter
-from runner.output.remote.run import RemoteRun, open_remote_run
-from runner.output.state.journal import Journal, ShardCounts, ShardEntry, read_journal
-from runner.output.state.plan import Plan, make_plan
-from runner.output.state.plan_file import begin_attempt
-from runner.output.state.rerun import ObjectProbe
-from runner.output.writer import ShardFiles, ShardWriter
-from runner.storage import lease, lease_owner
-from runner.storage import object_store as store_client
-from runner.storage.lease import Lease, check_lease
+from runner.output.remote.run import open_remote_run
+from runner.storage.lease import Lease
 from runner.storage.object_store import ObjectStore
-from runner.storage.retry import is_transient
 from tests.commands import PROJECT, Done, start, wait_until
 from tests.commands import run as run_command
 from tests.configs import make_config
 from tests.object_store import Fault, StoreServer, object_store
-from tests.results import make_spec
 from tests.stress.chaos import make_clips, victims
 
 BUCKET = "bucket"
+
 SHARDS, A_SHARD, STUBBORN = 8, 4, 7
+
 SETTINGS = (
     *("weights=random", "device=cpu", "model.conv=direct", "memory=conservative", "memory.decode_workers=1"),
     *("output.formats=[parquet,npz]", f"output.clips_per_shard={A_SHARD}", "tracking=none", "profile=off"),
     "output.pool=[1.92]",
 )
+
 FOLDERS = ("embeddings", "npz", "pooled")
 
 
@@ -256,246 +242,3 @@ def test_local_runs_import_no_store_drivers() -> None:
     code += "print([name for name in sys.modules if name.split('.')[0] in ('fsspec', 's3fs') or '.store_' in name])"
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-class Flaky:
-    """A file system in which a method fails some times."""
-
-    def __init__(self, times: int, error: Exception) -> None:
-        self.left, self.error = times, error
-
-    def rm_file(self, path: str) -> None:
-        self.left -= 1
-        if self.left >= 0:
-            raise self.error
-
-
-def flaky_store(monkeypatch: pytest.MonkeyPatch, flaky: Flaky, timeout_s: float) -> ObjectStore:
-    monkeypatch.setattr(store_client, "open_store", lambda key, url: (flaky, "bucket/run"))
-    monkeypatch.setattr("runner.storage.retry.FIRST_PAUSE_S", 0.001)
-    return ObjectStore("s3://bucket/run", timeout_s)
-
-
-def test_what_may_pass_is_tried_again_and_the_rest_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    flaky = Flaky(6, ConnectionResetError("gone"))
-    flaky_store(monkeypatch, flaky, 30).remove("name")
-    assert flaky.left == -1
-    lasting = Flaky(6, PermissionError("Forbidden"))
-    with pytest.raises(StoreError, match=r"s3://bucket/run can't be written: no permission \(Forbidden\)"):
-        flaky_store(monkeypatch, lasting, 30).remove("name")
-    assert lasting.left == 5
-    endless = Flaky(10**9, OSError(16, "Slow down"))
-    with pytest.raises(StoreError, match=r"s3://bucket/run could not be written for 0\.05 s"):
-        flaky_store(monkeypatch, endless, 0.05).remove("name")
-    assert endless.left < 10**9 - 2
-
-
-def test_errors_are_told_apart_by_their_status() -> None:
-    from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
-
-    def translated(status: int) -> OSError:
-        answer = {"Error": {"Code": str(status)}, "ResponseMetadata": {"HTTPStatusCode": status}}
-        error = OSError(5, "translated")
-        error.__cause__ = ClientError(answer, "PutObject")
-        return error
-
-    assert [is_transient(translated(status)) for status in (400, 429, 500, 503)] == [False, True, True, True]
-    assert is_transient(EndpointConnectionError(endpoint_url="http://nowhere"))
-    assert not is_transient(NoCredentialsError())
-    assert not is_transient(KeyError("a mistake of ours"))
-
-
-@pytest.fixture
-def memory_store(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> ObjectStore:
-    monkeypatch.setattr(lease, "RACE_WINDOW_S", 0.05)
-    for module in (lease, lease_owner):
-        monkeypatch.setattr(module, "LEASE_RENEW_S", 0.1)
-    return ObjectStore(f"memory://{request.node.name}/run", 5)
-
-
-def put_holder(store: ObjectStore, **about: Any) -> None:
-    known = {"host": "far", "machine": "far away", "pid": 1, "started": 0.0, "token": "theirs", "time": time.time()}
-    store.put_text(json.dumps(known | about), RunLayout.lease)
-
-
-def test_a_dead_holder_is_taken_over_and_a_living_one_is_not(memory_store: ObjectStore) -> None:
-    put_holder(memory_store)
-    with pytest.raises(ConfigError, match="process 1 on far"):
-        Lease(memory_store).acquire()
-    put_holder(memory_store, time=time.time() - 1000)
-    beating = threading.Timer(0.05, put_holder, (memory_store,), {"time": time.time() - 999})
-    beating.start()
-    with pytest.raises(ConfigError, match="process 1 on far"):  # alive, by a clock that is behind
-        Lease(memory_store).acquire()
-    beating.join()
-    hold = Lease(memory_store)
-    hold.acquire()
-    hold.confirm()
-    here = lease.read_owner(memory_store)
-    assert here is not None
-    hold.release()
-    assert lease.read_owner(memory_store) is None
-    put_holder(memory_store, machine=here.machine, pid=here.pid, started=here.started - 100)
-    again = Lease(memory_store)
-    again.acquire()  # at once: the process of that number is another one
-    again.confirm()
-    again.release()
-
-
-def test_of_two_that_begin_at_once_one_stays(memory_store: ObjectStore) -> None:
-    one, other = Lease(memory_store), Lease(memory_store)
-    one.acquire()
-    memory_store.remove(RunLayout.lease)  # as if it had not been there at the other's look
-    other.acquire()
-    with pytest.raises(ConfigError, match="in use by another command"):
-        one.confirm()
-    other.confirm()
-    one.release()
-    check_lease(memory_store, other.token)
-    other.release()
-
-
-def test_a_holder_is_written_anew_while_its_command_lives(memory_store: ObjectStore) -> None:
-    hold = Lease(memory_store)
-    hold.acquire()
-    first = lease.read_owner(memory_store)
-    deadline = time.monotonic() + 5
-    while lease.read_owner(memory_store) == first:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    hold.release()
-
-
-def test_a_worker_that_lost_the_output_commits_no_more(memory_store: ObjectStore, tmp_path: Path) -> None:
-    remote = RemoteHandle(memory_store.url, "ours", plan="", fenced=False)
-    config = make_config(["weights=random"])
-    committer = RemoteCommitter(
-        make_spec(tmp_path, config, shards=(Span(0, 1),), row_digests=("of shard 0",), remote=remote)
-    )
-    (tmp_path / "embeddings").mkdir()
-    (tmp_path / "embeddings/part-00000.parquet").write_bytes(b"rows")
-    entry = ShardEntry(0, 1, 1, {"embeddings/part-00000.parquet": FileDigest(4, "")})
-    put_holder(memory_store, token="ours")
-    committer.commit(entry)
-    assert ".runner/commits/shard-00000.json" in memory_store.list_recursive(".runner")
-    memory_store.remove(".runner/commits/shard-00000.json")
-    put_holder(memory_store)
-    with pytest.raises(StoreError, match="process 1 on far"):
-        committer.commit(entry)
-    assert ".runner/commits/shard-00000.json" not in memory_store.list_recursive(".runner")
-
-
-def test_shards_that_are_taken_back_lose_their_commit_objects(memory_store: ObjectStore, tmp_path: Path) -> None:
-    remote = RemoteHandle(memory_store.url, "ours", plan="", fenced=False)
-    spec = make_spec(
-        tmp_path, make_config(["weights=random"]), shards=(Span(0, 1),) * 3, row_digests=("",) * 3, remote=remote
-    )
-    (tmp_path / RunLayout.state).mkdir()
-    put_holder(memory_store, token="ours")
-    journal = Journal(tmp_path / RunLayout.journal)
-    writer = ShardWriter(ShardFiles(tmp_path, []), journal, uploader=RemoteCommitter(spec))
-    for shard in range(2):
-        writer.commit(ShardEntry(shard))
-    writer.revoke_from(1)
-    writer.commit(ShardEntry(2))  # it was under way
-    assert list(writer.committed) == [0]
-    assert list(memory_store.list_recursive(".runner/commits")) == [".runner/commits/shard-00000.json"]
-    assert list(read_journal(tmp_path / RunLayout.journal)[0]) == [0]
-
-
-def test_shards_of_changed_sources_lose_their_commit_objects(
-    memory_store: ObjectStore, tmp_path: Path, clips: Path
-) -> None:
-    data = tmp_path / "data"
-    shutil.copytree(clips, data)
-    config = make_config([f"dataset.root={data}", f"output.dir={memory_store.url}", "output.clips_per_shard=4"])
-
-    def session(folder: Path) -> tuple[RemoteRun, Plan]:
-        (folder / ".runner").mkdir(parents=True)
-        (folder / "left_over").write_text("of an earlier command")
-        output = open_remote_run(folder, config)
-        assert output is not None
-        assert not (folder / "left_over").exists()
-        plan = make_plan(folder, config, build_manifest(config.dataset, tmp_path))
-        begin_attempt(folder, {})
-        output.begin_attempt(plan)
-        return output, plan
-
-    first, plan = session(tmp_path / "one")
-    assert plan.committed == {}
-    committer = RemoteCommitter(
-        make_spec(tmp_path / "one", config, shards=plan.shards, row_digests=plan.row_digests, remote=first.handle())
-    )
-    for number in (0, 1):
-        name = f"embeddings/part-{number:05d}.parquet"
-        (tmp_path / "one" / "embeddings").mkdir(exist_ok=True)
-        (tmp_path / "one" / name).write_bytes(b"rows")
-        committer.commit(ShardEntry(number, 4, 4, {name: FileDigest(4, "")}, row_digest=plan.row_digests[number]))
-    memory_store.put_text("{}", "result.json")
-    first.release()
-    changed = sorted(path for path in data.rglob("*") if path.is_file())[0]
-    changed.write_bytes(changed.read_bytes() + b"more")
-    second, plan = session(tmp_path / "two")
-    gone = {0, 1} - plan.committed.keys()
-    assert len(gone) == 1
-    assert list(memory_store.list_recursive(".runner/commits")) == [
-        f".runner/commits/shard-{number:05d}.json" for number in plan.committed
-    ]
-    assert "result.json" not in memory_store.list_folder()
-    assert len((tmp_path / "two/.runner/attempts.jsonl").read_text().splitlines()) == 2
-    second.release()
-
-
-def test_shards_with_clips_that_came_back_are_done_again_from_any_machine(
-    memory_store: ObjectStore, tmp_path: Path, clips: Path
-) -> None:
-    data = tmp_path / "data"
-    shutil.copytree(clips, data)
-    config = make_config([f"dataset.root={data}", f"output.dir={memory_store.url}", "output.clips_per_shard=4"])
-
-    def begin(folder: Path) -> tuple[RemoteRun, Plan]:
-        (folder / ".runner").mkdir(parents=True)
-        output = open_remote_run(folder, config)
-        assert output is not None
-        plan = make_plan(folder, config, build_manifest(config.dataset, tmp_path), output.download_clip_rows)
-        begin_attempt(folder, {})
-        output.begin_attempt(plan)
-        return output, plan
-
-    first, plan = begin(tmp_path / "one")
-    committer = RemoteCommitter(
-        make_spec(tmp_path / "one", config, shards=plan.shards, row_digests=plan.row_digests, remote=first.handle())
-    )
-    name = ".runner/clips/part-00000.parquet"
-    reasons = pa.table({"reason": pa.array([None, "missing", None, None], pa.string()), "detail": pa.nulls(4)})
-    pq.write_table(reasons, tmp_path / "one" / name)
-    described = {name: digest_file(tmp_path / "one" / name)}
-    committer.commit(
-        ShardEntry(0, 4, 4, described, ShardCounts(skipped={"missing": 1}), row_digest=plan.row_digests[0])
-    )
-    first.release()
-    clip = Path(os.fsdecode(plan.manifest.table["path"][1].as_py()))
-    clip.rename(tmp_path / clip.name)
-    second, plan = begin(tmp_path / "two")
-    assert set(plan.committed) == {0}
-    second.release()
-    (tmp_path / clip.name).rename(clip)
-    third, plan = begin(tmp_path / "three")
-    assert plan.committed == {}
-    assert memory_store.list_recursive(".runner/commits") == {}
-    third.release()
-
-
-def test_objects_of_a_store_that_is_silent_are_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-
-    class Silent:
-        def cat_file(self, url: str, start: int, end: int) -> bytes:
-            asked.append(url)
-            raise (FileNotFoundError(url) if len(asked) < 3 else TimeoutError(url))
-
-    monkeypatch.setattr("runner.output.state.rerun.store_of", lambda url: Silent())
-    monkeypatch.setattr("runner.output.state.rerun._REQUEST_TIMEOUT_S", 0.0)
-    probe = ObjectProbe()
-    assert [probe.exists(f"s3://bucket/{number}.wav".encode()) for number in range(6)] == [False] * 6
-    assert len(asked) == 3

@@ -27,7 +27,7 @@ class RowBlock:
     rows: Rows
 
 
-class Place(Protocol):
+class Location(Protocol):
     """Where a run, a sweep or several of them lie.  Names are relative to it."""
 
     name: str
@@ -41,12 +41,12 @@ class Place(Protocol):
         """Return the names of the folders right below it."""
         ...
 
-    def below(self, folder: str) -> Place:
-        """Return the place of a folder below it."""
+    def below(self, folder: str) -> Location:
+        """Return the location of a folder below it."""
         ...
 
 
-class FolderPlace:
+class FolderLocation:
     """A folder.
 
     Args:
@@ -58,7 +58,7 @@ class FolderPlace:
         self.folder = folder
 
     def read(self, name: str) -> bytes | None:
-        """See ``Place``, as of all below."""
+        """See ``Location``, as of all below."""
         path = self.folder / name
         return path.read_bytes() if path.is_file() else None
 
@@ -66,12 +66,12 @@ class FolderPlace:
         """By a listing, hidden ones left out."""
         return sorted(path.name for path in self.folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
-    def below(self, folder: str) -> FolderPlace:
+    def below(self, folder: str) -> FolderLocation:
         """The folder's own."""
-        return FolderPlace(self.folder / folder)
+        return FolderLocation(self.folder / folder)
 
 
-class UrlPlace:
+class UrlLocation:
     """A folder of an object store.
 
     Args:
@@ -86,7 +86,7 @@ class UrlPlace:
         self.name = self._store.url
 
     def read(self, name: str) -> bytes | None:
-        """See ``Place``, as of all below."""
+        """See ``Location``, as of all below."""
         return self._store.read(name)
 
     def folders(self) -> list[str]:
@@ -95,16 +95,16 @@ class UrlPlace:
             name for name, size in self._store.list_folder().items() if size is None and not name.startswith(".")
         )
 
-    def below(self, folder: str) -> UrlPlace:
+    def below(self, folder: str) -> UrlLocation:
         """The folder's own."""
-        return UrlPlace(f"{self.name}/{folder}", self._timeout_s)
+        return UrlLocation(f"{self.name}/{folder}", self._timeout_s)
 
 
-def run_rows(place: Place) -> Iterator[RowBlock]:
+def run_rows(location: Location) -> Iterator[RowBlock]:
     """Read a run's embeddings, of Parquet or npz.
 
     Raises:
         RunnerError: a file is not what a run writes.
     """
-    for block in read_blocks(place.name, ("clip",)):
+    for block in read_blocks(location.name, ("clip",)):
         yield RowBlock(*block.clip_ends(), block.embeddings)

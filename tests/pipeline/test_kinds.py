@@ -1,0 +1,87 @@
+"""Clips of several rates, channels and types, of which some keep their rate as far as the replica."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+
+from runner.audio.source_windows import SourceWindows
+from runner.config.schema import OutputConfig
+from runner.dataset.clips import Clip
+from runner.dataset.shards import plan_shards
+from runner.output.formats import make_formats
+from runner.pipeline.decode_pool import DecodePool
+from runner.pipeline.messages import DecodeOptions, Replica
+from runner.pipeline.pipeline import EmbeddingPipeline, ShardedClips
+from runner.vggish.framing import Windows, scaled
+from tests.writers import journaled_writer
+
+FILES = [
+    ("a.wav", 44_100, 2, "PCM_16"),
+    ("b.wav", 44_100, 1, "FLOAT"),
+    ("c.flac", 48_000, 2, "PCM_24"),
+    ("d.wav", 16_000, 1, "PCM_16"),
+    ("e.flac", 22_050, 1, "PCM_16"),
+    ("f.wav", 44_056, 2, "PCM_16"),  # resampled by decode processes in any case
+    ("g.wav", 8_000, 3, "PCM_16"),
+]
+SECONDS = [3.0, 0.4, 7.7, 2.2, 1.0]
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Clip]:
+    folder = tmp_path_factory.mktemp("kinds")
+    random, clips = np.random.default_rng(0), []
+    for length in SECONDS:
+        for name, rate, channels, subtype in FILES:
+            path = folder / f"{len(clips):03d}{name}"
+            samples = random.uniform(-0.9, 0.9, (int(length * rate), channels)).astype(np.float32)
+            soundfile.write(path, samples, rate, subtype=subtype)
+            clips.append(Clip(len(clips), path.name, os.fsencode(path), None, None, None, path.stat().st_size))
+    return clips
+
+
+def embed(clips: list[Clip], folder: Path, *, resample: bool, batch: int, spare: int = 3) -> set[int]:
+    """Embed clips as their samples at 16 kHz; return the rates of the windows that came to the replica."""
+    rates = set()
+
+    def first_samples(windows: Windows | SourceWindows, copied: object) -> np.ndarray:
+        rates.add(windows.filter.rate if isinstance(windows, SourceWindows) else 16_000)
+        if isinstance(windows, SourceWindows):
+            windows = windows.filter.apply(windows.windows[: windows.count])
+        return scaled(windows)[:, 4000:4128].copy()
+
+    pool = DecodePool(DecodeOptions(), 2)
+    pool.open(2, spare, batch, resample=resample)
+    writer = journaled_writer(folder, make_formats(OutputConfig(), folder, {}, 0.96, []))
+    work = ShardedClips(plan_shards(len(clips), 9), iter(clips))
+    try:
+        with writer.clips_table({}):
+            EmbeddingPipeline(work, pool, writer, shutdown_timeout_s=10).run([Replica("replica", first_samples)])
+    finally:
+        pool.close()
+    return rates
+
+
+@pytest.mark.parametrize(("batch", "spare"), [(64, 3), (7, 2), (2, 2)])
+def test_a_run_is_the_same_whether_decode_processes_or_the_device_resample(
+    clips: list[Clip], tmp_path: Path, batch: int, spare: int
+) -> None:
+    (tmp_path / "host").mkdir()
+    (tmp_path / "device").mkdir()
+    assert embed(clips, tmp_path / "host", resample=True, batch=batch) == {16_000}
+    rates = embed(clips, tmp_path / "device", resample=False, batch=batch, spare=spare)
+    assert rates == ({16_000, 44_100, 48_000, 22_050, 8_000} if batch > 2 else {16_000, 8_000, 22_050})
+    rows, clip_rows = (
+        [pq.read_table(tmp_path / folder / name) for folder in ("host", "device")]
+        for name in ("embeddings", "clips.parquet")
+    )
+    assert clip_rows[0].equals(clip_rows[1])
+    assert rows[0].drop_columns("embedding").equals(rows[1].drop_columns("embedding"))
+    samples = [np.stack(table["embedding"].to_numpy()) for table in rows]
+    np.testing.assert_allclose(*samples, atol=1e-7)  # sums of float64 in another order
