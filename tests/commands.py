@@ -129,7 +129,7 @@ def _with_path(**extra: str) -> dict[str, str]:
 @functools.cache
 def _server() -> ForkServer:
     folder = Path(tempfile.mkdtemp(prefix="commands-"))
-    server = ForkServer(folder, _with_path(), PROJECT)
+    server = ForkServer(folder, _with_path(OPENBLAS_NUM_THREADS="1"), PROJECT)
 
     def end() -> None:
         server.close()

@@ -7,7 +7,10 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +30,24 @@ sys.dont_write_bytecode = False
 os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"  # read by gcsfs when imported; it needs gRPC of an emulator
 
 
+class _KerasLater(MetaPathFinder, Loader):
+    """Refuses Keras to TensorFlow's own import, as ``import_tensorflow`` does: it takes nearly as long as all else."""
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
+        tensorflow = getattr(sys.modules.get("tensorflow"), "__spec__", None)
+        if fullname != "keras" or not getattr(tensorflow, "_initializing", False):
+            return None
+        if spec := PathFinder.find_spec(fullname, path):  # TensorFlow asks for its folder
+            spec.loader = self
+        return spec
+
+    def exec_module(self, module: ModuleType) -> None:
+        raise ImportError(f"{module.__name__} is not loaded while TensorFlow is imported")
+
+
+sys.meta_path.insert(0, _KerasLater())
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What starts commands is slow; files that take longest come first, so that test processes end together."""
     for item in items:
@@ -35,10 +56,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: _turn(item.path))
 
 
+_LONG = (
+    *("faults", "resume", "runs", "object_sweep", "mutations", "arguments", "docs", "numbers", "evaluate", "browser"),
+    *("object_merge", "doctor", "export", "object_input", "object_output", "partitions", "tracking_sessions"),
+)
+"""Modules that take longest, in that order, beside those about Ray."""
+
+
 def _turn(path: Path) -> int:
     if _is_about_ray(path):
         return 0
-    return 1 if path.parent.name in ("end_to_end", "stress") or path.stem.startswith("test_object_") else 2
+    name = path.stem.removeprefix("test_")
+    if name in _LONG:
+        return 1 + _LONG.index(name)
+    return 1 + len(_LONG) + (path.parent.name != "end_to_end" and not name.startswith("object_"))
 
 
 def _is_about_ray(path: Path) -> bool:

@@ -15,7 +15,6 @@ import gc
 import importlib
 import json
 import os
-import runpy
 import select
 import signal
 import socket
@@ -29,14 +28,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests import forked_children
+
 PRELOADED = (
     *("hydra", "hydra._internal.utils", "hydra._internal.core_plugins.basic_launcher", "omegaconf", "mlflow"),
     *("hydra._internal.core_plugins.basic_sweeper", "mlflow.tracking", "mlflow.store.tracking.sqlalchemy_store"),
     *("mlflow.data.meta_dataset", "matplotlib.pyplot", "matplotlib.backends.backend_agg", "numpy", "pandas"),
-    *("pyarrow.parquet", "pyarrow.compute", "pyarrow.csv", "requests", "rich.progress", "soundfile", "fsspec"),
-    *("filelock", "psutil"),
+    *("pyarrow.parquet", "pyarrow.compute", "pyarrow.csv", "pyarrow.pandas_compat", "requests", "rich.progress"),
+    *("soundfile", "fsspec.implementations.local", "s3fs", "filelock", "psutil", "threadpoolctl", "cattrs"),
+    *("cattrs.preconf", "cattrs.strategies", "google_crc32c", "multiprocessing.popen_spawn_posix"),
+    *("sklearn.cluster", "sklearn.linear_model", "sklearn.model_selection", "sklearn.neighbors"),
     *("runner.jobs.job", "runner.jobs.sweep", "runner.tracking.runs", "runner.reporting.run_figures"),
-    *("runner.config.arguments", "runner.reporting.advice"),
+    *("runner.config.arguments", "runner.reporting.advice", "runner.evaluation.evaluate"),
+    *("runner.engines.entrypoint", "runner.engines.local", "runner.pipeline.decode_worker"),
 )  # fmt: skip
 _SIZE = struct.Struct("!Q")
 
@@ -173,7 +177,7 @@ class ForkServer:
     def _begin(self) -> None:
         if self._server is not None:
             return
-        command = [sys.executable, "-m", "tests.fork_server", str(self._folder / "socket")]
+        command = [sys.executable, "-m", __name__, str(self._folder / "socket"), forked_children.ROOM_FOR_ARGUMENTS]
         pipe = subprocess.PIPE
         self._server = subprocess.Popen(command, cwd=self._cwd, env=self._environment, stdin=pipe, stdout=pipe)
         assert self._server.stdout is not None
@@ -189,7 +193,12 @@ def main(path: str) -> None:
             importlib.import_module(name)
         from hydra.core.plugins import Plugins
 
+        from runner.config.composition import compose_config
+        from tests.double.session import compute_ahead
+
         Plugins.instance()  # of Hydra's, which are looked for in all of its packages
+        compose_config(["weights=random", "device=cpu", "memory.decode_workers=1", "output.formats=[parquet,npz]"])
+        compute_ahead()
     assert threading.active_count() == 1, f"a fork would lose threads: {threading.enumerate()}"
     gc.collect()
     gc.freeze()  # so that no collection writes to memory that is shared
@@ -213,10 +222,10 @@ def main(path: str) -> None:
             wanted, streams = _wanted(line)
             pid = os.fork()
             if pid == 0:
-                _become(wanted, streams, [wake_reader, wake_writer, line, listener, *lines.values()])
-                sys.argv = [wanted["module"], *wanted["arguments"]]
-                runpy.run_module(wanted["module"], run_name="__main__", alter_sys=True)
-                return
+                _let_go([wake_reader, wake_writer, line, listener, *lines.values()], streams)
+                words = ["-m", wanted["module"], *wanted["arguments"]]
+                forked_children.become(words, wanted["cwd"], wanted["env"], wanted["new_session"])
+                forked_children.run(words)
             for stream in streams:
                 os.close(stream)
             lines[pid] = line
@@ -251,24 +260,14 @@ def _wanted(line: socket.socket) -> tuple[dict[str, Any], list[int]]:
     return json.loads(data), list(streams)
 
 
-def _become(wanted: dict[str, Any], streams: list[int], unneeded: Sequence[Any]) -> None:
-    """Make of this fork of the server the process that was asked for."""
+def _let_go(unneeded: Sequence[Any], streams: Sequence[int]) -> None:
+    """Keep nothing of the server's in its fork, and have the three streams for standard ones."""
     signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     for each in unneeded:
         each.close() if isinstance(each, socket.socket) else os.close(each)
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
-    if wanted["new_session"]:
-        os.setsid()
-    os.chdir(wanted["cwd"])
-    os.environ.clear()
-    os.environ.update(wanted["env"])
-    path = [wanted["cwd"], *wanted["env"].get("PYTHONPATH", "").split(os.pathsep)]
-    sys.path[:1] = [folder for folder in path if folder and folder not in sys.path[1:]]
-    time.tzset()
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from runner.config.composition import compose_config
 from runner.config.schema import ToleranceConfig
 from runner.inference.parity import as_int16, compare, fixed_signals
 from runner.vggish.answers import Answers
-from tests.commands import PROJECT, run, run_module, start, wait_until
+from tests.commands import DOUBLE, PROJECT, run, run_module, run_real, start, wait_until
 from tests.configs import make_config
 from tests.double.session import draw_arrays, embed
 
@@ -32,9 +32,9 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_a_run_is_a_real_one_but_imports_no_tensorflow(clips: Path, tmp_path: Path) -> None:
-    done = run(
+    done = run_real(
         f"dataset.root={clips}", "weights=random", "tracking=none", "profile=off", f"output.dir={tmp_path}/run",
-        f"paths.models={tmp_path}", PYTHONPROFILEIMPORTTIME="1",
+        f"paths.models={tmp_path}", command=DOUBLE, PYTHONPROFILEIMPORTTIME="1",
     )  # fmt: skip
     assert done.status == 0, done.err
     assert done.result["parity"]["passed"] is True

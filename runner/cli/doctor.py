@@ -78,10 +78,12 @@ def gather() -> Facts:
     from runner.devices.detection import CUDA_LIBRARIES, can_load_library
     from runner.devices.host import cpu_flags, usable_cores, usable_memory_mib
     from runner.devices.probe import gather_facts
+    from runner.inference.tensorflow_import import import_tensorflow
     from runner.tracking.client import store_uri
     from runner.weights.download import state_of_released_files
 
     with _quiet():
+        import_tensorflow()
         machine = gather_facts()
     uses_cuda = machine.nvidia_driver and machine.system == "Linux"
     uri = store_uri(TrackingConfig(), default_outputs())

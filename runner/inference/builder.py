@@ -18,6 +18,7 @@ from runner.inference.memory import plan_memory
 from runner.inference.precision import choose_precision
 from runner.inference.program import Program
 from runner.inference.session import SessionMetadata, VGGishSession
+from runner.inference.tensorflow_import import import_tensorflow
 
 if TYPE_CHECKING:
     from runner.config.schema import MemoryConfig
@@ -50,6 +51,7 @@ class Placement:
 
 def place_on_device(request: DeviceRequest, memory: MemoryConfig) -> Placement:
     """Choose device and precision and apply the memory policy, once per process, before TensorFlow uses a device."""
+    import_tensorflow()
     import tensorflow as tf
 
     devices = detect_available_devices()

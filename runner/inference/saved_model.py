@@ -13,6 +13,7 @@ from runner.config.schema import FrontendConfig
 from runner.core.errors import ConfigError, ParityError
 from runner.core.files import commit_folder, write_atomic
 from runner.core.paths import is_url
+from runner.inference.tensorflow_import import import_tensorflow
 
 if TYPE_CHECKING:
     from runner.config.schema import RunConfig
@@ -54,6 +55,7 @@ def export(config: RunConfig) -> Path:
     if chosen.is_random:
         print(random_weights_banner(chosen), file=sys.stderr)
 
+    import_tensorflow()
     import tensorflow as tf
 
     from runner.core.layout import CACHE

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
 
+from runner.cli import selftest
 from runner.cli.doctor import Check, Facts, diagnose
 from runner.devices.detection import CUDA_LIBRARIES, GpuDetails, MachineFacts
 from runner.devices.nvml import NvidiaGpu
-from tests.conftest import PROJECT, environment
+from tests.commands import run_module
 
 LINUX = Facts(
     MachineFacts("Linux", "x86_64", "Some CPU", "2.21.0", built_with_cuda=True),
@@ -111,12 +110,9 @@ def test_what_is_wrong_has_a_way_to_mend_it() -> None:
 
 @pytest.mark.slow
 def test_the_doctor_finds_this_machine_fit() -> None:
-    command = [sys.executable, "-m", "runner", "doctor", "--json"]
-    done = subprocess.run(
-        command, cwd=PROJECT, env=environment(), capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    answer = json.loads(done.stdout)
+    done = run_module("runner", "doctor", "--json", timeout=300)
+    assert done.status == 0, done.err[-2000:]
+    answer = json.loads(done.out)
     assert answer["works"] is True
     checks = {check["name"]: check for check in answer["checks"]}
     assert checks["self-test cpu"]["ok"] is True
@@ -124,10 +120,6 @@ def test_the_doctor_finds_this_machine_fit() -> None:
 
 
 @pytest.mark.slow
-def test_a_device_that_is_absent_fails_its_self_test() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "runner.cli.selftest", "metal"],
-        cwd=PROJECT, env=environment(), capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode == 1
-    assert "Metal needs macOS" in json.loads(done.stdout)["detail"]
+def test_a_device_that_is_absent_fails_its_self_test(capfd: pytest.CaptureFixture[str]) -> None:
+    assert selftest.main(["metal"]) == 1
+    assert "Metal needs macOS" in json.loads(capfd.readouterr().out)["detail"]

@@ -1,8 +1,6 @@
 """Device decisions, on every platform's facts; and the ConfigProto, proved by a v1 Session."""
 
-import subprocess
 import sys
-import textwrap
 from dataclasses import replace
 
 import pytest
@@ -13,6 +11,7 @@ from runner.devices import detection
 from runner.devices.detection import DeviceType, GpuDetails, MachineFacts
 from runner.devices.probe import detect_available_devices
 from runner.devices.selection import choose_device
+from tests.fresh_tensorflow import run_fresh
 
 LINUX = MachineFacts("Linux", "x86_64", "Some CPU", "2.21.0", built_with_cuda=True)
 H100 = GpuDetails("/physical_device:GPU:0", "NVIDIA H100", (9, 0))
@@ -105,29 +104,6 @@ def test_a_gpu_whose_memory_others_hold_is_not_taken() -> None:
     assert "device.index=1 has room" in str(chosen(server, "gpu").fallback_reason)
     assert chosen(server, "gpu", index=1).indices == (1,)
     assert chosen(server, "gpu", index="all").indices == (1,)
-
-
-RUN_EACH = """
-import os, sys
-import tensorflow  # imported once; what it does with devices is for each process to say
-for code in sys.argv[1:]:
-    sys.stdout.flush()
-    if not os.fork():
-        exec(code)
-        sys.stdout.flush()
-        os._exit(0)
-    assert os.wait()[1] == 0, code
-"""
-
-
-def run_fresh(*codes: str) -> list[str]:
-    """What each code prints: TensorFlow fixes its devices once per process, so each gets one of its own."""
-    each = [f"{textwrap.dedent(code)}\nprint('-----')" for code in codes]
-    done = subprocess.run(
-        [sys.executable, "-c", RUN_EACH, *each], capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout.split("-----\n")[:-1]
 
 
 V1_SESSION = """

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from runner.audio.samples import as_samples
 from runner.contract.result import Effect
 from runner.devices.detection import DeviceType
+from runner.inference import gate
 from runner.inference.precision import PrecisionChoice
 from runner.inference.program import Program
 from runner.inference.session import SessionMetadata, VGGishSession
@@ -34,6 +35,8 @@ SEED = "double/seed"
 """Name of the only weight, from which the matrix is drawn."""
 BATCH_S = "DOUBLE_BATCH_S"
 """Environment variable: seconds that each batch takes, for a run that is to be caught in the middle."""
+FAULT = "DOUBLE_FAULT"
+"""Environment variable: the fault of ``tests/stress/mutation_list.py`` by which all sessions lie; none if empty."""
 _GRID = float(1 << 20)
 """Samples are rounded to so many steps."""
 _LARGEST = 8
@@ -81,10 +84,24 @@ def _network(seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return matrix, random.integers(0, _LARGEST, EMBEDDING_SIZE) * _GRID
 
 
+@functools.lru_cache(maxsize=8)
+def _log_mel(samples: bytes, rows: int) -> Array:
+    return reference.reference_log_mel(np.frombuffer(samples, np.float32).reshape(rows, -1)).astype(np.float32)
+
+
 def _rounded(values: NDArray[np.float64], bits: int) -> NDArray[np.float64]:
     """Values with so many bits behind the point of their mantissa."""
     mantissa, exponent = np.frexp(values)
     return np.ldexp(np.rint(mantissa * (2 << bits)) / (2 << bits), exponent)
+
+
+def compute_ahead() -> None:
+    """Compute what every run's worker would: forks of this process have it."""
+    _network(0)
+    gate._expected_log_mel()
+    for dtype in ("float32", "int16"):
+        samples = scaled(gate.signals_of(dtype))
+        _log_mel(samples.tobytes(), len(samples))
 
 
 class DoubleProgram(Program):
@@ -130,7 +147,8 @@ class DoubleSession(VGGishSession):
 
     def log_mel(self, windows: Windows) -> Array:
         """The reference's own."""
-        return reference.reference_log_mel(scaled(windows)).astype(np.float32)
+        samples = scaled(windows)
+        return _log_mel(samples.tobytes(), len(samples))
 
     def on_device(self, windows: Windows) -> Any:
         """The windows, where they are."""

@@ -10,8 +10,13 @@ if __name__ == "__main__":
 
     from runner.engines.entrypoint import main
     from tests.double.framework import take_its_place_in_rays_processes, take_the_place_of_tensorflow
+    from tests.double.session import FAULT, DoubleSession
 
     take_the_place_of_tensorflow()
+    if fault := os.environ.get(FAULT):
+        from tests.stress.mutations import install
+
+        install(fault, DoubleSession)
     take_its_place_in_rays_processes()
     exit_status = main(*sys.argv[1:])
     logging.shutdown()

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -47,9 +47,11 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def sweep(few_clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, list, str]]:
+def sweep(
+    few_clips: Path, tmp_path_factory: pytest.TempPathFactory, new_outputs: Callable[[Path], Path]
+) -> Iterator[tuple[str, list, str]]:
     """The issue's sweep, and `mlflow ui` exactly as its summary says: (address, runs, the parent first, its page)."""
-    outputs = tmp_path_factory.mktemp("browser") / "outputs"
+    outputs = new_outputs(tmp_path_factory.mktemp("browser") / "outputs")
     done = commands.run(
         *("-m", "device=cpu,gpu", "memory=conservative,greedy", f"dataset.root={few_clips}", "weights=random"),
         f"paths.outputs={outputs}",

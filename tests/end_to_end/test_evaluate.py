@@ -56,9 +56,10 @@ def test_a_run_without_labels_is_finished_with_a_warning(few_clips: Path, output
     assert f"python -m runner evaluate {outputs / 'run'}" in again.out + again.err
 
 
-def test_random_weights_tell_real_sounds_apart_far_above_chance(audio: Path, outputs: Path) -> None:
+def test_random_weights_tell_real_sounds_apart_far_above_chance(audio: Path, models: Path, outputs: Path) -> None:
     done = run_real(
-        *(f"dataset.root={audio / 'labelled_esc10_fold1'}", "weights=random", "device=cpu", "tracking=none"),
+        *(f"dataset.root={audio / 'labelled_esc10_fold1'}", "weights=random", "weights.seed=7", "device=cpu"),
+        *("tracking=none", f"paths.models={models}"),
         *("evaluate=all", r"evaluate.group_pattern='/\d-(\d+)-'", "profile=off", f"paths.outputs={outputs}"),
     )
     assert done.status == 0, done.err

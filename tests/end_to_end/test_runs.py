@@ -40,11 +40,12 @@ def tables(run_dir: Path):
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Done, Path]:
+def demo(models: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Done, Path]:
     """The first command of a new user, without a network: auto everything, TensorFlow and all."""
     outputs = tmp_path_factory.mktemp("demo") / "outputs"
     done = run_real(
-        f"paths.outputs={outputs}", f"paths.models={outputs}/models", "weights.base_url=http://127.0.0.1:9/"
+        *(f"paths.outputs={outputs}", f"paths.models={models}", "weights.seed=7"),
+        "weights.base_url=http://127.0.0.1:9/",
     )
     return done, outputs
 

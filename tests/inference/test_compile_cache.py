@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +10,7 @@ import pytest
 
 from runner.devices.nvml import NvidiaGpu
 from runner.inference.compile_cache import CompileCache
-from tests.commands import PROJECT, environment
+from tests.fresh_tensorflow import run_fresh
 
 GPUS = [NvidiaGpu("a GPU", memory_mib=1, driver="1", compute_capability="9.0")]
 
@@ -29,38 +27,37 @@ def make_cache(folder: Path, flags: str = "") -> CompileCache:
     return cache
 
 
-def compile_and_run(folder: Path) -> tuple[str, Path]:
-    """Compile a program in a process of its own, with the cache; return its result and its entry."""
-    script = f"""
-from pathlib import Path
-from runner.devices.nvml import NvidiaGpu
-from runner.inference.compile_cache import CompileCache
-from runner.inference.tensorflow_import import import_tensorflow
-import_tensorflow()
-import tensorflow as tf
-cache = CompileCache(Path({str(folder)!r}), {GPUS!r})
-cache.use()
-tf.config.list_physical_devices("GPU")
-program = tf.function(lambda x: tf.tanh(x @ x) + 1.0, jit_compile=True)
-print(program(tf.eye(3)).numpy().tolist())
-cache.commit()
+COMPILE = """
+    from pathlib import Path
+    from runner.devices.nvml import NvidiaGpu
+    from runner.inference.compile_cache import CompileCache
+    import tensorflow as tf
+    cache = CompileCache(Path({folder!r}), {gpus!r})
+    cache.use()
+    tf.config.list_physical_devices("GPU")
+    program = tf.function(lambda x: tf.tanh(x @ x) + 1.0, jit_compile=True)
+    print(program(tf.eye(3)).numpy().tolist())
+    cache.commit()
+    (entry,) = cache.folder.iterdir()
+    print(entry.stat().st_ino, entry.stat().st_mtime_ns)
+    print(entry.stat().st_size)
 """
-    command = [sys.executable, "-c", script]
-    done = subprocess.run(command, cwd=PROJECT, env=environment(), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    (entry,) = CompileCache(folder, GPUS).folder.iterdir()
-    return done.stdout, entry
+DAMAGE = """
+    from pathlib import Path
+    from runner.devices.nvml import NvidiaGpu
+    from runner.inference.compile_cache import CompileCache
+    (entry,) = CompileCache(Path({folder!r}), {gpus!r}).folder.iterdir()
+    entry.write_bytes(entry.read_bytes()[:-100])
+"""
 
 
 @pytest.mark.slow
 def test_tensorflow_uses_an_entry_and_compiles_a_damaged_one_again(tmp_path: Path) -> None:
-    result, entry = compile_and_run(tmp_path)
-    compiled = entry.stat()
-    assert compile_and_run(tmp_path)[0] == result
-    assert (entry.stat().st_ino, entry.stat().st_mtime_ns) == (compiled.st_ino, compiled.st_mtime_ns)
-    entry.write_bytes(entry.read_bytes()[:-100])
-    assert compile_and_run(tmp_path)[0] == result
-    assert entry.stat().st_size == compiled.st_size
+    compiles, damages = (code.format(folder=str(tmp_path), gpus=GPUS) for code in (COMPILE, DAMAGE))
+    printed = run_fresh(compiles, compiles, damages, compiles)
+    (result, entry, size), used, _, (again, _, same_size) = (each.splitlines() for each in printed)
+    assert used == [result, entry, size]
+    assert (again, same_size) == (result, size)
 
 
 def test_only_whole_entries_of_runs_that_passed_the_gate_stay(tmp_path: Path) -> None:

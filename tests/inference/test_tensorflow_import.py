@@ -4,32 +4,26 @@ from __future__ import annotations
 
 import gc
 import os
-import subprocess
 import sys
 
 import pytest
 
 from runner.core.imports import without_collection
 from runner.inference.tensorflow_import import without_library_notes
-from tests.commands import PROJECT, environment
+from tests.fresh_tensorflow import run_fresh
 
 
 @pytest.mark.slow
 def test_keras_is_imported_when_it_is_used() -> None:
     script = """
-import gc, sys
-from runner.inference.tensorflow_import import import_tensorflow
-import_tensorflow()
-assert gc.isenabled()
-import tensorflow as tf
-assert tf.constant(1.0).numpy() == 1.0
-assert "keras" not in sys.modules
-print(tf.keras.layers.Dense(2)(tf.ones([1, 3])).shape)
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=PROJECT, env=environment(), capture_output=True, text=True, check=False
-    )
-    assert done.stdout.strip() == "(1, 2)", done.stderr
+    import gc, sys
+    assert gc.isenabled()
+    import tensorflow as tf
+    assert tf.constant(1.0).numpy() == 1.0
+    assert "keras" not in sys.modules
+    print(tf.keras.layers.Dense(2)(tf.ones([1, 3])).shape)
+    """
+    assert run_fresh(script) == ["(1, 2)\n"]  # after ``import_tensorflow``
 
 
 def test_the_collector_is_as_it_was_after_an_import() -> None:

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.commands import DOUBLE, REAL, run_real
+from tests.commands import run as run_double
 from tests.stress.disk import FROM_THEN_ON, HALF, ONCE, Call, Watch, build, why_not
 from tests.stress.power_loss import Contents, Disk, choices, restore
 
@@ -241,7 +242,7 @@ def check_commands(folder: Path, times: int, seed: int, command: str = REAL) -> 
     library = build(folder)
     arguments = command_arguments(make_data(folder / "data"), folder)
     undisturbed, rng, bad = folder / "undisturbed", random.Random(seed), 0
-    run = partial(run_real, *arguments, command=command)
+    run = partial(run_double, *arguments) if command == DOUBLE else partial(run_real, *arguments, command=command)
     worker = "tests.double.worker" if command == DOUBLE else "runner.engines.worker"
     assert run(f"output.dir={undisturbed}").status == 0
     for number in range(times):

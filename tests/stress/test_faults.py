@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import PROJECT, environment
+from tests.commands import DOUBLE, PROJECT, environment
 from tests.stress.disk import Call, why_not
+from tests.stress.faults import check_commands
 from tests.stress.power_loss import Contents, Disk, choices
 
 needs_shim = pytest.mark.skipif(why_not() is not None, reason=f"what a process does to files: {why_not()}")
@@ -56,8 +57,8 @@ def test_a_finished_run_that_is_given_again_changes_no_byte(tmp_path: Path) -> N
 
 @needs_shim
 @pytest.mark.slow
-def test_calls_that_fail_in_the_real_command_and_its_worker_are_told_and_cost_nothing() -> None:
-    assert run_faults("--commands", "2", "--double") == ""
+def test_calls_that_fail_in_the_real_command_and_its_worker_are_told_and_cost_nothing(tmp_path: Path) -> None:
+    assert check_commands(tmp_path, times=2, seed=0, command=DOUBLE) == 0
 
 
 # What a disk may hold: the model that the losses of power come from

@@ -7,7 +7,6 @@ command.
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from _pytest.mark import ParameterSet
 from runner.core.layout import RunLayout
 from tests import commands
 from tests.commands import PROJECT, Done
+from tests.double.session import FAULT
 from tests.stress.mutation_list import FAULTS, PASSES, Fault
 from tests.stress.mutations import Bench
 
@@ -78,19 +78,11 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(clips: Path, folder: Path, fault: str = "") -> Done:
     """A run, in whose worker sessions lie; in batches and shards small enough that there are many."""
-    (folder / "site").mkdir(parents=True, exist_ok=True)
-    (folder / "site" / "sitecustomize.py").write_text(
-        "import sys\n"
-        f"if {fault!r} and 'tests.double.worker' in sys.orig_argv:\n"
-        "    from tests.double.session import DoubleSession\n"
-        "    from tests.stress.mutations import install\n"
-        f"    install({fault!r}, DoubleSession)\n"
-    )
     return commands.run(
         *(f"dataset.root={clips}", "device=cpu", "weights=random", "tracking=none", "profile=off"),
         *("memory.batch_size=16", "memory.decode_workers=1", "output.clips_per_shard=2"),
         *(f"output.dir={folder / 'run'}", f"paths.models={clips / 'models'}", f"paths.outputs={folder}"),
-        PYTHONPATH=os.pathsep.join([str(folder / "site"), str(PROJECT)]),
+        **{FAULT: fault},
     )
 
 
