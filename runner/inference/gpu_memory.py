@@ -14,6 +14,17 @@ if TYPE_CHECKING:
     from runner.devices.selection import DeviceChoice
 
 
+_OUT_OF_MEMORY_PHRASES = (
+    "out of memory",
+    "resource_exhausted",
+    "resource exhausted",
+    "alloc_failed",  # cuBLAS's and cuDNN's own
+    "autotuning failed",  # XLA: no algorithm could be tried (seen on a GPU with 4 GiB to give)
+    "failed to determine best cudnn convolution algorithm",
+    "no algorithm worked",
+)
+
+
 @dataclass(frozen=True)
 class GpuMemory:
     """The settings of TensorFlow's GPU allocator in effect.
@@ -83,3 +94,13 @@ def gpu_memory_metrics(choice: DeviceChoice) -> dict[str, float]:
     if held:
         metrics["device_memory_reserved_mib"] = max(held)
     return metrics
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether an error of TensorFlow says that the device's memory did not suffice."""
+    import tensorflow as tf
+
+    if isinstance(error, tf.errors.ResourceExhaustedError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, tf.errors.OpError) and any(phrase in text for phrase in _OUT_OF_MEMORY_PHRASES)

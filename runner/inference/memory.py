@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from runner.devices.detection import DeviceType
@@ -108,10 +108,6 @@ def plan_memory(
         gpu_mib: memory of each GPU that the run may take; None where that is unknown.
     """
     batch = memory.batch_size if isinstance(memory.batch_size, int) else memory.default_batch_size[device.value]
-    depth = memory.queue_depth
-    workers = memory.decode_workers or default_decode_workers(device, cores)
-    writers = memory.writer_processes
-    in_flight = devices * (IN_FLIGHT_ON_CUDA if device is DeviceType.GPU else 1)
     notes = []
     if batch > MAX_BATCH:
         notes.append(f"batch_size cut from {batch} to {MAX_BATCH}: larger activations overflow 2**31 elements")
@@ -122,32 +118,49 @@ def plan_memory(
             batch //= 2
         if batch < asked_for:
             notes.append(f"batch_size cut from {asked_for} to {batch}: the GPU has {gpu_mib:,} MiB for this run")
-    ceiling = memory.host_limit_mib
-    if ceiling is not None:
-        activations = _ACTIVATION_MIB_PER_EXAMPLE if device is DeviceType.CPU else 0.0
+    plan = MemoryPlan(
+        batch_size=batch,
+        queue_depth=memory.queue_depth,
+        decode_workers=memory.decode_workers or default_decode_workers(device, cores),
+        host_limit_mib=memory.host_limit_mib,
+        in_flight=devices * (IN_FLIGHT_ON_CUDA if device is DeviceType.GPU else 1),
+        writer_processes=memory.writer_processes,
+        notes=tuple(notes),
+    )
+    return plan if memory.host_limit_mib is None else _cut_to_limit(plan, memory.host_limit_mib, device, devices)
 
-        def needed() -> float:
-            slots = (workers + depth + in_flight) * slot_bytes(batch) / MIB
-            processes = workers * _DECODER_MIB + writers * _WRITER_MIB
-            return _WORKER_BASE_MIB + batch * activations + slots + processes
 
-        asked = (batch, depth, workers)
-        while needed() > ceiling and depth > 1:
-            depth -= 1
-        while needed() > ceiling and batch > (_MIN_GPU_BATCH if device is DeviceType.GPU else 8):
-            batch //= 2
-        while needed() > ceiling and workers > devices:
-            workers -= 1
-        while needed() > ceiling and batch > 8:
-            batch //= 2
-        while needed() > ceiling and workers > 1:
-            workers -= 1
-        for name, before, after in zip(
-            ("batch_size", "queue_depth", "decode_workers"), asked, (batch, depth, workers), strict=True
-        ):
-            if before != after:
-                notes.append(f"{name} cut from {before} to {after}: memory.host_limit_mib is {ceiling}")
-    return MemoryPlan(batch, depth, workers, ceiling, in_flight, writers, tuple(notes))
+def _cut_to_limit(plan: MemoryPlan, limit_mib: int, device: DeviceType, devices: int) -> MemoryPlan:
+    """Return the plan with queue, batch and decode processes cut until it fits into the host's memory."""
+    batch, depth, workers = plan.batch_size, plan.queue_depth, plan.decode_workers
+    activations = _ACTIVATION_MIB_PER_EXAMPLE if device is DeviceType.CPU else 0.0
+
+    def is_too_much() -> bool:
+        slots = (workers + depth + plan.in_flight) * slot_bytes(batch) / MIB
+        processes = workers * _DECODER_MIB + plan.writer_processes * _WRITER_MIB
+        return _WORKER_BASE_MIB + batch * activations + slots + processes > limit_mib
+
+    while is_too_much() and depth > 1:
+        depth -= 1
+    while is_too_much() and batch > (_MIN_GPU_BATCH if device is DeviceType.GPU else 8):
+        batch //= 2
+    while is_too_much() and workers > devices:
+        workers -= 1
+    while is_too_much() and batch > 8:
+        batch //= 2
+    while is_too_much() and workers > 1:
+        workers -= 1
+    cuts = {
+        "batch_size": (plan.batch_size, batch),
+        "queue_depth": (plan.queue_depth, depth),
+        "decode_workers": (plan.decode_workers, workers),
+    }
+    notes = (
+        f"{name} cut from {before} to {after}: memory.host_limit_mib is {limit_mib}"
+        for name, (before, after) in cuts.items()
+        if before != after
+    )
+    return replace(plan, batch_size=batch, queue_depth=depth, decode_workers=workers, notes=(*plan.notes, *notes))
 
 
 def ceiling_mib(host_limit_mib: int | None, device: DeviceType) -> int | None:

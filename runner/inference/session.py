@@ -18,7 +18,7 @@ from runner.audio.source_windows import SourceWindows
 from runner.core.errors import ClipError
 from runner.devices.detection import DeviceType
 from runner.inference.device_copy import DeviceCopy, as_tensor
-from runner.inference.gpu_memory import GpuMemory
+from runner.inference.gpu_memory import GpuMemory, is_out_of_memory
 from runner.inference.memory import IN_FLIGHT_ON_CUDA
 from runner.inference.program import ROW_SHAPES
 from runner.inference.resampling import DeviceResampler
@@ -39,16 +39,6 @@ Array = NDArray[np.float32]
 MIN_ROWS_CPU = 2
 """For one row alone oneDNN and Eigen take other convolution kernels, whose sums differ by 3e-6: padded to two, the bits
 are the same at every batch size."""
-
-_OUT_OF_MEMORY_PHRASES = (
-    "out of memory",
-    "resource_exhausted",
-    "resource exhausted",
-    "alloc_failed",  # cuBLAS's and cuDNN's own
-    "autotuning failed",  # XLA: no algorithm could be tried (seen on a GPU with 4 GiB to give)
-    "failed to determine best cudnn convolution algorithm",
-    "no algorithm worked",
-)
 
 
 @dataclass(frozen=True)
@@ -162,7 +152,7 @@ class VGGishSession:
         try:
             self.embed_windows(silence)
         except Exception as error:
-            if not self.program.is_compiled_by_xla or _is_out_of_memory(error):
+            if not self.program.is_compiled_by_xla or is_out_of_memory(error):
                 raise
             reason = f"XLA failed: {type(error).__name__}: {str(error).splitlines()[0][:200]}"
             self.program.leave_xla(reason)
@@ -296,7 +286,7 @@ class VGGishSession:
             try:
                 chunks.append(self._embed_batch(self.program.function(kind), batch, copied))
             except Exception as error:
-                if batch_size == 1 or not _is_out_of_memory(error):
+                if batch_size == 1 or not is_out_of_memory(error):
                     raise
                 self._back_off(batch_size)
                 continue
@@ -344,15 +334,6 @@ class VGGishSession:
         import tensorflow as tf
 
         return tf.device(self.device_name)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    import tensorflow as tf
-
-    if isinstance(error, tf.errors.ResourceExhaustedError):
-        return True
-    text = str(error).lower()
-    return isinstance(error, tf.errors.OpError) and any(phrase in text for phrase in _OUT_OF_MEMORY_PHRASES)
 
 
 def identity_of(session: VGGishSession, postprocess: Postprocessor | None) -> dict[str, str]:
