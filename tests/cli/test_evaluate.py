@@ -44,6 +44,7 @@ def test_the_flags_are_the_configurations_keys_with_its_defaults() -> None:
     assert (config.group_pattern, config.unit, config.few_shot_samples) == ("(.)", "window", 0)
 
 
+@pytest.mark.slow
 def test_runs_are_evaluated_and_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     coarse = finished(tmp_path / "coarse", noise=3.0, precision="bfloat16", speed=1e5)
     fine = finished(tmp_path / "fine", speed=5e4)
@@ -88,6 +89,7 @@ def distance(folder: Path) -> float:
     return frechet_distance(first, second)
 
 
+@pytest.mark.slow
 def test_a_sweep_is_its_jobs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fad = distance(sweep(tmp_path))
     assert main([str(tmp_path), "--tasks", "probe"]) == 0

@@ -87,6 +87,7 @@ def test_a_limit_decides_the_exit_status(
     assert ("is above 0.5" in capsys.readouterr().err) is bool(status)
 
 
+@pytest.mark.slow
 def test_other_protocols_are_refused_unless_that_is_asked_for(
     runs: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -47,6 +47,7 @@ def test_the_verdict_is_the_published_distances(
     assert capsys.readouterr().out.count("FAILED" if status else "passed") == 2
 
 
+@pytest.mark.slow
 def test_a_session_of_other_weights_is_measured_and_fails(
     vggish: VGGishSession, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -97,6 +97,7 @@ def test_runs_that_cannot_be_compared_are_listed_and_not_ranked(store, capsys) -
     assert not why  # the sweep itself is not listed: its jobs are
 
 
+@pytest.mark.slow
 def test_another_workload_is_said_to_be_one(store, capsys) -> None:
     assert report(store, "slow", "fast", "hop", "elsewhere") == 0
     text = capsys.readouterr().out

@@ -61,6 +61,7 @@ def outcome(line: str, outputs: Path, capsys: pytest.CaptureFixture[str]) -> tup
     return int(status or 0), captured.out + captured.err + said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "words"),
     [

@@ -27,6 +27,7 @@ def config(*tasks: str, **values: Any) -> EvaluateConfig:
     return EvaluateConfig(tasks=[*(tasks or TASKS)], **values)
 
 
+@pytest.mark.slow
 def test_all_tasks_of_a_run_with_labels_have_a_mean_a_spread_and_a_chance_level(tmp_path: Path) -> None:
     run = write_run(tmp_path, labeled_clips())
     found = evaluate(str(run), config())

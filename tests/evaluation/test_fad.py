@@ -93,6 +93,7 @@ def test_a_clip_is_drawn_with_all_its_examples(
     assert len(drawn) == min(groups, len(CLIP_EXAMPLES))
 
 
+@pytest.mark.slow
 def test_the_same_clips_are_drawn_in_pairs_so_that_the_interval_is_of_the_setting(
     base: Reference, run: EmbeddingSet, tmp_path: Path
 ) -> None:
@@ -110,6 +111,7 @@ def test_the_same_clips_are_drawn_in_pairs_so_that_the_interval_is_of_the_settin
     assert (same.fad, same.interval, same.paired) == (0.0, (0.0, 0.0), len(CLIP_EXAMPLES))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("groups", [GROUPS, 3])
 def test_clips_in_another_order_are_drawn_in_the_same_pairs(
     groups: int, base: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -48,6 +48,7 @@ def test_distances_are_from_the_job_of_the_finest_precision(tmp_path: Path) -> N
     assert distances[3:] == [0.0, 0.0]
 
 
+@pytest.mark.slow
 def test_jobs_of_other_data_or_weights_or_without_statistics_have_none(tmp_path: Path) -> None:
     jobs = {
         "0": job(tmp_path, "0", 1.0, "float32"),

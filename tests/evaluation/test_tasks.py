@@ -125,6 +125,7 @@ def test_a_recordings_own_windows_teach_nothing_of_it() -> None:
     assert chance_map_at_r(data) == pytest.approx(np.mean(retrieve(data)["retrieval_map_at_r"]), abs=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_permuted_labels_come_out_at_chance(seed: int) -> None:
     """Each of 300 recordings is guessed at random: accuracy is within four standard errors of 1/3, for two alike

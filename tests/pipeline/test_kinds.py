@@ -21,6 +21,8 @@ from runner.pipeline.pipeline import EmbeddingPipeline, ShardedClips
 from runner.vggish.framing import Windows, scaled
 from tests.writers import journaled_writer
 
+pytestmark = pytest.mark.slow
+
 FILES = [
     ("a.wav", 44_100, 2, "PCM_16"),
     ("b.wav", 44_100, 1, "FLOAT"),

@@ -80,6 +80,7 @@ def kill(pool: DecodePool) -> None:
     pool._processes[0].process.join()
 
 
+@pytest.mark.slow
 def test_processes_killed_while_idle_cost_no_clip(pool: DecodePool, clip: bytes) -> None:
     kill(pool)  # while TensorFlow would be imported
     pool.open(1, 2, ROWS)

@@ -22,6 +22,8 @@ from runner.output.spill import BatchRows, Spill
 from runner.output.writer import ShardFiles
 from runner.pipeline.writer_processes import WriterProcesses
 
+pytestmark = pytest.mark.slow
+
 OUTPUT = OutputConfig(formats=["parquet", "npz"], pool=[4.8])
 
 

@@ -75,6 +75,7 @@ def test_fad_is_beside_probe_accuracy_and_speed() -> None:
     assert findings(usual, of_another_sweep)[1].endswith("× realtime, moved probe accuracy by 0.0 points.")
 
 
+@pytest.mark.slow
 def test_without_labels_fad_is_said_of_settings_that_change_numbers() -> None:
     coarse = far(result(precision="bfloat16", speed=339), "0", 0.084, reference="2")
     half = far(result(precision="float16", speed=339), "1", 0.0, reference="2")

@@ -315,11 +315,11 @@ class Case:
 
 
 def one_of_each_kind(cases: Sequence[Case], known: set[tuple[str, ...]]) -> list[Case]:
-    """Return the middle one of each kind, and of every third kind that an earlier scenario had; add them to those."""
+    """Return the middle one of each kind, and of every sixth kind that an earlier scenario had; add them to those."""
     kinds: dict[tuple[str, ...], list[Case]] = {}
     for case in cases:
         kinds.setdefault(case.kind, []).append(case)
-    again = [kind for kind in kinds if kind in known][::3]
+    again = [kind for kind in kinds if kind in known][::6]
     chosen = [each[len(each) // 2] for kind, each in kinds.items() if kind not in known or kind in again]
     known.update(kinds)
     return chosen

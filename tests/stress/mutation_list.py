@@ -255,8 +255,8 @@ _EDITS: dict[str, tuple[str, str, str]] = {
     "the coarse front end": (PROGRAM, 'frontend.log_mel(windows, "float32")', "frontend.folded_log_mel(windows)"),
     "filling rows come first": (
         SESSION,
-        "np.concatenate([rows, np.zeros((self.min_rows - count, *rows.shape[1:]), rows.dtype)])",
-        "np.concatenate([np.zeros((self.min_rows - count, *rows.shape[1:]), rows.dtype), rows])",
+        "np.concatenate([rows, np.zeros((missing, *rows.shape[1:]), rows.dtype)])",
+        "np.concatenate([np.zeros((missing, *rows.shape[1:]), rows.dtype), rows])",
     ),
     "dense layers see filling rows": (
         PROGRAM,

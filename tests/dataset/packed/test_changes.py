@@ -59,6 +59,7 @@ def test_a_container_is_listed_once_for_as_long_as_it_stays_the_same(
     assert listed(web(path), tmp_path).table.num_rows == 5
 
 
+@pytest.mark.slow
 def test_a_tar_that_is_gone_or_that_comes_back_leaves_a_finished_run_finished(tmp_path: Path) -> None:
     tars = tmp_path / "data"
     pack(tars / "0.tar", some(0, 2))
