@@ -15,6 +15,8 @@ from runner.audio.flac import MOST_SAMPLES, decode_flac
 from runner.audio.reader import read_clip
 from runner.core.errors import ClipError
 
+pytest.importorskip("miniaudio", reason="the extra flac is not installed")
+
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
