@@ -54,6 +54,11 @@ def test_a_long_file_and_one_of_another_length_are_left_to_libsndfile(file: Path
     assert decode_flac(os.fsencode(file), MOST_SAMPLES, 2) is None
 
 
+def test_a_small_recording_in_a_large_file_is_left_to_libsndfile(file: Path) -> None:
+    os.truncate(file, 4 * MOST_SAMPLES + 1)  # zeros follow
+    assert decode_flac(os.fsencode(file), 100_000, 2) is None
+
+
 def test_clips_of_a_file_that_was_decoded_whole_are_its_parts(file: Path, without_miniaudio) -> None:
     ranges = [(0.0, 0.5), (None, None), (1.25, 2.0), (0.1, 0.2), (2.0, 9.0), (3.0, 4.0)]
     whole = [read(file, *span) for span in ranges]
