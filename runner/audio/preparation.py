@@ -45,7 +45,7 @@ class Preparation:
         return round(Fraction(str(self.speed)) * sample_rate)
 
     @property
-    def is_level(self) -> bool:
+    def keeps_level(self) -> bool:
         """Whether samples keep their level."""
         return (self.offset, self.gain) == (0.0, 1.0)
 
@@ -65,7 +65,7 @@ class Preparation:
             mono: Array = block[:, 0]
         else:
             mono = scaled(block[:, 0]) if self.channels == "first" else channel_mean(block)
-        if self.is_level:
+        if self.keeps_level:
             return mono if self.speed == 1 else scaled(mono)
         return ((scaled(mono).astype(np.float64) - self.offset) * self.gain).astype(np.float32)
 

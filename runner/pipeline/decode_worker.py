@@ -237,7 +237,7 @@ class _Decoder:
     def _blocks_and_cutter(self, clip: ClipReader) -> tuple[Iterator[Array], Cutter]:
         """Return a clip's blocks, resampled where the device does not do that, and what cuts them into windows."""
         framing, preparation = self._options.framing, clip.preparation
-        if not self._resample and framing.is_plain and preparation.is_level:
+        if not self._resample and framing.is_plain and preparation.keeps_level:
             at_rate = window_filter(clip.rate, preparation.resampler, framing.hop_s)
             if at_rate and self._memory.rows_of(WindowKind("float32", clip.rate, at_rate.frames)):
                 return clip.blocks(), SourceWindowCutter(at_rate, preparation, framing)

@@ -42,8 +42,8 @@ class MemoryConfig:
     """Decode processes; null: by device and cores (a GPU leaves them all cores, the CPU's network shares them)."""
 
     writer_processes: int = 0
-    """Processes that write the files of shards, of 130 MiB each; 0: threads of the worker write them. Processes leave
-    its interpreter to what feeds a GPU."""
+    """Processes that write the files of shards, of up to 200 MiB each; 0: threads of the worker write them. Processes
+    leave its interpreter to what feeds a GPU."""
 
     host_limit_mib: int | None = 4096
     """Host memory, decode processes included, in MiB, to which queue, batch and processes shrink; null: no limit."""
