@@ -25,7 +25,7 @@ from runner.config.groups.engine import EngineConfig, RayEngineConfig
 from runner.config.groups.evaluate import EvaluateConfig
 from runner.config.groups.frontend import FrontendConfig
 from runner.config.groups.memory import AUTO, MemoryConfig
-from runner.config.groups.model import ModelConfig, VGGishModel
+from runner.config.groups.model import InstalledModel, ModelConfig, SavedModelConfig, VGGishConfig, installed_models
 from runner.config.groups.output import POSTPROCESSES, OutputConfig
 from runner.config.groups.parity import ParityConfig, ToleranceConfig
 from runner.config.groups.paths import PathsConfig
@@ -50,6 +50,7 @@ __all__ = [
     "FileWeights",
     "FolderDataset",
     "FrontendConfig",
+    "InstalledModel",
     "ManifestDataset",
     "MemoryConfig",
     "ModelConfig",
@@ -63,9 +64,10 @@ __all__ = [
     "RandomWeights",
     "RayEngineConfig",
     "RunConfig",
+    "SavedModelConfig",
     "ToleranceConfig",
     "TrackingConfig",
-    "VGGishModel",
+    "VGGishConfig",
     "WebDataset",
     "WeightsConfig",
     "from_dict",
@@ -80,7 +82,7 @@ class RunConfig:
     device: DeviceConfig = field(default_factory=DeviceConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)
-    model: ModelConfig = field(default_factory=VGGishModel)
+    model: ModelConfig = field(default_factory=VGGishConfig)
     weights: WeightsConfig
     dataset: DatasetConfig
     frontend: FrontendConfig = field(default_factory=FrontendConfig)
@@ -105,7 +107,7 @@ GROUPS: Mapping[str, type[Any] | Mapping[str, type[Any]]] = {
     "device": DeviceConfig,
     "memory": MemoryConfig,
     "precision": PrecisionConfig,
-    "model": {"vggish": VGGishModel},
+    "model": {"vggish": VGGishConfig, "savedmodel": SavedModelConfig},
     "weights": {"auto": AutoWeights, "audioset": AudiosetWeights, "file": FileWeights, "random": RandomWeights},
     "dataset": {
         "demo": DatasetConfig,
@@ -157,6 +159,8 @@ def _build(group: str, values: Mapping[str, Any]) -> Any:
     schema = GROUPS[group]
     if isinstance(schema, Mapping):
         name = values.get("name", next(iter(schema)))  # model had no name in runs of earlier versions
+        if group == "model":
+            schema = {**schema, **dict.fromkeys(installed_models(), InstalledModel)}
         schema = schema[one_of(f"{group}.name", name, tuple(schema))]
     known = [field.name for field in fields(schema)]
     if unknown := [key for key in values if key not in known]:

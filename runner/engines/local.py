@@ -294,7 +294,9 @@ class LocalEngine(Engine):
             log.warning("skipped the device benchmark: %s", error)
             return
         examples_per_s = self.metrics.get("examples_per_s")
-        self.metrics |= speed_metrics(examples_per_s, alone, peak, len(sessions), config.frontend.file_hop_s)
+        self.metrics |= speed_metrics(
+            examples_per_s, alone, peak, len(sessions), config.frontend.file_hop_s, sessions[0].spec.flop
+        )
 
     def _warn_of_ceiling(self, placement: Placement) -> None:
         limit, used = self._spec.config.memory.host_limit_mib, self.metrics["rss_peak_mib"]

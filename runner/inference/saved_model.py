@@ -48,10 +48,12 @@ def export(config: RunConfig) -> Path:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"output.dir={folder} is not an empty folder: name another")
     _check_frontend(config.frontend)
-    from runner.weights.selection import random_weights_banner, resolve_weights
+    from runner.models.vggish.model import VGGish
+    from runner.weights.selection import random_weights_banner
 
     models = config.paths.models_folder
-    chosen = resolve_weights(config.weights, models, is_demo=False)
+    model = VGGish(conv="direct")
+    chosen = model.choose_weights(config.weights, models, is_demo=False)
     if chosen.is_random:
         print(random_weights_banner(chosen), file=sys.stderr)
 
@@ -61,15 +63,13 @@ def export(config: RunConfig) -> Path:
     from runner.core.layout import CACHE
     from runner.inference.builder import DeviceRequest, build_session, place_on_device
     from runner.inference.gate import run_parity_gate
-    from runner.inference.parity import parity_answers
-    from runner.weights.loading import load_weights
 
     request = DeviceRequest(config.device.name, config.device.index, config.device.strict, config.precision.name)
     placement = place_on_device(request, config.memory)
-    loaded = load_weights(chosen)
+    loaded = model.load(chosen)
     checked = config.parity.name != "off"
-    answers = parity_answers(loaded, models / CACHE, placement.precision.effective) if checked else None
-    session = build_session(placement, loaded, conv="direct")  # it takes the arrays of the weights
+    answers = model.answers(loaded, models / CACHE, placement.precision.effective) if checked else None
+    session = build_session(placement, model, loaded)  # it takes the arrays of the weights
     gate = None
     if answers is not None:
         gate = run_parity_gate([session], answers, config.parity)

@@ -79,7 +79,7 @@ def _precision(result: RunResult) -> str | None:
 
 def _convolution(result: RunResult) -> str | None:
     model = result.startup.model
-    return f"{model.conv.effective}: {model.conv.reason}" if model else None
+    return f"{model.conv.effective}: {model.conv.reason}" if model and model.conv else None
 
 
 def _weights(result: RunResult) -> str | None:

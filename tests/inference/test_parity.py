@@ -10,10 +10,14 @@ import pytest
 from runner.config.composition import compose_config
 from runner.config.schema import ToleranceConfig
 from runner.inference.gate import measure_session
-from runner.inference.parity import INT16_SIGNALS, as_int16, compare, fixed_signals, worst_of
+from runner.inference.parity import compare, worst_of
+from runner.models.answers import AnswerCache, Answers
+from runner.models.base import LoadedWeights
+from runner.models.signals import INT16_SIGNALS, as_int16, fixed_signals
+from runner.models.vggish.model import VGGish
 from runner.vggish import reference as own
-from runner.vggish.answers import AnswerCache, Answers
 from runner.vggish.reference import reference_embeddings, reference_log_mel
+from runner.weights.selection import WeightsChoice
 from tests import reference
 
 
@@ -159,6 +163,7 @@ def test_too_few_embeddings_are_an_error() -> None:
 
 
 WINDOWS = np.ones((2, 15_600), np.float32)
+CHOICE = WeightsChoice("random", "random", None, None, 7, "for tests", is_random=True)
 
 
 def test_the_reference_is_computed_once_for_weights_precision_and_windows(
@@ -171,7 +176,9 @@ def test_the_reference_is_computed_once_for_weights_precision_and_windows(
         return np.full((2, 128), len(calls), np.float32)
 
     def ask(checksum: str = "abc", windows: np.ndarray = WINDOWS, precision: str = "float32") -> tuple[float, bool]:
-        actual, known = AnswerCache(tmp_path / "new" / "folder").get(checksum, windows, compute, precision)
+        model, loaded = VGGish(), LoadedWeights(CHOICE, {}, checksum)
+        monkeypatch.setattr(model, "reference", lambda weights, windows, precision: compute(windows))
+        actual, known = model.remembered_rows(loaded, windows, tmp_path / "new" / "folder", precision)
         return float(actual[0, 0]), known
 
     assert ask() == (1, False)
