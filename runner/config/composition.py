@@ -55,7 +55,7 @@ def register() -> None:
 
 def _frontend_of_installed_model() -> DictConfig:
     """Return the front end of another package's model, which is imported only where it is chosen."""
-    frontend = OmegaConf.structured(FrontendConfig)
+    frontend: DictConfig = OmegaConf.structured(FrontendConfig)
     frontend.hop_s, frontend.window_s = "${runner.model:hop_s,${model.name}}", "${runner.model:window_s,${model.name}}"
     return frontend
 

@@ -12,6 +12,7 @@ from runner.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from runner.core.model_spec import ModelSpec
+    from runner.models.base import EmbeddingModel
 
 ENTRY_POINTS = "vggish_runner.models"
 """Group of entry points of other packages' models."""
@@ -122,8 +123,7 @@ class InstalledModel(ModelConfig):
 
     @property
     def spec(self) -> ModelSpec:
-        spec: ModelSpec = load_installed_model(self.name).spec
-        return spec
+        return load_installed_model(self.name).spec
 
 
 @functools.cache
@@ -132,7 +132,7 @@ def installed_models() -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
 
 
-def load_installed_model(name: str) -> type:
+def load_installed_model(name: str) -> type[EmbeddingModel]:
     """Import another package's subclass of ``EmbeddingModel``.
 
     Raises:
@@ -140,7 +140,7 @@ def load_installed_model(name: str) -> type:
     """
     point = installed_models()[name]
     try:
-        model: type = point.load()
+        model: type[EmbeddingModel] = point.load()
     except Exception as error:
         raise ConfigError(f"model={name} ({point.value}) can't be imported: {type(error).__name__}: {error}") from error
     return model
