@@ -95,7 +95,17 @@ class RunConfig:
     paths: PathsConfig = field(default_factory=PathsConfig)
 
     def __post_init__(self) -> None:
-        hop_s = self.frontend.file_hop_s
+        spec, hop_s = self.model.spec, self.frontend.file_hop_s
+        if self.precision.name not in ("auto", *spec.precisions):
+            raise ConfigError(
+                f"precision={self.precision.name} is not possible with model={self.model.name}: use one of auto, "
+                f"{', '.join(spec.precisions)}"
+            )
+        if self.output.postprocess != "none" and not spec.has_pca:
+            raise ConfigError(
+                f"output.postprocess={self.output.postprocess} is for VGGish's embeddings: leave it out with "
+                f"model={self.model.name}"
+            )
         if short := [pool_s for pool_s in self.output.pool if pool_s < hop_s]:
             raise ConfigError(
                 f"output.pool has {short[0]:g} s, which is less than the {hop_s:g} s from one example to the next: "

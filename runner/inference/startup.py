@@ -104,6 +104,8 @@ class SessionStartup:
         self._events.phase("weights")
         with self._timer.step("weights"):
             loaded = self._model.load(self._weights, drawn.result(), self._cache)
+        for note in self._model.notes:
+            self._events.warn(note)
         self.metrics |= {f"smoke_{name}": value for name, value in (loaded.smoke or {}).items()}
         placement, sessions, answers = self._build_until_parity(placement, loaded)
         self._programs.commit()

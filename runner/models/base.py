@@ -84,11 +84,14 @@ class EmbeddingModel(ABC):
     Attributes:
         spec: rate, windows and outputs.
         release: the files of the released weights, the weights last, for ``weights=audioset`` and ``auto``.
+        notes: messages for the user about the loaded model.
         has_reference: whether ``reference`` is independent of ``build``; otherwise it is the same program in float32
             on the CPU.
     """
 
     spec: ModelSpec
+
+    notes: Sequence[str] = ()
 
     release: ClassVar[Sequence[ReleasedFile]] = ()
 

@@ -110,7 +110,7 @@ class SavedModelConfig(ModelConfig):
             window_samples=round(self.window_s * self.sample_rate),
             hop_samples=round(self.hop_s * self.sample_rate),
             outputs=(),
-            precisions=("float32",),
+            precisions=("float32", "tf32"),
         )
 
 

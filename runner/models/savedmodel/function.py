@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,17 +14,12 @@ from runner.core.model_spec import Output
 if TYPE_CHECKING:
     from runner.core.model_spec import ModelSpec
 
-log = logging.getLogger(__name__)
-
-Function = Callable[[Any], Mapping[str, Any]]
-"""From float32 windows [n, samples] to a tensor by output name."""
-
 _SERVING = "serving_default"
 
 _PROBED_ROWS = 2
 
 
-def load_function(path: str, signature: str | None, samples: int) -> Function:
+def load_function(path: str, signature: str | None, samples: int) -> LoadedFunction:
     """Load a model onto the device in whose scope this is called.
 
     One that takes a single waveform at a time is called window by window.
@@ -57,35 +51,43 @@ def load_function(path: str, signature: str | None, samples: int) -> Function:
     shape = _input_shape(function, is_keras=is_keras, samples=samples)
     if shape is None:
         raise WeightsError(f"{path} takes no waveform: it needs one input [batch, {samples}] or [{samples}] of float32")
-    return _Calls(loaded, function, shape, samples)
+    return LoadedFunction(loaded, function, shape, samples)
 
 
-class _Calls:
-    """A loaded model as a ``Function``; it holds the model, whose variables would be freed otherwise."""
+class LoadedFunction:
+    """A loaded model as a function from float32 windows [n, samples] to a tensor by output name.
+
+    It holds the model, whose variables would be freed otherwise.
+
+    Attributes:
+        is_batched: whether the model takes several windows at a time.
+    """
 
     def __init__(self, loaded: Any, function: Any, shape: tuple[int | None, ...], samples: int) -> None:
         self._loaded, self._function, self._shape, self._samples = loaded, function, shape, samples
         self._names = _keywords(function)
         self.is_batched = len(shape) > 1 and shape[0] is None
         if not self.is_batched:
-            log.warning("the model takes one window at a time: it is slow")
+            self._one = [samples] if len(shape) == 1 else [1, *self._tail]
+            self._singles = [name for name, value in self._probe().items() if value.dtype.is_floating]
+
+    def _probe(self) -> Mapping[str, Any]:
+        import tensorflow as tf
+
+        return self._call(tf.zeros(self._one))
 
     def __call__(self, windows: Any) -> Mapping[str, Any]:
         import tensorflow as tf
 
         if self.is_batched:
             return self._call(tf.reshape(windows, [-1, *self._tail]))
-        one = [self._samples] if len(self._shape) == 1 else [1, *self._tail]
-        types = {name: tf.TensorSpec(None, tf.float32) for name in self._call(tf.zeros(one))}
-        return dict(
-            tf.map_fn(
-                lambda window: {
-                    name: tf.cast(value, tf.float32) for name, value in self._call(tf.reshape(window, one)).items()
-                },
-                windows,
-                fn_output_signature=types,
-            )
-        )
+
+        def call(window: Any) -> Mapping[str, Any]:
+            outputs = self._call(tf.reshape(window, self._one))
+            return {name: tf.cast(outputs[name], tf.float32) for name in self._singles}
+
+        types = {name: tf.TensorSpec(None, tf.float32) for name in self._singles}
+        return dict(tf.map_fn(call, windows, fn_output_signature=types))
 
     @property
     def _tail(self) -> list[int]:
@@ -157,13 +159,13 @@ def _by_name(found: Any) -> dict[str, Any]:
     return {"embedding": found}
 
 
-def probe_outputs(function: Function, spec: ModelSpec, wanted: tuple[str, ...]) -> list[Output]:
+def probe_outputs(function: LoadedFunction, spec: ModelSpec, wanted: tuple[str, ...]) -> list[Output]:
     """Return the outputs that are one vector a window, by running the function on silence.
 
     Args:
         function: from ``load_function``.
         spec: of its windows.
-        wanted: names of those to return, in this order; empty: all.
+        wanted: names of those to return, in this order; empty: all, those named as embeddings first.
 
     Raises:
         WeightsError: it fails, lacks an output, or has none that is one vector a window.
@@ -193,6 +195,5 @@ def probe_outputs(function: Function, spec: ModelSpec, wanted: tuple[str, ...]) 
             f"no output of the model is one vector a window (for {_PROBED_ROWS} windows: {shapes}): set model.window_s "
             "to the length of one of its own windows"
         )
-    if dropped := [name for name in found if name not in widths and not wanted]:
-        log.warning("the model's outputs %s are not one vector a window, and not written", ", ".join(dropped))
-    return [Output(name, widths[name]) for name in wanted or widths]
+    by_default = sorted(widths, key=lambda name: ("embedding" not in name, name))
+    return [Output(name, widths[name]) for name in wanted or by_default]

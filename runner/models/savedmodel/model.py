@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from runner.models.program import Program
     from runner.weights.download import Progress
 
-log = logging.getLogger(__name__)
-
 
 class SavedModel(EmbeddingModel):
     """A model that is a file: its weights are in it, and its outputs are known once it is loaded.
@@ -38,6 +35,7 @@ class SavedModel(EmbeddingModel):
         self.spec = config.spec
         self._config = config
         self._path = ""
+        self.notes: list[str] = []
 
     def choose_weights(
         self,
@@ -71,6 +69,8 @@ class SavedModel(EmbeddingModel):
             function = load_function(self._path, self._config.signature, self.spec.window_samples)
             outputs = probe_outputs(function, self.spec, tuple(self._config.outputs))
         self.spec = replace(self.spec, outputs=tuple(map(self._with_classes, outputs)))
+        if not function.is_batched:
+            self.notes.append("model.path takes one window at a time, and is slow: export it with a batch dimension")
         return LoadedWeights(choice, {}, _checksum(Path(self._path), f"{self._config.signature}"))
 
     def _with_classes(self, output: Output) -> Output:
