@@ -91,7 +91,7 @@ def _paths(spec: RunSpec) -> list[str]:
 
 
 def _files_of(path: str) -> list[tuple[str, Path]]:
-    """List the files of weights on this machine, by name: one file, a folder's, or those of a V2 checkpoint's prefix."""
+    """List the files of weights on this machine, by name: one file, or those of a folder or of a V2 checkpoint."""
     prefix = Path(path)
     if prefix.is_file():
         return [(prefix.name, prefix)]
