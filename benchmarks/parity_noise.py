@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=96)
     options = parser.parse_args()
     config, signals = compose_config(["weights=random", "dataset=demo"]), fixed_signals()
-    device = place_on_device(DeviceRequest(options.device, strict=True), config.memory).device
+    device = place_on_device(DeviceRequest(options.device, strict=True), config.memory, config.model.spec).device
     source = WeightsReport("random", "random", None, None, "drawn here", is_random=True)
     found: dict[str, list] = {}
     for seed in range(options.seeds):

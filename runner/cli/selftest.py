@@ -70,7 +70,7 @@ def run(device: str) -> Verdict:
 
     config = compose_config(["weights=random", "memory=conservative"])
     start = time.perf_counter()
-    placement = place_on_device(DeviceRequest(device, strict=True), config.memory)
+    placement = place_on_device(DeviceRequest(device, strict=True), config.memory, config.model.spec)
     loaded = load_weights(WeightsChoice("random", "random", None, None, 0, "self-test", is_random=True))
     cache = config.paths.models_folder / CACHE
     answers = parity_answers(loaded, cache, placement.precision.effective)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runner.config.checks import check_values, one_of
 from runner.config.groups.dataset import (
@@ -34,6 +34,10 @@ from runner.config.groups.profile import ProfileConfig
 from runner.config.groups.tracking import TrackingConfig
 from runner.config.groups.weights import AudiosetWeights, AutoWeights, FileWeights, RandomWeights, WeightsConfig
 from runner.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from runner.audio.framing import Framing
+    from runner.audio.preparation import Preparation
 
 __all__ = [
     "AUTO",
@@ -93,12 +97,23 @@ class RunConfig:
     paths: PathsConfig = field(default_factory=PathsConfig)
 
     def __post_init__(self) -> None:
+        self.frontend.framing(self.model.spec)  # raises for a hop or window that the model can't have
         hop_s = self.frontend.file_hop_s
         if short := [pool_s for pool_s in self.output.pool if pool_s < hop_s]:
             raise ConfigError(
                 f"output.pool has {short[0]:g} s, which is less than the {hop_s:g} s from one example to the next: "
                 "use a longer one"
             )
+
+    @property
+    def preparation(self) -> Preparation:
+        """How a clip becomes mono at the model's rate, before its level is known."""
+        return self.frontend.preparation(self.model.spec)
+
+    @property
+    def framing(self) -> Framing:
+        """How a clip's waveform is cut into the model's windows."""
+        return self.frontend.framing(self.model.spec)
 
 
 GROUPS: Mapping[str, type[Any] | Mapping[str, type[Any]]] = {

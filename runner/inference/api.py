@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from runner.config.schema import MemoryConfig
 from runner.devices.detection import DeviceType
 from runner.inference.builder import DeviceRequest, build_session, place_on_device
+from runner.vggish.spec import VGGISH
 from runner.weights.loading import load_weights
 
 if TYPE_CHECKING:
@@ -68,7 +69,8 @@ def load_vggish_model(
         default_batch_size={"cpu": 128, "gpu": 512, "metal": 128},
         host_limit_mib=None,
     )
-    placement = place_on_device(DeviceRequest(DeviceType(device_preference).value, precision=precision), policy)
+    request = DeviceRequest(DeviceType(device_preference).value, precision=precision)
+    placement = place_on_device(request, policy, VGGISH)
     for warning in filter(
         None, (placement.device.fallback_reason and placement.device.reason, placement.precision.warning)
     ):

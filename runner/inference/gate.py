@@ -26,10 +26,10 @@ from runner.vggish import reference
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from runner.audio.framing import Windows
     from runner.config.schema import ParityConfig
     from runner.inference.session import VGGishSession
     from runner.vggish.answers import Answers
-    from runner.vggish.framing import Windows
 
 log = logging.getLogger(__name__)
 

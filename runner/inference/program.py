@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runner.contract.result import Effect
+from runner.core.samples import INT16_SCALE
 from runner.devices.detection import DeviceType
 from runner.vggish import frontend, network, winograd
-from runner.vggish.constants import EXAMPLE_FRAMES, EXAMPLE_SAMPLES, INT16_SCALE, MEL_BANDS
+from runner.vggish.constants import EXAMPLE_FRAMES, EXAMPLE_SAMPLES, MEL_BANDS
 
 if TYPE_CHECKING:
     from runner.inference.precision import PrecisionChoice

@@ -124,7 +124,7 @@ class SessionStartup:
         with self._timer.step("device"):
             device = config.device
             request = DeviceRequest(device.name, device.index, device.strict, config.precision.name)
-            placement = place_on_device(request, config.memory)
+            placement = place_on_device(request, config.memory, config.model.spec)
         self.report = replace(self.report, device=DeviceReport.of(placement.device))
         for info in placement.device.considered:
             log.info("%s %-5s %s: %s", "✓" if info.available else "✗", info.type.value, info.name, info.reason)
@@ -213,7 +213,7 @@ class SessionStartup:
 
         def plan(size: int) -> MemoryPlan:
             memory = replace(config.memory, batch_size=size)
-            return memory_plan(device, placement.precision, memory, placement.gpu_memory)
+            return memory_plan(device, placement.precision, memory, placement.gpu_memory, config.model.spec)
 
         sizes = sizes_from(
             placement.memory.batch_size, lambda size: size <= MAX_BATCH and plan(size).batch_size == size

@@ -18,16 +18,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from runner.audio.framing import Windows, scaled
 from runner.audio.samples import as_samples
 from runner.contract.result import Effect
+from runner.core.samples import LARGEST_SAMPLE
 from runner.devices.detection import DeviceType
 from runner.inference import gate
 from runner.inference.precision import PrecisionChoice
 from runner.inference.program import Program
 from runner.inference.session import SessionMetadata, VGGishSession
 from runner.vggish import reference
-from runner.vggish.constants import EMBEDDING_SIZE, EXAMPLE_SAMPLES, LARGEST_SAMPLE
-from runner.vggish.framing import Windows, scaled
+from runner.vggish.constants import EMBEDDING_SIZE, EXAMPLE_SAMPLES
 
 Array = NDArray[np.float32]
 
