@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=96)
     options = parser.parse_args()
     config, signals = compose_config(["weights=random", "dataset=demo"]), fixed_signals()
-    device = place_on_device(DeviceRequest(options.device, strict=True), config.memory).device
+    device = place_on_device(DeviceRequest(options.device, strict=True), config.memory, config.model.spec).device
     source = WeightsReport("random", "random", None, None, "drawn here", is_random=True)
     log_mel = reference_log_mel(signals)
     found: dict[str, list] = {}

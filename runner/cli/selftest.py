@@ -69,8 +69,8 @@ def run(device: str) -> Verdict:
 
     config = compose_config(["weights=random", "memory=conservative"])
     start = time.perf_counter()
-    placement = place_on_device(DeviceRequest(device, strict=True), config.memory)
     model = VGGish()
+    placement = place_on_device(DeviceRequest(device, strict=True), config.memory, model.spec)
     loaded = model.load(WeightsChoice("random", "random", None, None, 0, "self-test", is_random=True))
     cache = config.paths.models_folder / CACHE
     answers = model.answers(loaded, cache, placement.precision.effective)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runner.config.checks import check_values, one_of
 from runner.config.groups.dataset import (
@@ -34,6 +34,10 @@ from runner.config.groups.profile import ProfileConfig
 from runner.config.groups.tracking import TrackingConfig
 from runner.config.groups.weights import AudiosetWeights, AutoWeights, FileWeights, RandomWeights, WeightsConfig
 from runner.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from runner.audio.framing import Framing
+    from runner.audio.preparation import Preparation
 
 __all__ = [
     "AUTO",
@@ -96,6 +100,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         spec, hop_s = self.model.spec, self.frontend.file_hop_s
+        self.frontend.framing(spec)  # raises for a hop or window that the model can't have
         if self.precision.name not in ("auto", *spec.precisions):
             raise ConfigError(
                 f"precision={self.precision.name} is not possible with model={self.model.name}: use one of auto, "
@@ -111,6 +116,16 @@ class RunConfig:
                 f"output.pool has {short[0]:g} s, which is less than the {hop_s:g} s from one example to the next: "
                 "use a longer one"
             )
+
+    @property
+    def preparation(self) -> Preparation:
+        """How a clip becomes mono at the model's rate, before its level is known."""
+        return self.frontend.preparation(self.model.spec)
+
+    @property
+    def framing(self) -> Framing:
+        """How a clip's waveform is cut into the model's windows."""
+        return self.frontend.framing(self.model.spec)
 
 
 GROUPS: Mapping[str, type[Any] | Mapping[str, type[Any]]] = {

@@ -164,7 +164,7 @@ class LocalEngine(Engine):
         """
         startup = SessionStartup(
             self._spec,
-            window_types(self._spec.manifest, keeps_int16=self._spec.config.frontend.preparation.keeps_int16),
+            window_types(self._spec.manifest, self._spec.config.preparation),
             self._timer,
             self._events,
         )

@@ -68,7 +68,8 @@ def load_vggish_model(
         default_batch_size={"cpu": 128, "gpu": 512, "metal": 128},
         host_limit_mib=None,
     )
-    placement = place_on_device(DeviceRequest(DeviceType(device_preference).value, precision=precision), policy)
+    request = DeviceRequest(DeviceType(device_preference).value, precision=precision)
+    placement = place_on_device(request, policy, model.spec)
     for warning in filter(
         None, (placement.device.fallback_reason and placement.device.reason, placement.precision.warning)
     ):

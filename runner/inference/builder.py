@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runner.config.groups.precision import PRECISIONS
 from runner.contract.result import DeviceReport, WeightsReport
 from runner.devices.host import usable_cores, versions
 from runner.devices.probe import detect_available_devices
@@ -24,6 +23,7 @@ from runner.models.base import Target
 if TYPE_CHECKING:
     from runner.config.schema import MemoryConfig
     from runner.contract.result import Decision
+    from runner.core.model_spec import ModelSpec
     from runner.devices.selection import DeviceChoice
     from runner.inference.memory import MemoryPlan
     from runner.inference.precision import PrecisionChoice
@@ -32,13 +32,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DeviceRequest:
-    """The requested device and precision; ``precisions`` are those that the model can be computed in."""
+    """The requested device and precision."""
 
     name: str = "auto"
     index: int | str = 0
     strict: bool = False
     precision: str = "float32"
-    precisions: tuple[str, ...] = PRECISIONS[1:]
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class Placement:
     gpu_memory: GpuMemory
 
 
-def place_on_device(request: DeviceRequest, memory: MemoryConfig) -> Placement:
+def place_on_device(request: DeviceRequest, memory: MemoryConfig, spec: ModelSpec) -> Placement:
     """Choose device and precision and apply the memory policy, once per process, before TensorFlow uses a device."""
     import_tensorflow()
     import tensorflow as tf
@@ -63,13 +62,13 @@ def place_on_device(request: DeviceRequest, memory: MemoryConfig) -> Placement:
     tf.config.set_soft_device_placement(True)
     tf.config.threading.set_intra_op_parallelism_threads(cores)
     tf.config.threading.set_inter_op_parallelism_threads(min(2, cores))
-    precision = choose_precision(request.precision, device.device, possible=request.precisions)
-    plan = memory_plan(device, precision, memory, gpu_memory)
+    precision = choose_precision(request.precision, device.device, possible=spec.precisions)
+    plan = memory_plan(device, precision, memory, gpu_memory, spec)
     return Placement(device=device, precision=precision, memory=plan, gpu_memory=gpu_memory)
 
 
 def memory_plan(
-    device: DeviceChoice, precision: PrecisionChoice, memory: MemoryConfig, gpu_memory: GpuMemory
+    device: DeviceChoice, precision: PrecisionChoice, memory: MemoryConfig, gpu_memory: GpuMemory, spec: ModelSpec
 ) -> MemoryPlan:
     """Return the memory policy's effective settings on the chosen devices."""
     return plan_memory(
@@ -77,6 +76,7 @@ def memory_plan(
         device.effective,
         usable_cores(),
         len(device.indices),
+        window_samples=spec.window_samples,
         precision=precision.effective,
         gpu_mib=gpu_memory.available_mib,
     )

@@ -22,11 +22,11 @@ from runner.inference.gate import measure_session, message_of, signals_of
 from runner.inference.parity import compare
 
 if TYPE_CHECKING:
+    from runner.audio.framing import Windows
     from runner.config.schema import ParityConfig
     from runner.inference.parity import Parity
     from runner.inference.session import VGGishSession
     from runner.models.answers import Answers
-    from runner.vggish.framing import Windows
 
 log = logging.getLogger(__name__)
 

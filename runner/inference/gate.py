@@ -25,11 +25,11 @@ from runner.models.signals import INT16_SIGNALS, as_int16, fixed_signals
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from runner.audio.framing import Windows
     from runner.config.schema import ParityConfig
     from runner.core.model_spec import ModelSpec
     from runner.inference.session import VGGishSession
     from runner.models.answers import Answers
-    from runner.vggish.framing import Windows
 
 log = logging.getLogger(__name__)
 

@@ -65,7 +65,7 @@ def export(config: RunConfig) -> Path:
     from runner.inference.gate import run_parity_gate
 
     request = DeviceRequest(config.device.name, config.device.index, config.device.strict, config.precision.name)
-    placement = place_on_device(request, config.memory)
+    placement = place_on_device(request, config.memory, model.spec)
     loaded = model.load(chosen)
     checked = config.parity.name != "off"
     answers = model.answers(loaded, models / CACHE, placement.precision.effective) if checked else None
@@ -120,7 +120,7 @@ def _metadata(config: RunConfig, session: VGGishSession, gate: GateResult | None
 
 
 def cut(samples: Any, frontend: FrontendConfig) -> Any:
-    """The windows of waveforms, as ``runner.vggish.framing.WindowCutter`` cuts them, in TensorFlow's operations.
+    """The windows of waveforms, as ``runner.audio.framing.WindowCutter`` cuts them, in TensorFlow's operations.
 
     Args:
         samples: float32 [batch, samples], mono 16 kHz.
@@ -132,9 +132,9 @@ def cut(samples: Any, frontend: FrontendConfig) -> Any:
     import tensorflow as tf
 
     from runner.vggish.constants import EXAMPLE_FRAMES, EXAMPLE_SAMPLES, STFT_HOP, STFT_WINDOW
-    from runner.vggish.framing import hop_samples
+    from runner.vggish.spec import VGGISH
 
-    hop, length = hop_samples(frontend.hop_s), tf.shape(samples)[1]
+    hop, length = frontend.framing(VGGISH).hop_samples, tf.shape(samples)[1]
     padded = tf.constant(EXAMPLE_SAMPLES if frontend.short_clips == "pad" else 0)
     if frontend.tail == "pad":
         examples = 1 + (length - EXAMPLE_SAMPLES) // hop

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from runner.audio.framing import Framing, WindowCutter, cut, scaled
 from runner.audio.samples import as_mono, as_rate, as_samples
 from runner.audio.source_windows import SourceWindows
 from runner.core.errors import ClipError
@@ -21,15 +22,13 @@ from runner.inference.device_copy import DeviceCopy, as_tensor
 from runner.inference.gpu_memory import GpuMemory, is_out_of_memory
 from runner.inference.memory import IN_FLIGHT_ON_CUDA
 from runner.inference.resampling import DeviceResampler
-from runner.vggish.constants import EXAMPLE_HOP_S, SAMPLE_RATE
-from runner.vggish.framing import scaled
 from runner.vggish.postprocess import pca_in_effect
 
 if TYPE_CHECKING:
+    from runner.audio.framing import Windows
     from runner.contract.result import Decision, DeviceReport, Effect, WeightsReport
     from runner.core.model_spec import ModelSpec
     from runner.models.program import Program
-    from runner.vggish.framing import Windows
     from runner.vggish.postprocess import Postprocessor
 
 log = logging.getLogger(__name__)
@@ -224,14 +223,14 @@ class VGGishSession:
             log_mel = self.program.log_mel(self.on_device(windows))
             return None if log_mel is None else np.asarray(log_mel.numpy())
 
-    def embed_waveform(self, waveform: NDArray[Any], sample_rate: int, *, hop_s: float = EXAMPLE_HOP_S) -> Array:
+    def embed_waveform(self, waveform: NDArray[Any], sample_rate: int, *, hop_s: float | None = None) -> Array:
         """Embed one clip's waveform.
 
         Args:
             waveform: [samples] or [samples, channels]: floats in -1..1, or int16, int32 or uint8 as a WAV file has
                 them (``scipy.io.wavfile`` gives these).
             sample_rate: Hz.
-            hop_s: seconds between examples.
+            hop_s: seconds between examples; the model's own hop when None.
 
         Returns:
             float32 [examples, 128]; a clip too short for one example is zero-padded to one.
@@ -239,32 +238,35 @@ class VGGishSession:
         Raises:
             ValueError: ``waveform`` is of another type or shape, empty, NaN, infinite or of another scale; the sample
                 rate or the hop is none.
-            ClipError: ``too_short``, if no sample at 16 kHz is left of it; ``non_finite_embedding``.
+            ClipError: ``too_short``, if no sample at the model's rate is left of it; ``non_finite_embedding``.
         """
         from runner.audio.resample import StreamResampler
-        from runner.vggish.framing import WindowCutter
 
-        mono, rate, cutter = as_mono(waveform), as_rate(sample_rate), WindowCutter(hop_s)
-        if rate != SAMPLE_RATE:
-            resampler = StreamResampler(rate)
+        mono, rate, cutter = as_mono(waveform), as_rate(sample_rate), WindowCutter(Framing.of(self.spec, hop_s))
+        if rate != self.spec.sample_rate:
+            resampler = StreamResampler(rate, self.spec.sample_rate)
             mono = np.concatenate([resampler.push(scaled(mono)), resampler.finish()])
+        elif not self.spec.takes_int16:
+            mono = scaled(mono)
         windows = cutter.push(mono)
         return self._embed_clip([windows if len(windows) else cutter.finish()])
 
-    def embed_file(self, path: str | Path, *, hop_s: float = EXAMPLE_HOP_S) -> Array:
+    def embed_file(self, path: str | Path, *, hop_s: float | None = None) -> Array:
         """Embed one audio file to float32 [examples, 128]; raises ``ClipError`` where it can't be decoded."""
+        from runner.audio.preparation import Preparation
         from runner.audio.reader import read_clip
-        from runner.vggish.framing import WindowCutter, cut
 
-        cutter = WindowCutter(hop_s)
-        with read_clip(str(path)) as clip:
+        cutter = WindowCutter(Framing.of(self.spec, hop_s))
+        preparation = Preparation(self.spec.sample_rate, takes_int16=self.spec.takes_int16)
+        with read_clip(str(path), preparation=preparation) as clip:
             return self._embed_clip(cut(iter(clip), cutter))
 
     def _embed_clip(self, blocks: Iterable[Windows]) -> Array:
         """Embed the windows of one clip, which come in blocks."""
         chunks = [self.embed_windows(windows) for windows in blocks if len(windows)]
         if not chunks:
-            raise ClipError("too_short", "no sample at 16 kHz is left of it")
+            rate_khz = self.spec.sample_rate / 1000
+            raise ClipError("too_short", f"no sample at {rate_khz:g} kHz is left of it")
         embeddings = chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
         if not np.isfinite(embeddings).all():
             raise ClipError("non_finite_embedding", "the network gave NaN or infinity for it: load it in float32")

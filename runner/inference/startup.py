@@ -123,9 +123,8 @@ class SessionStartup:
         self._events.phase("device")
         with self._timer.step("device"):
             device = config.device
-            precisions = self._model.spec.precisions
-            request = DeviceRequest(device.name, device.index, device.strict, config.precision.name, precisions)
-            placement = place_on_device(request, config.memory)
+            request = DeviceRequest(device.name, device.index, device.strict, config.precision.name)
+            placement = place_on_device(request, config.memory, self._model.spec)
         self.report = replace(self.report, device=DeviceReport.of(placement.device))
         for info in placement.device.considered:
             log.info("%s %-5s %s: %s", "✓" if info.available else "✗", info.type.value, info.name, info.reason)
@@ -211,7 +210,7 @@ class SessionStartup:
 
         def plan(size: int) -> MemoryPlan:
             memory = replace(config.memory, batch_size=size)
-            return memory_plan(device, placement.precision, memory, placement.gpu_memory)
+            return memory_plan(device, placement.precision, memory, placement.gpu_memory, config.model.spec)
 
         sizes = sizes_from(
             placement.memory.batch_size, lambda size: size <= MAX_BATCH and plan(size).batch_size == size

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runner.contract.result import Effect
+from runner.core.samples import INT16_SCALE, LARGEST_SAMPLE
 from runner.devices.detection import DeviceType
-from runner.vggish.constants import INT16_SCALE, LARGEST_SAMPLE
 
 if TYPE_CHECKING:
     from runner.contract.result import Decision

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from runner.vggish.framing import synthetic_windows
+from runner.audio.framing import synthetic_windows
 
 if TYPE_CHECKING:
     from runner.inference.session import VGGishSession
@@ -36,7 +36,7 @@ def model_only(sessions: Sequence[VGGishSession], seconds: float, dtype: str = "
     def run(number: int) -> None:
         session = sessions[number]
         rows = session.effective_batch_size
-        on_device = session.on_device(synthetic_windows(rows, dtype))
+        on_device = session.on_device(synthetic_windows(rows, session.spec.window_samples, dtype))
         session.run_on_device(on_device).numpy()
         barrier.wait()
         end = time.perf_counter() + seconds

@@ -37,7 +37,7 @@ def test_sinc_hann_is_torchaudios_resampling(rate: int) -> None:
     signal = np.random.default_rng(rate).uniform(-1, 1, rate // 9).astype(np.float32)
     expected = torchaudio_resample(signal, rate)
     for pieces in (1, 7):
-        stream = StreamResampler(rate, "sinc_hann")
+        stream = StreamResampler(rate, 16_000, "sinc_hann")
         found = np.concatenate([*map(stream.push, np.array_split(signal, pieces)), stream.finish()])
         assert len(found) == len(expected)
         np.testing.assert_allclose(found, expected, atol=2e-7)
@@ -64,14 +64,14 @@ def test_a_peak_is_the_largest_sample_and_not_the_largest_magnitude(subtype: str
     signal = np.random.default_rng(0).uniform(-0.9, 0.4, 50_000)
     soundfile.write(tmp_path / "x.wav", signal, 16_000, subtype=subtype)
     written, _ = soundfile.read(tmp_path / "x.wav")
-    found = read(tmp_path / "x.wav", Preparation(normalize="peak"))
+    found = read(tmp_path / "x.wav", Preparation(16_000, normalize="peak"))
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, written / written.max(), atol=1e-6)
 
 
 def test_silence_is_divided_by_googles_least_peak(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "x.wav", np.r_[np.zeros(20_000), -3 / 32768], 16_000, subtype="PCM_16")
-    found = read(tmp_path / "x.wav", Preparation(normalize="peak"))
+    found = read(tmp_path / "x.wav", Preparation(16_000, normalize="peak"))
     assert not found[:-1].any()
     assert found[-1] == pytest.approx(-30)
 
@@ -84,13 +84,13 @@ def test_the_first_channel_loses_its_mean_before_it_is_resampled(rate: int, tmp_
     expected = written[:, 0] - written[:, 0].mean()
     if rate != 16_000:
         expected = torchaudio_resample(expected.astype(np.float32), rate)
-    found = read(tmp_path / "x.wav", Preparation("sinc_hann", "first", "mean"))
+    found = read(tmp_path / "x.wav", Preparation(16_000, "sinc_hann", "first", "mean"))
     np.testing.assert_allclose(found, expected, atol=5e-7)
 
 
 def test_without_a_level_samples_are_as_they_were(tmp_path: Path) -> None:
     signal = np.random.default_rng(0).integers(-9000, 9000, 30_000).astype(np.int16)
     soundfile.write(tmp_path / "x.wav", signal, 16_000, subtype="PCM_16")
-    found = read(tmp_path / "x.wav", Preparation())
+    found = read(tmp_path / "x.wav", Preparation(16_000))
     assert found.dtype == np.int16
     np.testing.assert_array_equal(found, signal)

@@ -18,17 +18,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from runner.audio.framing import Windows, scaled
 from runner.audio.samples import as_samples
 from runner.contract.result import Decision, Effect
 from runner.core.model_spec import ModelSpec
+from runner.core.samples import LARGEST_SAMPLE
 from runner.devices.detection import DeviceType
 from runner.inference import gate
 from runner.inference.session import SessionMetadata, VGGishSession
 from runner.models.base import Target
 from runner.models.vggish.program import VGGishProgram
 from runner.vggish import reference
-from runner.vggish.constants import EMBEDDING_SIZE, EXAMPLE_SAMPLES, LARGEST_SAMPLE
-from runner.vggish.framing import Windows, scaled
+from runner.vggish.constants import EMBEDDING_SIZE, EXAMPLE_SAMPLES
 from runner.vggish.spec import VGGISH
 
 Array = NDArray[np.float32]

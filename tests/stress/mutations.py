@@ -126,8 +126,9 @@ def _device(name: str, memory: Any) -> DeviceChoice:
     if name == "cpu":
         return choose_device("cpu", [CPU])
     from runner.inference.builder import DeviceRequest, place_on_device
+    from runner.vggish.spec import VGGISH
 
-    return place_on_device(DeviceRequest(name, strict=True), memory).device
+    return place_on_device(DeviceRequest(name, strict=True), memory, VGGISH).device
 
 
 class Bench:

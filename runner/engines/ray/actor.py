@@ -182,7 +182,7 @@ class EmbedShards:
         self._pool = DecodePool(decode_options(config), 1, config.dataset.decode_timeout_s)
         startup = SessionStartup(
             self.spec,
-            window_types(self.spec.manifest, keeps_int16=self.spec.config.frontend.preparation.keeps_int16),
+            window_types(self.spec.manifest, self.spec.config.preparation),
             timer,
             self._events,
         )

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from runner.core.samples import INT16_SCALE
 from runner.devices.detection import DeviceType
 from runner.models.program import Program
 from runner.vggish import frontend, network, winograd
-from runner.vggish.constants import EXAMPLE_FRAMES, INT16_SCALE, MEL_BANDS
+from runner.vggish.constants import EXAMPLE_FRAMES, MEL_BANDS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -34,9 +34,10 @@ from runner.output.formats import make_formats
 from runner.output.state.journal import ShardCounts, ShardEntry, read_journal
 from runner.output.writer import ShardFiles, ShardWriter
 from runner.pipeline.decode_pool import DecodePool
-from runner.pipeline.messages import DecodeOptions, Replica
+from runner.pipeline.messages import Replica
 from tests.pipeline.test_engine import fake_embed
 from tests.results import make_spec
+from tests.vggish_clips import OPTIONS
 
 CLIPS, A_SHARD = 96, 8
 SHARDS = [(first, first + A_SHARD) for first in range(0, CLIPS, A_SHARD)]
@@ -81,7 +82,7 @@ class PlainActor(EmbedShards):
 
     def _make(self) -> None:
         self.spec, self.remote, self._folder = self._init.spec, None, None
-        self._pool = DecodePool(DecodeOptions(), 1)
+        self._pool = DecodePool(OPTIONS, 1)
         self._pool.open(1, 2, 5)
         self._model = SimpleNamespace(sessions=[])
 
