@@ -36,6 +36,8 @@ class ModelSpec:
         frame_samples: samples of one of the model's frames, where it has any: a padded tail needs a whole new one.
         frame_hop: samples from one frame to the next; a hop is a whole number of them.
         takes_int16: whether its program takes 16-bit samples as well as float32 ones.
+        has_pca: whether ``output.postprocess`` has a projection of its first output.
+        title: its name for people, where that is not ``name``.
         license: of the weights, as SPDX has it where it does.
         citation: the paper or page to cite.
     """
@@ -48,6 +50,8 @@ class ModelSpec:
     frame_samples: int = 1
     frame_hop: int = 1
     takes_int16: bool = True
+    has_pca: bool = False
+    title: str = ""
     license: str = ""
     citation: str = ""
 
@@ -60,3 +64,8 @@ class ModelSpec:
     def window_s(self) -> float:
         """Seconds of one window."""
         return self.window_samples / self.sample_rate
+
+    @property
+    def example_s(self) -> float:
+        """Seconds that an example stands for: the hops of its frames, without the last frame's overlap."""
+        return (self.window_samples - self.frame_samples + self.frame_hop) / self.sample_rate

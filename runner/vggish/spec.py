@@ -13,6 +13,8 @@ VGGISH = ModelSpec(
     outputs=(Output("embedding", EMBEDDING_SIZE),),
     frame_samples=STFT_WINDOW,
     frame_hop=STFT_HOP,
+    has_pca=True,
+    title="VGGish",
     license="Apache-2.0",
     citation="Hershey et al., CNN Architectures for Large-Scale Audio Classification, ICASSP 2017",
 )

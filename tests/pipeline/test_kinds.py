@@ -19,7 +19,7 @@ from runner.pipeline.decode_pool import DecodePool
 from runner.pipeline.messages import DecodeOptions, Replica
 from runner.pipeline.pipeline import EmbeddingPipeline, ShardedClips
 from runner.vggish.framing import Windows, scaled
-from tests.writers import journaled_writer
+from tests.writers import journaled_writer, vggish_info
 
 pytestmark = pytest.mark.slow
 
@@ -60,7 +60,7 @@ def embed(clips: list[Clip], folder: Path, *, resample: bool, batch: int, spare:
 
     pool = DecodePool(DecodeOptions(), 2)
     pool.open(2, spare, batch, resample=resample)
-    writer = journaled_writer(folder, make_formats(OutputConfig(), folder, {}, 0.96, []))
+    writer = journaled_writer(folder, make_formats(OutputConfig(), folder, vggish_info(), []))
     work = ShardedClips(plan_shards(len(clips), 9), iter(clips))
     try:
         with writer.clips_table({}):

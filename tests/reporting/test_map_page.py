@@ -31,6 +31,7 @@ from runner.reporting.log_mels import LOWEST, Example, compute_log_mels, frequen
 from runner.vggish.framing import WindowCutter, cut, scaled
 from runner.vggish.mel import mel_matrix
 from runner.vggish.reference import reference_log_mel
+from runner.vggish.spec import VGGISH
 from tests.chromium import browser
 from tests.configs import make_config
 from tests.end_to_end.test_browser import keep_screenshot
@@ -58,7 +59,7 @@ def write_run(run_dir: Path, clips: pa.Table, examples: int, hop_s: float = 0.96
         "label": np.repeat(clips["label"].to_numpy(), examples),
         "embedding": pa.FixedSizeListArray.from_arrays(pa.array(vectors), 128),
     }
-    table = pa.table(columns).cast(embedding_schema())
+    table = pa.table(columns).cast(embedding_schema(VGGISH.outputs))
     pq.write_table(table, run_dir / "embeddings" / "part-00000.parquet")
 
 
