@@ -39,6 +39,7 @@ class ModelSpec:
         precisions: number formats that its network can be computed in; ``auto`` chooses among them.
         has_pca: whether AudioSet's PCA parameters apply to its first output.
         flop: multiplications and additions of a window; None where they were not counted.
+        title: its name for people, where that is not ``name``.
         license: of the weights, as SPDX has it where it does.
         citation: the paper or page to cite.
     """
@@ -54,6 +55,7 @@ class ModelSpec:
     precisions: tuple[str, ...] = ("float32", "tf32")
     has_pca: bool = False
     flop: float | None = None
+    title: str = ""
     license: str = ""
     citation: str = ""
 
@@ -71,3 +73,8 @@ class ModelSpec:
     def window_s(self) -> float:
         """Seconds of one window."""
         return self.window_samples / self.sample_rate
+
+    @property
+    def example_s(self) -> float:
+        """Seconds that an example stands for: the hops of its frames, without the last frame's overlap."""
+        return (self.window_samples - self.frame_samples + self.frame_hop) / self.sample_rate

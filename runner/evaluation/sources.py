@@ -138,7 +138,7 @@ def sum_of(blocks: Iterator[RowBlock]) -> EmbeddingStatistics:
     for block in blocks:
         sums = sums or EmbeddingStatistics(block.rows.shape[1])
         sums.add(block.rows)
-    return sums or EmbeddingStatistics()
+    return sums or EmbeddingStatistics(0)
 
 
 def _about(result: RunResult) -> dict[str, str]:

@@ -26,7 +26,7 @@ from runner.output.state.journal import ShardCounts, ShardEntry
 if TYPE_CHECKING:
     from runner.config.schema import RunConfig
     from runner.core.span import Span
-    from runner.output.rows import ClipRow, RecordedAt, ShardFormat
+    from runner.output.rows import ClipRow, EmbeddingInfo, RecordedAt, ShardFormat
 
 log = logging.getLogger(__name__)
 
@@ -89,16 +89,24 @@ class ShardFiles:
 
     Args:
         folder: the run's folder.
+        info: on its embeddings.
         formats: the writers of embeddings.
         recorded_at: the function for that column of clips.parquet.
 
     Attributes:
         folder: the run's folder.
+        info: on its embeddings.
         parallel: threads that may write: compressing, hashing and flushing leave the interpreter to others.
     """
 
-    def __init__(self, folder: Path, formats: Sequence[ShardFormat], recorded_at: RecordedAt = unknown_time) -> None:
-        self.folder = folder
+    def __init__(
+        self,
+        folder: Path,
+        info: EmbeddingInfo,
+        formats: Sequence[ShardFormat],
+        recorded_at: RecordedAt = unknown_time,
+    ) -> None:
+        self.folder, self.info = folder, info
         self.parallel = writers_for(usable_cores())
         self._formats = formats
         self._recorded_at = recorded_at
@@ -110,7 +118,7 @@ class ShardFiles:
         files = [path for form in self._formats for path in form.write(shard, rows)]
         clips_file = self.folder / ShardEntry(shard).clips_file
         with atomic(clips_file) as temporary:
-            write_clip_rows(temporary, clips, statistics_of(rows))
+            write_clip_rows(temporary, clips, statistics_of(rows, self.info))
         return ShardEntry(
             shard=shard,
             clips=len(rows),
@@ -210,13 +218,13 @@ def write_clips_table(folder: Path, committed: Mapping[int, ShardEntry], metadat
     """
     layout = RunLayout(folder)
     schema = CLIP_SCHEMA.with_metadata(parquet_metadata(metadata))
-    statistics = RunStatistics()
+    statistics = RunStatistics(schema)
     with atomic(layout.clips) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as clips:
         for shard in sorted(committed):
             rows, sums = read_clip_rows(folder / ShardEntry(shard).clips_file)
             clips.write_table(rows.cast(CLIP_SCHEMA))
             statistics.add(sums, (folder / name for name in committed[shard].files))
-    statistics.write(folder, schema)
+    statistics.write(folder)
 
 
 def _counts(rows: Sequence[ClipRow]) -> ShardCounts:

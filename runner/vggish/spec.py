@@ -31,6 +31,7 @@ VGGISH = ModelSpec(
     precisions=("float32", "tf32", "bfloat16", "float16"),
     has_pca=True,
     flop=FLOP_AN_EXAMPLE,
+    title="VGGish",
     license="Apache-2.0",
     citation="Hershey et al., CNN Architectures for Large-Scale Audio Classification, ICASSP 2017",
 )

@@ -197,7 +197,7 @@ def _copy_shards(shards: Sequence[MergedShard], first: Partition, target: Target
             target.copy_from(first.source, name, name)
     schema = pq.read_schema(first.source.local_path(RunLayout.clips, temporary / RunLayout.clips))
     copy = partial(_copy_shard, target, existing, temporary)
-    statistics = RunStatistics()
+    statistics = RunStatistics(schema)
     with target.writing(RunLayout.clips) as path, pq.ParquetWriter(path, schema, compression="zstd") as clips:
         report_at = time.monotonic() + _PROGRESS_S
         copied = map_ahead(copy, shards, _THREADS, _LOOKAHEAD)
@@ -209,7 +209,7 @@ def _copy_shards(shards: Sequence[MergedShard], first: Partition, target: Target
             if time.monotonic() > report_at:
                 report_at += _PROGRESS_S
                 print(f"{count:,} of {len(shards):,} shards are in {target.name}", file=sys.stderr)
-    if data := statistics.to_npz(schema):
+    if data := statistics.to_npz():
         with target.writing(RunLayout.statistics) as path:
             path.write_bytes(data)
 
