@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runner.vggish import arrays as shared
+from runner.vggish.arrays import aligned_empty
 from runner.yamnet.constants import VARIABLE_SHAPES
 
 Array = NDArray[np.float32]
@@ -36,12 +37,17 @@ def random_weights(seed: int) -> dict[str, Array]:
 
 
 def _draw(name: str, shape: tuple[int, ...], generator: np.random.Generator) -> Array:
+    array = aligned_empty(shape)
     if name.endswith("moving_variance"):
-        variance = _FIRST_VARIANCE if name.startswith("layer1/") else 1.0
-        return (generator.random(shape, np.float32) + np.float32(0.5)) * np.float32(variance)
-    fan_in = np.prod(shape[:2] if "depthwise" in name else shape[:-1])
-    scale = _SPREAD if len(shape) == 1 else np.sqrt(2.0 / fan_in)
-    return generator.standard_normal(shape, np.float32) * np.float32(scale)
+        generator.random(dtype=np.float32, out=array)
+        array += np.float32(0.5)
+        scale = _FIRST_VARIANCE if name.startswith("layer1/") else 1.0
+    else:
+        generator.standard_normal(dtype=np.float32, out=array)
+        fan_in = np.prod(shape[:2] if "depthwise" in name else shape[:-1])
+        scale = np.sqrt(2.0 / fan_in) if len(shape) > 1 else _SPREAD
+    array *= np.float32(scale)
+    return array
 
 
 def weights_checksum(arrays: Mapping[str, Array]) -> str:

@@ -35,6 +35,9 @@ EMBEDDING_SIZE = 1024
 
 CLASSES = 521
 
+WIDTH = EMBEDDING_SIZE + CLASSES
+"""Of the outputs of a window, side by side."""
+
 BATCH_NORM_EPSILON = 1e-4
 
 FLOP_A_WINDOW = 1.383e8

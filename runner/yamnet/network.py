@@ -39,10 +39,18 @@ def folded(arrays: Mapping[str, Array]) -> dict[str, NDArray[np.float64]]:
     return layers
 
 
-def variables(arrays: Mapping[str, Array], dtype: Any) -> dict[str, Any]:
-    """Make a ``tf.Variable`` of ``dtype`` of each folded kernel and bias; the dense layer's stay float32."""
+def dtype_of(precision: str) -> Any:
+    """Return the TensorFlow type of the convolutions: float32 for ``float32`` and ``tf32``, else the precision's."""
     import tensorflow as tf
 
+    return tf.dtypes.as_dtype("float32" if precision == "tf32" else precision)
+
+
+def variables(arrays: Mapping[str, Array], precision: str) -> dict[str, Any]:
+    """Make a ``tf.Variable`` of each folded kernel and bias in a precision; the dense layer's are float32 in all."""
+    import tensorflow as tf
+
+    dtype = dtype_of(precision)
     return {
         name: tf.Variable(tf.constant(values, tf.float32 if name.startswith(LOGITS) else dtype), trainable=False)
         for name, values in folded(arrays).items()
