@@ -25,7 +25,14 @@ from runner.config.groups.engine import EngineConfig, RayEngineConfig
 from runner.config.groups.evaluate import EvaluateConfig
 from runner.config.groups.frontend import FrontendConfig
 from runner.config.groups.memory import AUTO, MemoryConfig
-from runner.config.groups.model import InstalledModel, ModelConfig, SavedModelConfig, VGGishConfig, installed_models
+from runner.config.groups.model import (
+    InstalledModel,
+    ModelConfig,
+    SavedModelConfig,
+    VGGishConfig,
+    YamnetConfig,
+    installed_models,
+)
 from runner.config.groups.output import POSTPROCESSES, OutputConfig
 from runner.config.groups.parity import ParityConfig, ToleranceConfig
 from runner.config.groups.paths import PathsConfig
@@ -74,6 +81,7 @@ __all__ = [
     "VGGishConfig",
     "WebDataset",
     "WeightsConfig",
+    "YamnetConfig",
     "from_dict",
     "schemas",
 ]
@@ -132,7 +140,7 @@ GROUPS: Mapping[str, type[Any] | Mapping[str, type[Any]]] = {
     "device": DeviceConfig,
     "memory": MemoryConfig,
     "precision": PrecisionConfig,
-    "model": {"vggish": VGGishConfig, "savedmodel": SavedModelConfig},
+    "model": {"vggish": VGGishConfig, "yamnet": YamnetConfig, "savedmodel": SavedModelConfig},
     "weights": {"auto": AutoWeights, "audioset": AudiosetWeights, "file": FileWeights, "random": RandomWeights},
     "dataset": {
         "demo": DatasetConfig,

@@ -189,10 +189,10 @@ class LocalEngine(Engine):
         pool.open(decoders, plan.spare_slots, rows, resample=not on_device)
         if model.placement.device.effective is DeviceType.GPU:
             self._pin(pool, stack)
-        metadata = file_metadata(config, config.model.spec, model.sessions[0], model.placement)
+        metadata = file_metadata(config, model.sessions[0], model.placement)
         journal = Journal(RunLayout(spec.run_dir).journal)
         stack.callback(journal.close)
-        make_files = shard_files(spec, config.model.spec, metadata, model.postprocess)
+        make_files = shard_files(spec, model.sessions[0].spec, metadata, model.postprocess)
         files = self._open_files(make_files, plan.writer_processes, stack)
         writer = make_writer(spec, files, journal, committed, inputs.remote)
         skipped_before = sum(totals(committed).skipped.values())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from runner.config.groups.model import load_installed_model
-from runner.config.schema import InstalledModel, SavedModelConfig, VGGishConfig
+from runner.config.schema import InstalledModel, SavedModelConfig, VGGishConfig, YamnetConfig
 from runner.core.errors import ConfigError
 from runner.models.base import EmbeddingModel
 
@@ -23,6 +23,10 @@ def find_model(config: ModelConfig) -> EmbeddingModel:
         from runner.models.vggish.model import VGGish
 
         return VGGish(config.conv, config.spec)
+    if isinstance(config, YamnetConfig):
+        from runner.models.yamnet.model import Yamnet
+
+        return Yamnet()
     if isinstance(config, SavedModelConfig):
         from runner.models.savedmodel.model import SavedModel
 

@@ -44,18 +44,22 @@ def version() -> str:
         return str(VERSION)
 
 
-def reference_log_mel(windows: Array) -> Exact:
-    """Compute the log-mel of windows, [n, 15600] in -1..1 to float64 [n, 96, 64], with the transform by its
-    definition."""
-    offset = np.arange(400)
-    window = 0.5 * (1.0 - np.cos(2.0 * np.pi * offset / 400.0))
-    angles = 2.0 * np.pi * np.outer(offset, np.arange(257)) / 512.0
+def reference_log_mel(windows: Array, offset: float = 0.01) -> Exact:
+    """Compute the log-mel of windows, [n, 15600] in -1..1 to float64 [n, 96, 64], with the transform by its definition.
+
+    Args:
+        windows: mono 16 kHz.
+        offset: added before the logarithm; the default is VGGish's.
+    """
+    position = np.arange(400)
+    window = 0.5 * (1.0 - np.cos(2.0 * np.pi * position / 400.0))
+    angles = 2.0 * np.pi * np.outer(position, np.arange(257)) / 512.0
     cosines, sines = np.cos(angles), np.sin(angles)
     log_mel = np.empty((len(windows), 96, 64))
     filters = _mel_filters()
     for row, samples in zip(log_mel, windows.astype(np.float64), strict=True):
         frames = np.stack([samples[160 * frame : 160 * frame + 400] for frame in range(96)]) * window
-        row[...] = np.log(np.hypot(frames @ cosines, frames @ sines) @ filters + 0.01)
+        row[...] = np.log(np.hypot(frames @ cosines, frames @ sines) @ filters + offset)
     return log_mel
 
 
@@ -88,7 +92,7 @@ def reference_embeddings(
             shows by how much that alone changes the answers.
         last: the layer to return: embedding, fc2 or fc1 (the hidden dense layers, [n, 4096]) or pool4 ([n, 12288]).
     """
-    rounded = _ROUNDING[precision]
+    rounded = ROUNDING[precision]
     images = reference_log_mel(windows)[..., None]
     for layer, pool in _CONVOLUTIONS:
         kernel, biases = arrays[f"vggish/{layer}/weights"], arrays[f"vggish/{layer}/biases"].astype(np.float64)
@@ -101,7 +105,7 @@ def reference_embeddings(
         x = np.maximum(_dense(rounded(x), arrays, layer, rounded), 0.0)
     if last == "fc2":
         return x.astype(np.float32)
-    return _dense(rounded(x), arrays, "fc2", _ROUNDING["float32"]).astype(np.float32)
+    return _dense(rounded(x), arrays, "fc2", ROUNDING["float32"]).astype(np.float32)
 
 
 def _convolved(image: Exact, matrix: Exact, biases: Exact, pool: bool) -> Exact:
@@ -143,9 +147,10 @@ def _rounding(bits: int) -> Callable[[Exact], Exact]:
     return rounded
 
 
-_ROUNDING: Mapping[str, Callable[[Exact], Exact]] = {
+ROUNDING: Mapping[str, Callable[[Exact], Exact]] = {
     "float32": lambda values: values,
     "tf32": _rounding(10),
     "float16": _rounding(10),
     "bfloat16": _rounding(7),
 }
+"""By precision: a function that rounds float64 values to it."""

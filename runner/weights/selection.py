@@ -31,6 +31,7 @@ class WeightsChoice:
         seed: of random weights.
         reason: why these weights, for the user.
         is_random: whether embeddings are for benchmarking only.
+        classes_path: the file with the names of the model's classes; None where there is none.
     """
 
     requested: str
@@ -40,6 +41,7 @@ class WeightsChoice:
     seed: int | None
     reason: str
     is_random: bool
+    classes_path: str | None = None
 
 
 def resolve_weights(

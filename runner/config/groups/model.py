@@ -23,7 +23,7 @@ class ModelConfig:
     """The network: an option has its own keys."""
 
     name: str = "vggish"
-    """vggish, savedmodel, or the name of an installed package's model."""
+    """vggish, yamnet, savedmodel, or the name of an installed package's model."""
 
     @property
     def spec(self) -> ModelSpec:
@@ -36,7 +36,7 @@ class VGGishConfig(ModelConfig):
     """VGGish, and how it is computed."""
 
     name: str = "vggish"
-    """vggish, savedmodel, or the name of an installed package's model."""
+    """vggish, yamnet, savedmodel, or the name of an installed package's model."""
 
     layer: str = "embedding"
     """Layer that is written: embedding (fc2, 128 values), fc2 or fc1 (4,096, after ReLU), or pool4 (12,288)."""
@@ -56,6 +56,20 @@ class VGGishConfig(ModelConfig):
 
 
 @dataclass
+class YamnetConfig(ModelConfig):
+    """YAMNet."""
+
+    name: str = "yamnet"
+    """vggish, yamnet, savedmodel, or the name of an installed package's model."""
+
+    @property
+    def spec(self) -> ModelSpec:
+        from runner.yamnet.spec import YAMNET
+
+        return YAMNET
+
+
+@dataclass
 class SavedModelConfig(ModelConfig):
     """A TensorFlow SavedModel or Keras file that maps waveform to embeddings.
 
@@ -63,7 +77,7 @@ class SavedModelConfig(ModelConfig):
     """
 
     name: str = "savedmodel"
-    """vggish, savedmodel, or the name of an installed package's model."""
+    """vggish, yamnet, savedmodel, or the name of an installed package's model."""
 
     path: str | None = None
     """Folder of a SavedModel, or a .keras file; a URL is downloaded once into ``paths.models``."""
@@ -119,7 +133,7 @@ class InstalledModel(ModelConfig):
     """A model of another package, which has it as an entry point of the group ``vggish_runner.models``."""
 
     name: str = ""
-    """vggish, savedmodel, or the name of an installed package's model."""
+    """vggish, yamnet, savedmodel, or the name of an installed package's model."""
 
     @property
     def spec(self) -> ModelSpec:

@@ -82,12 +82,16 @@ def _download_weights(init: ActorInit, folder: Path) -> WeightsChoice:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         data.future().result().tofile(folder / name)
     chosen = init.spec.weights
-    path, pca_path = (original and str(folder / Path(original).name) for original in (chosen.path, chosen.pca_path))
-    return replace(chosen, path=path, pca_path=pca_path)
+    local = [original and str(folder / Path(original).name) for original in _originals(chosen)]
+    return replace(chosen, path=local[0], pca_path=local[1], classes_path=local[2])
 
 
 def _paths(spec: RunSpec) -> list[str]:
-    return [path for path in (spec.weights.path, spec.weights.pca_path) if path is not None]
+    return [path for path in _originals(spec.weights) if path is not None]
+
+
+def _originals(chosen: WeightsChoice) -> tuple[str | None, ...]:
+    return chosen.path, chosen.pca_path, chosen.classes_path
 
 
 def _files_of(path: str) -> list[tuple[str, Path]]:
