@@ -94,7 +94,7 @@ class RunConfig:
     device: DeviceConfig = field(default_factory=DeviceConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)
-    model: ModelConfig = field(default_factory=VGGishConfig)
+    model: ModelConfig
     weights: WeightsConfig
     dataset: DatasetConfig
     frontend: FrontendConfig = field(default_factory=FrontendConfig)
@@ -114,11 +114,7 @@ class RunConfig:
                 f"precision={self.precision.name} is not possible with model={self.model.name}: use one of auto, "
                 f"{', '.join(spec.precisions)}"
             )
-        if self.output.postprocess != "none" and not spec.has_pca:
-            raise ConfigError(
-                f"output.postprocess={self.output.postprocess} is for VGGish's embeddings: leave it out with "
-                f"model={self.model.name}"
-            )
+        self.output.check_model(spec)
         if short := [pool_s for pool_s in self.output.pool if pool_s < hop_s]:
             raise ConfigError(
                 f"output.pool has {short[0]:g} s, which is less than the {hop_s:g} s from one example to the next: "

@@ -114,7 +114,7 @@ def _clips(result: RunResult) -> str | None:
         f"{metrics['audio_s']:,.0f} s)"
     )
     if padded := int(metrics["clips_padded"]):
-        text += f", {padded:,} of them padded to one example"
+        text += f", {padded:,} of them padded"
     if skipped:
         text += f", {skipped:,} skipped"
     if left := dataset.clips - embedded - skipped:

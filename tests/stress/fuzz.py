@@ -197,13 +197,13 @@ def fuzz_manifest(rng: random.Random, until: float, keep: Path) -> Counter[str]:
 
 def fuzz_state(rng: random.Random, until: float, keep: Path) -> Counter[str]:
     """Mutated journals and plans: a journal is read whatever it holds, a plan or its own error."""
-    from runner.config.schema import RunConfig
+    from runner.config.schema import RunConfig, VGGishConfig
     from runner.core.errors import ConfigError
     from runner.core.files import FileDigest
     from runner.output.state.journal import Journal, ShardCounts, ShardEntry, read_journal
     from runner.output.state.plan_file import check_output_folder
 
-    config = RunConfig(weights=None, dataset=None)
+    config = RunConfig(model=VGGishConfig(), weights=None, dataset=None)
 
     def read(path: Path) -> None:
         read_journal(path)

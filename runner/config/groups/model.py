@@ -97,8 +97,8 @@ class SavedModelConfig(ModelConfig):
     outputs: list[str] = field(default_factory=list)
     """Outputs to write, by name, the one to evaluate first; empty: all that are one vector a window."""
 
-    classes: dict[str, str] = field(default_factory=dict)
-    """Text files with the names of an output's classes, one a line, by output."""
+    classes: str | None = None
+    """Text file with the names of the classes, one a line, of the output that has a score for each."""
 
     def __post_init__(self) -> None:
         if not self.path:

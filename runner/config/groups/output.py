@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from runner.config.checks import FREE, at_least, one_of, positive_seconds
 from runner.core.errors import ConfigError
 from runner.core.layout import FORMATS
 from runner.core.paths import as_path
+
+if TYPE_CHECKING:
+    from runner.core.model_spec import ModelSpec
 
 POSTPROCESSES = ("none", "pca", "audioset")
 
@@ -19,7 +23,7 @@ class OutputConfig:
     """The files that a run leaves, and where."""
 
     formats: list[str] = field(default_factory=lambda: ["parquet"])
-    """Any of parquet (a row per example), npz (a file per clip), tfrecord (AudioSet's, needs postprocess=audioset)."""
+    """Any of parquet (a row per example), npz (a file per clip), tfrecord (AudioSet's; of VGGish postprocess=audioset)."""
 
     postprocess: str = "none"
     """none, pca (adds ``embedding_pca``) or audioset (adds ``embedding_u8``: PCA, clipped to ±2, 8 bits)."""
@@ -47,12 +51,6 @@ class OutputConfig:
             one_of("output.formats", name, tuple(FORMATS))
         one_of("output.postprocess", self.postprocess, POSTPROCESSES)
         one_of("output.compression", self.compression, _COMPRESSIONS)
-        for name in self.formats:
-            if (needed := FORMATS[name].postprocess) and needed != self.postprocess:
-                raise ConfigError(
-                    f"output.formats has {name}, whose embeddings are post-processed, but output.postprocess is "
-                    f"{self.postprocess}: add output.postprocess={needed}"
-                )
         for pool_s in self.pool:
             positive_seconds("output.pool", pool_s, 60)
         if len(set(self.pool)) < len(self.pool):
@@ -65,3 +63,23 @@ class OutputConfig:
                 "output.dir is in a git repository of the Hub (hf://), where each put would be a commit, of which it "
                 "takes few an hour: use hf://buckets/..., or write to a folder and upload that"
             )
+
+    def check_model(self, spec: ModelSpec) -> None:
+        """Check what depends on the model: its embeddings may have a post-processed form, or not.
+
+        Raises:
+            ConfigError: ``postprocess`` is not that of the model, or of a format.
+        """
+        if not spec.has_pca:
+            if self.postprocess != "none":
+                raise ConfigError(
+                    f"output.postprocess={self.postprocess} is for VGGish's embeddings: leave it out with "
+                    f"model={spec.name} and its outputs"
+                )
+            return
+        for name in self.formats:
+            if (needed := FORMATS[name].postprocess) and needed != self.postprocess:
+                raise ConfigError(
+                    f"output.formats has {name}, whose embeddings are post-processed, but output.postprocess is "
+                    f"{self.postprocess}: add output.postprocess={needed}"
+                )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,25 +68,26 @@ class SavedModel(EmbeddingModel):
         with tf.device("/CPU:0"):
             function = load_function(self._path, self._config.signature, self.spec.window_samples)
             outputs = probe_outputs(function, self.spec, tuple(self._config.outputs))
-        self.spec = replace(self.spec, outputs=tuple(map(self._with_classes, outputs)))
+        self.spec = replace(self.spec, outputs=self._with_classes(outputs))
         if not function.is_batched:
             self.notes.append("model.path takes one window at a time, and is slow: export it with a batch dimension")
         return LoadedWeights(choice, {}, _checksum(Path(self._path), f"{self._config.signature}"))
 
-    def _with_classes(self, output: Output) -> Output:
-        """Read the names of an output's classes, if it has any."""
-        if (path := self._config.classes.get(output.name)) is None:
-            return output
+    def _with_classes(self, outputs: Sequence[Output]) -> tuple[Output, ...]:
+        """Give the output of class scores the names of ``model.classes``."""
+        if (path := self._config.classes) is None:
+            return tuple(outputs)
         try:
-            names = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
+            names = tuple(Path(path).expanduser().read_text(encoding="utf-8").splitlines())
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"model.classes.{output.name}={path} can't be read ({error}): give a text") from error
-        if len(names) != output.width:
+            raise ConfigError(f"model.classes={path} can't be read ({error}): give a text file") from error
+        if [output.width for output in outputs].count(len(names)) != 1:
+            widths = ", ".join(f"{output.name} {output.width}" for output in outputs)
             raise ConfigError(
-                f"model.classes.{output.name}={path} has {len(names)} lines, where the output has {output.width} "
-                "values: give one name a line"
+                f"model.classes={path} has {len(names)} lines, and not one output has as many values ({widths}): "
+                "give one name a line"
             )
-        return replace(output, classes=tuple(names))
+        return tuple(replace(output, classes=names) if output.width == len(names) else output for output in outputs)
 
     def build(self, weights: Weights, precision: str, device: DeviceType) -> Callable[[Any], Mapping[str, Any]]:
         """Load the model onto the device in whose scope this is called."""
