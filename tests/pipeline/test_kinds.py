@@ -124,6 +124,6 @@ def test_a_model_of_another_rate_and_window_has_its_own_windows(
 
 def test_a_clip_too_short_for_a_model_says_so_at_its_rate(clips: list[Clip], tmp_path: Path) -> None:
     options = DecodeOptions(Preparation(BIRDS.sample_rate), Framing.of(BIRDS, short_clips="skip"))
-    embed(clips[3:4], tmp_path, options, resample=True, batch=4)  # three seconds
+    embed(clips[:1], tmp_path, options, resample=True, batch=4)  # three seconds
     (row,) = pq.read_table(tmp_path / "clips.parquet").to_pylist()
     assert (row["reason"], row["detail"]) == ("too_short", "96000 samples at 32 kHz; one example needs 160000")
