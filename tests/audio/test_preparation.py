@@ -87,7 +87,7 @@ def test_the_first_channel_loses_its_mean_before_it_is_resampled(rate: int, tmp_
     written, _ = soundfile.read(tmp_path / "x.wav")
     expected = written[:, 0] - written[:, 0].mean()
     if rate != 16_000:
-        expected = torchaudio_resample(expected.astype(np.float32), rate)
+        expected = torchaudio_resample(expected.astype(np.float32), rate, 16_000)
     found = read(tmp_path / "x.wav", Preparation(16_000, "sinc_hann", "first", "mean"))
     np.testing.assert_allclose(found, expected, atol=5e-7)
 
