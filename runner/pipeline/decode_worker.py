@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 _OPEN_S = 0.5
 """Longest time that a slot is open before it is submitted: slow decoding must not keep a device waiting."""
 
-_CONVERT_ROWS = 64
+_CONVERT_SAMPLES = 1 << 20
+"""Samples of a slot that become float32 at a time."""
 
 READY = b"ready"
 """Message of a decode process that has started well."""
@@ -110,8 +111,9 @@ class SlotWriter:
         samples = self._memory.windows(self._slot, self.kind)
         self.kind = self.kind._replace(dtype="float32")
         floats = self._memory.windows(self._slot, self.kind)
-        for end in range(self.rows, 0, -_CONVERT_ROWS):  # from the end: a float32 row lies beyond its int16 one
-            start = max(0, end - _CONVERT_ROWS)
+        at_once = max(1, _CONVERT_SAMPLES // self._memory.window_samples)
+        for end in range(self.rows, 0, -at_once):  # from the end: a float32 row lies beyond its int16 one
+            start = max(0, end - at_once)
             floats[start:end] = scaled(samples[start:end].copy())
 
 

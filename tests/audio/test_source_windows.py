@@ -40,12 +40,12 @@ def clip_of(frames: int, channels: int, dtype: str, seed: int) -> np.ndarray:
     return samples if dtype == "int16" else scaled(samples)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=40)
 @given(
     st.sampled_from([(spec, hop_s) for spec, hops in HOPS.items() for hop_s in hops]),
     st.sampled_from(sorted(RATES)),
     st.sampled_from(METHODS),
-    st.floats(0.0, 7.0),
+    st.floats(0.0, 6.0),
     st.sampled_from([(1, "int16"), (2, "int16"), (2, "float32"), (3, "int16")]),
     st.sampled_from(["mean", "first"]),
     st.randoms(use_true_random=False),
@@ -104,7 +104,7 @@ def test_two_channels_of_int16_stay_so_and_others_are_averaged_to_one() -> None:
         (11_025, 16_000, "kaiser_best", 1.5),  # the hop is no whole number of periods
         (48_000, 16_000, "kaiser_best", 0.23),  # copies take longer than resampling
         (32_000, 32_000, "kaiser_best", 2.5),
-        (44_100, 32_000, "kaiser_best", 1.0001),
+        (44_100, 32_000, "kaiser_best", 2.50003125),
         (44_100, 32_000, "kaiser_best", 1.2),
     ],
 )

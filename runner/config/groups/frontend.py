@@ -26,7 +26,10 @@ class FrontendConfig:
     """
 
     hop_s: float = 0.96
-    """Seconds from one example's start to the next, a multiple of 0.01; the release's 0.96 has no overlap."""
+    """Seconds from one example's start to the next, a multiple of the model's frames: for VGGish of 0.01.
+
+    The release's 0.96 has no overlap.
+    """
 
     short_clips: str = "pad"
     """Clips shorter than one example: pad (with zeros to one example, marked ``padded``) or skip."""
@@ -47,7 +50,7 @@ class FrontendConfig:
     """
 
     window_s: float = 0.975
-    """Seconds of audio that an example needs; it has the first 0.975 of them."""
+    """Seconds of audio that an example needs; it has the first of them, as many as the model takes (VGGish: 0.975)."""
 
     min_duration_s: float = 0.0
     """Clips shorter than this many seconds are first padded with zeros to them, and marked ``padded``."""
