@@ -14,7 +14,7 @@ from runner.vggish.spec import VGGISH
 CPU = DeviceInfo(DeviceType.CPU, True, "CPU", "")
 
 
-def reference_log_mel(window: np.ndarray) -> np.ndarray:
+def reference_log_mel(window: np.ndarray, offset: float = 0.01) -> np.ndarray:
     """[15600] float64 → [96, 64]."""
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 400)
     frames = np.stack([window[start : start + 400] * hann for start in range(0, 96 * 160, 160)])
@@ -27,7 +27,7 @@ def reference_log_mel(window: np.ndarray) -> np.ndarray:
         low, centre, high = edges[band : band + 3]
         filters[:, band] = np.maximum(0, np.minimum((bins - low) / (centre - low), (high - bins) / (high - centre)))
     filters[0] = 0
-    return np.log(magnitude @ filters + 0.01)
+    return np.log(magnitude @ filters + offset)
 
 
 def reference_network(weights: dict[str, np.ndarray], examples: np.ndarray) -> np.ndarray:

@@ -22,7 +22,7 @@ def read_classes(path: Path) -> tuple[str, ...]:
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            header, *rows = csv.reader(file, strict=True)
+            header, *rows = list(csv.reader(file, strict=True)) or [[]]
     except (OSError, ValueError, csv.Error) as error:
         raise WeightsError(f"{path} can't be read ({error}): give YAMNet's yamnet_class_map.csv") from error
     if reason := _mistake(header, rows):

@@ -7,7 +7,7 @@ Source: the AudioSet YAMNet release (``params.py``, ``features.py``, ``yamnet.py
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -48,28 +48,30 @@ def reference_outputs(arrays: Mapping[str, Array], windows: Array, precision: st
         The embedding (1,024 values), then the scores of the classes (521).
     """
     rounded = ROUNDING[precision]
-    images = reference_log_mel(windows, 0.001)[..., None]
-    embeddings = np.stack([_embedding(arrays, image, rounded) for image in images])
-    logits = embeddings @ arrays["logits/kernel"].astype(np.float64) + arrays["logits/bias"]
-    return np.concatenate([embeddings, 1.0 / (1.0 + np.exp(-logits))], axis=1).astype(np.float32)
-
-
-def _embedding(arrays: Mapping[str, Array], image: Exact, rounded: Callable[[Exact], Exact]) -> Exact:
-    """Run the convolutions on one image, [96, 64, 1], and take the mean of the last one, [3, 2, 1024], by channel."""
+    images = list(reference_log_mel(windows, 0.001)[..., None])
     kernel, bias = _normalized(arrays, "layer1/conv", arrays["layer1/conv/kernel"])
     matrix = rounded(kernel).reshape(9, -1)
-    image = _relu(np.concatenate(_neighborhoods(rounded(image), 2), axis=2) @ matrix + bias)
+    images = [_relu(np.concatenate(_neighborhoods(rounded(image), 2), axis=2) @ matrix + bias) for image in images]
     for number, stride in enumerate(_STRIDES, 2):
         layer = f"layer{number}/depthwise_conv"
         kernel, bias = _normalized(arrays, layer, arrays[f"{layer}/depthwise_kernel"][..., 0])
         taps = rounded(kernel).reshape(9, -1)
-        neighborhoods = _neighborhoods(rounded(image), stride)
-        image = _relu(np.sum([pixels * tap for pixels, tap in zip(neighborhoods, taps, strict=True)], axis=0) + bias)
+        images = [_relu(_depthwise(rounded(image), taps, stride) + bias) for image in images]
         layer = f"layer{number}/pointwise_conv"
         kernel, bias = _normalized(arrays, layer, arrays[f"{layer}/kernel"][0, 0])
-        image = _relu(rounded(image) @ rounded(kernel) + bias)
-    mean: Exact = image.mean(axis=(0, 1))
-    return mean
+        matrix = rounded(kernel)
+        images = [_relu(rounded(image) @ matrix + bias) for image in images]
+    embeddings = np.stack([image.mean(axis=(0, 1)) for image in images])
+    logits = embeddings @ arrays["logits/kernel"].astype(np.float64) + arrays["logits/bias"]
+    return np.concatenate([embeddings, 1.0 / (1.0 + np.exp(-logits))], axis=1).astype(np.float32)
+
+
+def _depthwise(image: Exact, taps: Exact, stride: int) -> Exact:
+    """Convolve each channel of [height, width, channels] by its own 3×3 taps [9, channels]."""
+    total = np.zeros(())
+    for pixels, tap in zip(_neighborhoods(image, stride), taps, strict=True):
+        total = total + pixels * tap
+    return total
 
 
 def _normalized(arrays: Mapping[str, Array], layer: str, kernel: Array) -> tuple[Exact, Exact]:
