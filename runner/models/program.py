@@ -78,7 +78,7 @@ class Program(ABC):
             if kind not in self._functions:
                 rows = tf.TensorSpec([None, *self.row_shapes[kind]], tf.int16 if kind == "int16" else tf.float32)
                 self._functions[kind] = tf.function(
-                    self._computation(kind),
+                    self.computation(kind),
                     input_signature=[rows],
                     jit_compile=self.is_compiled_by_xla or None,
                     autograph=False,
@@ -103,8 +103,8 @@ class Program(ABC):
             return np.asarray(self.function("float32")(tf.constant(windows)).numpy())
 
     @abstractmethod
-    def _computation(self, kind: str) -> Callable[[Any], Any]:
-        """Return the function of tensors for a kind of input."""
+    def computation(self, kind: str) -> Callable[[Any], Any]:
+        """Return the function of tensors for a kind of input, that ``function`` traces."""
 
 
 class FunctionProgram(Program):
@@ -125,7 +125,8 @@ class FunctionProgram(Program):
         with tf.device(self.device_name):
             self._outputs_of = build()
 
-    def _computation(self, kind: str) -> Callable[[Any], Any]:
+    def computation(self, kind: str) -> Callable[[Any], Any]:
+        """Return the function of tensors for a kind of input."""
         return self._embed
 
     def _embed(self, windows: Any) -> Any:

@@ -73,7 +73,8 @@ class VGGishProgram(Program):
 
         return self._to_log_mel(tf.cast(windows, tf.float32) * INT16_SCALE if windows.dtype == tf.int16 else windows)
 
-    def _computation(self, kind: str) -> Callable[[Any], Any]:
+    def computation(self, kind: str) -> Callable[[Any], Any]:
+        """Return the function of tensors for a kind of input."""
         return self._embed_examples if kind == "examples" else self._embed_windows
 
     def _embed_windows(self, windows: Any) -> Any:

@@ -130,7 +130,8 @@ class YamnetProgram(Program):
 
         return forward.log_mel(windows, self._precision, is_cpu=self._is_cpu)
 
-    def _computation(self, kind: str) -> Callable[[Any], Any]:
+    def computation(self, kind: str) -> Callable[[Any], Any]:
+        """Return the function of tensors for a kind of input."""
         from runner.yamnet.forward import outputs_of_windows
 
         return lambda windows: outputs_of_windows(self.weights, windows, self._precision, is_cpu=self._is_cpu)
