@@ -76,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         "be downloaded)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of all that is drawn (default: 0)")
+    parser.add_argument("--model-output", metavar="NAME", help="output of the runs' models (default: the first)")
     parser.add_argument("--fail-above", type=float, metavar="X", help="exit status 1 if a run's FAD is above this")
     parser.add_argument(
         "--allow-different", action="store_true", help="compare other protocols or weights all the same"
@@ -99,13 +100,13 @@ def _compare(options: argparse.Namespace) -> int:
     from runner.evaluation.sources import find_sets
 
     most = None if options.fail_above is None else check_limit(options.fail_above)
-    references = find_sets(options.reference)
+    references = find_sets(options.reference, output=options.model_output)
     if len(references) > 1:
         raise RunnerError(
             f"{options.reference} holds {len(references)} runs ({references[0].name} first): name one for a reference"
         )
     reference = Reference(references[0], options.seed)
-    runs = [run for argument in options.runs for run in find_sets(argument)]
+    runs = [run for argument in options.runs for run in find_sets(argument, output=options.model_output)]
     if not options.allow_different:
         for run in runs:
             if reasons := differences(reference.embeddings, run):

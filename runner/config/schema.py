@@ -34,6 +34,7 @@ from runner.config.groups.profile import ProfileConfig
 from runner.config.groups.tracking import TrackingConfig
 from runner.config.groups.weights import AudiosetWeights, AutoWeights, FileWeights, RandomWeights, WeightsConfig
 from runner.core.errors import ConfigError
+from runner.core.layout import FORMATS
 
 __all__ = [
     "AUTO",
@@ -99,6 +100,24 @@ class RunConfig:
                 f"output.pool has {short[0]:g} s, which is less than the {hop_s:g} s from one example to the next: "
                 "use a longer one"
             )
+        self._check_postprocess()
+
+    def _check_postprocess(self) -> None:
+        """Check that the model has the projection asked for, and is post-processed where a format needs it."""
+        postprocess = self.output.postprocess
+        if not self.model.spec.has_pca:
+            if postprocess != "none":
+                raise ConfigError(
+                    f"output.postprocess={postprocess} needs PCA parameters, and model={self.model.name} has none: "
+                    "leave it out"
+                )
+            return
+        for name in self.output.formats:
+            if (needed := FORMATS[name].postprocess) and needed != postprocess:
+                raise ConfigError(
+                    f"output.formats has {name}, whose embeddings are post-processed, but output.postprocess is "
+                    f"{postprocess}: add output.postprocess={needed}"
+                )
 
 
 GROUPS: Mapping[str, type[Any] | Mapping[str, type[Any]]] = {

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from runner.config.checks import one_of
+from runner.config.checks import FREE, one_of
 
 if TYPE_CHECKING:
     from runner.core.model_spec import ModelSpec
@@ -31,7 +31,7 @@ class VGGishModel(ModelConfig):
     name: str = "vggish"
     """vggish."""
 
-    conv: str = "auto"
+    conv: str = field(default="auto", metadata=FREE)
     """Algorithm of the deep convolutions on a CPU in float32: direct, winograd, or auto (the faster, measured once)."""
 
     def __post_init__(self) -> None:
