@@ -126,7 +126,7 @@ def _compare(options: argparse.Namespace) -> int:
         print(printable(warning), file=sys.stderr)
     if not options.no_log:
         for run, score in zip(runs, scores, strict=True):
-            _log(reference, run, score)
+            _log(reference, run, score, options.model_output)
     failed = [] if most is None else failures(scores, most)
     for line in failed:
         print(f"FAILED: {printable(line)}", file=sys.stderr)
@@ -149,8 +149,8 @@ def _options_for(reference: Reference, run: EmbeddingSet, fad_options: FadOption
     return replace(fad_options, interval=0) if is_remote and not reads else fad_options
 
 
-def _log(reference: Reference, run: EmbeddingSet, score: Score) -> None:
-    """Add a run's distances to its MLflow run; trouble is a warning."""
+def _log(reference: Reference, run: EmbeddingSet, score: Score, output: str | None) -> None:
+    """Add a run's distances, of the output that was asked for, to its MLflow run; trouble is a warning."""
     if run.tracking is None:
         return
     from runner.tracking.client import TrackingError
@@ -159,6 +159,7 @@ def _log(reference: Reference, run: EmbeddingSet, score: Score) -> None:
     tags = {
         "fad.reference": without_credentials(reference.embeddings.name),
         "fad.reference_examples": str(reference.embeddings.summary.n),
+        **({"fad.output": output} if output else {}),
     }
     try:
         log_late_metrics(run.tracking, score.metrics(), tags)

@@ -124,8 +124,12 @@ def facts_of_result(result: RunResult) -> Facts:
 
 
 def difference(one: Mapping[str, str], other: Mapping[str, str]) -> str:
-    """Describe how two workloads differ: ``frontend.hop_s is 0.48, not 0.96``; empty where they are the same."""
+    """Describe how two workloads differ: ``frontend.hop_s is 0.48, not 0.96``; empty where they are the same.
+
+    Of two models nothing else is said, as the rest follows.
+    """
     keys = [key for key in {**one, **other} if one.get(key) != other.get(key)]
+    keys = ["model"] if "model" in keys else keys
     return ", ".join(f"{key} is {one.get(key, 'unknown')}, not {other.get(key, 'unknown')}" for key in keys)
 
 

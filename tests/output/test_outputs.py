@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from runner.cli import duplicates, export, fad, merge, search
+from runner.config.schema import VGGishModel
+from runner.converters.timelines import Classes, export_timelines
 from runner.core.errors import ConfigError, RunnerError
 from runner.core.model_spec import Output
 from runner.evaluation.fad import FadOptions, Reference, differences, measure
+from runner.evaluation.labels import RunLabels
+from runner.evaluation.sample import draw_sample, read_clips
 from runner.evaluation.sources import find_sets
+from runner.output.merge.folders import FolderSource
+from runner.output.merge.merge import find_problems, read_partition
 from runner.output.reader import EmbeddingReader
 from runner.output.rows import EmbeddingInfo, clip_table, row_groups
 from runner.output.run_blocks import read_blocks
@@ -150,6 +159,81 @@ def test_a_run_of_another_model_is_not_resumed(run: Path, folder: Path) -> None:
     told = whole_run.session(whole_run.make_config(folder / "data", run, "output.pool=[1.92]"), run)
     assert isinstance(told, str)
     assert "another configuration: model.name (toy there, vggish now)" in told
+
+
+def test_a_run_of_another_model_is_not_merged(folder: Path) -> None:
+    parts = [folder / "disk" / f"part{number}" for number in (1, 2)]
+    for number, (part, model) in enumerate(zip(parts, (ToyModel(), VGGishModel()), strict=True), 1):
+        config = whole_run.make_config(folder / "data", part, f"dataset.partition={number}/2")
+        whole_run.session(replace(config, model=model), part)
+    problems = find_problems([read_partition(FolderSource(part)) for part in parts])
+    assert problems == [f"{parts[1]} is of the model vggish, and {parts[0]} of toy"]
+
+
+def test_partitions_of_a_model_are_merged_with_all_its_columns(run: Path, folder: Path, tmp_path: Path) -> None:
+    parts = [tmp_path / f"part{number}" for number in (1, 2)]
+    for number, part in enumerate(parts, 1):
+        config = whole_run.make_config(
+            folder / "data", part, "output.pool=[1.92]", f"dataset.partition={number}/2", folder=folder
+        )
+        whole_run.session(replace(config, model=ToyModel()), part)
+    assert merge.main([*map(str, parts), "--output", str(tmp_path / "merged")]) == 0
+    assert pq.read_table(tmp_path / "merged" / "clips.parquet").equals(pq.read_table(run / "clips.parquet"))
+    assert pq.read_table(tmp_path / "merged" / "embeddings").equals(pq.read_table(run / "embeddings"))
+    with np.load(tmp_path / "merged" / "stats.npz") as merged, np.load(run / "stats.npz") as whole:
+        np.testing.assert_allclose(merged["sigma"], whole["sigma"], rtol=1e-9, atol=1e-15)
+
+
+def test_timelines_have_the_models_classes(run: Path, tmp_path: Path) -> None:
+    reader = EmbeddingReader(str(run))
+    own = EmbeddingReader(str(run), "scores").clip("b/1.wav")
+    assert own is not None
+    assert export_timelines(reader, tmp_path / "best", "audacity", Classes()) == 5
+    best = [TOY.outputs[1].classes[number] for number in own.embeddings.argmax(axis=1)]
+    heard = (tmp_path / "best" / "b" / "1.wav.txt").read_text().splitlines()
+    assert [line.split("\t")[2] for line in heard] == [name for name, _ in itertools.groupby(best)]
+    score = float(np.sort(own.embeddings.ravel())[-2])
+    export_timelines(reader, tmp_path / "all", "audacity", Classes(score))
+    assert len((tmp_path / "all" / "b" / "1.wav.txt").read_text().splitlines()) == 2
+    with pytest.raises(RunnerError, match="give --classes a lower one"):
+        export_timelines(reader, tmp_path / "none", "audacity", Classes(2.0))
+    with pytest.raises(RunnerError, match=r"--clusters to label them by sound, or --classes"):
+        export_timelines(replace_labels(run, tmp_path / "unlabeled"), tmp_path / "none", "audacity")
+
+
+def replace_labels(run: Path, folder: Path) -> EmbeddingReader:
+    """The run without labels."""
+    table = pq.read_table(run / "embeddings").drop_columns(["label"])
+    table = table.add_column(4, "label", pa.nulls(len(table), pa.string()))
+    (folder / "embeddings").mkdir(parents=True)
+    pq.write_table(table, folder / "embeddings" / "part-00000.parquet")
+    return EmbeddingReader(str(folder))
+
+
+@pytest.mark.parametrize("command", ["duplicates", "search", "fad", "export"])
+def test_commands_take_any_output_by_its_name(
+    command: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main, arguments = {
+        "duplicates": (duplicates.main, [str(run), "--above", "-1"]),
+        "search": (search.main, [str(run), "--clip", "b/1.wav"]),
+        "fad": (fad.main, [str(run), str(run), "--no-log", "--json"]),
+        "export": (export.main, ["npy", str(run), str(tmp_path)]),
+    }[command]
+    assert main([*arguments, "--model-output", "scores"]) == 0
+    if command == "export":
+        assert np.load(tmp_path / "b" / "1_toy.npy").shape[1] == 4
+    if command == "fad":
+        assert json.loads(capsys.readouterr().out)["reference"]["about"]["output"] == "scores"
+    assert main([*arguments, "--model-output", "logits"]) == 1
+    assert "has no output logits: toy has embedding, scores" in capsys.readouterr().err
+
+
+def test_any_output_is_evaluated(run: Path) -> None:
+    clips = draw_sample(
+        read_clips(str(run), "scores"), RunLabels(None), unit="clip", window_s=0.96, max_rows=100, seed=0
+    )
+    assert clips.embeddings.shape[1] == 4
 
 
 def test_only_models_with_a_projection_are_post_processed(folder: Path) -> None:
