@@ -41,6 +41,7 @@ from runner.config.groups.profile import ProfileConfig
 from runner.config.groups.tracking import TrackingConfig
 from runner.config.groups.weights import AudiosetWeights, AutoWeights, FileWeights, RandomWeights, WeightsConfig
 from runner.core.errors import ConfigError
+from runner.core.layout import FORMATS
 
 if TYPE_CHECKING:
     from runner.audio.framing import Framing
@@ -114,12 +115,29 @@ class RunConfig:
                 f"precision={self.precision.name} is not possible with model={self.model.name}: use one of auto, "
                 f"{', '.join(spec.precisions)}"
             )
-        self.output.check_model(spec)
         if short := [pool_s for pool_s in self.output.pool if pool_s < hop_s]:
             raise ConfigError(
                 f"output.pool has {short[0]:g} s, which is less than the {hop_s:g} s from one example to the next: "
                 "use a longer one"
             )
+        self._check_postprocess()
+
+    def _check_postprocess(self) -> None:
+        """Check that the model has the projection asked for, and is post-processed where a format needs it."""
+        postprocess = self.output.postprocess
+        if not self.model.spec.has_pca:
+            if postprocess != "none":
+                raise ConfigError(
+                    f"output.postprocess={postprocess} needs PCA parameters, and model={self.model.name} has none: "
+                    "leave it out"
+                )
+            return
+        for name in self.output.formats:
+            if (needed := FORMATS[name].postprocess) and needed != postprocess:
+                raise ConfigError(
+                    f"output.formats has {name}, whose embeddings are post-processed, but output.postprocess is "
+                    f"{postprocess}: add output.postprocess={needed}"
+                )
 
     @property
     def preparation(self) -> Preparation:

@@ -17,7 +17,7 @@ from runner.dataset.recorded_at import recorded_at_reader
 from runner.devices.host import versions
 from runner.output.formats import make_formats
 from runner.output.rows import EmbeddingInfo
-from runner.output.run_model import RunModel
+from runner.output.run_model import RunModel, check_outputs
 from runner.output.writer import ShardFiles, ShardWriter
 
 if TYPE_CHECKING:
@@ -87,9 +87,13 @@ def shard_files(
         model: as it is loaded.
         metadata: of every file.
         postprocess: the first output to its post-processed form; None for none.
+
+    Raises:
+        ConfigError: an output's name can't be a column.
     """
     config, partition = spec.config, spec.dataset.partition
     labels = (partition.labels if partition else None) or labels_of(spec.manifest)
+    check_outputs(model.outputs)
     info = EmbeddingInfo(metadata, config.frontend.file_hop_s, model.outputs)
     arguments = (config.output, spec.run_dir, info, labels, postprocess)
     return functools.partial(_make_files, arguments, config.dataset.recorded_at)

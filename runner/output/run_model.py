@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from runner.core.errors import RunnerError
+from runner.core.errors import ConfigError, RunnerError
 from runner.core.model_spec import Output
 from runner.vggish.spec import VGGISH
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 METADATA_PREFIX = "vggish_runner."
 """The beginning of this project's keys in a Parquet file's metadata."""
+
+_RESERVED = ("clip", "example", "start_s", "padded", "label", "embedding_pca", "embedding_u8")
+"""Columns of embeddings' files that are no model's."""
 
 CLASSES = "classes."
 """The beginning of the keys with the names of an output's classes, a JSON list."""
@@ -97,6 +101,21 @@ class RunModel:
                 return output
         names = ", ".join(output.name for output in self.outputs)
         raise RunnerError(f"{location} has no output {name}: {self.title} has {names}")
+
+
+def check_outputs(outputs: Sequence[Output]) -> None:
+    """Check that the names of outputs can be columns of files.
+
+    Raises:
+        ConfigError: one can't.
+    """
+    names = [output.name for output in outputs]
+    for name in names:
+        if name in _RESERVED or names.count(name) > 1 or not re.fullmatch(r"[\w-]+", name):
+            raise ConfigError(
+                f"the model's output {name!r} can't be a column of files: give it a name of its own, of letters, "
+                f"digits, _ and -, other than {', '.join(_RESERVED)}"
+            )
 
 
 def _parse_outputs(metadata: Mapping[str, str]) -> tuple[Output, ...]:

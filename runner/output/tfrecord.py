@@ -46,7 +46,7 @@ class TfrecordShards:
         folder: Path,
         info: EmbeddingInfo,
         labels: Sequence[str],
-        quantize: Callable[[NDArray[np.float32]], NDArray[Any]] | None,
+        quantize: Callable[[NDArray[np.float32]], NDArray[Any]] | None = None,
     ) -> None:
         layout = RunLayout(folder)
         self._folder = layout.tfrecord

@@ -18,10 +18,12 @@ from runner.core.files import atomic, digest_file, make_folder
 from runner.core.layout import RunLayout
 from runner.devices.host import usable_cores, writers_for
 from runner.output.parquet import parquet_metadata
-from runner.output.rows import CLIP_SCHEMA, clip_table, unknown_time
+from runner.output.rows import clip_table, unknown_time
+from runner.output.run_model import RunModel
 from runner.output.shard_statistics import RunStatistics, read_clip_rows, statistics_of, write_clip_rows
 from runner.output.spill import Spill
 from runner.output.state.journal import ShardCounts, ShardEntry
+from runner.output.top_classes import clip_schema, with_top_classes
 
 if TYPE_CHECKING:
     from runner.config.schema import RunConfig
@@ -114,7 +116,8 @@ class ShardFiles:
 
     def write(self, shard: int, rows: Sequence[ClipRow], row_digest: str) -> ShardEntry:
         """Write a complete shard, its clips in manifest order; return its entry."""
-        clips, counts = clip_table(rows, self._recorded_at), _counts(rows)  # while the rows are in the core's cache
+        clips = with_top_classes(clip_table(rows, self._recorded_at), rows, self.info)
+        counts = _counts(rows)  # while the rows are in the core's cache
         files = [path for form in self._formats for path in form.write(shard, rows)]
         clips_file = self.folder / ShardEntry(shard).clips_file
         with atomic(clips_file) as temporary:
@@ -217,12 +220,13 @@ def write_clips_table(folder: Path, committed: Mapping[int, ShardEntry], metadat
         metadata: of the run.
     """
     layout = RunLayout(folder)
-    schema = CLIP_SCHEMA.with_metadata(parquet_metadata(metadata))
+    columns = clip_schema(RunModel.from_metadata(metadata).outputs)
+    schema = columns.with_metadata(parquet_metadata(metadata))
     statistics = RunStatistics(schema)
     with atomic(layout.clips) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as clips:
         for shard in sorted(committed):
             rows, sums = read_clip_rows(folder / ShardEntry(shard).clips_file)
-            clips.write_table(rows.cast(CLIP_SCHEMA))
+            clips.write_table(rows.cast(columns))
             statistics.add(sums, (folder / name for name in committed[shard].files))
     statistics.write(folder)
 

@@ -20,10 +20,11 @@ from hypothesis import strategies as st
 from runner.config.groups.output import OutputConfig
 from runner.core.errors import ResumeError
 from runner.core.layout import FORMATS, RunLayout
+from runner.core.model_spec import Output
 from runner.output.formats import make_formats
 from runner.output.npz import NpzFiles, npz_path
 from runner.output.parquet import ParquetShards
-from runner.output.rows import ClipRow, PostprocessedColumn
+from runner.output.rows import ClipRow, EmbeddingInfo, PostprocessedColumn
 from runner.output.tfrecord import TfrecordShards, label_numbers
 from tests.conftest import PROJECT
 from tests.writers import vggish_info
@@ -100,6 +101,19 @@ def test_a_plain_reader_of_audiosets_format_parses_the_tfrecords(tmp_path: Path)
         assert context["end_time_seconds"].numpy() == pytest.approx(expected.start_s + expected.seconds)
     assert (tmp_path / "tfrecord" / "labels.csv").read_text() == "index,label\n0,cat\n1,dog\n"
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_the_tfrecords_of_a_model_without_a_projection_have_floats_by_output(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    info = EmbeddingInfo({}, 0.96, (Output("embedding", 100), Output("scores", 28)))
+    (path,) = TfrecordShards(tmp_path, info, ["dog"]).write(0, [row("a.wav", 3), row("broken.wav", 0)])
+    (record,) = tf.data.TFRecordDataset(str(path))
+    features = {output.name: tf.io.FixedLenSequenceFeature([output.width], tf.float32) for output in info.outputs}
+    _, lists = tf.io.parse_single_sequence_example(record, sequence_features=features)
+    assert [tuple(lists[name].shape) for name in features] == [(3, 100), (3, 28)]
+    rows = np.concatenate([lists["embedding"], lists["scores"]], axis=1)
+    np.testing.assert_array_equal(rows, row("a.wav", 3).embeddings)
 
 
 @pytest.mark.parametrize("extra", ["embedding_pca", "embedding_u8"])

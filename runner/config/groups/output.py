@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from runner.config.checks import FREE, at_least, one_of, positive_seconds
 from runner.core.errors import ConfigError
 from runner.core.layout import FORMATS
 from runner.core.paths import as_path
-
-if TYPE_CHECKING:
-    from runner.core.model_spec import ModelSpec
 
 POSTPROCESSES = ("none", "pca", "audioset")
 
@@ -26,7 +22,8 @@ class OutputConfig:
     """Any of parquet (a row per example), npz (a file per clip), tfrecord (VGGish's needs postprocess=audioset)."""
 
     postprocess: str = "none"
-    """none, pca (adds ``embedding_pca``) or audioset (adds ``embedding_u8``: PCA, clipped to ±2, 8 bits)."""
+    """none; of VGGish also pca (adds ``embedding_pca``) or audioset (adds ``embedding_u8``: PCA, clipped to ±2, 8
+    bits)."""
 
     pool: list[float] = field(default_factory=list)
     """Seconds of pooling windows: ``pooled/`` has mean and deviation of each, and of each clip. Empty: no pooling."""
@@ -63,23 +60,3 @@ class OutputConfig:
                 "output.dir is in a git repository of the Hub (hf://), where each put would be a commit, of which it "
                 "takes few an hour: use hf://buckets/..., or write to a folder and upload that"
             )
-
-    def check_model(self, spec: ModelSpec) -> None:
-        """Check what depends on the model: its embeddings may have a post-processed form, or not.
-
-        Raises:
-            ConfigError: ``postprocess`` is not that of the model, or of a format.
-        """
-        if not spec.has_pca:
-            if self.postprocess != "none":
-                raise ConfigError(
-                    f"output.postprocess={self.postprocess} is for VGGish's embeddings: leave it out with "
-                    f"model={spec.name} and its outputs"
-                )
-            return
-        for name in self.formats:
-            if (needed := FORMATS[name].postprocess) and needed != self.postprocess:
-                raise ConfigError(
-                    f"output.formats has {name}, whose embeddings are post-processed, but output.postprocess is "
-                    f"{self.postprocess}: add output.postprocess={needed}"
-                )

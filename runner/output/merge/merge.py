@@ -116,7 +116,10 @@ def _problems_of(partition: Partition, first: Partition) -> Iterator[str]:
         yield f"{name} is one of {info.count} partitions, {first.name} one of {first.info.count}"
     if info.digest != first.info.digest:
         yield f"{name} is of another listing of the data set than {first.name}"
-    if keys := _differing_keys(partition.settings, first.settings):
+    model, other = (each.settings["model.name"] for each in (partition, first))
+    if model != other:
+        yield f"{name} is of the model {model}, and {first.name} of {other}"
+    elif keys := _differing_keys(partition.settings, first.settings):
         yield f"{name} has other settings than {first.name}: {', '.join(keys)}"
     if keys := _differing_keys(partition.identity, first.identity):
         yield f"{name} has other weights or precision than {first.name}: {', '.join(keys)}"
