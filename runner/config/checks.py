@@ -23,6 +23,8 @@ _PATHS = (
     "weights.path",
     "weights.pca_path",
     "model.path",
+    "model.classes",
+    "model.path",
     "output.dir",
     "paths.models",
     "paths.outputs",
