@@ -24,7 +24,6 @@ _PATHS = (
     "weights.pca_path",
     "model.path",
     "model.classes",
-    "model.path",
     "output.dir",
     "paths.models",
     "paths.outputs",

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import shlex
+import threading
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -219,6 +220,10 @@ class _Attempt:
 
     def _on_worker_started(self) -> None:
         """Do what can be done while the worker imports TensorFlow."""
+        if self._job.config.profile.plots:
+            from runner.reporting.figures import import_matplotlib
+
+            threading.Thread(target=import_matplotlib, name="matplotlib", daemon=True).start()
         self._info = replace(self._info, git=git_state())
         self._tracking.begin(self._info, self._remote)
 
