@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runner.config.composition import compose_config
 from runner.config.validation import validate
 from runner.core.errors import ConfigError
 from runner.inference.gate import measure_session, run_parity_gate, signals_of
 from runner.inference.parity import fixed_signals
 from runner.vggish.answers import Answers
 from runner.vggish.reference import reference_log_mel
+from tests.configs import make_config
 
-CONFIG = compose_config([]).parity
+CONFIG = make_config([]).parity
 EXACT = np.random.default_rng(0).standard_normal((16, 128)).astype(np.float32)
 ANSWERS = Answers(EXACT, EXACT)
 _NUMBERS = {signal.tobytes(): number for number, signal in enumerate(fixed_signals())}
@@ -110,4 +110,4 @@ def test_a_tolerance_that_nothing_can_miss_is_refused(name: str, value: str) -> 
     with pytest.raises(
         ConfigError, match=rf"parity\.tolerances\.float32\.{name}=.* is not a (tolerance|finite number)"
     ):
-        validate(compose_config([f"parity.tolerances.float32.{name}={value}", "dataset=demo"]))
+        validate(make_config([f"parity.tolerances.float32.{name}={value}", "dataset=demo"]))

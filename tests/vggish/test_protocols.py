@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from runner.config.composition import compose_config
 from runner.vggish.framing import WindowCutter, cut
+from tests.configs import make_config
 
 LENGTHS = [
     1,
@@ -50,7 +50,7 @@ def of_vggish(samples: int) -> list[int]:
 
 @pytest.mark.parametrize("definition", [of_google, of_torchvggish, of_audioldm, of_vggish])
 def test_examples_are_those_of_the_definition(definition) -> None:  # type: ignore[no-untyped-def]
-    framing = compose_config([f"frontend={definition.__name__.removeprefix('of_')}"]).frontend.framing
+    framing = make_config([f"frontend={definition.__name__.removeprefix('of_')}"]).frontend.framing
     clip = np.arange(1, 200_001, dtype=np.float32)
     for samples in LENGTHS:
         cutter = framing.cutter()
