@@ -26,6 +26,7 @@ from runner.config.quoting import hydra_value, shell_override
 from runner.config.schema import from_dict
 from runner.contract.result import RunResult
 from runner.core.errors import ConfigError
+from runner.jobs.spawn import STANDBY
 from runner.jobs.spec import Job
 from tests.commands import run
 from tests.results import make_result
@@ -45,6 +46,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
         return done
 
     monkeypatch.setattr("runner.jobs.job.run_job", note)
+    monkeypatch.setattr(STANDBY, "start", lambda: None)  # no job needs a worker
     for name in ("MLFLOW_TRACKING_URI", "HYDRA_FULL_ERROR"):
         monkeypatch.delenv(name, raising=False)
     return found

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from runner.audio.source_windows import SourceWindows, window_filter
 from runner.devices.detection import DeviceType
@@ -22,7 +23,7 @@ def batch_of(dtype: str, channels: int) -> SourceWindows:
 
 
 @pytest.mark.parametrize(("dtype", "channels"), [("int16", 1), ("int16", 2), ("float32", 1)])
-def test_a_device_gives_the_hosts_samples(dtype: str, channels: int) -> None:
+def test_a_device_gives_the_hosts_samples(tf: ModuleType, dtype: str, channels: int) -> None:
     source, resampler = batch_of(dtype, channels), DeviceResampler("/CPU:0", use_xla=False)
     resampled = resampler.resample(source, tf.constant(source.windows))
     assert isinstance(resampled, tf.Tensor)
@@ -31,7 +32,9 @@ def test_a_device_gives_the_hosts_samples(dtype: str, channels: int) -> None:
 
 
 @pytest.mark.parametrize("fault", ["wrong", "broken"])
-def test_the_host_takes_over_from_a_program_that_differs_or_fails(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_host_takes_over_from_a_program_that_differs_or_fails(
+    tf: ModuleType, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     matmul = tf.matmul
 
     def faulty(first, second):
