@@ -11,6 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra._internal import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
@@ -20,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from runner.config.arguments import check_overrides, several_values
 from runner.config.groups.model import installed_models
 from runner.config.renamed import renamed_key, renamed_resolver
+from runner.config.run_loader import RunLoader
 from runner.config.schema import DEVICES, FrontendConfig, InstalledModel, from_dict, schemas
 from runner.config.validation import validate
 from runner.core.errors import ConfigError
@@ -39,7 +41,8 @@ _NO_GROUP = re.compile(r"Error merging override (\w+)=(.*)\s+Invalid type assign
 
 @functools.cache
 def register() -> None:
-    """Register the schemas with Hydra's ConfigStore and the resolvers with OmegaConf, once in a process."""
+    """Register schemas and ``RunLoader`` with Hydra and the resolvers with OmegaConf, once in a process."""
+    hydra.ConfigLoaderImpl = RunLoader  # type: ignore[attr-defined]
     store = ConfigStore.instance()
     for name, schema in schemas().items():
         store.store(group="schema", name=name, node=schema)

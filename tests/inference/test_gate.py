@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runner.config.composition import compose_config
 from runner.config.validation import validate
 from runner.core.errors import ConfigError
 from runner.inference.gate import measure_session, run_parity_gate, signals_of
@@ -17,8 +16,9 @@ from runner.models.answers import Answers
 from runner.models.signals import fixed_signals
 from runner.vggish.reference import reference_log_mel
 from runner.vggish.spec import VGGISH
+from tests.configs import make_config
 
-CONFIG = compose_config([]).parity
+CONFIG = make_config([]).parity
 EXACT = np.random.default_rng(0).standard_normal((16, 128)).astype(np.float32)
 ANSWERS = Answers(EXACT, EXACT, log_mel=reference_log_mel(fixed_signals()))
 _NUMBERS = {signal.tobytes(): number for number, signal in enumerate(fixed_signals())}
@@ -112,4 +112,4 @@ def test_a_tolerance_that_nothing_can_miss_is_refused(name: str, value: str) -> 
     with pytest.raises(
         ConfigError, match=rf"parity\.tolerances\.float32\.{name}=.* is not a (tolerance|finite number)"
     ):
-        validate(compose_config([f"parity.tolerances.float32.{name}={value}", "dataset=demo"]))
+        validate(make_config([f"parity.tolerances.float32.{name}={value}", "dataset=demo"]))

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runner.config.composition import compose_config
 from runner.config.schema import ToleranceConfig
 from runner.inference.gate import measure_session
 from runner.inference.parity import compare, worst_of
@@ -19,11 +18,12 @@ from runner.vggish import reference as own
 from runner.vggish.reference import reference_embeddings, reference_log_mel
 from runner.weights.selection import WeightsChoice
 from tests import reference
+from tests.configs import make_config
 
 
 @pytest.fixture(scope="module")
 def tolerances() -> dict[str, ToleranceConfig]:
-    return compose_config([]).parity.tolerances
+    return make_config([]).parity.tolerances
 
 
 @pytest.fixture(scope="module")
