@@ -68,12 +68,12 @@ def test_the_reference_shares_nothing_with_what_it_judges() -> None:
 def test_rounding_is_to_the_nearest_value_of_the_precision(precision: str, bits: int) -> None:
     rng = np.random.default_rng(0)
     values = rng.standard_normal(1000).astype(np.float32).astype(np.float64)
-    rounded = own._ROUNDING[precision](values)
+    rounded = own.ROUNDING[precision](values)
     assert np.abs(rounded / values - 1).max() <= 2.0 ** -(bits + 1)
     if precision == "float16":
         assert np.array_equal(rounded[np.abs(values) > 1e-3], values.astype(np.float16)[np.abs(values) > 1e-3])
     middle = np.array([1 + 2.0 ** -(bits + 1), 1 + 3 * 2.0 ** -(bits + 1), 0.0, -1.0])
-    assert np.array_equal(own._ROUNDING[precision](middle), [1, 1 + 2.0 ** -(bits - 1), 0, -1])
+    assert np.array_equal(own.ROUNDING[precision](middle), [1, 1 + 2.0 ** -(bits - 1), 0, -1])
 
 
 @pytest.mark.slow
