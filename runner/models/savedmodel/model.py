@@ -48,7 +48,7 @@ class SavedModel(EmbeddingModel):
     ) -> WeightsChoice:
         """Find the model's file or folder; one at a URL is downloaded once."""
         if weights.name != "auto":
-            raise ConfigError(f"weights={weights.name} is of no use: model=savedmodel has its weights in model.path")
+            raise ConfigError(f"weights={weights.name} is of no use: model=savedmodel has its own, in model.path")
         location = str(self._config.path)
         path = fetch_model(location, models / self.spec.name) if is_url(location) else Path(location).expanduser()
         path = path.absolute()
