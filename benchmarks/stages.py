@@ -132,14 +132,16 @@ def _network(clips: int) -> Stages:
 def _writing(folder: Path, clips: int) -> Stages:
     from runner.config.schema import OutputConfig
     from runner.output.formats import make_formats
-    from runner.output.rows import ClipRow
+    from runner.output.rows import ClipRow, EmbeddingInfo
+    from runner.vggish.spec import VGGISH
 
     embeddings = np.random.default_rng(0).standard_normal((10, 128), np.float32)
     rows = [
         ClipRow(f"{n}.wav", "embedded", None, None, 10, SECONDS, 16_000, 1, False, "x", 0.0, embeddings)
         for n in range(100 * clips)
     ]
-    (parquet,) = make_formats(OutputConfig(), folder, {}, 0.96, [])
+    info = EmbeddingInfo({}, 0.96, VGGISH.outputs)
+    (parquet,) = make_formats(OutputConfig(), folder, info, [])
     return {"write Parquet": (lambda: parquet.write(0, rows), SECONDS * len(rows))}
 
 

@@ -30,7 +30,7 @@ def query_from_file(
         models: the folder with the released weights.
 
     Returns:
-        float32 [n, 128].
+        float32 [n, d].
 
     Raises:
         RunnerError: the file cannot be decoded, or the run's weights are not here or are others than they were.

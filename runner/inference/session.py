@@ -21,17 +21,14 @@ from runner.devices.detection import DeviceType
 from runner.inference.device_copy import DeviceCopy, as_tensor
 from runner.inference.gpu_memory import GpuMemory, is_out_of_memory
 from runner.inference.memory import IN_FLIGHT_ON_CUDA
-from runner.inference.program import ROW_SHAPES
 from runner.inference.resampling import DeviceResampler
-from runner.vggish.constants import EMBEDDING_SIZE
 from runner.vggish.postprocess import pca_in_effect
-from runner.vggish.spec import VGGISH
 
 if TYPE_CHECKING:
     from runner.audio.framing import Windows
     from runner.contract.result import Decision, DeviceReport, Effect, WeightsReport
     from runner.core.model_spec import ModelSpec
-    from runner.inference.program import Program
+    from runner.models.program import Program
     from runner.vggish.postprocess import Postprocessor
 
 log = logging.getLogger(__name__)
@@ -45,7 +42,7 @@ are the same at every batch size."""
 
 @dataclass(frozen=True)
 class SessionMetadata:
-    """Device, precision, weights and convolution algorithm of a session, as requested and as in effect.
+    """Device, precision, weights and algorithm of a session, as requested and as in effect.
 
     ``gpu_memory`` are the allocator's settings in effect, ``versions`` those of the packages.
     """
@@ -53,7 +50,7 @@ class SessionMetadata:
     device: DeviceReport
     precision: Decision
     weights: WeightsReport
-    conv: Decision
+    conv: Decision | None = None
     gpu_memory: GpuMemory = field(default_factory=GpuMemory)
     versions: Mapping[str, str] = field(default_factory=dict)
 
@@ -89,8 +86,8 @@ class VGGishSession:
 
     @property
     def spec(self) -> ModelSpec:
-        """Rate, windows and outputs of the model."""
-        return VGGISH
+        """The model's rate, windows and outputs."""
+        return self.program.spec
 
     @property
     def device_name(self) -> str:
@@ -219,10 +216,12 @@ class VGGishSession:
         with np.errstate(over="ignore"):
             return self._embed("examples", examples.astype(np.float32, copy=False))
 
-    def log_mel(self, windows: Windows) -> Array:
-        """Compute the log-mel alone that windows [n, 15600] are embedded by: float32 [n, 96, 64] on the host."""
+    def log_mel(self, windows: Windows) -> Array | None:
+        """Compute the log-mel alone that windows are embedded by, float32 [n, frames, bands] on the host; None where
+        the program does not give it."""
         with self._placed():
-            return np.asarray(self.program.log_mel(self.on_device(windows)).numpy())
+            log_mel = self.program.log_mel(self.on_device(windows))
+            return None if log_mel is None else np.asarray(log_mel.numpy())
 
     def embed_waveform(self, waveform: NDArray[Any], sample_rate: int, *, hop_s: float | None = None) -> Array:
         """Embed one clip's waveform.
@@ -285,7 +284,7 @@ class VGGishSession:
     def _embed(self, kind: str, rows: Any, copied: Callable[[], None] | None = None) -> Array:
         """Embed rows of one kind of the program's inputs, an array or a tensor on the device, in batches; back off
         where memory runs out."""
-        expected = ROW_SHAPES[kind]
+        expected = self.program.row_shapes[kind]
         if rows.shape[1:] != expected:
             raise ValueError(f"rows have shape {rows.shape}: give [n, {', '.join(map(str, expected))}]")
         chunks = []
@@ -303,7 +302,7 @@ class VGGishSession:
             done += len(batch)
         if len(chunks) == 1:
             return chunks[0]
-        return np.concatenate(chunks) if chunks else np.empty((0, EMBEDDING_SIZE), np.float32)
+        return np.concatenate(chunks) if chunks else np.empty((0, self.spec.width), np.float32)
 
     def _embed_batch(self, function: Any, rows: Any, copied: Callable[[], None] | None) -> Array:
         count = len(rows)

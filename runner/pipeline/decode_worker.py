@@ -174,8 +174,8 @@ class _Decoder:
             self._memory.set_current_job(self._process, -1)
             while self._connection.poll():
                 self._receive()
-            if ends_message or self._writer.is_due:
-                self._report()
+            if (ends_message and not self._tasks) or self._writer.is_due:
+                self._report()  # otherwise with the next slot: each report interrupts the worker
 
     def _receive(self) -> None:
         message = decode_message(self._connection.recv_bytes())

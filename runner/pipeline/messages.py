@@ -141,7 +141,7 @@ class DecodeOptions:
 class Replica:
     """A model on one device.
 
-    ``embed`` turns a batch of windows into float32 [n, 128]; it may call its second argument once
+    ``embed`` turns a batch of windows into float32 [n, width]; it may call its second argument once
     they are on the device.  ``threads`` batches are in flight at a time, so that copies and compute overlap.
     ``canary`` runs a last check at the end, and knows which shards to trust after a ``ParityError``.
     """
@@ -241,7 +241,7 @@ class Decoded(NamedTuple):
 
 
 class EmbeddedBatch(NamedTuple):
-    """From a replica: embeddings, float32 [n, 128], of a batch's segments in their order."""
+    """From a replica: embeddings, float32 [n, width], of a batch's segments in their order."""
 
     segments: list[Segment]
     embeddings: Array

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from runner.audio.framing import Framing, scaled
 from runner.audio.preparation import Preparation
@@ -30,7 +31,7 @@ def batch_of(dtype: str, channels: int, rate: int = 44_100, target: int = 16_000
 
 @pytest.mark.parametrize(("dtype", "channels"), [("int16", 1), ("int16", 2), ("float32", 1)])
 @pytest.mark.parametrize(("rate", "target"), [(44_100, 16_000), (44_100, 32_000), (16_000, 32_000), (48_000, 32_000)])
-def test_a_device_gives_the_hosts_samples(dtype: str, channels: int, rate: int, target: int) -> None:
+def test_a_device_gives_the_hosts_samples(tf: ModuleType, dtype: str, channels: int, rate: int, target: int) -> None:
     source, resampler = batch_of(dtype, channels, rate, target), DeviceResampler("/CPU:0", use_xla=False)
     resampled = resampler.resample(source, tf.constant(source.windows))
     assert isinstance(resampled, tf.Tensor)
@@ -40,7 +41,9 @@ def test_a_device_gives_the_hosts_samples(dtype: str, channels: int, rate: int, 
 
 
 @pytest.mark.parametrize("fault", ["wrong", "broken"])
-def test_the_host_takes_over_from_a_program_that_differs_or_fails(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_host_takes_over_from_a_program_that_differs_or_fails(
+    tf: ModuleType, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     matmul = tf.matmul
 
     def faulty(first, second):

@@ -28,7 +28,7 @@ from runner.pipeline.decode_pool import DecodePool
 from runner.pipeline.messages import Replica
 from runner.pipeline.pipeline import EmbeddingPipeline, ShardedClips
 from tests.vggish_clips import FRAMING, OPTIONS
-from tests.writers import journaled_writer
+from tests.writers import journaled_writer, vggish_info
 
 LENGTHS = [100, 15_600, 160_000, 15_599, 31_000, 1_100_000, 0, 48_000, 30_960, 7] * 3
 
@@ -54,7 +54,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Clip]:
 
 
 def make_writer(folder: Path, hop_s: float = 0.96) -> ShardWriter:
-    return journaled_writer(folder, make_formats(OutputConfig(), folder, {}, hop_s, []))
+    return journaled_writer(folder, make_formats(OutputConfig(), folder, vggish_info(hop_s=hop_s), []))
 
 
 def run_engine(

@@ -22,7 +22,7 @@ from runner.pipeline.decode_pool import DecodePool
 from runner.pipeline.messages import DecodeOptions, Replica
 from runner.pipeline.pipeline import EmbeddingPipeline, ShardedClips
 from tests.vggish_clips import OPTIONS
-from tests.writers import journaled_writer
+from tests.writers import journaled_writer, vggish_info
 
 pytestmark = pytest.mark.slow
 
@@ -73,8 +73,12 @@ def embed(
 
     pool = DecodePool(options, 2)
     pool.open(2, spare, batch, resample=resample)
-    hop_s = options.framing.hop_samples / options.preparation.rate
-    writer = journaled_writer(folder, make_formats(OutputConfig(), folder, {}, hop_s, []))
+    writer = journaled_writer(
+        folder,
+        make_formats(
+            OutputConfig(), folder, vggish_info(hop_s=options.framing.hop_samples / options.preparation.rate), []
+        ),
+    )
     work = ShardedClips(plan_shards(len(clips), 9), iter(clips))
     try:
         with writer.clips_table({}):

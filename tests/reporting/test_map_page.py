@@ -60,7 +60,7 @@ def write_run(run_dir: Path, clips: pa.Table, examples: int, hop_s: float = 0.96
         "label": np.repeat(clips["label"].to_numpy(), examples),
         "embedding": pa.FixedSizeListArray.from_arrays(pa.array(vectors), 128),
     }
-    table = pa.table(columns).cast(embedding_schema())
+    table = pa.table(columns).cast(embedding_schema(VGGISH.outputs))
     pq.write_table(table, run_dir / "embeddings" / "part-00000.parquet")
 
 

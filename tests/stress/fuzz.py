@@ -114,7 +114,7 @@ def fuzz_audio(rng: random.Random, until: float, keep: Path) -> Counter[str]:
     from runner.pipeline.pipeline import EmbeddingPipeline, ShardedClips
     from runner.vggish.reference import reference_log_mel
     from tests.vggish_clips import OPTIONS
-    from tests.writers import journaled_writer
+    from tests.writers import journaled_writer, vggish_info
 
     seeds = audio_seeds()
     counted: Counter[str] = Counter()
@@ -129,7 +129,7 @@ def fuzz_audio(rng: random.Random, until: float, keep: Path) -> Counter[str]:
                 path.write_bytes(mutate(data, rng))
                 start, end = rng.choice([(None, None), (None, None), (0.1, 0.9), (0.5, None), (3.0, 4.0), (None, 1e9)])
                 clips.append(Clip(number, path.name, os.fsencode(path), start, end, None, path.stat().st_size))
-            writer = journaled_writer(folder, make_formats(OutputConfig(), folder, {}, 0.96, []))
+            writer = journaled_writer(folder, make_formats(OutputConfig(), folder, vggish_info(), []))
             pool = DecodePool(options, 2, decode_timeout_s=20)
             pool.open(2, 3, 32)
 
@@ -197,13 +197,13 @@ def fuzz_manifest(rng: random.Random, until: float, keep: Path) -> Counter[str]:
 
 def fuzz_state(rng: random.Random, until: float, keep: Path) -> Counter[str]:
     """Mutated journals and plans: a journal is read whatever it holds, a plan or its own error."""
-    from runner.config.schema import RunConfig
+    from runner.config.schema import RunConfig, VGGishConfig
     from runner.core.errors import ConfigError
     from runner.core.files import FileDigest
     from runner.output.state.journal import Journal, ShardCounts, ShardEntry, read_journal
     from runner.output.state.plan_file import check_output_folder
 
-    config = RunConfig(weights=None, dataset=None)
+    config = RunConfig(model=VGGishConfig(), weights=None, dataset=None)
 
     def read(path: Path) -> None:
         read_journal(path)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from runner.audio.framing import Framing, WindowCutter, cut
-from runner.config.composition import compose_config
 from runner.vggish.spec import VGGISH
+from tests.configs import make_config
 
 LENGTHS = [
     1,
@@ -51,7 +51,7 @@ def of_vggish(samples: int) -> list[int]:
 
 @pytest.mark.parametrize("definition", [of_google, of_torchvggish, of_audioldm, of_vggish])
 def test_examples_are_those_of_the_definition(definition) -> None:  # type: ignore[no-untyped-def]
-    framing = compose_config([f"frontend={definition.__name__.removeprefix('of_')}"]).framing
+    framing = make_config([f"frontend={definition.__name__.removeprefix('of_')}"]).framing
     clip = np.arange(1, 200_001, dtype=np.float32)
     for samples in LENGTHS:
         cutter = WindowCutter(framing)

@@ -239,7 +239,8 @@ class EmbedShards:
     def _make_writer(self) -> ShardWriter:
         if self.remote:
             check_identity(self.spec.run_dir, self._report.identity)
-        files = shard_files(self.spec, self._report.file_metadata, self._model.postprocess)()
+        metadata = self._report.file_metadata
+        files = shard_files(self.spec, self._model.sessions[0].spec, metadata, self._model.postprocess)()
         return make_writer(self.spec, files, self._reports, remote=self.remote)
 
     def _make_replicas(self) -> list[Replica]:
