@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from runner.core.samples import LARGEST_SAMPLE
 from runner.vggish.constants import (
     EXAMPLE_FRAMES,
     EXAMPLE_SAMPLES,
     FFT_LENGTH,
     LARGEST_LOG_MEL,
-    LARGEST_SAMPLE,
     LOG_OFFSET,
     MEL_BANDS,
     STFT_HOP,

@@ -80,7 +80,9 @@ def _mel_filters() -> Exact:
     return filters
 
 
-def reference_embeddings(arrays: Mapping[str, Array], windows: Array, precision: str = "float32") -> Array:
+def reference_embeddings(
+    arrays: Mapping[str, Array], windows: Array, precision: str = "float32", last: str = "embedding"
+) -> Array:
     """Embed windows of waveform, float32 [n, 15600] to float32 [n, 128].
 
     Args:
@@ -88,6 +90,7 @@ def reference_embeddings(arrays: Mapping[str, Array], windows: Array, precision:
         windows: mono 16 kHz.
         precision: other than float32: weights (except fc2's) and the inputs of each layer are rounded to it, which
             shows by how much that alone changes the answers.
+        last: the layer to return: embedding, fc2 or fc1 (the hidden dense layers, [n, 4096]) or pool4 ([n, 12288]).
     """
     rounded = ROUNDING[precision]
     images = reference_log_mel(windows)[..., None]
@@ -96,8 +99,12 @@ def reference_embeddings(arrays: Mapping[str, Array], windows: Array, precision:
         matrix = rounded(kernel.astype(np.float64)).reshape(-1, kernel.shape[3])
         images = np.stack([_convolved(rounded(image), matrix, biases, pool) for image in images])
     x = images.reshape(len(images), -1)
-    for layer in ("fc1/fc1_1", "fc1/fc1_2"):
+    for name, layer in (("pool4", "fc1/fc1_1"), ("fc1", "fc1/fc1_2")):
+        if name == last:
+            return x.astype(np.float32)
         x = np.maximum(_dense(rounded(x), arrays, layer, rounded), 0.0)
+    if last == "fc2":
+        return x.astype(np.float32)
     return _dense(rounded(x), arrays, "fc2", ROUNDING["float32"]).astype(np.float32)
 
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from runner.core.samples import INT16_SCALE
 from runner.vggish import frontend
-from runner.vggish.constants import INT16_SCALE
 from runner.yamnet.constants import LOG_OFFSET
 
 

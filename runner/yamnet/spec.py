@@ -24,6 +24,8 @@ def yamnet_spec(classes: tuple[str, ...] = ()) -> ModelSpec:
         outputs=(Output("embedding", EMBEDDING_SIZE), Output("scores", CLASSES, classes)),
         frame_samples=1,
         frame_hop=1,
+        precisions=("float32", "tf32", "bfloat16", "float16"),
+        title="YAMNet",
         license="Apache-2.0",
         citation="Plakal and Ellis, YAMNet, https://github.com/tensorflow/models/tree/master/research/audioset/yamnet",
     )

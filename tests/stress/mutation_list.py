@@ -170,7 +170,8 @@ _LIES: dict[str, Lie] = {
 FRONTEND, MEL, NETWORK, WINOGRAD, REFERENCE, ARRAYS = (
     f"runner.vggish.{name}" for name in ("frontend", "mel", "network", "winograd", "reference", "arrays")
 )
-PARITY, PROGRAM, SESSION = (f"runner.inference.{name}" for name in ("parity", "program", "session"))
+SESSION = "runner.inference.session"
+PROGRAM, SIGNALS = "runner.models.vggish.program", "runner.models.signals"
 
 _EDGE = ("np.array([MEL_MIN_HZ, MEL_MAX_HZ])", "np.array([{}])")
 _HANN = ("np.arange(STFT_WINDOW) / STFT_WINDOW)", "np.arange(STFT_WINDOW) / (STFT_WINDOW - 1))")
@@ -387,7 +388,7 @@ _SHARED: dict[str, tuple[Edit, ...]] = {
     ),
 }
 _INPUTS: dict[str, tuple[Edit, ...]] = {
-    "the signals are silent": (Edit(PARITY, "finer = [", "exact *= 0\n    finer = ["),),
+    "the signals are silent": (Edit(SIGNALS, "finer = [", "exact *= 0\n    finer = ["),),
     "random biases are zero": (Edit(ARRAYS, "_BIAS = 0.1", "_BIAS = 0.0"),),
     "random weights of another law": (Edit(ARRAYS, "np.sqrt(2.0 /", "np.sqrt(1.0 /"),),
 }
