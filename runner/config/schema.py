@@ -25,7 +25,7 @@ from runner.config.groups.engine import EngineConfig, RayEngineConfig
 from runner.config.groups.evaluate import EvaluateConfig
 from runner.config.groups.frontend import FrontendConfig
 from runner.config.groups.memory import AUTO, MemoryConfig
-from runner.config.groups.model import ModelConfig
+from runner.config.groups.model import ModelConfig, VGGishModel
 from runner.config.groups.output import POSTPROCESSES, OutputConfig
 from runner.config.groups.parity import ParityConfig, ToleranceConfig
 from runner.config.groups.paths import PathsConfig
@@ -65,6 +65,7 @@ __all__ = [
     "RunConfig",
     "ToleranceConfig",
     "TrackingConfig",
+    "VGGishModel",
     "WebDataset",
     "WeightsConfig",
     "from_dict",
@@ -79,7 +80,7 @@ class RunConfig:
     device: DeviceConfig = field(default_factory=DeviceConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
+    model: ModelConfig = field(default_factory=VGGishModel)
     weights: WeightsConfig
     dataset: DatasetConfig
     frontend: FrontendConfig = field(default_factory=FrontendConfig)
@@ -104,7 +105,7 @@ GROUPS: Mapping[str, type[Any] | Mapping[str, type[Any]]] = {
     "device": DeviceConfig,
     "memory": MemoryConfig,
     "precision": PrecisionConfig,
-    "model": ModelConfig,
+    "model": {"vggish": VGGishModel},
     "weights": {"auto": AutoWeights, "audioset": AudiosetWeights, "file": FileWeights, "random": RandomWeights},
     "dataset": {
         "demo": DatasetConfig,
@@ -155,7 +156,8 @@ def from_dict(values: Mapping[str, object]) -> RunConfig:
 def _build(group: str, values: Mapping[str, Any]) -> Any:
     schema = GROUPS[group]
     if isinstance(schema, Mapping):
-        schema = schema[one_of(f"{group}.name", values["name"], tuple(schema))]
+        name = values.get("name", next(iter(schema)))  # model had no name in runs of earlier versions
+        schema = schema[one_of(f"{group}.name", name, tuple(schema))]
     known = [field.name for field in fields(schema)]
     if unknown := [key for key in values if key not in known]:
         raise ConfigError(f"{group}.{unknown[0]} is not a key of the configuration: {group} has {', '.join(known)}")

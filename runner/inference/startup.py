@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runner.config.schema import AUTO
+from runner.config.schema import AUTO, VGGishModel
 from runner.contract.events import DeviceEvent
 from runner.contract.result import (
     DeviceReport,
@@ -30,6 +30,7 @@ from runner.vggish.postprocess import Postprocessor
 from runner.weights.loading import init_random_weights
 
 if TYPE_CHECKING:
+    from runner.config.schema import RunConfig
     from runner.contract.events import Events
     from runner.contract.result import Scalar
     from runner.contract.spec import RunSpec
@@ -179,7 +180,7 @@ class SessionStartup:
         sessions = build_sessions(
             placement,
             loaded,
-            conv=self._config.model.conv,
+            conv=_convolution(self._config),
             calibration=lambda: remembered_calibration(self._cache),
             timed=self._timer.add,
             dtypes=self._dtypes,
@@ -223,7 +224,7 @@ class SessionStartup:
                 f"{usable_cores()} cores",
                 placement.precision.effective,
                 self._dtypes[0],
-                config.model.conv,
+                _convolution(config),
                 f"TensorFlow {versions()['tensorflow']}",
                 f"{placement.gpu_memory.limit_mib} MiB",
                 f"{sizes[0]} to {sizes[-1]}",
@@ -238,6 +239,10 @@ class SessionStartup:
             for dtype in self._dtypes:
                 own.warm_up(dtype)
         return replace(placement, memory=plan(curve.batch_size))
+
+
+def _convolution(config: RunConfig) -> str:
+    return config.model.conv if isinstance(config.model, VGGishModel) else AUTO
 
 
 def _resolved(placement: Placement, sessions: Sequence[VGGishSession]) -> dict[str, Scalar]:
