@@ -28,6 +28,7 @@ from runner.jobs.spec import requested_run_name
 from runner.jobs.terminal import DownloadProgress, RunProgress, say
 from runner.jobs.tracker import RunTracking
 from runner.jobs.worker_process import InterruptGuard, run_worker
+from runner.models.registry import find_model
 from runner.output.remote.run import open_remote_run
 from runner.output.state.identity import load_precision
 from runner.output.state.locks import acquire_run_lock, release_run_lock
@@ -38,7 +39,7 @@ from runner.reporting.advice import advise
 from runner.reporting.intervals import interval_metrics
 from runner.reporting.naming import run_name
 from runner.reporting.summary import summarize
-from runner.weights.selection import random_weights_banner, resolve_weights
+from runner.weights.selection import random_weights_banner
 
 if TYPE_CHECKING:
     from runner.dataset.table import Manifest
@@ -122,7 +123,7 @@ def _prepare(job: Job, stack: contextlib.ExitStack) -> _Prepared:
 
 
 def _choose_weights(job: Job, manifest: Manifest) -> WeightsChoice:
-    weights = resolve_weights(
+    weights = find_model(job.config.model).choose_weights(
         job.config.weights,
         job.config.paths.models_folder,
         is_demo=manifest.is_demo,

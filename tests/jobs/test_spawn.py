@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from runner.cli.run import main
-from runner.config.composition import compose_config
 from runner.contract.spec import RunSpec
 from runner.jobs import spawn
 from runner.jobs.spawn import STANDBY, start_worker
 from tests.commands import PROJECT, environment, run, wait_until
+from tests.configs import make_config
 from tests.results import make_spec
 
 
@@ -33,7 +33,7 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def spec(folder: Path, *overrides: str) -> RunSpec:
-    return make_spec(folder / "run", compose_config(["weights=random", *overrides]))
+    return make_spec(folder / "run", make_config(["weights=random", *overrides]))
 
 
 def first_line(process: subprocess.Popen[str]) -> str:
