@@ -21,9 +21,10 @@ import numpy as np
 import soundfile
 
 from benchmarks.data import KINDS, SECONDS, make_clips
+from runner.audio.framing import Framing, WindowCutter
 from runner.audio.resample import StreamResampler
-from runner.vggish.framing import WindowCutter
 from runner.vggish.reference import reference_log_mel
+from runner.vggish.spec import VGGISH
 
 Decoder = Callable[[Path], np.ndarray]
 """Returns float32 [frames, channels]."""
@@ -139,9 +140,9 @@ def _compared(decode: Decoder, files: Sequence[Path]) -> str:
 
 
 def _log_mel(samples: np.ndarray, rate: int) -> np.ndarray:
-    stream = StreamResampler(rate, "kaiser_best")
+    stream = StreamResampler(rate, VGGISH.sample_rate, "kaiser_best")
     waveform = np.concatenate([stream.push(samples.mean(axis=1)), stream.finish()])
-    cutter = WindowCutter()
+    cutter = WindowCutter(Framing.of(VGGISH))
     return reference_log_mel(np.concatenate([cutter.push(waveform), cutter.finish()]))
 
 
