@@ -24,12 +24,11 @@ from runner.pipeline.messages import (
     decode_message,
 )
 from runner.pipeline.slots import SlotMemory
-from runner.vggish.constants import SAMPLE_RATE
 
 if TYPE_CHECKING:
+    from runner.audio.framing import Windows
     from runner.config.schema import RunConfig
     from runner.pipeline.messages import ClipTask
-    from runner.vggish.framing import Windows
 
 _MAX_FAILED_STARTS = 3
 
@@ -93,7 +92,7 @@ class DecodePool:
         Args:
             workers: processes; those there already are kept.
             spare_slots: slots besides those being filled: waiting for a replica, or in one.
-            rows: windows at 16 kHz of a slot.
+            rows: windows at the model's rate of a slot.
             resample: whether the processes resample; otherwise windows of ``source_windows.RATES`` keep their rate.
         """
         self._resample = resample
@@ -103,7 +102,7 @@ class DecodePool:
         workers = max(workers, len(self._processes))
         for index in range(len(self._processes), workers):
             self._processes.append(DecodeProcess(index, self._options))
-        self._memory = SlotMemory(workers + spare_slots, rows, workers)
+        self._memory = SlotMemory(workers + spare_slots, rows, self._options.framing.window_samples, workers)
         self._free_slots.extend(range(self._memory.slots))
         for process in self._processes:
             process.attach(self._memory, resample=resample)
@@ -118,8 +117,8 @@ class DecodePool:
     def windows(self, filled: FilledSlot) -> Windows | SourceWindows:
         """Return the windows of a filled slot; valid until its release."""
         windows = self.memory.windows(filled.slot, filled.kind)
-        if filled.kind.rate != SAMPLE_RATE:
-            at_rate = window_filter(filled.kind.rate, self._options.preparation.resampler, self._options.framing.hop_s)
+        if filled.kind.source_rate is not None:
+            at_rate = window_filter(filled.kind.source_rate, self._options.preparation, self._options.framing)
             assert at_rate is not None, "windows of this rate are resampled by decode processes"
             return SourceWindows(windows, at_rate, filled.rows)
         return windows[: filled.rows]
@@ -273,8 +272,8 @@ class DecodePool:
 def decode_options(config: RunConfig) -> DecodeOptions:
     """Return the part of a run's configuration that decode processes need."""
     return DecodeOptions(
-        preparation=config.frontend.preparation,
-        framing=config.frontend.framing,
+        preparation=config.preparation,
+        framing=config.framing,
         on_truncated=config.dataset.on_truncated,
         max_duration_s=config.dataset.max_duration_s,
         prefetch=config.dataset.prefetch,

@@ -19,6 +19,7 @@ from runner.reporting import figures, sweep_figures
 from runner.reporting.embedding_map import draw_map, pca, sample
 from runner.reporting.run_figures import draw_run
 from runner.reporting.sweep_figures import draw_sweep
+from runner.vggish.spec import VGGISH
 from tests.configs import make_config
 from tests.reporting.test_advice import result, values
 from tests.results import make_result, with_config, with_metrics
@@ -87,9 +88,10 @@ def write_embeddings(run_dir: Path, rows: int, shards: int = 1) -> None:
         vectors = pa.FixedSizeListArray.from_arrays(pa.array(rng.normal(size=rows * 128).astype(np.float32)), 128)
         columns = [clips, [0] * rows, [0.0] * rows, [False] * rows, labels, vectors]
         table = pa.Table.from_arrays(
-            [pa.array(c) if isinstance(c, list) else c for c in columns], embedding_schema().names
+            [pa.array(c) if isinstance(c, list) else c for c in columns], embedding_schema(VGGISH.outputs).names
         )
-        pq.write_table(table.cast(embedding_schema()), run_dir / "embeddings" / f"part-{shard:05d}.parquet")
+        path = run_dir / "embeddings" / f"part-{shard:05d}.parquet"
+        pq.write_table(table.cast(embedding_schema(VGGISH.outputs)), path)
     (run_dir / ".runner").mkdir()
     pq.write_table(SCHEMA.empty_table(), run_dir / ".runner" / "manifest.parquet")
 
