@@ -70,7 +70,7 @@ class Program(ABC):
         return {"float32": window, "int16": window} if self.spec.takes_int16 else {"float32": window}
 
     def function(self, kind: str) -> Any:
-        """Return the function for a kind of input, from any thread; it is traced here, and compiled when first called."""
+        """Return the function for a kind of input, from any thread; it is compiled when first called."""
         import tensorflow as tf
 
         with self._lock:

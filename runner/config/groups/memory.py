@@ -54,7 +54,7 @@ class MemoryConfig:
     """Host memory, decode and writer processes included, in MiB, to which queue, batch and processes shrink; ``auto``:
     that of ``default_host_limit_mib``; null: no limit. CUDA's libraries, 1,000 MiB, come on top."""
 
-    default_host_limit_mib: dict[str, int] = field(default_factory=lambda: {"cpu": 4096, "gpu": 8192, "metal": 4096})
+    default_host_limit_mib: dict[str, int] = field(default_factory=lambda: {"cpu": 4096, "gpu": 12288, "metal": 4096})
     """Limit of host memory by kind of device, in MiB: a GPU is fed by more processes, with larger batches."""
 
     def __post_init__(self) -> None:
