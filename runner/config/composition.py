@@ -41,7 +41,7 @@ _NO_GROUP = re.compile(r"Error merging override (\w+)=(.*)\s+Invalid type assign
 @functools.cache
 def register() -> None:
     """Register schemas and ``RunLoader`` with Hydra and the resolvers with OmegaConf, once in a process."""
-    hydra.ConfigLoaderImpl = RunLoader  # type: ignore[misc]
+    hydra.ConfigLoaderImpl = RunLoader  # type: ignore[attr-defined]
     store = ConfigStore.instance()
     for name, schema in schemas().items():
         store.store(group="schema", name=name, node=schema)
