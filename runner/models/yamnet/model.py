@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner.config.schema import AudiosetWeights
+from runner.core.errors import WeightsError
 from runner.models.base import Array, EmbeddingModel, LoadedWeights, RandomInit, Target, Weights
 from runner.models.yamnet.release import CLASS_MAP, RELEASE
 from runner.vggish.reference import reference_log_mel
+from runner.weights.download import fetch
 from runner.yamnet import reference
 from runner.yamnet.arrays import random_weights, weights_checksum
 from runner.yamnet.class_map import read_classes
@@ -87,7 +91,11 @@ class Yamnet(EmbeddingModel):
         choice = super().choose_weights(weights, models, is_demo=is_demo, progress=progress)
         if choice.is_random:
             return choice
-        return replace(choice, pca_path=None, classes_path=str(models / self.spec.name / CLASS_MAP.name))
+        classes = None
+        with contextlib.suppress(WeightsError):  # with weights of the user's own; see ``load``
+            released = weights if isinstance(weights, AudiosetWeights) else AudiosetWeights()
+            classes = str(fetch(CLASS_MAP, models / self.spec.name, released, progress))
+        return replace(choice, pca_path=None, classes_path=classes)
 
     def load(self, choice: WeightsChoice, drawn: RandomInit | None = None, cache: Path | None = None) -> LoadedWeights:
         """Load the weights and the names of the classes.
@@ -97,6 +105,8 @@ class Yamnet(EmbeddingModel):
         """
         if choice.classes_path:
             self.spec = yamnet_spec(read_classes(Path(choice.classes_path)))
+        elif not choice.is_random:
+            self.notes = (f"the classes have no names: {CLASS_MAP.name} could not be downloaded",)
         return super().load(choice, drawn, cache)
 
     def make_program(self, weights: Weights, target: Target, algorithm: Decision | None = None) -> Program:
