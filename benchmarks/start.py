@@ -91,6 +91,7 @@ def _run(checkout: Path, folder: Path, overrides: list[str]) -> dict[str, float]
     paths = (path for path in set(folder.rglob("result.json")) - before if "mlartifacts" not in path.parts)
     jobs = sorted(map(_times_of, paths), key=lambda job: job["spawned_at"])
     ready = jobs[0]["spawned_at"] - began
+    unprepared = ready * (1.0 - jobs[0]["ahead"])
     gaps = [
         (later["spawned_at"] - job["spawned_at"] - job["worker"]) * (1.0 - later["ahead"])
         for job, later in itertools.pairwise(jobs)
@@ -103,7 +104,7 @@ def _run(checkout: Path, folder: Path, overrides: list[str]) -> dict[str, float]
         "command, otherwise": wall - total["worker"] - ready,
         "wall": wall,
         "outside": 1.0 - total["worker"] / wall,
-        "no worker": (ready + sum(gaps) + wall - last) / wall,
+        "no worker": (unprepared + sum(gaps) + wall - last) / wall,
         "cpu command": processor["own"],
         "cpu workers": processor["children"],
     }

@@ -7,20 +7,19 @@ fresh process with TensorFlow, for the few tests of the full stack.  ``run_modul
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.fork_server import Forked, ForkServer
+from tests.fork_server import SHARED, Forked, ForkServer, server_folder
 
 PROJECT = Path(__file__).resolve().parents[1]
 DOUBLE = "tests.double.command"
@@ -128,12 +127,8 @@ def _with_path(**extra: str) -> dict[str, str]:
 
 @functools.cache
 def _server() -> ForkServer:
-    folder = Path(tempfile.mkdtemp(prefix="commands-"))
-    server = ForkServer(folder, _with_path(OPENBLAS_NUM_THREADS="1"), PROJECT)
-
-    def end() -> None:
-        server.close()
-        shutil.rmtree(folder, ignore_errors=True)
-
-    atexit.register(end)
-    return server
+    if SHARED not in os.environ:  # no test session
+        stack = contextlib.ExitStack()
+        atexit.register(stack.close)
+        os.environ[SHARED] = str(stack.enter_context(server_folder()))
+    return ForkServer(Path(os.environ[SHARED]), _with_path(OPENBLAS_NUM_THREADS="1"), PROJECT)

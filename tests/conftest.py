@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
@@ -16,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import soundfile
+from filelock import FileLock
 
 from tests.commands import PROJECT, Done, environment
 from tests.commands import run as run_command
+from tests.fork_server import SHARED, server_folder
 
 if TYPE_CHECKING:
     from runner.inference.session import VGGishSession
@@ -48,43 +51,64 @@ class _KerasLater(MetaPathFinder, Loader):
 sys.meta_path.insert(0, _KerasLater())
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Have all processes of this test session share a fork server."""
+    if not hasattr(config, "workerinput"):
+        stack = contextlib.ExitStack()
+        os.environ[SHARED] = str(stack.enter_context(server_folder()))
+        config.add_cleanup(stack.close)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What starts commands is slow; files that take longest come first, so that test processes end together."""
+    """Mark what starts commands as slow; put groups and long files first, so that test processes end together."""
     for item in items:
         if item.path.parent.name == "end_to_end" or item.path.stem.startswith("test_object_"):
             item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: _turn(item.path))
 
 
-_LONG = (
-    *("faults", "resume", "runs", "object_sweep", "mutations", "arguments", "docs", "numbers", "evaluate", "browser"),
-    *("object_merge", "doctor", "export", "object_input", "object_output", "partitions", "tracking_sessions"),
+_TENSORFLOW = (
+    *("inference/", "vggish/", "converters/", "audio/test_resample", "cli/test_fad_selftest", "devices/test_cuda"),
+    *("end_to_end/test_export", "output/test_formats", "pipeline/test_independence", "pipeline/test_kinds"),
+    *("statistics/test_files", "stress/test_mutations"),
 )
-"""Modules that take longest, in that order, beside those about Ray."""
+"""Beginnings of the paths of tests that import TensorFlow into their own process."""
+
+_LONG = (
+    *("runs", "resume", "faults", "object_sweep", "docs", "numbers", "arguments", "evaluate", "browser"),
+    *("object_merge", "doctor", "object_input", "object_output", "partitions", "tracking_sessions"),
+)
+"""Modules that take longest, in that order, besides the groups."""
 
 
 def _turn(path: Path) -> int:
-    if _is_about_ray(path):
-        return 0
+    if group := _group(path.relative_to(PROJECT).as_posix()):
+        return ("ray", "tensorflow").index(group)
     name = path.stem.removeprefix("test_")
     if name in _LONG:
-        return 1 + _LONG.index(name)
-    return 1 + len(_LONG) + (path.parent.name != "end_to_end" and not name.startswith("object_"))
+        return 2 + _LONG.index(name)
+    return 2 + len(_LONG) + (path.parent.name != "end_to_end" and not name.startswith("object_"))
 
 
-def _is_about_ray(path: Path) -> bool:
-    return "ray" in path.stem.split("_")
+def _group(file: str) -> str | None:
+    """Return the group of a test file that goes to one test process with the others of its group.
+
+    Tests about Ray look for its processes by name; TensorFlow and the first session take six seconds in a process.
+    """
+    if "ray" in Path(file).stem.split("_"):
+        return "ray"
+    return "tensorflow" if file.startswith(tuple(f"tests/{beginning}" for beginning in _TENSORFLOW)) else None
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Distribute files in their order; those about Ray look for its processes by name, and go to one test process."""
+    """Distribute files in their order, a group to one test process."""
     from xdist.scheduler import LoadFileScheduling
 
     class Scheduling(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = super()._split_scope(nodeid)
-            return "ray" if _is_about_ray(Path(file)) else file
+            return _group(file) or file
 
     config.option.loadscopereorder = False  # which would have files of few tests, mostly long ones, come last
     return Scheduling(config, log) if config.option.dist == "loadfile" else None
@@ -117,6 +141,14 @@ def few_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tf() -> ModuleType:
+    """TensorFlow, which takes seconds to import: only where a test needs it."""
+    import tensorflow
+
+    return tensorflow
+
+
+@pytest.fixture(scope="session")
 def weights() -> dict[str, np.ndarray]:
     """Random weights."""
     from runner.vggish.arrays import random_weights
@@ -136,26 +168,32 @@ def vggish(weights: dict[str, np.ndarray]) -> VGGishSession:
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for ``paths.models`` with the reference's answers for ``weights.seed=7``, which take 8 s to compute."""
     from runner.core.layout import CACHE
-    from runner.inference.parity import fixed_signals
-    from runner.vggish.answers import AnswerCache
+    from runner.models.answers import AnswerCache
+    from runner.models.signals import fixed_signals
+    from runner.models.vggish.model import VGGish
     from tests import golden
 
     folder, known = tmp_path_factory.mktemp("models"), golden.load()
-    AnswerCache(folder / CACHE).get(str(known["weights"]), fixed_signals(), lambda windows: known["embeddings"])
+    key = f"{VGGish().reference_version} {known['weights']} float32"
+    AnswerCache(folder / CACHE).get(key, fixed_signals(), lambda windows: known["embeddings"])
     return folder
 
 
 @pytest.fixture(scope="session")
 def new_outputs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
     """Makes a folder for ``paths.outputs`` whose MLflow database has its tables: to create them takes seconds."""
-    database = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    database = shared / "mlflow.db"
 
     def make(folder: Path) -> Path:
-        if not database.exists():
-            from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+        with FileLock(shared / "mlflow.lock"):
+            if not database.exists():
+                from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-            store = SqlAlchemyStore(f"sqlite:///{database}", str(database.parent / "artifacts"))
-            store.engine.dispose()
+                store = SqlAlchemyStore(f"sqlite:///{own}/new.db", str(own / "artifacts"))
+                store.engine.dispose()
+                (own / "new.db").rename(database)
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(database, folder / database.name)
         return folder

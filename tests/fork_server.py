@@ -1,11 +1,12 @@
 """Starts Python modules as ``python -m MODULE`` does, by a fork of a process that has the slow libraries already.
 
-MLflow, Hydra, Arrow and Matplotlib take two seconds of processor time to import: paid once a test session here, where a
-fresh process pays it each time.  What is started is a process of its own all the same: arguments, folder, environment,
-standard streams, signals, exit status and the interpreter's own end are those of a command.
+MLflow, Hydra, Arrow and Matplotlib take two seconds of processor time to import: paid once a test session here, which
+pytest-xdist's processes share, where a fresh process pays it each time.  What is started is a process of its own all
+the same: arguments, folder, environment, standard streams, signals, exit status and the interpreter's own end are those
+of a command.
 
 ``ForkServer`` is the tests' side.  ``python -m tests.fork_server`` is the server: it has one thread, and runs nothing
-itself; its standard input's end ends it.
+itself; its standard input's end ends it, a named pipe that the first process of the test session holds open.
 """
 
 from __future__ import annotations
@@ -16,17 +17,21 @@ import importlib
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from tests import forked_children
 
@@ -42,6 +47,8 @@ PRELOADED = (
     *("runner.config.arguments", "runner.reporting.advice", "runner.evaluation.evaluate"),
     *("runner.engines.entrypoint", "runner.engines.local", "runner.pipeline.decode_worker"),
 )  # fmt: skip
+SHARED = "TESTS_FORK_SERVER"
+"""Environment variable: the folder of the server that the processes of a test session share."""
 _SIZE = struct.Struct("!Q")
 
 
@@ -118,18 +125,30 @@ class Forked:
         return line.decode()
 
 
+@contextlib.contextmanager
+def server_folder() -> Iterator[Path]:
+    """A folder for a server, which ends with the context."""
+    folder = Path(tempfile.mkdtemp(prefix="commands-"))
+    os.mkfifo(folder / "held")
+    held = os.open(folder / "held", os.O_RDWR)
+    try:
+        yield folder
+    finally:
+        os.close(held)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 class ForkServer:
-    """The server's process, started with the first command, and the way to it.
+    """The server's process, started with the first command of all processes that share it, and the way to it.
 
     Args:
-        folder: for the socket and the commands' output.
+        folder: of ``server_folder``, for the socket and the commands' output.
         environment: of the server.
         cwd: its working folder.
     """
 
     def __init__(self, folder: Path, environment: Mapping[str, str], cwd: Path) -> None:
         self._folder, self._environment, self._cwd = folder, environment, cwd
-        self._server: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
         self._count = 0
 
@@ -156,7 +175,7 @@ class ForkServer:
         with self._lock:
             self._begin()
             self._count += 1
-            out, err = (self._folder / f"{self._count}.{name}" for name in ("out", "err"))
+            out, err = (self._folder / f"{os.getpid()}-{self._count}.{name}" for name in ("out", "err"))
         out, err = (together, together) if together else (out, err)
         line = socket.socket(socket.AF_UNIX)
         line.connect(str(self._folder / "socket"))
@@ -167,22 +186,21 @@ class ForkServer:
             line.sendall(data)
             return Forked(line, [module, *arguments], out, err)
 
-    def close(self) -> None:
-        """End the server; what it started runs on."""
-        if self._server is not None:
-            assert self._server.stdin is not None
-            self._server.stdin.close()
-            self._server.wait()
-
     def _begin(self) -> None:
-        if self._server is not None:
+        if self._count:
             return
-        command = [sys.executable, "-m", __name__, str(self._folder / "socket"), forked_children.ROOM_FOR_ARGUMENTS]
-        pipe = subprocess.PIPE
-        self._server = subprocess.Popen(command, cwd=self._cwd, env=self._environment, stdin=pipe, stdout=pipe)
-        assert self._server.stdout is not None
-        if self._server.stdout.readline() != b"ready\n":
-            raise RuntimeError(f"the fork server ended with {self._server.wait()}")
+        with FileLock(self._folder / "lock"):
+            if (self._folder / "ready").exists():
+                return
+            command = [sys.executable, "-m", __name__, str(self._folder / "socket"), forked_children.ROOM_FOR_ARGUMENTS]
+            with (self._folder / "held").open("rb") as held:
+                server = subprocess.Popen(
+                    command, cwd=self._cwd, env=self._environment, stdin=held, stdout=subprocess.PIPE
+                )
+            assert server.stdout is not None
+            if server.stdout.readline() != b"ready\n":
+                raise RuntimeError(f"the fork server ended with {server.wait()}")
+            (self._folder / "ready").touch()
 
 
 def main(path: str) -> None:

@@ -8,18 +8,18 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from runner.config.composition import compose_config
 from runner.config.schema import ModelConfig, RunConfig
 from runner.contract.files import SCHEMA_VERSION, result_from_json
 from runner.contract.result import RunResult
 from runner.contract.spec import DatasetSummary, RunSpec
 from runner.core.span import Span
 from runner.weights.selection import WeightsChoice
+from tests.configs import make_config
 
 
 @functools.cache
 def _config() -> dict[str, Any]:
-    return asdict(compose_config(["weights=random", "dataset=demo"]))
+    return asdict(make_config(["weights=random", "dataset=demo"]))
 
 
 def _complete() -> dict[str, dict[str, Any]]:
@@ -27,7 +27,6 @@ def _complete() -> dict[str, dict[str, Any]]:
     decision = {"requested": "cpu", "effective": "cpu", "name": "CPU", "reason": "asked", "fallback_reason": None}
     effect = {"effective": "none", "reason": "asked"}
     weights = {"requested": "random", "source": "random", "path": None, "seed": 0, "reason": "asked"}
-    tolerance = vars(compose_config(["weights=random", "dataset=demo"]).parity.tolerances["float32"])
     return {
         "device": {**decision, "index": 0, "count": 1},
         "precision": {"requested": "float32", "effective": "float32", "reason": "asked"},
@@ -38,7 +37,7 @@ def _complete() -> dict[str, dict[str, Any]]:
             "passed": True,
             "misses": [],
             "action": "strict",
-            "tolerance": tolerance,
+            "tolerance": _config()["parity"]["tolerances"]["float32"],
             "dtypes": ["float32"],
             "reference": "NumPy float64",
             "measured_by": "host:1",

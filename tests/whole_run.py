@@ -27,6 +27,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import soundfile
 
+from runner.audio.framing import scaled
 from runner.config.schema import RunConfig
 from runner.contract.files import result_to_json
 from runner.contract.result import DeviceReport, Startup, WeightsReport
@@ -43,7 +44,6 @@ from runner.jobs import job, spawn, spec
 from runner.output import npz, verify, writer
 from runner.output.state import locks
 from runner.pipeline import decode_process
-from runner.vggish.framing import scaled
 from tests import configs
 
 VOLATILE = ("runner.log", "batches.parquet", "result.json")

@@ -21,6 +21,7 @@ from runner.core.errors import RunnerError
 from runner.core.printable import print_page
 from runner.core.redact import without_credentials
 from runner.core.stop_signals import INTERRUPTED, Requests, install_handler, leave_terminal
+from runner.jobs.spawn import STANDBY
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -122,6 +123,8 @@ def _complete_shell(argv: list[str]) -> int:
 
 
 def _run_hydra(argv: list[str]) -> int:
+    if all(argument in ("-m", "--multirun") or not argument.startswith("-") for argument in argv):
+        STANDBY.start()  # which takes longer to be ready than the configuration
     from runner.jobs.sweep import finish_sweep
 
     status, interrupted = 0, False

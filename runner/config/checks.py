@@ -23,6 +23,7 @@ _PATHS = (
     "weights.path",
     "weights.pca_path",
     "model.path",
+    "model.classes",
     "output.dir",
     "paths.models",
     "paths.outputs",

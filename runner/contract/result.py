@@ -101,9 +101,9 @@ class DeviceReport:
 
 @dataclass(frozen=True)
 class ModelReport:
-    """How the network is computed: convolution algorithm, compiler, and how batches get to the device."""
+    """How the network is computed: algorithm, where there are several, compiler, and how batches get to the device."""
 
-    conv: Decision
+    conv: Decision | None
     compiler: Effect
     copies: Effect
 

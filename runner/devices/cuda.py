@@ -17,8 +17,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from runner.vggish.framing import Windows
-
 _RUNTIMES = ("libcudart.so.12", "cudart64_12.dll", "cudart64_120.dll")
 """File names of the runtime; TensorFlow has opened one of them by the time that it sees a GPU."""
 
@@ -79,7 +77,7 @@ class StagingBuffer:
         _call(runtime, "cudaStreamCreateWithFlags", ctypes.byref(self._stream), _NON_BLOCKING)
         weakref.finalize(self, runtime.cudaStreamDestroy, self._stream).atexit = False
 
-    def copy_from(self, rows: Windows) -> Any:
+    def copy_from(self, rows: NDArray[Any]) -> Any:
         """Copy rows, of the tensor's shape and type, and return the tensor once they are there.
 
         The results of the rows before must be on the host already.

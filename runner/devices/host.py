@@ -95,6 +95,11 @@ def host_facts() -> dict[str, str | int]:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python, this package and those that its numbers depend on."""
+    return dict(_versions())
+
+
+@lru_cache(maxsize=1)
+def _versions() -> dict[str, str]:
     installed = {"python": platform.python_version(), "runner": VERSION}
     for package in _PACKAGES:
         try:

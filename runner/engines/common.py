@@ -40,18 +40,17 @@ _SWITCH_S = 0.0005
 """The interpreter's switch interval: replicas must not wait long for collector and writers."""
 
 
-def file_metadata(config: RunConfig, model: ModelSpec, session: VGGishSession, placement: Placement) -> dict[str, str]:
+def file_metadata(config: RunConfig, session: VGGishSession, placement: Placement) -> dict[str, str]:
     """Describe a run's files: model, weights, front end, precision, device, versions; all strings.
 
     Args:
         config: the run's configuration.
-        model: as it is loaded.
         session: the one that embeds.
         placement: its device and precision.
     """
     weights = session.metadata.weights
     return {
-        **RunModel.of(model).to_metadata(),
+        **RunModel.of(session.spec).to_metadata(),
         "weights.source": weights.source,
         "weights.checksum": str(weights.checksum),
         "weights.random": str(weights.is_random).lower(),

@@ -164,7 +164,7 @@ class LocalEngine(Engine):
         """
         startup = SessionStartup(
             self._spec,
-            window_types(self._spec.manifest, keeps_int16=self._spec.config.frontend.preparation.keeps_int16),
+            window_types(self._spec.manifest, self._spec.config.preparation),
             self._timer,
             self._events,
         )
@@ -189,10 +189,10 @@ class LocalEngine(Engine):
         pool.open(decoders, plan.spare_slots, rows, resample=not on_device)
         if model.placement.device.effective is DeviceType.GPU:
             self._pin(pool, stack)
-        metadata = file_metadata(config, config.model.spec, model.sessions[0], model.placement)
+        metadata = file_metadata(config, model.sessions[0], model.placement)
         journal = Journal(RunLayout(spec.run_dir).journal)
         stack.callback(journal.close)
-        make_files = shard_files(spec, config.model.spec, metadata, model.postprocess)
+        make_files = shard_files(spec, model.sessions[0].spec, metadata, model.postprocess)
         files = self._open_files(make_files, plan.writer_processes, stack)
         writer = make_writer(spec, files, journal, committed, inputs.remote)
         skipped_before = sum(totals(committed).skipped.values())
@@ -295,7 +295,9 @@ class LocalEngine(Engine):
             log.warning("skipped the device benchmark: %s", error)
             return
         examples_per_s = self.metrics.get("examples_per_s")
-        self.metrics |= speed_metrics(examples_per_s, alone, peak, len(sessions), config.frontend.file_hop_s)
+        self.metrics |= speed_metrics(
+            examples_per_s, alone, peak, len(sessions), config.frontend.file_hop_s, sessions[0].spec.flop
+        )
 
     def _warn_of_ceiling(self, placement: Placement) -> None:
         limit, used = self._spec.config.memory.host_limit_mib, self.metrics["rss_peak_mib"]

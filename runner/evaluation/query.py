@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from runner.core.errors import ClipError, RunnerError
-from runner.vggish.constants import SAMPLE_RATE
+from runner.vggish.spec import VGGISH
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,7 +45,7 @@ def query_from_file(
     early = {f"frontend.{key}": about[key] for key in ("hop_s", "resampler") if key in about}
     frontend = FrontendConfig.from_metadata(early | about)
     try:
-        with read_clip(path, start_s, end_s, preparation=frontend.preparation) as clip:
+        with read_clip(path, start_s, end_s, preparation=frontend.preparation(VGGISH)) as clip:
             preparation = leveled(clip)
         with read_clip(path, start_s, end_s, preparation=preparation) as clip:
             samples = np.concatenate(list(clip))
@@ -62,7 +62,7 @@ def query_from_file(
             f"{reader.location} was embedded with other weights (checksum {expected[:12]}) than those found here "
             f"({checksum[:12]}): search with --clip, or restore the run's weights"
         )
-    return session.embed_waveform(samples, SAMPLE_RATE, hop_s=frontend.hop_s)
+    return session.embed_waveform(samples, VGGISH.sample_rate, hop_s=frontend.hop_s)
 
 
 def query_from_clip(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from runner.config.schema import MemoryConfig
 from runner.devices.detection import DeviceType
 from runner.inference.builder import DeviceRequest, build_session, place_on_device
-from runner.weights.loading import load_weights
+from runner.models.vggish.model import VGGish
 
 if TYPE_CHECKING:
     from runner.inference.session import VGGishSession
@@ -50,7 +50,6 @@ def load_vggish_model(
     """
     from runner.config.schema import AudiosetWeights, FileWeights, RandomWeights, WeightsConfig
     from runner.core.paths import default_models
-    from runner.weights.selection import resolve_weights
 
     if not 0.0 < gpu_memory_fraction <= 1.0:
         raise ValueError(f"gpu_memory_fraction={gpu_memory_fraction} is not a share of the memory: use 0 < x <= 1")
@@ -59,7 +58,8 @@ def load_vggish_model(
         wanted = RandomWeights(seed=seed)
     else:
         wanted = AudiosetWeights() if weights == "audioset" else FileWeights(path=weights)
-    chosen = resolve_weights(wanted, Path(models) if models else default_models(), is_demo=False)
+    model = VGGish()
+    chosen = model.choose_weights(wanted, Path(models) if models else default_models(), is_demo=False)
     policy = MemoryConfig(
         name="custom",
         gpu_memory_fraction=gpu_memory_fraction,
@@ -68,9 +68,10 @@ def load_vggish_model(
         default_batch_size={"cpu": 128, "gpu": 512, "metal": 128},
         host_limit_mib=None,
     )
-    placement = place_on_device(DeviceRequest(DeviceType(device_preference).value, precision=precision), policy)
+    request = DeviceRequest(DeviceType(device_preference).value, precision=precision)
+    placement = place_on_device(request, policy, model.spec)
     for warning in filter(
         None, (placement.device.fallback_reason and placement.device.reason, placement.precision.warning)
     ):
         log.warning("%s", warning)
-    return build_session(placement, load_weights(chosen))
+    return build_session(placement, model, model.load(chosen))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from runner.audio.framing import slot_bytes
 from runner.devices.detection import DeviceType
-from runner.vggish.framing import slot_bytes
 
 if TYPE_CHECKING:
     from runner.config.schema import MemoryConfig
@@ -33,9 +33,13 @@ _WRITER_MIB = 200
 _ACTIVATION_MIB_PER_EXAMPLE = 0.2
 """Activations of one example in a batch on a CPU (measured)."""
 
-_MIN_GPU_BATCH = 256
-"""Batch size (conservative's) down to which a GPU's batch is cut before decode processes are, and below it last of all:
-otherwise ``balanced`` cuts the batch to 8 on a machine of 64 cores, which leaves a GPU idle."""
+_MIN_SAMPLES = 8 * 15_600
+"""Samples of a batch (8 of VGGish's windows) down to which it is cut."""
+
+_MIN_GPU_SAMPLES = 256 * 15_600
+"""Samples of a batch (conservative's, of VGGish) down to which a GPU's is cut before decode processes are, and below
+them last of all: otherwise ``balanced`` cuts the batch to 8 windows on a machine of 64 cores, which leaves a GPU
+idle."""
 
 _GPU_BASE_MIB = 700
 
@@ -92,18 +96,20 @@ def plan_memory(
     cores: int,
     devices: int = 1,
     *,
+    window_samples: int,
     precision: str = "float32",
     gpu_mib: int | None = None,
 ) -> MemoryPlan:
     """Return the policy's effective settings; queue, then batch, then decode processes are cut to fit the limit.
 
-    On a GPU the batch is cut below ``_MIN_GPU_BATCH`` last of all.
+    On a GPU the batch is cut below ``_MIN_GPU_SAMPLES`` last of all.
 
     Args:
         memory: the policy; a batch size ``auto`` starts from the device's default.
         device: kind of device in use.
         cores: usable cores.
         devices: devices in use.
+        window_samples: samples of the model's windows.
         precision: number format of the network.
         gpu_mib: memory of each GPU that the run may take; None where that is unknown.
     """
@@ -127,26 +133,32 @@ def plan_memory(
         writer_processes=memory.writer_processes,
         notes=tuple(notes),
     )
-    return plan if memory.host_limit_mib is None else _cut_to_limit(plan, memory.host_limit_mib, device, devices)
+    if memory.host_limit_mib is None:
+        return plan
+    return _cut_to_limit(plan, memory.host_limit_mib, device, devices, window_samples)
 
 
-def _cut_to_limit(plan: MemoryPlan, limit_mib: int, device: DeviceType, devices: int) -> MemoryPlan:
+def _cut_to_limit(
+    plan: MemoryPlan, limit_mib: int, device: DeviceType, devices: int, window_samples: int
+) -> MemoryPlan:
     """Return the plan with queue, batch and decode processes cut until it fits into the host's memory."""
+    least_batch = max(1, _MIN_SAMPLES // window_samples)
+    least_gpu_batch = max(least_batch, _MIN_GPU_SAMPLES // window_samples)
     batch, depth, workers = plan.batch_size, plan.queue_depth, plan.decode_workers
     activations = _ACTIVATION_MIB_PER_EXAMPLE if device is DeviceType.CPU else 0.0
 
     def is_too_much() -> bool:
-        slots = (workers + depth + plan.in_flight) * slot_bytes(batch) / MIB
+        slots = (workers + depth + plan.in_flight) * slot_bytes(batch, window_samples) / MIB
         processes = workers * _DECODER_MIB + plan.writer_processes * _WRITER_MIB
         return _WORKER_BASE_MIB + batch * activations + slots + processes > limit_mib
 
     while is_too_much() and depth > 1:
         depth -= 1
-    while is_too_much() and batch > (_MIN_GPU_BATCH if device is DeviceType.GPU else 8):
+    while is_too_much() and batch > (least_gpu_batch if device is DeviceType.GPU else least_batch):
         batch //= 2
     while is_too_much() and workers > devices:
         workers -= 1
-    while is_too_much() and batch > 8:
+    while is_too_much() and batch > least_batch:
         batch //= 2
     while is_too_much() and workers > 1:
         workers -= 1

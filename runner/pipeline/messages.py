@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from runner.audio.preparation import AS_IT_IS, Preparation
 from runner.audio.source_windows import WindowKind
-from runner.vggish.framing import Framing
 
 if TYPE_CHECKING:
+    from runner.audio.framing import Framing, Windows
+    from runner.audio.preparation import Preparation
     from runner.audio.source_windows import SourceWindows
     from runner.inference.canary import Canary
     from runner.inference.session import VGGishSession
-    from runner.vggish.framing import Windows
 
 Array = NDArray[np.float32]
 
@@ -128,10 +127,10 @@ def decode_message(data: bytes) -> SlotGrant | Decode | DecodeReport | None:
 
 @dataclass(frozen=True)
 class DecodeOptions:
-    """The configuration that decode processes need; see the groups ``frontend`` and ``dataset``."""
+    """The configuration that decode processes need; see the groups ``model``, ``frontend`` and ``dataset``."""
 
-    preparation: Preparation = AS_IT_IS
-    framing: Framing = field(default_factory=Framing)
+    preparation: Preparation
+    framing: Framing
     on_truncated: str = "keep"
     max_duration_s: float = float("inf")
     prefetch: int = 1

@@ -61,7 +61,12 @@ def model_label(params: Mapping[str, str]) -> str:
     assert isinstance(schemas, Mapping)
     keys = fields(schemas.get(name, ModelConfig))
     ignored = {"model.name", "model.path", *(f"model.{key.name}" for key in keys if key.metadata.get("free"))}
-    others = {key: value for key, value in sorted(params.items()) if key.startswith("model.") and key not in ignored}
+    defaults = {f"model.{key.name}": str(key.default) for key in keys}
+    others = {
+        key: value
+        for key, value in sorted(params.items())
+        if key.startswith("model.") and key not in ignored and value != defaults.get(key)
+    }
     return " ".join([name, *(f"{key.partition('.')[2]}={value}" for key, value in others.items())])
 
 

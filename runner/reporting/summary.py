@@ -79,7 +79,7 @@ def _precision(result: RunResult) -> str | None:
 
 def _convolution(result: RunResult) -> str | None:
     model = result.startup.model
-    return f"{model.conv.effective}: {model.conv.reason}" if model else None
+    return f"{model.conv.effective}: {model.conv.reason}" if model and model.conv else None
 
 
 def _weights(result: RunResult) -> str | None:
@@ -114,7 +114,7 @@ def _clips(result: RunResult) -> str | None:
         f"{metrics['audio_s']:,.0f} s)"
     )
     if padded := int(metrics["clips_padded"]):
-        text += f", {padded:,} of them padded to one example"
+        text += f", {padded:,} of them padded"
     if skipped:
         text += f", {skipped:,} skipped"
     if left := dataset.clips - embedded - skipped:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import shlex
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import reduce
@@ -12,20 +13,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from runner.cli.run import main
 from runner.config.arguments import check_overrides
 from runner.config.command_line import command_line
 from runner.config.composition import compose_config
 from runner.config.quoting import hydra_value, shell_override
+from runner.config.run_loader import RunLoader
 from runner.config.schema import from_dict
 from runner.contract.result import RunResult
 from runner.core.errors import ConfigError
+from runner.jobs.spawn import STANDBY
 from runner.jobs.spec import Job
 from tests.commands import run
 from tests.results import make_result
@@ -45,6 +49,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
         return done
 
     monkeypatch.setattr("runner.jobs.job.run_job", note)
+    monkeypatch.setattr(STANDBY, "start", lambda: None)  # no job needs a worker
     for name in ("MLFLOW_TRACKING_URI", "HYDRA_FULL_ERROR"):
         monkeypatch.delenv(name, raising=False)
     return found
@@ -222,6 +227,34 @@ def test_sweeps_as_hydra_has_them(
     words = [*line.split(), f"paths.outputs={tmp_path}/out", "tracking=none"]
     assert main(words) == 0, capsys.readouterr()
     assert len({job.run_dir for job in jobs}) == len(jobs) == count
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", ["memory=greedy", "-m memory=greedy,balanced", "experiment=memory_sweep device=cpu"])
+def test_what_is_composed_once_is_what_hydra_composes_twice(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: list[Job]
+) -> None:
+    composed, compose = [], ConfigLoaderImpl._load_configuration_impl
+
+    def noting(loader: ConfigLoaderImpl, *arguments: Any, **options: Any) -> DictConfig:
+        composed.append(loader)
+        return compose(loader, *arguments, **options)
+
+    monkeypatch.setattr(ConfigLoaderImpl, "_load_configuration_impl", noting)
+    counts, files, configs = [], [], []
+    for loader in (RunLoader, ConfigLoaderImpl):
+        monkeypatch.setattr("hydra._internal.hydra.ConfigLoaderImpl", loader)
+        words = [*line.split(), "weights=random", "tracking=none", f"paths.outputs={tmp_path}"]
+        assert main([*words, f"output.dir={tmp_path}/out"]) == 0
+        counts.append(len(composed))
+        files.append({path.relative_to(tmp_path): path.read_text() for path in tmp_path.rglob(".hydra/*.yaml")})
+        configs.append([job.config for job in jobs])
+        composed.clear()
+        jobs.clear()
+        shutil.rmtree(tmp_path / "out")
+    assert counts[0] == counts[1] - 1
+    assert configs[0] == configs[1] != []
+    assert files[0] == files[1] != {}
 
 
 def test_a_job_that_changes_its_folder_finds_what_was_typed(

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from runner.config.composition import compose_config
 from runner.contract.files import (
     read_result,
     read_results,
@@ -27,6 +26,7 @@ from runner.core.errors import ResumeError
 from runner.core.failures import Failure
 from runner.core.span import Span
 from runner.weights.selection import WeightsChoice
+from tests.configs import make_config
 from tests.results import make_result, to_json
 
 CURVE = {"steps": [{"batch_size": 4, "examples_per_s": 9.0, "memory_mib": None, "compile_s": 1.0}], "batch_size": 4}
@@ -71,7 +71,7 @@ def test_the_file_is_flat_and_leaves_out_what_is_not_known(tmp_path: Path) -> No
 def spec(folder: Path) -> RunSpec:
     part = PartitionInfo(1, 2, "e", 9, [0, 2], [1, 2], ["a"])
     return RunSpec(
-        config=compose_config(["weights=random", "dataset=demo", "engine=ray"]),
+        config=make_config(["weights=random", "dataset=demo", "engine=ray"]),
         run_dir=folder,
         manifest=folder / "manifest.parquet",
         dataset=DatasetSummary("/data", "d", 3, partition=part),

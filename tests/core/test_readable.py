@@ -10,7 +10,6 @@ import pytest
 import soundfile
 
 from runner.cli import run
-from runner.config.composition import compose_config
 from runner.core.errors import ConfigError, ResumeError
 from runner.core.layout import RunLayout
 from runner.core.readable import read_json
@@ -18,6 +17,7 @@ from runner.dataset.manifest import build_manifest
 from runner.output.state.identity import check_identity
 from runner.output.state.plan import make_plan
 from runner.output.state.plan_file import read_plan
+from tests.configs import make_config
 
 
 def cut(path: Path, to: float) -> None:
@@ -37,7 +37,7 @@ def run_dir(tmp_path: Path) -> Path:
 
 
 def plan(folder: Path) -> None:
-    config = compose_config([f"dataset.root={folder / 'data'}", "weights=random"])
+    config = make_config([f"dataset.root={folder / 'data'}", "weights=random"])
     make_plan(folder / "run", config, build_manifest(config.dataset, folder))
 
 

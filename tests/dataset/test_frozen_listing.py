@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from runner.config.composition import compose_config
 from runner.config.schema import RunConfig
 from runner.core.errors import ConfigError, DatasetError
 from runner.dataset.frozen_listing import list_clips, listing_of_sweep, read_or_create
@@ -124,7 +123,7 @@ def test_a_listing_that_can_be_put_nowhere_is_told(data: Path, tmp_path: Path, s
 
 def test_a_listing_without_partitions_is_a_mistake(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"dataset\.listing is what partitions read"):
-        compose_config(["dataset=folder", f"dataset.root={data}", f"dataset.listing={tmp_path}/listing.parquet"])
+        make_config(["dataset=folder", f"dataset.root={data}", f"dataset.listing={tmp_path}/listing.parquet"])
 
 
 def test_a_sweeps_parts_have_theirs_beside_them(data: Path, tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ def everything(audio: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
         "weights=random",
         "weights.seed=5",
         "tracking=none",
+        "profile=off",
         "output.formats=[parquet,npz,tfrecord]",
         "output.postprocess=audioset",
         f"output.dir={folder / 'run'}",
@@ -72,7 +73,7 @@ def test_all_formats_together_hold_the_same(everything: Done) -> None:
 
 def test_pca_alone_is_a_column_of_its_own(few_clips: Path, tmp_path: Path) -> None:
     done = run(
-        f"dataset.root={few_clips}", "weights=random", "tracking=none", "output.postprocess=pca",
+        f"dataset.root={few_clips}", "weights=random", "tracking=none", "profile=off", "output.postprocess=pca",
         f"output.dir={tmp_path / 'run'}",
     )  # fmt: skip
     assert done.status == 0, done.err
@@ -96,7 +97,7 @@ def parity_run(few_clips: Path, outputs: Path) -> Callable[..., tuple[Done, Run]
     settings = (f"dataset.root={few_clips}", "weights=random", "device=cpu", "precision=bfloat16", tolerance)
 
     def make(*arguments: str) -> tuple[Done, Run]:
-        done = run(*settings, *arguments, f"paths.outputs={outputs}")
+        done = run(*settings, *arguments, "profile=off", f"paths.outputs={outputs}")
         client = MlflowClient(f"sqlite:///{outputs}/mlflow.db")
         (logged,) = client.search_runs([client.get_experiment_by_name("vggish-runner").experiment_id])
         return done, logged
@@ -148,6 +149,7 @@ def test_a_run_that_passes_logs_by_how_much_and_its_reference_is_kept(few_clips:
         f"dataset.root={few_clips}",
         "weights=random",
         "weights.seed=77",
+        "profile=off",
         f"paths.models={tmp_path / 'models'}",
     )
     first, second = (run(*arguments, "tracking=none", f"output.dir={tmp_path / name}") for name in ("first", "second"))
@@ -203,6 +205,7 @@ def test_auto_takes_the_next_precision_where_the_first_misses(few_clips: Path, t
         pytest.skip("this CPU has no bfloat16 units: auto begins with float32")
     tolerance = "parity.tolerances.bfloat16={rel_err:2e-5,min_cosine:0.999999,scale_err:1e-5}"
     settings = (f"dataset.root={few_clips}", "weights=random", "device=cpu", "tracking=none", "precision=auto")
+    settings += ("profile=off",)
     done = run(*settings, tolerance, f"output.dir={tmp_path}/run", f"paths.outputs={tmp_path}")
     assert done.status == 0, done.err
     assert "bfloat16 failed parity" in done.err

@@ -146,7 +146,7 @@ def test_a_full_disk_is_one_message_and_room_lets_it_go_on(clips: Path, undistur
     try:
         out = small / "run"
         arguments = (f"dataset.root={clips}", f"output.dir={out}", "weights=random", "device=cpu", "tracking=none")
-        arguments += ("output.clips_per_shard=16", "memory=conservative")
+        arguments += ("output.clips_per_shard=16", "memory=conservative", "profile=off")
         done = run(*arguments)
         assert done.status == 1
         assert "Traceback" not in done.err + done.out
@@ -189,7 +189,13 @@ def test_a_data_set_that_vanishes_loses_no_clip(clips: Path, undisturbed: Path, 
 @pytest.mark.parametrize(("limit", "status"), [("dataset.max_skipped=1", 1), ("dataset.max_skipped=0.5", 0)])
 def test_a_run_that_skips_too_much_is_stopped(clips: Path, tmp_path: Path, limit: str, status: int) -> None:
     done = run(
-        f"dataset.root={clips}", f"output.dir={tmp_path}/run", "weights=random", "device=cpu", "tracking=none", limit
+        f"dataset.root={clips}",
+        f"output.dir={tmp_path}/run",
+        "weights=random",
+        "device=cpu",
+        "tracking=none",
+        limit,
+        "profile=off",
     )
     assert done.status == status, done.err
     assert ("dataset.max_skipped=1" in done.out) == bool(status)
@@ -216,6 +222,7 @@ def test_memory_that_is_refused_to_the_worker_is_one_message(few_clips: Path, tm
         "weights=random",
         "device=cpu",
         "tracking=none",
+        "profile=off",
         f"output.dir={tmp_path}/run",
     ]
     done = subprocess.run(
@@ -283,7 +290,7 @@ def test_a_sweep_that_was_stopped_is_resumed(tmp_path: Path, outputs: Path) -> N
     for number in range(4):
         soundfile.write(data / f"{number}.wav", [0.1] * 32_000, 16_000)
     arguments = ["-m", "memory=conservative,balanced", f"dataset.root={data}", "weights=random", "device=cpu"]
-    arguments += [f"paths.outputs={outputs}", f"output.dir={tmp_path}/sweep"]
+    arguments += [f"paths.outputs={outputs}", f"output.dir={tmp_path}/sweep", "profile=off"]
     first = run(*arguments)
     assert first.status == 0, first.err
     shutil.rmtree(tmp_path / "sweep/1/embeddings")

@@ -138,7 +138,7 @@ def check_every_clip_is_accounted_for(done: Done, root: Path) -> list[dict]:
 
 def test_labelled_real_audio(audio: Path, tmp_path: Path) -> None:
     root = audio / "labelled_esc10_fold1"
-    done = run(f"dataset.root={root}", "weights=random", f"paths.outputs={tmp_path}", "tracking=none")
+    done = run(f"dataset.root={root}", "weights=random", f"paths.outputs={tmp_path}", "tracking=none", "profile=off")
     assert done.status == 0, done.err
     clips = check_every_clip_is_accounted_for(done, root)
     assert {clip["status"] for clip in clips} == {"embedded"}
@@ -153,7 +153,7 @@ def test_labelled_real_audio(audio: Path, tmp_path: Path) -> None:
 def test_mixed_real_audio_on_a_device_that_is_absent(audio: Path, tmp_path: Path) -> None:
     root = audio / "mixed"
     arguments = ["device=metal", "memory=greedy", f"dataset.root={root}", "weights=random", "tracking=none"]
-    done = run(*arguments, f"paths.outputs={tmp_path}")
+    done = run(*arguments, f"paths.outputs={tmp_path}", "profile=off")
     assert done.status == 0, done.err
     check_every_clip_is_accounted_for(done, root)
     if sys.platform != "darwin":
@@ -165,7 +165,7 @@ def test_mixed_real_audio_on_a_device_that_is_absent(audio: Path, tmp_path: Path
 
 def test_hostile_files_are_embedded_or_skipped_with_a_reason(audio: Path, tmp_path: Path) -> None:
     root = audio / "hostile"
-    done = run(f"dataset.root={root}", "weights=random", f"paths.outputs={tmp_path}", "tracking=none")
+    done = run(f"dataset.root={root}", "weights=random", f"paths.outputs={tmp_path}", "tracking=none", "profile=off")
     assert done.status == 0, done.err
     clips = {clip["clip"]: clip for clip in check_every_clip_is_accounted_for(done, root)}
     assert clips["a_png.wav"]["reason"] == "unsupported_format"
@@ -184,7 +184,7 @@ def test_a_sweep_has_a_parent_and_a_child_per_job_also_when_one_fails(tmp_path: 
     bad.write_text("path,start,end\ntone.wav,2,1\n")
     done = run(
         "-m", "dataset=manifest", f"dataset.path={good},{bad}", "device=cpu,gpu", "weights=random",
-        f"paths.outputs={outputs}",
+        f"paths.outputs={outputs}", "profile=off",
     )  # fmt: skip
     assert done.status == 1
     assert "Traceback" not in done.err
@@ -218,7 +218,7 @@ def start_long_run(tmp_path: Path, *arguments: str, command: str = DOUBLE) -> Fo
     manifest = many_clips(tmp_path, 5000)
     return start(
         *("dataset=manifest", f"dataset.path={manifest}", "weights=random", "device=cpu", "memory=conservative"),
-        *(f"output.dir={tmp_path}/run", f"paths.outputs={tmp_path}/outputs", *arguments),
+        *(f"output.dir={tmp_path}/run", f"paths.outputs={tmp_path}/outputs", "profile=off", *arguments),
         command=command,
         **{BATCH_S: "0.1"},
     )
@@ -360,7 +360,7 @@ def test_an_output_folder_that_holds_a_run_is_not_overwritten(demo) -> None:
 def test_a_dead_tracking_server_never_fails_a_run_and_track_logs_it_later(few_clips: Path, tmp_path: Path) -> None:
     started = time.monotonic()
     done = run(
-        f"dataset.root={few_clips}", "weights=random", "tracking=server", f"paths.outputs={tmp_path}",
+        f"dataset.root={few_clips}", "weights=random", "tracking=server", f"paths.outputs={tmp_path}", "profile=off",
         MLFLOW_TRACKING_URI="http://user:planted@127.0.0.1:9",
     )  # fmt: skip
     assert done.status == 0, done.err

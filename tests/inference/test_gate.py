@@ -9,25 +9,27 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runner.config.composition import compose_config
 from runner.config.validation import validate
 from runner.core.errors import ConfigError
 from runner.inference.gate import measure_session, run_parity_gate, signals_of
-from runner.inference.parity import fixed_signals
-from runner.vggish.answers import Answers
+from runner.models.answers import Answers
+from runner.models.signals import fixed_signals
 from runner.vggish.reference import reference_log_mel
+from runner.vggish.spec import VGGISH
+from tests.configs import make_config
 
-CONFIG = compose_config([]).parity
+CONFIG = make_config([]).parity
 EXACT = np.random.default_rng(0).standard_normal((16, 128)).astype(np.float32)
-ANSWERS = Answers(EXACT, EXACT)
+ANSWERS = Answers(EXACT, EXACT, log_mel=reference_log_mel(fixed_signals()))
 _NUMBERS = {signal.tobytes(): number for number, signal in enumerate(fixed_signals())}
-LOG_MEL = reference_log_mel(fixed_signals()).astype(np.float32)
+LOG_MEL = np.asarray(ANSWERS.log_mel, np.float32)
 
 
 class FakeSession:
     """Answers as the reference does, by looking the signals up; keeps what it was asked."""
 
     device_name = "/GPU:0"
+    spec = VGGISH
 
     def __init__(self, rows: int = 64, threads: int = 4, *, fills: bool = True) -> None:
         self.effective_batch_size, self.in_flight, self.fills_batches = rows, threads, fills
@@ -100,8 +102,8 @@ def test_every_session_and_type_is_measured_and_the_wrong_one_named() -> None:
 
 
 def test_signals_of_a_type_are_those_that_have_it() -> None:
-    assert np.array_equal(signals_of("int16") / np.float32(32768), fixed_signals()[:13])
-    assert signals_of("float32").dtype == np.float32
+    assert np.array_equal(signals_of(VGGISH, "int16") / np.float32(32768), fixed_signals()[:13])
+    assert signals_of(VGGISH, "float32").dtype == np.float32
 
 
 @pytest.mark.parametrize("name", ["rel_err", "min_cosine", "scale_err", "noise_ratio", "bias_ratio", "log_mel_err"])
@@ -110,4 +112,4 @@ def test_a_tolerance_that_nothing_can_miss_is_refused(name: str, value: str) -> 
     with pytest.raises(
         ConfigError, match=rf"parity\.tolerances\.float32\.{name}=.* is not a (tolerance|finite number)"
     ):
-        validate(compose_config([f"parity.tolerances.float32.{name}={value}", "dataset=demo"]))
+        validate(make_config([f"parity.tolerances.float32.{name}={value}", "dataset=demo"]))

@@ -15,12 +15,11 @@ from runner.devices import cuda
 from runner.devices.detection import DeviceInfo, DeviceType, GpuDetails
 from runner.devices.selection import DeviceChoice
 from runner.inference.batch_size import measure_on
-from runner.inference.parity import as_int16, fixed_signals
 from runner.inference.precision import choose_precision
-from runner.inference.program import Program
 from runner.inference.session import VGGishSession
+from runner.models.signals import as_int16, fixed_signals
 from tests.devices.test_cuda import HostRuntime, noise
-from tests.reference import metadata_of
+from tests.reference import make_program, metadata_of
 
 H100 = DeviceInfo(DeviceType.GPU, True, "H100", "simulated", GpuDetails(compute_capability=(9, 0)))
 CHOICE = DeviceChoice(DeviceType.GPU, H100, 0, "", None, [H100])
@@ -36,7 +35,7 @@ def gpu_session(weights: dict[str, np.ndarray], precision: str = "float32", batc
     tf.config.set_soft_device_placement(True)
     chosen = choose_precision(precision, H100)
     metadata = metadata_of(CHOICE, chosen)
-    return VGGishSession(Program(dict(weights), DeviceType.GPU, chosen), batch_size, metadata)
+    return VGGishSession(make_program(weights, DeviceType.GPU, chosen), batch_size, metadata)
 
 
 @pytest.fixture(scope="module")

@@ -1,18 +1,24 @@
 """The memory policy's plan, and precision's choice: pure decisions."""
 
+import functools
+
 import pytest
 
+from runner.audio.framing import slot_bytes
 from runner.config.schema import MemoryConfig
 from runner.devices.detection import DeviceInfo, DeviceType, GpuDetails
-from runner.inference.memory import MAX_BATCH, ceiling_mib, plan_memory
+from runner.inference import memory
+from runner.inference.memory import MAX_BATCH, ceiling_mib
 from runner.inference.precision import choose_precision
-from runner.vggish.framing import slot_bytes
 
 BATCHES = {"cpu": 64, "gpu": 512, "metal": 128}
 
 
 def policy(**settings: object) -> MemoryConfig:
     return MemoryConfig(default_batch_size=BATCHES, **({"host_limit_mib": None} | settings))
+
+
+plan_memory = functools.partial(memory.plan_memory, window_samples=15_600)
 
 
 @pytest.mark.parametrize("device", [DeviceType.CPU, DeviceType.GPU, DeviceType.METAL])
@@ -48,11 +54,22 @@ def test_on_many_cores_a_gpu_keeps_a_batch_that_is_worth_launching(cores: int, g
     plan = plan_memory(balanced, DeviceType.GPU, cores, gpus, precision="float16", gpu_mib=65_000)
     assert plan.batch_size >= 256
     assert plan.decode_workers >= 16
-    slots_mib = (plan.decode_workers + plan.spare_slots) * slot_bytes(plan.batch_size) / (1 << 20)
+    slots_mib = (plan.decode_workers + plan.spare_slots) * slot_bytes(plan.batch_size, 15_600) / (1 << 20)
     assert 1230 + slots_mib + 70 * plan.decode_workers <= 4096
     low = plan_memory(policy(batch_size=256, host_limit_mib=1434), DeviceType.GPU, 4, 8)
     assert low.batch_size < 256  # a ceiling holds, whatever it costs
     assert low.decode_workers <= 8
+
+
+@pytest.mark.parametrize(("device", "limit_mib"), [(DeviceType.CPU, 1434), (DeviceType.GPU, 4096)])
+@pytest.mark.parametrize("window_samples", [160_000, 2_880_000])
+def test_long_windows_make_small_batches(device: DeviceType, limit_mib: int, window_samples: int) -> None:
+    asked = policy(batch_size=512, queue_depth=4, host_limit_mib=limit_mib)
+    plan = plan_memory(asked, device, 4, window_samples=window_samples)
+    slots_mib = (plan.decode_workers + plan.spare_slots) * slot_bytes(plan.batch_size, window_samples) / (1 << 20)
+    assert 1230 + slots_mib + 70 * plan.decode_workers <= limit_mib
+    assert plan.batch_size >= 1
+    assert plan.batch_size < plan_memory(asked, device, 4).batch_size
 
 
 def test_without_a_ceiling_nothing_is_cut() -> None:

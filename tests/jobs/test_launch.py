@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import soundfile
 
-from runner.config.composition import compose_config
 from runner.contract.events import EndEvent, Event, PhaseEvent
 from runner.contract.result import WorkerResult
 from runner.core import stop_signals
@@ -24,6 +23,7 @@ from runner.jobs.job import run_job
 from runner.jobs.spec import Job
 from runner.jobs.terminal import RunProgress
 from runner.jobs.worker_process import InterruptGuard, describe_exit, log_tail, run_worker
+from tests.configs import make_config
 from tests.conftest import PROJECT, environment
 from tests.results import make_spec
 
@@ -44,7 +44,7 @@ def run(
     guard = guard or InterruptGuard()
     if asked:
         guard._requests.add(signal.SIGINT)
-    config = compose_config(["weights=random", f"engine={engine}", f"engine.shutdown_timeout_s={grace_s}"])
+    config = make_config(["weights=random", f"engine={engine}", f"engine.shutdown_timeout_s={grace_s}"])
     with RunProgress(1) as progress:
         return worker_process.run_worker(make_spec(folder, config), progress, guard)
 
@@ -287,7 +287,7 @@ def test_a_job_that_was_finished_all_the_same_passes_the_signal_on_to_its_sweep(
     passed_on: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: passed_on.append(number))
     try:
-        run_job(Job(compose_config(options), tmp_path / "run", in_sweep=True))
+        run_job(Job(make_config(options), tmp_path / "run", in_sweep=True))
     finally:
         signal.signal(signal.SIGTERM, before)
     assert passed_on == [signal.SIGTERM]

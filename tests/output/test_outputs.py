@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from runner.cli import duplicates, export, fad, merge, search
-from runner.config.schema import VGGishModel
+from runner.config.schema import VGGishConfig
 from runner.converters.timelines import Classes, export_timelines
 from runner.core.errors import ConfigError, RunnerError
 from runner.core.model_spec import Output
@@ -164,7 +164,7 @@ def test_a_run_of_another_model_is_not_resumed(run: Path, folder: Path) -> None:
 
 def test_a_run_of_another_model_is_not_merged(folder: Path) -> None:
     parts = [folder / "disk" / f"part{number}" for number in (1, 2)]
-    for number, (part, model) in enumerate(zip(parts, (ToyModel(), VGGishModel()), strict=True), 1):
+    for number, (part, model) in enumerate(zip(parts, (ToyModel(), VGGishConfig()), strict=True), 1):
         config = whole_run.make_config(folder / "data", part, f"dataset.partition={number}/2")
         whole_run.session(replace(config, model=model), part)
     problems = find_problems([read_partition(FolderSource(part)) for part in parts])

@@ -18,10 +18,10 @@ import soundfile
 
 from runner.core.errors import EngineError
 from runner.pipeline.decode_pool import DecodePool
-from runner.pipeline.messages import ClipResult, ClipTask, DecodeOptions
+from runner.pipeline.messages import ClipResult, ClipTask
 from tests.conftest import PROJECT, environment
+from tests.vggish_clips import OPTIONS
 
-OPTIONS = DecodeOptions()
 ROWS = 8
 
 
@@ -178,10 +178,10 @@ def test_a_decode_process_that_is_stopped_alone_is_given_up(pool: DecodePool, lo
 def test_a_process_with_a_pool_that_was_never_closed_ends(tmp_path: Path) -> None:
     """As Ray's actors do."""
     code = """
-from runner.pipeline.messages import DecodeOptions
 from runner.pipeline.decode_pool import DecodePool
+from tests.vggish_clips import OPTIONS
 if __name__ == "__main__":
-    pool = DecodePool(DecodeOptions(), 2)
+    pool = DecodePool(OPTIONS, 2)
     pool.open(2, 2, 8)
     while not all(process.is_ready for process in pool._processes):
         list(pool.receive(0.05))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from runner.config.schema import VGGishModel
+from runner.config.schema import VGGishConfig
 from runner.contract.result import RunResult
 from runner.reporting.comparability import REPEATS, model_label
 from runner.reporting.verdict import contests, only_contest, verdict
@@ -79,7 +79,7 @@ def test_another_workload_has_a_line_and_no_rank() -> None:
 def test_each_model_has_a_verdict_of_its_own() -> None:
     jobs = [
         with_model(result(memory=memory, speed=speed, run_name=f"{model.name} {memory}"), model)
-        for model in (VGGishModel(), ToyModel())
+        for model in (VGGishConfig(), ToyModel())
         for memory, speed in (("greedy", 100.0), ("balanced", 50.0))
     ]
     text = verdict(jobs)

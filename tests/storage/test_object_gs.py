@@ -18,7 +18,6 @@ from urllib.request import Request, urlopen
 import pytest
 from gcp_storage_emulator.server import create_server
 
-from runner.config.composition import compose_config
 from runner.config.schema import FolderDataset
 from runner.core.errors import ClipError, ConfigError, DatasetError, StoreError
 from runner.core.layout import RunLayout
@@ -29,6 +28,7 @@ from runner.storage import lease
 from runner.storage.lease import Lease
 from runner.storage.object_store import ObjectStore
 from runner.storage.prefetch import fetch
+from tests.configs import make_config
 from tests.conftest import Done, run_command
 from tests.object_store import Fault, Proxy, free_port
 from tests.stress.chaos import make_clips
@@ -271,7 +271,7 @@ def test_keys_are_listed_in_the_order_of_a_folders(quiet: Proxy) -> None:
 
 def test_a_listing_is_made_once(quiet: Proxy, tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(b"RIFF")
-    settings = compose_config([f"dataset.root={tmp_path}", "dataset.partition=1/1", "weights=random"])
+    settings = make_config([f"dataset.root={tmp_path}", "dataset.partition=1/1", "weights=random"])
     place = f"gs://{BUCKET}/listing.parquet"
     first = list_clips(settings, place, tmp_path)
     (tmp_path / "b.wav").write_bytes(b"RIFF")

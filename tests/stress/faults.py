@@ -299,9 +299,12 @@ def losses_of(scenario: Scenario, root: Path, quick: bool) -> Iterator[tuple[str
             continue
         for name, choice in choices(number).items():
             contents = disk.after_power_loss(choice)
-            digest = hashlib.sha256(repr(sorted(contents.items())).encode()).digest()
-            if digest not in known:
-                known.add(digest)
+            digest = hashlib.sha256()
+            for path, data in sorted(contents.items()):
+                digest.update(f"{path}\0{'folder' if data is None else len(data)}\0".encode())
+                digest.update(data or b"")
+            if digest.digest() not in known:
+                known.add(digest.digest())
                 yield f"call {number} ({call.kind} {Path(call.path).name}), kept: {name}", contents
 
 

@@ -19,8 +19,7 @@ class OutputConfig:
     """The files that a run leaves, and where."""
 
     formats: list[str] = field(default_factory=lambda: ["parquet"])
-    """Any of parquet (a row per example), npz (a file per clip), tfrecord (AudioSet's, for VGGish with
-    postprocess=audioset)."""
+    """Any of parquet (a row per example), npz (a file per clip), tfrecord (VGGish's needs postprocess=audioset)."""
 
     postprocess: str = "none"
     """none; of VGGish also pca (adds ``embedding_pca``) or audioset (adds ``embedding_u8``: PCA, clipped to ±2, 8

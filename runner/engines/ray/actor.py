@@ -182,7 +182,7 @@ class EmbedShards:
         self._pool = DecodePool(decode_options(config), 1, config.dataset.decode_timeout_s)
         startup = SessionStartup(
             self.spec,
-            window_types(self.spec.manifest, keeps_int16=self.spec.config.frontend.preparation.keeps_int16),
+            window_types(self.spec.manifest, self.spec.config.preparation),
             timer,
             self._events,
         )
@@ -201,7 +201,7 @@ class EmbedShards:
         self._report = replace(
             self._report,
             identity=identity_of(session, self._model.postprocess),
-            file_metadata=file_metadata(config, config.model.spec, session, placement),
+            file_metadata=file_metadata(config, session, placement),
             metrics={**self._report.metrics, **timer.metrics(time.time())},
         )
         tune_interpreter()
@@ -240,7 +240,7 @@ class EmbedShards:
         if self.remote:
             check_identity(self.spec.run_dir, self._report.identity)
         metadata = self._report.file_metadata
-        files = shard_files(self.spec, self.spec.config.model.spec, metadata, self._model.postprocess)()
+        files = shard_files(self.spec, self._model.sessions[0].spec, metadata, self._model.postprocess)()
         return make_writer(self.spec, files, self._reports, remote=self.remote)
 
     def _make_replicas(self) -> list[Replica]:

@@ -13,12 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import soundfile
 
-from runner.config.composition import compose_config
 from runner.config.schema import DatasetConfig, WebDataset
 from runner.core.errors import ClipError
 from runner.dataset.manifest import build_manifest
 from runner.dataset.packed.clips import PackedClips
 from runner.dataset.table import Manifest
+from tests.configs import make_config
 from tests.whole_run import session
 
 EXTENSIONS = ["wav", "flac", "mp3"]
@@ -103,7 +103,7 @@ def bytes_of(found: Manifest, **options: Any) -> dict[str, bytes | str]:
 
 def embed(tmp_path: Path, name: str, *settings: str) -> tuple[dict[str, Any], Path]:
     run = tmp_path / name / "run"
-    config = compose_config(
+    config = make_config(
         [*QUICK, f"paths.outputs={tmp_path}", f"paths.models={tmp_path}", f"output.dir={run}", *settings]
     )
     result = session(config, run)

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from runner.config.composition import compose_config
 from runner.config.schema import ParquetDataset
 from runner.core.errors import ConfigError, DatasetError
+from tests.configs import make_config
 from tests.dataset.packed.packs import bytes_of, clip_bytes, listed, pack, some, web
 
 
@@ -50,7 +50,7 @@ def test_one_of_many_tars_that_is_not_there_is_a_clip_that_is_missing(tars: Path
 )
 def test_what_can_not_be_named_is_refused(settings: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        compose_config(["dataset=webdataset", *settings])
+        make_config(["dataset=webdataset", *settings])
 
 
 @pytest.mark.parametrize("name", ["a.tar.gz", "a.tgz", "a.tar.zst"])

@@ -19,7 +19,6 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from runner.config.composition import compose_config
 from runner.contract.events import Events
 from runner.contract.spec import DatasetSummary
 from runner.core.errors import EngineError, ParityError
@@ -34,9 +33,11 @@ from runner.output.formats import make_formats
 from runner.output.state.journal import ShardCounts, ShardEntry, read_journal
 from runner.output.writer import ShardFiles, ShardWriter
 from runner.pipeline.decode_pool import DecodePool
-from runner.pipeline.messages import DecodeOptions, Replica
+from runner.pipeline.messages import Replica
+from tests.configs import make_config
 from tests.pipeline.test_engine import fake_embed
 from tests.results import make_spec
+from tests.vggish_clips import OPTIONS
 from tests.writers import vggish_info
 
 CLIPS, A_SHARD = 96, 8
@@ -71,7 +72,7 @@ class PlainActor(EmbedShards):
 
     def __init__(self, folder: Path, *, fails_at: int | None = None, misses: bool = False, pause_s: float = 0) -> None:
         dataset = DatasetSummary(str(folder), "d", CLIPS)
-        config = compose_config(["weights=random"])
+        config = make_config(["weights=random"])
         manifest = folder / "manifest.parquet"
         spec = make_spec(folder, config, dataset=dataset, shards=SHARDS, row_digests=(), manifest=manifest)
         super().__init__(ActorInit(spec, {}, CLIPS))
@@ -82,7 +83,7 @@ class PlainActor(EmbedShards):
 
     def _make(self) -> None:
         self.spec, self.remote, self._folder = self._init.spec, None, None
-        self._pool = DecodePool(DecodeOptions(), 1)
+        self._pool = DecodePool(OPTIONS, 1)
         self._pool.open(1, 2, 5)
         self._model = SimpleNamespace(sessions=[])
 
@@ -196,7 +197,7 @@ def test_what_an_actor_can_not_make_is_the_runs_failure_in_the_same_words(folder
 
 
 def make_collector(folder: Path) -> ReportCollector:
-    config = compose_config(["weights=random", "dataset=demo", "engine=ray"])
+    config = make_config(["weights=random", "dataset=demo", "engine=ray"])
     (folder / ".runner").mkdir(exist_ok=True)
     return ReportCollector(make_spec(folder, config, shards=((0, 1), (1, 2))), Events(io.StringIO()), {})
 

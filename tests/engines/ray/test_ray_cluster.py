@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from runner.config.composition import compose_config
 from runner.config.ray_address import address_of
 from runner.config.schema import RayEngineConfig
 from runner.config.validation import validate
 from runner.core.errors import ConfigError
 from runner.engines.ray.cluster import Seat, most_actors, seat_for
+from tests.configs import make_config
 
 
 def node(cpus: float, gpus: float = 0.0, *, alive: bool = True, **resources: float) -> dict[str, Any]:
@@ -71,11 +71,11 @@ def test_the_clusters_address_is_the_configured_one_or_the_environments(monkeypa
 )
 def test_what_no_cluster_can_do_is_one_sentence(override: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        validate(compose_config(["dataset=demo", "weights=random", "engine=ray", override]))
+        validate(make_config(["dataset=demo", "weights=random", "engine=ray", override]))
 
 
 def test_mappings_of_any_names_can_be_given() -> None:
     own = ["engine.resources_per_actor={spot:1}", "engine.runtime_env={env_vars:{A:b},pip:[x]}"]
-    engine = compose_config(["dataset=demo", "weights=random", "engine=ray", *own]).engine
+    engine = make_config(["dataset=demo", "weights=random", "engine=ray", *own]).engine
     assert isinstance(engine, RayEngineConfig)
     assert (engine.resources_per_actor, engine.runtime_env) == ({"spot": 1}, {"env_vars": {"A": "b"}, "pip": ["x"]})

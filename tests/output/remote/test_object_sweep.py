@@ -14,7 +14,6 @@ import pytest
 import soundfile
 
 from runner.cli.track import main as track
-from runner.config.composition import compose_config
 from runner.core.errors import ConfigError, StoreError
 from runner.core.layout import RunLayout
 from runner.core.paths import staging_dir
@@ -28,6 +27,7 @@ from runner.storage.object_store import ObjectStore
 from runner.tracking.record import LIVE
 from tests.commands import Done, start, wait_until
 from tests.commands import run as run_command
+from tests.configs import make_config
 from tests.fork_server import Forked
 from tests.object_store import Fault, StoreServer, object_store
 from tests.stress.chaos import victims
@@ -251,7 +251,7 @@ def test_a_store_that_does_not_give_the_embeddings_is_no_end_of_the_run(tmp_path
         def download_embeddings(self, finished: bool) -> None:
             raise StoreError("s3://bucket/run can't be read")
 
-    config = compose_config(["output.dir=s3://bucket/run", "tracking.log_embeddings=true"])
+    config = make_config(["output.dir=s3://bucket/run", "tracking.log_embeddings=true"])
     tracking = RunTracking(Job(config, tmp_path))
     tracking.finish(Refusing(), finished=True)  # type: ignore[arg-type]
     assert tracking.outcome == "not logged; log it later with: python -m runner track s3://bucket/run"
@@ -331,7 +331,7 @@ def test_a_url_of_something_else_is_refused(
     monkeypatch.setattr(lease, "RACE_WINDOW_S", 0.05)
     store = ObjectStore(f"memory://{tmp_path.name}/{name}", 5)
     store.put_text("{}", name)
-    config = compose_config([f"output.dir={store.url}"])
+    config = make_config([f"output.dir={store.url}"])
     with pytest.raises(ConfigError, match=message):
         store_sweep.open_remote_sweep(tmp_path / "work", config)
     assert list(store.list_recursive("")) == [name]
@@ -347,7 +347,7 @@ def test_a_sweep_waits_for_the_jobs_of_a_killed_command(
     monkeypatch.setattr(lease, "RACE_WINDOW_S", 0.05)
     monkeypatch.setattr(store_sweep, "STALE_WORKER_S", 0.1)
     url = f"memory://{tmp_path.name}/sweep"
-    config = compose_config([f"output.dir={url}", "engine.shutdown_timeout_s=0"])
+    config = make_config([f"output.dir={url}", "engine.shutdown_timeout_s=0"])
     folder = staging_dir(url, tmp_path)
     (folder / "1/.runner").mkdir(parents=True)
     lock = stale_worker_lock(folder / "1") if at_work == "the worker" else folder / "1/.runner/run.lock"

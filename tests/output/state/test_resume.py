@@ -38,6 +38,7 @@ from runner.output.verify import load_committed_shards
 from runner.vggish.postprocess import Postprocessor, random_pca
 from tests.configs import make_config
 from tests.conftest import PROJECT
+from tests.vggish_clips import PREPARATION
 
 
 @pytest.fixture
@@ -319,7 +320,7 @@ def test_a_clip_whose_decoder_was_not_installed_is_tried_once_it_is(
     monkeypatch.setitem(sys.modules, "av", None)
     (data / "noise.m4a").write_bytes(b"noise")
     with pytest.raises(ClipError) as caught:
-        read_clip(data / "noise.m4a")
+        read_clip(data / "noise.m4a", preparation=PREPARATION)
     lost = SkippedClip(b"", caught.value.detail, True, ObjectProbe())
     assert not TRANSIENT_REASONS[caught.value.reason](lost)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)

@@ -1,0 +1,137 @@
+"""YAMNet as the runner takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runner.models.base import Array, EmbeddingModel, LoadedWeights, RandomInit, Target, Weights
+from runner.models.program import Program
+from runner.models.yamnet.release import CLASS_MAP, RELEASE
+from runner.vggish.reference import reference_log_mel
+from runner.yamnet import reference
+from runner.yamnet.arrays import random_weights, weights_checksum
+from runner.yamnet.class_map import read_classes
+from runner.yamnet.constants import EMBEDDING_SIZE, LOG_OFFSET
+from runner.yamnet.spec import YAMNET, yamnet_spec
+from runner.yamnet.weights_file import load_weights_file
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from runner.config.schema import WeightsConfig
+    from runner.contract.result import Decision
+    from runner.core.model_spec import ModelSpec
+    from runner.devices.detection import DeviceType
+    from runner.weights.download import Progress
+    from runner.weights.selection import WeightsChoice
+
+
+class Yamnet(EmbeddingModel):
+    """The AudioSet YAMNet release: an embedding, and scores of 521 classes."""
+
+    release = RELEASE
+    has_reference = True
+
+    def __init__(self) -> None:
+        self.spec = YAMNET
+
+    def build(self, weights: Weights, precision: str, device: DeviceType) -> Callable[[Any], Mapping[str, Any]]:
+        """Return the function from windows to embeddings and scores."""
+        program = YamnetProgram(self.spec, weights, Target(device, precision))
+
+        def outputs(windows: Any) -> Mapping[str, Any]:
+            rows = program.function("float32")(windows)
+            return {"embedding": rows[:, :EMBEDDING_SIZE], "scores": rows[:, EMBEDDING_SIZE:]}
+
+        return outputs
+
+    def random_weights(self, seed: int) -> Weights:
+        """Draw He-normal weights."""
+        return random_weights(seed)
+
+    def read_weights(self, path: str) -> Weights:
+        """Read Keras' weights file, such as the release's ``yamnet.h5``."""
+        return load_weights_file(Path(path))
+
+    def checksum(self, arrays: Weights) -> str:
+        """Return the SHA-256 of the weights."""
+        return weights_checksum(arrays)
+
+    def reference(self, weights: Weights, windows: Array, precision: str) -> Array:
+        """Compute in NumPy float64."""
+        return reference.reference_outputs(weights, windows, precision)
+
+    @property
+    def reference_version(self) -> str:
+        """Digest of the reference's code."""
+        return reference.version()
+
+    def reference_log_mel(self, windows: Array) -> NDArray[Any]:
+        """Compute the log-mel in NumPy float64."""
+        return reference_log_mel(windows, LOG_OFFSET)
+
+    def choose_weights(
+        self,
+        weights: WeightsConfig,
+        models: Path,
+        *,
+        is_demo: bool,
+        needs_pca: bool = False,
+        progress: Progress | None = None,
+    ) -> WeightsChoice:
+        """Choose the weights, and the file with the names of the classes; random weights have none."""
+        choice = super().choose_weights(weights, models, is_demo=is_demo, progress=progress)
+        if choice.is_random:
+            return choice
+        return replace(choice, pca_path=None, classes_path=str(models / self.spec.name / CLASS_MAP.name))
+
+    def load(self, choice: WeightsChoice, drawn: RandomInit | None = None, cache: Path | None = None) -> LoadedWeights:
+        """Load the weights and the names of the classes.
+
+        Raises:
+            WeightsError: a file is not YAMNet's.
+        """
+        if choice.classes_path:
+            self.spec = yamnet_spec(read_classes(Path(choice.classes_path)))
+        return super().load(choice, drawn, cache)
+
+    def make_program(self, weights: Weights, target: Target, algorithm: Decision | None = None) -> Program:
+        """Make the program for a device; ``weights`` are taken out."""
+        return YamnetProgram(self.spec, weights, target)
+
+
+class YamnetProgram(Program):
+    """YAMNet on one device.
+
+    Args:
+        spec: YAMNet's.
+        weights: float32 arrays by the names of ``yamnet.h5``; emptied.
+        target: the device and the number format of the network.
+    """
+
+    def __init__(self, spec: ModelSpec, weights: Weights, target: Target) -> None:
+        import tensorflow as tf
+
+        from runner.devices.detection import DeviceType
+        from runner.yamnet import network
+
+        super().__init__(spec, target)
+        self._precision, self._is_cpu = target.precision, target.device is DeviceType.CPU
+        with tf.device(self.device_name):
+            self.weights = network.variables(weights, target.precision)
+        weights.clear()
+
+    def log_mel(self, windows: Any) -> Any:
+        """Compute the log-mel of windows: tensor [n, 15600] to float32 tensor [n, 96, 64]."""
+        from runner.yamnet import forward
+
+        return forward.log_mel(windows, self._precision, is_cpu=self._is_cpu)
+
+    def computation(self, kind: str) -> Callable[[Any], Any]:
+        """Return the function of tensors for a kind of input."""
+        from runner.yamnet.forward import outputs_of_windows
+
+        return lambda windows: outputs_of_windows(self.weights, windows, self._precision, is_cpu=self._is_cpu)
