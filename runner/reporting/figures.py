@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 from collections.abc import Callable, Mapping
@@ -21,9 +22,10 @@ _DPI = 110
 
 
 def import_matplotlib() -> None:
-    """Import what drawing takes, which the first figure does otherwise."""
-    for name in ("matplotlib.figure", "matplotlib.backends.backend_agg"):
-        importlib.import_module(name)
+    """Import what drawing takes, which the first figure does otherwise; that one reports any trouble."""
+    with contextlib.suppress(Exception):
+        for name in ("matplotlib.figure", "matplotlib.backends.backend_agg"):
+            importlib.import_module(name)
 
 
 def new_figure(width: float = 8.0, height: float = 3.6) -> tuple[Figure, Axes]:
