@@ -5,7 +5,8 @@ of four jobs; rounds are interleaved, in an outputs folder that earlier rounds h
 ``--against CHECKOUT`` interleaves another checkout of the runner.  Wall clock: the command up to its first worker's
 start, the steps of the worker's start, the rest of the worker, the command otherwise.  Processor time: of the command's
 process alone, and of all its child processes.  ``outside`` is the share of the wall clock in which no worker has a run,
-``no worker`` that in which none is there or prepares for the next job.  A sweep's seconds are sums over its jobs.
+``no worker`` that in which none is there or prepares for the next job; one that was started ahead is taken to be there
+since the last one's end, the first one since the command's start.  A sweep's seconds are sums over its jobs.
 """
 
 from __future__ import annotations

@@ -123,13 +123,11 @@ def _complete_shell(argv: list[str]) -> int:
 
 
 def _run_hydra(argv: list[str]) -> int:
-    if all(argument in ("-m", "--multirun") or not argument.startswith("-") for argument in argv):
-        STANDBY.start()  # which takes longer to be ready than the configuration
-    from runner.jobs.sweep import finish_sweep
-
     status, interrupted = 0, False
     with cleanup(), _hydra_raises() as wants_traceback:
         try:
+            if all(argument in ("-m", "--multirun") or not argument.startswith("-") for argument in argv):
+                STANDBY.start()  # it takes longer to be ready than the configuration
             _compose_and_run(argv)
         except JobFailed as failed:
             status = failed.exit_status
@@ -144,6 +142,8 @@ def _run_hydra(argv: list[str]) -> int:
             print_error(message)
             status = 1
         finally:
+            from runner.jobs.sweep import finish_sweep
+
             if not finish_sweep(interrupted):
                 status = status or 1
     return status
