@@ -49,10 +49,12 @@ def smoke_statistics(scores: NDArray[np.float32], classes: Sequence[str]) -> dic
         scores: of the windows, float32 [18, 521].
         classes: names of the 521 classes.
     """
-    ranks = {}
+    ranks: dict[str, float] = {}
     for name, rows in zip(_CLASSES, np.split(scores, len(_CLASSES)), strict=True):
         means = rows.mean(axis=0)
-        ranks[f"{name.lower().replace(' ', '_')}_rank"] = 1.0 + np.count_nonzero(means > means[classes.index(name)])
+        ranks[f"{name.lower().replace(' ', '_')}_rank"] = 1.0 + int(
+            np.count_nonzero(means > means[classes.index(name)])
+        )
     return ranks
 
 

@@ -18,6 +18,7 @@ from runner.yamnet import reference
 from runner.yamnet.arrays import random_weights, weights_checksum
 from runner.yamnet.class_map import read_classes
 from runner.yamnet.constants import EMBEDDING_SIZE, LOG_OFFSET
+from runner.yamnet.smoke_test import smoke_failures, smoke_statistics, smoke_windows
 from runner.yamnet.spec import YAMNET, yamnet_spec
 from runner.yamnet.weights_file import load_weights_file
 
@@ -98,16 +99,27 @@ class Yamnet(EmbeddingModel):
         return replace(choice, pca_path=None, classes_path=classes)
 
     def load(self, choice: WeightsChoice, drawn: RandomInit | None = None, cache: Path | None = None) -> LoadedWeights:
-        """Load the weights and the names of the classes.
+        """Load the weights and the names of the classes, and run the smoke test of the released ones.
 
         Raises:
-            WeightsError: a file is not YAMNet's.
+            WeightsError: a file is not YAMNet's, or the released weights fail the smoke test.
         """
         if choice.classes_path:
             self.spec = yamnet_spec(read_classes(Path(choice.classes_path)))
         elif not choice.is_random:
             self.notes = (f"the classes have no names: {CLASS_MAP.name} could not be downloaded",)
-        return super().load(choice, drawn, cache)
+        loaded = super().load(choice, drawn, cache)
+        return replace(loaded, smoke=self._smoke(loaded, cache)) if choice.source == "audioset" else loaded
+
+    def _smoke(self, loaded: LoadedWeights, cache: Path | None) -> dict[str, float]:
+        scores = self.remembered_rows(loaded, smoke_windows(), cache)[0][:, EMBEDDING_SIZE:]
+        smoke = smoke_statistics(scores, self.spec.outputs[1].classes)
+        if failures := smoke_failures(smoke):
+            raise WeightsError(
+                f"{loaded.choice.path} fails the release's smoke test ({'; '.join(failures)}, which must be among the "
+                "first ten): delete the file to have it downloaded again, or use weights=file for weights of your own"
+            )
+        return smoke
 
     def make_program(self, weights: Weights, target: Target, algorithm: Decision | None = None) -> Program:
         """Make the program for a device; ``weights`` are taken out."""
