@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 from unittest import mock
 
-from runner.config.groups.model import ModelConfig
-from runner.config.schema import GROUPS
+from runner.config.schema import GROUPS, InstalledModel
 from runner.core.model_spec import ModelSpec, Output
+from runner.models import registry
+from runner.models.base import EmbeddingModel
 
 TOY = ModelSpec(
     name="toy",
@@ -20,8 +22,17 @@ TOY = ModelSpec(
 )
 
 
+class Toy(EmbeddingModel):
+    """The toy, of which a run in process loads no more than this."""
+
+    spec = TOY
+
+    def build(self, *arguments: object) -> Any:
+        raise AssertionError("runs in process have a session of arithmetic")
+
+
 @dataclass
-class ToyModel(ModelConfig):
+class ToyModel(InstalledModel):
     """``model=toy``, while ``toy_is_an_option``."""
 
     name: str = "toy"
@@ -34,5 +45,8 @@ class ToyModel(ModelConfig):
 @contextlib.contextmanager
 def toy_is_an_option() -> Iterator[None]:
     """Let configurations have ``model.name=toy`` in the block."""
-    with mock.patch.dict(GROUPS["model"], toy=ToyModel):  # type: ignore[arg-type]
+    with (
+        mock.patch.dict(GROUPS["model"], toy=ToyModel),  # type: ignore[arg-type]
+        mock.patch.object(registry, "load_installed_model", return_value=Toy),
+    ):
         yield

@@ -34,6 +34,7 @@ from runner.contract.result import DeviceReport, Startup, WeightsReport
 from runner.contract.spec import RunSpec
 from runner.core import files
 from runner.core.errors import RunnerError
+from runner.core.model_spec import ModelSpec
 from runner.devices import host
 from runner.devices.detection import DeviceInfo, DeviceType
 from runner.devices.selection import DeviceChoice
@@ -137,7 +138,7 @@ def _embed(width: int, windows: np.ndarray, copied: object = None) -> np.ndarray
     return np.stack([windows[:, place * 100] for place in range(width)], axis=1).astype(np.float32)
 
 
-def _load_model(width: int) -> SimpleNamespace:
+def _load_model(spec: ModelSpec) -> SimpleNamespace:
     info = DeviceInfo(DeviceType.CPU, True, "arithmetic", "for tests")
     device = DeviceChoice(DeviceType.CPU, info, 0, "for tests", None, [info])
     precision = PrecisionChoice("float32", "float32", "for tests")
@@ -146,18 +147,19 @@ def _load_model(width: int) -> SimpleNamespace:
         weights=WeightsReport("random", "random", None, 0, "for tests", is_random=True, checksum="0"),
         precision=precision.decision,
     )
-    vggish = SimpleNamespace(
+    session = SimpleNamespace(
+        spec=spec,
         metadata=metadata,
         effective_batch_size=4,
         in_flight=1,
         device_name="/CPU:0",
         oom_backoffs=[],
         resampling_faults=[],
-        embed_windows=functools.partial(_embed, width),
+        embed_windows=functools.partial(_embed, spec.width),
     )
     return SimpleNamespace(
         placement=placement,
-        sessions=[vggish],
+        sessions=[session],
         postprocess=None,
         dtypes=("int16", "float32"),
         answers=None,
@@ -170,10 +172,10 @@ class ArithmeticStartup:
 
     def __init__(self, spec: RunSpec, dtypes: object, timer: object, events: object) -> None:
         self.report, self.metrics = Startup(), {}
-        self._width = spec.config.model.spec.width
+        self._spec = spec.config.model.spec
 
     def prepare(self) -> SimpleNamespace:
-        model = _load_model(self._width)
+        model = _load_model(self._spec)
         precision = model.placement.precision.decision
         self.report = Startup(device=DeviceReport.of(model.placement.device), precision=precision)
         return model
