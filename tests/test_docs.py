@@ -168,7 +168,8 @@ def test_the_notebooks_examples_run_in_their_order(tmp_path: Path) -> None:
     for name in ("a", "b"):
         soundfile.write(clips / f"{name}.wav", rng.normal(0, 0.1, 32_000), 16_000)
     outputs = tmp_path / "outputs"
-    done = run(f"dataset.root={clips}", "weights=random", f"paths.outputs={outputs}", f"output.dir={outputs}/my-run")
+    settings = ("weights=random", "profile=off", f"paths.outputs={outputs}", f"output.dir={outputs}/my-run")
+    done = run(f"dataset.root={clips}", *settings)
     assert done.status == 0, done.err
     code = "\n".join(blocks(PROJECT / "docs" / "guides" / "notebooks.md", "python"))
     ran = subprocess.run(

@@ -251,8 +251,8 @@ def objective(result: RunResult) -> float:
     from runner.inference.memory import ceiling_mib
     from runner.reporting.advice import configuration_label
 
-    limit, metrics = result.info.config.memory.host_limit_mib, result.metrics
-    ceiling = ceiling_mib(limit, DeviceType(configuration_label(result)[0]))
+    metrics = result.metrics
+    ceiling = ceiling_mib(result.info.config.memory, DeviceType(configuration_label(result)[0]))
     parity = result.startup.parity
     if (parity is not None and not parity.passed) or metrics["rss_peak_mib"] > (ceiling or math.inf):
         return 0.0

@@ -199,10 +199,15 @@ def from_dict(values: Mapping[str, object]) -> RunConfig:
     if unknown := [key for key in values if key not in GROUPS]:
         raise ConfigError(f"{unknown[0]} is not a key of the configuration: use one of {', '.join(GROUPS)}")
     check_values(groups)
-    return RunConfig(**{group: _build(group, groups[group]) for group in GROUPS})
+    return RunConfig(**{group: build_group(group, groups[group]) for group in GROUPS})
 
 
-def _build(group: str, values: Mapping[str, Any]) -> Any:
+def build_group(group: str, values: Mapping[str, Any]) -> Any:
+    """Build the dataclass of one group from its keys.
+
+    Raises:
+        ConfigError: of the first key that is unknown or wrong.
+    """
     schema = GROUPS[group]
     if isinstance(schema, Mapping):
         name = values.get("name", next(iter(schema)))  # model had no name in runs of earlier versions

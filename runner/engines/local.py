@@ -300,9 +300,10 @@ class LocalEngine(Engine):
         )
 
     def _warn_of_ceiling(self, placement: Placement) -> None:
-        limit, used = self._spec.config.memory.host_limit_mib, self.metrics["rss_peak_mib"]
-        allowed = ceiling_mib(limit, placement.device.effective)
+        used = self.metrics["rss_peak_mib"]
+        allowed = ceiling_mib(self._spec.config.memory, placement.device.effective)
         if allowed is not None and used > allowed:
+            limit = placement.memory.host_limit_mib
             self._events.warn(f"the worker took {used:.0f} MiB, above memory.host_limit_mib={limit}")
 
     def _resolve(self, values: Mapping[str, Scalar]) -> None:

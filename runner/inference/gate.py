@@ -138,6 +138,6 @@ def message_of(session: VGGishSession, misses: Sequence[str]) -> str:
     """Tell the user which device misses what, and the ways out."""
     device, precision = session.metadata.device, session.metadata.precision.effective
     return (
-        f"{device.name} ({device.effective}, {precision}) gives other embeddings than the reference in float64: "
+        f"{device.name} ({device.effective}, {precision}) gives other embeddings than the reference: "
         f"{', '.join(misses)}. Use device=cpu or precision=float32, or parity=warn to go on all the same"
     )

@@ -190,7 +190,13 @@ class SessionStartup:
             self.report,
             resolved=_resolved(placement, sessions),
             weights=session.metadata.weights,
-            model=ModelReport(session.metadata.conv, session.compiler, session.copies),
+            model=ModelReport(
+                session.metadata.conv,
+                session.compiler,
+                session.copies,
+                session.spec.title or session.spec.name,
+                {output.name: output.width for output in session.spec.outputs},
+            ),
         )
         return placement, sessions, answers
 

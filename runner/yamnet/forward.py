@@ -11,7 +11,7 @@ from runner.yamnet import frontend, network
 from runner.yamnet.constants import WIDTH
 
 CPU_CHUNK = 128
-"""Rows that a CPU computes at a time: larger batches are no faster, and take 0.8 MB a row."""
+"""Rows that a CPU computes at a time: larger batches are no faster, and take about 0.8 MB a row."""
 
 
 def outputs_of_windows(weights: Mapping[str, Any], windows: Any, precision: str, *, is_cpu: bool) -> Any:

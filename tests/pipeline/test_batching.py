@@ -48,6 +48,20 @@ def memory():
     memory.close()
 
 
+def test_a_slot_of_long_windows_has_room_for_as_many_as_it_says() -> None:
+    memory = SlotMemory(slots=2, rows=3, window_samples=160_000, processes=1)
+    kinds = {
+        WindowKind("int16", (160_000,)): 3,
+        WindowKind("float32", (160_000,)): 3,
+        WindowKind("int16", (221_000, 2), 44_100): 2,
+        WindowKind("float32", (221_000, 1), 44_100): 2,
+        WindowKind("float32", (961_000, 1), 192_000): 0,  # decode processes resample it
+    }
+    assert {kind: memory.rows_of(kind) for kind in kinds} == kinds
+    assert [memory.windows(1, kind).shape for kind in kinds] == [(rows, *kind.shape) for kind, rows in kinds.items()]
+    memory.close()
+
+
 def test_a_slot_of_int16_becomes_float32_when_it_must(memory: SlotMemory) -> None:
     writer = SlotWriter(memory)
     writer.open(1)

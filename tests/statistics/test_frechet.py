@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.linalg import sqrtm
-from scipy.stats import bootstrap
 
 from runner.statistics.frechet import Gaussian, bootstrap_interval, frechet_distance, frechet_limit, paired_interval
 from runner.statistics.moments import EmbeddingStatistics
@@ -15,6 +13,8 @@ Y = np.random.default_rng(1).standard_normal((500, 128)) * 1.1 + 0.05
 
 
 def by_square_root(first: np.ndarray, second: np.ndarray) -> float:
+    from scipy.linalg import sqrtm
+
     shift = first.mean(axis=0) - second.mean(axis=0)
     a, b = np.cov(first, rowvar=False), np.cov(second, rowvar=False)
     return float(shift @ shift + np.trace(a) + np.trace(b) - 2 * np.trace(sqrtm(a @ b).real))
@@ -128,6 +128,8 @@ def test_an_interval_of_pairs_is_as_wide_as_the_distances_of_other_clips_are_apa
 
 
 def test_an_interval_of_pairs_is_that_of_scipys_paired_bootstrap_around_the_value() -> None:
+    from scipy.stats import bootstrap
+
     rng = np.random.default_rng(1)
     clips = drawn_clips(rng, 60)
     other = changed(clips, rng)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from runner.inference.parity import fixed_signals
+from runner.models.signals import fixed_signals
 from runner.yamnet.arrays import random_weights
 from tests.reference import reference_log_mel
 

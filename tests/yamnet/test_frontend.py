@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from runner.inference.parity import INT16_SIGNALS, as_int16
+from runner.models.signals import INT16_SIGNALS, as_int16
 from runner.vggish.reference import reference_log_mel
 
 

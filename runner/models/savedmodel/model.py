@@ -13,7 +13,6 @@ from runner.core.model_spec import Output
 from runner.core.paths import is_url
 from runner.models.base import EmbeddingModel, LoadedWeights, RandomInit, Target, Weights
 from runner.models.savedmodel.download import fetch_model
-from runner.models.savedmodel.function import load_function, probe_outputs
 from runner.weights.selection import WeightsChoice
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ class SavedModel(EmbeddingModel):
     ) -> WeightsChoice:
         """Find the model's file or folder; one at a URL is downloaded once."""
         if weights.name != "auto":
-            raise ConfigError(f"weights={weights.name} is of no use: model=savedmodel has its weights in model.path")
+            raise ConfigError(f"weights={weights.name} is of no use: model=savedmodel has its own, in model.path")
         location = str(self._config.path)
         path = fetch_model(location, models / self.spec.name) if is_url(location) else Path(location).expanduser()
         path = path.absolute()
@@ -62,12 +61,10 @@ class SavedModel(EmbeddingModel):
         Raises:
             WeightsError: it can't be loaded, or does not map windows of this length to vectors.
         """
-        import tensorflow as tf
+        from runner.models.savedmodel.program import load_and_probe
 
         self._path = str(choice.path)
-        with tf.device("/CPU:0"):
-            function = load_function(self._path, self._config.signature, self.spec.window_samples)
-            outputs = probe_outputs(function, self.spec, tuple(self._config.outputs))
+        function, outputs = load_and_probe(self._path, self._config, self.spec)
         self.spec = replace(self.spec, outputs=self._with_classes(outputs))
         if not function.is_batched:
             self.notes.append("model.path takes one window at a time, and is slow: export it with a batch dimension")
@@ -91,6 +88,8 @@ class SavedModel(EmbeddingModel):
 
     def build(self, weights: Weights, precision: str, device: DeviceType) -> Callable[[Any], Mapping[str, Any]]:
         """Load the model onto the device in whose scope this is called."""
+        from runner.models.savedmodel.program import load_function
+
         return load_function(self._path, self._config.signature, self.spec.window_samples)
 
     def make_program(self, weights: Weights, target: Target, algorithm: Decision | None = None) -> Program:

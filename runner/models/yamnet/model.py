@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.models.base import Array, EmbeddingModel, LoadedWeights, RandomInit, Target, Weights
-from runner.models.program import Program
 from runner.models.yamnet.release import CLASS_MAP, RELEASE
 from runner.vggish.reference import reference_log_mel
 from runner.yamnet import reference
@@ -23,8 +22,8 @@ if TYPE_CHECKING:
 
     from runner.config.schema import WeightsConfig
     from runner.contract.result import Decision
-    from runner.core.model_spec import ModelSpec
     from runner.devices.detection import DeviceType
+    from runner.models.program import Program
     from runner.weights.download import Progress
     from runner.weights.selection import WeightsChoice
 
@@ -40,6 +39,8 @@ class Yamnet(EmbeddingModel):
 
     def build(self, weights: Weights, precision: str, device: DeviceType) -> Callable[[Any], Mapping[str, Any]]:
         """Return the function from windows to embeddings and scores."""
+        from runner.models.yamnet.program import YamnetProgram
+
         program = YamnetProgram(self.spec, weights, Target(device, precision))
 
         def outputs(windows: Any) -> Mapping[str, Any]:
@@ -100,38 +101,6 @@ class Yamnet(EmbeddingModel):
 
     def make_program(self, weights: Weights, target: Target, algorithm: Decision | None = None) -> Program:
         """Make the program for a device; ``weights`` are taken out."""
+        from runner.models.yamnet.program import YamnetProgram
+
         return YamnetProgram(self.spec, weights, target)
-
-
-class YamnetProgram(Program):
-    """YAMNet on one device.
-
-    Args:
-        spec: YAMNet's.
-        weights: float32 arrays by the names of ``yamnet.h5``; emptied.
-        target: the device and the number format of the network.
-    """
-
-    def __init__(self, spec: ModelSpec, weights: Weights, target: Target) -> None:
-        import tensorflow as tf
-
-        from runner.devices.detection import DeviceType
-        from runner.yamnet import network
-
-        super().__init__(spec, target)
-        self._precision, self._is_cpu = target.precision, target.device is DeviceType.CPU
-        with tf.device(self.device_name):
-            self.weights = network.variables(weights, target.precision)
-        weights.clear()
-
-    def log_mel(self, windows: Any) -> Any:
-        """Compute the log-mel of windows: tensor [n, 15600] to float32 tensor [n, 96, 64]."""
-        from runner.yamnet import forward
-
-        return forward.log_mel(windows, self._precision, is_cpu=self._is_cpu)
-
-    def computation(self, kind: str) -> Callable[[Any], Any]:
-        """Return the function of tensors for a kind of input."""
-        from runner.yamnet.forward import outputs_of_windows
-
-        return lambda windows: outputs_of_windows(self.weights, windows, self._precision, is_cpu=self._is_cpu)

@@ -12,6 +12,7 @@ from runner.core.errors import WeightsError
 from runner.core.model_spec import Output
 
 if TYPE_CHECKING:
+    from runner.config.schema import SavedModelConfig
     from runner.core.model_spec import ModelSpec
 
 _SERVING = "serving_default"
@@ -157,6 +158,19 @@ def _by_name(found: Any) -> dict[str, Any]:
     if isinstance(found, tuple | list):
         return {f"output_{number}": value for number, value in enumerate(found)}
     return {"embedding": found}
+
+
+def load_and_probe(path: str, config: SavedModelConfig, spec: ModelSpec) -> tuple[LoadedFunction, list[Output]]:
+    """Load a model on the CPU; return it and its outputs.
+
+    Raises:
+        WeightsError: as ``load_function`` and ``probe_outputs`` do.
+    """
+    import tensorflow as tf
+
+    with tf.device("/CPU:0"):
+        function = load_function(path, config.signature, spec.window_samples)
+        return function, probe_outputs(function, spec, tuple(config.outputs))
 
 
 def probe_outputs(function: LoadedFunction, spec: ModelSpec, wanted: tuple[str, ...]) -> list[Output]:
