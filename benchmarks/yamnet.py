@@ -56,10 +56,17 @@ def _stages(clips: list[np.ndarray], windows: np.ndarray) -> Stages:
     model = keras_yamnet(arrays)
     examples = frontend.log_mel(windows).numpy()
 
-    def ours(precision: str, run: Callable[..., Any], rows: np.ndarray) -> Callable[[], object]:
-        weights, tensor = network.variables(arrays, precision), tf.constant(rows)
-        function = tf.function(lambda rows: run(weights, rows, precision, is_cpu=True), autograph=False)
+    def compiled(run: Callable[[Any], Any], rows: np.ndarray) -> Callable[[], object]:
+        function, tensor = tf.function(run, autograph=False), tf.constant(rows)
         return lambda: function(tensor).numpy()
+
+    def of_examples(precision: str) -> Callable[[], object]:
+        weights, dtype = network.variables(arrays, precision), network.dtype_of(precision)
+        return compiled(lambda rows: network.embed(weights, rows, dtype), examples)
+
+    def of_windows(precision: str) -> Callable[[], object]:
+        weights = network.variables(arrays, precision)
+        return compiled(lambda rows: forward.outputs_of_windows(weights, rows, precision, is_cpu=True), windows)
 
     def by_clip() -> None:
         for clip in clips:
@@ -68,11 +75,11 @@ def _stages(clips: list[np.ndarray], windows: np.ndarray) -> Stages:
     return {
         "Keras, model.predict on log-mel, batches of 32": lambda: model.predict(examples, verbose=0),
         "Keras, model.predict on log-mel, one batch": lambda: model.predict(examples, len(examples), verbose=0),
-        "ours on log-mel, float32": ours("float32", forward.outputs_of_examples, examples),
-        "ours on log-mel, bfloat16": ours("bfloat16", forward.outputs_of_examples, examples),
+        "ours on log-mel, float32": of_examples("float32"),
+        "ours on log-mel, bfloat16": of_examples("bfloat16"),
         "Keras from waveform, clip by clip": by_clip,
-        "ours from waveform, float32": ours("float32", forward.outputs_of_windows, windows),
-        "ours from waveform, bfloat16": ours("bfloat16", forward.outputs_of_windows, windows),
+        "ours from waveform, float32": of_windows("float32"),
+        "ours from waveform, bfloat16": of_windows("bfloat16"),
     }
 
 

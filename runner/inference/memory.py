@@ -91,9 +91,10 @@ def default_decode_workers(device: DeviceType, cores: int) -> int:
     return cores
 
 
-def _decode_workers(memory: MemoryConfig, device: DeviceType, cores: int) -> int:
-    planned = memory.default_decode_workers.get(device.value)
-    return min(planned, cores) if planned else default_decode_workers(device, cores)
+def planned_decode_workers(memory: MemoryConfig, device: DeviceType, cores: int) -> int:
+    """Return the number of decode processes that a policy has for a device, before anything is cut."""
+    by_kind = memory.default_decode_workers.get(device.value)
+    return memory.decode_workers or (min(by_kind, cores) if by_kind else default_decode_workers(device, cores))
 
 
 def plan_memory(
@@ -137,7 +138,7 @@ def plan_memory(
     plan = MemoryPlan(
         batch_size=batch,
         queue_depth=memory.queue_depth,
-        decode_workers=memory.decode_workers or _decode_workers(memory, device, cores),
+        decode_workers=planned_decode_workers(memory, device, cores),
         host_limit_mib=limit_mib,
         in_flight=devices * (IN_FLIGHT_ON_CUDA if device is DeviceType.GPU else 1),
         writer_processes=writers,

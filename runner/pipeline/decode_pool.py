@@ -8,10 +8,14 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import wait
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.audio.source_windows import SourceWindows, window_filter
 from runner.core.errors import EngineError
+from runner.devices.detection import DeviceType
+from runner.devices.host import usable_cores
+from runner.inference.memory import planned_decode_workers
 from runner.pipeline.decode_process import DecodeProcess
 from runner.pipeline.decode_worker import READY
 from runner.pipeline.messages import (
@@ -29,6 +33,9 @@ if TYPE_CHECKING:
     from runner.audio.framing import Windows
     from runner.config.schema import RunConfig
     from runner.pipeline.messages import ClipTask
+
+_NVIDIA_DRIVER = Path("/dev/nvidiactl")
+"""It exists where the driver of NVIDIA's GPUs is loaded (Linux)."""
 
 _MAX_FAILED_STARTS = 3
 
@@ -284,3 +291,15 @@ def decode_options(config: RunConfig) -> DecodeOptions:
 def decoders_for(planned: int, clips: int) -> int:
     """Return the number of decode processes for ``clips`` clips: the planned one, or fewer for a small data set."""
     return max(1, min(planned, -(-clips // _CLIPS_PER_DECODER)))
+
+
+def initial_decode_processes(config: RunConfig, clips: int) -> int:
+    """Decode processes to start while TensorFlow is imported, before the device is known.
+
+    A GPU, which is expected where it is asked for or its driver is loaded, is fed from the first moment.
+    """
+    cores, name = usable_cores(), config.device.name
+    planned = config.memory.decode_workers or 1
+    if name == "gpu" or (name == "auto" and _NVIDIA_DRIVER.exists()):
+        planned = planned_decode_workers(config.memory, DeviceType.GPU, cores)
+    return decoders_for(min(planned, max(1, cores // 2)), clips)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from runner.vggish.frontend import are_log_mel, are_samples
+from runner.vggish.frontend import are_samples
 from runner.vggish.network import in_chunks
 from runner.yamnet import frontend, network
 from runner.yamnet.constants import WIDTH
@@ -34,16 +34,6 @@ def outputs_of_windows(weights: Mapping[str, Any], windows: Any, precision: str,
         return network.embed(weights, log_mel(windows, precision, is_cpu=is_cpu), network.dtype_of(precision), sane)
 
     return in_chunks(compute, windows, CPU_CHUNK, WIDTH, tf.float32) if is_cpu else compute(windows)
-
-
-def outputs_of_examples(weights: Mapping[str, Any], examples: Any, precision: str, *, is_cpu: bool) -> Any:
-    """Embed and classify log-mel, float32 tensor [n, 96, 64], as ``outputs_of_windows`` does windows."""
-    import tensorflow as tf
-
-    def compute(examples: Any) -> Any:
-        return network.embed(weights, examples, network.dtype_of(precision), are_log_mel(examples))
-
-    return in_chunks(compute, examples, CPU_CHUNK, WIDTH, tf.float32) if is_cpu else compute(examples)
 
 
 def log_mel(windows: Any, precision: str, *, is_cpu: bool) -> Any:

@@ -6,6 +6,7 @@ What only a GPU can show (speed, memory, bits) is measured by ``benchmarks/gpu.p
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -194,7 +195,7 @@ def test_without_xla_tensorflows_own_kernels_take_over(
             def refuse(rows):
                 raise tf.errors.UnimplementedError(None, None, "no XLA here")
 
-            return refuse
+            return SimpleNamespace(get_concrete_function=lambda: refuse)
         return plain(function, jit_compile=jit_compile, **options)
 
     monkeypatch.setattr(tf, "function", no_xla)

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,6 +79,22 @@ def results(pool: DecodePool, *paths: bytes, jobs: int = 0) -> list[ClipResult]:
 def kill(pool: DecodePool) -> None:
     os.kill(pid_of(pool), signal.SIGKILL)
     pool._processes[0].process.join()
+
+
+def test_a_released_slot_is_filled_without_the_thread_that_receives(pool: DecodePool, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "many.wav", np.zeros(16_000 * 60, np.int16), 16_000)
+    pool.open(1, 1, ROWS)
+    (process,) = pool._processes
+    pool.submit([(ClipTask(0, os.fsencode(tmp_path / "many.wav"), None, None), 1)], last=True)
+    filled: list[int] = []
+    while len(filled) < 2:  # all that there are
+        filled += [decoded.filled.slot for decoded in pool.receive(1.0) if decoded.filled]
+    assert process.waits_for_slot
+    assert not process.connection.poll(0.2)
+    thread = threading.Thread(target=pool.release, args=(filled[0],))
+    thread.start()
+    thread.join()
+    assert process.connection.poll(30)
 
 
 @pytest.mark.slow

@@ -111,7 +111,7 @@ class SavedModelConfig(ModelConfig):
             if abs(samples - round(samples)) > 1e-6 * samples:
                 raise ConfigError(
                     f"model.{key}={getattr(self, key)} is {samples:g} samples at {self.sample_rate} Hz: use a whole "
-                    f"number of samples, as {round(samples)}/{self.sample_rate} s"
+                    f"number of samples, as {round(samples) / self.sample_rate:.10g}"
                 )
 
     @property
