@@ -147,9 +147,10 @@ def decode(path: str) -> float:
 
 def decode_and_resample(path: str) -> float:
     """Seconds of audio of a file, all of it decoded and resampled."""
+    from runner.audio.preparation import Preparation
     from runner.audio.reader import read_clip
 
-    with read_clip(path) as clip:
+    with read_clip(path, preparation=Preparation(16_000)) as clip:
         for _ in clip:
             pass
         return clip.seconds

@@ -99,11 +99,13 @@ def _engine(folder: Path, clips: int, memory: str) -> tuple[float, float, float]
     from runner.core.span import Span
     from runner.dataset.clips import Clip
     from runner.output.formats import make_formats
+    from runner.output.rows import EmbeddingInfo
     from runner.output.state.journal import Journal
     from runner.output.writer import ShardFiles, ShardWriter, make_spill
     from runner.pipeline.decode_pool import DecodePool, decode_options
     from runner.pipeline.messages import Replica
     from runner.pipeline.pipeline import EmbeddingPipeline, ShardedClips
+    from runner.vggish.spec import VGGISH
 
     config = compose_config(["weights=random", f"memory={memory}"])
     listed = [Clip(n, f"{n}.wav", os.fsencode(folder / f"{n}.wav"), None, None, None, -1) for n in range(clips)]
@@ -111,8 +113,9 @@ def _engine(folder: Path, clips: int, memory: str) -> tuple[float, float, float]
     run_dir.mkdir()
     pool = DecodePool(decode_options(config), 2)
     pool.open(2, 3, 128)
+    info = EmbeddingInfo({}, 0.96, VGGISH.outputs)
     writer = ShardWriter(
-        ShardFiles(run_dir, make_formats(config.output, run_dir, {}, 0.96, [])), Journal(run_dir / "journal")
+        ShardFiles(run_dir, info, make_formats(config.output, run_dir, info, [])), Journal(run_dir / "journal")
     )
     spill = make_spill(run_dir, config)
     engine = EmbeddingPipeline(

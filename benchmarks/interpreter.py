@@ -30,12 +30,14 @@ from runner.dataset.clips import Clip
 from runner.dataset.recorded_at import recorded_at_reader
 from runner.engines.common import tune_interpreter
 from runner.output.formats import make_formats
+from runner.output.rows import EmbeddingInfo
 from runner.output.state.journal import Journal
 from runner.output.writer import ShardFiles, ShardWriter, make_spill
 from runner.pipeline.decode_pool import DecodePool, decode_options
 from runner.pipeline.messages import Replica
 from runner.pipeline.pipeline import EmbeddingPipeline, ShardedClips
 from runner.pipeline.writer_processes import WriterProcesses
+from runner.vggish.spec import VGGISH
 
 SHARD_CLIPS = 469
 """Clips of a shard in a run of 120,000."""
@@ -100,8 +102,9 @@ def _embed(recordings: list[Path], options: argparse.Namespace, run_dir: Path) -
 
 
 def _make_files(run_dir: Path) -> ShardFiles:
-    formats = make_formats(compose_config(["weights=random"]).output, run_dir, {}, 0.96, ["label"])
-    return ShardFiles(run_dir, formats, recorded_at_reader("auto"))
+    info = EmbeddingInfo({}, 0.96, VGGISH.outputs)
+    formats = make_formats(compose_config(["weights=random"]).output, run_dir, info, ["label"])
+    return ShardFiles(run_dir, info, formats, recorded_at_reader("auto"))
 
 
 def _time_threads() -> dict[str, float]:

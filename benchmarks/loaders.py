@@ -33,11 +33,14 @@ CLIPS = -(-ROWS // EXAMPLES)
 
 def ours(paths: list[str]) -> int:
     """The decode pool, its slots given back at once."""
+    from runner.audio.framing import Framing
+    from runner.audio.preparation import Preparation
     from runner.pipeline.decode_pool import DecodePool
     from runner.pipeline.messages import ClipTask, DecodeOptions
+    from runner.vggish.spec import VGGISH
 
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
-    pool = DecodePool(DecodeOptions(), usable_cores())
+    pool = DecodePool(DecodeOptions(Preparation(16_000), Framing.of(VGGISH)), usable_cores())
     pool.open(usable_cores(), 8, ROWS)
     rows, waiting = 0, [(ClipTask(n, os.fsencode(path), None, None), 320_044) for n, path in enumerate(paths)]
     while waiting or pool.outstanding:

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 import soundfile
 
 from benchmarks.data import recording
+from runner.audio.preparation import Preparation
 from runner.audio.reader import read_clip
 from runner.config.schema import DatasetConfig, FolderDataset, ParquetDataset, WebDataset
 from runner.dataset.manifest import build_manifest
@@ -122,7 +123,7 @@ def _read(paths: list[bytes], use: Callable[[str | bytes], None]) -> None:
 
 
 def _decode(path: str | bytes) -> None:
-    with read_clip(path, suffix=".wav") as clip:
+    with read_clip(path, suffix=".wav", preparation=Preparation(16_000)) as clip:
         for _ in clip:
             pass
 

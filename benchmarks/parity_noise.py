@@ -14,13 +14,16 @@ from runner.config.composition import compose_config
 from runner.contract.result import Decision, DeviceReport, WeightsReport
 from runner.inference.builder import DeviceRequest, place_on_device
 from runner.inference.gate import measure_session
-from runner.inference.parity import fixed_signals, worst_of
+from runner.inference.parity import worst_of
 from runner.inference.precision import choose_precision
-from runner.inference.program import Program
 from runner.inference.session import SessionMetadata, VGGishSession
-from runner.vggish.answers import Answers
+from runner.models.answers import Answers
+from runner.models.base import Target
+from runner.models.signals import fixed_signals
+from runner.models.vggish.program import VGGishProgram
 from runner.vggish.arrays import random_weights
-from runner.vggish.reference import reference_embeddings
+from runner.vggish.reference import reference_embeddings, reference_log_mel
+from runner.vggish.spec import VGGISH
 
 
 def main() -> None:
@@ -32,8 +35,9 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=96)
     options = parser.parse_args()
     config, signals = compose_config(["weights=random", "dataset=demo"]), fixed_signals()
-    device = place_on_device(DeviceRequest(options.device, strict=True), config.memory).device
+    device = place_on_device(DeviceRequest(options.device, strict=True), config.memory, config.model.spec).device
     source = WeightsReport("random", "random", None, None, "drawn here", is_random=True)
+    log_mel = reference_log_mel(signals)
     found: dict[str, list] = {}
     for seed in range(options.seeds):
         weights = random_weights(seed)
@@ -43,12 +47,12 @@ def main() -> None:
             chosen = choose_precision(precision, device.device)
             winograd = options.device == "cpu" and precision == "float32"
             for conv in ("direct", "winograd")[: 1 + winograd]:
-                program = Program(dict(weights), device.effective, chosen, conv)
                 choice = Decision(conv, conv, "each is measured")
+                program = VGGishProgram(VGGISH, dict(weights), Target(device.effective, precision), choice)
                 metadata = SessionMetadata(DeviceReport.of(device), chosen.decision, source, choice)
                 session = VGGishSession(program, options.rows, metadata)
                 for dtype in ("int16", "float32"):
-                    parity = measure_session(session, Answers(exact, rounded), dtype)
+                    parity = measure_session(session, Answers(exact, rounded, log_mel=log_mel), dtype)
                     found.setdefault(f"{precision} {conv}", []).append(parity)
                 del session, program
                 gc.collect()

@@ -43,13 +43,15 @@ def _write(rows: int, folder: Path) -> dict[str, Any]:
     from runner.core.files import make_folder
     from runner.core.layout import RunLayout, shard_name
     from runner.output.formats import make_formats
-    from runner.output.rows import ClipRow
+    from runner.output.rows import ClipRow, EmbeddingInfo
     from runner.output.state.journal import Journal
     from runner.output.writer import ShardFiles, ShardWriter
+    from runner.vggish.spec import VGGISH
 
     make_folder(RunLayout(folder).state)
-    formats = make_formats(compose_config(["weights=random"]).output, folder, {"model": "VGGish"}, 0.96, [])
-    writer = ShardWriter(ShardFiles(folder, formats), Journal(RunLayout(folder).journal))
+    info = EmbeddingInfo({"model": "VGGish"}, 0.96, VGGISH.outputs)
+    formats = make_formats(compose_config(["weights=random"]).output, folder, info, [])
+    writer = ShardWriter(ShardFiles(folder, info, formats), Journal(RunLayout(folder).journal))
     shards = rows // _SHARD_ROWS
     start = time.perf_counter()
     for shard in range(min(shards, _SHARDS_WRITTEN)):

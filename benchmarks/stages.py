@@ -51,11 +51,12 @@ Stages = dict[str, tuple[Callable[[], object], float]]
 
 
 def _decoding(folder: Path, clips: int) -> Stages:
+    from runner.audio.preparation import Preparation
     from runner.audio.reader import read_clip
 
     def decode(paths: list[Path]) -> None:
         for path in paths:
-            with read_clip(str(path)) as clip:
+            with read_clip(str(path), preparation=Preparation(16_000)) as clip:
                 for _ in clip:
                     pass
 
@@ -74,7 +75,7 @@ def _resampling() -> Stages:
     wave = recording(0, 44_100, 1)[:, 0]
 
     def ours(method: str) -> None:
-        stream = StreamResampler(44_100, method)
+        stream = StreamResampler(44_100, 16_000, method)
         for block in np.array_split(wave, 10):
             stream.push(block)
         stream.finish()
@@ -87,9 +88,12 @@ def _resampling() -> Stages:
 
 
 def _windows(clips: int) -> np.ndarray:
-    from runner.vggish.framing import WindowCutter
+    from runner.audio.framing import Framing, WindowCutter
+    from runner.vggish.spec import VGGISH
 
-    return np.concatenate([WindowCutter().push(recording(number, 16_000, 1)[:, 0]) for number in range(clips)])
+    return np.concatenate(
+        [WindowCutter(Framing.of(VGGISH)).push(recording(number, 16_000, 1)[:, 0]) for number in range(clips)]
+    )
 
 
 def _front_end(clips: int) -> Stages:
@@ -128,14 +132,16 @@ def _network(clips: int) -> Stages:
 def _writing(folder: Path, clips: int) -> Stages:
     from runner.config.schema import OutputConfig
     from runner.output.formats import make_formats
-    from runner.output.rows import ClipRow
+    from runner.output.rows import ClipRow, EmbeddingInfo
+    from runner.vggish.spec import VGGISH
 
     embeddings = np.random.default_rng(0).standard_normal((10, 128), np.float32)
     rows = [
         ClipRow(f"{n}.wav", "embedded", None, None, 10, SECONDS, 16_000, 1, False, "x", 0.0, embeddings)
         for n in range(100 * clips)
     ]
-    (parquet,) = make_formats(OutputConfig(), folder, {}, 0.96, [])
+    info = EmbeddingInfo({}, 0.96, VGGISH.outputs)
+    (parquet,) = make_formats(OutputConfig(), folder, info, [])
     return {"write Parquet": (lambda: parquet.write(0, rows), SECONDS * len(rows))}
 
 

@@ -5,7 +5,8 @@ of four jobs; rounds are interleaved, in an outputs folder that earlier rounds h
 ``--against CHECKOUT`` interleaves another checkout of the runner.  Wall clock: the command up to its first worker's
 start, the steps of the worker's start, the rest of the worker, the command otherwise.  Processor time: of the command's
 process alone, and of all its child processes.  ``outside`` is the share of the wall clock in which no worker has a run,
-``no worker`` that in which none is there or prepares for the next job.  A sweep's seconds are sums over its jobs.
+``no worker`` that in which none is there or prepares for the next job; one that was started ahead is taken to be there
+since the last one's end, the first one since the command's start.  A sweep's seconds are sums over its jobs.
 """
 
 from __future__ import annotations
@@ -91,6 +92,7 @@ def _run(checkout: Path, folder: Path, overrides: list[str]) -> dict[str, float]
     paths = (path for path in set(folder.rglob("result.json")) - before if "mlartifacts" not in path.parts)
     jobs = sorted(map(_times_of, paths), key=lambda job: job["spawned_at"])
     ready = jobs[0]["spawned_at"] - began
+    unprepared = ready * (1.0 - jobs[0]["ahead"])
     gaps = [
         (later["spawned_at"] - job["spawned_at"] - job["worker"]) * (1.0 - later["ahead"])
         for job, later in itertools.pairwise(jobs)
@@ -103,7 +105,7 @@ def _run(checkout: Path, folder: Path, overrides: list[str]) -> dict[str, float]
         "command, otherwise": wall - total["worker"] - ready,
         "wall": wall,
         "outside": 1.0 - total["worker"] / wall,
-        "no worker": (ready + sum(gaps) + wall - last) / wall,
+        "no worker": (unprepared + sum(gaps) + wall - last) / wall,
         "cpu command": processor["own"],
         "cpu workers": processor["children"],
     }

@@ -17,10 +17,11 @@ import tensorflow as tf
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from runner.audio.framing import hop_samples
 from runner.inference.api import load_vggish_model
 from runner.inference.session import VGGishSession
-from runner.vggish.constants import EMBEDDING_SIZE, EXAMPLE_HOP_S, EXAMPLE_SAMPLES, SAMPLE_RATE
-from runner.vggish.framing import hop_samples
+from runner.vggish.constants import EMBEDDING_SIZE, EXAMPLE_SAMPLES, SAMPLE_RATE
+from runner.vggish.spec import VGGISH
 
 TIMESTAMP_HOP_S = 0.05
 """HEAR asks for at most 50 ms, the tolerance of its onset tasks."""
@@ -70,7 +71,7 @@ def get_timestamp_embeddings(audio: Any, model: Vggish) -> tuple[Any, Any]:
     samples = np.asarray(audio, np.float32)
     before = EXAMPLE_SAMPLES // 2
     padded = np.pad(samples, ((0, 0), (before, EXAMPLE_SAMPLES - before)))
-    embeddings = _embed(padded[:, :-1], hop_samples(TIMESTAMP_HOP_S), model)
+    embeddings = _embed(padded[:, :-1], hop_samples(TIMESTAMP_HOP_S, VGGISH), model)
     times = 1000 * TIMESTAMP_HOP_S * np.arange(embeddings.shape[1], dtype=np.float32)
     return tf.constant(embeddings), tf.constant(np.tile(times, (len(samples), 1)))
 
@@ -79,7 +80,7 @@ def get_scene_embeddings(audio: Any, model: Vggish) -> Any:
     """Embed each sound as a whole: float32 [sounds, 128], of audio as ``get_timestamp_embeddings`` takes it."""
     samples = np.asarray(audio, np.float32)
     missing = max(0, EXAMPLE_SAMPLES - samples.shape[1])
-    embeddings = _embed(np.pad(samples, ((0, 0), (0, missing))), hop_samples(EXAMPLE_HOP_S), model)
+    embeddings = _embed(np.pad(samples, ((0, 0), (0, missing))), VGGISH.hop_samples, model)
     return tf.constant(embeddings.mean(axis=1))
 
 

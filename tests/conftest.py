@@ -168,12 +168,14 @@ def vggish(weights: dict[str, np.ndarray]) -> VGGishSession:
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for ``paths.models`` with the reference's answers for ``weights.seed=7``, which take 8 s to compute."""
     from runner.core.layout import CACHE
-    from runner.inference.parity import fixed_signals
-    from runner.vggish.answers import AnswerCache
+    from runner.models.answers import AnswerCache
+    from runner.models.signals import fixed_signals
+    from runner.models.vggish.model import VGGish
     from tests import golden
 
     folder, known = tmp_path_factory.mktemp("models"), golden.load()
-    AnswerCache(folder / CACHE).get(str(known["weights"]), fixed_signals(), lambda windows: known["embeddings"])
+    key = f"{VGGish().reference_version} {known['weights']} float32"
+    AnswerCache(folder / CACHE).get(key, fixed_signals(), lambda windows: known["embeddings"])
     return folder
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from runner.inference.parity import fixed_signals
+from runner.models.signals import fixed_signals
 from runner.vggish.arrays import random_weights, weights_checksum
 from tests.reference import reference_log_mel, reference_network
 

@@ -6,13 +6,15 @@ from runner.contract.result import Decision, DeviceReport, WeightsReport
 from runner.devices.detection import DeviceInfo, DeviceType
 from runner.devices.selection import DeviceChoice, choose_device
 from runner.inference.precision import PrecisionChoice, choose_precision
-from runner.inference.program import Program
 from runner.inference.session import SessionMetadata, VGGishSession
+from runner.models.base import Target
+from runner.models.vggish.program import VGGishProgram
+from runner.vggish.spec import VGGISH
 
 CPU = DeviceInfo(DeviceType.CPU, True, "CPU", "")
 
 
-def reference_log_mel(window: np.ndarray) -> np.ndarray:
+def reference_log_mel(window: np.ndarray, offset: float = 0.01) -> np.ndarray:
     """[15600] float64 → [96, 64]."""
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 400)
     frames = np.stack([window[start : start + 400] * hann for start in range(0, 96 * 160, 160)])
@@ -25,7 +27,7 @@ def reference_log_mel(window: np.ndarray) -> np.ndarray:
         low, centre, high = edges[band : band + 3]
         filters[:, band] = np.maximum(0, np.minimum((bins - low) / (centre - low), (high - bins) / (high - centre)))
     filters[0] = 0
-    return np.log(magnitude @ filters + 0.01)
+    return np.log(magnitude @ filters + offset)
 
 
 def reference_network(weights: dict[str, np.ndarray], examples: np.ndarray) -> np.ndarray:
@@ -65,8 +67,19 @@ def count_examples(samples: int, hop_s: float = 0.96) -> int:
 def metadata_of(device: DeviceChoice, precision: PrecisionChoice) -> SessionMetadata:
     """The description of a session with weights of no source."""
     weights = WeightsReport("random", "random", None, 0, "for tests", is_random=True)
-    conv = Decision("direct", "direct", "for tests")
-    return SessionMetadata(DeviceReport.of(device), precision.decision, weights, conv)
+    return SessionMetadata(DeviceReport.of(device), precision.decision, weights, algorithm("direct"))
+
+
+def algorithm(conv: str) -> Decision:
+    """The choice of an algorithm of the deep convolutions."""
+    return Decision(conv, conv, "for tests")
+
+
+def make_program(
+    weights: dict[str, np.ndarray], device: DeviceType, precision: PrecisionChoice, conv: str = "direct"
+) -> VGGishProgram:
+    """VGGish on a device; the weights stay as they are."""
+    return VGGishProgram(VGGISH, dict(weights), Target(device, precision.effective), algorithm(conv))
 
 
 def make_session(
@@ -74,4 +87,5 @@ def make_session(
 ) -> VGGishSession:
     choice = choose_device("cpu", [CPU])
     chosen = choose_precision(precision, CPU)
-    return VGGishSession(Program(dict(weights), DeviceType.CPU, chosen, conv), batch_size, metadata_of(choice, chosen))
+    program = make_program(weights, DeviceType.CPU, chosen, conv)
+    return VGGishSession(program, batch_size, metadata_of(choice, chosen))

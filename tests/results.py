@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from runner.config.schema import RunConfig
+from runner.config.schema import ModelConfig, RunConfig
 from runner.contract.files import SCHEMA_VERSION, result_from_json
 from runner.contract.result import RunResult
 from runner.contract.spec import DatasetSummary, RunSpec
@@ -81,6 +81,11 @@ def make_spec(folder: Path, config: RunConfig, **changes: Any) -> RunSpec:
 def with_metrics(result: RunResult, **metrics: float) -> RunResult:
     """The result with more metrics, or with other values of them."""
     return replace(result, metrics={**result.metrics, **metrics})
+
+
+def with_model(result: RunResult, model: ModelConfig) -> RunResult:
+    """The result of a run of another model."""
+    return replace(result, info=replace(result.info, config=replace(result.info.config, model=model)))
 
 
 def with_config(result: RunResult, **groups: Mapping[str, Any]) -> RunResult:

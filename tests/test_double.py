@@ -12,8 +12,9 @@ import soundfile
 
 from runner.config.composition import compose_config
 from runner.config.schema import ToleranceConfig
-from runner.inference.parity import as_int16, compare, fixed_signals
-from runner.vggish.answers import Answers
+from runner.inference.parity import compare
+from runner.models.answers import Answers
+from runner.models.signals import as_int16, fixed_signals
 from tests.commands import DOUBLE, PROJECT, run, run_module, run_real, start, wait_until
 from tests.configs import make_config
 from tests.double.session import draw_arrays, embed

@@ -27,6 +27,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import soundfile
 
+from runner.audio.framing import scaled
 from runner.config.schema import RunConfig
 from runner.contract.files import result_to_json
 from runner.contract.result import DeviceReport, Startup, WeightsReport
@@ -43,7 +44,6 @@ from runner.jobs import job, spawn, spec
 from runner.output import npz, verify, writer
 from runner.output.state import locks
 from runner.pipeline import decode_process
-from runner.vggish.framing import scaled
 from tests import configs
 
 VOLATILE = ("runner.log", "batches.parquet", "result.json")
@@ -132,12 +132,12 @@ def wrong_with(run: Path, undisturbed: dict[str, bytes], result: dict[str, Any] 
 # What stands in for processes and for TensorFlow
 
 
-def _embed(windows: np.ndarray, copied: object = None) -> np.ndarray:
+def _embed(width: int, windows: np.ndarray, copied: object = None) -> np.ndarray:
     windows = scaled(windows)
-    return np.stack([windows[:, place * 100] for place in range(128)], axis=1).astype(np.float32)
+    return np.stack([windows[:, place * 100] for place in range(width)], axis=1).astype(np.float32)
 
 
-def _load_model() -> SimpleNamespace:
+def _load_model(width: int) -> SimpleNamespace:
     info = DeviceInfo(DeviceType.CPU, True, "arithmetic", "for tests")
     device = DeviceChoice(DeviceType.CPU, info, 0, "for tests", None, [info])
     precision = PrecisionChoice("float32", "float32", "for tests")
@@ -153,7 +153,7 @@ def _load_model() -> SimpleNamespace:
         device_name="/CPU:0",
         oom_backoffs=[],
         resampling_faults=[],
-        embed_windows=_embed,
+        embed_windows=functools.partial(_embed, width),
     )
     return SimpleNamespace(
         placement=placement,
@@ -170,9 +170,10 @@ class ArithmeticStartup:
 
     def __init__(self, spec: RunSpec, dtypes: object, timer: object, events: object) -> None:
         self.report, self.metrics = Startup(), {}
+        self._width = spec.config.model.spec.width
 
     def prepare(self) -> SimpleNamespace:
-        model = _load_model()
+        model = _load_model(self._width)
         precision = model.placement.precision.decision
         self.report = Startup(device=DeviceReport.of(model.placement.device), precision=precision)
         return model

@@ -15,24 +15,24 @@ from runner.audio.sndfile_source import SoundFileSource, check_system
 from runner.audio.sources import BLOCK_S, SequentialSource, Source, Stamp
 from runner.audio.wav import Pcm16Wav
 from runner.core.errors import ClipError
-from runner.vggish.constants import SAMPLE_RATE
 
 if TYPE_CHECKING:
     from runner.audio.sources import Array
 
 
-def open_source(path: str | bytes, suffix: str | None = None) -> Source:
+def open_source(path: str | bytes, rate: int, suffix: str | None = None) -> Source:
     """Open a file with the first decoder that knows it.
 
     Args:
         path: of the file.
+        rate: Hz that it will be resampled to: the one of our own WAV reader's files.
         suffix: of the clip's name, where the file is a temporary copy of it.
 
     Raises:
         ClipError: the file can't be opened, or no decoder knows it.
     """
-    if plain := Pcm16Wav.open(path):
-        return _PlainWavSource(plain)
+    if plain := Pcm16Wav.open(path, rate):
+        return _PlainWavSource(plain, rate)
     stamp = _check_file(path)
     if cached := SequentialSource.take_cached(stamp):
         return cached
@@ -48,17 +48,17 @@ def open_source(path: str | bytes, suffix: str | None = None) -> Source:
 
 
 class _PlainWavSource(Source):
-    sample_rate = SAMPLE_RATE
     channels = 1
     dtype = "int16"
     can_seek = True
 
-    def __init__(self, file: Pcm16Wav) -> None:
+    def __init__(self, file: Pcm16Wav, rate: int) -> None:
         self._file = file
+        self.sample_rate = rate
         self.exact_frames = file.frames
 
     def blocks(self, first: int) -> Iterator[Array]:
-        while len(block := self._file.read(first, BLOCK_S * SAMPLE_RATE)):
+        while len(block := self._file.read(first, BLOCK_S * self.sample_rate)):
             yield block[:, None]
             first += len(block)
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from runner.vggish.constants import INT16_SCALE
-from runner.vggish.framing import scaled
+from runner.audio.framing import scaled
+from runner.core.samples import INT16_SCALE
 
 if TYPE_CHECKING:
     from runner.audio.sources import Array
@@ -17,16 +17,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Preparation:
-    """How a clip becomes mono at 16 kHz; see the configuration's group ``frontend``.
+    """How a clip becomes mono at ``rate`` Hz, the model's; see the configuration's group ``frontend``.
 
     ``offset`` is subtracted from its samples, which are then multiplied by ``gain``: the clip's own level, which
-    ``normalize`` asks for and ``reader.leveled`` measures.
+    ``normalize`` asks for and ``reader.leveled`` measures.  ``takes_int16`` says whether the model takes 16-bit samples
+    as well as float32 ones.
     """
 
+    rate: int
     resampler: str = "kaiser_best"
     channels: str = "mean"
     normalize: str = "none"
     speed: float = 1.0
+    takes_int16: bool = True
     offset: float = 0.0
     gain: float = 1.0
 
@@ -37,8 +40,8 @@ class Preparation:
 
     @property
     def keeps_int16(self) -> bool:
-        """Whether 16-bit mono samples at 16 kHz stay int16: nothing resamples or scales them."""
-        return self.speed == 1 and not self.needs_level
+        """Whether 16-bit mono samples at ``rate`` stay int16: nothing resamples or scales them."""
+        return self.takes_int16 and self.speed == 1 and not self.needs_level
 
     def rate_of(self, sample_rate: int) -> int:
         """Return the rate in Hz that audio of a file's ``sample_rate`` is resampled from: times ``speed``, rounded."""
@@ -60,17 +63,14 @@ class Preparation:
 
     def apply(self, block: Array) -> Array:
         """Return one channel [n] of a block [n, channels], at its level; int16 of one channel stays so at level and
-        speed 1."""
+        speed 1, where the model takes it."""
         if block.shape[1] == 1:
             mono: Array = block[:, 0]
         else:
             mono = scaled(block[:, 0]) if self.channels == "first" else channel_mean(block)
         if self.keeps_level:
-            return mono if self.speed == 1 else scaled(mono)
+            return mono if self.takes_int16 and self.speed == 1 else scaled(mono)
         return ((scaled(mono).astype(np.float64) - self.offset) * self.gain).astype(np.float32)
-
-
-AS_IT_IS = Preparation()
 
 
 def channel_mean(samples: Array) -> Array:

@@ -1,6 +1,6 @@
-"""Reader of audio files: any format to mono 16 kHz, in blocks, so that memory does not grow with length.
+"""Reader of audio files: any format to mono at a model's rate, in blocks, so that memory does not grow with length.
 
-Blocks are float32 in -1..1, or, of files that are 16-bit mono at 16 kHz already, the int16 samples themselves.
+Blocks are float32 in -1..1, or, of files that are 16-bit mono at that rate already, the int16 samples themselves.
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from runner.audio.backends import open_source
-from runner.audio.preparation import AS_IT_IS
+from runner.audio.framing import scaled
 from runner.audio.resample import StreamResampler
 from runner.audio.samples import fault_of
 from runner.audio.sources import SourceFault
 from runner.core.errors import ClipError
-from runner.vggish.constants import INT16_SCALE
-from runner.vggish.framing import scaled
+from runner.core.samples import INT16_SCALE
 
 if TYPE_CHECKING:
     from runner.audio.preparation import Preparation
@@ -60,7 +59,7 @@ def read_clip(
     start: float | None = None,
     end: float | None = None,
     *,
-    preparation: Preparation = AS_IT_IS,
+    preparation: Preparation,
     suffix: str | None = None,
 ) -> ClipReader:
     """Open a clip; iterate the reader for its waveform.
@@ -69,13 +68,13 @@ def read_clip(
         path: of the file, as the file system spells it.
         start: start of the clip in the file, in seconds; None: the file's beginning.
         end: end of the clip; None: the file's end.
-        preparation: resampler, channels, level and speed.
+        preparation: rate, resampler, channels, level and speed.
         suffix: of the clip's name, where the file is a temporary copy of it.
 
     Raises:
         ClipError: with a code of ``REASONS``.
     """
-    source = open_source(path, suffix)
+    source = open_source(path, preparation.rate, suffix)
     try:
         return ClipReader(source, start, end, preparation)
     except BaseException:
@@ -84,14 +83,14 @@ def read_clip(
 
 
 class ClipReader:
-    """One clip's waveform in blocks of float32 or int16 [n], mono 16 kHz; a context manager.
+    """One clip's waveform in blocks of float32 or int16 [n], mono at the model's rate; a context manager.
 
     Attributes:
         sample_rate: Hz, of the file.
         channels: channels of the file.
-        preparation: resampler, channels, level and speed.
+        preparation: the model's rate, resampler, channels, level and speed.
         rate: Hz that it is resampled from: the file's, at its speed.
-        samples: samples yielded so far, at 16 kHz.
+        samples: samples yielded so far, at the model's rate.
         warning: of an embedded clip, as ``code: detail``; known once the iteration has ended.
     """
 
@@ -106,7 +105,7 @@ class ClipReader:
             raise ClipError("decode_error", f"the file claims {source.channels} channels")
         self.preparation = preparation
         self.rate = preparation.rate_of(source.sample_rate)
-        self._resampler = StreamResampler(self.rate, preparation.resampler)
+        self._resampler = StreamResampler(self.rate, preparation.rate, preparation.resampler)
         self._first = 0 if start is None else _frame("start", start, source.sample_rate)
         self._frame_count = None if end is None else _frame("end", end, source.sample_rate) - self._first
         if self._frame_count is not None and self._frame_count <= 0:
@@ -197,7 +196,7 @@ def _frame(name: str, seconds: float, sample_rate: int) -> int:
 def leveled(clip: ClipReader, on_block: Callable[[], None] = lambda: None) -> Preparation:
     """Return a clip's preparation with its level, for which the clip is read to its end.
 
-    ``peak`` divides by the largest sample at 16 kHz (google-research's audioset_model.py: the largest, not the largest
+    ``peak`` divides by the largest resampled sample (google-research's audioset_model.py: the largest, not the largest
     magnitude); ``mean`` subtracts the mean at the file's rate (audioldm_eval's load_mel.py).
 
     Args:

@@ -1,4 +1,4 @@
-"""Resampling to 16 kHz with the reference's filter, in blocks.
+"""Resampling with the reference's filter, in blocks.
 
 The filter is resampy's ``kaiser_best`` as published (version 0.4): a sinc of 50 zero crossings with roll-off 0.917,
 tapered by a Kaiser window, tabulated 8,192 times per crossing and interpolated linearly.  Rates are rational, so its
@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 
 from runner.audio.sinc_filter import HannSincFilter
 from runner.core.errors import ClipError
-from runner.vggish.constants import SAMPLE_RATE
 
 Array = NDArray[np.float32]
 
@@ -55,35 +54,38 @@ _MAX_CACHED_WEIGHTS = 2 << 20
 
 
 class StreamResampler:
-    """Resamples a stream of mono float32 to 16 kHz; the result does not depend on how the stream is cut.
+    """Resamples a stream of mono float32; the result does not depend on how the stream is cut.
 
     Args:
         rate_in: the stream's rate in Hz.
+        rate_out: the rate in Hz that it is resampled to.
         method: ``kaiser_best`` (resampy's), ``soxr`` (libsoxr's HQ) or ``sinc_hann`` (torchaudio's default).
 
     Attributes:
-        is_unchanged: whether the stream is at 16 kHz; it may then be int16.
+        is_unchanged: whether the rates are the same; the stream may then be int16.
 
     Raises:
         ClipError: ``unsupported_rate``, if ``rate_in`` is below 1 kHz or above 768 kHz.
     """
 
-    def __init__(self, rate_in: int, method: str = "kaiser_best") -> None:
+    def __init__(self, rate_in: int, rate_out: int, method: str = "kaiser_best") -> None:
         if not MIN_RATE <= rate_in <= MAX_RATE:
             raise ClipError("unsupported_rate", f"{rate_in} Hz is not between {MIN_RATE} and {MAX_RATE} Hz")
         self._stream: _Stream
-        self.is_unchanged = rate_in == SAMPLE_RATE
+        self.is_unchanged = rate_in == rate_out
         if self.is_unchanged:
             self._stream = _Unchanged()
         else:
-            self._stream = _Soxr(rate_in) if method == "soxr" else _Filtered(rate_in, method)
+            self._stream = (
+                _Soxr(rate_in, rate_out) if method == "soxr" else _Filtered(_kernel(rate_in, rate_out, method))
+            )
 
     def push(self, block: Array) -> Array:
-        """Add float32 [n] at the stream's rate; return the float32 [m] at 16 kHz that can be computed so far."""
+        """Add float32 [n] at the stream's rate; return the float32 [m] at ``rate_out`` that are known so far."""
         return self._stream.push(block)
 
     def finish(self) -> Array:
-        """Return the rest, float32 [k]; in all there are ⌊N · 16000 / rate⌋ samples."""
+        """Return the rest, float32 [k]; in all there are ⌊N · rate_out / rate_in⌋ samples."""
         return self._stream.finish()
 
 
@@ -102,10 +104,10 @@ class _Unchanged:
 
 
 class _Soxr:
-    def __init__(self, rate_in: int) -> None:
+    def __init__(self, rate_in: int, rate_out: int) -> None:
         import soxr
 
-        self._stream: Any = soxr.ResampleStream(rate_in, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
+        self._stream: Any = soxr.ResampleStream(rate_in, rate_out, 1, dtype="float32", quality="HQ")
 
     def push(self, block: Array) -> Array:
         resampled: Array = self._stream.resample_chunk(block)
@@ -117,8 +119,8 @@ class _Soxr:
 
 
 class _Filtered:
-    def __init__(self, rate_in: int, method: str) -> None:
-        self._kernel = _kernel(rate_in, method)
+    def __init__(self, kernel: _Kernel) -> None:
+        self._kernel = kernel
         # The buffer begins `half_width` samples before the next block's first input; the stream begins after zeros.
         self._buffer: Array = np.zeros(self._kernel.half_width, np.float32)
         self._samples_in = 0
@@ -151,14 +153,14 @@ class _Filtered:
 
 
 class Filter(Protocol):
-    """The filter of one rate: ``up`` outputs for every ``down`` inputs."""
+    """The filter from one rate to another: ``up`` outputs for every ``down`` inputs."""
 
     up: int
     down: int
     half_width: int
 
     def count(self, samples_in: int) -> int:
-        """Return the samples at 16 kHz of a stream of ``samples_in``."""
+        """Return the resampled samples of a stream of ``samples_in``."""
 
     def weights(self, outputs: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Return, for outputs by number within a block, their first tap in the buffer and 2 · half_width weights each;
@@ -241,19 +243,19 @@ class _PerSampleKernel:
 
 
 class _KaiserSincFilter:
-    """The interpolated filter of one rate: the weights of the inputs around an output, for any phase."""
+    """The interpolated filter from one rate to another: the weights of the inputs around an output, for any phase."""
 
-    def __init__(self, rate_in: int) -> None:
-        self._rate_in, common = rate_in, math.gcd(rate_in, SAMPLE_RATE)
-        self.up, self.down = SAMPLE_RATE // common, rate_in // common
-        self._scale = min(1.0, SAMPLE_RATE / rate_in)
+    def __init__(self, rate_in: int, rate_out: int) -> None:
+        self._rate_in, self._rate_out, common = rate_in, rate_out, math.gcd(rate_in, rate_out)
+        self.up, self.down = rate_out // common, rate_in // common
+        self._scale = min(1.0, rate_out / rate_in)
         self._step = int(self._scale * _PER_ZERO)
         self.half_width = -(-(_ZEROS * _PER_ZERO + 1) // self._step)
         self._values, self._slopes = self._rows()
 
     def count(self, samples_in: int) -> int:
-        """Return the samples at 16 kHz of a stream of ``samples_in``, as resampy counts them."""
-        return int(samples_in * float(SAMPLE_RATE) / float(self._rate_in))
+        """Return the resampled samples of a stream of ``samples_in``, as resampy counts them."""
+        return int(samples_in * float(self._rate_out) / float(self._rate_in))
 
     def weights(self, outputs: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Return, for outputs by number within a block, their first tap in the buffer and 2 · half_width weights
@@ -299,14 +301,14 @@ def _table() -> NDArray[np.float64]:
     return table
 
 
-def filter_of(rate_in: int, method: str) -> Filter:
-    """Return the filter of a rate in Hz: ``method`` is ``kaiser_best`` or ``sinc_hann``."""
-    return HannSincFilter(rate_in) if method == "sinc_hann" else _KaiserSincFilter(rate_in)
+def filter_of(rate_in: int, rate_out: int, method: str) -> Filter:
+    """Return the filter from one rate in Hz to another: ``method`` is ``kaiser_best`` or ``sinc_hann``."""
+    return HannSincFilter(rate_in, rate_out) if method == "sinc_hann" else _KaiserSincFilter(rate_in, rate_out)
 
 
 @lru_cache(maxsize=8)
-def _kernel(rate_in: int, method: str) -> _Kernel:
-    filter_ = filter_of(rate_in, method)
+def _kernel(rate_in: int, rate_out: int, method: str) -> _Kernel:
+    filter_ = filter_of(rate_in, rate_out, method)
     width = _MATRIX_OUTPUTS * filter_.down // filter_.up + 2 * filter_.half_width + 1  # the most inputs of a matrix
     repeats = -(-width // filter_.down)
     weights = filter_.up * repeats * width

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from runner.audio.framing import scaled
 from runner.audio.preparation import channel_mean
 from runner.audio.resample import MAX_RATE, MIN_RATE
-from runner.vggish.constants import LARGEST_SAMPLE
-from runner.vggish.framing import scaled
+from runner.core.samples import LARGEST_SAMPLE
 
 Samples = NDArray[Any]
 """float32 in -1..1, with headroom up to ``LARGEST_SAMPLE``, or int16."""

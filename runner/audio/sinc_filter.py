@@ -10,28 +10,27 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from runner.vggish.constants import SAMPLE_RATE
-
 _ZEROS = 6
 
 _ROLLOFF = 0.99
 
 
 class HannSincFilter:
-    """The filter of one rate: the weights of the inputs around an output, for any phase.
+    """The filter from one rate to another: the weights of the inputs around an output, for any phase.
 
     Args:
         rate_in: Hz.
+        rate_out: Hz.
     """
 
-    def __init__(self, rate_in: int) -> None:
-        common = math.gcd(rate_in, SAMPLE_RATE)
-        self.up, self.down = SAMPLE_RATE // common, rate_in // common
-        self._scale = min(1.0, SAMPLE_RATE / rate_in) * _ROLLOFF  # zero crossings per input
+    def __init__(self, rate_in: int, rate_out: int) -> None:
+        common = math.gcd(rate_in, rate_out)
+        self.up, self.down = rate_out // common, rate_in // common
+        self._scale = min(1.0, rate_out / rate_in) * _ROLLOFF  # zero crossings per input
         self.half_width = math.ceil(_ZEROS / self._scale)
 
     def count(self, samples_in: int) -> int:
-        """Return the samples at 16 kHz of a stream of ``samples_in``."""
+        """Return the resampled samples of a stream of ``samples_in``."""
         return -(-samples_in * self.up // self.down)
 
     def weights(self, outputs: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

@@ -1,6 +1,6 @@
-"""Reader for the most common file, 16-bit 16 kHz mono WAV: samples are copied, not converted.
+"""Reader for 16-bit mono WAV at the model's rate, the most common file: samples are copied, not converted.
 
-libsndfile takes 50 microseconds to open a file and converts every sample; a data set at VGGish's own rate needs
+libsndfile takes 50 microseconds to open a file and converts every sample; a data set at the model's own rate needs
 neither. libsndfile reads every other file, truncated ones included.
 """
 
@@ -13,8 +13,6 @@ import struct
 import numpy as np
 from numpy.typing import NDArray
 
-from runner.vggish.constants import SAMPLE_RATE
-
 _HEADER_BYTES = 4096
 """Bytes at the beginning that must hold all chunks before the samples."""
 
@@ -26,7 +24,7 @@ _CHUNK = struct.Struct("<4sI")
 
 
 class Pcm16Wav:
-    """A whole 16-bit 16 kHz mono WAV file, open for reading.
+    """A whole 16-bit mono WAV file, open for reading.
 
     Args:
         descriptor: of the open file; owned from now on.
@@ -40,8 +38,8 @@ class Pcm16Wav:
         self.frames = frames
 
     @classmethod
-    def open(cls, path: str | bytes) -> Pcm16Wav | None:
-        """Open a file; None where it is of another kind, or can't be opened."""
+    def open(cls, path: str | bytes, rate: int) -> Pcm16Wav | None:
+        """Open a file; None where it is of another kind or rate (Hz), or can't be opened."""
         flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
         try:
             descriptor = os.open(path, flags)
@@ -50,7 +48,7 @@ class Pcm16Wav:
         try:
             status = os.fstat(descriptor)
             if stat.S_ISREG(status.st_mode) and (
-                samples := _find_samples(os.read(descriptor, _HEADER_BYTES), status.st_size)
+                samples := _find_samples(os.read(descriptor, _HEADER_BYTES), status.st_size, rate)
             ):
                 return cls(descriptor, *samples)
         except OSError:
@@ -104,7 +102,7 @@ def _read_into(descriptor: int, view: memoryview) -> int:
     return len(data)
 
 
-def _find_samples(head: bytes, size: int) -> tuple[int, int] | None:
+def _find_samples(head: bytes, size: int, rate: int) -> tuple[int, int] | None:
     """Find the samples by a file's first bytes: (byte offset, count); None for a file of another kind or a cut one."""
     if len(head) < 44 or head[:4] != b"RIFF" or head[8:12] != b"WAVE":
         return None
@@ -120,8 +118,8 @@ def _find_samples(head: bytes, size: int) -> tuple[int, int] | None:
         if name == b"fmt ":
             if length < _FORMAT.size or offset + _FORMAT.size > len(head):
                 return None
-            codec, channels, rate, _, align, bits = _FORMAT.unpack_from(head, offset)
-            is_plain = (codec, channels, rate, align, bits) == (_PCM, 1, SAMPLE_RATE, 2, 16)
+            codec, channels, own_rate, _, align, bits = _FORMAT.unpack_from(head, offset)
+            is_plain = (codec, channels, own_rate, align, bits) == (_PCM, 1, rate, 2, 16)
             if not is_plain:
                 return None
         offset += length + length % 2

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 _DESCRIPTION = """\
 Group the clips of a run whose mean embeddings have a cosine similarity of at least --above. Every pair is compared.
-VGGish hears classes of sound rather than recordings, so that a group is a list of candidates: listen before you delete.
+Models such as VGGish hear classes of sound rather than recordings, so that a group is a list of candidates: listen
+before you delete.
 """
 
 
@@ -42,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="vggish-runner duplicates", description=_DESCRIPTION)
     parser.add_argument("run", metavar="RUN", help="the folder or URL of a run with Parquet embeddings")
     parser.add_argument("--above", type=float, default=0.99, help="the least cosine similarity (default: 0.99)")
+    parser.add_argument("--model-output", metavar="NAME", help="output of the run's model (default: the first)")
     parser.add_argument("--format", choices=("table", "csv"), default="table", help="csv has a row a clip")
     parser.add_argument("--output", type=Path, help="a file (default: the terminal)")
     return parser
@@ -51,7 +53,7 @@ def _find(options: argparse.Namespace) -> str:
     from runner.evaluation.duplicates import clip_means, find_duplicates
     from runner.output.reader import EmbeddingReader
 
-    clips = clip_means(EmbeddingReader(options.run).blocks())
+    clips = clip_means(EmbeddingReader(options.run, options.model_output).blocks())
     groups = find_duplicates(clips, options.above)
     return _csv(groups) if options.format == "csv" else _table(groups, len(clips.clips), options.above)
 

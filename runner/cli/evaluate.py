@@ -76,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--labels", metavar="PATH", help="label file, or folder of them: CSV, TSV, Parquet, Raven "
                         "selection tables, Audacity label tracks (default: the run's own labels)")  # fmt: skip
+    parser.add_argument("--model-output", metavar="NAME", help="output of the model (default: the first)")
     parser.add_argument("--label-column", metavar="NAME", help="its column of labels (default: the usual names)")
     parser.add_argument("--fold-column", metavar="NAME", help="its column of given folds (default: folds are drawn)")
     parser.add_argument("--group-column", metavar="NAME", help="its column of what may not be on both sides of a fold")

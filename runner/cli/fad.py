@@ -76,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         "be downloaded)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of all that is drawn (default: 0)")
+    parser.add_argument("--model-output", metavar="NAME", help="output of the runs' models (default: the first)")
     parser.add_argument("--fail-above", type=float, metavar="X", help="exit status 1 if a run's FAD is above this")
     parser.add_argument(
         "--allow-different", action="store_true", help="compare other protocols or weights all the same"
@@ -99,13 +100,13 @@ def _compare(options: argparse.Namespace) -> int:
     from runner.evaluation.sources import find_sets
 
     most = None if options.fail_above is None else check_limit(options.fail_above)
-    references = find_sets(options.reference)
+    references = find_sets(options.reference, output=options.model_output)
     if len(references) > 1:
         raise RunnerError(
             f"{options.reference} holds {len(references)} runs ({references[0].name} first): name one for a reference"
         )
     reference = Reference(references[0], options.seed)
-    runs = [run for argument in options.runs for run in find_sets(argument)]
+    runs = [run for argument in options.runs for run in find_sets(argument, output=options.model_output)]
     if not options.allow_different:
         for run in runs:
             if reasons := differences(reference.embeddings, run):
@@ -125,7 +126,7 @@ def _compare(options: argparse.Namespace) -> int:
         print(printable(warning), file=sys.stderr)
     if not options.no_log:
         for run, score in zip(runs, scores, strict=True):
-            _log(reference, run, score)
+            _log(reference, run, score, options.model_output)
     failed = [] if most is None else failures(scores, most)
     for line in failed:
         print(f"FAILED: {printable(line)}", file=sys.stderr)
@@ -148,8 +149,8 @@ def _options_for(reference: Reference, run: EmbeddingSet, fad_options: FadOption
     return replace(fad_options, interval=0) if is_remote and not reads else fad_options
 
 
-def _log(reference: Reference, run: EmbeddingSet, score: Score) -> None:
-    """Add a run's distances to its MLflow run; trouble is a warning."""
+def _log(reference: Reference, run: EmbeddingSet, score: Score, output: str | None) -> None:
+    """Add a run's distances, of the output that was asked for, to its MLflow run; trouble is a warning."""
     if run.tracking is None:
         return
     from runner.tracking.client import TrackingError
@@ -158,6 +159,7 @@ def _log(reference: Reference, run: EmbeddingSet, score: Score) -> None:
     tags = {
         "fad.reference": without_credentials(reference.embeddings.name),
         "fad.reference_examples": str(reference.embeddings.summary.n),
+        **({"fad.output": output} if output else {}),
     }
     try:
         log_late_metrics(run.tracking, score.metrics(), tags)

@@ -3,7 +3,8 @@
 Runs are ranked among those of the same workload (data set, front end, weights); those that can't be ranked (a loaded
 machine, failed parity) are listed with the reason.  ``--fail-below METRIC=RATIO:BASELINE`` is a regression check: exit
 status 1 if a run is worse than that share of the baseline, in the metric's own direction (``runner.core.metrics``), or
-if the two can't be compared.  Nothing is written to MLflow.
+if the two can't be compared; ``--fail-below FILE.yaml`` is one by the values of a file (``runner.reporting.floors``).
+Nothing is written to MLflow.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from runner.core.files import write_atomic
 from runner.core.metrics import ranking_metric, require_metric
 from runner.core.printable import print_page, printable
 from runner.reporting.comparability import FIRST_PASS, REPEATS, compare, difference
+from runner.reporting.floors import check_floors
 from runner.reporting.report_forms import Report, as_csv, as_html, as_markdown, as_table, number, sentences
 
 if TYPE_CHECKING:
@@ -150,7 +152,11 @@ def main(arguments: Sequence[str] | None) -> int:
         reader = MlflowReader(client)
         rows = reader.rows(options.runs, experiment)
         text = _text(options, make_report(rows, reader, options.metric), reader)
-        violations = [line for rule in options.fail_below for line in check(rows, reader, rule, experiment)]
+        violations = [
+            line
+            for rule in options.fail_below
+            for line in (check_floors(rows, Path(rule)) if _is_file(rule) else check(rows, reader, rule, experiment))
+        ]
     print_page(text)
     for line in violations:
         print(f"FAILED: {printable(line)}", file=sys.stderr)
@@ -179,11 +185,15 @@ def _parser() -> argparse.ArgumentParser:
         "--fail-below",
         action="append",
         default=[],
-        metavar="METRIC=RATIO:BASELINE",
+        metavar="METRIC=RATIO:BASELINE|FILE.yaml",
         help="exit status 1 if a run is worse than RATIO of the baseline: realtime_factor=0.9:ID fails below 0.9 × "
-        "its speed, and startup_s=0.9:ID, where lower is better, above 1/0.9 × its time",
+        "its speed, and startup_s=0.9:ID, where lower is better, above 1/0.9 × its time; or than the floors of a file",
     )
     return parser
+
+
+def _is_file(rule: str) -> bool:
+    return rule.endswith((".yaml", ".yml"))
 
 
 def _text(options: argparse.Namespace, report: Report, reader: MlflowReader) -> str:

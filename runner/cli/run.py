@@ -21,6 +21,7 @@ from runner.core.errors import RunnerError
 from runner.core.printable import print_page
 from runner.core.redact import without_credentials
 from runner.core.stop_signals import INTERRUPTED, Requests, install_handler, leave_terminal
+from runner.jobs.spawn import STANDBY
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -122,11 +123,11 @@ def _complete_shell(argv: list[str]) -> int:
 
 
 def _run_hydra(argv: list[str]) -> int:
-    from runner.jobs.sweep import finish_sweep
-
     status, interrupted = 0, False
     with cleanup(), _hydra_raises() as wants_traceback:
         try:
+            if all(argument in ("-m", "--multirun") or not argument.startswith("-") for argument in argv):
+                STANDBY.start()  # it takes longer to be ready than the configuration
             _compose_and_run(argv)
         except JobFailed as failed:
             status = failed.exit_status
@@ -141,6 +142,8 @@ def _run_hydra(argv: list[str]) -> int:
             print_error(message)
             status = 1
         finally:
+            from runner.jobs.sweep import finish_sweep
+
             if not finish_sweep(interrupted):
                 status = status or 1
     return status
@@ -248,8 +251,8 @@ def objective(result: RunResult) -> float:
     from runner.inference.memory import ceiling_mib
     from runner.reporting.advice import configuration_label
 
-    limit, metrics = result.info.config.memory.host_limit_mib, result.metrics
-    ceiling = ceiling_mib(limit, DeviceType(configuration_label(result)[0]))
+    metrics = result.metrics
+    ceiling = ceiling_mib(result.info.config.memory, DeviceType(configuration_label(result)[0]))
     parity = result.startup.parity
     if (parity is not None and not parity.passed) or metrics["rss_peak_mib"] > (ceiling or math.inf):
         return 0.0

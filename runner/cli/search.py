@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None) -> int:
     from runner.output.reader import EmbeddingReader
 
     _check(options)
-    reader = EmbeddingReader(options.run)
+    reader = EmbeddingReader(options.run, options.model_output)
     print_page(_format(options, reader, _search(options, reader)))
     return 0
 
@@ -50,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
         default="mean",
         help="compare with the mean of the query's examples, or take the best of each (default: mean)",
     )
+    parser.add_argument("--model-output", metavar="NAME", help="output of the run's model (default: the first)")
     parser.add_argument("--models", type=Path, help="the folder of the released weights (default: the runner's)")
     parser.add_argument("--format", choices=("table", "csv", "raven", "audacity"), default="table")
     parser.add_argument(
@@ -98,7 +99,7 @@ def _format(options: argparse.Namespace, reader: EmbeddingReader, matches: Seque
         paths = write_audacity(selections, options.output)
         return f"{len(paths)} label tracks in {options.output}"
     if options.format == "raven":
-        text = raven_table(selections, reader.dataset_root())
+        text = raven_table(selections, reader.dataset_root(), reader.model.sample_rate // 2)
     else:
         text = {"table": text_table, "csv": csv_table}[options.format](selections)
     if options.output is None:

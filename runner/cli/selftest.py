@@ -63,18 +63,18 @@ def run(device: str) -> Verdict:
     from runner.core.layout import CACHE
     from runner.inference.builder import DeviceRequest, build_sessions, place_on_device
     from runner.inference.gate import run_parity_gate
-    from runner.inference.parity import parity_answers
+    from runner.models.vggish.model import VGGish
     from runner.profiling.device_speed import model_only
-    from runner.weights.loading import load_weights
     from runner.weights.selection import WeightsChoice
 
     config = compose_config(["weights=random", "memory=conservative"])
     start = time.perf_counter()
-    placement = place_on_device(DeviceRequest(device, strict=True), config.memory)
-    loaded = load_weights(WeightsChoice("random", "random", None, None, 0, "self-test", is_random=True))
+    model = VGGish()
+    placement = place_on_device(DeviceRequest(device, strict=True), config.memory, model.spec)
+    loaded = model.load(WeightsChoice("random", "random", None, None, 0, "self-test", is_random=True))
     cache = config.paths.models_folder / CACHE
-    answers = parity_answers(loaded, cache, placement.precision.effective)
-    sessions = build_sessions(placement, loaded)
+    answers = model.answers(loaded, cache, placement.precision.effective)
+    sessions = build_sessions(placement, model, loaded, cache=cache)
     gate = run_parity_gate(sessions, answers, config.parity, ("int16", "float32"))
     speed = model_only(sessions, SECONDS, "float32") * config.frontend.file_hop_s
     return Verdict(

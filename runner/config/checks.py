@@ -12,7 +12,7 @@ from runner.config.credentials import check_free_of_credentials
 from runner.core.errors import ConfigError
 
 FREE = {"free": True}
-"""Metadata of a field of dataset, weights, frontend or output that may differ when a run is resumed."""
+"""Metadata of a field of model, dataset, weights, frontend or output that may differ when a run is resumed."""
 
 _LARGEST = 2**32
 """Of any number; waiting for twice as many seconds overflows the system's clocks."""
@@ -22,6 +22,8 @@ _PATHS = (
     "dataset.path",
     "weights.path",
     "weights.pca_path",
+    "model.path",
+    "model.classes",
     "output.dir",
     "paths.models",
     "paths.outputs",

@@ -19,9 +19,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from runner.config.arguments import check_overrides, several_values
+from runner.config.groups.model import installed_models
 from runner.config.renamed import renamed_key, renamed_resolver
 from runner.config.run_loader import RunLoader
-from runner.config.schema import DEVICES, from_dict, schemas
+from runner.config.schema import DEVICES, FrontendConfig, InstalledModel, from_dict, schemas
 from runner.config.validation import validate
 from runner.core.errors import ConfigError
 from runner.core.paths import as_path, conf_dir, default_models, default_outputs, is_url, staging_dir
@@ -45,10 +46,26 @@ def register() -> None:
     store = ConfigStore.instance()
     for name, schema in schemas().items():
         store.store(group="schema", name=name, node=schema)
+    for name in installed_models():
+        store.store(group="model", name=name, node=InstalledModel(name))
+        store.store(group="frontend", name=name, node=_frontend_of_installed_model())
     OmegaConf.register_new_resolver("runner.models_dir", lambda: str(default_models()), replace=True)
     OmegaConf.register_new_resolver("runner.outputs_root", lambda: str(default_outputs()), replace=True)
     OmegaConf.register_new_resolver("runner.output_dir", _output_dir, replace=True)
+    OmegaConf.register_new_resolver("runner.model", _fact_of_model, replace=True)
     OmegaConf.register_new_resolver("runner.devices", _devices, replace=True)
+
+
+def _frontend_of_installed_model() -> DictConfig:
+    """Return the front end of another package's model, which is imported only where it is chosen."""
+    frontend: DictConfig = OmegaConf.structured(FrontendConfig)
+    frontend.hop_s, frontend.window_s = "${runner.model:hop_s,${model.name}}", "${runner.model:window_s,${model.name}}"
+    return frontend
+
+
+def _fact_of_model(fact: str, name: str) -> float:
+    """Return ``hop_s`` or ``window_s`` of an installed package's model."""
+    return float(getattr(InstalledModel(name).spec, fact))
 
 
 def _output_dir(output_dir: str | None, outputs: str, subfolder: str, day: str, time_of_day: str) -> str:

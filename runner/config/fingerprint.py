@@ -16,13 +16,13 @@ from runner.core.readable import Json, json_object
 if TYPE_CHECKING:
     from runner.config.schema import RunConfig
 
-_PATHS = ("dataset.root", "dataset.path", "weights.path", "weights.pca_path")
+_PATHS = ("dataset.root", "dataset.path", "model.path", "weights.path", "weights.pca_path")
 
 
 def fingerprint(config: RunConfig) -> dict[str, Json]:
     """Return the settings that decide which numbers and files a run has, by dotted key, as JSON has them."""
     values: dict[str, object] = {"precision.name": config.precision.name}
-    for group in ("dataset", "weights", "frontend", "output"):
+    for group in ("model", "dataset", "weights", "frontend", "output"):
         section = getattr(config, group)
         for field in fields(section):
             if field.metadata.get("free"):

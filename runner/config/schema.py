@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runner.config.checks import check_values, one_of
 from runner.config.groups.dataset import (
@@ -25,7 +25,14 @@ from runner.config.groups.engine import EngineConfig, RayEngineConfig
 from runner.config.groups.evaluate import EvaluateConfig
 from runner.config.groups.frontend import FrontendConfig
 from runner.config.groups.memory import AUTO, MemoryConfig
-from runner.config.groups.model import ModelConfig, VGGishModel
+from runner.config.groups.model import (
+    InstalledModel,
+    ModelConfig,
+    SavedModelConfig,
+    VGGishConfig,
+    YamnetConfig,
+    installed_models,
+)
 from runner.config.groups.output import POSTPROCESSES, OutputConfig
 from runner.config.groups.parity import ParityConfig, ToleranceConfig
 from runner.config.groups.paths import PathsConfig
@@ -34,6 +41,11 @@ from runner.config.groups.profile import ProfileConfig
 from runner.config.groups.tracking import TrackingConfig
 from runner.config.groups.weights import AudiosetWeights, AutoWeights, FileWeights, RandomWeights, WeightsConfig
 from runner.core.errors import ConfigError
+from runner.core.layout import FORMATS
+
+if TYPE_CHECKING:
+    from runner.audio.framing import Framing
+    from runner.audio.preparation import Preparation
 
 __all__ = [
     "AUTO",
@@ -50,6 +62,7 @@ __all__ = [
     "FileWeights",
     "FolderDataset",
     "FrontendConfig",
+    "InstalledModel",
     "ManifestDataset",
     "MemoryConfig",
     "ModelConfig",
@@ -63,11 +76,13 @@ __all__ = [
     "RandomWeights",
     "RayEngineConfig",
     "RunConfig",
+    "SavedModelConfig",
     "ToleranceConfig",
     "TrackingConfig",
-    "VGGishModel",
+    "VGGishConfig",
     "WebDataset",
     "WeightsConfig",
+    "YamnetConfig",
     "from_dict",
     "schemas",
 ]
@@ -80,7 +95,7 @@ class RunConfig:
     device: DeviceConfig = field(default_factory=DeviceConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)
-    model: ModelConfig = field(default_factory=VGGishModel)
+    model: ModelConfig
     weights: WeightsConfig
     dataset: DatasetConfig
     frontend: FrontendConfig = field(default_factory=FrontendConfig)
@@ -93,19 +108,53 @@ class RunConfig:
     paths: PathsConfig = field(default_factory=PathsConfig)
 
     def __post_init__(self) -> None:
-        hop_s = self.frontend.file_hop_s
+        spec, hop_s = self.model.spec, self.frontend.file_hop_s
+        self.frontend.framing(spec)  # raises for a hop or window that the model can't have
+        if self.precision.name not in ("auto", *spec.precisions):
+            raise ConfigError(
+                f"precision={self.precision.name} is not possible with model={self.model.name}: use one of auto, "
+                f"{', '.join(spec.precisions)}"
+            )
         if short := [pool_s for pool_s in self.output.pool if pool_s < hop_s]:
             raise ConfigError(
                 f"output.pool has {short[0]:g} s, which is less than the {hop_s:g} s from one example to the next: "
                 "use a longer one"
             )
+        self._check_postprocess()
+
+    def _check_postprocess(self) -> None:
+        """Check that the model has the projection asked for, and is post-processed where a format needs it."""
+        postprocess = self.output.postprocess
+        if not self.model.spec.has_pca:
+            if postprocess != "none":
+                raise ConfigError(
+                    f"output.postprocess={postprocess} needs PCA parameters, and model={self.model.name} has none: "
+                    "leave it out"
+                )
+            return
+        for name in self.output.formats:
+            if (needed := FORMATS[name].postprocess) and needed != postprocess:
+                raise ConfigError(
+                    f"output.formats has {name}, whose embeddings are post-processed, but output.postprocess is "
+                    f"{postprocess}: add output.postprocess={needed}"
+                )
+
+    @property
+    def preparation(self) -> Preparation:
+        """How a clip becomes mono at the model's rate, before its level is known."""
+        return self.frontend.preparation(self.model.spec)
+
+    @property
+    def framing(self) -> Framing:
+        """How a clip's waveform is cut into the model's windows."""
+        return self.frontend.framing(self.model.spec)
 
 
 GROUPS: Mapping[str, type[Any] | Mapping[str, type[Any]]] = {
     "device": DeviceConfig,
     "memory": MemoryConfig,
     "precision": PrecisionConfig,
-    "model": {"vggish": VGGishModel},
+    "model": {"vggish": VGGishConfig, "yamnet": YamnetConfig, "savedmodel": SavedModelConfig},
     "weights": {"auto": AutoWeights, "audioset": AudiosetWeights, "file": FileWeights, "random": RandomWeights},
     "dataset": {
         "demo": DatasetConfig,
@@ -150,13 +199,20 @@ def from_dict(values: Mapping[str, object]) -> RunConfig:
     if unknown := [key for key in values if key not in GROUPS]:
         raise ConfigError(f"{unknown[0]} is not a key of the configuration: use one of {', '.join(GROUPS)}")
     check_values(groups)
-    return RunConfig(**{group: _build(group, groups[group]) for group in GROUPS})
+    return RunConfig(**{group: build_group(group, groups[group]) for group in GROUPS})
 
 
-def _build(group: str, values: Mapping[str, Any]) -> Any:
+def build_group(group: str, values: Mapping[str, Any]) -> Any:
+    """Build the dataclass of one group from its keys.
+
+    Raises:
+        ConfigError: of the first key that is unknown or wrong.
+    """
     schema = GROUPS[group]
     if isinstance(schema, Mapping):
         name = values.get("name", next(iter(schema)))  # model had no name in runs of earlier versions
+        if group == "model":
+            schema = {**schema, **dict.fromkeys(installed_models(), InstalledModel)}
         schema = schema[one_of(f"{group}.name", name, tuple(schema))]
     known = [field.name for field in fields(schema)]
     if unknown := [key for key in values if key not in known]:

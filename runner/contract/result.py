@@ -101,11 +101,14 @@ class DeviceReport:
 
 @dataclass(frozen=True)
 class ModelReport:
-    """How the network is computed: convolution algorithm, compiler, and how batches get to the device."""
+    """The model, and how it is computed: algorithm, where there are several, compiler, and how batches get to the
+    device; ``outputs`` are widths by name."""
 
-    conv: Decision
+    conv: Decision | None
     compiler: Effect
     copies: Effect
+    title: str = ""
+    outputs: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,6 @@ import numpy as np
 from runner.core.errors import RunnerError
 from runner.dataset.clip_names import split_range
 from runner.dataset.recorded_at import recorded_at
-from runner.vggish.constants import SAMPLE_RATE
 
 if TYPE_CHECKING:
     from runner.core.readable import Json
@@ -38,6 +37,9 @@ _SAVE_ROWS = 200_000
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 _POSITIVE = 1
+
+_HUB_MODELS = {"VGGish": ("google/vggish", -1, -1), "YAMNet": ("google/yamnet", 1, 0)}
+"""Models that Hoplite loads from TensorFlow Hub: name there, and the indices of embedding and scores in its outputs."""
 
 _TABLES = """
 CREATE TABLE hoplite_metadata (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -84,7 +86,7 @@ def export_hoplite(
     total = len(reader)
     with closing(sqlite3.connect(folder / _SQLITE)) as database:
         deployment = _prepare(database, reader, folder)
-        index = _open_index(index_type, folder)
+        index = _open_index(index_type, folder, reader.output.width)
         done = min(_count(database), len(index))
         if done == total:
             return total
@@ -116,9 +118,9 @@ def _usearch() -> Any:
     return Index
 
 
-def _open_index(index_type: Any, folder: Path) -> Any:
+def _open_index(index_type: Any, folder: Path, width: int) -> Any:
     """Return the index as it was saved, or a new one with Hoplite's own settings."""
-    index = index_type(ndim=128, metric="ip", dtype="f16", expansion_add=256, expansion_search=128)
+    index = index_type(ndim=width, metric="ip", dtype="f16", expansion_add=256, expansion_search=128)
     if (folder / _INDEX).exists():
         index.load(str(folder / _INDEX))
     return index
@@ -156,22 +158,13 @@ def _metadata(reader: EmbeddingReader) -> dict[str, Json]:
     """Return the metadata by which Hoplite's notebooks open the index and find the audio."""
     return {
         "usearch_config": {
-            "embedding_dim": 128,
+            "embedding_dim": reader.output.width,
             "dtype": "float16",
             "metric_name": "IP",
             "expansion_add": 256,
             "expansion_search": 128,
         },
-        "model_config": {
-            "model_key": "tfhub_model",
-            "embedding_dim": 128,
-            "model_config": {
-                "sample_rate": SAMPLE_RATE,
-                "model_url": "google/vggish",
-                "embedding_index": -1,
-                "logits_index": -1,
-            },
-        },
+        **({"model_config": model} if (model := _hub_model(reader)) else {}),
         "audio_sources": {
             "audio_globs": [
                 {
@@ -179,12 +172,22 @@ def _metadata(reader: EmbeddingReader) -> dict[str, Json]:
                     "base_path": reader.dataset_root(),
                     "file_glob": "**/*",
                     "min_audio_len_s": 0.0,
-                    "target_sample_rate_hz": SAMPLE_RATE,
+                    "target_sample_rate_hz": reader.model.sample_rate,
                     "shard_len_s": None,
                 }
             ]
         },
     }
+
+
+def _hub_model(reader: EmbeddingReader) -> dict[str, Json] | None:
+    """Return how Hoplite loads the run's model from TensorFlow Hub, to embed queries; None for a model it has not."""
+    if reader.model.title not in _HUB_MODELS or reader.output != reader.model.outputs[0]:
+        return None
+    url, embedding, logits = _HUB_MODELS[reader.model.title]
+    loaded: dict[str, Json] = {"sample_rate": reader.model.sample_rate, "model_url": url}
+    loaded |= {"embedding_index": embedding, "logits_index": logits}
+    return {"model_key": "tfhub_model", "embedding_dim": reader.output.width, "model_config": loaded}
 
 
 def _numbered(reader: EmbeddingReader) -> Iterator[tuple[EmbeddedClip, int]]:

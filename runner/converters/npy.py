@@ -1,4 +1,4 @@
-"""A run as one ``STEM_vggish.npy`` a clip, the layout of video_features and its users."""
+"""A run as one ``STEM_MODEL.npy`` a clip, as ``a_vggish.npy``: the layout of video_features and its users."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def export_npy(reader: EmbeddingReader, folder: Path) -> int:
-    """Write each clip's embeddings, float32 [n, 128], to ``folder/PATH/STEM_vggish.npy``; return how many.
+    """Write each clip's embeddings, float32 [n, d], to ``folder/PATH/STEM_MODEL.npy``; return how many.
 
     A clip that is a stretch of its file has the stretch in its name: ``STEM_2.5-5_vggish.npy``.
 
@@ -26,7 +26,7 @@ def export_npy(reader: EmbeddingReader, folder: Path) -> int:
     """
     written: dict[Path, str] = {}
     for clip in reader.clips():
-        path = folder / npy_path(clip.name)
+        path = folder / npy_path(clip.name, reader.model.title.lower())
         if path in written:
             raise RunnerError(
                 f"{written[path]} and {clip.name} would both be {path}: embed them in runs of their own, or rename one"
@@ -38,9 +38,9 @@ def export_npy(reader: EmbeddingReader, folder: Path) -> int:
     return len(written)
 
 
-def npy_path(clip: str) -> Path:
+def npy_path(clip: str, model: str) -> Path:
     """Return a clip's path below the folder; never one outside of it."""
     name, start, end = split_range(clip)
     path = npz_path(name).with_suffix("")
     stretch = "" if start is None and end is None else f"_{'' if start is None else f'{start:g}'}-"
-    return path.with_name(f"{path.stem}{stretch}{'' if end is None else f'{end:g}'}_vggish.npy")
+    return path.with_name(f"{path.stem}{stretch}{'' if end is None else f'{end:g}'}_{model}.npy")

@@ -28,7 +28,7 @@ class DatasetError(RunnerError):
 
 
 class WeightsError(RunnerError):
-    """The weights cannot be had, or are not VGGish's."""
+    """The weights cannot be had, or are not the model's."""
 
     kind = "weights"
 

@@ -83,7 +83,7 @@ class EmbeddingFormat:
     Attributes:
         folder: of its files, in the run's.
         metadata: its files that are of no shard.
-        postprocess: the only value of ``output.postprocess`` that it can be written with; None: any.
+        postprocess: the value of ``output.postprocess`` that it needs of a model with a projection; None: any.
         is_per_clip: whether it has a file a clip, instead of one a shard.
     """
 

@@ -200,6 +200,9 @@ METRICS: tuple[Metric, ...] = (
         ("smoke_embedding_std", "", "their standard deviation"),
         ("smoke_postprocessed_mean", "", "mean of their 8-bit form"),
         ("smoke_postprocessed_std", "", "its standard deviation"),
+        ("smoke_silence_rank", "", "YAMNet's smoke test: rank of the class Silence for silence, 1 the best"),
+        ("smoke_white_noise_rank", "", "rank of the class White noise for noise"),
+        ("smoke_sine_wave_rank", "", "rank of the class Sine wave for a sine"),
     ),
     # Quality of the embeddings by their labels (docs/guides/evaluation.md): means over folds or experiments
     *_metrics(

@@ -36,6 +36,10 @@ class ModelSpec:
         frame_samples: samples of one of the model's frames, where it has any: a padded tail needs a whole new one.
         frame_hop: samples from one frame to the next; a hop is a whole number of them.
         takes_int16: whether its program takes 16-bit samples as well as float32 ones.
+        precisions: number formats that its network can be computed in; ``auto`` chooses among them.
+        has_pca: whether AudioSet's PCA parameters apply to its first output.
+        flop: multiplications and additions of a window; None where they were not counted.
+        title: its name for people, where that is not ``name``.
         license: of the weights, as SPDX has it where it does.
         citation: the paper or page to cite.
     """
@@ -48,6 +52,10 @@ class ModelSpec:
     frame_samples: int = 1
     frame_hop: int = 1
     takes_int16: bool = True
+    precisions: tuple[str, ...] = ("float32", "tf32")
+    has_pca: bool = False
+    flop: float | None = None
+    title: str = ""
     license: str = ""
     citation: str = ""
 
@@ -57,6 +65,16 @@ class ModelSpec:
         return sum(output.width for output in self.outputs)
 
     @property
+    def hop_s(self) -> float:
+        """Seconds from one window to the next."""
+        return self.hop_samples / self.sample_rate
+
+    @property
     def window_s(self) -> float:
         """Seconds of one window."""
         return self.window_samples / self.sample_rate
+
+    @property
+    def example_s(self) -> float:
+        """Seconds that an example stands for: the hops of its frames, without the last frame's overlap."""
+        return (self.window_samples - self.frame_samples + self.frame_hop) / self.sample_rate

@@ -35,6 +35,7 @@ from runner.core.paths import as_path, is_url
 from runner.core.readable import json_object
 from runner.dataset.digests import digest_of
 from runner.dataset.manifest import build_manifest, select_partition
+from runner.dataset.shards import max_shard_s
 from runner.dataset.table import CHUNK_CLIPS, Manifest, file_stats
 from runner.storage.filesystem import open_store
 from runner.storage.prefetch import fetch
@@ -86,7 +87,7 @@ def list_clips(config: RunConfig, listing: str | None, outputs: Path) -> Manifes
     whole = list_dataset() if listing is None else read_or_create(config, listing, list_dataset)
     numbers_labels = "tfrecord" in config.output.formats
     partition = select_partition(
-        whole, index, count, config.output.clips_per_shard, config.frontend.file_hop_s, labels=numbers_labels
+        whole, index, count, config.output.clips_per_shard, max_shard_s(config), labels=numbers_labels
     )
     has_stale_stats = listing is not None and config.dataset.name in _FILE_DATASETS
     return with_current_stats(partition) if has_stale_stats else partition

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,9 +15,8 @@ from runner.dataset.demo import demo_clips
 from runner.dataset.digests import digest_of
 from runner.dataset.folder import list_folder
 from runner.dataset.manifest_file import read_manifest_file
-from runner.dataset.shards import shards_of
+from runner.dataset.shards import max_durations_s, plan_shards
 from runner.dataset.table import Manifest, PartitionInfo
-from runner.vggish.constants import EXAMPLE_HOP_S
 
 if TYPE_CHECKING:
     from runner.config.schema import DatasetConfig
@@ -49,7 +49,7 @@ def select_partition(
     index: int,
     count: int,
     clips_per_shard: int | None,
-    hop_s: float = EXAMPLE_HOP_S,
+    max_shard_s: float = math.inf,
     *,
     labels: bool = False,
 ) -> Manifest:
@@ -62,13 +62,13 @@ def select_partition(
         index: the partition, from 1.
         count: the number of partitions.
         clips_per_shard: as in ``plan_shards``.
-        hop_s: seconds between examples.
+        max_shard_s: likewise.
         labels: whether the partition needs the data set's labels, for a format that numbers them.
 
     Raises:
         DatasetError: there are fewer shards than partitions.
     """
-    shards = shards_of(whole.table, clips_per_shard, hop_s)
+    shards = plan_shards(whole.table.num_rows, clips_per_shard, max_durations_s(whole.table), max_shard_s)
     if len(shards) < count:  # an error for every partition, as without this one they could not be merged
         raise DatasetError(
             f"dataset.partition={index}/{count}: {whole.description} make only {len(shards)} shards; "

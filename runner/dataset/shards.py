@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -11,12 +13,17 @@ from numpy.typing import NDArray
 
 from runner.core.span import Span
 from runner.dataset.table import CHUNK_CLIPS
-from runner.vggish.constants import EXAMPLE_HOP_S
+
+if TYPE_CHECKING:
+    from runner.config.schema import RunConfig
 
 _MIN_CLIPS, _MAX_CLIPS, _SHARDS = 64, 8192, 256
 
-_MAX_EXAMPLES = 1 << 18
-"""Examples of a shard by ``max_durations_s``: 128 MiB of embeddings, and the work that a kill costs at most."""
+_MAX_BYTES = 128 << 20
+"""Bytes of the embeddings of a shard by ``max_durations_s``: they bound the work that a kill costs."""
+
+_ASSUMED_WIDTH = 1024
+"""Values of a row, where only the model's file knows them."""
 
 _MIN_BYTES_PER_S_PCM = 16_000
 """Least bytes of a second in formats of samples: 16 bits at 8 kHz."""
@@ -27,16 +34,21 @@ _MIN_BYTES_PER_S_CODED = 4_000
 _PCM_SUFFIXES = (".wav", ".wave", ".w64", ".rf64", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".flac")
 
 
-def shards_of(table: pa.Table, clips_per_shard: int | None, hop_s: float) -> list[Span]:
-    """Plan the shards of a table of clips; see ``plan_shards``."""
-    return plan_shards(table.num_rows, clips_per_shard, max_durations_s(table), hop_s)
+def shards_of(table: pa.Table, config: RunConfig) -> list[Span]:
+    """Plan the shards of a run's table of clips; see ``plan_shards``."""
+    return plan_shards(table.num_rows, config.output.clips_per_shard, max_durations_s(table), max_shard_s(config))
+
+
+def max_shard_s(config: RunConfig) -> float:
+    """Return the most audio of a shard of more than one clip, in seconds of the files: that of ``_MAX_BYTES``."""
+    return _MAX_BYTES // (4 * (config.model.spec.width or _ASSUMED_WIDTH)) * config.frontend.file_hop_s
 
 
 def plan_shards(
     n_clips: int,
     clips_per_shard: int | None,
     durations_s: NDArray[np.float64] | None = None,
-    hop_s: float = EXAMPLE_HOP_S,
+    max_shard_s: float = math.inf,
 ) -> list[Span]:
     """Return the clips in each shard: about 256 shards of 64 to 8,192 clips, of fewer where clips are long.
 
@@ -44,7 +56,7 @@ def plan_shards(
         n_clips: the number of clips.
         clips_per_shard: clips in each shard, however long they are; None for the default above.
         durations_s: the greatest duration of each clip, float64 [n_clips]; see ``max_durations_s``.
-        hop_s: seconds between examples.
+        max_shard_s: the most audio of a shard of more than one clip, in seconds.
     """
     size = clips_per_shard or min(_MAX_CLIPS, max(_MIN_CLIPS, -(-n_clips // _SHARDS)))
     if clips_per_shard or durations_s is None:
@@ -54,7 +66,7 @@ def plan_shards(
     first = 0
     while first < n_clips:
         start_s = ends_s[first - 1] if first else 0.0
-        end = int(np.searchsorted(ends_s, start_s + _MAX_EXAMPLES * hop_s, side="right"))
+        end = int(np.searchsorted(ends_s, start_s + max_shard_s, side="right"))
         end = max(first + 1, min(end, first + size, n_clips))
         shards.append(Span(first, end))
         first = end

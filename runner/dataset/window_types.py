@@ -11,6 +11,7 @@ import os
 import stat
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from runner.audio.wav import Pcm16Wav
 from runner.core.errors import ClipError
@@ -18,7 +19,9 @@ from runner.core.readable import readable
 from runner.dataset.packed.address import ParquetRow, is_packed, parse_address, to_address
 from runner.dataset.packed.clips import PackedClips
 from runner.storage.prefetch import is_remote
-from runner.vggish.constants import SAMPLE_RATE
+
+if TYPE_CHECKING:
+    from runner.audio.preparation import Preparation
 
 _SAMPLED_CLIPS = 8
 
@@ -28,7 +31,7 @@ _FLAC_HEAD = 22
 """Bytes up to the last field that is used of a FLAC file's STREAMINFO block (RFC 9639, section 8.2)."""
 
 
-def window_types(manifest: Path, *, keeps_int16: bool = True, timeout_s: float = _READ_TIMEOUT_S) -> tuple[str, ...]:
+def window_types(manifest: Path, preparation: Preparation, *, timeout_s: float = _READ_TIMEOUT_S) -> tuple[str, ...]:
     """Return the types of windows to expect, ``int16`` and ``float32``, the first clip's type first.
 
     Objects are judged by their names only, since each is downloaded once.  Where no file could be read in time, the
@@ -36,13 +39,13 @@ def window_types(manifest: Path, *, keeps_int16: bool = True, timeout_s: float =
 
     Args:
         manifest: manifest.parquet.
-        keeps_int16: whether the front end leaves 16-bit samples at 16 kHz as they are; otherwise all are float32.
+        preparation: of the run's clips; all windows are float32 where it leaves no 16-bit samples as they are.
         timeout_s: for reading the files.
 
     Raises:
         ResumeError: the manifest can't be read.
     """
-    if not keeps_int16:
+    if not preparation.keeps_int16:
         return ("float32",)
     paths = _sample_paths(manifest)
     if paths and is_remote(paths[0]):
@@ -51,7 +54,7 @@ def window_types(manifest: Path, *, keeps_int16: bool = True, timeout_s: float =
     types: list[str] = []
 
     def read() -> None:
-        types.extend("int16" if is_int16(path) else "float32" for path in paths)
+        types.extend("int16" if is_int16(path, preparation.rate) else "float32" for path in paths)
 
     thread = threading.Thread(target=read, name="window-types", daemon=True)
     thread.start()
@@ -59,23 +62,23 @@ def window_types(manifest: Path, *, keeps_int16: bool = True, timeout_s: float =
     return tuple(dict.fromkeys(types[:])) or ("float32",)
 
 
-def is_int16(path: bytes) -> bool:
-    """Return whether a file is 16-bit 16 kHz mono WAV or FLAC by its first bytes, and has int16 windows."""
+def is_int16(path: bytes, rate: int) -> bool:
+    """Return whether a file is 16-bit mono WAV or FLAC of a rate (Hz) by its first bytes, and has int16 windows."""
     if is_packed(path):
-        return _is_packed_int16(path)
-    if plain := Pcm16Wav.open(path):
+        return _is_packed_int16(path, rate)
+    if plain := Pcm16Wav.open(path, rate):
         plain.close()
         return True
-    return _is_flac(_head(path))
+    return _is_flac(_head(path), rate)
 
 
-def _is_packed_int16(path: bytes) -> bool:
+def _is_packed_int16(path: bytes, rate: int) -> bool:
     clips, location = PackedClips(1, _READ_TIMEOUT_S), parse_address(path)
     if isinstance(location, ParquetRow):
         path = to_address(location._replace(row=0))  # a later row would need all rows before it
     try:
         with clips.open_clip(0, path, (), lambda: None) as file:
-            return is_int16(os.fsencode(file.path))
+            return is_int16(os.fsencode(file.path), rate)
     except ClipError:
         return False
     finally:
@@ -106,8 +109,8 @@ def _head(path: bytes) -> bytes:
         os.close(descriptor)
 
 
-def _is_flac(head: bytes) -> bool:
+def _is_flac(head: bytes, rate: int) -> bool:
     if len(head) < _FLAC_HEAD or head[:4] != b"fLaC" or head[4] & 0x7F:
         return False
     packed = int.from_bytes(head[18:22], "big")  # 20 bits rate, 3 channels - 1, 5 bits a sample - 1, 4 of the count
-    return (packed >> 12, (packed >> 9 & 7) + 1, (packed >> 4 & 31) + 1) == (SAMPLE_RATE, 1, 16)
+    return (packed >> 12, (packed >> 9 & 7) + 1, (packed >> 4 & 31) + 1) == (rate, 1, 16)

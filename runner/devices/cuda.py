@@ -17,8 +17,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from runner.vggish.framing import Windows
-
 _RUNTIMES = ("libcudart.so.12", "cudart64_12.dll", "cudart64_120.dll")
 """File names of the runtime; TensorFlow has opened one of them by the time that it sees a GPU."""
 
@@ -27,6 +25,10 @@ _PORTABLE = 1
 
 _NON_BLOCKING = 1
 """``cudaStreamNonBlocking``: does not wait for the default stream."""
+
+_BLOCKING = 4
+"""``cudaDeviceScheduleBlockingSync``: threads that wait for the device sleep, and leave their cores to decoders; by
+default they spin (1.8 of 16 cores beside an H200)."""
 
 _TO_DEVICE = 1
 """``cudaMemcpyHostToDevice``."""
@@ -76,10 +78,12 @@ class StagingBuffer:
         attributes = _PointerAttributes()
         _call(runtime, "cudaPointerGetAttributes", ctypes.byref(attributes), ctypes.c_void_p(self._address))
         _call(runtime, "cudaSetDevice", attributes.device)  # of this thread alone
+        if runtime.cudaSetDeviceFlags(_BLOCKING):  # it works all the same
+            runtime.cudaGetLastError()
         _call(runtime, "cudaStreamCreateWithFlags", ctypes.byref(self._stream), _NON_BLOCKING)
         weakref.finalize(self, runtime.cudaStreamDestroy, self._stream).atexit = False
 
-    def copy_from(self, rows: Windows) -> Any:
+    def copy_from(self, rows: NDArray[Any]) -> Any:
         """Copy rows, of the tensor's shape and type, and return the tensor once they are there.
 
         The results of the rows before must be on the host already.

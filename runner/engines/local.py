@@ -19,7 +19,7 @@ from runner.dataset.clips import read_clips
 from runner.dataset.window_types import window_types
 from runner.devices.cuda import pinned
 from runner.devices.detection import DeviceType
-from runner.devices.host import peak_rss_mib, usable_cores
+from runner.devices.host import peak_rss_mib
 from runner.devices.load import BackgroundLoad
 from runner.engines.common import (
     Engine,
@@ -41,7 +41,7 @@ from runner.output.state.journal import Journal
 from runner.output.state.locks import worker_lock
 from runner.output.verify import load_committed_shards
 from runner.output.writer import ShardWriter, check_complete, make_spill, totals
-from runner.pipeline.decode_pool import DecodePool, decode_options, decoders_for
+from runner.pipeline.decode_pool import DecodePool, decode_options, decoders_for, initial_decode_processes
 from runner.pipeline.messages import Replica
 from runner.pipeline.pipeline import EmbeddingPipeline, ShardedClips
 from runner.pipeline.skip_limit import SkipLimit
@@ -60,7 +60,6 @@ from runner.profiling.passes import Profiler
 from runner.profiling.sampler import Sampler
 
 if TYPE_CHECKING:
-    from runner.config.schema import RunConfig
     from runner.contract.result import Scalar, Status
     from runner.inference.builder import Placement
     from runner.inference.startup import LoadedModel
@@ -146,7 +145,8 @@ class LocalEngine(Engine):
         remote = remote_committer(spec)
         lock = remote.worker_lock if remote else None
         stack.enter_context(worker_lock(spec.run_dir, config.engine.shutdown_timeout_s, lock))
-        pool = DecodePool(decode_options(config), _initial_decode_processes(config), config.dataset.decode_timeout_s)
+        processes = initial_decode_processes(config, spec.dataset.clips)
+        pool = DecodePool(decode_options(config), processes, config.dataset.decode_timeout_s)
         stack.callback(pool.close)
         verify = (
             remote.load_committed_shards
@@ -164,7 +164,7 @@ class LocalEngine(Engine):
         """
         startup = SessionStartup(
             self._spec,
-            window_types(self._spec.manifest, keeps_int16=self._spec.config.frontend.preparation.keeps_int16),
+            window_types(self._spec.manifest, self._spec.config.preparation),
             self._timer,
             self._events,
         )
@@ -192,7 +192,8 @@ class LocalEngine(Engine):
         metadata = file_metadata(config, model.sessions[0], model.placement)
         journal = Journal(RunLayout(spec.run_dir).journal)
         stack.callback(journal.close)
-        files = self._open_files(shard_files(spec, metadata, model.postprocess), plan.writer_processes, stack)
+        make_files = shard_files(spec, model.sessions[0].spec, metadata, model.postprocess)
+        files = self._open_files(make_files, plan.writer_processes, stack)
         writer = make_writer(spec, files, journal, committed, inputs.remote)
         skipped_before = sum(totals(committed).skipped.values())
         pipeline = EmbeddingPipeline(
@@ -294,12 +295,15 @@ class LocalEngine(Engine):
             log.warning("skipped the device benchmark: %s", error)
             return
         examples_per_s = self.metrics.get("examples_per_s")
-        self.metrics |= speed_metrics(examples_per_s, alone, peak, len(sessions), config.frontend.file_hop_s)
+        self.metrics |= speed_metrics(
+            examples_per_s, alone, peak, len(sessions), config.frontend.file_hop_s, sessions[0].spec.flop
+        )
 
     def _warn_of_ceiling(self, placement: Placement) -> None:
-        limit, used = self._spec.config.memory.host_limit_mib, self.metrics["rss_peak_mib"]
-        allowed = ceiling_mib(limit, placement.device.effective)
+        used = self.metrics["rss_peak_mib"]
+        allowed = ceiling_mib(self._spec.config.memory, placement.device.effective)
         if allowed is not None and used > allowed:
+            limit = placement.memory.host_limit_mib
             self._events.warn(f"the worker took {used:.0f} MiB, above memory.host_limit_mib={limit}")
 
     def _resolve(self, values: Mapping[str, Scalar]) -> None:
@@ -340,8 +344,3 @@ def _memory_metrics(placement: Placement, pool: DecodePool) -> dict[str, float]:
         "decode_cpu_s": sum(pool.cpu_s.values()),
         **gpu_memory_metrics(placement.device),
     }
-
-
-def _initial_decode_processes(config: RunConfig) -> int:
-    """Decode processes to start before the device is known: they fill batches while TensorFlow is imported."""
-    return min(config.memory.decode_workers or 1, max(1, usable_cores() // 2))

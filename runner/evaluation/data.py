@@ -28,7 +28,7 @@ class LabeledData:
     """Rows that tasks work on.
 
     Args:
-        embeddings: float32 [n, 128].
+        embeddings: float32 [n, d].
         targets: bool [n, k], the labels of each row.
         names: of the k labels, sorted.
         groups: int [n]; rows of one group are never in two folds.

@@ -24,9 +24,9 @@ from runner.evaluation.data import digest_of, prepare
 from runner.evaluation.labels import FileLabels, RunLabels
 from runner.evaluation.sample import draw_sample, read_clips
 from runner.evaluation.scores import chance_levels, per_label
-from runner.output.run_blocks import frontend_speed
+from runner.output.run_blocks import read_metadata
+from runner.output.run_model import RunModel
 from runner.reporting.quality_figures import draw_quality
-from runner.vggish.constants import EXAMPLE_HOP_S
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -57,11 +57,12 @@ def evaluate(location: str, config: EvaluateConfig) -> EvaluationReport:
     if config.labels is not None:
         labels = FileLabels(read_annotations(Path(as_path(config.labels)).expanduser().resolve(), config), config)
     unit = ("window" if labels.are_timed else "clip") if config.unit == "auto" else config.unit
+    metadata = read_metadata(location)
     sample = draw_sample(
-        read_clips(location),
+        read_clips(location, config.model_output),
         labels,
         unit=unit,
-        window_s=EXAMPLE_HOP_S * frontend_speed(location),
+        window_s=RunModel.from_metadata(metadata).example_s * float(metadata.get("frontend.speed", 1)),
         max_rows=config.max_rows,
         seed=config.seed,
     )

@@ -13,6 +13,7 @@ from runner.config.schema import FrontendConfig
 from runner.core.errors import RunnerError
 from runner.evaluation.scan import ClipScore, OtherClips, Scan, ScanRequest, scan
 from runner.evaluation.sources import EmbeddingSet
+from runner.output.run_model import RunModel
 from runner.statistics.frechet import (
     Gaussian,
     Limit,
@@ -27,7 +28,7 @@ from runner.statistics.moments import Rows
 LIMIT_ROWS = 100_000
 """Embeddings of a run that FAD∞ is fitted to; of more, so many are drawn."""
 
-_COMPARED = ("model", "weights.checksum")
+_COMPARED = ("model", "output", "weights.checksum")
 """What must be equal beside the front end, of what ``stats.npz`` says of its embeddings."""
 
 
@@ -84,9 +85,12 @@ def differences(reference: EmbeddingSet, run: EmbeddingSet) -> list[str]:
     What a set does not say is taken to be the front end's default.  A file of another tool, which says nothing at all,
     differs from none: see ``unknown``.
     """
-    first, second = reference.summary.about, run.summary.about
-    if not first or not second:
+    if not reference.summary.about or not run.summary.about:
         return []
+    first, second = (
+        {"output": RunModel.from_metadata(each.summary.about).outputs[0].name, **each.summary.about}
+        for each in (reference, run)
+    )
     defaults = {f"frontend.{key}": str(value) for key, value in asdict(FrontendConfig()).items()}
     keys = [*_COMPARED, *(key for key in {**defaults, **first, **second} if key.startswith("frontend."))]
     pairs = ((key, first.get(key, defaults.get(key)), second.get(key, defaults.get(key))) for key in keys)
@@ -158,7 +162,7 @@ def measure(reference: Reference, run: EmbeddingSet, options: FadOptions) -> Sco
     if len(base.mean) != len(summary.mean):
         raise RunnerError(
             f"{run.name} has embeddings of {len(summary.mean)} values, and {reference.embeddings.name} of "
-            f"{len(base.mean)}: compare those of one model"
+            f"{len(base.mean)}: compare the same output of one model"
         )
     fad = frechet_distance(base, Gaussian.of_covariance(summary.mean, summary.covariance, summary.n))
     notes = [note for note in (unknown(run),) if note]

@@ -100,11 +100,11 @@ class UrlLocation:
         return UrlLocation(f"{self.name}/{folder}", self._timeout_s)
 
 
-def run_rows(location: Location) -> Iterator[RowBlock]:
-    """Read a run's embeddings, of Parquet or npz.
+def run_rows(location: Location, output: str | None = None) -> Iterator[RowBlock]:
+    """Read a run's embeddings, of Parquet or npz; ``output`` is the model's, None for the first.
 
     Raises:
-        RunnerError: a file is not what a run writes.
+        RunnerError: the model has no such output, or a file is not what a run writes.
     """
-    for block in read_blocks(location.name, ("clip",)):
+    for block in read_blocks(location.name, ("clip",), output):
         yield RowBlock(*block.clip_ends(), block.embeddings)

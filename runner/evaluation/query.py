@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from runner.core.errors import ClipError, RunnerError
-from runner.vggish.constants import SAMPLE_RATE
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from runner.config.schema import WeightsConfig
     from runner.output.reader import EmbeddingReader
 
 
@@ -30,31 +30,34 @@ def query_from_file(
         models: the folder with the released weights.
 
     Returns:
-        float32 [n, 128].
+        float32 [n, d].
 
     Raises:
         RunnerError: the file cannot be decoded, or the run's weights are not here or are others than they were.
     """
     from runner.audio.reader import leveled, read_clip
     from runner.config.groups.frontend import FrontendConfig
-    from runner.inference.api import load_vggish_model
+    from runner.config.schema import MemoryConfig, build_group
+    from runner.inference.api import load_session
+    from runner.inference.builder import DeviceRequest
     from runner.inference.tensorflow_import import import_tensorflow, without_library_notes
+    from runner.models.registry import find_model
 
     about = {key.removeprefix("vggish_runner."): value for key, value in reader.metadata.items()}
     # files of early versions have these two keys only
     early = {f"frontend.{key}": about[key] for key in ("hop_s", "resampler") if key in about}
     frontend = FrontendConfig.from_metadata(early | about)
+    model = find_model(build_group("model", _section(reader, "model")))
     try:
-        with read_clip(path, start_s, end_s, preparation=frontend.preparation) as clip:
+        with read_clip(path, start_s, end_s, preparation=frontend.preparation(model.spec)) as clip:
             preparation = leveled(clip)
         with read_clip(path, start_s, end_s, preparation=preparation) as clip:
             samples = np.concatenate(list(clip))
     except ClipError as error:
         raise RunnerError(f"{path} cannot be the query: {error}") from error
-    weights, seed = _weights_of(reader)
     with without_library_notes():
         import_tensorflow()
-        session = load_vggish_model("cpu", models=models, weights=weights, seed=seed)
+        session = load_session(model, _weights_of(reader), models, DeviceRequest("cpu"), MemoryConfig(name="query"))
     checksum = str(session.metadata.weights.checksum)
     expected = about.get("weights.checksum", "unknown")
     if checksum != expected:
@@ -62,7 +65,10 @@ def query_from_file(
             f"{reader.location} was embedded with other weights (checksum {expected[:12]}) than those found here "
             f"({checksum[:12]}): search with --clip, or restore the run's weights"
         )
-    return session.embed_waveform(samples, SAMPLE_RATE, hop_s=frontend.hop_s)
+    rows = session.embed_waveform(samples, model.spec.sample_rate, hop_s=frontend.hop_s)
+    ends = np.cumsum([output.width for output in session.spec.outputs])
+    names = [output.name for output in session.spec.outputs]
+    return np.split(rows, ends[:-1], axis=1)[names.index(reader.output.name)]
 
 
 def query_from_clip(
@@ -83,12 +89,18 @@ def query_from_clip(
     return query
 
 
-def _weights_of(reader: EmbeddingReader) -> tuple[str, int]:
-    """Return the arguments ``weights`` and ``seed`` of ``load_vggish_model`` that load the run's weights."""
-    source = reader.metadata.get("vggish_runner.weights.source")
-    if source == "audioset":
-        return source, 0
-    settings = reader.settings()
-    if source == "random":
-        return source, int(str(settings["weights.seed"]))
-    return str(settings["weights.path"]), 0
+def _weights_of(reader: EmbeddingReader) -> WeightsConfig:
+    """Return the configuration that loads the run's weights."""
+    from runner.config.schema import RandomWeights, build_group
+
+    settings = _section(reader, "weights")
+    if reader.metadata.get("vggish_runner.weights.source") == "random":
+        return RandomWeights(seed=int(str(settings["seed"])))
+    weights: WeightsConfig = build_group("weights", settings)
+    return weights
+
+
+def _section(reader: EmbeddingReader, group: str) -> dict[str, Any]:
+    """Return a group's settings of the run."""
+    prefix = f"{group}."
+    return {key.removeprefix(prefix): value for key, value in reader.settings().items() if key.startswith(prefix)}

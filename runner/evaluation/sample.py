@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from runner.output.run_blocks import read_blocks
-from runner.vggish.constants import EMBEDDING_SIZE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 class Sample:
     """Clips or windows with their labels, in the order of their names: the same rows for every run of the same data.
 
-    ``labels`` has each row's labels, sorted; ``embeddings`` is float32 [n, 128].  Of clips ``starts`` is 0.  ``seen``
+    ``labels`` has each row's labels, sorted; ``embeddings`` is float32 [n, d].  Of clips ``starts`` is 0.  ``seen``
     counts the labeled rows that it was taken from, ``unlabeled`` the clips that nothing is known of.
     """
 
@@ -39,16 +38,17 @@ class Sample:
     unlabeled: int
 
 
-def read_clips(location: str) -> Iterator[EmbeddedClip]:
+def read_clips(location: str, output: str | None = None) -> Iterator[EmbeddedClip]:
     """Yield a run's embeddings, clip after clip; a long clip in several pieces.
 
     Args:
         location: the run's folder or URL.
+        output: of the run's model; None for the first.
 
     Raises:
-        RunnerError: the run has neither Parquet nor npz files, or they can't be read.
+        RunnerError: the run has neither Parquet nor npz files, its model no such output, or they can't be read.
     """
-    for block in read_blocks(location):
+    for block in read_blocks(location, output=output):
         yield from block.clips()
 
 
@@ -135,11 +135,11 @@ def _labeled(
 def _add_clip(draw: _Draw, key: int, clip: str, pieces: Iterable[tuple[EmbeddedClip, ClipLabels]]) -> bool:
     """Add the mean of a clip's windows; False if it has no labels."""
     is_drawn = key <= draw.limit
-    known, names, count, total = None, set[str](), 0, np.zeros(EMBEDDING_SIZE)
+    known, names, count, total = None, set[str](), 0, np.zeros(1)
     for piece, known in pieces:
         if is_drawn:
             names.update(*known.windows)
-            total += piece.embeddings.sum(axis=0, dtype=np.float64)
+            total = total + piece.embeddings.sum(axis=0, dtype=np.float64)
             count += len(piece.embeddings)
     if known is None:
         return False

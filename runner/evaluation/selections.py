@@ -16,9 +16,6 @@ _RAVEN = (
     *("Label", "Score", "Begin Path", "File Offset (s)"),
 )
 
-_NYQUIST_HZ = 8000
-"""The frequencies that VGGish looks at end at 7,500 Hz, its signal at 8,000 Hz."""
-
 
 @dataclass(frozen=True)
 class Selection:
@@ -39,7 +36,7 @@ class Selection:
     score: float | None = None
 
 
-def raven_table(selections: Iterable[Selection], root: str = "") -> str:
+def raven_table(selections: Iterable[Selection], root: str = "", high_hz: int = 8000) -> str:
     """Return a Raven selection table (tab-separated, Raven Pro 1.6's column names).
 
     Times are those within each file, which "Begin Path" and "File Offset (s)" name: open a table over several files in
@@ -48,6 +45,7 @@ def raven_table(selections: Iterable[Selection], root: str = "") -> str:
     Args:
         selections: in the order of the table.
         root: put before the clips' paths.
+        high_hz: the highest frequency of the model's signal.
     """
     text = io.StringIO()
     writer = csv.writer(text, delimiter="\t", lineterminator="\n")
@@ -56,7 +54,7 @@ def raven_table(selections: Iterable[Selection], root: str = "") -> str:
         start, end = f"{selection.start_s:.3f}", f"{selection.end_s:.3f}"
         score = "" if selection.score is None else f"{selection.score:.4f}"
         path = str(PurePosixPath(root) / selection.clip) if root else selection.clip
-        row = (number, "Spectrogram 1", 1, start, end, 0, _NYQUIST_HZ, selection.label, score, path, start)
+        row = (number, "Spectrogram 1", 1, start, end, 0, high_hz, selection.label, score, path, start)
         writer.writerow(row)
     return text.getvalue()
 

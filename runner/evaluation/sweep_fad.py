@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from runner.contract.sweep import SweepFad
 from runner.core.errors import RunnerError
 from runner.core.layout import RunLayout
+from runner.reporting.comparability import facts_of_result
 from runner.reporting.quality import quality_of, ranked_by_precision
 from runner.reporting.verdict import are_partitions
 from runner.statistics.files import from_npz
@@ -22,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 def sweep_fads(sweep_dir: Path, jobs: Mapping[str, RunResult]) -> dict[str, SweepFad]:
-    """Return the distance of each finished job from the one of the finest precision, by their stats.npz.
+    """Return the distance of each finished job from the one of its model in the finest precision, by their stats.npz.
 
     Jobs of another data set or other weights than that one's, and those without statistics, have none.
 
@@ -30,8 +31,18 @@ def sweep_fads(sweep_dir: Path, jobs: Mapping[str, RunResult]) -> dict[str, Swee
         sweep_dir: the sweep's folder.
         jobs: its jobs' results, by their folders below it.
     """
-    jobs = {job: result for job, result in jobs.items() if result.status == "finished"}
-    if len(jobs) < 2 or are_partitions([*jobs.values()]):
+    finished = {job: result for job, result in jobs.items() if result.status == "finished"}
+    if are_partitions([*finished.values()]):
+        return {}
+    models: dict[str, dict[str, RunResult]] = {}
+    for job, result in finished.items():
+        models.setdefault(facts_of_result(result).workload["model"], {})[job] = result
+    return {job: fad for own in models.values() for job, fad in _fads(sweep_dir, own).items()}
+
+
+def _fads(sweep_dir: Path, jobs: Mapping[str, RunResult]) -> dict[str, SweepFad]:
+    """Return the distances of one model's jobs."""
+    if len(jobs) < 2:
         return {}
     reference = _reference(jobs)
     data = _data(jobs[reference])

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 from runner.config.schema import MemoryConfig
 from runner.devices.detection import DeviceType
 from runner.inference.builder import DeviceRequest, build_session, place_on_device
-from runner.weights.loading import load_weights
+from runner.models.vggish.model import VGGish
 
 if TYPE_CHECKING:
+    from runner.config.schema import WeightsConfig
     from runner.inference.session import VGGishSession
+    from runner.models.base import EmbeddingModel
 
 log = logging.getLogger(__name__)
 
@@ -48,9 +50,8 @@ def load_vggish_model(
         ValueError: an argument out of range.
         RuntimeError: TensorFlow already uses its devices in this process, so they can't be configured any more.
     """
-    from runner.config.schema import AudiosetWeights, FileWeights, RandomWeights, WeightsConfig
+    from runner.config.schema import AudiosetWeights, FileWeights, RandomWeights
     from runner.core.paths import default_models
-    from runner.weights.selection import resolve_weights
 
     if not 0.0 < gpu_memory_fraction <= 1.0:
         raise ValueError(f"gpu_memory_fraction={gpu_memory_fraction} is not a share of the memory: use 0 < x <= 1")
@@ -59,7 +60,7 @@ def load_vggish_model(
         wanted = RandomWeights(seed=seed)
     else:
         wanted = AudiosetWeights() if weights == "audioset" else FileWeights(path=weights)
-    chosen = resolve_weights(wanted, Path(models) if models else default_models(), is_demo=False)
+    request = DeviceRequest(DeviceType(device_preference).value, precision=precision)
     policy = MemoryConfig(
         name="custom",
         gpu_memory_fraction=gpu_memory_fraction,
@@ -68,9 +69,28 @@ def load_vggish_model(
         default_batch_size={"cpu": 128, "gpu": 512, "metal": 128},
         host_limit_mib=None,
     )
-    placement = place_on_device(DeviceRequest(DeviceType(device_preference).value, precision=precision), policy)
+    return load_session(VGGish(), wanted, Path(models) if models else default_models(), request, policy)
+
+
+def load_session(
+    model: EmbeddingModel, weights: WeightsConfig, models: Path, request: DeviceRequest, policy: MemoryConfig
+) -> VGGishSession:
+    """Return a ready session of a model on the first of the placed devices.
+
+    Args:
+        model: the model.
+        weights: the source of its weights.
+        models: folder for downloaded weights.
+        request: device and precision.
+        policy: the memory policy.
+
+    Raises:
+        WeightsError: the weights can't be had or are not the model's.
+    """
+    chosen = model.choose_weights(weights, models, is_demo=False)
+    placement = place_on_device(request, policy, model.spec)
     for warning in filter(
         None, (placement.device.fallback_reason and placement.device.reason, placement.precision.warning)
     ):
         log.warning("%s", warning)
-    return build_session(placement, load_weights(chosen))
+    return build_session(placement, model, model.load(chosen))

@@ -13,11 +13,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner.audio.framing import synthetic_windows
 from runner.contract.result import BatchSizeCurve, BatchSizePoint
 from runner.core.cache import remembered
 from runner.core.metrics import BACKGROUND_LOAD, MAX_BACKGROUND_LOAD
 from runner.devices.load import BackgroundLoad, family_cpu_s
-from runner.vggish.framing import synthetic_windows
 
 if TYPE_CHECKING:
     from runner.inference.session import VGGishSession
@@ -141,7 +141,7 @@ def measure_on(session: VGGishSession, dtype: str) -> Callable[[int], BatchSizeP
         compile_s = session.warm_up(dtype)
         if len(session.oom_backoffs) > backoffs:
             return None
-        windows = synthetic_windows(size, dtype)
+        windows = synthetic_windows(size, session.spec.window_samples, dtype)
         calls = _CALLS_AHEAD if session.in_flight > 1 else 1
         on_device = session.on_device(windows) if session.in_flight > 1 else None
         fastest, start = float("inf"), time.perf_counter()

@@ -6,27 +6,28 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.contract.result import DeviceReport, WeightsReport
 from runner.devices.host import usable_cores, versions
 from runner.devices.probe import detect_available_devices
 from runner.devices.selection import choose_device
-from runner.inference.convolution import choose_convolution
 from runner.inference.gpu_memory import GpuMemory, apply_gpu_memory
 from runner.inference.memory import plan_memory
 from runner.inference.precision import choose_precision
-from runner.inference.program import Program
 from runner.inference.session import SessionMetadata, VGGishSession
 from runner.inference.tensorflow_import import import_tensorflow
+from runner.models.base import Target
 
 if TYPE_CHECKING:
     from runner.config.schema import MemoryConfig
     from runner.contract.result import Decision
+    from runner.core.model_spec import ModelSpec
     from runner.devices.selection import DeviceChoice
     from runner.inference.memory import MemoryPlan
     from runner.inference.precision import PrecisionChoice
-    from runner.weights.loading import LoadedWeights
+    from runner.models.base import EmbeddingModel, LoadedWeights
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Placement:
     gpu_memory: GpuMemory
 
 
-def place_on_device(request: DeviceRequest, memory: MemoryConfig) -> Placement:
+def place_on_device(request: DeviceRequest, memory: MemoryConfig, spec: ModelSpec) -> Placement:
     """Choose device and precision and apply the memory policy, once per process, before TensorFlow uses a device."""
     import_tensorflow()
     import tensorflow as tf
@@ -61,13 +62,13 @@ def place_on_device(request: DeviceRequest, memory: MemoryConfig) -> Placement:
     tf.config.set_soft_device_placement(True)
     tf.config.threading.set_intra_op_parallelism_threads(cores)
     tf.config.threading.set_inter_op_parallelism_threads(min(2, cores))
-    precision = choose_precision(request.precision, device.device)
-    plan = memory_plan(device, precision, memory, gpu_memory)
+    precision = choose_precision(request.precision, device.device, possible=spec.precisions)
+    plan = memory_plan(device, precision, memory, gpu_memory, spec)
     return Placement(device=device, precision=precision, memory=plan, gpu_memory=gpu_memory)
 
 
 def memory_plan(
-    device: DeviceChoice, precision: PrecisionChoice, memory: MemoryConfig, gpu_memory: GpuMemory
+    device: DeviceChoice, precision: PrecisionChoice, memory: MemoryConfig, gpu_memory: GpuMemory, spec: ModelSpec
 ) -> MemoryPlan:
     """Return the memory policy's effective settings on the chosen devices."""
     return plan_memory(
@@ -75,6 +76,7 @@ def memory_plan(
         device.effective,
         usable_cores(),
         len(device.indices),
+        window_samples=spec.window_samples,
         precision=precision.effective,
         gpu_mib=gpu_memory.available_mib,
     )
@@ -82,10 +84,10 @@ def memory_plan(
 
 def build_sessions(
     placement: Placement,
+    model: EmbeddingModel,
     loaded: LoadedWeights,
     *,
-    conv: str = "auto",
-    calibration: Callable[[], tuple[float, float]] | None = None,
+    cache: Path | None = None,
     timed: Callable[[str, float], None] | None = None,
     dtypes: Sequence[str] = ("float32",),
 ) -> list[VGGishSession]:
@@ -93,21 +95,22 @@ def build_sessions(
 
     Args:
         placement: from ``place_on_device``.
-        loaded: the weights; their arrays are emptied.
-        conv: algorithm of the deep convolutions: auto, direct or winograd.
-        calibration: returns the seconds of (direct, winograd) for ``auto``; measured now when None.
+        model: the model.
+        loaded: its weights; their arrays are emptied.
+        cache: folder of measurements of this machine; None to measure anew.
         timed: called with the seconds of each step: ``calibration``, ``weights`` and ``compile``.
         dtypes: of the windows to compile for.
     """
     start = time.perf_counter()
-    conv_choice = choose_convolution(conv, placement.device.effective, placement.precision.effective, calibration)
+    target = Target(placement.device.effective, placement.precision.effective)
+    algorithm = model.choose_algorithm(target, cache)
     calibrated = time.perf_counter()
-    metadata = _session_metadata(placement, loaded, conv_choice)
+    metadata = _session_metadata(placement, loaded, algorithm)
     sessions = []
     for ordinal in range(len(placement.device.indices)):
         is_last = ordinal == len(placement.device.others)
         arrays = loaded.arrays if is_last else dict(loaded.arrays)
-        program = Program(arrays, placement.device.effective, placement.precision, conv_choice.effective, ordinal)
+        program = model.make_program(arrays, replace(target, ordinal=ordinal), algorithm)
         sessions.append(VGGishSession(program, placement.memory.batch_size, metadata))
     built = time.perf_counter()
     with ThreadPoolExecutor(len(sessions)) as threads:
@@ -119,13 +122,13 @@ def build_sessions(
     return sessions
 
 
-def build_session(placement: Placement, loaded: LoadedWeights, *, conv: str = "auto") -> VGGishSession:
+def build_session(placement: Placement, model: EmbeddingModel, loaded: LoadedWeights) -> VGGishSession:
     """Build a session on the first of the placed devices; ``loaded``'s arrays are emptied."""
-    (session,) = build_sessions(replace(placement, device=replace(placement.device, others=())), loaded, conv=conv)
+    (session,) = build_sessions(replace(placement, device=replace(placement.device, others=())), model, loaded)
     return session
 
 
-def _session_metadata(placement: Placement, loaded: LoadedWeights, conv: Decision) -> SessionMetadata:
+def _session_metadata(placement: Placement, loaded: LoadedWeights, conv: Decision | None) -> SessionMetadata:
     return SessionMetadata(
         device=DeviceReport.of(placement.device),
         precision=placement.precision.decision,

@@ -22,11 +22,11 @@ from runner.inference.gate import measure_session, message_of, signals_of
 from runner.inference.parity import compare
 
 if TYPE_CHECKING:
+    from runner.audio.framing import Windows
     from runner.config.schema import ParityConfig
     from runner.inference.parity import Parity
     from runner.inference.session import VGGishSession
-    from runner.vggish.answers import Answers
-    from runner.vggish.framing import Windows
+    from runner.models.answers import Answers
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ class Canary:
     ) -> NDArray[np.float32]:
         if isinstance(windows, SourceWindows):
             windows = np.asarray(self._session.resample(windows))
-        shards, signals = self._shards(), signals_of(windows.dtype.name)
+        shards, signals = self._shards(), signals_of(self._session.spec, windows.dtype.name)
         rows = max(len(windows), len(signals))
         batch = np.zeros((rows, windows.shape[1]), windows.dtype)
         batch[: len(windows)] = windows

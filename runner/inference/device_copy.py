@@ -13,7 +13,8 @@ from runner.vggish.arrays import aligned
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from runner.vggish.framing import Windows
+    from runner.audio.framing import Windows
+
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,6 @@ expected.
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import socket
@@ -20,16 +19,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from runner.contract.result import ParityReport
-from runner.inference.parity import INT16_SIGNALS, Parity, as_int16, compare, fixed_signals, worst_of
-from runner.vggish import reference
+from runner.inference.parity import Parity, compare, worst_of
+from runner.models.signals import INT16_SIGNALS, as_int16, fixed_signals
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from runner.audio.framing import Windows
     from runner.config.schema import ParityConfig
+    from runner.core.model_spec import ModelSpec
     from runner.inference.session import VGGishSession
-    from runner.vggish.answers import Answers
-    from runner.vggish.framing import Windows
+    from runner.models.answers import Answers
 
 log = logging.getLogger(__name__)
 
@@ -37,9 +37,9 @@ _RAGGED = 43
 """Rows of the ragged batch: no multiple of anything, and two chunks of a CPU's."""
 
 
-def signals_of(dtype: str) -> Windows:
-    """Return the fixed signals as windows of a type: [16, 15600] of float32, or [13, 15600] of int16."""
-    signals = fixed_signals()
+def signals_of(spec: ModelSpec, dtype: str) -> Windows:
+    """Return the fixed signals as a model's windows of a type: [16, samples] of float32, or [13, samples] of int16."""
+    signals = fixed_signals(spec.sample_rate, spec.window_samples)
     return as_int16(signals[:INT16_SIGNALS]) if dtype == "int16" else signals
 
 
@@ -51,7 +51,7 @@ def measure_session(session: VGGishSession, answers: Answers, dtype: str = "floa
         answers: the reference's.
         dtype: float32 or int16.
     """
-    signals = signals_of(dtype)
+    signals = signals_of(session.spec, dtype)
     calls = [_shuffled(rows, len(signals), seed) for seed, rows in enumerate(_rows(session, len(signals)))]
     calls.append(np.array([INT16_SIGNALS // 2]))
 
@@ -60,7 +60,10 @@ def measure_session(session: VGGishSession, answers: Answers, dtype: str = "floa
 
     with ThreadPoolExecutor(session.in_flight) as threads:
         worst = worst_of(threads.map(ask, calls))
-    return _with_log_mel(worst, session.log_mel(signals), signals)
+    log_mel = session.log_mel(signals)
+    if answers.log_mel is None or log_mel is None:
+        return worst
+    return _with_log_mel(worst, log_mel, answers.log_mel[: len(signals)])
 
 
 def _rows(session: VGGishSession, signals: int) -> list[int]:
@@ -76,15 +79,10 @@ def _shuffled(rows: int, signals: int, seed: int) -> NDArray[np.int64]:
     return np.random.Generator(np.random.PCG64(seed)).permutation(np.arange(rows) % signals)
 
 
-@functools.cache
-def _expected_log_mel() -> NDArray[np.float64]:
-    return reference.reference_log_mel(fixed_signals())
-
-
-def _with_log_mel(parity: Parity, log_mel: NDArray[np.float32], signals: Windows) -> Parity:
-    if log_mel.shape != (len(signals), 96, 64):
-        raise ValueError(f"log-mel is {list(log_mel.shape)} where [{len(signals)}, 96, 64] was expected")
-    worst = float(np.abs(log_mel - _expected_log_mel()[: len(signals)]).max())
+def _with_log_mel(parity: Parity, log_mel: NDArray[np.float32], expected: NDArray[np.float64]) -> Parity:
+    if log_mel.shape != expected.shape:
+        raise ValueError(f"log-mel is {list(log_mel.shape)} where {list(expected.shape)} was expected")
+    worst = float(np.abs(log_mel - expected).max())
     return worst_of([parity, Parity(0.0, 0.0, 1.0, 0.0, log_mel_err=worst if np.isfinite(worst) else np.inf)])
 
 
@@ -127,7 +125,7 @@ def run_parity_gate(
         action=config.name,
         tolerance=tolerance,
         dtypes=tuple(dtypes),
-        reference=f"NumPy float64, {'from the cache' if answers.cached else 'computed now'}",
+        reference=f"{answers.reference}, {'from the cache' if answers.cached else 'computed now'}",
         measured_by=f"{socket.gethostname()}:{os.getpid()}",
     )
     failure = message_of(sessions[0], misses) if misses else None
@@ -140,6 +138,6 @@ def message_of(session: VGGishSession, misses: Sequence[str]) -> str:
     """Tell the user which device misses what, and the ways out."""
     device, precision = session.metadata.device, session.metadata.precision.effective
     return (
-        f"{device.name} ({device.effective}, {precision}) gives other embeddings than the reference in float64: "
+        f"{device.name} ({device.effective}, {precision}) gives other embeddings than the reference: "
         f"{', '.join(misses)}. Use device=cpu or precision=float32, or parity=warn to go on all the same"
     )

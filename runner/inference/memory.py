@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from runner.audio.framing import slot_bytes
 from runner.devices.detection import DeviceType
-from runner.vggish.framing import slot_bytes
+from runner.devices.host import writers_for
 
 if TYPE_CHECKING:
     from runner.config.schema import MemoryConfig
@@ -33,9 +34,13 @@ _WRITER_MIB = 200
 _ACTIVATION_MIB_PER_EXAMPLE = 0.2
 """Activations of one example in a batch on a CPU (measured)."""
 
-_MIN_GPU_BATCH = 256
-"""Batch size (conservative's) down to which a GPU's batch is cut before decode processes are, and below it last of all:
-otherwise ``balanced`` cuts the batch to 8 on a machine of 64 cores, which leaves a GPU idle."""
+_MIN_SAMPLES = 8 * 15_600
+"""Samples of a batch (8 of VGGish's windows) down to which it is cut."""
+
+_MIN_GPU_SAMPLES = 256 * 15_600
+"""Samples of a batch (conservative's, of VGGish) down to which a GPU's is cut before decode processes are, and below
+them last of all: otherwise ``balanced`` cuts the batch to 8 windows on a machine of 64 cores, which leaves a GPU
+idle."""
 
 _GPU_BASE_MIB = 700
 
@@ -86,24 +91,32 @@ def default_decode_workers(device: DeviceType, cores: int) -> int:
     return cores
 
 
+def planned_decode_workers(memory: MemoryConfig, device: DeviceType, cores: int) -> int:
+    """Return the number of decode processes that a policy has for a device, before anything is cut."""
+    by_kind = memory.default_decode_workers.get(device.value)
+    return memory.decode_workers or (min(by_kind, cores) if by_kind else default_decode_workers(device, cores))
+
+
 def plan_memory(
     memory: MemoryConfig,
     device: DeviceType,
     cores: int,
     devices: int = 1,
     *,
+    window_samples: int,
     precision: str = "float32",
     gpu_mib: int | None = None,
 ) -> MemoryPlan:
-    """Return the policy's effective settings; queue, then batch, then decode processes are cut to fit the limit.
+    """Return the policy's effective settings; queue, writers, batch and decode processes are cut to the limit.
 
-    On a GPU the batch is cut below ``_MIN_GPU_BATCH`` last of all.
+    They are cut in this order, but on a GPU the batch below ``_MIN_GPU_SAMPLES`` last of all.
 
     Args:
         memory: the policy; a batch size ``auto`` starts from the device's default.
         device: kind of device in use.
         cores: usable cores.
         devices: devices in use.
+        window_samples: samples of the model's windows.
         precision: number format of the network.
         gpu_mib: memory of each GPU that the run may take; None where that is unknown.
     """
@@ -118,35 +131,45 @@ def plan_memory(
             batch //= 2
         if batch < asked_for:
             notes.append(f"batch_size cut from {asked_for} to {batch}: the GPU has {gpu_mib:,} MiB for this run")
+    writers = memory.writer_processes
+    if writers is None:
+        writers = writers_for(cores) if device is DeviceType.GPU else 0
+    limit_mib = memory.host_limit_of(device.value)
     plan = MemoryPlan(
         batch_size=batch,
         queue_depth=memory.queue_depth,
-        decode_workers=memory.decode_workers or default_decode_workers(device, cores),
-        host_limit_mib=memory.host_limit_mib,
+        decode_workers=planned_decode_workers(memory, device, cores),
+        host_limit_mib=limit_mib,
         in_flight=devices * (IN_FLIGHT_ON_CUDA if device is DeviceType.GPU else 1),
-        writer_processes=memory.writer_processes,
+        writer_processes=writers,
         notes=tuple(notes),
     )
-    return plan if memory.host_limit_mib is None else _cut_to_limit(plan, memory.host_limit_mib, device, devices)
+    return plan if limit_mib is None else _cut_to_limit(plan, limit_mib, device, devices, window_samples)
 
 
-def _cut_to_limit(plan: MemoryPlan, limit_mib: int, device: DeviceType, devices: int) -> MemoryPlan:
-    """Return the plan with queue, batch and decode processes cut until it fits into the host's memory."""
-    batch, depth, workers = plan.batch_size, plan.queue_depth, plan.decode_workers
+def _cut_to_limit(
+    plan: MemoryPlan, limit_mib: int, device: DeviceType, devices: int, window_samples: int
+) -> MemoryPlan:
+    """Return the plan with queue, writers, batch and decode processes cut until it fits into the host's memory."""
+    least_batch = max(1, _MIN_SAMPLES // window_samples)
+    least_gpu_batch = max(least_batch, _MIN_GPU_SAMPLES // window_samples)
+    batch, depth, workers, writers = plan.batch_size, plan.queue_depth, plan.decode_workers, plan.writer_processes
     activations = _ACTIVATION_MIB_PER_EXAMPLE if device is DeviceType.CPU else 0.0
 
     def is_too_much() -> bool:
-        slots = (workers + depth + plan.in_flight) * slot_bytes(batch) / MIB
-        processes = workers * _DECODER_MIB + plan.writer_processes * _WRITER_MIB
+        slots = (workers + depth + plan.in_flight) * slot_bytes(batch, window_samples) / MIB
+        processes = workers * _DECODER_MIB + writers * _WRITER_MIB
         return _WORKER_BASE_MIB + batch * activations + slots + processes > limit_mib
 
     while is_too_much() and depth > 1:
         depth -= 1
-    while is_too_much() and batch > (_MIN_GPU_BATCH if device is DeviceType.GPU else 8):
+    while is_too_much() and writers:
+        writers -= 1
+    while is_too_much() and batch > (least_gpu_batch if device is DeviceType.GPU else least_batch):
         batch //= 2
     while is_too_much() and workers > devices:
         workers -= 1
-    while is_too_much() and batch > 8:
+    while is_too_much() and batch > least_batch:
         batch //= 2
     while is_too_much() and workers > 1:
         workers -= 1
@@ -154,17 +177,26 @@ def _cut_to_limit(plan: MemoryPlan, limit_mib: int, device: DeviceType, devices:
         "batch_size": (plan.batch_size, batch),
         "queue_depth": (plan.queue_depth, depth),
         "decode_workers": (plan.decode_workers, workers),
+        "writer_processes": (plan.writer_processes, writers),
     }
     notes = (
         f"{name} cut from {before} to {after}: memory.host_limit_mib is {limit_mib}"
         for name, (before, after) in cuts.items()
         if before != after
     )
-    return replace(plan, batch_size=batch, queue_depth=depth, decode_workers=workers, notes=(*plan.notes, *notes))
+    return replace(
+        plan,
+        batch_size=batch,
+        queue_depth=depth,
+        decode_workers=workers,
+        writer_processes=writers,
+        notes=(*plan.notes, *notes),
+    )
 
 
-def ceiling_mib(host_limit_mib: int | None, device: DeviceType) -> int | None:
+def ceiling_mib(memory: MemoryConfig, device: DeviceType) -> int | None:
     """Return the limit of the worker's host memory with a device: the policy's, and CUDA's libraries."""
-    if host_limit_mib is None:
+    limit_mib = memory.host_limit_of(device.value)
+    if limit_mib is None:
         return None
-    return host_limit_mib + (_CUDA_HOST_MIB if device is DeviceType.GPU else 0)
+    return limit_mib + (_CUDA_HOST_MIB if device is DeviceType.GPU else 0)

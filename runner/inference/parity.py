@@ -1,80 +1,21 @@
-"""Parity measures: fixed signals, the reference's answers to them, and distances from those."""
+"""Parity measures: distances of a device's embeddings from the reference's answers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from runner.core.errors import WeightsError
-from runner.vggish.answers import Answers, reference_answers
-
 if TYPE_CHECKING:
     from runner.config.schema import ToleranceConfig
-    from runner.weights.loading import LoadedWeights
+    from runner.models.answers import Answers
 
 Array = NDArray[np.float32]
 
-INT16_SIGNALS = 13
-"""Number of fixed signals, the first ones, with values of 16-bit samples."""
-
-_RATE, _SAMPLES, _FULL_SCALE = 16_000, 15_600, 32_768
-"""Constants of this module: the signals must not change with a fault elsewhere."""
-
 _ROWS_FOR_RATIOS = 12
-
-
-def fixed_signals() -> Array:
-    """Return the signals, one window each, float32 [16, 15600]: the same on every machine.
-
-    The first ``INT16_SIGNALS`` have values of 16-bit samples, so that ``as_int16`` is exact: a tone, two tones 40 dB
-    apart, a chirp over the whole band, noise, silence, an impulse, a clipped speech-like signal (voiced harmonics under
-    a syllable's envelope), noise at -80 dB, a square wave and clipped noise (both of RMS above 0.9), a tone with a
-    constant offset, tones next to either edge of the mel bands.  The others need floats: samples above 1, a decaying
-    tone that is finer than 16 bits, noise at -120 dB.
-    """
-    t = np.arange(_SAMPLES) / _RATE
-    turn = 2 * np.pi * t
-    rng = np.random.Generator(np.random.PCG64(1))
-    impulse = np.zeros(_SAMPLES)
-    impulse[_SAMPLES // 3] = 1.0
-    chirp_rate = (7800.0 - 50.0) / t[-1]
-    voiced = sum(np.sin(turn * 120.0 * k + k * k) / k for k in range(1, 30))
-    syllables = 0.5 - 0.5 * np.cos(turn * 4.0)
-    noises = [rng.uniform(-1.0, 1.0, _SAMPLES) for _ in range(5)]
-    rows = [
-        0.5 * np.sin(turn * 1000.0),
-        0.9 * np.sin(turn * 220.0) + 0.009 * np.sin(turn * 3520.0),
-        0.8 * np.sin(turn * (50.0 + 0.5 * chirp_rate * t)),
-        0.3 * noises[0],
-        np.zeros(_SAMPLES),
-        impulse,
-        np.clip(1.5 * voiced * syllables, -1.0, 1.0),
-        1e-4 * noises[1],
-        0.99 * np.sign(np.sin(turn * 311.0) + 0.01),
-        np.clip(8.0 * noises[2], -1.0, 1.0),
-        0.4 + 0.3 * np.sin(turn * 660.0),
-        0.6 * np.sin(turn * 7470.0) * syllables + 0.3 * np.sin(turn * 135.0),
-        0.45 * np.sin(turn * 7530.0) + 0.45 * np.sin(turn * 112.0),
-    ]
-    exact = np.clip(np.round(np.stack(rows) * _FULL_SCALE), -_FULL_SCALE, _FULL_SCALE - 1) / _FULL_SCALE
-    finer = [
-        1.8 * np.sin(turn * 523.0) + 0.7 * noises[3],
-        0.7 * np.sin(turn * 1760.0) * np.exp(-12.0 * t),
-        1e-6 * noises[4],
-    ]
-    signals: Array = np.concatenate([exact, np.stack(finer)]).astype(np.float32) + np.float32(0)  # no -0
-    return signals
-
-
-def as_int16(signals: Array) -> NDArray[np.int16]:
-    """Convert the first ``INT16_SIGNALS`` signals, or others of such values, to 16-bit samples."""
-    samples: NDArray[np.int16] = (signals * np.float32(_FULL_SCALE)).astype(np.int16)
-    return samples
 
 
 @dataclass(frozen=True)
@@ -84,7 +25,8 @@ class Parity:
     NaN or infinity in the embeddings makes all errors infinite and the cosine -1.
 
     Two ratios tell a small systematic error from a coarse precision's noise.  Their unit is the root mean square of the
-    error that rounding alone makes, at least float32's 1.2e-7; both are 0 for fewer rows than ``_ROWS_FOR_RATIOS``.
+    error that rounding alone makes, at least float32's 1.2e-7; both are 0 for fewer rows than ``_ROWS_FOR_RATIOS``, and
+    where the reference can't round.
 
     Attributes:
         max_abs_err: largest difference.
@@ -129,22 +71,29 @@ def worst_of(parities: Iterable[Parity]) -> Parity:
 
 
 def compare(embeddings: Array, answers: Answers, signals: NDArray[np.int64] | None = None) -> Parity:
-    """Measure embeddings against the reference's answers.
+    """Measure embeddings against the reference's answers: each output by itself, and the worst of each measure.
 
     Args:
-        embeddings: float32 [n, 128].
+        embeddings: float32 [n, width].
         answers: the reference's.
         signals: number of the signal of each row; all signals in order when None.
 
     Raises:
         ValueError: the number of rows is another.
     """
-    exact = answers.exact if signals is None else answers.exact[signals]
-    rounded = answers.rounded if signals is None else answers.rounded[signals]
+    rows = slice(None) if signals is None else signals
+    exact, rounded = answers.exact[rows], None if answers.rounded is None else answers.rounded[rows]
     if embeddings.shape != exact.shape:
         raise ValueError(f"{list(embeddings.shape)} embeddings were returned where {list(exact.shape)} were expected")
     if not np.isfinite(embeddings).all():
         return Parity(np.inf, np.inf, -1.0, np.inf, np.inf, np.inf)
+    ends = np.cumsum([output.width for output in answers.outputs])[:-1]
+    parts = [np.split(rows, ends, axis=1) for rows in (embeddings, exact, exact if rounded is None else rounded)]
+    return worst_of(_compare(*part, has_rounded=rounded is not None) for part in zip(*parts, strict=True))
+
+
+def _compare(embeddings: Array, exact: Array, rounded: Array, *, has_rounded: bool) -> Parity:
+    """Measure one output, [n, width] each."""
     actual, expected, coarse = (array.astype(np.float64) for array in (embeddings, exact, rounded))
     worst = float(np.abs(actual - expected).max())
     dots, squares = (actual * expected).sum(axis=1), (expected * expected).sum(axis=1)
@@ -154,7 +103,7 @@ def compare(embeddings: Array, answers: Answers, signals: NDArray[np.int64] | No
     largest = max(float(np.abs(expected).max()), np.finfo(np.float32).tiny)
     scale = float(dots.sum() / max(float(squares.sum()), np.finfo(np.float64).tiny))
     noise = bias = 0.0
-    if len(embeddings) >= _ROWS_FOR_RATIOS:
+    if has_rounded and len(embeddings) >= _ROWS_FOR_RATIOS:
         unit = max(_rms(coarse - expected), float(np.finfo(np.float32).eps) * _rms(expected), np.finfo(np.float32).tiny)
         noise, bias = _rms(actual - expected) / unit, _rms((actual - coarse).mean(axis=0)) / unit
     return Parity(
@@ -169,24 +118,3 @@ def compare(embeddings: Array, answers: Answers, signals: NDArray[np.int64] | No
 
 def _rms(values: NDArray[np.float64]) -> float:
     return float(np.sqrt(np.square(values).mean()))
-
-
-def parity_answers(weights: LoadedWeights, folder: Path, precision: str) -> Answers:
-    """Return the reference's answers to the fixed signals for a precision.
-
-    Args:
-        weights: with their arrays.
-        folder: of cached answers.
-        precision: in effect.
-
-    Raises:
-        WeightsError: the weights give NaN or infinity.
-    """
-    signals = fixed_signals()
-    exact, is_cached = reference_answers(weights.arrays, weights.checksum, signals, folder)
-    if not np.isfinite(exact).all():
-        raise WeightsError(f"{weights.choice.path} gives NaN or infinity on ordinary sound: get another checkpoint")
-    if precision == "float32":
-        return Answers(exact, exact, is_cached)
-    rounded, is_rounded_cached = reference_answers(weights.arrays, weights.checksum, signals, folder, precision)
-    return Answers(exact, rounded, is_cached and is_rounded_cached)

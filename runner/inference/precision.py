@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from runner.config.groups.precision import PRECISIONS
 from runner.contract.result import Decision
 from runner.devices.detection import DeviceType
 from runner.devices.host import cpu_flags
@@ -44,6 +46,14 @@ class PrecisionChoice:
         reason = f"{self.effective} failed parity ({why}); the next fastest is {self.others[0]}"
         return PrecisionChoice(self.requested, self.others[0], reason, None, self.others[1:])
 
+    def among(self, possible: Sequence[str]) -> PrecisionChoice:
+        """Return the choice of the fastest precision that is ``possible`` for the model."""
+        others = tuple(name for name in self.others if name in possible)
+        if self.effective in possible:
+            return replace(self, others=others)
+        reason = f"the model can't be computed in {self.effective}, which is the fastest here"
+        return PrecisionChoice(self.requested, others[0], reason, None, others[1:])
+
     @property
     def decision(self) -> Decision:
         """The choice as a run reports it."""
@@ -55,11 +65,23 @@ class PrecisionChoice:
         return "float32" if self.effective == "tf32" else self.effective
 
 
-def choose_precision(requested: str, device: DeviceInfo, flags: frozenset[str] | None = None) -> PrecisionChoice:
-    """Choose the precision for ``device``; ``flags`` are the processor's (this machine's when None)."""
+def choose_precision(
+    requested: str,
+    device: DeviceInfo,
+    flags: frozenset[str] | None = None,
+    possible: Sequence[str] = PRECISIONS[1:],
+) -> PrecisionChoice:
+    """Choose the precision for a device.
+
+    Args:
+        requested: auto, or one that the model can be computed in.
+        device: the device.
+        flags: the processor's; this machine's when None.
+        possible: those that the model can be computed in, float32 among them.
+    """
     flags = cpu_flags() if flags is None else flags
     if requested == "auto":
-        return _automatic(device, flags)
+        return _automatic(device, flags).among(possible)
     asked = f"precision={requested} was asked for"
     if requested == "tf32" and not _has_tf32(device):
         why = f"{device.name} has no TF32 (NVIDIA Ampere and later do), so float32 is used"

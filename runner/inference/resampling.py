@@ -1,4 +1,4 @@
-"""Resampling on the device: windows at their file's rate to windows at 16 kHz, in float64 like the host's."""
+"""Resampling on the device: windows at their file's rate to windows at the model's, in float64 like the host's."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from runner.audio.framing import scaled
 from runner.audio.preparation import Preparation
 from runner.audio.resample import StreamResampler
+from runner.core.samples import INT16_SCALE
 from runner.devices.detection import DeviceType
-from runner.vggish.constants import EXAMPLE_SAMPLES, INT16_SCALE
-from runner.vggish.framing import scaled
 
 if TYPE_CHECKING:
     from runner.audio.source_windows import SourceWindows, WindowFilter
@@ -58,7 +58,7 @@ class DeviceResampler:
         self.faults: list[str] = []
 
     def resample(self, source: SourceWindows, on_device: Any) -> Any:
-        """Resample a batch to float32 [count, 15600], a tensor on the device or an array of the host.
+        """Resample a batch to float32 [count, window_samples], a tensor on the device or an array of the host.
 
         Args:
             source: the batch.
@@ -113,7 +113,7 @@ class DeviceResampler:
             first, second = (tf.reshape(part, [-1, inputs]) for part in (cut[:, :-1], cut[:, 1:]))
             resampled = tf.matmul(first, weights[:inputs]) + tf.matmul(second, weights[inputs:])
             rows = tf.reshape(resampled, [-1, blocks * window_filter.outputs])
-            return tf.cast(rows[:, :EXAMPLE_SAMPLES], tf.float32)
+            return tf.cast(rows[:, : window_filter.window_samples], tf.float32)
 
         signature = tf.TensorSpec([None, *like.shape[1:]], like.dtype)
         return tf.function(resample, input_signature=[signature], jit_compile=self._use_xla or None, autograph=False)
@@ -127,7 +127,8 @@ def _example(window_filter: WindowFilter, dtype: Any, channels: int) -> tuple[ND
     windows = noise if dtype == np.int16 else scaled(noise)
     expected = []
     for window in windows[:, window_filter.half_width :]:
-        resampler = StreamResampler(window_filter.rate, window_filter.method)
-        mono = scaled(Preparation().apply(window))
-        expected.append(np.concatenate([resampler.push(mono), resampler.finish()])[:EXAMPLE_SAMPLES])
+        resampler = StreamResampler(window_filter.rate, window_filter.target_rate, window_filter.method)
+        mono = scaled(Preparation(window_filter.target_rate).apply(window))
+        resampled = np.concatenate([resampler.push(mono), resampler.finish()])
+        expected.append(resampled[: window_filter.window_samples])
     return windows, np.stack(expected)

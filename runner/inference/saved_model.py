@@ -48,10 +48,12 @@ def export(config: RunConfig) -> Path:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"output.dir={folder} is not an empty folder: name another")
     _check_frontend(config.frontend)
-    from runner.weights.selection import random_weights_banner, resolve_weights
+    from runner.models.vggish.model import VGGish
+    from runner.weights.selection import random_weights_banner
 
     models = config.paths.models_folder
-    chosen = resolve_weights(config.weights, models, is_demo=False)
+    model = VGGish(conv="direct")
+    chosen = model.choose_weights(config.weights, models, is_demo=False)
     if chosen.is_random:
         print(random_weights_banner(chosen), file=sys.stderr)
 
@@ -61,22 +63,20 @@ def export(config: RunConfig) -> Path:
     from runner.core.layout import CACHE
     from runner.inference.builder import DeviceRequest, build_session, place_on_device
     from runner.inference.gate import run_parity_gate
-    from runner.inference.parity import parity_answers
-    from runner.weights.loading import load_weights
 
     request = DeviceRequest(config.device.name, config.device.index, config.device.strict, config.precision.name)
-    placement = place_on_device(request, config.memory)
-    loaded = load_weights(chosen)
+    placement = place_on_device(request, config.memory, model.spec)
+    loaded = model.load(chosen)
     checked = config.parity.name != "off"
-    answers = parity_answers(loaded, models / CACHE, placement.precision.effective) if checked else None
-    session = build_session(placement, loaded, conv="direct")  # it takes the arrays of the weights
+    answers = model.answers(loaded, models / CACHE, placement.precision.effective) if checked else None
+    session = build_session(placement, model, loaded)  # it takes the arrays of the weights
     gate = None
     if answers is not None:
         gate = run_parity_gate([session], answers, config.parity)
         if gate.failure and config.parity.name == "strict":
             raise ParityError(gate.failure)
     metadata = _metadata(config, session, gate)
-    module, signatures = _module(session.weights, placement.precision.compute_dtype, config.frontend, metadata)
+    module, signatures = _module(session, placement.precision.compute_dtype, config.frontend, metadata)
     unfinished = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(unfinished, ignore_errors=True)
     tf.saved_model.save(module, str(unfinished), signatures=signatures)
@@ -120,7 +120,7 @@ def _metadata(config: RunConfig, session: VGGishSession, gate: GateResult | None
 
 
 def cut(samples: Any, frontend: FrontendConfig) -> Any:
-    """The windows of waveforms, as ``runner.vggish.framing.WindowCutter`` cuts them, in TensorFlow's operations.
+    """The windows of waveforms, as ``runner.audio.framing.WindowCutter`` cuts them, in TensorFlow's operations.
 
     Args:
         samples: float32 [batch, samples], mono 16 kHz.
@@ -132,9 +132,9 @@ def cut(samples: Any, frontend: FrontendConfig) -> Any:
     import tensorflow as tf
 
     from runner.vggish.constants import EXAMPLE_FRAMES, EXAMPLE_SAMPLES, STFT_HOP, STFT_WINDOW
-    from runner.vggish.framing import hop_samples
+    from runner.vggish.spec import VGGISH
 
-    hop, length = hop_samples(frontend.hop_s), tf.shape(samples)[1]
+    hop, length = frontend.framing(VGGISH).hop_samples, tf.shape(samples)[1]
     padded = tf.constant(EXAMPLE_SAMPLES if frontend.short_clips == "pad" else 0)
     if frontend.tail == "pad":
         examples = 1 + (length - EXAMPLE_SAMPLES) // hop
@@ -144,7 +144,9 @@ def cut(samples: Any, frontend: FrontendConfig) -> Any:
     return tf.signal.frame(tf.pad(samples, [[0, 0], [0, tf.maximum(padded - length, 0)]]), EXAMPLE_SAMPLES, hop)
 
 
-def _module(weights: Any, compute_dtype: str, cutting: FrontendConfig, metadata: str) -> tuple[Any, Mapping[str, Any]]:
+def _module(
+    session: VGGishSession, compute_dtype: str, cutting: FrontendConfig, metadata: str
+) -> tuple[Any, Mapping[str, Any]]:
     """The module to save, and its signatures."""
     import tensorflow as tf
 
@@ -154,7 +156,7 @@ def _module(weights: Any, compute_dtype: str, cutting: FrontendConfig, metadata:
 
     dtype = tf.dtypes.as_dtype(compute_dtype)
     module = tf.Module()
-    module.weights = dict(weights)
+    module.weights = dict(session.weights)
 
     def embed(log_mel: Any, sane: Any) -> Any:
         count = tf.shape(log_mel)[0]
@@ -176,12 +178,16 @@ def _module(weights: Any, compute_dtype: str, cutting: FrontendConfig, metadata:
     def examples(log_mel: Any) -> Tensors:
         return {"embeddings": embed(log_mel, frontend.are_log_mel(log_mel))}
 
+    def windows(rows: Any) -> Tensors:
+        return {"embeddings": session.program.computation("float32")(rows)}
+
     def program(function: Callable[..., Any], shape: list[int | None], name: str) -> Any:
         return tf.function(function, input_signature=[tf.TensorSpec(shape, tf.float32, name=name)], autograph=False)
 
     module.waveform = program(waveform, [None, None], "samples")
     module.clip = program(clip, [None], "samples")
+    module.windows = program(windows, [None, EXAMPLE_SAMPLES], "windows")
     module.examples = program(examples, [None, EXAMPLE_FRAMES, MEL_BANDS], "log_mel")
     module.metadata = tf.function(lambda: tf.constant(metadata), input_signature=[], autograph=False)
-    signatures = {"waveform": module.waveform, "clip": module.clip, "examples": module.examples}
+    signatures = {name: getattr(module, name) for name in ("waveform", "clip", "windows", "examples")}
     return module, {"serving_default": module.waveform, **signatures}

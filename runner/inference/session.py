@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from runner.audio.framing import Framing, WindowCutter, cut, scaled
 from runner.audio.samples import as_mono, as_rate, as_samples
 from runner.audio.source_windows import SourceWindows
 from runner.core.errors import ClipError
@@ -20,16 +21,14 @@ from runner.devices.detection import DeviceType
 from runner.inference.device_copy import DeviceCopy, as_tensor
 from runner.inference.gpu_memory import GpuMemory, is_out_of_memory
 from runner.inference.memory import IN_FLIGHT_ON_CUDA
-from runner.inference.program import ROW_SHAPES
 from runner.inference.resampling import DeviceResampler
-from runner.vggish.constants import EMBEDDING_SIZE, EXAMPLE_HOP_S, EXAMPLE_SAMPLES, SAMPLE_RATE
-from runner.vggish.framing import scaled
 from runner.vggish.postprocess import pca_in_effect
 
 if TYPE_CHECKING:
+    from runner.audio.framing import Windows
     from runner.contract.result import Decision, DeviceReport, Effect, WeightsReport
-    from runner.inference.program import Program
-    from runner.vggish.framing import Windows
+    from runner.core.model_spec import ModelSpec
+    from runner.models.program import Program
     from runner.vggish.postprocess import Postprocessor
 
 log = logging.getLogger(__name__)
@@ -43,7 +42,7 @@ are the same at every batch size."""
 
 @dataclass(frozen=True)
 class SessionMetadata:
-    """Device, precision, weights and convolution algorithm of a session, as requested and as in effect.
+    """Device, precision, weights and algorithm of a session, as requested and as in effect.
 
     ``gpu_memory`` are the allocator's settings in effect, ``versions`` those of the packages.
     """
@@ -51,7 +50,7 @@ class SessionMetadata:
     device: DeviceReport
     precision: Decision
     weights: WeightsReport
-    conv: Decision
+    conv: Decision | None = None
     gpu_memory: GpuMemory = field(default_factory=GpuMemory)
     versions: Mapping[str, str] = field(default_factory=dict)
 
@@ -84,6 +83,11 @@ class VGGishSession:
         self._resampler = DeviceResampler(program.device_name, use_xla=program.is_compiled_by_xla)
         self._batch_size = batch_size
         self._lock = threading.Lock()
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model's rate, windows and outputs."""
+        return self.program.spec
 
     @property
     def device_name(self) -> str:
@@ -148,7 +152,7 @@ class VGGishSession:
         Where XLA can't compile it, TensorFlow's own kernels take over, and ``compiler`` says so.
         """
         start = time.perf_counter()
-        silence = np.zeros((1, EXAMPLE_SAMPLES), dtype)
+        silence = np.zeros((1, self.spec.window_samples), dtype)
         try:
             self.embed_windows(silence)
         except Exception as error:
@@ -212,19 +216,21 @@ class VGGishSession:
         with np.errstate(over="ignore"):
             return self._embed("examples", examples.astype(np.float32, copy=False))
 
-    def log_mel(self, windows: Windows) -> Array:
-        """Compute the log-mel alone that windows [n, 15600] are embedded by: float32 [n, 96, 64] on the host."""
+    def log_mel(self, windows: Windows) -> Array | None:
+        """Compute the log-mel alone that windows are embedded by, float32 [n, frames, bands] on the host; None where
+        the program does not give it."""
         with self._placed():
-            return np.asarray(self.program.log_mel(self.on_device(windows)).numpy())
+            log_mel = self.program.log_mel(self.on_device(windows))
+            return None if log_mel is None else np.asarray(log_mel.numpy())
 
-    def embed_waveform(self, waveform: NDArray[Any], sample_rate: int, *, hop_s: float = EXAMPLE_HOP_S) -> Array:
+    def embed_waveform(self, waveform: NDArray[Any], sample_rate: int, *, hop_s: float | None = None) -> Array:
         """Embed one clip's waveform.
 
         Args:
             waveform: [samples] or [samples, channels]: floats in -1..1, or int16, int32 or uint8 as a WAV file has
                 them (``scipy.io.wavfile`` gives these).
             sample_rate: Hz.
-            hop_s: seconds between examples.
+            hop_s: seconds between examples; the model's own hop when None.
 
         Returns:
             float32 [examples, 128]; a clip too short for one example is zero-padded to one.
@@ -232,32 +238,35 @@ class VGGishSession:
         Raises:
             ValueError: ``waveform`` is of another type or shape, empty, NaN, infinite or of another scale; the sample
                 rate or the hop is none.
-            ClipError: ``too_short``, if no sample at 16 kHz is left of it; ``non_finite_embedding``.
+            ClipError: ``too_short``, if no sample at the model's rate is left of it; ``non_finite_embedding``.
         """
         from runner.audio.resample import StreamResampler
-        from runner.vggish.framing import WindowCutter
 
-        mono, rate, cutter = as_mono(waveform), as_rate(sample_rate), WindowCutter(hop_s)
-        if rate != SAMPLE_RATE:
-            resampler = StreamResampler(rate)
+        mono, rate, cutter = as_mono(waveform), as_rate(sample_rate), WindowCutter(Framing.of(self.spec, hop_s))
+        if rate != self.spec.sample_rate:
+            resampler = StreamResampler(rate, self.spec.sample_rate)
             mono = np.concatenate([resampler.push(scaled(mono)), resampler.finish()])
+        elif not self.spec.takes_int16:
+            mono = scaled(mono)
         windows = cutter.push(mono)
         return self._embed_clip([windows if len(windows) else cutter.finish()])
 
-    def embed_file(self, path: str | Path, *, hop_s: float = EXAMPLE_HOP_S) -> Array:
+    def embed_file(self, path: str | Path, *, hop_s: float | None = None) -> Array:
         """Embed one audio file to float32 [examples, 128]; raises ``ClipError`` where it can't be decoded."""
+        from runner.audio.preparation import Preparation
         from runner.audio.reader import read_clip
-        from runner.vggish.framing import WindowCutter, cut
 
-        cutter = WindowCutter(hop_s)
-        with read_clip(str(path)) as clip:
+        cutter = WindowCutter(Framing.of(self.spec, hop_s))
+        preparation = Preparation(self.spec.sample_rate, takes_int16=self.spec.takes_int16)
+        with read_clip(str(path), preparation=preparation) as clip:
             return self._embed_clip(cut(iter(clip), cutter))
 
     def _embed_clip(self, blocks: Iterable[Windows]) -> Array:
         """Embed the windows of one clip, which come in blocks."""
         chunks = [self.embed_windows(windows) for windows in blocks if len(windows)]
         if not chunks:
-            raise ClipError("too_short", "no sample at 16 kHz is left of it")
+            rate_khz = self.spec.sample_rate / 1000
+            raise ClipError("too_short", f"no sample at {rate_khz:g} kHz is left of it")
         embeddings = chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
         if not np.isfinite(embeddings).all():
             raise ClipError("non_finite_embedding", "the network gave NaN or infinity for it: load it in float32")
@@ -275,7 +284,7 @@ class VGGishSession:
     def _embed(self, kind: str, rows: Any, copied: Callable[[], None] | None = None) -> Array:
         """Embed rows of one kind of the program's inputs, an array or a tensor on the device, in batches; back off
         where memory runs out."""
-        expected = ROW_SHAPES[kind]
+        expected = self.program.row_shapes[kind]
         if rows.shape[1:] != expected:
             raise ValueError(f"rows have shape {rows.shape}: give [n, {', '.join(map(str, expected))}]")
         chunks = []
@@ -293,7 +302,7 @@ class VGGishSession:
             done += len(batch)
         if len(chunks) == 1:
             return chunks[0]
-        return np.concatenate(chunks) if chunks else np.empty((0, EMBEDDING_SIZE), np.float32)
+        return np.concatenate(chunks) if chunks else np.empty((0, self.spec.width), np.float32)
 
     def _embed_batch(self, function: Any, rows: Any, copied: Callable[[], None] | None) -> Array:
         count = len(rows)

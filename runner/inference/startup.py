@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runner.config.schema import AUTO, VGGishModel
+from runner.config.schema import AUTO
 from runner.contract.events import DeviceEvent
 from runner.contract.result import (
     DeviceReport,
@@ -22,15 +22,13 @@ from runner.devices.host import usable_cores, versions
 from runner.devices.nvml import describe_gpus
 from runner.inference.batch_size import measure_on, remembered_search, search_undisturbed, sizes_from
 from runner.inference.compile_cache import CompileCache
-from runner.inference.convolution import remembered_calibration
 from runner.inference.gate import run_parity_gate
 from runner.inference.memory import MAX_BATCH
 from runner.inference.tensorflow_import import import_tensorflow
+from runner.models.registry import find_model
 from runner.vggish.postprocess import Postprocessor
-from runner.weights.loading import init_random_weights
 
 if TYPE_CHECKING:
-    from runner.config.schema import RunConfig
     from runner.contract.events import Events
     from runner.contract.result import Scalar
     from runner.contract.spec import RunSpec
@@ -39,8 +37,8 @@ if TYPE_CHECKING:
     from runner.inference.gate import GateResult
     from runner.inference.memory import MemoryPlan
     from runner.inference.session import VGGishSession
-    from runner.vggish.answers import Answers
-    from runner.weights.loading import LoadedWeights
+    from runner.models.answers import Answers
+    from runner.models.base import LoadedWeights
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +77,7 @@ class SessionStartup:
         self.report = Startup()
         self.metrics: dict[str, float] = {}
         self._weights, self._config = spec.weights, spec.config
+        self._model = find_model(spec.config.model)
         self._dtypes, self._timer, self._events = tuple(dtypes), timer, events
         self._cache = Path(spec.config.paths.models).expanduser() / CACHE
         self._programs = CompileCache(self._cache, [])
@@ -90,7 +89,7 @@ class SessionStartup:
             RunnerError: device, weights or parity.
         """
         background = ThreadPoolExecutor(2)  # while TensorFlow is imported
-        drawn = background.submit(init_random_weights, self._weights)
+        drawn = background.submit(self._model.draw, self._weights)
         gpus = background.submit(describe_gpus if self._config.device.name != "cpu" else list)
         self._events.phase("import")
         with self._timer.step("import"):
@@ -98,14 +97,15 @@ class SessionStartup:
             import tensorflow as tf
 
             from runner.inference.builder import place_on_device  # noqa: F401  # it imports what takes long
-            from runner.weights.loading import load_weights
         tf.get_logger().setLevel("ERROR")
         self._programs = CompileCache(self._cache, gpus.result())
         self._programs.use()
         placement = self._place()
         self._events.phase("weights")
         with self._timer.step("weights"):
-            loaded = load_weights(self._weights, drawn.result(), self._cache)
+            loaded = self._model.load(self._weights, drawn.result(), self._cache)
+        for note in self._model.notes:
+            self._events.warn(note)
         self.metrics |= {f"smoke_{name}": value for name, value in (loaded.smoke or {}).items()}
         placement, sessions, answers = self._build_until_parity(placement, loaded)
         self._programs.commit()
@@ -124,7 +124,7 @@ class SessionStartup:
         with self._timer.step("device"):
             device = config.device
             request = DeviceRequest(device.name, device.index, device.strict, config.precision.name)
-            placement = place_on_device(request, config.memory)
+            placement = place_on_device(request, config.memory, self._model.spec)
         self.report = replace(self.report, device=DeviceReport.of(placement.device))
         for info in placement.device.considered:
             log.info("%s %-5s %s: %s", "✓" if info.available else "✗", info.type.value, info.name, info.reason)
@@ -138,8 +138,6 @@ class SessionStartup:
         self, placement: Placement, loaded: LoadedWeights
     ) -> tuple[Placement, list[VGGishSession], Answers | None]:
         """Build sessions in the first of the possible precisions in which they pass the parity gate."""
-        from runner.weights.loading import load_weights
-
         while True:
             placement, sessions, answers = self._build(placement, loaded)
             if answers is None:
@@ -157,7 +155,7 @@ class SessionStartup:
                 break
             self._events.warn(f"precision=auto: {following.reason}")
             placement = replace(placement, precision=following)
-            loaded = load_weights(loaded.choice, cache=self._cache)  # the sessions took its arrays
+            loaded = self._model.load(loaded.choice, cache=self._cache)  # the sessions took its arrays
         for backoff in (backoff for session in sessions for backoff in session.oom_backoffs):
             self._events.warn(backoff)
         if sessions[0].compiler.reason.startswith("XLA failed"):
@@ -170,18 +168,17 @@ class SessionStartup:
     ) -> tuple[Placement, list[VGGishSession], Answers | None]:
         """Build sessions in the placement's precision; the placement returned has the batch size in use."""
         from runner.inference.builder import build_sessions
-        from runner.inference.parity import parity_answers
 
         self.report = replace(self.report, precision=placement.precision.decision)
         answers = None
         if self._config.parity.name != "off":
             with self._timer.step("parity"):
-                answers = parity_answers(loaded, self._cache, placement.precision.effective)
+                answers = self._model.answers(loaded, self._cache, placement.precision.effective)
         sessions = build_sessions(
             placement,
+            self._model,
             loaded,
-            conv=_convolution(self._config),
-            calibration=lambda: remembered_calibration(self._cache),
+            cache=self._cache,
             timed=self._timer.add,
             dtypes=self._dtypes,
         )
@@ -193,7 +190,13 @@ class SessionStartup:
             self.report,
             resolved=_resolved(placement, sessions),
             weights=session.metadata.weights,
-            model=ModelReport(session.metadata.conv, session.compiler, session.copies),
+            model=ModelReport(
+                session.metadata.conv,
+                session.compiler,
+                session.copies,
+                session.spec.title or session.spec.name,
+                {output.name: output.width for output in session.spec.outputs},
+            ),
         )
         return placement, sessions, answers
 
@@ -213,7 +216,7 @@ class SessionStartup:
 
         def plan(size: int) -> MemoryPlan:
             memory = replace(config.memory, batch_size=size)
-            return memory_plan(device, placement.precision, memory, placement.gpu_memory)
+            return memory_plan(device, placement.precision, memory, placement.gpu_memory, config.model.spec)
 
         sizes = sizes_from(
             placement.memory.batch_size, lambda size: size <= MAX_BATCH and plan(size).batch_size == size
@@ -224,7 +227,8 @@ class SessionStartup:
                 f"{usable_cores()} cores",
                 placement.precision.effective,
                 self._dtypes[0],
-                _convolution(config),
+                session.spec.name,
+                session.metadata.conv.effective if session.metadata.conv else "one algorithm",
                 f"TensorFlow {versions()['tensorflow']}",
                 f"{placement.gpu_memory.limit_mib} MiB",
                 f"{sizes[0]} to {sizes[-1]}",
@@ -241,10 +245,6 @@ class SessionStartup:
         return replace(placement, memory=plan(curve.batch_size))
 
 
-def _convolution(config: RunConfig) -> str:
-    return config.model.conv if isinstance(config.model, VGGishModel) else AUTO
-
-
 def _resolved(placement: Placement, sessions: Sequence[VGGishSession]) -> dict[str, Scalar]:
     plan, gpu_memory = placement.memory, placement.gpu_memory
     values: dict[str, Scalar] = {
@@ -256,12 +256,13 @@ def _resolved(placement: Placement, sessions: Sequence[VGGishSession]) -> dict[s
         "memory.decode_workers": plan.decode_workers,
         "memory.writer_processes": plan.writer_processes,
         "memory.host_limit_mib": plan.host_limit_mib,
-        "model.conv": sessions[0].metadata.conv.effective,
         "model.compiler": sessions[0].compiler.effective,
         "threads.intra_op": usable_cores(),
         "memory.gpu_memory_limit_mib": gpu_memory.limit_mib,
         "memory.gpu_allow_growth": gpu_memory.allow_growth,
     }
+    if algorithm := sessions[0].metadata.conv:
+        values["model.conv"] = algorithm.effective
     if gpu_memory.available_mib is not None:
         values["memory.gpu_memory_available_mib"] = gpu_memory.available_mib
     return values

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import shlex
+import threading
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from runner.jobs.spec import requested_run_name
 from runner.jobs.terminal import DownloadProgress, RunProgress, say
 from runner.jobs.tracker import RunTracking
 from runner.jobs.worker_process import InterruptGuard, run_worker
+from runner.models.registry import find_model
 from runner.output.remote.run import open_remote_run
 from runner.output.state.identity import load_precision
 from runner.output.state.locks import acquire_run_lock, release_run_lock
@@ -37,7 +39,7 @@ from runner.reporting.advice import advise
 from runner.reporting.intervals import interval_metrics
 from runner.reporting.naming import run_name
 from runner.reporting.summary import summarize
-from runner.weights.selection import random_weights_banner, resolve_weights
+from runner.weights.selection import random_weights_banner
 
 if TYPE_CHECKING:
     from runner.dataset.table import Manifest
@@ -121,7 +123,7 @@ def _prepare(job: Job, stack: contextlib.ExitStack) -> _Prepared:
 
 
 def _choose_weights(job: Job, manifest: Manifest) -> WeightsChoice:
-    weights = resolve_weights(
+    weights = find_model(job.config.model).choose_weights(
         job.config.weights,
         job.config.paths.models_folder,
         is_demo=manifest.is_demo,
@@ -218,6 +220,10 @@ class _Attempt:
 
     def _on_worker_started(self) -> None:
         """Do what can be done while the worker imports TensorFlow."""
+        if self._job.config.profile.plots:
+            from runner.reporting.figures import import_matplotlib
+
+            threading.Thread(target=import_matplotlib, name="matplotlib", daemon=True).start()
         self._info = replace(self._info, git=git_state())
         self._tracking.begin(self._info, self._remote)
 

@@ -1,4 +1,7 @@
-"""Worker processes: started for a run, or ahead of it."""
+"""Worker processes: started for a run, or ahead of it.
+
+The command imports this module first of all, to start a worker ahead: it imports nothing large.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from runner.contract.files import write_spec
 from runner.core.files import make_folder, remove
 from runner.core.layout import RunLayout
 from runner.core.paths import PACKAGE
@@ -27,6 +29,8 @@ WORKER = (sys.executable, "-m", "runner.engines.worker")
 
 def start_worker(spec: RunSpec) -> subprocess.Popen[str]:
     """Write spec.json and start the worker on it, in a process group of its own, its log going to runner.log."""
+    from runner.contract.files import write_spec
+
     run = RunLayout(spec.run_dir)
     make_folder(run.spec.parent)
     write_spec(run.spec, replace(spec, spawned_at=time.time()))

@@ -98,8 +98,7 @@ class RunnerCallback(Callback):
             acquire_run_lock(folder, run.output.dir)
             if open_remote_run(folder, run):
                 check_output_folder(folder, run)  # as the store has it
-        if _may_start_ahead(config, run):
-            STANDBY.start()
+        _start_ahead(config, run)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check every job's configuration, and open the parent run, before a sweep's first job."""
@@ -112,12 +111,11 @@ class RunnerCallback(Callback):
             _warn_unavailable_devices(config)
             params = list(map(config_params, jobs))
             swept = swept_settings(params) if len(params) > 1 else _searched_settings(config)
+        _start_ahead(config, jobs[0])
         start_sweep(Sweep(jobs[0], folder, overrides, output, _jobs_started_ahead(config, jobs), swept=swept))
         if output:
             with exit_on_config_error():
                 output.upload_state()
-        if _may_start_ahead(config, jobs[0]):
-            STANDBY.start()
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Silence Hydra's own report of a failed job, which the command line reports once."""
@@ -143,6 +141,14 @@ def _may_start_ahead(config: DictConfig, run: RunConfig) -> bool:
     """Whether a worker may be started before its job: this process runs the jobs, all in the same environment."""
     runs_jobs = config.hydra.mode == RunMode.RUN or str(config.hydra.launcher["_target_"]).endswith("BasicLauncher")
     return runs_jobs and run.engine.name == "local" and not config.hydra.job.env_set
+
+
+def _start_ahead(config: DictConfig, run: RunConfig) -> None:
+    """Start a worker ahead of its job, unless one waits, where that is possible; else end the one that waits."""
+    if _may_start_ahead(config, run):
+        STANDBY.start()
+    else:
+        STANDBY.close()
 
 
 def _jobs_started_ahead(config: DictConfig, jobs: Sequence[RunConfig]) -> int:

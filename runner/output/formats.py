@@ -3,12 +3,12 @@
 To add a format, write a class with ``write`` as in ``ShardFormat`` in a module of its own, and create it in
 ``make_formats``; CONTRIBUTING.md lists the other places.  An embedding shard is complete and on disk when ``write``
 returns.  A clip's embeddings are read in blocks, so that memory does not grow with the length of a clip (except for
-TFRecords, whose record is a complete clip: 130 bytes an example).
+TFRecords, whose record is a complete clip: 130 bytes an example, or four a value).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,14 +24,13 @@ from runner.vggish.postprocess import COLUMNS
 
 if TYPE_CHECKING:
     from runner.config.schema import OutputConfig
-    from runner.output.rows import ShardFormat
+    from runner.output.rows import EmbeddingInfo, ShardFormat
 
 
 def make_formats(
     output: OutputConfig,
     folder: Path,
-    metadata: Mapping[str, str],
-    hop_s: float,
+    info: EmbeddingInfo,
     labels: Sequence[str],
     postprocess: Callable[[NDArray[np.float32]], NDArray[Any]] | None = None,
 ) -> list[ShardFormat]:
@@ -40,23 +39,21 @@ def make_formats(
     Args:
         output: the configuration.
         folder: the run's.
-        metadata: model, weights, precision, device and versions, for every file.
-        hop_s: seconds of the file between examples.
+        info: on its embeddings.
         labels: the data set's distinct labels.
-        postprocess: float32 [n, 128] to its post-processed form [n, 128]; None for none.
+        postprocess: the first output, float32 [n, 128], to its post-processed form [n, 128]; None for none.
     """
     extra = PostprocessedColumn(COLUMNS[output.postprocess], postprocess) if postprocess else None
     formats: list[ShardFormat] = []
     for name in dict.fromkeys(output.formats):
         if name == "npz":
-            formats.append(NpzFiles(folder, metadata, hop_s, extra))
+            formats.append(NpzFiles(folder, info, extra))
         elif name == "tfrecord":
-            assert postprocess is not None  # by config/validation.py: AudioSet's format has 8-bit embeddings
-            formats.append(TfrecordShards(folder, metadata, labels, postprocess))
+            formats.append(TfrecordShards(folder, info, labels, postprocess))
         elif name == "parquet":
-            formats.append(ParquetShards(folder, metadata, hop_s, output.compression, extra))
+            formats.append(ParquetShards(folder, info, output.compression, extra))
         else:
             raise NotImplementedError(f"output.formats has {name}, which make_formats does not create")
     if output.pool:
-        formats.append(PooledShards(folder, metadata, hop_s, output.pool, output.compression))
+        formats.append(PooledShards(folder, info, output.pool, output.compression))
     return formats

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import zipfile
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -19,12 +19,11 @@ from runner.core.files import FileDigest, atomic, digest_file, make_folder, writ
 from runner.core.layout import RunLayout, shard_name
 from runner.output.parquet import POSTPROCESSED_TYPES
 from runner.output.spill import blocks
-from runner.vggish.constants import EMBEDDING_SIZE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from runner.output.rows import ClipRow, PostprocessedColumn
+    from runner.output.rows import ClipRow, EmbeddingInfo, PostprocessedColumn
 
 _MAX_NAME_BYTES = 240
 """Longest file name that is written: 255 bytes is the limit of file systems, and temporary names are longer."""
@@ -44,7 +43,7 @@ _WRITERS = 8
 
 
 class NpzFiles:
-    """Writes ``npz/CLIP.npz`` for each embedded clip: ``embedding``, ``start_s``, ``padded``, ``clip``, ``label``.
+    """Writes ``npz/CLIP.npz`` for each embedded clip: an array an output, ``start_s``, ``padded``, ``clip``, ``label``.
 
     ``start_s`` is float64 [n]; ``label`` is an empty string for a clip without one; a post-processed form has its own
     array.  ``npz/metadata.json`` holds the run's metadata.  The files are too many for the journal: it has a list of a
@@ -52,21 +51,18 @@ class NpzFiles:
 
     Args:
         folder: the run's folder.
-        metadata: of the run.
-        hop_s: seconds between examples.
+        info: on its embeddings.
         extra: the post-processed form; None for none.
     """
 
-    def __init__(
-        self, folder: Path, metadata: Mapping[str, str], hop_s: float, extra: PostprocessedColumn | None = None
-    ) -> None:
+    def __init__(self, folder: Path, info: EmbeddingInfo, extra: PostprocessedColumn | None = None) -> None:
         layout = RunLayout(folder)
         self._folder, self._lists = layout.npz, layout.npz_lists
         make_folder(self._folder)
         make_folder(self._lists)
-        self._hop_s = hop_s
+        self._info = info
         self._extra = extra
-        write_atomic(layout.npz_metadata, json.dumps(metadata, indent=2))
+        write_atomic(layout.npz_metadata, json.dumps(info.metadata, indent=2))
 
     def write(self, shard: int, rows: Sequence[ClipRow]) -> list[Path]:
         """Write the files of a shard's clips, several at once, and return their list; see ``ShardFormat``."""
@@ -89,13 +85,15 @@ class NpzFiles:
         path = self._folder / name
         make_folder(path.parent)
         with atomic(path) as temporary, zipfile.ZipFile(temporary, "w") as file:
-            self._add(file, "embedding", np.dtype(np.float32), blocks(row.embeddings), row.examples)
+            for output, columns in zip(self._info.outputs, self._info.slices, strict=True):
+                own = (block[:, columns] for block in blocks(row.embeddings, self._info.block_rows))
+                _add(file, output.name, np.dtype(np.float32), own, (row.examples, output.width))
             if self._extra:
-                processed = map(self._extra.process, blocks(row.embeddings))
-                dtype = POSTPROCESSED_TYPES[self._extra.column]
-                self._add(file, self._extra.column, dtype, processed, row.examples)
+                firsts = map(self._info.first, blocks(row.embeddings, self._info.block_rows))
+                dtype, shape = POSTPROCESSED_TYPES[self._extra.column], (row.examples, self._info.outputs[0].width)
+                _add(file, self._extra.column, dtype, map(self._extra.process, firsts), shape)
             small = {
-                "start_s": row.start_s + self._hop_s * np.arange(row.examples),
+                "start_s": row.start_s + self._info.hop_s * np.arange(row.examples),
                 "padded": np.array(row.padded),
                 "clip": np.array(row.clip),
                 "label": np.array(row.label or ""),
@@ -105,16 +103,16 @@ class NpzFiles:
                     np.lib.format.write_array(member, array, allow_pickle=False)
         return name.as_posix(), digest_file(path)
 
-    @staticmethod
-    def _add(
-        file: zipfile.ZipFile, name: str, dtype: np.dtype[Any], arrays: Iterable[NDArray[Any]], examples: int
-    ) -> None:
-        """Write an array [examples, 128] from blocks, with the bytes that ``numpy.savez`` writes for all at once."""
-        with _member(file, name) as member:
-            header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False}
-            np.lib.format.write_array_header_1_0(member, header | {"shape": (examples, EMBEDDING_SIZE)})
-            for array in arrays:
-                member.write(np.ascontiguousarray(array, dtype).data)
+
+def _add(
+    file: zipfile.ZipFile, name: str, dtype: np.dtype[Any], arrays: Iterable[NDArray[Any]], shape: tuple[int, int]
+) -> None:
+    """Write an array from blocks of its rows, with the bytes that ``numpy.savez`` writes for all at once."""
+    with _member(file, name) as member:
+        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False}
+        np.lib.format.write_array_header_1_0(member, header | {"shape": shape})
+        for array in arrays:
+            member.write(np.ascontiguousarray(array, dtype).data)
 
 
 def _member(file: zipfile.ZipFile, name: str) -> IO[bytes]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -17,53 +17,35 @@ from runner.core.files import atomic, make_folder
 from runner.core.layout import RunLayout, shard_name
 from runner.output.parquet import parquet_metadata, vectors
 from runner.output.rows import row_groups
-from runner.output.spill import BLOCK_ROWS
-from runner.vggish.constants import EMBEDDING_SIZE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from runner.output.rows import ClipRow, RowGroup
-
-POOLED_SCHEMA = pa.schema(
-    [
-        ("clip", pa.string()),
-        ("pool_s", pa.float64()),
-        ("start_s", pa.float64()),
-        ("n", pa.int64()),
-        ("mean", pa.list_(pa.float32(), EMBEDDING_SIZE)),
-        ("std", pa.list_(pa.float32(), EMBEDDING_SIZE)),
-        ("label", pa.string()),
-    ]
-)
-"""The columns of a file of pooled embeddings; ``pool_s`` is null in the row of a complete clip."""
+    from runner.output.rows import ClipRow, EmbeddingInfo, RowGroup
 
 _GROUP_ROWS = 8192
 """Least rows of a Parquet row group that is not the last."""
 
 
 class PooledShards:
-    """Writes ``pooled/part-NNNNN.parquet``: for each duration a row a pooling window, then a row a clip.
+    """Writes ``pooled/part-NNNNN.parquet``, of the first output: for each duration a row a window, then a row a clip.
 
     Window ``k`` of ``pool_s`` has the examples that start in ``[k · pool_s, (k + 1) · pool_s)`` from the clip's
     beginning, ``n`` of them; ``std`` is the population's (ddof 0).
 
     Args:
         folder: the run's folder.
-        metadata: of the run, for each file.
-        hop_s: seconds of the file between examples.
-        pools_s: durations of pooling windows in seconds of the file, each at least ``hop_s``.
+        info: on its embeddings.
+        pools_s: durations of pooling windows in seconds of the file, each at least ``info.hop_s``.
         compression: Parquet codec, or ``none``.
     """
 
-    def __init__(
-        self, folder: Path, metadata: Mapping[str, str], hop_s: float, pools_s: Sequence[float], compression: str
-    ) -> None:
+    def __init__(self, folder: Path, info: EmbeddingInfo, pools_s: Sequence[float], compression: str) -> None:
         self._folder = RunLayout(folder).pooled
         make_folder(self._folder)
-        self._schema = POOLED_SCHEMA.with_metadata(parquet_metadata(metadata))
+        self._schema = pooled_schema(info.outputs[0].width).with_metadata(parquet_metadata(info.metadata))
         self._compression = compression
-        self._hop_s = hop_s
+        self._info = info
         self._pools: tuple[float | None, ...] = (*pools_s, None)
 
     def write(self, shard: int, rows: Sequence[ClipRow]) -> list[Path]:
@@ -76,9 +58,24 @@ class PooledShards:
             ) as file,
         ):
             for pool_s in self._pools:
-                for table in _in_groups(windows.to_table(pool_s) for windows in pooled(rows, pool_s, self._hop_s)):
+                for table in _in_groups(windows.to_table(pool_s) for windows in pooled(rows, pool_s, self._info)):
                     file.write_table(table)
         return [path]
+
+
+def pooled_schema(width: int) -> pa.Schema:
+    """Return the columns of a file of pooled embeddings; ``pool_s`` is null in the row of a complete clip."""
+    return pa.schema(
+        [
+            ("clip", pa.string()),
+            ("pool_s", pa.float64()),
+            ("start_s", pa.float64()),
+            ("n", pa.int64()),
+            ("mean", pa.list_(pa.float32(), width)),
+            ("std", pa.list_(pa.float32(), width)),
+            ("label", pa.string()),
+        ]
+    )
 
 
 @dataclass(frozen=True)
@@ -90,8 +87,8 @@ class Windows:
         clip: each window's clip as its place in ``rows``, int64 [m].
         number: each window's number in its clip, from 0, int64 [m].
         n: examples in each, int64 [m].
-        mean: of the examples, float64 [m, 128].
-        squares: sum of the squares of their differences from ``mean``, float64 [m, 128].
+        mean: of the examples, float64 [m, d].
+        squares: sum of the squares of their differences from ``mean``, float64 [m, d].
     """
 
     rows: Sequence[ClipRow]
@@ -119,7 +116,7 @@ class Windows:
         self.n[0] += n
 
     def to_table(self, pool_s: float | None) -> pa.Table:
-        """Return a table of ``POOLED_SCHEMA``; ``pool_s`` is the windows' duration, None for complete clips."""
+        """Return a table of ``pooled_schema``; ``pool_s`` is the windows' duration, None for complete clips."""
         clip = pa.array(self.clip)
         starts_s = np.array([row.start_s for row in self.rows])[self.clip] + self.number * (pool_s or 0.0)
         columns = [
@@ -131,23 +128,24 @@ class Windows:
             vectors(np.sqrt(self.squares / self.n[:, None]).astype(np.float32)),
             pa.array([row.label for row in self.rows], pa.string()).take(clip),
         ]
-        return pa.Table.from_arrays(columns, schema=POOLED_SCHEMA)
+        return pa.Table.from_arrays(columns, schema=pooled_schema(self.mean.shape[1]))
 
 
-def pooled(rows: Sequence[ClipRow], pool_s: float | None, hop_s: float) -> Iterator[Windows]:
+def pooled(rows: Sequence[ClipRow], pool_s: float | None, info: EmbeddingInfo) -> Iterator[Windows]:
     """Yield the pooling windows of clips, some at a time.
 
-    Each clip is read in blocks of 4,096 examples: the bits depend neither on its chunks nor on the other clips.
+    Each clip is read in blocks of as many examples: the bits depend neither on its chunks nor on the other clips.
 
     Args:
         rows: clips.
-        pool_s: duration of a window in seconds, at least ``hop_s``; None for one window of a complete clip.
-        hop_s: seconds between examples.
+        pool_s: duration of a window in seconds, at least the hop; None for one window of a complete clip.
+        info: on the embeddings.
     """
-    hops = None if pool_s is None else Fraction(str(pool_s)) / Fraction(str(hop_s))
+    hops = None if pool_s is None else Fraction(str(pool_s)) / Fraction(str(info.hop_s))
     begun: Windows | None = None
-    for group in row_groups(rows, BLOCK_ROWS):  # of complete clips, and one block of a longer one at the end
-        windows = _windows(group, hops)
+    block = info.block_rows
+    for group in row_groups(rows, block, block):  # of complete clips, and one block of a longer one at the end
+        windows = _windows(group, info.first(group.embeddings), hops)
         if begun and begun.number[0] == windows.number[0]:
             windows.continue_first(begun)
         elif begun:
@@ -157,9 +155,8 @@ def pooled(rows: Sequence[ClipRow], pool_s: float | None, hop_s: float) -> Itera
         yield windows.part(slice(-1)) if continues else windows
 
 
-def _windows(group: RowGroup, hops: Fraction | None) -> Windows:
-    """Pool a group of blocks, each of another clip."""
-    examples = group.embeddings
+def _windows(group: RowGroup, examples: NDArray[np.float32], hops: Fraction | None) -> Windows:
+    """Pool a group of blocks, each of another clip, whose embeddings are ``examples``."""
     clips, numbers, firsts = [], [], []
     offset = 0
     for clip, (first, count) in enumerate(zip(group.firsts.tolist(), group.counts.tolist(), strict=True)):

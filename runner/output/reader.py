@@ -18,10 +18,10 @@ from runner.core.errors import RunnerError
 from runner.core.layout import RunLayout
 from runner.core.lookahead import map_ahead
 from runner.core.paths import as_path, is_url
+from runner.output.run_model import RunModel
 from runner.output.state.plan_file import parse_plan
 from runner.storage.filesystem import open_store
 from runner.storage.retry import with_retries
-from runner.vggish.constants import EXAMPLE_SAMPLES, SAMPLE_RATE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -144,17 +144,20 @@ class EmbeddingReader:
 
     Args:
         location: the run's folder, its ``embeddings`` folder, one Parquet file, or a URL of any of these.
+        output: of the model, whose vectors are read; None for the first.
 
     Attributes:
         location: As given.
         columns: The files' columns.
         metadata: Of the first file: model, checksum of the weights, precision, versions, all text.
+        model: The model that made them.
+        output: Its output that is read.
 
     Raises:
-        RunnerError: there are no Parquet embeddings, or they cannot be read.
+        RunnerError: there are no Parquet embeddings, they cannot be read, or the model has no such output.
     """
 
-    def __init__(self, location: str) -> None:
+    def __init__(self, location: str, output: str | None = None) -> None:
         self.location = location.rstrip("/")
         self._is_remote = is_url(self.location)
         if self._is_remote:
@@ -174,6 +177,8 @@ class EmbeddingReader:
             self.metadata: Mapping[str, str] = {
                 key.decode(): value.decode() for key, value in (file.schema_arrow.metadata or {}).items()
             }
+        self.model = RunModel.from_metadata(self.metadata)
+        self.output = self.model.output(output, location)
 
     def __len__(self) -> int:
         """Return the number of examples, from the files' footers."""
@@ -188,27 +193,28 @@ class EmbeddingReader:
     @property
     def example_s(self) -> float:
         """How long an example is in its file, seconds."""
-        return EXAMPLE_SAMPLES / SAMPLE_RATE * self.speed
+        return self.model.window_s * self.speed
 
-    def blocks(self, columns: Sequence[str] = ("clip", "start_s"), *, embedding: str = "embedding") -> Iterator[Block]:
+    def blocks(self, columns: Sequence[str] = ("clip", "start_s"), *, embedding: str | None = None) -> Iterator[Block]:
         """Yield the examples in blocks of a row group, at most ``_BLOCK_ROWS`` each; a few groups are read ahead.
 
         Args:
             columns: further columns of each block.
-            embedding: the column of the vectors.
+            embedding: the column of the vectors; None for that of ``output``.
         """
 
         return self.map_blocks(lambda block: block, columns, embedding=embedding)
 
     def map_blocks(
-        self, call: Callable[[Block], R], columns: Sequence[str] = ("clip", "start_s"), *, embedding: str = "embedding"
+        self, call: Callable[[Block], R], columns: Sequence[str] = ("clip", "start_s"), *, embedding: str | None = None
     ) -> Iterator[R]:
         """Yield the results of a function of each block, in their order; see ``blocks``.
 
         The function runs in the threads that decode, right after the block was decoded.
         """
 
-        names = [*columns, embedding]
+        vectors = embedding or self.output.name
+        names = [*columns, vectors]
 
         def read(group: _RowGroup) -> list[R]:
             first, results = group.first, []
@@ -216,16 +222,16 @@ class EmbeddingReader:
                 # by one thread: the row groups are what is read at once
                 batches = file.iter_batches(_BLOCK_ROWS, row_groups=[group.number], columns=names, use_threads=False)
                 for batch in batches:
-                    values = batch.column(embedding).flatten()
+                    values = batch.column(vectors).flatten()
                     dtype = np.uint8 if pa.types.is_uint8(values.type) else np.float32
                     rows = as_array(values, dtype).reshape(len(batch), -1)
-                    results.append(call(Block(first, pa.Table.from_batches([batch.drop_columns([embedding])]), rows)))
+                    results.append(call(Block(first, pa.Table.from_batches([batch.drop_columns([vectors])]), rows)))
                     first += len(rows)
             return results
 
         yield from itertools.chain.from_iterable(map_ahead(read, self._groups(), _THREADS, 2 * _THREADS))
 
-    def clips(self, embedding: str = "embedding") -> Iterator[EmbeddedClip]:
+    def clips(self, embedding: str | None = None) -> Iterator[EmbeddedClip]:
         """Yield the embedded clips whole, in the order of the run; see ``blocks``."""
         begun: EmbeddedClip | None = None
         for block in self.blocks(("clip", "start_s", "label"), embedding=embedding):
@@ -251,7 +257,7 @@ class EmbeddingReader:
                 rows = _rows_of(file, group.number, name)
                 if not len(rows):
                     return None
-                columns = ["start_s", "label", "embedding"]
+                columns = ["start_s", "label", self.output.name]
                 return file.read_row_group(group.number, columns, use_threads=False).slice(rows[0], len(rows))
 
         tables = []
@@ -263,7 +269,7 @@ class EmbeddingReader:
         if not tables:
             return None
         rows = pa.concat_tables(tables).combine_chunks()
-        starts, vectors = rows["start_s"].chunk(0), rows["embedding"].chunk(0).flatten()
+        starts, vectors = rows["start_s"].chunk(0), rows[self.output.name].chunk(0).flatten()
         embeddings = as_array(vectors, np.float32).reshape(len(rows), -1)
         return EmbeddedClip(name, rows["label"][0].as_py(), as_array(starts, np.float64), embeddings)
 

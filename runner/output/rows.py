@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 
-from runner.output.spill import concatenate, unread_blocks
+from runner.output.spill import BLOCK_ROWS, block_rows, concatenate, unread_blocks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from runner.core.model_spec import Output
     from runner.core.span import Span
     from runner.output.spill import Chunk, Embeddings
 
@@ -36,13 +40,21 @@ CLIP_SCHEMA = pa.schema(
 """The columns of clips.parquet."""
 
 GROUP_EXAMPLES = 65_536
-"""Examples of a Parquet row group, and in memory while a shard is written (32 MiB)."""
+"""Examples of a Parquet row group, and in memory while a shard is written, at most; see ``group_examples``."""
+
+_GROUP_BYTES = 32 << 20
+
+
+def group_examples(width: int) -> int:
+    """Return the examples of a row group, for rows of ``width`` values: 32 MiB at most."""
+    return max(1, min(GROUP_EXAMPLES, _GROUP_BYTES // (4 * width)))
 
 
 class ClipRow(NamedTuple):
     """How a clip ended: ``status`` is embedded (``examples`` rows) or skipped (with a ``reason``).
 
-    ``start_s`` is where in its file the clip starts; ``embeddings`` are float32 [examples, 128].
+    ``start_s`` is where in its file the clip starts; ``embeddings`` are float32 [examples, width], the
+    model's outputs side by side.
     """
 
     clip: str
@@ -80,8 +92,48 @@ class ShardFormat(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class EmbeddingInfo:
+    """The embeddings of a run, for the writers of its files.
+
+    Attributes:
+        metadata: of the run, for each file.
+        hop_s: seconds of the file between examples.
+        outputs: of the model, side by side in each row.
+    """
+
+    metadata: Mapping[str, str]
+    hop_s: float
+    outputs: tuple[Output, ...]
+
+    @cached_property
+    def width(self) -> int:
+        """Values of a row: those of all outputs."""
+        return sum(output.width for output in self.outputs)
+
+    @property
+    def block_rows(self) -> int:
+        """Rows of one clip to read at a time."""
+        return block_rows(self.width)
+
+    @property
+    def group_examples(self) -> int:
+        """Examples of a row group."""
+        return group_examples(self.width)
+
+    @cached_property
+    def slices(self) -> tuple[slice, ...]:
+        """The columns of each output in a row."""
+        ends = list(itertools.accumulate((output.width for output in self.outputs), initial=0))
+        return tuple(itertools.starmap(slice, itertools.pairwise(ends)))
+
+    def first(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the first output of rows [n, width]."""
+        return rows[:, self.slices[0]]
+
+
 class PostprocessedColumn(NamedTuple):
-    """The post-processed embeddings: their column, and the function from float32 [n, 128] to [n, 128]."""
+    """The post-processed embeddings: their column, and the function from the first output [n, 128] to [n, 128]."""
 
     column: str
     process: Callable[[NDArray[np.float32]], NDArray[Any]]
@@ -137,7 +189,7 @@ class RowGroup(NamedTuple):
         rows: the clip of each block.
         firsts: the block's first example in its clip, int64 [blocks].
         counts: the block's examples, int64 [blocks].
-        embeddings: of all blocks, one after the other, float32 [n, 128].
+        embeddings: of all blocks, one after the other, float32 [n, width].
     """
 
     rows: list[ClipRow]
@@ -153,15 +205,18 @@ class RowGroup(NamedTuple):
         return cls(rows, np.array(firsts, np.int64), counts, concatenate(chunks))
 
 
-def row_groups(rows: Iterable[ClipRow], examples: int = GROUP_EXAMPLES) -> Iterator[RowGroup]:
-    """Yield the embeddings of clips in groups of about ``examples``; the cuts do not depend on the clips' chunks."""
+def row_groups(rows: Iterable[ClipRow], examples: int = GROUP_EXAMPLES, block: int = BLOCK_ROWS) -> Iterator[RowGroup]:
+    """Yield the embeddings of clips in groups of about ``examples``, of at most ``block`` examples of a clip each.
+
+    The cuts do not depend on the clips' chunks.
+    """
     group: list[tuple[ClipRow, int, Chunk]] = []
     count = 0
     for row in rows:
         first = 0
-        for block in unread_blocks(row.embeddings):
-            group.append((row, first, block))
-            first += len(block)
+        for chunk in unread_blocks(row.embeddings, block):
+            group.append((row, first, chunk))
+            first += len(chunk)
             if count + first >= examples:
                 yield RowGroup.of(group)
                 group, count = [], -first

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import zipfile
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -14,7 +13,9 @@ import pyarrow as pa
 from runner.core.errors import RunnerError
 from runner.core.layout import RunLayout
 from runner.core.paths import as_path, is_url
+from runner.core.readable import json_object
 from runner.output.reader import Block, EmbeddingReader
+from runner.output.run_model import METADATA_PREFIX, RunModel
 from runner.storage.filesystem import open_store
 from runner.storage.retry import with_retries
 
@@ -25,7 +26,7 @@ _TIMEOUT_S = 60.0
 
 
 def has_embeddings(location: str) -> bool:
-    """Whether a run has float32 embeddings (TFRecords have 8-bit ones)."""
+    """Whether a run has embeddings in either format (TFRecords are not read)."""
     files, root = _open(location)
     return any(
         _list(files, f"{root}/{folder}", suffix)
@@ -33,54 +34,64 @@ def has_embeddings(location: str) -> bool:
     )
 
 
-def read_blocks(location: str, columns: Sequence[str] = ("clip", "start_s", "label")) -> Iterator[Block]:
+def read_blocks(
+    location: str, columns: Sequence[str] = ("clip", "start_s", "label"), output: str | None = None
+) -> Iterator[Block]:
     """Yield the embeddings of a run in blocks: a row group of Parquet, or a clip's npz file.
 
     Args:
         location: the run's folder or URL.
         columns: of ``clip``, ``start_s`` and ``label``, those that each block has.
+        output: of the run's model; None for the first.
 
     Raises:
-        RunnerError: the run has neither format, or a file is not as a run writes it.
+        RunnerError: the run has neither format, its model no such output, or a file is not as a run writes it.
     """
     files, root = _open(location)
     archives = _list(files, f"{root}/{RunLayout.npz}", ".npz")
     if not archives or _list(files, f"{root}/{RunLayout.embeddings}", ".parquet"):
-        yield from EmbeddingReader(location).blocks(columns)
+        yield from EmbeddingReader(location, output).blocks(columns)
         return
-    first = 0
+    name, first = RunModel.from_metadata(read_metadata(location)).output(output, location).name, 0
     for path in archives:
-        block = _read_archive(files, path, columns, first)
+        block = _read_archive(files, path, (name, *columns), first)
         first += len(block)
         yield block
 
 
-def frontend_speed(location: str) -> float:
-    """Return a run's ``frontend.speed``: seconds in a file for each second of audio that the model heard.
+def read_metadata(location: str) -> dict[str, str]:
+    """Return the metadata of a run's files, without the prefix of their keys; empty of npz files by themselves.
 
     Raises:
         RunnerError: the run can't be read.
     """
     files, root = _open(location)
+    if _list(files, f"{root}/{RunLayout.embeddings}", ".parquet"):
+        return {key.removeprefix(METADATA_PREFIX): value for key, value in EmbeddingReader(location).metadata.items()}
     try:
-        metadata = json.loads(with_retries(lambda: files.cat_file(f"{root}/{RunLayout.npz_metadata}"), _TIMEOUT_S))
+        content = with_retries(lambda: files.cat_file(f"{root}/{RunLayout.npz_metadata}"), _TIMEOUT_S)
     except FileNotFoundError:
-        return EmbeddingReader(location).speed
-    return float(metadata.get("frontend.speed", 1))
+        return {}
+    try:
+        return {key: str(value) for key, value in json_object(content).items()}
+    except ValueError as error:
+        raise RunnerError(
+            f"{location}/{RunLayout.npz_metadata} can't be read ({error}): rerun the run's command"
+        ) from error
 
 
-def _read_archive(files: AbstractFileSystem, path: str, columns: Sequence[str], first: int) -> Block:
+def _read_archive(files: AbstractFileSystem, path: str, names: Sequence[str], first: int) -> Block:
+    """Read an array of embeddings, the first of ``names``, and columns."""
     try:
         content = with_retries(lambda: files.cat_file(path), _TIMEOUT_S)
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-            embeddings = archive["embedding"]
-            arrays = {column: archive[column] for column in columns}
+            embeddings, *columns = (archive[name] for name in names)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise RunnerError(f"{path} can't be read ({error}): rerun the run's command, which makes it again") from error
     count = len(embeddings)
     values = {
         name: pa.array(array) if array.ndim else pa.repeat(pa.scalar(str(array) or None, pa.string()), count)
-        for name, array in arrays.items()
+        for name, array in zip(names[1:], columns, strict=True)
     }
     return Block(first, pa.table(values), embeddings)
 

@@ -16,17 +16,20 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from runner.vggish.constants import EMBEDDING_SIZE
-
 Array = NDArray[np.float32]
 
 BLOCK_ROWS = 4096
-"""Embeddings of one clip that are read at a time."""
+"""Rows of one clip that are read at a time, at most; see ``block_rows``."""
 
-_ROW_BYTES = 4 * EMBEDDING_SIZE
+_BLOCK_BYTES = 2 << 20
 
 _SEGMENT_BYTES = 256 << 20
 """Size of a temporary file; it is freed when none of its rows are waited for."""
+
+
+def block_rows(width: int) -> int:
+    """Return how many rows of one clip to read at a time, for rows of ``width`` values: 2 MiB at most."""
+    return max(1, min(BLOCK_ROWS, _BLOCK_BYTES // (4 * width)))
 
 
 class _Segment:
@@ -45,9 +48,9 @@ class _Segment:
         self.size = offset + len(data)
         return offset
 
-    def read(self, offset: int, rows: int) -> Array:
-        """Read float32 [rows, 128] from an offset in bytes; from any thread."""
-        array = np.empty((rows, EMBEDDING_SIZE), np.float32)
+    def read(self, offset: int, rows: int, width: int) -> Array:
+        """Read float32 [rows, width] from an offset in bytes; from any thread."""
+        array = np.empty((rows, width), np.float32)
         data = array.data.cast("B")
         done = 0
         while done < len(data):
@@ -60,27 +63,27 @@ class _Segment:
 
 
 class SpilledRows:
-    """Embeddings [n, 128] in a temporary file; sliced like an array, and read when they are needed."""
+    """Embeddings [n, width] in a temporary file; sliced like an array, and read when they are needed."""
 
-    __slots__ = ("_offset", "_rows", "_segment")
+    __slots__ = ("_offset", "_rows", "_segment", "_width")
 
-    def __init__(self, segment: _Segment, offset: int, rows: int) -> None:
-        self._segment, self._offset, self._rows = segment, offset, rows
+    def __init__(self, segment: _Segment, offset: int, rows: int, width: int) -> None:
+        self._segment, self._offset, self._rows, self._width = segment, offset, rows, width
 
     def __len__(self) -> int:
         return self._rows
 
     def __getitem__(self, rows: slice) -> SpilledRows:
         first, end, _ = rows.indices(self._rows)
-        return SpilledRows(self._segment, self._offset + first * _ROW_BYTES, max(0, end - first))
+        return SpilledRows(self._segment, self._offset + first * 4 * self._width, max(0, end - first), self._width)
 
     def read(self) -> Array:
-        """Read them, float32 [n, 128]."""
-        return self._segment.read(self._offset, self._rows)
+        """Read them, float32 [n, width]."""
+        return self._segment.read(self._offset, self._rows, self._width)
 
 
 Batch = Array | SpilledRows
-"""A batch's embeddings, [n, 128], in memory or in a file."""
+"""A batch's embeddings, [n, width], in memory or in a file."""
 
 
 class BatchRows:
@@ -98,12 +101,12 @@ class BatchRows:
         return self.end - self.first
 
     def read(self) -> Array:
-        """Return them, float32 [n, 128]."""
+        """Return them, float32 [n, width]."""
         return read(self.batch[self.first : self.end])
 
 
 Chunk = Batch | BatchRows
-"""Some of a clip's embeddings, [n, 128]."""
+"""Some of a clip's embeddings, [n, width]."""
 
 Embeddings = Chunk | Sequence[Chunk]
 """A clip's embeddings, in the order of their examples: usually one chunk, otherwise several, or none."""
@@ -130,7 +133,7 @@ class Spill:
         self._segment: _Segment | None = None
 
     def hold(self, embeddings: Array) -> Batch:
-        """Hold a batch's embeddings, float32 [n, 128]: return the same array, or where they were written."""
+        """Hold a batch's embeddings, float32 [n, width]: return the same array, or where they were written."""
         size = embeddings.nbytes
         with self._lock:
             if self.in_memory + size > self._limit:
@@ -147,7 +150,7 @@ class Spill:
         if self._segment is None or self._segment.size >= _SEGMENT_BYTES:
             self._segment = _Segment(self._folder)
         self.spilled += embeddings.nbytes
-        return SpilledRows(self._segment, self._segment.append(embeddings), len(embeddings))
+        return SpilledRows(self._segment, self._segment.append(embeddings), *embeddings.shape)
 
 
 def _owner(array: Array) -> Array:
@@ -158,7 +161,7 @@ def _owner(array: Array) -> Array:
 
 
 def read(chunk: Chunk) -> Array:
-    """Return a chunk's embeddings, float32 [n, 128]."""
+    """Return a chunk's embeddings, float32 [n, width]."""
     return chunk if isinstance(chunk, np.ndarray) else chunk.read()
 
 
@@ -191,7 +194,7 @@ def joined(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
 
 
 def concatenate(chunks: Iterable[Chunk]) -> Array:
-    """Return the embeddings of chunks, one after the other, float32 [n, 128]."""
+    """Return the embeddings of chunks, one after the other, float32 [n, width]."""
     arrays = [read(chunk) for chunk in joined(chunks)]
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 

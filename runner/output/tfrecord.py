@@ -1,4 +1,4 @@
-"""Embeddings in TFRecord files, in the format of AudioSet's own."""
+"""Embeddings in TFRecord files, in the format of AudioSet's own where the model has its projection."""
 
 from __future__ import annotations
 
@@ -19,22 +19,23 @@ from runner.output.spill import blocks
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from runner.output.rows import ClipRow
+    from runner.output.rows import ClipRow, EmbeddingInfo
 
 
 class TfrecordShards:
     """Writes ``tfrecord/part-NNNNN.tfrecord``: AudioSet's features, one SequenceExample an embedded clip.
 
     Context: ``video_id`` (the clip), ``start_time_seconds``, ``end_time_seconds``, ``labels`` (int64); feature list
-    ``audio_embedding``, a 128-byte string an example.  ``tfrecord/labels.csv`` has the number of each label: the label
-    itself where all are whole numbers, otherwise its rank in alphabetical order.
+    ``audio_embedding``, a 128-byte string an example, or without ``quantize`` a feature list for each output, by its
+    name, with a list of floats an example.  ``tfrecord/labels.csv`` has the number of each label: the label itself
+    where all are whole numbers, otherwise its rank in alphabetical order.
     Source of the format: the AudioSet download page (research.google.com/audioset/download.html).
 
     Args:
         folder: the run's folder.
-        metadata: of the run, for ``tfrecord/metadata.json``.
+        info: on its embeddings.
         labels: the data set's distinct labels.
-        quantize: float32 [n, 128] to uint8 [n, 128].
+        quantize: the first output, float32 [n, 128], to uint8 [n, 128]; None for a model without a projection.
 
     Raises:
         ResumeError: the labels.csv of an earlier attempt can't be read.
@@ -43,16 +44,16 @@ class TfrecordShards:
     def __init__(
         self,
         folder: Path,
-        metadata: Mapping[str, str],
+        info: EmbeddingInfo,
         labels: Sequence[str],
-        quantize: Callable[[NDArray[np.float32]], NDArray[Any]],
+        quantize: Callable[[NDArray[np.float32]], NDArray[Any]] | None = None,
     ) -> None:
         layout = RunLayout(folder)
         self._folder = layout.tfrecord
         make_folder(self._folder)
-        self._quantize = quantize
+        self._info, self._quantize = info, quantize
         self._numbers = _with_earlier_numbers(layout.tfrecord_labels, label_numbers(labels))
-        write_atomic(layout.tfrecord_metadata, json.dumps(metadata, indent=2))
+        write_atomic(layout.tfrecord_metadata, json.dumps(info.metadata, indent=2))
         write_atomic(layout.tfrecord_labels, _labels_csv(self._numbers))
 
     def write(self, shard: int, rows: Sequence[ClipRow]) -> list[Path]:
@@ -77,17 +78,32 @@ class TfrecordShards:
             "end_time_seconds": train.Feature(float_list=train.FloatList(value=[row.start_s + row.seconds])),
             "labels": train.Feature(int64_list=train.Int64List(value=numbers)),
         }
-        features = [
-            train.Feature(bytes_list=train.BytesList(value=[embedding.tobytes()]))
-            for block in blocks(row.embeddings)
-            for embedding in self._quantize(block)
-        ]
+        features = {name: train.FeatureList(feature=each) for name, each in self._features(train, row).items()}
         sequence = train.SequenceExample(
-            context=train.Features(feature=context),
-            feature_lists=train.FeatureLists(feature_list={"audio_embedding": train.FeatureList(feature=features)}),
+            context=train.Features(feature=context), feature_lists=train.FeatureLists(feature_list=features)
         )
         serialized: bytes = sequence.SerializeToString(deterministic=True)
         return serialized
+
+    def _features(self, train: Any, row: ClipRow) -> dict[str, list[Any]]:
+        """Return the features of a clip's examples by the name of their list."""
+        info, quantize = self._info, self._quantize
+        if quantize is not None:
+            return {
+                "audio_embedding": [
+                    train.Feature(bytes_list=train.BytesList(value=[embedding.tobytes()]))
+                    for block in blocks(row.embeddings, info.block_rows)
+                    for embedding in quantize(info.first(block))
+                ]
+            }
+        return {
+            output.name: [
+                train.Feature(float_list=train.FloatList(value=values))
+                for block in blocks(row.embeddings, info.block_rows)
+                for values in block[:, columns]
+            ]
+            for output, columns in zip(info.outputs, info.slices, strict=True)
+        }
 
 
 def label_numbers(labels: Sequence[str]) -> dict[str, int]:

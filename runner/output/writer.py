@@ -18,15 +18,17 @@ from runner.core.files import atomic, digest_file, make_folder
 from runner.core.layout import RunLayout
 from runner.devices.host import usable_cores, writers_for
 from runner.output.parquet import parquet_metadata
-from runner.output.rows import CLIP_SCHEMA, clip_table, unknown_time
+from runner.output.rows import clip_table, unknown_time
+from runner.output.run_model import RunModel
 from runner.output.shard_statistics import RunStatistics, read_clip_rows, statistics_of, write_clip_rows
 from runner.output.spill import Spill
 from runner.output.state.journal import ShardCounts, ShardEntry
+from runner.output.top_classes import clip_schema, with_top_classes
 
 if TYPE_CHECKING:
     from runner.config.schema import RunConfig
     from runner.core.span import Span
-    from runner.output.rows import ClipRow, RecordedAt, ShardFormat
+    from runner.output.rows import ClipRow, EmbeddingInfo, RecordedAt, ShardFormat
 
 log = logging.getLogger(__name__)
 
@@ -89,16 +91,24 @@ class ShardFiles:
 
     Args:
         folder: the run's folder.
+        info: on its embeddings.
         formats: the writers of embeddings.
         recorded_at: the function for that column of clips.parquet.
 
     Attributes:
         folder: the run's folder.
+        info: on its embeddings.
         parallel: threads that may write: compressing, hashing and flushing leave the interpreter to others.
     """
 
-    def __init__(self, folder: Path, formats: Sequence[ShardFormat], recorded_at: RecordedAt = unknown_time) -> None:
-        self.folder = folder
+    def __init__(
+        self,
+        folder: Path,
+        info: EmbeddingInfo,
+        formats: Sequence[ShardFormat],
+        recorded_at: RecordedAt = unknown_time,
+    ) -> None:
+        self.folder, self.info = folder, info
         self.parallel = writers_for(usable_cores())
         self._formats = formats
         self._recorded_at = recorded_at
@@ -106,11 +116,12 @@ class ShardFiles:
 
     def write(self, shard: int, rows: Sequence[ClipRow], row_digest: str) -> ShardEntry:
         """Write a complete shard, its clips in manifest order; return its entry."""
-        clips, counts = clip_table(rows, self._recorded_at), _counts(rows)  # while the rows are in the core's cache
+        clips = with_top_classes(clip_table(rows, self._recorded_at), rows, self.info)
+        counts = _counts(rows)  # while the rows are in the core's cache
         files = [path for form in self._formats for path in form.write(shard, rows)]
         clips_file = self.folder / ShardEntry(shard).clips_file
         with atomic(clips_file) as temporary:
-            write_clip_rows(temporary, clips, statistics_of(rows))
+            write_clip_rows(temporary, clips, statistics_of(rows, self.info))
         return ShardEntry(
             shard=shard,
             clips=len(rows),
@@ -209,14 +220,15 @@ def write_clips_table(folder: Path, committed: Mapping[int, ShardEntry], metadat
         metadata: of the run.
     """
     layout = RunLayout(folder)
-    schema = CLIP_SCHEMA.with_metadata(parquet_metadata(metadata))
-    statistics = RunStatistics()
+    columns = clip_schema(RunModel.from_metadata(metadata).outputs)
+    schema = columns.with_metadata(parquet_metadata(metadata))
+    statistics = RunStatistics(schema)
     with atomic(layout.clips) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as clips:
         for shard in sorted(committed):
             rows, sums = read_clip_rows(folder / ShardEntry(shard).clips_file)
-            clips.write_table(rows.cast(CLIP_SCHEMA))
+            clips.write_table(rows.cast(columns))
             statistics.add(sums, (folder / name for name in committed[shard].files))
-    statistics.write(folder, schema)
+    statistics.write(folder)
 
 
 def _counts(rows: Sequence[ClipRow]) -> ShardCounts:

@@ -69,7 +69,7 @@ class ClipAssembler:
         return ended
 
     def add_embeddings(self, segments: Iterable[Segment], embeddings: Array) -> list[tuple[ClipRow, Clip]]:
-        """Add a batch's embeddings, float32 [n, 128], of its segments in their order; return the clips then complete.
+        """Add a batch's embeddings, float32 [n, width], of its segments in their order; return the clips then complete.
 
         Raises:
             EngineError: more or fewer embeddings than the segments or a clip have.

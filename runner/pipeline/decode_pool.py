@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import atexit
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import wait
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.audio.source_windows import SourceWindows, window_filter
 from runner.core.errors import EngineError
-from runner.pipeline.decode_process import CONTEXT, DecodeProcess
+from runner.devices.detection import DeviceType
+from runner.devices.host import usable_cores
+from runner.inference.memory import planned_decode_workers
+from runner.pipeline.decode_process import DecodeProcess
 from runner.pipeline.decode_worker import READY
 from runner.pipeline.messages import (
     ClipResult,
@@ -23,12 +28,14 @@ from runner.pipeline.messages import (
     decode_message,
 )
 from runner.pipeline.slots import SlotMemory
-from runner.vggish.constants import SAMPLE_RATE
 
 if TYPE_CHECKING:
+    from runner.audio.framing import Windows
     from runner.config.schema import RunConfig
     from runner.pipeline.messages import ClipTask
-    from runner.vggish.framing import Windows
+
+_NVIDIA_DRIVER = Path("/dev/nvidiactl")
+"""It exists where the driver of NVIDIA's GPUs is loaded (Linux)."""
 
 _MAX_FAILED_STARTS = 3
 
@@ -71,8 +78,7 @@ class DecodePool:
         self._memory: SlotMemory | None = None
         self._resample = True
         self._free_slots: deque[int] = deque()
-        self._released: deque[int] = deque()
-        self._wake_reader, self._wake_writer = CONTEXT.Pipe(duplex=False)
+        self._grant_lock = threading.Lock()
         self._failed_starts = 0
         self._retries: list[tuple[ClipTask, int]] = []
         self.deaths = 0
@@ -93,7 +99,7 @@ class DecodePool:
         Args:
             workers: processes; those there already are kept.
             spare_slots: slots besides those being filled: waiting for a replica, or in one.
-            rows: windows at 16 kHz of a slot.
+            rows: windows at the model's rate of a slot.
             resample: whether the processes resample; otherwise windows of ``source_windows.RATES`` keep their rate.
         """
         self._resample = resample
@@ -103,7 +109,7 @@ class DecodePool:
         workers = max(workers, len(self._processes))
         for index in range(len(self._processes), workers):
             self._processes.append(DecodeProcess(index, self._options))
-        self._memory = SlotMemory(workers + spare_slots, rows, workers)
+        self._memory = SlotMemory(workers + spare_slots, rows, self._options.framing.window_samples, workers)
         self._free_slots.extend(range(self._memory.slots))
         for process in self._processes:
             process.attach(self._memory, resample=resample)
@@ -118,8 +124,8 @@ class DecodePool:
     def windows(self, filled: FilledSlot) -> Windows | SourceWindows:
         """Return the windows of a filled slot; valid until its release."""
         windows = self.memory.windows(filled.slot, filled.kind)
-        if filled.kind.rate != SAMPLE_RATE:
-            at_rate = window_filter(filled.kind.rate, self._options.preparation.resampler, self._options.framing.hop_s)
+        if filled.kind.source_rate is not None:
+            at_rate = window_filter(filled.kind.source_rate, self._options.preparation, self._options.framing)
             assert at_rate is not None, "windows of this rate are resampled by decode processes"
             return SourceWindows(windows, at_rate, filled.rows)
         return windows[: filled.rows]
@@ -154,11 +160,7 @@ class DecodePool:
         """
         self._kill_hung()
         by_connection: dict[Any, DecodeProcess] = {process.connection: process for process in self._processes}
-        for connection in wait([*by_connection, self._wake_reader], timeout):
-            if connection is self._wake_reader:
-                self._wake_reader.recv_bytes()
-                self._grant_slots()
-                continue
+        for connection in wait(list(by_connection), timeout):
             process = by_connection[connection]
             try:
                 data = process.connection.recv_bytes()
@@ -173,9 +175,8 @@ class DecodePool:
             yield self._handle_report(process, report)
 
     def release(self, slot: int) -> None:
-        """Return a slot to the pool, from any thread."""
-        self._released.append(slot)
-        self._wake_writer.send_bytes(b"!")
+        """Return a slot to the pool, from any thread: a process that waits for one gets it at once."""
+        self._grant_slots(slot)
 
     def retries(self) -> list[tuple[ClipTask, int]]:
         """Return the clips that dead processes had not finished, each with its size; submit them again as new jobs."""
@@ -191,8 +192,6 @@ class DecodePool:
             process.close()
         self._processes.clear()
         atexit.unregister(self._kill_all)
-        self._wake_reader.close()
-        self._wake_writer.close()
         if self._memory is not None:
             self._memory.close()
             self._memory = None
@@ -204,18 +203,22 @@ class DecodePool:
         process.note_finished(report)
         if report.slot is None:
             return Decoded(None, report.finished)
-        process.slot, process.waits_for_slot = None, True
+        with self._grant_lock:
+            process.slot, process.waits_for_slot = None, True
         self._grant_slots()
         rows = sum(segment.windows for segment in report.segments)
         return Decoded(FilledSlot(report.slot, report.kind, rows, report.segments), report.finished)
 
-    def _grant_slots(self) -> None:
-        while self._released:
-            self._free_slots.append(self._released.popleft())
-        for process in self._processes:
-            if process.waits_for_slot and self._free_slots:
-                process.slot, process.waits_for_slot = self._free_slots.popleft(), False
-                process.send(SlotGrant(process.slot))
+    def _grant_slots(self, *released: int) -> None:
+        """Add slots that were released, and grant free ones to processes that wait."""
+        with self._grant_lock:
+            self._free_slots.extend(released)
+            for process in self._processes:
+                if not self._free_slots:
+                    break
+                if process.waits_for_slot:
+                    process.slot, process.waits_for_slot = self._free_slots.popleft(), False
+                    process.send(SlotGrant(process.slot))
 
     def _kill_hung(self) -> None:
         """Kill processes whose decoder makes no progress; ``receive`` then finds them dead."""
@@ -248,13 +251,13 @@ class DecodePool:
             self._failed_starts += 1
             if self._failed_starts >= _MAX_FAILED_STARTS:
                 raise EngineError(f"decode processes die at their start (exit status {exitcode}): see runner.log")
-        self._processes.remove(dead)
-        if dead.slot is not None:
-            self._free_slots.append(dead.slot)
+        with self._grant_lock:
+            self._processes.remove(dead)
         replacement = self._restart(dead)
-        self._processes.append(replacement)
         replacement.attach(self.memory, resample=self._resample)
-        self._grant_slots()
+        with self._grant_lock:
+            self._processes.append(replacement)
+        self._grant_slots(*(() if dead.slot is None else (dead.slot,)))
         current = dead.tasks.pop(fatal, None)
         self._retries.extend(dead.tasks.values())
         if current is None:
@@ -276,8 +279,8 @@ class DecodePool:
 def decode_options(config: RunConfig) -> DecodeOptions:
     """Return the part of a run's configuration that decode processes need."""
     return DecodeOptions(
-        preparation=config.frontend.preparation,
-        framing=config.frontend.framing,
+        preparation=config.preparation,
+        framing=config.framing,
         on_truncated=config.dataset.on_truncated,
         max_duration_s=config.dataset.max_duration_s,
         prefetch=config.dataset.prefetch,
@@ -288,3 +291,15 @@ def decode_options(config: RunConfig) -> DecodeOptions:
 def decoders_for(planned: int, clips: int) -> int:
     """Return the number of decode processes for ``clips`` clips: the planned one, or fewer for a small data set."""
     return max(1, min(planned, -(-clips // _CLIPS_PER_DECODER)))
+
+
+def initial_decode_processes(config: RunConfig, clips: int) -> int:
+    """Decode processes to start while TensorFlow is imported, before the device is known.
+
+    A GPU, which is expected where it is asked for or its driver is loaded, is fed from the first moment.
+    """
+    cores, name = usable_cores(), config.device.name
+    planned = config.memory.decode_workers or 1
+    if name == "gpu" or (name == "auto" and _NVIDIA_DRIVER.exists()):
+        planned = planned_decode_workers(config.memory, DeviceType.GPU, cores)
+    return decoders_for(min(planned, max(1, cores // 2)), clips)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
+import threading
 from collections import deque
 from collections.abc import Sequence
 from multiprocessing import resource_tracker
@@ -49,6 +51,7 @@ class DecodeProcess:
         with held_back():  # one that comes while the process is starting is ignored as well
             self.process.start()
         child_connection.close()
+        self._send_lock = threading.Lock()
         self.index = index
         self.tasks: dict[int, tuple[ClipTask, int]] = {}
         self._message_bytes: deque[int] = deque()
@@ -94,11 +97,9 @@ class DecodeProcess:
             self.send(Decode([], last=True))
 
     def send(self, message: SlotGrant | Decode | None) -> None:
-        """Send a message, None to end it; a process that is dead is noticed later."""
-        try:
+        """Send a message, None to end it, from any thread; a process that is dead is noticed later."""
+        with self._send_lock, contextlib.suppress(OSError):
             self.connection.send_bytes(encode(message))
-        except OSError:
-            return
 
     def note_finished(self, report: DecodeReport) -> None:
         """Forget the clips and messages that a report says are finished."""

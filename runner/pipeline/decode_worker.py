@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
+from runner.audio.framing import WindowCutter, cut, scaled
 from runner.audio.reader import leveled, read_clip
 from runner.audio.source_windows import SourceWindowCutter, WindowKind, window_filter
 from runner.core.errors import ClipError
@@ -24,26 +25,23 @@ from runner.devices.host import peak_own_mib
 from runner.pipeline.messages import ClipResult, Decode, DecodeReport, Segment, SlotGrant, decode_message, encode
 from runner.pipeline.slots import SlotMemory
 from runner.storage.prefetch import Prefetcher, is_remote
-from runner.vggish.constants import EXAMPLE_SAMPLES, SAMPLE_RATE
-from runner.vggish.framing import cut, scaled
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from runner.audio.framing import Cutter
     from runner.audio.preparation import Preparation
     from runner.audio.reader import ClipReader
     from runner.pipeline.messages import ClipTask, DecodeOptions
     from runner.storage.prefetch import FetchedFile
-    from runner.vggish.framing import Cutter
 
     Array = NDArray[Any]
 
 _OPEN_S = 0.5
 """Longest time that a slot is open before it is submitted: slow decoding must not keep a device waiting."""
 
-_CONVERT_ROWS = 64
-
-_INT16, _FLOAT32 = WindowKind("int16"), WindowKind("float32")
+_CONVERT_SAMPLES = 1 << 20
+"""Samples of a slot that become float32 at a time."""
 
 READY = b"ready"
 """Message of a decode process that has started well."""
@@ -52,15 +50,15 @@ READY = b"ready"
 class SlotWriter:
     """Fills one slot after another with windows.
 
-    A slot holds windows of one kind.  At 16 kHz it is int16 while all its windows are; the first float32 ones convert
-    it to float32.
+    A slot holds windows of one kind.  At the model's rate it is int16 while all its windows are; the first float32 ones
+    convert it to float32.
     """
 
     def __init__(self, memory: SlotMemory) -> None:
         self._memory = memory
         self._slot: int | None = None
         self._opened_at = 0.0
-        self.kind = _INT16
+        self.kind = WindowKind("int16", (memory.window_samples,))
         self.rows = 0
         self.segments: list[Segment] = []
 
@@ -92,7 +90,7 @@ class SlotWriter:
 
     def takes(self, kind: WindowKind) -> bool:
         """Whether windows of a kind can join those in the slot."""
-        return self.rows == 0 or kind == self.kind or kind.rate == self.kind.rate == SAMPLE_RATE
+        return self.rows == 0 or kind == self.kind or kind.source_rate is self.kind.source_rate is None
 
     def put(self, job: int, first: int, windows: Array, kind: WindowKind) -> int:
         """Write as many of the windows as fit; return their number."""
@@ -110,11 +108,13 @@ class SlotWriter:
 
     def _convert_to_float(self) -> None:
         assert self._slot is not None
-        samples, floats = self._memory.windows(self._slot, _INT16), self._memory.windows(self._slot, _FLOAT32)
-        for end in range(self.rows, 0, -_CONVERT_ROWS):  # from the end: a float32 row lies beyond its int16 one
-            start = max(0, end - _CONVERT_ROWS)
+        samples = self._memory.windows(self._slot, self.kind)
+        self.kind = self.kind._replace(dtype="float32")
+        floats = self._memory.windows(self._slot, self.kind)
+        at_once = max(1, _CONVERT_SAMPLES // self._memory.window_samples)
+        for end in range(self.rows, 0, -at_once):  # from the end: a float32 row lies beyond its int16 one
+            start = max(0, end - at_once)
             floats[start:end] = scaled(samples[start:end].copy())
-        self.kind = _FLOAT32
 
 
 class BusyClock:
@@ -174,8 +174,8 @@ class _Decoder:
             self._memory.set_current_job(self._process, -1)
             while self._connection.poll():
                 self._receive()
-            if ends_message or self._writer.is_due:
-                self._report()
+            if (ends_message and not self._tasks) or self._writer.is_due:
+                self._report()  # otherwise with the next slot: each report interrupts the worker
 
     def _receive(self) -> None:
         message = decode_message(self._connection.recv_bytes())
@@ -222,7 +222,8 @@ class _Decoder:
             if clip.warning and clip.warning.startswith("truncated") and options.on_truncated == "skip":
                 raise ClipError("truncated", clip.warning.partition(": ")[2])
             if cutter.examples == 0:
-                raise ClipError("too_short", f"{cutter.samples} samples at 16 kHz; one example needs {EXAMPLE_SAMPLES}")
+                own = f"{cutter.samples} samples at {options.preparation.rate / 1000:g} kHz"
+                raise ClipError("too_short", f"{own}; one example needs {options.framing.needed_samples}")
         except ClipError as error:
             return ClipResult.skipped(task.job, error.reason, error.detail, rate, channels)
         except (EOFError, BrokenPipeError, ConnectionResetError):
@@ -238,10 +239,10 @@ class _Decoder:
         """Return a clip's blocks, resampled where the device does not do that, and what cuts them into windows."""
         framing, preparation = self._options.framing, clip.preparation
         if not self._resample and framing.is_plain and preparation.keeps_level:
-            at_rate = window_filter(clip.rate, preparation.resampler, framing.hop_s)
-            if at_rate and self._memory.rows_of(WindowKind("float32", clip.rate, at_rate.frames)):
+            at_rate = window_filter(clip.rate, preparation, framing)
+            if at_rate and self._memory.rows_of(WindowKind("float32", (at_rate.frames, 1), clip.rate)):
                 return clip.blocks(), SourceWindowCutter(at_rate, preparation, framing)
-        return iter(clip), framing.cutter()
+        return iter(clip), WindowCutter(framing)
 
     @contextlib.contextmanager
     def _opened(self, task: ClipTask) -> Iterator[ClipReader]:

@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from runner.audio.preparation import AS_IT_IS, Preparation
 from runner.audio.source_windows import WindowKind
-from runner.vggish.framing import Framing
 
 if TYPE_CHECKING:
+    from runner.audio.framing import Framing, Windows
+    from runner.audio.preparation import Preparation
     from runner.audio.source_windows import SourceWindows
     from runner.inference.canary import Canary
     from runner.inference.session import VGGishSession
-    from runner.vggish.framing import Windows
 
 Array = NDArray[np.float32]
 
@@ -128,10 +127,10 @@ def decode_message(data: bytes) -> SlotGrant | Decode | DecodeReport | None:
 
 @dataclass(frozen=True)
 class DecodeOptions:
-    """The configuration that decode processes need; see the groups ``frontend`` and ``dataset``."""
+    """The configuration that decode processes need; see the groups ``model``, ``frontend`` and ``dataset``."""
 
-    preparation: Preparation = AS_IT_IS
-    framing: Framing = field(default_factory=Framing)
+    preparation: Preparation
+    framing: Framing
     on_truncated: str = "keep"
     max_duration_s: float = float("inf")
     prefetch: int = 1
@@ -142,7 +141,7 @@ class DecodeOptions:
 class Replica:
     """A model on one device.
 
-    ``embed`` turns a batch of windows into float32 [n, 128]; it may call its second argument once
+    ``embed`` turns a batch of windows into float32 [n, width]; it may call its second argument once
     they are on the device.  ``threads`` batches are in flight at a time, so that copies and compute overlap.
     ``canary`` runs a last check at the end, and knows which shards to trust after a ``ParityError``.
     """
@@ -242,7 +241,7 @@ class Decoded(NamedTuple):
 
 
 class EmbeddedBatch(NamedTuple):
-    """From a replica: embeddings, float32 [n, 128], of a batch's segments in their order."""
+    """From a replica: embeddings, float32 [n, width], of a batch's segments in their order."""
 
     segments: list[Segment]
     embeddings: Array

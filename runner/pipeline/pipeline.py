@@ -30,7 +30,10 @@ if TYPE_CHECKING:
     from runner.output.spill import Spill
     from runner.output.writer import Writer
     from runner.pipeline.decode_pool import DecodePool
-    from runner.pipeline.messages import Replica
+    from runner.pipeline.messages import ClipResult, Replica
+
+_RESULTS_EVERY_S = 0.05
+"""Time between two messages of finished clips to the collector: each takes the interpreter from a thread at work."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,8 @@ class EmbeddingPipeline:
 
     def _feed(self) -> None:
         """Feed the decode pool, and pass on the batches and results that come of it, until all clips are decoded."""
+        finished: list[ClipResult] = []
+        passed_on_at = time.monotonic()
         while not self._shutdown.has_failed:
             more = self._feeder.feed(self._may_start)
             if self._shutdown.is_overdue or not more:
@@ -146,11 +151,14 @@ class EmbeddingPipeline:
                 if decoded.filled is not None:
                     for batch in self._batch_filler.add(decoded.filled):
                         self._batches.put(batch)
-                if decoded.finished:
-                    self._collector.results.put(decoded.finished)
+                finished.extend(decoded.finished)
+            if finished and time.monotonic() - passed_on_at > _RESULTS_EVERY_S:
+                self._collector.results.put(finished)
+                finished, passed_on_at = [], time.monotonic()
             if self._batches.has_idle_replica:
                 for batch in self._batch_filler.expired():
                     self._batches.put(batch)
+        self._collector.results.put(finished)
         if self._shutdown.is_overdue:
             self._batches.abort()
         for batch in self._batch_filler.flush():

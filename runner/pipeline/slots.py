@@ -1,8 +1,8 @@
 """Slots: shared memory for waveform between decode processes and the worker, without a copy through a pipe.
 
-A slot holds windows of one kind: at 16 kHz a batch of int16 (from 16 kHz mono 16-bit files) or float32, or fewer at
-their file's own rate, which the device resamples.  On a CPU the session reads it in place, on CUDA it is copied from
-page-locked memory.
+A slot holds windows of one kind: at the model's rate a batch of int16 (from mono 16-bit files of that rate) or float32,
+or fewer at their file's own rate, which the device resamples.  On a CPU the session reads it in place, on CUDA it is
+copied from page-locked memory.
 
 On Linux the memory has no name: the kernel frees it with the last process that holds it, whatever kills them, and the
 limit of /dev/shm does not apply.  Elsewhere it is ``multiprocessing.shared_memory``; its resource tracker removes it.
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runner.vggish.framing import slot_bytes, whole_pages
+from runner.audio.framing import slot_bytes, whole_pages
 
 if TYPE_CHECKING:
     from runner.audio.source_windows import WindowKind
@@ -42,17 +42,24 @@ class SlotMemory:
 
     Args:
         slots: number of slots.
-        rows: windows at 16 kHz of a slot.
+        rows: windows at the model's rate of a slot.
+        window_samples: samples of such a window.
         processes: number of decode processes.
         source: descriptor or shared memory of the other side; the memory is allocated when None.
     """
 
     def __init__(
-        self, slots: int, rows: int, processes: int, source: int | shared_memory.SharedMemory | None = None
+        self,
+        slots: int,
+        rows: int,
+        window_samples: int,
+        processes: int,
+        source: int | shared_memory.SharedMemory | None = None,
     ) -> None:
-        self.slots, self.rows, self.processes = slots, rows, processes
+        self.slots, self.rows, self.window_samples, self.processes = slots, rows, window_samples, processes
         header_bytes = whole_pages(processes * _STRIDE * 8)
-        size = header_bytes + slots * slot_bytes(rows)
+        bytes_per_slot = slot_bytes(rows, window_samples)
+        size = header_bytes + slots * bytes_per_slot
         self._is_owner = source is None
         if source is None:
             source = _allocate(size)
@@ -63,16 +70,16 @@ class SlotMemory:
             self._descriptor = source
             buffer = self._map = mmap.mmap(source, size)
         self._header: NDArray[np.int64] = np.ndarray((processes, _STRIDE), np.int64, buffer)
-        self._bytes: NDArray[np.uint8] = np.ndarray((slots, slot_bytes(rows)), np.uint8, buffer, header_bytes)
+        self._bytes: NDArray[np.uint8] = np.ndarray((slots, bytes_per_slot), np.uint8, buffer, header_bytes)
         if self._is_owner:
             self._header[:] = -1
 
     @classmethod
     def receive(cls, connection: Connection) -> SlotMemory:
         """Attach, in a decode process, to the memory that the other end sends by ``send``."""
-        slots, rows, processes, name = connection.recv()
+        slots, rows, window_samples, processes, name = connection.recv()
         source = reduction.recv_handle(connection) if _NAMELESS else shared_memory.SharedMemory(name)
-        return cls(slots, rows, processes, source)
+        return cls(slots, rows, window_samples, processes, source)
 
     def send(self, connection: Connection, pid: int) -> None:
         """Share the memory with the process at the other end.
@@ -81,7 +88,7 @@ class SlotMemory:
             OSError: that process is dead.
         """
         name = None if self._named is None else self._named.name
-        connection.send((self.slots, self.rows, self.processes, name))
+        connection.send((self.slots, self.rows, self.window_samples, self.processes, name))
         if _NAMELESS:
             reduction.send_handle(connection, self._descriptor, pid)
 

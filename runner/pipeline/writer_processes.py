@@ -21,10 +21,9 @@ import numpy as np
 
 from runner.core.stop_signals import die_with, held_back, ignore
 from runner.devices.host import peak_own_mib
-from runner.output.rows import GROUP_EXAMPLES, ClipRow
+from runner.output.rows import ClipRow
 from runner.output.spill import BatchRows, chunks_of, concatenate
 from runner.pipeline.decode_process import CONTEXT
-from runner.vggish.constants import EMBEDDING_SIZE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -77,7 +76,7 @@ class WriterProcess:
             EOFError, OSError: the process is dead, or (as it tells) the files can't be written.
         """
         chunks = [chunk for row in rows for chunk in chunks_of(row.embeddings)]
-        embeddings = concatenate(chunks) if chunks else np.empty((0, EMBEDDING_SIZE), np.float32)
+        embeddings = concatenate(chunks) if chunks else np.empty((0, 0), np.float32)
         plain = [row[:-1] for row in rows]  # pickled far faster than named ones
         self._connection.send_bytes(pickle.dumps((shard, row_digest, plain), pickle.HIGHEST_PROTOCOL))
         self._connection.send_bytes(np.ascontiguousarray(embeddings).reshape(-1).view(np.uint8).data)
@@ -138,7 +137,7 @@ class WriterProcesses:
 
     def write(self, shard: int, rows: Sequence[ClipRow], row_digest: str) -> ShardEntry:
         """Write a complete shard; see ``ShardFiles.write``."""
-        if self._is_broken or sum(row.examples for row in rows) > GROUP_EXAMPLES:
+        if self._is_broken or sum(row.examples for row in rows) > self._own.info.group_examples:
             return self._own.write(shard, rows, row_digest)
         process = self._idle.get()
         try:
@@ -177,15 +176,14 @@ def write_main(connection: Connection, parent: int, make_files: Callable[[], Sha
 
 
 def _with_embeddings(plain: list[tuple[object, ...]], data: bytes) -> list[ClipRow]:
-    """Return the rows with their parts of all embeddings, float32 [n, 128]."""
-    embeddings = np.frombuffer(data, np.float32).reshape(-1, EMBEDDING_SIZE)
-    rows, first = [], 0
-    for values in plain:
-        row = ClipRow._make((*values, ()))
+    """Return the rows with their parts of all embeddings, float32 [n, width]."""
+    rows = [ClipRow._make((*values, ())) for values in plain]
+    embeddings = np.frombuffer(data, np.float32).reshape(max(1, sum(row.examples for row in rows)), -1)
+    first = 0
+    for number, row in enumerate(rows):
         if row.examples:
-            row = row._replace(embeddings=BatchRows(embeddings, first, first + row.examples))
+            rows[number] = row._replace(embeddings=BatchRows(embeddings, first, first + row.examples))
             first += row.examples
-        rows.append(row)
     return rows
 
 

@@ -10,8 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from runner.vggish.constants import FLOP_AN_EXAMPLE
-from runner.vggish.framing import synthetic_windows
+from runner.audio.framing import synthetic_windows
 
 if TYPE_CHECKING:
     from runner.inference.session import VGGishSession
@@ -37,7 +36,7 @@ def model_only(sessions: Sequence[VGGishSession], seconds: float, dtype: str = "
     def run(number: int) -> None:
         session = sessions[number]
         rows = session.effective_batch_size
-        on_device = session.on_device(synthetic_windows(rows, dtype))
+        on_device = session.on_device(synthetic_windows(rows, session.spec.window_samples, dtype))
         session.run_on_device(on_device).numpy()
         barrier.wait()
         end = time.perf_counter() + seconds
@@ -77,7 +76,7 @@ def matmul_peak(session: VGGishSession, kind: str, precision: str, seconds: floa
 
 
 def speed_metrics(
-    examples_per_s: float | None, alone: float, peak: float, devices: int, hop_s: float
+    examples_per_s: float | None, alone: float, peak: float, devices: int, hop_s: float, flop: float | None
 ) -> dict[str, float]:
     """Return the speed of a run's devices as metrics.
 
@@ -87,15 +86,17 @@ def speed_metrics(
         peak: TFLOP/s of matrix products of one device.
         devices: number of devices.
         hop_s: seconds of audio of an example.
+        flop: multiplications and additions of an example; None where they were not counted.
     """
-    tera = FLOP_AN_EXAMPLE / 1e12
     metrics = {
         "model_only_examples_per_s": alone,
         "model_only_realtime_factor": alone * hop_s,
-        "model_only_tflops": alone * tera,
         "matmul_peak_tflops": peak * devices,
-        "model_only_share_of_peak": alone * tera / (peak * devices),
     }
+    if flop is None:
+        return metrics
+    tera = flop / 1e12
+    metrics |= {"model_only_tflops": alone * tera, "model_only_share_of_peak": alone * tera / (peak * devices)}
     if examples_per_s:
         metrics["achieved_tflops"] = examples_per_s * tera
     return metrics

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runner.audio.framing import synthetic_windows
 from runner.contract.result import BatchSizeCurve, BatchSizePoint, Repeats
 from runner.core.layout import RunLayout
 from runner.core.span import Span
@@ -22,7 +23,6 @@ from runner.devices.load import BackgroundLoad
 from runner.inference.batch_size import measure_on
 from runner.pipeline.pipeline import EmbeddingPipeline, ShardedClips
 from runner.profiling.sampler import EnergyMeter, Sampler
-from runner.vggish.framing import synthetic_windows
 
 if TYPE_CHECKING:
     from runner.contract.events import Events
@@ -189,7 +189,9 @@ class Profiler:
         from runner.inference.builder import memory_plan
 
         placement, memory = self._model.placement, replace(self._config.memory, batch_size=size)
-        return memory_plan(placement.device, placement.precision, memory, placement.gpu_memory).batch_size == size
+        spec = self._config.model.spec
+        plan = memory_plan(placement.device, placement.precision, memory, placement.gpu_memory, spec)
+        return plan.batch_size == size
 
 
 def _cpu_s(pool: DecodePool) -> float:
@@ -274,7 +276,7 @@ def trace(session: VGGishSession, folder: Path, dtype: str) -> None:
     """TensorFlow's profile of a few batches on the session, for TensorBoard's profiler or Perfetto."""
     import tensorflow as tf
 
-    windows = synthetic_windows(session.effective_batch_size, dtype)
+    windows = synthetic_windows(session.effective_batch_size, session.spec.window_samples, dtype)
     session.embed_windows(windows)
     tf.profiler.experimental.start(str(folder))
     try:

@@ -1,21 +1,23 @@
 """Comparability of runs: the one rule of it, for results of a sweep and for runs in MLflow.
 
-Runs are comparable if they did the same work: data set, front end and weights.  Within each such workload runs that
-failed, had wrong numbers or another device than asked for are excluded; those whose metrics are of a loaded machine, or
-of the last attempt alone, only where there are others.  Speeds are compared with their like: repeated passes where
-every run of the workload has them, otherwise first passes.
+Runs are comparable if they did the same work: model, data set, front end and weights.  Within each such workload runs
+that failed, had wrong numbers or another device than asked for are excluded; those whose metrics are of a loaded
+machine, or of the last attempt alone, only where there are others.  Speeds are compared with their like: repeated
+passes where every run of the workload has them, otherwise first passes.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from runner.config.schema import GROUPS, ModelConfig
 from runner.core.metrics import BACKGROUND_LOAD, MAX_BACKGROUND_LOAD, Direction, ranking_metric
 
 if TYPE_CHECKING:
+    from runner.config.schema import RunConfig
     from runner.contract.result import RunResult
 
 T = TypeVar("T")
@@ -33,17 +35,52 @@ _DIGITS = 12
 
 
 def workload(digest: str | None, params: Mapping[str, str], checksum: str | None) -> dict[str, str]:
-    """Describe a run's work: its data set's digest, its front end (of all parameters) and its weights' checksum."""
+    """Describe a run's work.
+
+    Args:
+        digest: of its data set.
+        params: all of its parameters, of which those of the front end and of the model count.
+        checksum: of its weights.
+    """
     front_end = {key: value for key, value in sorted(params.items()) if key.startswith("frontend.")}
-    return {"data set": (digest or "unknown")[:_DIGITS], **front_end, "weights": (checksum or "unknown")[:_DIGITS]}
+    return {
+        "data set": (digest or "unknown")[:_DIGITS],
+        "model": model_label(params),
+        **front_end,
+        "weights": (checksum or "unknown")[:_DIGITS],
+    }
+
+
+def model_label(params: Mapping[str, str]) -> str:
+    """Name a run's model by its parameters: ``vggish``, with those that decide its numbers, if there are any.
+
+    The path of a file is none of them, as the checksum of the weights says more.
+    """
+    name = params.get("model.name", ModelConfig.name)  # which runs of earlier versions do not have
+    schemas = GROUPS["model"]
+    assert isinstance(schemas, Mapping)
+    keys = fields(schemas.get(name, ModelConfig))
+    ignored = {"model.name", "model.path", *(f"model.{key.name}" for key in keys if key.metadata.get("free"))}
+    defaults = {f"model.{key.name}": str(key.default) for key in keys}
+    others = {
+        key: value
+        for key, value in sorted(params.items())
+        if key.startswith("model.") and key not in ignored and value != defaults.get(key)
+    }
+    return " ".join([name, *(f"{key.partition('.')[2]}={value}" for key, value in others.items())])
+
+
+def params_of(config: RunConfig, *groups: str) -> dict[str, str]:
+    """Return the keys of some groups of a configuration as parameters."""
+    return {f"{group}.{key}": str(value) for group in groups for key, value in asdict(getattr(config, group)).items()}
 
 
 @dataclass(frozen=True)
 class Facts:
     """The facts that decide whether a run may be ranked, and beside which others.
 
-    ``status`` is that of result.json; ``workload`` names data set, front end and weights; ``fallback`` is the device
-    that was asked for and absent; ``attempt`` counts from 1.
+    ``status`` is that of result.json; ``workload`` names model, data set, front end and weights; ``fallback`` is the
+    device that was asked for and absent; ``attempt`` counts from 1.
     """
 
     status: str
@@ -81,7 +118,7 @@ def facts_of_result(result: RunResult) -> Facts:
         metrics=result.metrics,
         workload=workload(
             info.dataset.digest if info.dataset else None,
-            {f"frontend.{key}": str(value) for key, value in asdict(info.config.frontend).items()},
+            params_of(info.config, "frontend", "model"),
             startup.weights.checksum if startup.weights else None,
         ),
         parity_passed=startup.parity.passed if startup.parity else None,
@@ -92,8 +129,12 @@ def facts_of_result(result: RunResult) -> Facts:
 
 
 def difference(one: Mapping[str, str], other: Mapping[str, str]) -> str:
-    """Describe how two workloads differ: ``frontend.hop_s is 0.48, not 0.96``; empty where they are the same."""
+    """Describe how two workloads differ: ``frontend.hop_s is 0.48, not 0.96``; empty where they are the same.
+
+    Of two models nothing else is said, as the rest follows.
+    """
     keys = [key for key in {**one, **other} if one.get(key) != other.get(key)]
+    keys = ["model"] if "model" in keys else keys
     return ", ".join(f"{key} is {one.get(key, 'unknown')}, not {other.get(key, 'unknown')}" for key in keys)
 
 

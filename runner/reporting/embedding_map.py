@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from runner.core.layout import RunLayout
+from runner.output.run_model import RunModel
 from runner.reporting.map_page import MapPoints, write_page
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def draw_map(run_dir: Path, folder: Path, config: RunConfig) -> list[Path]:
     table = sample(run_dir / RunLayout.embeddings)
     if table is None or table.num_rows < 3:
         return []
-    vectors = np.stack(table["embedding"].combine_chunks().flatten().to_numpy().reshape(-1, 128)).astype(np.float64)
+    vectors = table["embedding"].combine_chunks().flatten().to_numpy().reshape(table.num_rows, -1).astype(np.float64)
     projection = config.profile.projection
     if projection == "umap":
         points, axes = umap(vectors), ("UMAP 1", "UMAP 2")
@@ -89,12 +90,17 @@ def draw_map(run_dir: Path, folder: Path, config: RunConfig) -> list[Path]:
 
 
 def sample(folder: Path, max_points: int = MAX_POINTS) -> pa.Table | None:
-    """Read about ``max_points`` embeddings, evenly from at most 40 of the shards in a folder; None if it has none."""
+    """Read about ``max_points`` embeddings, evenly from at most 40 of the shards in a folder; None if it has none.
+
+    The first output is the column ``embedding``, whatever its name.
+    """
     shards = sorted(folder.glob("part-*.parquet"))
     if not shards:
         return None
     shards = shards[:: -(-len(shards) // _SHARDS)]
-    columns = ["clip", "start_s", "label", "embedding"]
+    metadata = pq.read_schema(shards[0]).metadata or {}
+    model = RunModel.from_metadata({key.decode(): value.decode() for key, value in metadata.items()})
+    columns = ["clip", "start_s", "label", model.outputs[0].name]
     tables = []
     for shard in shards:
         with pq.ParquetFile(shard) as file:
@@ -108,7 +114,11 @@ def sample(folder: Path, max_points: int = MAX_POINTS) -> pa.Table | None:
                 if len(rows_in_group):
                     tables.append(file.read_row_group(number, columns=columns).take(rows_in_group))
                 start = end
-    return pa.concat_tables(table.replace_schema_metadata(None) for table in tables) if tables else None
+    if not tables:
+        return None
+    return pa.concat_tables(table.replace_schema_metadata(None) for table in tables).rename_columns(
+        ["clip", "start_s", "label", "embedding"]
+    )
 
 
 def pca(vectors: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,6 +19,13 @@ BLUE, GRAY, ORANGE, GREEN, RED = "#2f6fab", "#8a8f98", "#d9822b", "#3a8f5d", "#b
 """The project's colors."""
 
 _DPI = 110
+
+
+def import_matplotlib() -> None:
+    """Import what drawing takes, which the first figure does otherwise; that one reports any trouble."""
+    with contextlib.suppress(Exception):
+        for name in ("matplotlib.figure", "matplotlib.backends.backend_agg"):
+            importlib.import_module(name)
 
 
 def new_figure(width: float = 8.0, height: float = 3.6) -> tuple[Figure, Axes]:

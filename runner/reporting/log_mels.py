@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from runner.audio.framing import scaled
 from runner.audio.reader import leveled, read_clip
 from runner.core.errors import ClipError
 from runner.core.files import atomic
@@ -27,8 +28,8 @@ from runner.vggish.constants import (
     MEL_MIN_HZ,
     SAMPLE_RATE,
 )
-from runner.vggish.framing import scaled
 from runner.vggish.mel import hertz_to_mel, log_mel_of
+from runner.vggish.spec import VGGISH
 
 if TYPE_CHECKING:
     from runner.audio.preparation import Preparation
@@ -112,7 +113,7 @@ def compute_log_mels(
 
 def _prepare(example: Example, frontend: FrontendConfig, deadline: float) -> Preparation:
     """Return how the clip of an example is prepared; a level takes a reading of the clip."""
-    preparation = frontend.preparation
+    preparation = frontend.preparation(VGGISH)
     if not preparation.needs_level:
         return preparation
     with read_clip(example.path, example.clip_start, example.clip_end, preparation=preparation) as clip:

@@ -29,7 +29,7 @@ from runner.reporting.log_mels import (
     write_sheets,
 )
 from runner.reporting.pages import fill
-from runner.vggish.constants import EXAMPLE_FRAMES, EXAMPLE_SAMPLES, MEL_BANDS, SAMPLE_RATE
+from runner.vggish.constants import EXAMPLE_FRAMES, MEL_BANDS
 
 if TYPE_CHECKING:
     from runner.config.schema import RunConfig
@@ -83,7 +83,7 @@ def write_page(points: MapPoints, run_dir: Path, folder: Path, config: RunConfig
         "clips": [_describe_clip(name, clips.get(name)) for name in names],
         "colors": list(points.colors.items()),
         "other": points.other,
-        "example_s": EXAMPLE_SAMPLES / SAMPLE_RATE * config.frontend.speed,
+        "example_s": config.model.spec.window_s * config.frontend.speed,
         "speed": config.frontend.speed,
         "sheets": [f"{SHEETS}/{sheet.name}" for sheet in sheets],
         "image": {"columns": SHEET_COLUMNS, "sheet": SHEET_IMAGES, "width": EXAMPLE_FRAMES, "height": MEL_BANDS},

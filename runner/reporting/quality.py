@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from runner.config.params import ACTUAL
 from runner.config.schema import FrontendConfig
 from runner.contract.sweep import SWEEP_FAD, SWEEP_FAD_REFERENCE, SweepFad
-from runner.reporting.comparability import FIRST_PASS, REPEATS
+from runner.reporting.comparability import FIRST_PASS, REPEATS, model_label, params_of
 from runner.reporting.naming import variant_name
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ class Quality:
         precision: Of the network's products.
         frontend: The settings of the front end that are not the default ones.
         fad: The distance from a job of the same sweep; None where it is not known.
+        model: That made the embeddings; see ``model_label``.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Quality:
     precision: str = "float32"
     frontend: Mapping[str, str] = field(default_factory=dict)
     fad: SweepFad | None = None
+    model: str = ""
 
     @property
     def coarseness(self) -> tuple[int, bool]:
@@ -95,6 +97,7 @@ def quality_of(result: RunResult, name: str | None = None) -> Quality:
         precision=precision.effective if precision else result.info.config.precision.name,
         frontend=_not_default(frontend),
         fad=result.fad,
+        model=model_label(params_of(result.info.config, "model")),
     )
 
 
@@ -109,6 +112,7 @@ def quality_of_row(row: Row) -> Quality:
         precision=row.params.get(f"{ACTUAL}precision", ""),
         frontend=_not_default(frontend),
         fad=None if fad is None or reference is None else SweepFad(row.run_id, reference, fad),
+        model=model_label(row.params),
     )
 
 
@@ -190,10 +194,14 @@ def ranked_by_precision(qualities: Sequence[Quality]) -> list[Quality]:
 def quality_findings(qualities: Sequence[Quality]) -> list[str]:
     """Return a comparison of runs in sentences: the reference's quality, and how far each other setting moved it.
 
-    Without labels that is FAD alone, of the settings with another precision or front end.
+    Without labels that is FAD alone, of the settings with another precision or front end, for each model by itself.
     """
     if not qualities:
         return []
+    models = dict.fromkeys(quality.model for quality in qualities)
+    if len(models) > 1 and not any(quality.headline for quality in qualities):
+        by_model = ([quality for quality in qualities if quality.model == model] for model in models)
+        return [line for own in by_model for line in quality_findings(own)]
     reference, *others = ranked_by_precision(qualities)
     speed = REPEATS if all(REPEATS in quality.metrics for quality in (reference, *others)) else FIRST_PASS
     lines = [_describe_reference(reference)] if reference.headline else []

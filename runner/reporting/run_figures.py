@@ -181,8 +181,8 @@ def _memory(result: RunResult) -> Figure | None:
     on_device = [(sample["t_s"], sample["device_memory_mib"]) for sample in samples if "device_memory_mib" in sample]
     if on_device:
         axes.plot(*zip(*on_device, strict=True), color=ORANGE, label="GPU, held by the process")
-    ceiling = result.info.config.memory.host_limit_mib
-    if ceiling:
+    ceiling = result.startup.resolved.get("memory.host_limit_mib")
+    if isinstance(ceiling, int):
         axes.axhline(ceiling, color=RED, linestyle="--", linewidth=1, label="memory.host_limit_mib")
     axes.set_xlim(times[0], max(times[-1], 0.1))
     axes.set_ylim(0)

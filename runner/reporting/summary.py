@@ -77,9 +77,16 @@ def _precision(result: RunResult) -> str | None:
     return f"{precision.effective}: {precision.reason}" if precision else None
 
 
+def _model(result: RunResult) -> str | None:
+    model = result.startup.model
+    if model is None or not model.outputs:
+        return None
+    return f"{model.title}: {', '.join(f'{name} of {width:,} values' for name, width in model.outputs.items())}"
+
+
 def _convolution(result: RunResult) -> str | None:
     model = result.startup.model
-    return f"{model.conv.effective}: {model.conv.reason}" if model else None
+    return f"{model.conv.effective}: {model.conv.reason}" if model and model.conv else None
 
 
 def _weights(result: RunResult) -> str | None:
@@ -97,9 +104,11 @@ def _parity(result: RunResult) -> str | None:
         return None
     if "parity_rel_err" not in metrics:
         return f"FAILED: {', '.join(parity.misses)}"
+    how = parity.reference.partition(",")[0]
+    reference = "the reference in float64" if how == "NumPy float64" else how
     text = (
         f"max error {metrics['parity_rel_err']:.1e} of the largest value, min cosine "
-        f"{metrics['parity_min_cosine']:.7f}, against the reference in float64"
+        f"{metrics['parity_min_cosine']:.7f}, against {reference}"
     )
     return text if parity.passed else f"FAILED: {text} ({', '.join(parity.misses)})"
 
@@ -114,7 +123,7 @@ def _clips(result: RunResult) -> str | None:
         f"{metrics['audio_s']:,.0f} s)"
     )
     if padded := int(metrics["clips_padded"]):
-        text += f", {padded:,} of them padded to one example"
+        text += f", {padded:,} of them padded"
     if skipped:
         text += f", {skipped:,} skipped"
     if left := dataset.clips - embedded - skipped:
@@ -247,6 +256,7 @@ _ROWS: tuple[tuple[str, Callable[[RunResult], str | None]], ...] = (
     ("device", _device),
     ("actors", lambda result: result.stats.actors_summary),
     ("precision", _precision),
+    ("model", _model),
     ("convolution", _convolution),
     ("weights", _weights),
     ("parity", _parity),

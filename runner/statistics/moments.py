@@ -30,7 +30,7 @@ class EmbeddingStatistics:
         size: values of an embedding.
     """
 
-    def __init__(self, size: int = 128) -> None:
+    def __init__(self, size: int) -> None:
         self.n = 0
         """Embeddings so far."""
         self.total: Vector = np.zeros(size)
@@ -97,7 +97,7 @@ class EmbeddingStatistics:
         return statistics
 
 
-def merged(statistics: Iterable[EmbeddingStatistics], size: int = 128) -> EmbeddingStatistics:
+def merged(statistics: Iterable[EmbeddingStatistics], size: int) -> EmbeddingStatistics:
     """All of them in one."""
     total = EmbeddingStatistics(size)
     for one in statistics:

@@ -159,7 +159,8 @@ def _startup_tags(startup: Startup) -> dict[str, Scalar]:
         tags |= {"weights.source": weights.source, "weights.checksum": weights.checksum, "weights.seed": weights.seed}
         tags |= {"weights.reason": weights.reason, "weights.random": str(weights.is_random).lower()}
     if model := startup.model:
-        tags |= {"model.conv.effective": model.conv.effective, "model.conv.reason": model.conv.reason}
+        if model.conv:
+            tags |= {"model.conv.effective": model.conv.effective, "model.conv.reason": model.conv.reason}
         tags |= {"model.compiler.effective": model.compiler.effective, "model.compiler.reason": model.compiler.reason}
     if parity := startup.parity:
         tags |= {"parity.passed": str(parity.passed).lower(), "parity.misses": "; ".join(parity.misses)}

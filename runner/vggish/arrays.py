@@ -58,7 +58,7 @@ def random_weights(seed: int) -> dict[str, Array]:
         return dict(threads.map(draw, zip(VARIABLE_SHAPES.items(), seeds, strict=True)))
 
 
-def weights_checksum(arrays: Mapping[str, Array]) -> str:
+def weights_checksum(arrays: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]] = VARIABLE_SHAPES) -> str:
     """Return the SHA-256 over names, shapes and the values' digests: the same weights have the same in any file."""
 
     def digest_of(name: str) -> bytes:
@@ -66,6 +66,6 @@ def weights_checksum(arrays: Mapping[str, Array]) -> str:
 
     digest = hashlib.sha256()
     with ThreadPoolExecutor() as threads:
-        for (name, shape), values in zip(VARIABLE_SHAPES.items(), threads.map(digest_of, VARIABLE_SHAPES), strict=True):
+        for (name, shape), values in zip(shapes.items(), threads.map(digest_of, shapes), strict=True):
             digest.update(f"{name}{list(shape)}".encode() + values)
     return digest.hexdigest()

@@ -5,12 +5,6 @@ from __future__ import annotations
 SAMPLE_RATE = 16_000
 """Hz; every waveform is mono at this rate before the log-mel."""
 
-INT16_SCALE = 1 / 32768
-"""From 16-bit samples to -1..1."""
-
-LARGEST_SAMPLE = 1000.0
-"""60 dB above full scale, beyond any headroom: larger samples were never scaled to -1..1."""
-
 STFT_WINDOW = 400
 """Samples of the periodic Hann window (25 ms)."""
 

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from runner.core.samples import LARGEST_SAMPLE
 from runner.vggish.constants import (
     EXAMPLE_FRAMES,
     EXAMPLE_SAMPLES,
     FFT_LENGTH,
     LARGEST_LOG_MEL,
-    LARGEST_SAMPLE,
     LOG_OFFSET,
     MEL_BANDS,
     STFT_HOP,
@@ -42,7 +42,7 @@ def are_log_mel(examples: Any) -> Any:
     return tf.reduce_all(tf.abs(examples) <= LARGEST_LOG_MEL, axis=[1, 2])
 
 
-def folded_log_mel(windows: Any) -> Any:
+def folded_log_mel(windows: Any, offset: float = LOG_OFFSET) -> Any:
     """Compute log-mel in float32, four times as fast as ``log_mel`` on a CPU and within 5e-4 of it.
 
     A frame is folded about its middle into an even and an odd half (Hann's window is symmetric about it), so that the
@@ -50,6 +50,7 @@ def folded_log_mel(windows: Any) -> Any:
 
     Args:
         windows: float32 tensor [batch, 15600], mono 16 kHz in -1..1.
+        offset: added before the logarithm.
 
     Returns:
         float32 tensor [batch, 96, 64].
@@ -80,10 +81,10 @@ def folded_log_mel(windows: Any) -> Any:
     imaginary = tf.matmul(after - before, tf.constant(sines, tf.float32))
     magnitude = tf.sqrt(real * real + imaginary * imaginary)
     mel = tf.matmul(magnitude, tf.constant(matrix[bins], tf.float32))
-    return tf.reshape(tf.math.log(mel + LOG_OFFSET), [-1, EXAMPLE_FRAMES, MEL_BANDS])
+    return tf.reshape(tf.math.log(mel + offset), [-1, EXAMPLE_FRAMES, MEL_BANDS])
 
 
-def log_mel(windows: Any, mel_dtype: str = "float64", fft_dtype: str = "float64") -> Any:
+def log_mel(windows: Any, mel_dtype: str = "float64", fft_dtype: str = "float64", offset: float = LOG_OFFSET) -> Any:
     """Compute the log-mel of windows of waveform.
 
     The transform is in float64 by default: it costs little compared to the network, and makes log-mel exact.  A float32
@@ -94,6 +95,7 @@ def log_mel(windows: Any, mel_dtype: str = "float64", fft_dtype: str = "float64"
         mel_dtype: of magnitudes and their product with the mel filters: float32 is exact too, as all terms are
             positive, except where TensorFlow computes the product in TF32, which errs by 0.02.
         fft_dtype: of the transform.
+        offset: added before the logarithm.
 
     Returns:
         float32 tensor [batch, 96, 64].
@@ -109,4 +111,4 @@ def log_mel(windows: Any, mel_dtype: str = "float64", fft_dtype: str = "float64"
     power = tf.reshape(real * real + imaginary * imaginary, [-1, FFT_LENGTH // 2 + 1])
     magnitude = tf.sqrt(tf.cast(power, mel_dtype))
     mel = tf.cast(tf.matmul(magnitude, tf.constant(mel_matrix(), mel_dtype)), tf.float32)
-    return tf.reshape(tf.math.log(mel + LOG_OFFSET), [-1, EXAMPLE_FRAMES, MEL_BANDS])
+    return tf.reshape(tf.math.log(mel + offset), [-1, EXAMPLE_FRAMES, MEL_BANDS])

@@ -24,6 +24,9 @@ _DEEP = (
 FEATURES = 12288
 """Width of the flattened convolutions."""
 
+_HIDDEN_LAYERS = {"pool4": 0, "fc1": 1, "fc2": 2, "embedding": 2}
+"""Hidden dense layers up to each layer that a run can write."""
+
 _FLOAT32_LAYERS = ("/conv1/", "/fc2/")
 """Layers with float32 weights in all precisions: fc2, where coarser ones cost most, and (``fused``) conv1."""
 
@@ -161,14 +164,17 @@ def convolution(x: Any, kernel: Any, biases: Any, *, pool: bool) -> Any:
     return tf.nn.max_pool2d(x, ksize=2, strides=2, padding="SAME") if pool else x
 
 
-def fully_connected(weights: Mapping[str, Any], features: Any) -> Any:
-    """Run fc1_1, fc1_2 and fc2: [batch, 12288] to float32 [batch, 128]."""
+def fully_connected(weights: Mapping[str, Any], features: Any, last: str = "embedding") -> Any:
+    """Run fc1_1, fc1_2 and fc2, [batch, 12288] to float32 [batch, 128]; or as far as ``last``, a layer of
+    ``spec.LAYER_WIDTHS``."""
     import tensorflow as tf
 
     x = features
-    for layer in ("fc1/fc1_1", "fc1/fc1_2"):
+    for layer in ("fc1/fc1_1", "fc1/fc1_2")[: _HIDDEN_LAYERS[last]]:
         x = tf.matmul(x, weights[f"vggish/{layer}/weights"])
         x = tf.nn.relu(tf.nn.bias_add(x, weights[f"vggish/{layer}/biases"]))
+    if last != "embedding":
+        return tf.cast(x, tf.float32)
     x = tf.matmul(tf.cast(x, tf.float32), weights["vggish/fc2/weights"])
     return tf.nn.bias_add(x, weights["vggish/fc2/biases"])
 

@@ -44,18 +44,22 @@ def version() -> str:
         return str(VERSION)
 
 
-def reference_log_mel(windows: Array) -> Exact:
-    """Compute the log-mel of windows, [n, 15600] in -1..1 to float64 [n, 96, 64], with the transform by its
-    definition."""
-    offset = np.arange(400)
-    window = 0.5 * (1.0 - np.cos(2.0 * np.pi * offset / 400.0))
-    angles = 2.0 * np.pi * np.outer(offset, np.arange(257)) / 512.0
+def reference_log_mel(windows: Array, offset: float = 0.01) -> Exact:
+    """Compute the log-mel of windows, [n, 15600] in -1..1 to float64 [n, 96, 64], with the transform by its definition.
+
+    Args:
+        windows: mono 16 kHz.
+        offset: added before the logarithm; the default is VGGish's.
+    """
+    position = np.arange(400)
+    window = 0.5 * (1.0 - np.cos(2.0 * np.pi * position / 400.0))
+    angles = 2.0 * np.pi * np.outer(position, np.arange(257)) / 512.0
     cosines, sines = np.cos(angles), np.sin(angles)
     log_mel = np.empty((len(windows), 96, 64))
     filters = _mel_filters()
     for row, samples in zip(log_mel, windows.astype(np.float64), strict=True):
         frames = np.stack([samples[160 * frame : 160 * frame + 400] for frame in range(96)]) * window
-        row[...] = np.log(np.hypot(frames @ cosines, frames @ sines) @ filters + 0.01)
+        row[...] = np.log(np.hypot(frames @ cosines, frames @ sines) @ filters + offset)
     return log_mel
 
 
@@ -76,7 +80,9 @@ def _mel_filters() -> Exact:
     return filters
 
 
-def reference_embeddings(arrays: Mapping[str, Array], windows: Array, precision: str = "float32") -> Array:
+def reference_embeddings(
+    arrays: Mapping[str, Array], windows: Array, precision: str = "float32", last: str = "embedding"
+) -> Array:
     """Embed windows of waveform, float32 [n, 15600] to float32 [n, 128].
 
     Args:
@@ -84,17 +90,22 @@ def reference_embeddings(arrays: Mapping[str, Array], windows: Array, precision:
         windows: mono 16 kHz.
         precision: other than float32: weights (except fc2's) and the inputs of each layer are rounded to it, which
             shows by how much that alone changes the answers.
+        last: the layer to return: embedding, fc2 or fc1 (the hidden dense layers, [n, 4096]) or pool4 ([n, 12288]).
     """
-    rounded = _ROUNDING[precision]
+    rounded = ROUNDING[precision]
     images = reference_log_mel(windows)[..., None]
     for layer, pool in _CONVOLUTIONS:
         kernel, biases = arrays[f"vggish/{layer}/weights"], arrays[f"vggish/{layer}/biases"].astype(np.float64)
         matrix = rounded(kernel.astype(np.float64)).reshape(-1, kernel.shape[3])
         images = np.stack([_convolved(rounded(image), matrix, biases, pool) for image in images])
     x = images.reshape(len(images), -1)
-    for layer in ("fc1/fc1_1", "fc1/fc1_2"):
+    for name, layer in (("pool4", "fc1/fc1_1"), ("fc1", "fc1/fc1_2")):
+        if name == last:
+            return x.astype(np.float32)
         x = np.maximum(_dense(rounded(x), arrays, layer, rounded), 0.0)
-    return _dense(rounded(x), arrays, "fc2", _ROUNDING["float32"]).astype(np.float32)
+    if last == "fc2":
+        return x.astype(np.float32)
+    return _dense(rounded(x), arrays, "fc2", ROUNDING["float32"]).astype(np.float32)
 
 
 def _convolved(image: Exact, matrix: Exact, biases: Exact, pool: bool) -> Exact:
@@ -136,9 +147,10 @@ def _rounding(bits: int) -> Callable[[Exact], Exact]:
     return rounded
 
 
-_ROUNDING: Mapping[str, Callable[[Exact], Exact]] = {
+ROUNDING: Mapping[str, Callable[[Exact], Exact]] = {
     "float32": lambda values: values,
     "tf32": _rounding(10),
     "float16": _rounding(10),
     "bfloat16": _rounding(7),
 }
+"""By precision: a function that rounds float64 values to it."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runner.config.groups.weights import BASE_URL
 from runner.core.errors import WeightsError
 from runner.core.files import commit, digest_file
 from runner.core.redact import without_credentials
@@ -33,11 +34,12 @@ _CHUNK_BYTES = 1 << 16
 
 @dataclass(frozen=True)
 class ReleasedFile:
-    """A file of the AudioSet VGGish release."""
+    """A file of a release; ``url`` is its address where that is not below ``weights.base_url``."""
 
     name: str
     bytes: int
     sha256: str
+    url: str | None = None
 
 
 CHECKPOINT = ReleasedFile(
@@ -73,7 +75,8 @@ def fetch(file: ReleasedFile, folder: Path, weights: AudiosetWeights, progress: 
     from filelock import FileLock
     from requests import RequestException
 
-    url = weights.base_url.rstrip("/") + "/" + file.name
+    is_mirror = weights.base_url != BASE_URL
+    url = file.url if file.url and not is_mirror else weights.base_url.rstrip("/") + "/" + file.name
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / f".{file.name}.lock"):

@@ -31,6 +31,7 @@ class WeightsChoice:
         seed: of random weights.
         reason: why these weights, for the user.
         is_random: whether embeddings are for benchmarking only.
+        classes_path: the file with the names of the model's classes; None where there is none.
     """
 
     requested: str
@@ -40,11 +41,12 @@ class WeightsChoice:
     seed: int | None
     reason: str
     is_random: bool
+    classes_path: str | None = None
 
 
 def resolve_weights(
     weights: WeightsConfig,
-    models: Path,
+    folder: Path,
     *,
     is_demo: bool,
     needs_pca: bool = False,
@@ -55,7 +57,7 @@ def resolve_weights(
 
     Args:
         weights: what the configuration asks for.
-        models: the folder whose ``vggish/`` holds the released files.
+        folder: holds the released files.
         is_demo: whether the data are the built-in demo clips, on which ``auto`` may fall back to random weights.
         needs_pca: whether PCA parameters are needed with the user's own weights.
         progress: called during a download.
@@ -67,11 +69,11 @@ def resolve_weights(
     if isinstance(weights, RandomWeights):
         return _random("random", weights.seed, "weights=random was requested.")
     if isinstance(weights, FileWeights):
-        path, pca = _checkpoint_of(weights), _pca_of(weights, models, progress) if needs_pca else None
+        path, pca = _checkpoint_of(weights), _pca_of(weights, folder, progress) if needs_pca else None
         return WeightsChoice("file", "file", path, pca, None, "weights=file was requested", False)
     assert isinstance(weights, AudiosetWeights)
     try:
-        paths = [fetch(file, models / "vggish", weights, progress) for file in files]
+        paths = [fetch(file, folder, weights, progress) for file in files]
     except WeightsError as error:
         if isinstance(weights, AutoWeights) and is_demo:
             return _random(
@@ -84,7 +86,7 @@ def resolve_weights(
         str(paths[-1]),
         str(paths[0]),
         None,
-        f"the released weights in {models / 'vggish'}",
+        f"the released weights in {folder}",
         False,
     )
 
@@ -104,9 +106,9 @@ def _checkpoint_of(weights: FileWeights) -> str:
     raise WeightsError(f"weights.path={path} does not exist: give a checkpoint's file (V1) or prefix (V2)")
 
 
-def _pca_of(weights: FileWeights, models: Path, progress: Progress | None) -> str:
+def _pca_of(weights: FileWeights, folder: Path, progress: Progress | None) -> str:
     if weights.pca_path is None:
-        return str(fetch(PCA_PARAMETERS, models / "vggish", AudiosetWeights(), progress))
+        return str(fetch(PCA_PARAMETERS, folder, AudiosetWeights(), progress))
     path = Path(weights.pca_path).expanduser().absolute()
     if not path.is_file():
         raise WeightsError(f"weights.pca_path={path} does not exist: give PCA parameters (.npz), or leave it out")

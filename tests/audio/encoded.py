@@ -10,6 +10,7 @@ import soundfile
 
 from runner.audio.reader import ClipReader, read_clip
 from runner.audio.sources import Array
+from tests.vggish_clips import PREPARATION
 
 RATE = 44_100
 SECONDS = 12
@@ -40,7 +41,7 @@ def decoded(clip: ClipReader) -> Array:
 def read(folder: Path, extension: str, data: bytes, *span: float) -> tuple[Array, str | None]:
     path = folder / f"read.{extension}"
     path.write_bytes(data)
-    with read_clip(str(path), *span) as clip:
+    with read_clip(str(path), *span, preparation=PREPARATION) as clip:
         return decoded(clip), clip.warning
 
 

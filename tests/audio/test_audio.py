@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 import soundfile
 
+from runner.audio.framing import scaled
 from runner.audio.reader import REASONS, read_clip
 from runner.core.errors import ClipError
-from runner.vggish.framing import scaled
+from tests.vggish_clips import PREPARATION
 
 RATE = 16_000
 
 
 def read(path: Path, start: float | None = None, end: float | None = None, **options: str):
-    with read_clip(str(path), start, end, **options) as clip:
+    with read_clip(str(path), start, end, **options, preparation=PREPARATION) as clip:
         blocks = list(clip)
         return scaled(np.concatenate(blocks)), clip
 
@@ -62,7 +63,7 @@ def test_a_part_of_a_file_is_that_part_of_the_whole(tmp_path: Path, extension: s
 
 def test_blocks_stay_small_however_long_the_file(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "long.wav", np.zeros(120 * RATE, np.int16), RATE)
-    with read_clip(str(tmp_path / "long.wav")) as clip:
+    with read_clip(str(tmp_path / "long.wav"), preparation=PREPARATION) as clip:
         lengths = [len(block) for block in clip]
     assert sum(lengths) == 120 * RATE
     assert max(lengths) <= 10 * RATE
@@ -94,7 +95,7 @@ def test_what_is_no_file_is_refused_and_never_waited_for(tmp_path: Path) -> None
     expected = {"pipe": "not_a_file", "folder": "not_a_file", "dangling": "missing", "empty": "empty", "no": "missing"}
     for name, reason in expected.items():
         with pytest.raises(ClipError) as refused:
-            read_clip(str(tmp_path / f"{name}.wav"))
+            read_clip(str(tmp_path / f"{name}.wav"), preparation=PREPARATION)
         assert refused.value.reason == reason, name
 
 
@@ -108,7 +109,7 @@ def test_every_hostile_file_decodes_or_is_refused_with_a_documented_reason(audio
     for path in sorted((audio / "hostile").iterdir()):
         refusal = None
         try:
-            with read_clip(str(path)) as clip:
+            with read_clip(str(path), preparation=PREPARATION) as clip:
                 samples = sum(len(block) for block in clip)
         except ClipError as error:
             refusal = error
@@ -145,4 +146,4 @@ def test_m4a_through_the_extra_av_or_a_refusal_that_names_it(tmp_path: Path, mon
     assert np.sqrt((frames**2).mean()) == pytest.approx(0.5 / np.sqrt(2), rel=0.1)
     monkeypatch.setitem(__import__("sys").modules, "av", None)
     with pytest.raises(ClipError, match=r"vggish-runner\[av\]"):
-        read_clip(str(path))
+        read_clip(str(path), preparation=PREPARATION)

@@ -12,6 +12,7 @@ from runner.audio.reader import read_clip
 from runner.audio.sources import Array
 from runner.core.errors import ClipError
 from tests.audio.encoded import FLAC_TOTAL, RATE, SECONDS, decoded, encoded, read, signal, without_xing
+from tests.vggish_clips import PREPARATION
 
 
 @pytest.mark.parametrize("kind", ["mp3", "flac", "ogg", "opus", "stream.mp3", "zero.flac", "adpcm.wav"])
@@ -27,13 +28,13 @@ def test_parts_are_what_they_are_in_the_whole(files: dict[str, bytes], tmp_path:
     else:
         path = tmp_path / f"x.{kind}"
         path.write_bytes(files[kind])
-    with read_clip(str(path)) as clip:
+    with read_clip(str(path), preparation=PREPARATION) as clip:
         rate = clip.sample_rate
         whole = decoded(clip)
     end = len(whole) / rate
     starts = [0.0, 0.3, 1.7, 1.71, 5.0, 2.0, 0.0, end - 1.3, end - 0.05, end - 0.9, *np.linspace(0, end - 0.5, 9)]
     for start in starts:
-        with read_clip(str(path), start, start + 0.7) as clip:
+        with read_clip(str(path), start, start + 0.7, preparation=PREPARATION) as clip:
             part = decoded(clip)
         first = round(start * rate)
         assert np.array_equal(part, whole[first : round((start + 0.7) * rate)])
@@ -55,7 +56,7 @@ def test_parts_in_order_decode_a_file_once(
 
     monkeypatch.setattr(soundfile.SoundFile, "read", counting)
     for start in np.arange(0, 11, 0.25):
-        with read_clip(str(path), start, start + 0.25) as clip:
+        with read_clip(str(path), start, start + 0.25, preparation=PREPARATION) as clip:
             assert len(decoded(clip)) == RATE // 4
     assert decoded_frames <= SECONDS * RATE
 
@@ -63,12 +64,12 @@ def test_parts_in_order_decode_a_file_once(
 def test_a_file_that_was_kept_is_not_taken_for_another(files: dict[str, bytes], tmp_path: Path) -> None:
     path = tmp_path / "x.ogg"
     path.write_bytes(files["ogg"])
-    with read_clip(str(path), 1.0, 2.0) as clip:
+    with read_clip(str(path), 1.0, 2.0, preparation=PREPARATION) as clip:
         before = decoded(clip)
     path.write_bytes(encoded(tmp_path, "ogg", seed=5))
-    with read_clip(str(path), 2.0, 3.0) as clip:
+    with read_clip(str(path), 2.0, 3.0, preparation=PREPARATION) as clip:
         after = decoded(clip)
-    with read_clip(str(path)) as clip:
+    with read_clip(str(path), preparation=PREPARATION) as clip:
         whole = decoded(clip)
     assert np.array_equal(after, whole[2 * RATE : 3 * RATE])
     assert not np.array_equal(before, whole[RATE : 2 * RATE])
@@ -88,7 +89,7 @@ def test_a_time_outside_the_file_is_a_bad_range(
         soundfile.write(path, np.zeros(SECONDS * 16_000, np.int16), 16_000)
     else:
         path.write_bytes(files[extension])
-    with pytest.raises(ClipError) as refused, read_clip(str(path), start, end) as clip:
+    with pytest.raises(ClipError) as refused, read_clip(str(path), start, end, preparation=PREPARATION) as clip:
         list(clip)
     assert refused.value.reason == "invalid_range"
 

@@ -14,6 +14,7 @@ from runner.audio import flac
 from runner.audio.flac import MOST_SAMPLES, decode_flac
 from runner.audio.reader import read_clip
 from runner.core.errors import ClipError
+from tests.vggish_clips import PREPARATION
 
 pytest.importorskip("miniaudio", reason="the extra flac is not installed")
 
@@ -36,7 +37,7 @@ def without_miniaudio(monkeypatch: pytest.MonkeyPatch):
 def read(path: Path, start: float | None = None, end: float | None = None) -> tuple[object, ...]:
     """All that a reader tells of a clip: its samples, and what it warns of or refuses."""
     try:
-        with read_clip(os.fsencode(path), start, end) as clip:
+        with read_clip(os.fsencode(path), start, end, preparation=PREPARATION) as clip:
             blocks = list(clip.blocks())
         return np.concatenate(blocks).tobytes(), blocks[0].dtype, clip.warning
     except ClipError as error:

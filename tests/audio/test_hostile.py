@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +20,12 @@ from runner.config.schema import FolderDataset
 from runner.dataset.clips import Clip
 from runner.dataset.manifest import build_manifest
 from runner.pipeline.messages import DecodeOptions
+from tests import vggish_clips
 from tests.conftest import PROJECT
 from tests.pipeline.test_engine import run_engine
 
 RATE = 16_000
-OPTIONS = DecodeOptions(max_duration_s=3600)
+OPTIONS = replace(vggish_clips.OPTIONS, max_duration_s=3600)
 TONE = (8000 * np.sin(np.arange(2 * RATE) * 0.05)).astype("<i2")
 
 
@@ -97,8 +99,9 @@ def test_a_file_without_permission() -> None:
         wav(secret)
         secret.chmod(0)
         os.chmod(folder, 0o755)
-        code = "import os, sys; from runner.audio.reader import read_clip; os.getuid() or os.setuid(65534)\n"
-        code += "try: read_clip(sys.argv[1])\nexcept Exception as error: print(error.reason)"
+        code = "import os, sys; from runner.audio.reader import read_clip; from tests.vggish_clips import PREPARATION\n"
+        code += "os.getuid() or os.setuid(65534)\n"
+        code += "try: read_clip(sys.argv[1], preparation=PREPARATION)\nexcept Exception as error: print(error.reason)"
         command = [sys.executable, "-c", code, str(secret)]
         done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
     assert done.stdout == "unreadable\n", done.stderr
@@ -180,7 +183,7 @@ def test_a_truncated_file_is_kept_or_skipped_as_asked(tmp_path: Path, audio: Pat
     (root / "half.mp3").write_bytes((audio / "hostile/a_trunc_60pct.mp3").read_bytes())
     kept = embed(root, tmp_path / "kept")
     assert {row["status"] for row in kept.values()} == {"embedded"}
-    skipped = embed(root, tmp_path / "skipped", DecodeOptions(on_truncated="skip", max_duration_s=3600))
+    skipped = embed(root, tmp_path / "skipped", replace(OPTIONS, on_truncated="skip"))
     assert {(row["status"], row["reason"]) for row in skipped.values()} == {("skipped", "truncated")}
     assert all(row["detail"] for row in skipped.values())
 
@@ -191,7 +194,7 @@ def test_four_sparse_gibibytes_are_too_long_and_cost_nothing(tmp_path: Path) -> 
     for name, rate in (("known.wav", RATE), ("other.wav", 8_000)):
         wav(root / name, np.zeros(0, "<i2"), rate=rate, claims=0xFFFF0000)
         os.truncate(root / name, 44 + 0xFFFF0000)
-    rows = embed(root, tmp_path / "out", DecodeOptions(max_duration_s=60))
+    rows = embed(root, tmp_path / "out", replace(OPTIONS, max_duration_s=60))
     assert {row["reason"] for row in rows.values()} == {"too_long"}
 
 

@@ -18,6 +18,7 @@ from runner.audio.stream_ends import flac_end, mpeg_header, next_mpeg_frame, ogg
 from runner.audio.wav import Pcm16Wav
 from runner.core.errors import ClipError
 from tests.audio.encoded import RATE, decoded, read, signal
+from tests.vggish_clips import PREPARATION
 
 SUBTYPES = {
     "WAV": ["PCM_16", "PCM_24", "IMA_ADPCM", "MS_ADPCM", "GSM610", "ULAW"],
@@ -37,12 +38,12 @@ def test_a_cut_file_is_truncated_where_its_container_states_more(tmp_path: Path,
     rate = 44_100 if container == "MPC2K" else 8_000
     path = tmp_path / "x.bin"
     soundfile.write(path, signal(2, rate), rate, format=container, subtype=subtype)
-    with read_clip(str(path)) as clip:
+    with read_clip(str(path), preparation=PREPARATION) as clip:
         decoded(clip)
         assert clip.warning is None
     stated = stated_bytes(str(path), container)
     os.truncate(path, path.stat().st_size * 7 // 10)
-    with read_clip(str(path)) as clip:
+    with read_clip(str(path), preparation=PREPARATION) as clip:
         decoded(clip)
         assert clip.seconds > 1
         assert (clip.warning is not None and clip.warning.startswith("truncated: ")) == (
@@ -88,7 +89,7 @@ def test_a_wav_file_that_its_recorder_did_not_finish_is_read(tmp_path: Path, rat
         assert np.array_equal(frames, expected)
     listed = b"LIST" + struct.pack("<I", 26) + b"INFOISFT" + struct.pack("<I", 14) + b"a programme   "
     path.write_bytes(data[:40] + bytes(4) + listed)
-    with read_clip(str(path)) as clip, pytest.raises(ClipError, match="empty"):
+    with read_clip(str(path), preparation=PREPARATION) as clip, pytest.raises(ClipError, match="empty"):
         list(clip)
 
 
@@ -138,11 +139,11 @@ def test_a_wav_file_that_outgrew_its_32_bits(tmp_path: Path) -> None:
         path.write_bytes(head + b"data" + struct.pack("<I", samples & 0xFFFFFFFF))
         os.truncate(path, 44 + samples)
         assert stated_bytes(str(path), "WAV") == StatedBytes(samples, 1 << 20)
-    file = Pcm16Wav.open(str(tmp_path / "16000.wav"))
+    file = Pcm16Wav.open(str(tmp_path / "16000.wav"), 16_000)
     assert file is not None
     assert file.frames == samples // 2
     file.close()
-    with read_clip(str(tmp_path / "44100.wav")) as clip:
+    with read_clip(str(tmp_path / "44100.wav"), preparation=PREPARATION) as clip:
         decoded(clip)
     assert clip.warning == f"truncated: {1 << 20} of the {samples} bytes of samples that its header states are read"
 

@@ -12,6 +12,7 @@ from runner.audio import flac
 from runner.audio.reader import read_clip
 from runner.core.errors import ClipError
 from tests.audio.encoded import RATE, av_file, signal, without_xing
+from tests.vggish_clips import PREPARATION
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")
@@ -30,7 +31,7 @@ def test_a_read_error_of_the_system_is_no_truncation(
         path.write_bytes(files[extension])
     else:
         soundfile.write(path, signal(25), 16_000 if kind == "plain.wav" else RATE)
-    with read_clip(str(path)) as clip:
+    with read_clip(str(path), preparation=PREPARATION) as clip:
         blocks = iter(clip)
         if kind != "stream.mp3":  # of which a block is all
             next(blocks)

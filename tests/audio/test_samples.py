@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import soundfile
 
+from runner.audio.framing import scaled
 from runner.audio.reader import read_clip
 from runner.audio.samples import as_mono, as_rate, fault_of
 from runner.core.errors import ClipError
-from runner.vggish.framing import scaled
+from tests.vggish_clips import PREPARATION
 
 RNG = np.random.default_rng(5)
 UNIT = RNG.uniform(-0.9, 0.9, 4000)
@@ -37,7 +38,7 @@ def written(path: Path, samples: np.ndarray, subtype: str) -> Path:
 @pytest.mark.parametrize("subtype", STORED)
 def test_an_array_is_what_its_file_is_read_as(tmp_path: Path, subtype: str, shape: tuple[int, ...]) -> None:
     samples = STORED[subtype].reshape(shape)
-    with read_clip(str(written(tmp_path / "a.wav", samples, subtype))) as clip:
+    with read_clip(str(written(tmp_path / "a.wav", samples, subtype)), preparation=PREPARATION) as clip:
         expected = scaled(np.concatenate(list(clip)))
     for array in (samples, np.asfortranarray(samples), samples.astype(samples.dtype.newbyteorder(">"))):
         mono = as_mono(array)
@@ -121,7 +122,7 @@ def test_a_clips_blocks_are_checked(tmp_path: Path, value: float, reason: str, r
     samples = np.ones((11 * rate, channels), np.float32)
     samples[-5] = value
     soundfile.write(tmp_path / "x.wav", samples, rate, subtype="FLOAT")
-    with read_clip(str(tmp_path / "x.wav")) as clip:
+    with read_clip(str(tmp_path / "x.wav"), preparation=PREPARATION) as clip:
         blocks = iter(clip)
         assert len(next(blocks)) > 0
         with pytest.raises(ClipError) as refused:

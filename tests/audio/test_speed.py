@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from runner.audio.preparation import AS_IT_IS, Preparation
+from runner.audio.preparation import Preparation
 from runner.audio.reader import read_clip
 from runner.core.errors import ClipError
+from tests.vggish_clips import PREPARATION
 
-SLOW = Preparation(speed=0.1)
+SLOW = Preparation(16_000, speed=0.1)
 
 
 def tone(path: Path, rate: int, samples: int = 57_600, channels: int = 1) -> str:
@@ -21,7 +22,7 @@ def tone(path: Path, rate: int, samples: int = 57_600, channels: int = 1) -> str
     return str(path)
 
 
-def waveform(path: str, *span: float, preparation: Preparation = AS_IT_IS) -> np.ndarray:
+def waveform(path: str, *span: float, preparation: Preparation = PREPARATION) -> np.ndarray:
     with read_clip(path, *span, preparation=preparation) as clip:
         return np.concatenate(list(clip))
 
@@ -32,8 +33,8 @@ def test_ultrasound_slowed_ten_times_is_the_same_recording_at_a_tenth_of_the_rat
     tmp_path: Path, resampler: str, channels: int
 ) -> None:
     fast, slow = tone(tmp_path / "fast.wav", 192_000, channels=channels), tone(tmp_path / "slow.wav", 19_200)
-    found = waveform(fast, preparation=Preparation(resampler, speed=0.1))
-    assert np.array_equal(found, waveform(slow, preparation=Preparation(resampler)))
+    found = waveform(fast, preparation=Preparation(16_000, resampler, speed=0.1))
+    assert np.array_equal(found, waveform(slow, preparation=Preparation(16_000, resampler)))
     peak = np.abs(np.fft.rfft(found)).argmax() * 16_000 / len(found)
     assert peak == pytest.approx(4000, abs=1)
 
@@ -61,11 +62,13 @@ def test_a_rate_that_speed_takes_out_of_range_is_refused_and_one_that_it_brings_
         read_clip(slow, preparation=SLOW)
     assert refused.value.reason == "unsupported_rate"
     with pytest.raises(ClipError):
-        read_clip(fast)
-    assert np.array_equal(waveform(fast, preparation=Preparation(speed=20)), waveform(tone(tmp_path / "c.wav", 2_000)))
+        read_clip(fast, preparation=PREPARATION)
+    assert np.array_equal(
+        waveform(fast, preparation=Preparation(16_000, speed=20)), waveform(tone(tmp_path / "c.wav", 2_000))
+    )
 
 
 def test_rates_are_whole(tmp_path: Path) -> None:
-    assert Preparation(speed=0.1).rate_of(44_100) == 4_410
-    assert Preparation(speed=0.07).rate_of(100_000) == 7_000  # the product of floats is above it
-    assert Preparation(speed=0.333).rate_of(44_100) == 14_685
+    assert Preparation(16_000, speed=0.1).rate_of(44_100) == 4_410
+    assert Preparation(16_000, speed=0.07).rate_of(100_000) == 7_000  # the product of floats is above it
+    assert Preparation(16_000, speed=0.333).rate_of(44_100) == 14_685

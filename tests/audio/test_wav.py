@@ -24,7 +24,7 @@ def canonical(path: Path, samples: np.ndarray = SAMPLES) -> Path:
 
 def test_samples_are_those_of_libsndfile(tmp_path: Path) -> None:
     path = canonical(tmp_path / "x.wav")
-    file = Pcm16Wav.open(path)
+    file = Pcm16Wav.open(path, 16_000)
     assert file is not None
     assert file.frames == len(SAMPLES)
     assert np.array_equal(file.read(0, 1 << 20), soundfile.read(path, dtype="int16")[0])
@@ -37,7 +37,7 @@ def test_chunks_before_the_samples_are_passed_over(tmp_path: Path) -> None:
     data = canonical(tmp_path / "x.wav").read_bytes()
     extra = b"LIST" + struct.pack("<I", 5) + b"abcde\0"
     (tmp_path / "y.wav").write_bytes(data[:12] + extra + data[12:])
-    file = Pcm16Wav.open(str(tmp_path / "y.wav"))
+    file = Pcm16Wav.open(str(tmp_path / "y.wav"), 16_000)
     assert file is not None
     assert np.array_equal(file.read(0, 1 << 20), SAMPLES)
     file.close()
@@ -49,7 +49,7 @@ def test_chunks_before_the_samples_are_passed_over(tmp_path: Path) -> None:
 )
 def test_other_wavs_are_left_to_libsndfile(tmp_path: Path, rate: int, channels: int, subtype: str) -> None:
     soundfile.write(tmp_path / "x.wav", np.zeros((100, channels)), rate, subtype=subtype)
-    assert Pcm16Wav.open(tmp_path / "x.wav") is None
+    assert Pcm16Wav.open(tmp_path / "x.wav", 16_000) is None
 
 
 def test_what_is_no_whole_file_is_left_to_libsndfile(tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_what_is_no_whole_file_is_left_to_libsndfile(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.wav")
     (tmp_path / "folder.wav").mkdir()
     for name in ("cut.wav", "empty.wav", "pipe.wav", "folder.wav", "missing.wav", "nul\0.wav"):
-        assert Pcm16Wav.open(str(tmp_path / name)) is None
+        assert Pcm16Wav.open(str(tmp_path / name), 16_000) is None
 
 
 @given(st.binary(max_size=200), st.integers(0, 60), st.integers(0, 255))
@@ -68,6 +68,6 @@ def test_no_bytes_break_it(tmp_path_factory: pytest.TempPathFactory, tail: bytes
     data = bytearray(canonical(path, SAMPLES[:20]).read_bytes() + tail)
     data[place % len(data)] = value
     path.write_bytes(bytes(data))
-    if (file := Pcm16Wav.open(path)) is not None:
+    if (file := Pcm16Wav.open(path, 16_000)) is not None:
         assert len(file.read(0, 1 << 20)) == file.frames
         file.close()

@@ -218,6 +218,54 @@ def test_the_regression_check(store, capsys, run: str, rule: str, status: int, w
     assert words in capsys.readouterr().err
 
 
+FLOORS = """
+machine: a made-up one
+floors:
+  - when: {frontend.hop_s: 0.96}
+    realtime_factor: 200
+    startup_s: 5
+  - when: {weights.checksum: w, actual.precision: float32, frontend.hop_s: 0.48}
+    realtime_factor: 500
+"""
+
+
+@pytest.mark.parametrize(
+    ("run", "lines"),
+    [
+        ("fast", []),
+        (
+            "slow",
+            ["realtime_factor 100.0 is below its floor of 200.0", "startup_s 10.0 is above its ceiling of 5.0"],
+        ),
+        ("hop", ["realtime_factor 400.0 is below its floor of 500.0"]),
+        ("wrong", ["can't be compared: failed parity"]),
+        ("loaded", ["can't be compared: other programs took 50% of the processors"]),
+    ],
+)
+def test_the_check_against_floors(store, tmp_path: Path, capsys, run: str, lines: list[str]) -> None:
+    (tmp_path / "floors.yaml").write_text(FLOORS)
+    assert report(store, run, "--fail-below", str(tmp_path / "floors.yaml")) == int(bool(lines))
+    assert capsys.readouterr().err.splitlines() == [f"FAILED: {run} {store[1][run][:8]}: {line}" for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("floors: [{when: {frontend.hop_s: 7}, realtime_factor: 1}]", "has no floor for it"),
+        ("floors: [{repeats: 1}]", "has no better direction"),
+        ("floors: [{realtime_factor: fast}]", "can't be read"),
+        ("realtime_factor: 1", "can't be read"),
+        ("- [", "can't be read"),
+        (None, "can't be read"),
+    ],
+)
+def test_floors_that_say_nothing_of_a_run_fail(store, tmp_path: Path, capsys, text: str | None, words: str) -> None:
+    if text is not None:
+        (tmp_path / "floors.yaml").write_text(text)
+    assert report(store, "fast", "--fail-below", str(tmp_path / "floors.yaml")) == 1
+    assert words in capsys.readouterr().err
+
+
 def test_what_is_not_there_is_said(store, capsys, tmp_path: Path) -> None:
     assert report(store, "nothing") == 1
     assert "nothing is no run, sweep, experiment or folder" in capsys.readouterr().err

@@ -31,12 +31,12 @@ def test_each_clip_is_an_npy_file_at_its_own_path(run: EmbeddingReader, embeddin
     ],
 )
 def test_an_npy_file_is_named_by_stem_and_stretch(clip: str, path: str) -> None:
-    assert npy_path(clip) == Path(path)
+    assert npy_path(clip, "vggish") == Path(path)
 
 
 @pytest.mark.parametrize("clip", ["../up.wav", "/etc/passwd.wav", "x/../../up.wav"])
 def test_no_npy_file_is_outside_of_the_folder(clip: str, tmp_path: Path) -> None:
-    assert (tmp_path / npy_path(clip)).resolve().is_relative_to(tmp_path)
+    assert (tmp_path / npy_path(clip, "vggish")).resolve().is_relative_to(tmp_path)
 
 
 def test_two_clips_of_one_stem_are_an_error(embeddings: np.ndarray, tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_a_clip_name_says_its_stretch(clip: str, parts: tuple[str, float | None,
 
 def test_consecutive_examples_of_a_label_are_one_stretch() -> None:
     starts = 0.96 * np.arange(5)
-    selections = stretches("a.wav", starts, ["dog", "dog", None, "dog", "cat"])
+    selections = stretches("a.wav", starts, ["dog", "dog", None, "dog", "cat"], 0.975)
     assert [(item.label, round(item.start_s, 3), round(item.end_s, 3)) for item in selections] == [
         ("dog", 0.0, 1.935),
         ("dog", 2.88, 3.855),
@@ -81,7 +81,7 @@ def test_timelines_have_the_clips_labels(run: EmbeddingReader, tmp_path: Path) -
 def test_timelines_have_clusters_of_the_sounds(tmp_path: Path) -> None:
     sounds = np.repeat(np.eye(2, 128, dtype=np.float32), 3, axis=0) + np.float32(0.01)
     folder = write_run(tmp_path / "run", sounds, ["long.wav"] * 6)
-    export_timelines(EmbeddingReader(str(folder)), tmp_path / "tracks", "audacity", clusters=2)
+    export_timelines(EmbeddingReader(str(folder)), tmp_path / "tracks", "audacity", labels=2)
     first, second = (line.split("\t") for line in (tmp_path / "tracks" / "long.wav.txt").read_text().splitlines())
     assert (float(first[1]), float(second[0])) == pytest.approx((2 * 0.96 + 0.975, 3 * 0.96))
     assert {first[2], second[2]} == {"cluster 1", "cluster 2"}
@@ -89,7 +89,7 @@ def test_timelines_have_clusters_of_the_sounds(tmp_path: Path) -> None:
 
 def test_more_clusters_than_examples_are_an_error(run: EmbeddingReader, tmp_path: Path) -> None:
     with pytest.raises(RunnerError, match="--clusters 41 are more than the 40 examples"):
-        export_timelines(run, tmp_path / "x", "audacity", clusters=41)
+        export_timelines(run, tmp_path / "x", "audacity", labels=41)
 
 
 def test_a_run_without_8_bit_embeddings_is_no_youtube8m(

@@ -9,9 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from runner.config.composition import compose_config
 from runner.core.errors import DatasetError
 from runner.dataset.manifest import select_partition
-from runner.dataset.shards import max_durations_s, plan_shards
+from runner.dataset.shards import max_durations_s, max_shard_s, plan_shards
 from runner.dataset.table import SCHEMA
 from tests.dataset.manifests import list_folder, put_files
 
@@ -34,17 +35,25 @@ def test_shards_cover_every_clip_once_and_in_order(n_clips: int, clips_per_shard
     ("hours", "hop_s", "size"), [(1.0, 0.96, 69), (1.0, 0.48, 34), (48.0, 0.96, 1), (1000, 0.1, 1)]
 )
 def test_shards_of_long_clips_are_of_few(hours: float, hop_s: float, size: int) -> None:
-    shards = plan_shards(1000, None, np.full(1000, 3600 * hours), hop_s)
+    limit_s = max_shard_s(compose_config([f"frontend.hop_s={hop_s}"]))
+    shards = plan_shards(1000, None, np.full(1000, 3600 * hours), limit_s)
 
     assert [clip for first, end in shards for clip in range(first, end)] == list(range(1000))
     assert {end - first for first, end in shards[:-1]} == {min(size, 64)}
-    assert plan_shards(1000, 10, np.full(1000, 3600 * hours), hop_s)[0] == (0, 10), "as asked for"
+    assert plan_shards(1000, 10, np.full(1000, 3600 * hours), limit_s)[0] == (0, 10), "as asked for"
 
 
 def test_a_long_clip_among_short_ones_makes_its_own_shard_smaller() -> None:
     seconds = np.full(200, 10.0)
     seconds[70] = 300_000.0
-    assert plan_shards(200, None, seconds) == [(0, 64), (64, 70), (70, 71), (71, 135), (135, 199), (199, 200)]
+    assert plan_shards(200, None, seconds, 250_000.0) == [
+        (0, 64),
+        (64, 70),
+        (70, 71),
+        (71, 135),
+        (135, 199),
+        (199, 200),
+    ]
 
 
 def test_how_long_a_clip_may_be(root: Path) -> None:

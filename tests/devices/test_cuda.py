@@ -16,7 +16,7 @@ from runner.pipeline.slots import SlotMemory
 
 @pytest.fixture
 def memory():
-    memory = SlotMemory(slots=2, rows=3, processes=1)
+    memory = SlotMemory(slots=2, rows=3, window_samples=15_600, processes=1)
     yield memory
     memory.close()
 
@@ -41,7 +41,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
 def test_all_slots_are_locked_and_unlocked(memory: SlotMemory, calls: list[tuple[object, ...]]) -> None:
     with cuda.pinned(memory.bytes) as trouble:
         assert trouble is None
-    address = memory.windows(0, WindowKind("int16")).ctypes.data
+    address = memory.windows(0, WindowKind("int16", (15_600,))).ctypes.data
     assert address % 4096 == 0
     assert calls == [("register", address, memory.bytes.nbytes, 1), ("unregister", address)]
 

@@ -29,24 +29,15 @@ def take_the_place_of_tensorflow() -> None:
     from runner.devices import load
     from runner.engines import local
     from runner.inference import builder, startup
-    from runner.vggish import answers
-    from runner.weights import loading
-    from runner.weights.loading import RandomInit
-    from runner.weights.selection import WeightsChoice
-
-    def init_random_weights(choice: WeightsChoice) -> RandomInit | None:
-        if choice.source != "random":
-            return None
-        arrays = draw_arrays(choice.seed or 0)
-        return RandomInit(arrays, weights_checksum(arrays))
+    from runner.models.vggish import model, program
+    from runner.vggish import reference
 
     sys.modules["tensorflow"] = _StandIn("tensorflow")
     sys.meta_path.insert(0, _WithoutPandas())
-    loading.load_checkpoint, loading.weights_checksum = load_checkpoint, weights_checksum
-    startup.init_random_weights = loading.init_random_weights = init_random_weights
-    builder.Program, builder.VGGishSession = DoubleProgram, DoubleSession
-    answers.reference_embeddings = embed
-    startup.remembered_calibration = lambda folder: (1.0, 1.0)  # the checkout's cache keeps what was measured
+    model.load_checkpoint, model.random_weights, model.weights_checksum = load_checkpoint, draw_arrays, weights_checksum
+    program.VGGishProgram, builder.VGGishSession = DoubleProgram, DoubleSession
+    reference.reference_embeddings = embed
+    model.remembered_calibration = lambda folder: (1.0, 1.0)  # the checkout's cache keeps what was measured
     startup.remembered = _apart
     local.matmul_peak = lambda session, kind, precision, seconds: 1.0
     load.BackgroundLoad.share = lambda self, own_cpu_s: 0.0  # other tests run beside it, and must not keep it unranked

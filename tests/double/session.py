@@ -18,16 +18,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from runner.audio.framing import Windows, scaled
 from runner.audio.samples import as_samples
-from runner.contract.result import Effect
+from runner.contract.result import Decision, Effect
+from runner.core.model_spec import ModelSpec
+from runner.core.samples import LARGEST_SAMPLE
 from runner.devices.detection import DeviceType
 from runner.inference import gate
-from runner.inference.precision import PrecisionChoice
-from runner.inference.program import Program
 from runner.inference.session import SessionMetadata, VGGishSession
+from runner.models.base import Target
+from runner.models.vggish.program import VGGishProgram
 from runner.vggish import reference
-from runner.vggish.constants import EMBEDDING_SIZE, EXAMPLE_SAMPLES, LARGEST_SAMPLE
-from runner.vggish.framing import Windows, scaled
+from runner.vggish.constants import EMBEDDING_SIZE, EXAMPLE_SAMPLES
+from runner.vggish.spec import VGGISH
 
 Array = NDArray[np.float32]
 
@@ -63,7 +66,7 @@ def load_checkpoint(path: str) -> dict[str, Array]:
     return draw_arrays(seed & 0xFFFFFF)
 
 
-def embed(arrays: Mapping[str, Array], windows: Windows, precision: str = "float32") -> Array:
+def embed(arrays: Mapping[str, Array], windows: Windows, precision: str = "float32", layer: str = "embedding") -> Array:
     """Embeddings float32 [n, 128] of windows [n, 15600]; NaN for a window that holds NaN or no waveform."""
     samples = scaled(windows).astype(np.float64)
     is_waveform = (np.abs(samples) <= LARGEST_SAMPLE).all(axis=1)
@@ -98,26 +101,21 @@ def _rounded(values: NDArray[np.float64], bits: int) -> NDArray[np.float64]:
 def compute_ahead() -> None:
     """Compute what every run's worker would: forks of this process have it."""
     _network(0)
-    gate._expected_log_mel()
     for dtype in ("float32", "int16"):
-        samples = scaled(gate.signals_of(dtype))
+        samples = scaled(gate.signals_of(VGGISH, dtype))
         _log_mel(samples.tobytes(), len(samples))
 
 
-class DoubleProgram(Program):
-    """A ``Program`` that is the weights, and computes nothing by itself."""
+class DoubleProgram(VGGishProgram):
+    """A program that is the weights, and computes nothing by itself."""
 
     def __init__(
-        self,
-        weights: dict[str, Array],
-        device: DeviceType,
-        precision: PrecisionChoice,
-        conv: str = "direct",
-        ordinal: int = 0,
+        self, spec: ModelSpec, weights: dict[str, Array], target: Target, algorithm: Decision | None = None
     ) -> None:
+        self.spec, self.algorithm = spec, algorithm
         self.device_type, self.device_name = DeviceType.CPU, "/CPU:0"
         self.compiler = Effect("numpy", "a test double")
-        self.weights, self.precision = dict(weights), precision.effective
+        self.weights, self.precision = dict(weights), target.precision
         weights.clear()
 
 

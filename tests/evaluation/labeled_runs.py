@@ -11,6 +11,7 @@ from runner.evaluation.sample import Sample
 from runner.output.npz import NpzFiles
 from runner.output.parquet import ParquetShards
 from runner.output.rows import ClipRow
+from tests.writers import vggish_info
 
 
 def clip_row(clip: str, label: str | None, embeddings: np.ndarray, start_s: float = 0.0) -> ClipRow:
@@ -22,7 +23,7 @@ def clip_row(clip: str, label: str | None, embeddings: np.ndarray, start_s: floa
 
 def write_run(folder: Path, rows: Sequence[ClipRow], shard_clips: int = 3, npz: bool = False) -> Path:
     """Write the embeddings of a run in shards of ``shard_clips`` clips."""
-    shards = NpzFiles(folder, {}, 0.96) if npz else ParquetShards(folder, {}, 0.96, "zstd")
+    shards = NpzFiles(folder, vggish_info()) if npz else ParquetShards(folder, vggish_info(), "zstd")
     for shard in range(-(-len(rows) // shard_clips)):
         shards.write(shard, rows[shard * shard_clips : (shard + 1) * shard_clips])
     return folder

@@ -18,9 +18,10 @@ from runner.core.metrics import metric_of
 from runner.evaluation.evaluate import evaluate, with_evaluation, write_evaluation
 from runner.output.npz import NpzFiles
 from runner.output.parquet import ParquetShards
-from runner.output.run_blocks import frontend_speed
+from runner.output.run_blocks import read_metadata
 from tests.evaluation.labeled_runs import clip_row, labeled_clips, write_run
 from tests.results import make_result
+from tests.writers import vggish_info
 
 
 def config(*tasks: str, **values: Any) -> EvaluateConfig:
@@ -162,5 +163,5 @@ def test_labels_that_can_not_be_told_apart_are_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("writer", [NpzFiles, lambda *arguments: ParquetShards(*arguments, "zstd")])
 def test_a_run_says_its_speed_in_either_format(writer: Callable[..., Any], tmp_path: Path) -> None:
     for speed, metadata in ((1, {}), (0.1, {"frontend.speed": "0.1"})):
-        writer(tmp_path / str(speed), metadata, 0.96 * speed).write(0, labeled_clips(recordings=1))
-        assert frontend_speed(str(tmp_path / str(speed))) == speed
+        writer(tmp_path / str(speed), vggish_info(metadata, 0.96 * speed)).write(0, labeled_clips(recordings=1))
+        assert float(read_metadata(str(tmp_path / str(speed))).get("frontend.speed", 1)) == speed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,6 @@ from runner.evaluation.annotations import Annotation, Annotations
 from runner.evaluation.labels import FileLabels, Labels, RunLabels
 from runner.evaluation.sample import Sample, draw_sample, read_clips
 from runner.output.reader import EmbeddedClip
-from runner.output.rows import row_groups
 from tests.evaluation.labeled_runs import clip_row, labeled_clips, write_run
 
 
@@ -38,7 +36,7 @@ def test_a_clip_is_the_mean_of_its_windows_in_either_format(tmp_path: Path) -> N
 
 
 def test_a_clip_longer_than_a_row_group_is_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runner.output.parquet.row_groups", partial(row_groups, examples=7))
+    monkeypatch.setattr("runner.output.rows.GROUP_EXAMPLES", 7)
     rows = labeled_clips(recordings=3, windows=10)
     whole = taken(write_run(tmp_path, rows))
     assert len(whole.clips) == 9

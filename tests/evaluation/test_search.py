@@ -16,6 +16,7 @@ from runner.evaluation.search import Similarity, search
 from runner.output import reader
 from runner.output.parquet import embedding_schema
 from runner.output.reader import EmbeddingReader
+from runner.vggish.spec import VGGISH
 
 COLUMNS = ("clip", "start_s", "label")
 
@@ -32,7 +33,7 @@ def write_run(folder: Path, embeddings: np.ndarray, clips: list[str], *, shards:
             "label": [clip[0] for clip in clips],
             "embedding": pa.FixedSizeListArray.from_arrays(pa.array(embeddings.astype(np.float32).ravel()), 128),
         },
-        schema=embedding_schema(),
+        schema=embedding_schema(VGGISH.outputs),
     )
     (folder / "embeddings").mkdir(parents=True)
     size = -(-len(clips) // shards)

@@ -13,9 +13,11 @@ from runner.contract.files import read_jobs, write_result, write_sweep
 from runner.contract.result import RunResult
 from runner.contract.sweep import SweepState
 from runner.evaluation.sweep_fad import sweep_fads
+from runner.reporting.quality import quality_findings, quality_of
 from runner.statistics.files import to_npz
 from runner.statistics.moments import EmbeddingStatistics
-from tests.results import make_result, with_config
+from tests.results import make_result, with_config, with_model
+from tests.toy_model import ToyModel
 
 ROWS = np.random.default_rng(0).standard_normal((300, 128))
 
@@ -64,6 +66,23 @@ def test_jobs_of_other_data_or_weights_or_without_statistics_have_none(tmp_path:
     (tmp_path / "0" / "stats.npz").write_bytes(b"damaged")
     assert sweep_fads(tmp_path, jobs) == {}
     assert sweep_fads(tmp_path, {"6": jobs["6"]}) == {}
+
+
+def test_each_model_has_a_reference_of_its_own(tmp_path: Path) -> None:
+    jobs = {
+        "0": job(tmp_path, "0", 1.0, "float32"),
+        "1": with_model(job(tmp_path, "1", 1.01, "float16"), ToyModel()),
+        "2": with_model(job(tmp_path, "2", 1.0, "float32"), ToyModel()),
+        "3": job(tmp_path, "3", 1.1, "float16"),
+    }
+    fads = sweep_fads(tmp_path, jobs)
+    assert {name: fad.reference for name, fad in fads.items()} == {"0": "0", "1": "2", "2": "2", "3": "0"}
+    assert fads["1"].fad == pytest.approx(expected(1.01))
+    findings = quality_findings([quality_of(replace(result, fad=fads[name])) for name, result in jobs.items()])
+    assert findings == [
+        f"3: moved FAD by {expected(1.1):.4f} from 0.",
+        f"1: moved FAD by {expected(1.01):.4f} from 2.",
+    ]
 
 
 def test_partitions_of_one_data_set_are_not_compared(tmp_path: Path) -> None:

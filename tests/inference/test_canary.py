@@ -54,7 +54,7 @@ def test_the_datas_own_rows_are_as_without(rows: int, dtype: str) -> None:
     canary, windows = canary_of(session), data(rows, dtype)
     assert np.array_equal(canary._with_signals(windows), windows[:, :128])
     (mixed, own) = [which for _, which, _ in session.asked]
-    signals = len(signals_of(dtype))
+    signals = len(signals_of(session.spec, dtype))
     assert sorted(number for number in mixed if number >= 0) == list(range(signals))
     assert len(mixed) == max(rows, signals)
     assert mixed[0] >= 0

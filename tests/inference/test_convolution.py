@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from runner.devices.detection import DeviceType
-from runner.inference.convolution import calibrate, choose_convolution, remembered_calibration
-from runner.inference.parity import fixed_signals
-from runner.inference.program import CPU_CHUNK
 from runner.inference.session import VGGishSession
+from runner.models.signals import fixed_signals
+from runner.models.vggish.convolution import calibrate, choose_convolution, remembered_calibration
+from runner.models.vggish.program import CPU_CHUNK
 from runner.vggish import network, winograd
 from tests.reference import make_session, reference_log_mel, reference_network
 
@@ -143,10 +143,10 @@ def test_the_calibration_measures_both() -> None:
 
 def test_a_calibration_is_made_once_and_a_damaged_one_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = iter([(2.0, 1.0), (4.0, 1.0), (6.0, 1.0)])
-    monkeypatch.setattr("runner.inference.convolution.calibrate", lambda: next(made))
+    monkeypatch.setattr("runner.models.vggish.convolution.calibrate", lambda: next(made))
     folder = tmp_path / "new"
     assert [remembered_calibration(folder) for _ in range(2)] == [(2.0, 1.0), (2.0, 1.0)]
     (folder / "calibration.json").write_text("{half")
     assert remembered_calibration(folder) == (4.0, 1.0)
-    monkeypatch.setattr("runner.inference.convolution.cpu_name", lambda: "another processor")
+    monkeypatch.setattr("runner.models.vggish.convolution.cpu_name", lambda: "another processor")
     assert remembered_calibration(folder) == (6.0, 1.0)

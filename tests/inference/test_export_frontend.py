@@ -7,18 +7,19 @@ import itertools
 import numpy as np
 import pytest
 
+from runner.audio.framing import WindowCutter
 from runner.config.schema import FrontendConfig
 from runner.core.errors import ConfigError
 from runner.inference.saved_model import _check_frontend, _module, cut
 from runner.inference.session import VGGishSession
-from runner.vggish.framing import WindowCutter
+from runner.vggish.spec import VGGISH
 
 LENGTHS = (1, 399, 400, 15_599, 15_600, 15_759, 15_760, 31_199, 31_200, 40_000, 47_111, 160_000, 160_400)
 
 
 def expected(samples: np.ndarray, frontend: FrontendConfig) -> np.ndarray:
     """The windows [n, 15600] that a run has."""
-    cutter = WindowCutter(frontend.hop_s, pad_short=frontend.short_clips == "pad", pad_tail=frontend.tail == "pad")
+    cutter = WindowCutter(frontend.framing(VGGISH))
     return np.concatenate([cutter.push(samples), cutter.finish()])
 
 

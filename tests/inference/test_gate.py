@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import threading
 from types import SimpleNamespace
 from typing import Any
@@ -13,26 +12,24 @@ import pytest
 from runner.config.validation import validate
 from runner.core.errors import ConfigError
 from runner.inference.gate import measure_session, run_parity_gate, signals_of
-from runner.inference.parity import fixed_signals
-from runner.vggish.answers import Answers
+from runner.models.answers import Answers
+from runner.models.signals import fixed_signals
 from runner.vggish.reference import reference_log_mel
+from runner.vggish.spec import VGGISH
 from tests.configs import make_config
 
 CONFIG = make_config([]).parity
 EXACT = np.random.default_rng(0).standard_normal((16, 128)).astype(np.float32)
-ANSWERS = Answers(EXACT, EXACT)
+ANSWERS = Answers(EXACT, EXACT, log_mel=reference_log_mel(fixed_signals()))
 _NUMBERS = {signal.tobytes(): number for number, signal in enumerate(fixed_signals())}
-
-
-@functools.cache
-def signals_log_mel() -> np.ndarray:
-    return reference_log_mel(fixed_signals()).astype(np.float32)
+LOG_MEL = np.asarray(ANSWERS.log_mel, np.float32)
 
 
 class FakeSession:
     """Answers as the reference does, by looking the signals up; keeps what it was asked."""
 
     device_name = "/GPU:0"
+    spec = VGGISH
 
     def __init__(self, rows: int = 64, threads: int = 4, *, fills: bool = True) -> None:
         self.effective_batch_size, self.in_flight, self.fills_batches = rows, threads, fills
@@ -51,7 +48,7 @@ class FakeSession:
         return np.where(np.array(which)[:, None] < 0, np.float32(0.5), EXACT[which])
 
     def log_mel(self, windows: np.ndarray) -> np.ndarray:
-        return signals_log_mel()[: len(windows)]
+        return LOG_MEL[: len(windows)]
 
 
 @pytest.mark.parametrize(("dtype", "signals"), [("int16", 13), ("float32", 16)])
@@ -105,8 +102,8 @@ def test_every_session_and_type_is_measured_and_the_wrong_one_named() -> None:
 
 
 def test_signals_of_a_type_are_those_that_have_it() -> None:
-    assert np.array_equal(signals_of("int16") / np.float32(32768), fixed_signals()[:13])
-    assert signals_of("float32").dtype == np.float32
+    assert np.array_equal(signals_of(VGGISH, "int16") / np.float32(32768), fixed_signals()[:13])
+    assert signals_of(VGGISH, "float32").dtype == np.float32
 
 
 @pytest.mark.parametrize("name", ["rel_err", "min_cosine", "scale_err", "noise_ratio", "bias_ratio", "log_mel_err"])

@@ -6,6 +6,7 @@ What only a GPU can show (speed, memory, bits) is measured by ``benchmarks/gpu.p
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,12 +16,11 @@ from runner.devices import cuda
 from runner.devices.detection import DeviceInfo, DeviceType, GpuDetails
 from runner.devices.selection import DeviceChoice
 from runner.inference.batch_size import measure_on
-from runner.inference.parity import as_int16, fixed_signals
 from runner.inference.precision import choose_precision
-from runner.inference.program import Program
 from runner.inference.session import VGGishSession
+from runner.models.signals import as_int16, fixed_signals
 from tests.devices.test_cuda import HostRuntime, noise
-from tests.reference import metadata_of
+from tests.reference import make_program, metadata_of
 
 H100 = DeviceInfo(DeviceType.GPU, True, "H100", "simulated", GpuDetails(compute_capability=(9, 0)))
 CHOICE = DeviceChoice(DeviceType.GPU, H100, 0, "", None, [H100])
@@ -36,7 +36,7 @@ def gpu_session(weights: dict[str, np.ndarray], precision: str = "float32", batc
     tf.config.set_soft_device_placement(True)
     chosen = choose_precision(precision, H100)
     metadata = metadata_of(CHOICE, chosen)
-    return VGGishSession(Program(dict(weights), DeviceType.GPU, chosen), batch_size, metadata)
+    return VGGishSession(make_program(weights, DeviceType.GPU, chosen), batch_size, metadata)
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +195,7 @@ def test_without_xla_tensorflows_own_kernels_take_over(
             def refuse(rows):
                 raise tf.errors.UnimplementedError(None, None, "no XLA here")
 
-            return refuse
+            return SimpleNamespace(get_concrete_function=lambda: refuse)
         return plain(function, jit_compile=jit_compile, **options)
 
     monkeypatch.setattr(tf, "function", no_xla)

@@ -1,18 +1,25 @@
 """The memory policy's plan, and precision's choice: pure decisions."""
 
+import functools
+
 import pytest
 
+from runner.audio.framing import slot_bytes
+from runner.config.composition import compose_config
 from runner.config.schema import MemoryConfig
 from runner.devices.detection import DeviceInfo, DeviceType, GpuDetails
-from runner.inference.memory import MAX_BATCH, ceiling_mib, plan_memory
+from runner.inference import memory
+from runner.inference.memory import MAX_BATCH, ceiling_mib
 from runner.inference.precision import choose_precision
-from runner.vggish.framing import slot_bytes
 
 BATCHES = {"cpu": 64, "gpu": 512, "metal": 128}
 
 
 def policy(**settings: object) -> MemoryConfig:
     return MemoryConfig(default_batch_size=BATCHES, **({"host_limit_mib": None} | settings))
+
+
+plan_memory = functools.partial(memory.plan_memory, window_samples=15_600)
 
 
 @pytest.mark.parametrize("device", [DeviceType.CPU, DeviceType.GPU, DeviceType.METAL])
@@ -27,6 +34,39 @@ def test_a_gpu_gets_more_decode_processes_than_a_cpu() -> None:
     assert plan_memory(policy(), DeviceType.CPU, 2).decode_workers == 2
     assert plan_memory(policy(), DeviceType.CPU, 64).decode_workers == 32
     assert plan_memory(policy(decode_workers=3), DeviceType.CPU, 16).decode_workers == 3
+    of_kind = policy(default_decode_workers={"gpu": 6})
+    assert [plan_memory(of_kind, DeviceType.GPU, cores).decode_workers for cores in (2, 16)] == [2, 6]
+    assert plan_memory(of_kind, DeviceType.CPU, 16).decode_workers == 8
+
+
+def test_processes_write_the_shards_of_a_gpu_alone() -> None:
+    assert [plan_memory(policy(), DeviceType.GPU, cores).writer_processes for cores in (2, 8, 16, 64)] == [1, 2, 4, 4]
+    assert plan_memory(policy(), DeviceType.CPU, 16).writer_processes == 0
+    assert plan_memory(policy(writer_processes=0), DeviceType.GPU, 16).writer_processes == 0
+    assert plan_memory(policy(writer_processes=3), DeviceType.CPU, 16).writer_processes == 3
+
+
+def test_each_kind_of_device_has_a_limit_of_host_memory_unless_one_is_set() -> None:
+    by_kind: dict[str, object] = {"default_host_limit_mib": {"cpu": 1434, "gpu": 5000, "metal": 4096}}
+    automatic = policy(host_limit_mib="auto", **by_kind)
+    assert plan_memory(automatic, DeviceType.CPU, 2).host_limit_mib == 1434
+    assert plan_memory(automatic, DeviceType.GPU, 2).host_limit_mib == 5000
+    assert plan_memory(policy(host_limit_mib=3000, **by_kind), DeviceType.GPU, 2).host_limit_mib == 3000
+    assert plan_memory(policy(host_limit_mib=None, **by_kind), DeviceType.GPU, 2).host_limit_mib is None
+
+
+def test_writer_processes_are_cut_before_the_batch() -> None:
+    plan = plan_memory(policy(batch_size=1024, queue_depth=1, host_limit_mib=3700), DeviceType.GPU, 16)
+    assert (plan.batch_size, plan.decode_workers, plan.writer_processes) == (1024, 16, 0)
+    assert plan.notes == ("writer_processes cut from 4 to 0: memory.host_limit_mib is 3700",)
+
+
+def test_conservative_feeds_a_gpu_within_its_limit() -> None:
+    conservative = compose_config(["memory=conservative"]).memory
+    plan = plan_memory(conservative, DeviceType.GPU, 16, precision="float16", gpu_mib=65_000)
+    assert (plan.batch_size, plan.decode_workers, plan.host_limit_mib, plan.notes) == (256, 6, 2048, ())
+    plan = plan_memory(conservative, DeviceType.CPU, 16)
+    assert (plan.batch_size, plan.decode_workers, plan.host_limit_mib, plan.notes) == (128, 1, 1434, ())
 
 
 def test_the_ceiling_cuts_the_queue_first_and_says_so() -> None:
@@ -48,11 +88,22 @@ def test_on_many_cores_a_gpu_keeps_a_batch_that_is_worth_launching(cores: int, g
     plan = plan_memory(balanced, DeviceType.GPU, cores, gpus, precision="float16", gpu_mib=65_000)
     assert plan.batch_size >= 256
     assert plan.decode_workers >= 16
-    slots_mib = (plan.decode_workers + plan.spare_slots) * slot_bytes(plan.batch_size) / (1 << 20)
+    slots_mib = (plan.decode_workers + plan.spare_slots) * slot_bytes(plan.batch_size, 15_600) / (1 << 20)
     assert 1230 + slots_mib + 70 * plan.decode_workers <= 4096
     low = plan_memory(policy(batch_size=256, host_limit_mib=1434), DeviceType.GPU, 4, 8)
     assert low.batch_size < 256  # a ceiling holds, whatever it costs
     assert low.decode_workers <= 8
+
+
+@pytest.mark.parametrize(("device", "limit_mib"), [(DeviceType.CPU, 1434), (DeviceType.GPU, 4096)])
+@pytest.mark.parametrize("window_samples", [160_000, 2_880_000])
+def test_long_windows_make_small_batches(device: DeviceType, limit_mib: int, window_samples: int) -> None:
+    asked = policy(batch_size=512, queue_depth=4, host_limit_mib=limit_mib)
+    plan = plan_memory(asked, device, 4, window_samples=window_samples)
+    slots_mib = (plan.decode_workers + plan.spare_slots) * slot_bytes(plan.batch_size, window_samples) / (1 << 20)
+    assert 1230 + slots_mib + 70 * plan.decode_workers <= limit_mib
+    assert plan.batch_size >= 1
+    assert plan.batch_size < plan_memory(asked, device, 4).batch_size
 
 
 def test_without_a_ceiling_nothing_is_cut() -> None:
@@ -74,9 +125,9 @@ def test_a_batch_that_the_gpu_has_no_room_for_is_cut() -> None:
 
 
 def test_the_ceiling_leaves_out_what_cuda_takes_in_any_case() -> None:
-    assert ceiling_mib(None, DeviceType.GPU) is None
-    assert ceiling_mib(1434, DeviceType.CPU) == 1434
-    assert ceiling_mib(1434, DeviceType.GPU) == 2434
+    assert ceiling_mib(policy(), DeviceType.GPU) is None
+    assert ceiling_mib(policy(host_limit_mib=1434), DeviceType.CPU) == 1434
+    assert ceiling_mib(policy(host_limit_mib=1434), DeviceType.GPU) == 2434
 
 
 CPU = DeviceInfo(DeviceType.CPU, True, "Some CPU", "")

@@ -9,10 +9,14 @@ import pytest
 
 from runner.config.schema import ToleranceConfig
 from runner.inference.gate import measure_session
-from runner.inference.parity import INT16_SIGNALS, as_int16, compare, fixed_signals, worst_of
+from runner.inference.parity import compare, worst_of
+from runner.models.answers import AnswerCache, Answers
+from runner.models.base import LoadedWeights
+from runner.models.signals import INT16_SIGNALS, as_int16, fixed_signals
+from runner.models.vggish.model import VGGish
 from runner.vggish import reference as own
-from runner.vggish.answers import AnswerCache, Answers
 from runner.vggish.reference import reference_embeddings, reference_log_mel
+from runner.weights.selection import WeightsChoice
 from tests import reference
 from tests.configs import make_config
 
@@ -64,12 +68,12 @@ def test_the_reference_shares_nothing_with_what_it_judges() -> None:
 def test_rounding_is_to_the_nearest_value_of_the_precision(precision: str, bits: int) -> None:
     rng = np.random.default_rng(0)
     values = rng.standard_normal(1000).astype(np.float32).astype(np.float64)
-    rounded = own._ROUNDING[precision](values)
+    rounded = own.ROUNDING[precision](values)
     assert np.abs(rounded / values - 1).max() <= 2.0 ** -(bits + 1)
     if precision == "float16":
         assert np.array_equal(rounded[np.abs(values) > 1e-3], values.astype(np.float16)[np.abs(values) > 1e-3])
     middle = np.array([1 + 2.0 ** -(bits + 1), 1 + 3 * 2.0 ** -(bits + 1), 0.0, -1.0])
-    assert np.array_equal(own._ROUNDING[precision](middle), [1, 1 + 2.0 ** -(bits - 1), 0, -1])
+    assert np.array_equal(own.ROUNDING[precision](middle), [1, 1 + 2.0 ** -(bits - 1), 0, -1])
 
 
 @pytest.mark.slow
@@ -159,6 +163,7 @@ def test_too_few_embeddings_are_an_error() -> None:
 
 
 WINDOWS = np.ones((2, 15_600), np.float32)
+CHOICE = WeightsChoice("random", "random", None, None, 7, "for tests", is_random=True)
 
 
 def test_the_reference_is_computed_once_for_weights_precision_and_windows(
@@ -171,7 +176,9 @@ def test_the_reference_is_computed_once_for_weights_precision_and_windows(
         return np.full((2, 128), len(calls), np.float32)
 
     def ask(checksum: str = "abc", windows: np.ndarray = WINDOWS, precision: str = "float32") -> tuple[float, bool]:
-        actual, known = AnswerCache(tmp_path / "new" / "folder").get(checksum, windows, compute, precision)
+        model, loaded = VGGish(), LoadedWeights(CHOICE, {}, checksum)
+        monkeypatch.setattr(model, "reference", lambda weights, windows, precision: compute(windows))
+        actual, known = model.remembered_rows(loaded, windows, tmp_path / "new" / "folder", precision)
         return float(actual[0, 0]), known
 
     assert ask() == (1, False)

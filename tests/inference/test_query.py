@@ -25,7 +25,7 @@ def loaded(vggish: VGGishSession, monkeypatch: pytest.MonkeyPatch) -> None:
     """Load the tests' session: a process can configure its devices only once."""
     metadata = replace(vggish.metadata, weights=replace(vggish.metadata.weights, checksum=CHECKSUM))
     monkeypatch.setattr(vggish, "metadata", metadata)
-    monkeypatch.setattr(api, "load_vggish_model", lambda device, *, models, weights, seed: vggish)
+    monkeypatch.setattr(api, "load_session", lambda model, weights, models, request, policy: vggish)
 
 
 @pytest.fixture

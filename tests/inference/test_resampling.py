@@ -7,26 +7,35 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from runner.audio.framing import Framing, scaled
+from runner.audio.preparation import Preparation
 from runner.audio.source_windows import SourceWindows, window_filter
+from runner.core.model_spec import ModelSpec
 from runner.devices.detection import DeviceType
 from runner.inference.resampling import DeviceResampler, resamples_on_device
-from runner.vggish.framing import scaled
+from tests.vggish_clips import FRAMING, PREPARATION
 
 ROWS, COUNT = 5, 3
 
 
-def batch_of(dtype: str, channels: int) -> SourceWindows:
-    at_rate = window_filter(44_100, "kaiser_best", 0.96)
+BIRDS = ModelSpec("birds", 32_000, 160_000, 80_000, ())
+MODELS = {16_000: (PREPARATION, FRAMING), 32_000: (Preparation(32_000), Framing.of(BIRDS))}
+
+
+def batch_of(dtype: str, channels: int, rate: int = 44_100, target: int = 16_000) -> SourceWindows:
+    at_rate = window_filter(rate, *MODELS[target])
     assert at_rate is not None
     samples = np.random.default_rng(1).integers(-(1 << 15), 1 << 15, (ROWS, at_rate.frames, channels)).astype(np.int16)
     return SourceWindows(samples if dtype == "int16" else scaled(samples), at_rate, COUNT)
 
 
 @pytest.mark.parametrize(("dtype", "channels"), [("int16", 1), ("int16", 2), ("float32", 1)])
-def test_a_device_gives_the_hosts_samples(tf: ModuleType, dtype: str, channels: int) -> None:
-    source, resampler = batch_of(dtype, channels), DeviceResampler("/CPU:0", use_xla=False)
+@pytest.mark.parametrize(("rate", "target"), [(44_100, 16_000), (44_100, 32_000), (16_000, 32_000), (48_000, 32_000)])
+def test_a_device_gives_the_hosts_samples(tf: ModuleType, dtype: str, channels: int, rate: int, target: int) -> None:
+    source, resampler = batch_of(dtype, channels, rate, target), DeviceResampler("/CPU:0", use_xla=False)
     resampled = resampler.resample(source, tf.constant(source.windows))
     assert isinstance(resampled, tf.Tensor)
+    assert resampled.shape == (COUNT, {16_000: 15_600, 32_000: 160_000}[target])
     np.testing.assert_allclose(resampled.numpy(), source.filter.apply(source.windows[:COUNT]), atol=1e-7)
     assert not resampler.faults
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from mlflow.tracking import MlflowClient
 
-from runner.config.schema import AutoWeights, FolderDataset, RunConfig
+from runner.config.schema import AutoWeights, FolderDataset, RunConfig, VGGishConfig
 from runner.contract.events import DeviceEvent, ProgressEvent
 from runner.jobs import tracker
 from runner.jobs.spec import Job
@@ -43,7 +43,7 @@ def progress(clips: int, audio_s: float, elapsed_s: float) -> ProgressEvent:
 
 
 def make_job(folder: Path, **settings: Any) -> Job:
-    config = RunConfig(weights=AutoWeights(), dataset=FolderDataset(root="/data"))
+    config = RunConfig(model=VGGishConfig(), weights=AutoWeights(), dataset=FolderDataset(root="/data"))
     config = replace(config, paths=replace(config.paths, outputs=str(folder)))
     return Job(replace(config, tracking=replace(config.tracking, **settings)), folder / "run")
 

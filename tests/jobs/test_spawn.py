@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from runner.cli.run import main
 from runner.contract.spec import RunSpec
 from runner.jobs import spawn
 from runner.jobs.spawn import STANDBY, start_worker
@@ -68,6 +71,29 @@ def test_a_worker_that_died_while_it_waited_is_replaced(script: Path, tmp_path: 
 def test_a_driver_of_ray_is_started_for_its_run(script: Path, tmp_path: Path) -> None:
     STANDBY.start()
     assert not first_line(start_worker(spec(tmp_path, "engine=ray"))).startswith("ahead")
+
+
+@pytest.fixture
+def started(script: Path, monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[str]]:
+    """Workers that are started."""
+    processes: list[subprocess.Popen[str]] = []
+    start = spawn._start
+    monkeypatch.setattr(spawn, "_start", lambda *arguments: processes.append(start(*arguments)) or processes[-1])
+    return processes
+
+
+@pytest.mark.parametrize("wrong", ["device=abacus", "frontend.hop_s=0"])
+def test_a_worker_that_was_started_for_a_wrong_configuration_is_ended(
+    started: list[subprocess.Popen[str]], wrong: str
+) -> None:
+    with contextlib.suppress(SystemExit):
+        assert main([wrong]) == 1
+    assert [process.returncode for process in started] == [-signal.SIGKILL]
+
+
+def test_a_command_that_runs_nothing_starts_no_worker(started: list[subprocess.Popen[str]]) -> None:
+    assert main(["--cfg", "job"]) == 0
+    assert started == []
 
 
 @pytest.mark.slow

@@ -20,12 +20,14 @@ from hypothesis import strategies as st
 from runner.config.groups.output import OutputConfig
 from runner.core.errors import ResumeError
 from runner.core.layout import FORMATS, RunLayout
+from runner.core.model_spec import Output
 from runner.output.formats import make_formats
 from runner.output.npz import NpzFiles, npz_path
 from runner.output.parquet import ParquetShards
-from runner.output.rows import ClipRow, PostprocessedColumn
+from runner.output.rows import ClipRow, EmbeddingInfo, PostprocessedColumn
 from runner.output.tfrecord import TfrecordShards, label_numbers
 from tests.conftest import PROJECT
+from tests.writers import vggish_info
 
 
 def row(clip: str, examples: int, label: str | None = "dog", start_s: float = 0.0) -> ClipRow:
@@ -53,7 +55,7 @@ def quantize(embeddings: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_writes_shards_and_its_metadata_into_its_folder(tmp_path: Path, name: str) -> None:
     output = OutputConfig(formats=[name], postprocess="audioset")
-    (made,) = make_formats(output, tmp_path, {}, 0.96, ["dog"], quantize)
+    (made,) = make_formats(output, tmp_path, vggish_info(), ["dog"], quantize)
     made.write(0, [row("a.wav", 2), row("broken.wav", 0)])
     folder = FORMATS[name].folder
     assert {path.name for path in tmp_path.iterdir()} - {RunLayout.state} == {folder}
@@ -75,7 +77,7 @@ def test_a_plain_reader_of_audiosets_format_parses_the_tfrecords(tmp_path: Path)
     import tensorflow as tf
 
     rows = [row("dogs/a.wav", 3, "dog", 1.5), row("broken.wav", 0), row("b.wav", 1, None), row("c.wav", 2, "cat")]
-    TfrecordShards(tmp_path, {"model": "VGGish"}, ["dog", "cat"], quantize).write(4, rows)
+    TfrecordShards(tmp_path, vggish_info({"model": "VGGish"}), ["dog", "cat"], quantize).write(4, rows)
 
     def parse(record):
         context, features = tf.io.parse_single_sequence_example(
@@ -101,11 +103,24 @@ def test_a_plain_reader_of_audiosets_format_parses_the_tfrecords(tmp_path: Path)
     assert not list(tmp_path.rglob("*.tmp"))
 
 
+def test_the_tfrecords_of_a_model_without_a_projection_have_floats_by_output(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    info = EmbeddingInfo({}, 0.96, (Output("embedding", 100), Output("scores", 28)))
+    (path,) = TfrecordShards(tmp_path, info, ["dog"]).write(0, [row("a.wav", 3), row("broken.wav", 0)])
+    (record,) = tf.data.TFRecordDataset(str(path))
+    features = {output.name: tf.io.FixedLenSequenceFeature([output.width], tf.float32) for output in info.outputs}
+    _, lists = tf.io.parse_single_sequence_example(record, sequence_features=features)
+    assert [tuple(lists[name].shape) for name in features] == [(3, 100), (3, 28)]
+    rows = np.concatenate([lists["embedding"], lists["scores"]], axis=1)
+    np.testing.assert_array_equal(rows, row("a.wav", 3).embeddings)
+
+
 @pytest.mark.parametrize("extra", ["embedding_pca", "embedding_u8"])
 def test_float_vectors_are_split_by_byte_and_come_back_bit_for_bit(tmp_path: Path, extra: str) -> None:
     rows = [row("a.wav", 1000), row("b.wav", 300)]
     process = {"embedding_pca": np.negative, "embedding_u8": quantize}[extra]
-    (path,) = ParquetShards(tmp_path, {}, 0.96, "zstd", PostprocessedColumn(extra, process)).write(0, rows)
+    (path,) = ParquetShards(tmp_path, vggish_info(), "zstd", PostprocessedColumn(extra, process)).write(0, rows)
     group = pq.ParquetFile(path).metadata.row_group(0)
     columns = [group.column(number) for number in range(group.num_columns)]
     split = {column.path_in_schema for column in columns if "BYTE_STREAM_SPLIT" in column.encodings}
@@ -124,7 +139,7 @@ def test_labels_that_are_numbers_keep_them() -> None:
 
 def test_an_npz_lies_at_its_clips_path(tmp_path: Path) -> None:
     rows = [row("dogs/é a.wav", 3, None, 1.5), row("dogs/é a.flac", 1), row("broken.wav", 0)]
-    NpzFiles(tmp_path, {"model": "VGGish"}, 0.96, PostprocessedColumn("embedding_u8", quantize)).write(0, rows)
+    NpzFiles(tmp_path, vggish_info({"model": "VGGish"}), PostprocessedColumn("embedding_u8", quantize)).write(0, rows)
     names = sorted(str(path.relative_to(tmp_path / "npz")) for path in tmp_path.rglob("*.npz"))
     assert names == ["dogs/é a.flac.npz", "dogs/é a.wav.npz"]
     with np.load(tmp_path / "npz" / "dogs/é a.wav.npz", allow_pickle=False) as found:
@@ -138,7 +153,7 @@ def test_an_npz_lies_at_its_clips_path(tmp_path: Path) -> None:
 def test_no_name_leaves_the_folder_or_is_too_long_for_it(tmp_path: Path) -> None:
     outside, long = ["/etc/passwd", "../../x.wav", "a/../b.wav"], ["ü" * 127 + ".wav", "x" * 251 + ".wav", "y" * 250]
     names = [*outside, *long, "new\nline"]
-    NpzFiles(tmp_path, {}, 0.96).write(0, [row(name, 1) for name in names])
+    NpzFiles(tmp_path, vggish_info()).write(0, [row(name, 1) for name in names])
     paths = list((tmp_path / "npz").rglob("*.npz"))
     assert len(paths) == len(names) == len({npz_path(name) for name in names})
     assert sorted(str(np.load(path)["clip"]) for path in paths) == sorted(names)
@@ -146,8 +161,8 @@ def test_no_name_leaves_the_folder_or_is_too_long_for_it(tmp_path: Path) -> None
 
 
 def test_a_later_session_keeps_the_numbers_that_labels_have(tmp_path: Path) -> None:
-    TfrecordShards(tmp_path, {}, ["dog", "owl"], quantize)
-    TfrecordShards(tmp_path, {}, ["cat", "dog", "owl", "ant"], quantize)
+    TfrecordShards(tmp_path, vggish_info(), ["dog", "owl"], quantize)
+    TfrecordShards(tmp_path, vggish_info(), ["cat", "dog", "owl", "ant"], quantize)
     with (tmp_path / "tfrecord/labels.csv").open() as file:
         assert {row["label"]: row["index"] for row in csv.DictReader(file)} == {
             "dog": "0", "owl": "1", "ant": "2", "cat": "3"
@@ -156,8 +171,8 @@ def test_a_later_session_keeps_the_numbers_that_labels_have(tmp_path: Path) -> N
 
 def test_labels_of_any_text_have_their_numbers_again_in_a_later_session(tmp_path: Path) -> None:
     labels = ["a\rb", "a\nb", "a\r\nb", 'say "so", twice', "\r", "", " ", "ä\u2028", "0"]
-    first = TfrecordShards(tmp_path, {}, labels, quantize)._numbers
-    assert TfrecordShards(tmp_path, {}, labels, quantize)._numbers == first == label_numbers(labels)
+    first = TfrecordShards(tmp_path, vggish_info(), labels, quantize)._numbers
+    assert TfrecordShards(tmp_path, vggish_info(), labels, quantize)._numbers == first == label_numbers(labels)
     with (tmp_path / "tfrecord/labels.csv").open(encoding="utf-8", newline="") as file:
         assert {row["label"]: int(row["index"]) for row in csv.DictReader(file)} == first
 
@@ -167,15 +182,15 @@ def test_numbers_of_labels_that_cannot_be_read_are_told(tmp_path: Path, text: by
     (tmp_path / "tfrecord").mkdir()
     (tmp_path / "tfrecord/labels.csv").write_bytes(text)
     if not text:
-        assert TfrecordShards(tmp_path, {}, ["a"], quantize)._numbers == {"a": 0}
+        assert TfrecordShards(tmp_path, vggish_info(), ["a"], quantize)._numbers == {"a": 0}
         return
     with pytest.raises(ResumeError, match=r"labels\.csv can't be read .*restore it"):
-        TfrecordShards(tmp_path, {}, ["a"], quantize)
+        TfrecordShards(tmp_path, vggish_info(), ["a"], quantize)
     assert (tmp_path / "tfrecord/labels.csv").read_bytes() == text
 
 
 def test_a_clip_that_is_skipped_when_its_shard_is_done_again_keeps_no_npz(tmp_path: Path) -> None:
-    files = NpzFiles(tmp_path, {}, 0.96)
+    files = NpzFiles(tmp_path, vggish_info())
     files.write(0, [row("a", 1), row("b", 2)])
     files.write(1, [row("c", 1)])
     files.write(0, [row("a", 0), row("b", 3)])
@@ -185,8 +200,8 @@ def test_a_clip_that_is_skipped_when_its_shard_is_done_again_keeps_no_npz(tmp_pa
 
 def test_a_label_that_is_gone_gives_its_number_to_no_other(tmp_path: Path) -> None:
     """Rows with it may stay: their file is gone, and so is the label from the listing."""
-    TfrecordShards(tmp_path, {}, ["ant", "bee"], quantize)
-    assert TfrecordShards(tmp_path, {}, ["ant", "cat"], quantize)._numbers == {"ant": 0, "bee": 1, "cat": 2}
+    TfrecordShards(tmp_path, vggish_info(), ["ant", "bee"], quantize)
+    assert TfrecordShards(tmp_path, vggish_info(), ["ant", "cat"], quantize)._numbers == {"ant": 0, "bee": 1, "cat": 2}
 
 
 PARTS = ["", ".", "..", "a", "A", "a.npz", "a.wav", "a.wav.npz", "metadata.json", ".a.wav.npz.tmp", "~", "_up", "_root",
@@ -223,10 +238,13 @@ import hashlib, sys
 from pathlib import Path
 from runner.output.tfrecord import TfrecordShards
 from tests.output.test_formats import quantize, row
+from tests.writers import vggish_info
+from tests.writers import vggish_info
 folder = Path(sys.argv[1])
 folder.mkdir()
 rows = [row(f"{n}.wav", 2) for n in range(20)]
-print(hashlib.sha256(TfrecordShards(folder, {}, ["dog"], quantize).write(0, rows)[0].read_bytes()).hexdigest())
+(path,) = TfrecordShards(folder, vggish_info(), ["dog"], quantize).write(0, rows)
+print(hashlib.sha256(path.read_bytes()).hexdigest())
 """
     digests = [
         subprocess.run(

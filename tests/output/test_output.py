@@ -17,7 +17,8 @@ from runner.output.rows import CLIP_SCHEMA, ClipRow, row_groups
 from runner.output.state.journal import ShardEntry
 from runner.output.verify import npz_files_exist, shards_with_damaged_npz
 from runner.output.writer import ShardWriter, check_complete, write_clips_table
-from tests.writers import journaled_writer
+from runner.vggish.spec import VGGISH
+from tests.writers import journaled_writer, vggish_info
 
 
 def row(clip: str, examples: int, **changes: object) -> ClipRow:
@@ -41,14 +42,14 @@ def row(clip: str, examples: int, **changes: object) -> ClipRow:
 
 
 def make_writer(folder: Path, metadata: dict[str, str]) -> ShardWriter:
-    return journaled_writer(folder, make_formats(OutputConfig(), folder, metadata, 0.96, []))
+    return journaled_writer(folder, make_formats(OutputConfig(), folder, vggish_info(metadata), []))
 
 
 def test_a_row_an_example_in_order() -> None:
     rows = [row("x", 2), row("skipped", 0), row("yy", 1, padded=True, start_s=5.0, label=None)]
     (group,) = row_groups(rows)
-    table = embedding_table(group, 0.48)
-    assert table.schema.equals(embedding_schema())
+    table = embedding_table(group, vggish_info(hop_s=0.48))
+    assert table.schema.equals(embedding_schema(VGGISH.outputs))
     assert table.column("clip").to_pylist() == ["x", "x", "yy"]
     assert table.column("example").to_pylist() == [0, 1, 0]
     assert table.column("start_s").to_pylist() == [0.0, 0.48, 5.0]
@@ -59,14 +60,14 @@ def test_a_row_an_example_in_order() -> None:
 
 def test_only_the_last_example_of_a_padded_clip_is_padded() -> None:
     groups = list(row_groups([row("x", 3, padded=True)]))
-    assert embedding_table(groups[0], 0.96).column("padded").to_pylist() == [False, False, True]
+    assert embedding_table(groups[0], vggish_info()).column("padded").to_pylist() == [False, False, True]
 
 
 def test_no_examples_is_an_empty_file_of_the_same_schema(tmp_path: Path) -> None:
-    (path,) = ParquetShards(tmp_path, {}, 0.96, "zstd").write(0, [row("x", 0)])
+    (path,) = ParquetShards(tmp_path, vggish_info(), "zstd").write(0, [row("x", 0)])
     table = pq.read_table(path)
     assert table.num_rows == 0
-    assert table.schema.equals(embedding_schema())
+    assert table.schema.equals(embedding_schema(VGGISH.outputs))
 
 
 def test_shards_and_clips_whatever_order_they_come_in(tmp_path: Path) -> None:
@@ -117,7 +118,7 @@ def test_a_run_is_complete_when_every_clip_of_every_shard_has_one_end(tmp_path: 
 
 @pytest.mark.parametrize("damage", ["gone", "cut", "changed", "list gone", "list cut"])
 def test_npz_files_are_looked_at_as_all_others_are(tmp_path: Path, damage: str) -> None:
-    writer = journaled_writer(tmp_path, make_formats(OutputConfig(formats=["npz"]), tmp_path, {}, 0.96, []))
+    writer = journaled_writer(tmp_path, make_formats(OutputConfig(formats=["npz"]), tmp_path, vggish_info(), []))
     for shard in range(3):
         writer.write_shard(shard, [row(f"{shard}/a", 2), row(f"{shard}/b", 0)])
     assert shards_with_damaged_npz(tmp_path, writer.committed) == []

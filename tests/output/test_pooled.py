@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from runner.config.schema import OutputConfig
 from runner.output.formats import make_formats
-from runner.output.pooled import POOLED_SCHEMA, PooledShards
+from runner.output.pooled import PooledShards, pooled_schema
 from runner.output.rows import ClipRow
 from runner.output.spill import Embeddings
+from tests.writers import vggish_info
 
 
 def clip(name: str, embeddings: Embeddings, examples: int, start_s: float = 0.0, label: str | None = "owl") -> ClipRow:
@@ -29,7 +30,7 @@ def noise(examples: int, seed: int = 0) -> np.ndarray:
 
 
 def write(folder: Path, rows: Sequence[ClipRow], hop_s: float = 0.96, pools_s: Sequence[float] = (4.8,)) -> Path:
-    (path,) = PooledShards(folder, {"model": "VGGish"}, hop_s, pools_s, "zstd").write(0, rows)
+    (path,) = PooledShards(folder, vggish_info({"model": "VGGish"}, hop_s), pools_s, "zstd").write(0, rows)
     return path
 
 
@@ -111,7 +112,7 @@ def test_the_bits_do_not_depend_on_the_other_clips(tmp_path: Path) -> None:
 def test_durations_follow_one_another_and_skipped_clips_have_no_rows(tmp_path: Path) -> None:
     rows = [clip("a.wav", noise(6), 6), clip("b.wav", (), 0), clip("c.wav", noise(2), 2, label=None)]
     table = pq.read_table(write(tmp_path, rows, pools_s=[4.8]))
-    assert table.schema.equals(POOLED_SCHEMA)
+    assert table.schema.equals(pooled_schema(128))
     assert table.schema.metadata[b"vggish_runner.model"] == b"VGGish"
     assert table.select(["clip", "pool_s", "n", "label"]).to_pylist() == [
         {"clip": "a.wav", "pool_s": 4.8, "n": 5, "label": "owl"},
@@ -131,5 +132,5 @@ def test_row_groups_are_bounded(tmp_path: Path) -> None:
 
 
 def test_pooling_is_off_unless_it_is_asked_for(tmp_path: Path) -> None:
-    make_formats(OutputConfig(), tmp_path, {}, 0.96, [])
+    make_formats(OutputConfig(), tmp_path, vggish_info(), [])
     assert not (tmp_path / "pooled").exists()

@@ -17,6 +17,7 @@ from runner.output.parquet import ParquetShards
 from runner.output.rows import PostprocessedColumn
 from runner.output.spill import BLOCK_ROWS, BatchRows, Chunk, Spill, SpilledRows, blocks, concatenate, joined
 from tests.output.test_output import row
+from tests.writers import vggish_info
 
 
 def embeddings(rows: int, seed: int = 0) -> np.ndarray:
@@ -109,8 +110,8 @@ def test_files_are_the_same_bytes_however_their_rows_came(tmp_path: Path, sizes:
         folder = tmp_path / name
         folder.mkdir()
         rows = [row("short", 3), row("long", len(whole), embeddings=parts, padded=True), row("last", 1)]
-        (parquet,) = ParquetShards(folder, {}, 0.96, "zstd", extra).write(0, rows)
-        NpzFiles(folder, {}, 0.96, extra).write(0, rows)
+        (parquet,) = ParquetShards(folder, vggish_info(), "zstd", extra).write(0, rows)
+        NpzFiles(folder, vggish_info(), extra).write(0, rows)
         digests.append((digest_file(parquet), digest_file(folder / "npz" / "long.npz")))
     assert digests[0] == digests[1] == digests[2]
     table = pq.read_table(tmp_path / "spilled" / "embeddings")
@@ -127,7 +128,7 @@ def test_a_long_clip_is_written_in_little_memory(tmp_path: Path) -> None:
     spill = Spill(tmp_path, 1)
     parts = [spill.hold(embeddings(4096, seed)) for seed in range(128)]
     rows = [row("long", 128 * 4096, embeddings=tuple(parts))]
-    parquet, npz = ParquetShards(tmp_path, {}, 0.96, "none"), NpzFiles(tmp_path, {}, 0.96)
+    parquet, npz = ParquetShards(tmp_path, vggish_info(), "none"), NpzFiles(tmp_path, vggish_info())
     tracemalloc.start()
     try:
         parquet.write(0, rows)

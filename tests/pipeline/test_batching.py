@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runner.audio.framing import scaled
 from runner.audio.source_windows import WindowKind
 from runner.pipeline.batching import BatchFiller, BatchQueue
 from runner.pipeline.decode_worker import SlotWriter
@@ -25,13 +26,12 @@ from runner.pipeline.messages import (
     encode,
 )
 from runner.pipeline.slots import SlotMemory
-from runner.vggish.framing import scaled
 
 ROWS = 10
 
-INT16, FLOAT32 = WindowKind("int16"), WindowKind("float32")
+INT16, FLOAT32 = WindowKind("int16", (15_600,)), WindowKind("float32", (15_600,))
 
-STEREO = WindowKind("int16", 44_100, 43_659, 2)
+STEREO = WindowKind("int16", (43_659, 2), 44_100)
 
 
 def numbered(first: int, count: int, dtype: str) -> np.ndarray:
@@ -43,8 +43,22 @@ def numbered(first: int, count: int, dtype: str) -> np.ndarray:
 
 @pytest.fixture
 def memory():
-    memory = SlotMemory(slots=4, rows=130, processes=2)
+    memory = SlotMemory(slots=4, rows=130, window_samples=15_600, processes=2)
     yield memory
+    memory.close()
+
+
+def test_a_slot_of_long_windows_has_room_for_as_many_as_it_says() -> None:
+    memory = SlotMemory(slots=2, rows=3, window_samples=160_000, processes=1)
+    kinds = {
+        WindowKind("int16", (160_000,)): 3,
+        WindowKind("float32", (160_000,)): 3,
+        WindowKind("int16", (221_000, 2), 44_100): 2,
+        WindowKind("float32", (221_000, 1), 44_100): 2,
+        WindowKind("float32", (961_000, 1), 192_000): 0,  # decode processes resample it
+    }
+    assert {kind: memory.rows_of(kind) for kind in kinds} == kinds
+    assert [memory.windows(1, kind).shape for kind in kinds] == [(rows, *kind.shape) for kind, rows in kinds.items()]
     memory.close()
 
 

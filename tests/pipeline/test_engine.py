@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
+from runner.audio.framing import scaled
 from runner.config.schema import OutputConfig
 from runner.core.errors import EngineError
 from runner.dataset.clips import Clip
@@ -23,12 +25,11 @@ from runner.output.state.journal import read_journal
 from runner.output.writer import ShardWriter
 from runner.pipeline.assembler import ClipAssembler
 from runner.pipeline.decode_pool import DecodePool
-from runner.pipeline.messages import DecodeOptions, Replica
+from runner.pipeline.messages import Replica
 from runner.pipeline.pipeline import EmbeddingPipeline, ShardedClips
-from runner.vggish.framing import Framing, scaled
-from tests.writers import journaled_writer
+from tests.vggish_clips import FRAMING, OPTIONS
+from tests.writers import journaled_writer, vggish_info
 
-OPTIONS = DecodeOptions()
 LENGTHS = [100, 15_600, 160_000, 15_599, 31_000, 1_100_000, 0, 48_000, 30_960, 7] * 3
 
 
@@ -53,7 +54,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Clip]:
 
 
 def make_writer(folder: Path, hop_s: float = 0.96) -> ShardWriter:
-    return journaled_writer(folder, make_formats(OutputConfig(), folder, {}, hop_s, []))
+    return journaled_writer(folder, make_formats(OutputConfig(), folder, vggish_info(hop_s=hop_s), []))
 
 
 def run_engine(
@@ -71,7 +72,7 @@ def run_engine(
 ) -> EmbeddingPipeline:
     pool = DecodePool(options, workers)
     pool.open(workers, 2 + threads * replicas, batch)
-    writer = make_writer(folder, options.framing.hop_s)
+    writer = make_writer(folder, options.framing.hop_samples / options.preparation.rate)
     engine = EmbeddingPipeline(
         ShardedClips(plan_shards(len(clips), shard), iter(clips)), pool, writer, shutdown_timeout_s=10, spill=spill
     )
@@ -107,7 +108,7 @@ def test_every_row_belongs_to_its_clip_in_any_setting(
 
 
 def test_short_clips_are_skipped_where_that_is_asked_for(clips: list[Clip], tmp_path: Path) -> None:
-    run_engine(clips, tmp_path, options=DecodeOptions(framing=Framing(short_clips="skip")))
+    run_engine(clips, tmp_path, options=replace(OPTIONS, framing=replace(FRAMING, short_clips="skip")))
     reasons = {end["clip"]: end["reason"] for end in pq.read_table(tmp_path / "clips.parquet").to_pylist()}
     assert reasons["000.wav"] == "too_short"
     assert reasons["001.wav"] is None

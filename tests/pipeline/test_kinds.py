@@ -10,16 +10,19 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
+from runner.audio.framing import Framing, Windows, scaled
+from runner.audio.preparation import Preparation
 from runner.audio.source_windows import SourceWindows
 from runner.config.schema import OutputConfig
+from runner.core.model_spec import ModelSpec
 from runner.dataset.clips import Clip
 from runner.dataset.shards import plan_shards
 from runner.output.formats import make_formats
 from runner.pipeline.decode_pool import DecodePool
 from runner.pipeline.messages import DecodeOptions, Replica
 from runner.pipeline.pipeline import EmbeddingPipeline, ShardedClips
-from runner.vggish.framing import Windows, scaled
-from tests.writers import journaled_writer
+from tests.vggish_clips import OPTIONS
+from tests.writers import journaled_writer, vggish_info
 
 pytestmark = pytest.mark.slow
 
@@ -48,23 +51,38 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Clip]:
     return clips
 
 
-def embed(clips: list[Clip], folder: Path, *, resample: bool, batch: int, spare: int = 3) -> set[int]:
-    """Embed clips as their samples at 16 kHz; return the rates of the windows that came to the replica."""
+BIRDS = ModelSpec("birds", 32_000, 160_000, 80_000, (), takes_int16=False)
+"""Five seconds every 2.5, of float32 alone."""
+
+
+def embed(
+    clips: list[Clip], folder: Path, options: DecodeOptions = OPTIONS, *, resample: bool, batch: int, spare: int = 3
+) -> set[int]:
+    """Embed clips as some of their samples; return the rates of the windows that came to the replica."""
     rates = set()
 
-    def first_samples(windows: Windows | SourceWindows, copied: object) -> np.ndarray:
-        rates.add(windows.filter.rate if isinstance(windows, SourceWindows) else 16_000)
+    def some_samples(windows: Windows | SourceWindows, copied: object) -> np.ndarray:
         if isinstance(windows, SourceWindows):
+            rates.add(windows.filter.rate)
             windows = windows.filter.apply(windows.windows[: windows.count])
+        else:
+            rates.add(options.preparation.rate)
+            assert options.preparation.takes_int16 or windows.dtype == np.float32
+        assert windows.shape[1] == options.framing.window_samples
         return scaled(windows)[:, 4000:4128].copy()
 
-    pool = DecodePool(DecodeOptions(), 2)
+    pool = DecodePool(options, 2)
     pool.open(2, spare, batch, resample=resample)
-    writer = journaled_writer(folder, make_formats(OutputConfig(), folder, {}, 0.96, []))
+    writer = journaled_writer(
+        folder,
+        make_formats(
+            OutputConfig(), folder, vggish_info(hop_s=options.framing.hop_samples / options.preparation.rate), []
+        ),
+    )
     work = ShardedClips(plan_shards(len(clips), 9), iter(clips))
     try:
         with writer.clips_table({}):
-            EmbeddingPipeline(work, pool, writer, shutdown_timeout_s=10).run([Replica("replica", first_samples)])
+            EmbeddingPipeline(work, pool, writer, shutdown_timeout_s=10).run([Replica("replica", some_samples)])
     finally:
         pool.close()
     return rates
@@ -79,11 +97,37 @@ def test_a_run_is_the_same_whether_decode_processes_or_the_device_resample(
     assert embed(clips, tmp_path / "host", resample=True, batch=batch) == {16_000}
     rates = embed(clips, tmp_path / "device", resample=False, batch=batch, spare=spare)
     assert rates == ({16_000, 44_100, 48_000, 22_050, 8_000} if batch > 2 else {16_000, 8_000, 22_050})
-    rows, clip_rows = (
-        [pq.read_table(tmp_path / folder / name) for folder in ("host", "device")]
-        for name in ("embeddings", "clips.parquet")
-    )
+    assert_same_rows(tmp_path / "host", tmp_path / "device")
+
+
+def assert_same_rows(*folders: Path) -> None:
+    rows, clip_rows = ([pq.read_table(folder / name) for folder in folders] for name in ("embeddings", "clips.parquet"))
     assert clip_rows[0].equals(clip_rows[1])
     assert rows[0].drop_columns("embedding").equals(rows[1].drop_columns("embedding"))
     samples = [np.stack(table["embedding"].to_numpy()) for table in rows]
     np.testing.assert_allclose(*samples, atol=1e-7)  # sums of float64 in another order
+
+
+@pytest.mark.parametrize(("batch", "spare"), [(16, 3), (3, 2)])
+def test_a_model_of_another_rate_and_window_has_its_own_windows(
+    clips: list[Clip], tmp_path: Path, batch: int, spare: int
+) -> None:
+    preparation = Preparation(BIRDS.sample_rate, takes_int16=BIRDS.takes_int16)
+    options = DecodeOptions(preparation, Framing.of(BIRDS))
+    (tmp_path / "host").mkdir()
+    (tmp_path / "device").mkdir()
+    assert embed(clips, tmp_path / "host", options, resample=True, batch=batch) == {32_000}
+    rates = embed(clips, tmp_path / "device", options, resample=False, batch=batch, spare=spare)
+    assert rates == {8_000, 16_000, 22_050, 32_000, 44_100, 48_000}
+    assert_same_rows(tmp_path / "host", tmp_path / "device")
+    table = pq.read_table(tmp_path / "host" / "clips.parquet")
+    seconds = table["seconds"].to_pylist()
+    assert table["examples"].to_pylist() == [1 + max(0, int((length - 5) / 2.5)) for length in seconds]
+    assert table["padded"].to_pylist() == [length < 5 for length in seconds]
+
+
+def test_a_clip_too_short_for_a_model_says_so_at_its_rate(clips: list[Clip], tmp_path: Path) -> None:
+    options = DecodeOptions(Preparation(BIRDS.sample_rate), Framing.of(BIRDS, short_clips="skip"))
+    embed(clips[:1], tmp_path, options, resample=True, batch=4)  # three seconds
+    (row,) = pq.read_table(tmp_path / "clips.parquet").to_pylist()
+    assert (row["reason"], row["detail"]) == ("too_short", "96000 samples at 32 kHz; one example needs 160000")

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,10 +19,10 @@ import soundfile
 
 from runner.core.errors import EngineError
 from runner.pipeline.decode_pool import DecodePool
-from runner.pipeline.messages import ClipResult, ClipTask, DecodeOptions
+from runner.pipeline.messages import ClipResult, ClipTask
 from tests.conftest import PROJECT, environment
+from tests.vggish_clips import OPTIONS
 
-OPTIONS = DecodeOptions()
 ROWS = 8
 
 
@@ -78,6 +79,22 @@ def results(pool: DecodePool, *paths: bytes, jobs: int = 0) -> list[ClipResult]:
 def kill(pool: DecodePool) -> None:
     os.kill(pid_of(pool), signal.SIGKILL)
     pool._processes[0].process.join()
+
+
+def test_a_released_slot_is_filled_without_the_thread_that_receives(pool: DecodePool, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "many.wav", np.zeros(16_000 * 60, np.int16), 16_000)
+    pool.open(1, 1, ROWS)
+    (process,) = pool._processes
+    pool.submit([(ClipTask(0, os.fsencode(tmp_path / "many.wav"), None, None), 1)], last=True)
+    filled: list[int] = []
+    while len(filled) < 2:  # all that there are
+        filled += [decoded.filled.slot for decoded in pool.receive(1.0) if decoded.filled]
+    assert process.waits_for_slot
+    assert not process.connection.poll(0.2)
+    thread = threading.Thread(target=pool.release, args=(filled[0],))
+    thread.start()
+    thread.join()
+    assert process.connection.poll(30)
 
 
 @pytest.mark.slow
@@ -178,10 +195,10 @@ def test_a_decode_process_that_is_stopped_alone_is_given_up(pool: DecodePool, lo
 def test_a_process_with_a_pool_that_was_never_closed_ends(tmp_path: Path) -> None:
     """As Ray's actors do."""
     code = """
-from runner.pipeline.messages import DecodeOptions
 from runner.pipeline.decode_pool import DecodePool
+from tests.vggish_clips import OPTIONS
 if __name__ == "__main__":
-    pool = DecodePool(DecodeOptions(), 2)
+    pool = DecodePool(OPTIONS, 2)
     pool.open(2, 2, 8)
     while not all(process.is_ready for process in pool._processes):
         list(pool.receive(0.05))

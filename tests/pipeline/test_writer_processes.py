@@ -21,6 +21,7 @@ from runner.output.rows import GROUP_EXAMPLES, ClipRow
 from runner.output.spill import BatchRows, Spill
 from runner.output.writer import ShardFiles
 from runner.pipeline.writer_processes import WriterProcesses
+from tests.writers import vggish_info
 
 pytestmark = pytest.mark.slow
 
@@ -28,9 +29,8 @@ OUTPUT = OutputConfig(formats=["parquet", "npz"], pool=[4.8])
 
 
 def make_files(folder: Path) -> ShardFiles:
-    return ShardFiles(
-        folder, make_formats(OUTPUT, folder, {"model": "VGGish"}, 0.96, ["bird"]), recorded_at_reader("auto")
-    )
+    info = vggish_info({"model": "VGGish"})
+    return ShardFiles(folder, info, make_formats(OUTPUT, folder, info, ["bird"]), recorded_at_reader("auto"))
 
 
 @contextmanager

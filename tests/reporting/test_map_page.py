@@ -17,6 +17,7 @@ import pytest
 import soundfile
 from PIL import Image
 
+from runner.audio.framing import WindowCutter, cut, scaled
 from runner.audio.reader import leveled, read_clip
 from runner.config.groups.dataset import FolderDataset, ManifestDataset
 from runner.config.groups.frontend import FrontendConfig
@@ -28,12 +29,13 @@ from runner.output.parquet import embedding_schema
 from runner.reporting import log_mels
 from runner.reporting.embedding_map import draw_map
 from runner.reporting.log_mels import LOWEST, Example, compute_log_mels, frequency_ticks, write_sheets
-from runner.vggish.framing import WindowCutter, cut, scaled
 from runner.vggish.mel import mel_matrix
 from runner.vggish.reference import reference_log_mel
+from runner.vggish.spec import VGGISH
 from tests.chromium import browser
 from tests.configs import make_config
 from tests.end_to_end.test_browser import keep_screenshot
+from tests.vggish_clips import FRAMING, PREPARATION
 
 __all__ = ["browser"]
 
@@ -58,7 +60,7 @@ def write_run(run_dir: Path, clips: pa.Table, examples: int, hop_s: float = 0.96
         "label": np.repeat(clips["label"].to_numpy(), examples),
         "embedding": pa.FixedSizeListArray.from_arrays(pa.array(vectors), 128),
     }
-    table = pa.table(columns).cast(embedding_schema())
+    table = pa.table(columns).cast(embedding_schema(VGGISH.outputs))
     pq.write_table(table, run_dir / "embeddings" / "part-00000.parquet")
 
 
@@ -100,10 +102,10 @@ def test_a_points_log_mel_is_the_references_of_the_window_that_was_embedded(
     examples, windows = [], []
     for rate, channels in MANY_RATES:
         path = noise(tmp_path / f"{rate}.wav", 2.5, rate, channels)
-        with read_clip(str(path), preparation=config.preparation) as clip:
+        with read_clip(str(path), preparation=config.preparation(VGGISH)) as clip:
             preparation = leveled(clip)
         with read_clip(str(path), preparation=preparation) as clip:
-            own = scaled(np.concatenate(list(cut(iter(clip), config.framing.cutter()))))
+            own = scaled(np.concatenate(list(cut(iter(clip), WindowCutter(config.framing(VGGISH))))))
         windows.append(own)
         examples += [Example(os.fsencode(path), config.file_hop_s * number, 0.0, None) for number in range(len(own))]
     computed, failures = compute_log_mels(examples, config)
@@ -132,8 +134,8 @@ def test_the_log_mels_are_spread_evenly_and_clips_of_manifests_play_their_stretc
     assert names[0] == f"{HOSTILE}#t=1.5,3.5"
     assert set(urls) == {(tmp_path / "data" / HOSTILE).as_uri()}
     assert (starts, ends) == ((1.5, 4.25, 7.0), (3.5, 6.25, 9.0))
-    with read_clip(str(tmp_path / "data" / HOSTILE), 4.25, 6.25) as clip:
-        window = next(cut(iter(clip), WindowCutter()))[:1]
+    with read_clip(str(tmp_path / "data" / HOSTILE), 4.25, 6.25, preparation=PREPARATION) as clip:
+        window = next(cut(iter(clip), WindowCutter(FRAMING)))[:1]
     computed, _ = compute_log_mels(
         [Example(os.fsencode(tmp_path / "data" / HOSTILE), 4.25, 4.25, 6.25)], FrontendConfig()
     )

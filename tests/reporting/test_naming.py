@@ -12,7 +12,7 @@ from omegaconf import open_dict
 
 from runner.config.composition import expand_sweep, register
 from runner.config.params import config_params
-from runner.config.schema import AutoWeights, FolderDataset, RunConfig
+from runner.config.schema import AutoWeights, FolderDataset, RunConfig, VGGishConfig
 from runner.contract.result import Startup
 from runner.core.paths import conf_dir
 from runner.reporting.naming import run_name, swept_of, swept_settings, variant_name
@@ -20,7 +20,7 @@ from tests.results import make_result
 
 
 def config(**groups: dict) -> RunConfig:
-    run = RunConfig(weights=AutoWeights(), dataset=FolderDataset(root="/data/a"))
+    run = RunConfig(model=VGGishConfig(), weights=AutoWeights(), dataset=FolderDataset(root="/data/a"))
     return replace(run, **{key: replace(getattr(run, key), **value) for key, value in groups.items()})
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from runner.reporting import figures, sweep_figures
 from runner.reporting.embedding_map import draw_map, pca, sample
 from runner.reporting.run_figures import draw_run
 from runner.reporting.sweep_figures import draw_sweep
+from runner.vggish.spec import VGGISH
+from tests.commands import PROJECT, environment
 from tests.configs import make_config
 from tests.reporting.test_advice import result, values
 from tests.results import make_result, with_config, with_metrics
@@ -87,9 +91,10 @@ def write_embeddings(run_dir: Path, rows: int, shards: int = 1) -> None:
         vectors = pa.FixedSizeListArray.from_arrays(pa.array(rng.normal(size=rows * 128).astype(np.float32)), 128)
         columns = [clips, [0] * rows, [0.0] * rows, [False] * rows, labels, vectors]
         table = pa.Table.from_arrays(
-            [pa.array(c) if isinstance(c, list) else c for c in columns], embedding_schema().names
+            [pa.array(c) if isinstance(c, list) else c for c in columns], embedding_schema(VGGISH.outputs).names
         )
-        pq.write_table(table.cast(embedding_schema()), run_dir / "embeddings" / f"part-{shard:05d}.parquet")
+        path = run_dir / "embeddings" / f"part-{shard:05d}.parquet"
+        pq.write_table(table.cast(embedding_schema(VGGISH.outputs)), path)
     (run_dir / ".runner").mkdir()
     pq.write_table(SCHEMA.empty_table(), run_dir / ".runner" / "manifest.parquet")
 
@@ -134,3 +139,15 @@ def test_umap_says_how_it_is_installed(tmp_path: Path) -> None:
         write_embeddings(tmp_path, 9)
         with pytest.raises(ImportError, match=r"vggish-runner\[umap\]"):
             draw_map(tmp_path, tmp_path, make_config(["profile.projection=umap"]))
+
+
+def test_the_first_figure_finds_matplotlib_imported_ahead() -> None:
+    code = """if True:
+        import io, sys
+        from runner.reporting.figures import import_matplotlib, new_figure
+        import_matplotlib()
+        before = set(sys.modules)
+        new_figure()[0].savefig(io.BytesIO())
+        print([name for name in set(sys.modules) - before if name.startswith("matplotlib")])
+    """
+    assert subprocess.check_output([sys.executable, "-c", code], cwd=PROJECT, env=environment(), text=True) == "[]\n"

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from runner.config.schema import VGGishConfig
 from runner.contract.result import RunResult
-from runner.reporting.comparability import REPEATS
+from runner.reporting.comparability import REPEATS, model_label
 from runner.reporting.verdict import contests, only_contest, verdict
 from tests.reporting.test_advice import result, values
-from tests.results import make_result, with_config, with_metrics
+from tests.results import make_result, with_config, with_metrics, with_model
+from tests.toy_model import ToyModel
 
 
 def repeated(passes: list[float], **changes: Any) -> RunResult:
@@ -72,6 +74,24 @@ def test_another_workload_has_a_line_and_no_rank() -> None:
     assert "the fastest" not in text
     assert "hop_s=1.92 with cpu-balanced-float32 hop_s=0.48, because frontend.hop_s is 1.92, not 0.48" in text
     assert only_contest(jobs) is None
+
+
+def test_each_model_has_a_verdict_of_its_own() -> None:
+    jobs = [
+        with_model(result(memory=memory, speed=speed, run_name=f"{model.name} {memory}"), model)
+        for model in (VGGishConfig(), ToyModel())
+        for memory, speed in (("greedy", 100.0), ("balanced", 50.0))
+    ]
+    text = verdict(jobs)
+    assert "vggish greedy is the fastest: 100 × realtime" in text
+    assert "toy greedy is the fastest: 100 × realtime" in text
+    assert "with vggish greedy, vggish balanced, because model is toy, not vggish." in text
+
+
+def test_the_algorithm_of_a_model_is_no_other_workload() -> None:
+    assert model_label({"model.name": "vggish", "model.conv": "direct"}) == model_label({}) == "vggish"
+    params = {"model.name": "of a plug-in", "model.path": "/models/a", "model.layer": "4", "frontend.hop_s": "1"}
+    assert model_label(params) == "of a plug-in layer=4"
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ def test_parts_that_are_merged_are_the_whole() -> None:
     cuts = [0, 1, 1, 700, 4097, len(ROWS)]
     parts = [EmbeddingStatistics.of(ROWS[first:end]) for first, end in itertools.pairwise(cuts)]
     for order in (parts, parts[::-1]):
-        together = merged(order)
+        together = merged(order, 128)
         assert together.n == whole.n
         np.testing.assert_allclose(together.mean, whole.mean, rtol=1e-12)
         np.testing.assert_allclose(together.covariance, whole.covariance, rtol=1e-12, atol=1e-15)
@@ -40,10 +40,10 @@ def test_one_embedding_adds_to_the_sums_and_has_no_covariance_of_its_own() -> No
 def test_no_embeddings_change_nothing() -> None:
     statistics = EmbeddingStatistics.of(ROWS)
     before = statistics.to_vector()
-    statistics.merge(EmbeddingStatistics())
+    statistics.merge(EmbeddingStatistics(128))
     statistics.add(ROWS[:0])
     np.testing.assert_array_equal(statistics.to_vector(), before)
-    assert np.isnan(EmbeddingStatistics().mean).all()
+    assert np.isnan(EmbeddingStatistics(128).mean).all()
 
 
 def test_a_vector_holds_everything() -> None:
@@ -52,7 +52,7 @@ def test_a_vector_holds_everything() -> None:
     assert back.n == statistics.n
     np.testing.assert_array_equal(back.products, statistics.products)
     np.testing.assert_array_equal(back.total, statistics.total)
-    assert EmbeddingStatistics().to_vector().nbytes == 8 * (1 + 128 + 128 * 129 // 2)
+    assert EmbeddingStatistics(128).to_vector().nbytes == 8 * (1 + 128 + 128 * 129 // 2)
 
 
 @pytest.mark.parametrize("vector", [np.zeros(0), np.zeros(2), np.zeros(8386), np.array([0.5, 1.0, 1.0])])

@@ -19,6 +19,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -102,21 +103,22 @@ def stream_seeds(files: dict[str, bytes]) -> list[Case]:
 
 def fuzz_audio(rng: random.Random, until: float, keep: Path) -> Counter[str]:
     """Mutated audio through the engine, a few hundred files at a time."""
+    from runner.audio.framing import scaled
     from runner.audio.reader import REASONS
     from runner.config.schema import OutputConfig
     from runner.dataset.clips import Clip
     from runner.dataset.shards import plan_shards
     from runner.output.formats import make_formats
     from runner.pipeline.decode_pool import DecodePool
-    from runner.pipeline.messages import DecodeOptions, Replica
+    from runner.pipeline.messages import Replica
     from runner.pipeline.pipeline import EmbeddingPipeline, ShardedClips
-    from runner.vggish.framing import scaled
     from runner.vggish.reference import reference_log_mel
-    from tests.writers import journaled_writer
+    from tests.vggish_clips import OPTIONS
+    from tests.writers import journaled_writer, vggish_info
 
     seeds = audio_seeds()
     counted: Counter[str] = Counter()
-    options = DecodeOptions(max_duration_s=600)
+    options = replace(OPTIONS, max_duration_s=600)
     while time.monotonic() < until:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
@@ -127,7 +129,7 @@ def fuzz_audio(rng: random.Random, until: float, keep: Path) -> Counter[str]:
                 path.write_bytes(mutate(data, rng))
                 start, end = rng.choice([(None, None), (None, None), (0.1, 0.9), (0.5, None), (3.0, 4.0), (None, 1e9)])
                 clips.append(Clip(number, path.name, os.fsencode(path), start, end, None, path.stat().st_size))
-            writer = journaled_writer(folder, make_formats(OutputConfig(), folder, {}, 0.96, []))
+            writer = journaled_writer(folder, make_formats(OutputConfig(), folder, vggish_info(), []))
             pool = DecodePool(options, 2, decode_timeout_s=20)
             pool.open(2, 3, 32)
 
@@ -195,13 +197,13 @@ def fuzz_manifest(rng: random.Random, until: float, keep: Path) -> Counter[str]:
 
 def fuzz_state(rng: random.Random, until: float, keep: Path) -> Counter[str]:
     """Mutated journals and plans: a journal is read whatever it holds, a plan or its own error."""
-    from runner.config.schema import RunConfig
+    from runner.config.schema import RunConfig, VGGishConfig
     from runner.core.errors import ConfigError
     from runner.core.files import FileDigest
     from runner.output.state.journal import Journal, ShardCounts, ShardEntry, read_journal
     from runner.output.state.plan_file import check_output_folder
 
-    config = RunConfig(weights=None, dataset=None)
+    config = RunConfig(model=VGGishConfig(), weights=None, dataset=None)
 
     def read(path: Path) -> None:
         read_journal(path)

@@ -264,8 +264,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "the examples of a part of a file begin at 0",
         "output/parquet.py",
-        "starts = np.repeat(np.array([row.start_s for row in rows]), counts) + example * hop_s",
-        "starts = example * hop_s",
+        "starts = np.repeat(np.array([row.start_s for row in rows]), counts) + example * info.hop_s",
+        "starts = example * info.hop_s",
         "tests/output/test_output.py",
     ),
     Mutant(

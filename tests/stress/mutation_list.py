@@ -170,7 +170,8 @@ _LIES: dict[str, Lie] = {
 FRONTEND, MEL, NETWORK, WINOGRAD, REFERENCE, ARRAYS = (
     f"runner.vggish.{name}" for name in ("frontend", "mel", "network", "winograd", "reference", "arrays")
 )
-PARITY, PROGRAM, SESSION = (f"runner.inference.{name}" for name in ("parity", "program", "session"))
+SESSION = "runner.inference.session"
+PROGRAM, SIGNALS = "runner.models.vggish.program", "runner.models.signals"
 
 _EDGE = ("np.array([MEL_MIN_HZ, MEL_MAX_HZ])", "np.array([{}])")
 _HANN = ("np.arange(STFT_WINDOW) / STFT_WINDOW)", "np.arange(STFT_WINDOW) / (STFT_WINDOW - 1))")
@@ -189,7 +190,7 @@ _EDITS: dict[str, tuple[str, str, str]] = {
     "symmetric Hann": (MEL, *_HANN),
     "first bin kept": (MEL, "matrix[0] = 0.0", "matrix[0] = 1.0"),
     "a mel filter lost": (MEL, "matrix[0] = 0.0", "matrix[0] = 0.0\n    matrix[:, 40] = 0.0"),
-    "log offset doubled": (FRONTEND, "tf.math.log(mel + LOG_OFFSET)", "tf.math.log(mel + 2 * LOG_OFFSET)"),
+    "log offset doubled": (FRONTEND, "tf.math.log(mel + offset)", "tf.math.log(mel + 2 * offset)"),
     "power in magnitude's place": (
         FRONTEND,
         "magnitude = tf.sqrt(tf.cast(power, mel_dtype))",
@@ -348,10 +349,10 @@ _SHARED: dict[str, tuple[Edit, ...]] = {
             "return (image[::2, ::2] + image[1::2, ::2] + image[::2, 1::2] + image[1::2, 1::2]) / 4",
         ),
     ),
-    "symmetric Hann": (Edit(MEL, *_HANN), Edit(REFERENCE, "offset / 400.0", "offset / 399.0")),
+    "symmetric Hann": (Edit(MEL, *_HANN), Edit(REFERENCE, "position / 400.0", "position / 399.0")),
     "log offset doubled": (
         Edit(*_EDITS["log offset doubled"]),
-        Edit(REFERENCE, "@ filters + 0.01", "@ filters + 0.02"),
+        Edit(REFERENCE, "@ filters + offset", "@ filters + 2 * offset"),
     ),
     "windows shifted by a sample": (
         Edit(FRONTEND, *_SHIFT),
@@ -361,8 +362,8 @@ _SHARED: dict[str, tuple[Edit, ...]] = {
         Edit(*_EDITS["ReLU after fc2"]),
         Edit(
             REFERENCE,
-            'return _dense(rounded(x), arrays, "fc2", _ROUNDING["float32"]).astype',
-            'return np.maximum(_dense(rounded(x), arrays, "fc2", _ROUNDING["float32"]), 0).astype',
+            'return _dense(rounded(x), arrays, "fc2", ROUNDING["float32"]).astype',
+            'return np.maximum(_dense(rounded(x), arrays, "fc2", ROUNDING["float32"]), 0).astype',
         ),
     ),
     "fc2's bias lost": (
@@ -387,7 +388,7 @@ _SHARED: dict[str, tuple[Edit, ...]] = {
     ),
 }
 _INPUTS: dict[str, tuple[Edit, ...]] = {
-    "the signals are silent": (Edit(PARITY, "finer = [", "exact *= 0\n    finer = ["),),
+    "the signals are silent": (Edit(SIGNALS, "finer = [", "exact *= 0\n    finer = ["),),
     "random biases are zero": (Edit(ARRAYS, "_BIAS = 0.1", "_BIAS = 0.0"),),
     "random weights of another law": (Edit(ARRAYS, "np.sqrt(2.0 /", "np.sqrt(1.0 /"),),
 }

@@ -31,13 +31,16 @@ import numpy as np
 from runner.config.composition import compose_config
 from runner.core.errors import ParityError
 from runner.devices.selection import DeviceChoice, choose_device
-from runner.inference import gate, parity, program, session
+from runner.inference import session
 from runner.inference.canary import Canary
 from runner.inference.gate import measure_session
-from runner.inference.parity import as_int16, fixed_signals
+from runner.models import base, signals
+from runner.models.answers import AnswerCache, Answers
+from runner.models.signals import as_int16, fixed_signals
+from runner.models.vggish import program
 from runner.vggish import arrays, reference
-from runner.vggish.answers import AnswerCache, Answers
 from runner.vggish.arrays import random_weights, weights_checksum
+from runner.vggish.spec import VGGISH
 from tests import golden
 from tests.reference import CPU
 from tests.stress.mutation_list import FAULTS, PASSES, Edit, Fault, Lie, Weights
@@ -123,8 +126,9 @@ def _device(name: str, memory: Any) -> DeviceChoice:
     if name == "cpu":
         return choose_device("cpu", [CPU])
     from runner.inference.builder import DeviceRequest, place_on_device
+    from runner.vggish.spec import VGGISH
 
-    return place_on_device(DeviceRequest(name, strict=True), memory).device
+    return place_on_device(DeviceRequest(name, strict=True), memory, VGGISH).device
 
 
 class Bench:
@@ -141,7 +145,7 @@ class Bench:
         self.weights = random_weights(golden.SEED)
         self._checksum = weights_checksum(self.weights)
         self._cache = AnswerCache(Path(tempfile.gettempdir()) / "vggish-mutations")
-        self._cache.get(self._checksum, fixed_signals(), lambda windows: golden.load()["embeddings"])
+        self._cache.get(self._key("float32"), fixed_signals(), lambda windows: golden.load()["embeddings"])
         self._shared: dict[tuple[str, str], Any] = {}
         rng = np.random.default_rng(0)
         t = np.arange(15_600) / 16_000
@@ -154,12 +158,13 @@ class Bench:
     def build(self, precision: str, conv: str) -> Any:
         """A session by the code as it is now."""
         from runner.inference.precision import choose_precision
-        from tests.reference import metadata_of
+        from tests.reference import algorithm, metadata_of
 
         gc.collect()
         chosen = choose_precision(precision, self._device.device)
         metadata = metadata_of(self._device, chosen)
-        built = program.Program(dict(self.weights), self._device.effective, chosen, conv)
+        target = base.Target(self._device.effective, chosen.effective)
+        built = program.VGGishProgram(VGGISH, dict(self.weights), target, algorithm(conv))
         return session.VGGishSession(built, BATCH, metadata)
 
     def shared(self, precision: str, conv: str) -> Any:
@@ -170,16 +175,19 @@ class Bench:
 
     def answers(self, fault: Fault) -> Answers:
         """The reference's, computed anew where that is at fault: it is known by its file, which is as before."""
-        signals = fixed_signals()
+        windows = fixed_signals()
 
         def compute(precision: str) -> np.ndarray:
             def of(windows: np.ndarray) -> np.ndarray:
                 return reference.reference_embeddings(self.weights, windows, precision)
 
-            return of(signals) if fault.shared else self._cache.get(self._checksum, signals, of, precision)[0]
+            return of(windows) if fault.shared else self._cache.get(self._key(precision), windows, of)[0]
 
-        exact = compute("float32")
-        return Answers(exact, exact if fault.precision == "float32" else compute(fault.precision))
+        exact, log_mel = compute("float32"), reference.reference_log_mel(windows)
+        return Answers(exact, exact if fault.precision == "float32" else compute(fault.precision), log_mel=log_mel)
+
+    def _key(self, precision: str) -> str:
+        return f"{reference.version()} {self._checksum} {precision}"
 
     def effect(self, made: Any, fault: Fault) -> float:
         """See ``Finding``."""
@@ -223,10 +231,10 @@ class Bench:
             self._plain[key] = self.shared(*key).embed_windows(self.data)
         with contextlib.ExitStack() as stack:
             stack.enter_context(edited(*fault.edits))
-            stack.callback(gate._expected_log_mel.cache_clear)
-            gate._expected_log_mel.cache_clear()
+            stack.callback(signals.fixed_signals.cache_clear)
+            signals.fixed_signals.cache_clear()
             if fault.inputs:
-                moved = golden.moved(parity.fixed_signals(), arrays.random_weights(golden.SEED))
+                moved = golden.moved(signals.fixed_signals(), arrays.random_weights(golden.SEED))
                 return Finding(fault, "golden" if moved else "", moved, 0.0, time.perf_counter() - start)
             made = (self.build if fault.edits else self.shared)(fault.precision, fault.conv)
             if fault.shared and (words := self.unlike_golden(made, fault)):

@@ -14,7 +14,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from runner.config.command_line import command_line
-from runner.config.schema import AutoWeights, FolderDataset, RunConfig, TrackingConfig
+from runner.config.schema import AutoWeights, FolderDataset, RunConfig, TrackingConfig, VGGishConfig
 from runner.contract.files import read_result
 from runner.contract.result import RunInfo
 from runner.core.errors import ConfigError
@@ -33,7 +33,7 @@ LOCAL = TrackingConfig()
 
 
 def config_values(**tracking: object) -> dict:
-    config = RunConfig(weights=AutoWeights(), dataset=FolderDataset(root="/data"))
+    config = RunConfig(model=VGGishConfig(), weights=AutoWeights(), dataset=FolderDataset(root="/data"))
     return asdict(replace(config, tracking=replace(config.tracking, **tracking)))
 
 

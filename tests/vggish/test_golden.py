@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from runner.inference.parity import fixed_signals
 from runner.inference.session import VGGishSession
+from runner.models.signals import fixed_signals
 from runner.vggish.reference import reference_embeddings, reference_log_mel
 from tests import golden, reference
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from runner.vggish.framing import WindowCutter, cut
+from runner.audio.framing import Framing, WindowCutter, cut
+from runner.vggish.spec import VGGISH
 from tests.configs import make_config
 
 LENGTHS = [
@@ -50,10 +51,10 @@ def of_vggish(samples: int) -> list[int]:
 
 @pytest.mark.parametrize("definition", [of_google, of_torchvggish, of_audioldm, of_vggish])
 def test_examples_are_those_of_the_definition(definition) -> None:  # type: ignore[no-untyped-def]
-    framing = make_config([f"frontend={definition.__name__.removeprefix('of_')}"]).frontend.framing
+    framing = make_config([f"frontend={definition.__name__.removeprefix('of_')}"]).framing
     clip = np.arange(1, 200_001, dtype=np.float32)
     for samples in LENGTHS:
-        cutter = framing.cutter()
+        cutter = WindowCutter(framing)
         blocks = np.split(clip[:samples], range(5_001, samples, 50_021))
         windows = np.concatenate(list(cut(iter(blocks), cutter)))
         starts = definition(samples)
@@ -66,7 +67,7 @@ def test_examples_are_those_of_the_definition(definition) -> None:  # type: igno
 
 
 def test_a_clip_is_padded_in_its_own_type() -> None:
-    cutter = WindowCutter(pad_to=32_000)
+    cutter = WindowCutter(Framing.of(VGGISH, min_duration_s=2.0))
     windows = np.concatenate(list(cut(iter([np.ones(100, np.int16)]), cutter)))
     assert (windows.dtype, windows.shape, windows.sum()) == (np.int16, (2, 15_600), 100)
     assert cutter.padded

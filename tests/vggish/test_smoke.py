@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from runner.core.errors import WeightsError
+from runner.models.vggish.model import VGGish
 from runner.vggish.constants import VARIABLE_SHAPES
 from runner.vggish.smoke_test import KNOWN, smoke_failures, smoke_windows
-from runner.weights.loading import load_weights
 from runner.weights.selection import WeightsChoice
 from tests.vggish.test_checkpoint import save
 
@@ -40,7 +40,7 @@ def test_three_seconds_make_three_windows_of_the_sine() -> None:
 
 
 def test_the_known_answers_pass(tmp_path: Path) -> None:
-    loaded = load_weights(stand_in(tmp_path))
+    loaded = VGGish().load(stand_in(tmp_path))
     assert loaded.smoke is not None
     for name, value in KNOWN.items():
         assert loaded.smoke[name] == pytest.approx(value, rel=0.1)
@@ -50,7 +50,7 @@ def test_the_known_answers_pass(tmp_path: Path) -> None:
 def test_weights_of_ones_own_are_not_put_to_it(tmp_path: Path) -> None:
     choice = stand_in(tmp_path, mean=0.2)
     own = WeightsChoice("file", "file", choice.path, None, None, "", False)
-    assert load_weights(own).smoke is None
+    assert VGGish().load(own).smoke is None
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_weights_of_ones_own_are_not_put_to_it(tmp_path: Path) -> None:
 )
 def test_a_miss_stops_and_says_so(tmp_path: Path, change: dict[str, float], words: str) -> None:
     with pytest.raises(WeightsError, match=f"fails the release's smoke test.*{words}"):
-        load_weights(stand_in(tmp_path, **change))
+        VGGish().load(stand_in(tmp_path, **change))
 
 
 def test_nan_is_a_miss() -> None:

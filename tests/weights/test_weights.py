@@ -82,7 +82,7 @@ def server() -> Iterator[Server]:
 
 def resolve(base_url: str, models: Path, kind: type[AudiosetWeights] = AudiosetWeights, **options):
     weights = kind(base_url=base_url, timeout_s=1.0)
-    return resolve_weights(weights, models, is_demo=options.pop("is_demo", False), files=RELEASE, **options)
+    return resolve_weights(weights, models / "vggish", is_demo=options.pop("is_demo", False), files=RELEASE, **options)
 
 
 def test_the_registry_is_the_published_one() -> None:

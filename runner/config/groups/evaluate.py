@@ -28,6 +28,9 @@ class EvaluateConfig:
     """Label file, or folder of them: CSV, TSV, Parquet, Raven selection tables, Audacity label tracks; null: the labels
     of the run itself."""
 
+    model_output: str | None = None
+    """Output of the model that is evaluated; null: the first, which is the embedding."""
+
     label_column: str | None = None
     """Its column of labels; null: the first of the usual names (label, Annotation, Species, category, ...)."""
 

@@ -10,7 +10,9 @@ from runner.config.groups.device import DEVICES
 from runner.core.errors import ConfigError
 
 AUTO = "auto"
-"""The ``memory.batch_size`` that is measured on the device."""
+"""The ``memory.batch_size`` that is measured on the device, and the ``memory.host_limit_mib`` of its kind."""
+
+_LEAST_HOST_MIB = 1024
 
 
 @dataclass
@@ -39,14 +41,21 @@ class MemoryConfig:
     """Embeddings of unfinished shards in memory, in MiB; beyond it they go to a temporary file."""
 
     decode_workers: int | None = None
-    """Decode processes; null: by device and cores (a GPU leaves them all cores, the CPU's network shares them)."""
+    """Decode processes; null: those of ``default_decode_workers``, at most one for each core."""
 
-    writer_processes: int = 0
-    """Processes that write the files of shards, of up to 200 MiB each; 0: threads of the worker write them. Processes
-    leave its interpreter to what feeds a GPU."""
+    default_decode_workers: dict[str, int] = field(default_factory=dict)
+    """Decode processes by kind of device; for others by cores (a GPU leaves them all, a CPU's network shares them)."""
 
-    host_limit_mib: int | None = 4096
-    """Host memory, decode processes included, in MiB, to which queue, batch and processes shrink; null: no limit."""
+    writer_processes: int | None = None
+    """Processes that write the files of shards, of up to 200 MiB each, and leave the worker's interpreter to what feeds
+    a GPU; 0: threads of the worker write; null: one for four cores, up to four, with a GPU, otherwise 0."""
+
+    host_limit_mib: Any = AUTO
+    """Host memory, decode and writer processes included, in MiB, to which queue, batch and processes shrink; ``auto``:
+    that of ``default_host_limit_mib``; null: no limit. CUDA's libraries, 1,000 MiB, come on top."""
+
+    default_host_limit_mib: dict[str, int] = field(default_factory=lambda: {"cpu": 4096, "gpu": 12288, "metal": 4096})
+    """Limit of host memory by kind of device, in MiB: a GPU is fed by more processes, with larger batches."""
 
     def __post_init__(self) -> None:
         if not 0.0 < self.gpu_memory_fraction <= 1.0:
@@ -62,6 +71,19 @@ class MemoryConfig:
         at_least("memory.embeddings_mib", self.embeddings_mib, 0)
         if self.decode_workers is not None:
             at_least("memory.decode_workers", self.decode_workers, 1)
-        at_least("memory.writer_processes", self.writer_processes, 0)
-        if self.host_limit_mib is not None:
-            at_least("memory.host_limit_mib", self.host_limit_mib, 1024)
+        names_of("memory.default_decode_workers", self.default_decode_workers, DEVICES[1:])
+        for device, processes in self.default_decode_workers.items():
+            at_least(f"memory.default_decode_workers.{device}", processes, 1)
+        if self.writer_processes is not None:
+            at_least("memory.writer_processes", self.writer_processes, 0)
+        if self.host_limit_mib not in (None, AUTO):
+            whole_number("memory.host_limit_mib", self.host_limit_mib, _LEAST_HOST_MIB, "auto, or null for no limit")
+        names_of("memory.default_host_limit_mib", self.default_host_limit_mib, DEVICES[1:])
+        for device in DEVICES[1:]:
+            at_least(
+                f"memory.default_host_limit_mib.{device}", self.default_host_limit_mib.get(device, 0), _LEAST_HOST_MIB
+            )
+
+    def host_limit_of(self, device: str) -> int | None:
+        """Return the limit of host memory with a kind of device, in MiB; None for none."""
+        return self.default_host_limit_mib[device] if self.host_limit_mib == AUTO else self.host_limit_mib

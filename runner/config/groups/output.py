@@ -19,10 +19,11 @@ class OutputConfig:
     """The files that a run leaves, and where."""
 
     formats: list[str] = field(default_factory=lambda: ["parquet"])
-    """Any of parquet (a row per example), npz (a file per clip), tfrecord (AudioSet's, needs postprocess=audioset)."""
+    """Any of parquet (a row per example), npz (a file per clip), tfrecord (VGGish's needs postprocess=audioset)."""
 
     postprocess: str = "none"
-    """none, pca (adds ``embedding_pca``) or audioset (adds ``embedding_u8``: PCA, clipped to ±2, 8 bits)."""
+    """none; of VGGish also pca (adds ``embedding_pca``) or audioset (adds ``embedding_u8``: PCA, clipped to ±2, 8
+    bits)."""
 
     pool: list[float] = field(default_factory=list)
     """Seconds of pooling windows: ``pooled/`` has mean and deviation of each, and of each clip. Empty: no pooling."""
@@ -47,12 +48,6 @@ class OutputConfig:
             one_of("output.formats", name, tuple(FORMATS))
         one_of("output.postprocess", self.postprocess, POSTPROCESSES)
         one_of("output.compression", self.compression, _COMPRESSIONS)
-        for name in self.formats:
-            if (needed := FORMATS[name].postprocess) and needed != self.postprocess:
-                raise ConfigError(
-                    f"output.formats has {name}, whose embeddings are post-processed, but output.postprocess is "
-                    f"{self.postprocess}: add output.postprocess={needed}"
-                )
         for pool_s in self.pool:
             positive_seconds("output.pool", pool_s, 60)
         if len(set(self.pool)) < len(self.pool):

@@ -9,6 +9,9 @@ from runner.core.errors import ConfigError
 
 _SEEDS = 2**32
 
+BASE_URL = "https://storage.googleapis.com/audioset/"
+"""The AudioSet releases' own folder."""
+
 
 @dataclass
 class WeightsConfig:
@@ -59,7 +62,7 @@ class AudiosetWeights(WeightsConfig):
     name: str = "audioset"
     """auto, audioset, file or random."""
 
-    base_url: str = field(default="https://storage.googleapis.com/audioset/", metadata=FREE)
+    base_url: str = field(default=BASE_URL, metadata=FREE)
     """Address of the folder to download from: the release's, or that of a mirror."""
 
     timeout_s: float = field(default=10.0, metadata=FREE)

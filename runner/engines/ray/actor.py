@@ -182,7 +182,7 @@ class EmbedShards:
         self._pool = DecodePool(decode_options(config), 1, config.dataset.decode_timeout_s)
         startup = SessionStartup(
             self.spec,
-            window_types(self.spec.manifest, keeps_int16=self.spec.config.frontend.preparation.keeps_int16),
+            window_types(self.spec.manifest, self.spec.config.preparation),
             timer,
             self._events,
         )
@@ -239,7 +239,8 @@ class EmbedShards:
     def _make_writer(self) -> ShardWriter:
         if self.remote:
             check_identity(self.spec.run_dir, self._report.identity)
-        files = shard_files(self.spec, self._report.file_metadata, self._model.postprocess)()
+        metadata = self._report.file_metadata
+        files = shard_files(self.spec, self._model.sessions[0].spec, metadata, self._model.postprocess)()
         return make_writer(self.spec, files, self._reports, remote=self.remote)
 
     def _make_replicas(self) -> list[Replica]:

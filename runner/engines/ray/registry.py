@@ -79,20 +79,28 @@ def localize(init: ActorInit) -> LocalRun:
 def _download_weights(init: ActorInit, folder: Path) -> WeightsChoice:
     for name, data in init.weights.items():
         log.info("downloading %s from the driver", name)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         data.future().result().tofile(folder / name)
     chosen = init.spec.weights
-    path, pca_path = (original and str(folder / Path(original).name) for original in (chosen.path, chosen.pca_path))
-    return replace(chosen, path=path, pca_path=pca_path)
+    local = [original and str(folder / Path(original).name) for original in _originals(chosen)]
+    return replace(chosen, path=local[0], pca_path=local[1], classes_path=local[2])
 
 
 def _paths(spec: RunSpec) -> list[str]:
-    return [path for path in (spec.weights.path, spec.weights.pca_path) if path is not None]
+    return [path for path in _originals(spec.weights) if path is not None]
+
+
+def _originals(chosen: WeightsChoice) -> tuple[str | None, ...]:
+    return chosen.path, chosen.pca_path, chosen.classes_path
 
 
 def _files_of(path: str) -> list[tuple[str, Path]]:
-    """List the files of weights on this machine, by name: one file, or those of a V2 checkpoint's prefix."""
+    """List the files of weights on this machine, by name: one file, or those of a folder or of a V2 checkpoint."""
     prefix = Path(path)
     if prefix.is_file():
         return [(prefix.name, prefix)]
+    if prefix.is_dir():
+        below = (file for file in prefix.rglob("*") if file.is_file())
+        return sorted((file.relative_to(prefix.parent).as_posix(), file) for file in below)
     files = prefix.parent.glob(f"{glob.escape(prefix.name)}.*")
     return sorted((file.name, file) for file in files if file.suffix == ".index" or file.suffix.startswith(".data-"))

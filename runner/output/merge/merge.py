@@ -116,7 +116,10 @@ def _problems_of(partition: Partition, first: Partition) -> Iterator[str]:
         yield f"{name} is one of {info.count} partitions, {first.name} one of {first.info.count}"
     if info.digest != first.info.digest:
         yield f"{name} is of another listing of the data set than {first.name}"
-    if keys := _differing_keys(partition.settings, first.settings):
+    model, other = (each.settings["model.name"] for each in (partition, first))
+    if model != other:
+        yield f"{name} is of the model {model}, and {first.name} of {other}"
+    elif keys := _differing_keys(partition.settings, first.settings):
         yield f"{name} has other settings than {first.name}: {', '.join(keys)}"
     if keys := _differing_keys(partition.identity, first.identity):
         yield f"{name} has other weights or precision than {first.name}: {', '.join(keys)}"
@@ -197,7 +200,7 @@ def _copy_shards(shards: Sequence[MergedShard], first: Partition, target: Target
             target.copy_from(first.source, name, name)
     schema = pq.read_schema(first.source.local_path(RunLayout.clips, temporary / RunLayout.clips))
     copy = partial(_copy_shard, target, existing, temporary)
-    statistics = RunStatistics()
+    statistics = RunStatistics(schema)
     with target.writing(RunLayout.clips) as path, pq.ParquetWriter(path, schema, compression="zstd") as clips:
         report_at = time.monotonic() + _PROGRESS_S
         copied = map_ahead(copy, shards, _THREADS, _LOOKAHEAD)
@@ -209,7 +212,7 @@ def _copy_shards(shards: Sequence[MergedShard], first: Partition, target: Target
             if time.monotonic() > report_at:
                 report_at += _PROGRESS_S
                 print(f"{count:,} of {len(shards):,} shards are in {target.name}", file=sys.stderr)
-    if data := statistics.to_npz(schema):
+    if data := statistics.to_npz():
         with target.writing(RunLayout.statistics) as path:
             path.write_bytes(data)
 

@@ -97,7 +97,7 @@ def _new_plan(folder: Path, config: RunConfig, listed: Manifest) -> Plan:
         ends = itertools.accumulate(listed.partition.sizes, initial=0)
         shards = [Span(first, end) for first, end in itertools.pairwise(ends)]
     else:
-        shards = shards_of(listed.table, config.output.clips_per_shard, config.frontend.file_hop_s)
+        shards = shards_of(listed.table, config)
     digests, run_id = row_digests(listed.table, shards), uuid.uuid4().hex
     _write_manifest(RunLayout(folder).manifest, listed.table)
     write_plan(folder, StoredPlan(run_id, fingerprint(config), shards, digests, listed.partition))
@@ -120,7 +120,7 @@ def _resume_plan(folder: Path, config: RunConfig, listed: Manifest, stored: Stor
         )
     shards = list(stored.shards)
     if changes.new_clips:
-        added = shards_of(table.slice(stored.clips), config.output.clips_per_shard, config.frontend.file_hop_s)
+        added = shards_of(table.slice(stored.clips), config)
         shards += [Span(stored.clips + first, stored.clips + end) for first, end in added]
     digest = listed.digest if table is listed.table else digest_of(table)
     plan = Plan(

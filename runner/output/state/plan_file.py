@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.config.fingerprint import fingerprint
+from runner.config.groups.model import ModelConfig
 from runner.core.errors import ConfigError
 from runner.core.files import write_atomic
 from runner.core.layout import FORMAT_FOLDERS, RunLayout
@@ -90,7 +91,7 @@ def parse_plan(location: str, text: bytes) -> StoredPlan:
             raise ValueError("another version")
         return StoredPlan(
             id=values["id"],
-            settings=dict(values["settings"]),
+            settings={"model.name": ModelConfig.name, **values["settings"]},  # which earlier versions did not have
             shards=[Span(int(first), int(end)) for first, end in values["shards"]],
             row_digests=list(values["row_digests"]),
             partition=PartitionInfo.from_json(values["partition"]),

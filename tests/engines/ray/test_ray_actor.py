@@ -33,10 +33,12 @@ from runner.output.formats import make_formats
 from runner.output.state.journal import ShardCounts, ShardEntry, read_journal
 from runner.output.writer import ShardFiles, ShardWriter
 from runner.pipeline.decode_pool import DecodePool
-from runner.pipeline.messages import DecodeOptions, Replica
+from runner.pipeline.messages import Replica
 from tests.configs import make_config
 from tests.pipeline.test_engine import fake_embed
 from tests.results import make_spec
+from tests.vggish_clips import OPTIONS
+from tests.writers import vggish_info
 
 CLIPS, A_SHARD = 96, 8
 SHARDS = [(first, first + A_SHARD) for first in range(0, CLIPS, A_SHARD)]
@@ -81,13 +83,13 @@ class PlainActor(EmbedShards):
 
     def _make(self) -> None:
         self.spec, self.remote, self._folder = self._init.spec, None, None
-        self._pool = DecodePool(DecodeOptions(), 1)
+        self._pool = DecodePool(OPTIONS, 1)
         self._pool.open(1, 2, 5)
         self._model = SimpleNamespace(sessions=[])
 
     def _make_writer(self) -> ShardWriter:
-        formats = make_formats(self.spec.config.output, self.folder, {}, 0.96, [])
-        writer = Writer(ShardFiles(self.folder, formats), self._reports)
+        formats = make_formats(self.spec.config.output, self.folder, vggish_info(), [])
+        writer = Writer(ShardFiles(self.folder, vggish_info(), formats), self._reports)
         writer.fails_at = self.fails_at
         return writer
 
@@ -234,7 +236,7 @@ def test_shards_that_an_actor_takes_back_are_left_to_be_done(tmp_path: Path) -> 
 
 def test_no_shard_is_noted_after_others_were_taken_back(tmp_path: Path) -> None:
     reports = Reports()
-    writer = ShardWriter(ShardFiles(tmp_path, []), reports)
+    writer = ShardWriter(ShardFiles(tmp_path, vggish_info(), []), reports)
     waiting = [reports.expect(number) for number in range(3)]
     for number in range(2):
         writer.commit(ShardEntry(number))

@@ -27,6 +27,7 @@ from tests.configs import make_config
 from tests.results import make_spec
 from tests.storage.leases import make_memory_store, put_holder
 from tests.stress.chaos import make_clips
+from tests.writers import vggish_info
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ def test_shards_that_are_taken_back_lose_their_commit_objects(memory_store: Obje
     (tmp_path / RunLayout.state).mkdir()
     put_holder(memory_store, token="ours")
     journal = Journal(tmp_path / RunLayout.journal)
-    writer = ShardWriter(ShardFiles(tmp_path, []), journal, uploader=RemoteCommitter(spec))
+    writer = ShardWriter(ShardFiles(tmp_path, vggish_info(), []), journal, uploader=RemoteCommitter(spec))
     for shard in range(2):
         writer.commit(ShardEntry(shard))
     writer.revoke_from(1)

@@ -38,6 +38,7 @@ from runner.output.verify import load_committed_shards
 from runner.vggish.postprocess import Postprocessor, random_pca
 from tests.configs import make_config
 from tests.conftest import PROJECT
+from tests.vggish_clips import PREPARATION
 
 
 @pytest.fixture
@@ -137,7 +138,15 @@ def test_a_plan_half_written_counts_the_new_files_as_new_again(run: Path, data: 
 
 
 @pytest.mark.parametrize(
-    "free", ["device=gpu", "memory=greedy", "memory.decode_workers=7", "tracking=none", "dataset.on_error=fail"]
+    "free",
+    [
+        "device=gpu",
+        "memory=greedy",
+        "memory.decode_workers=7",
+        "model.conv=direct",
+        "tracking=none",
+        "dataset.on_error=fail",
+    ],
 )
 def test_what_changes_no_number_may_differ(run: Path, data: Path, free: str) -> None:
     plan(run, data)
@@ -182,6 +191,15 @@ def test_a_plan_with_other_keys_is_of_another_version(run: Path, data: Path, key
         check_output_folder(run, config(data))
     with pytest.raises(ConfigError, match=r"another configuration: .*precision\.name"):
         check_output_folder(run, config(data, "precision=bfloat16"))
+
+
+def test_a_plan_that_names_no_model_is_of_vggish(run: Path, data: Path) -> None:
+    plan(run, data)
+    path = run / RunLayout.plan
+    values = json.loads(path.read_text())
+    del values["settings"]["model.name"]
+    path.write_text(json.dumps(values))
+    check_output_folder(run, config(data))
 
 
 def test_a_folder_of_something_else_is_refused(run: Path, data: Path) -> None:
@@ -302,7 +320,7 @@ def test_a_clip_whose_decoder_was_not_installed_is_tried_once_it_is(
     monkeypatch.setitem(sys.modules, "av", None)
     (data / "noise.m4a").write_bytes(b"noise")
     with pytest.raises(ClipError) as caught:
-        read_clip(data / "noise.m4a")
+        read_clip(data / "noise.m4a", preparation=PREPARATION)
     lost = SkippedClip(b"", caught.value.detail, True, ObjectProbe())
     assert not TRANSIENT_REASONS[caught.value.reason](lost)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)

@@ -1,0 +1,157 @@
+"""Other models from the command to the files: a SavedModel, YAMNet, our own export; resumed, and on Ray."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+
+from tests.commands import run_module, run_real
+from tests.models.saved import CLASSES, RATE, SAMPLES, expected, save
+
+COMMON = ("tracking=none", "profile=off", "device=cpu", "memory.decode_workers=1", "output.clips_per_shard=2")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture(scope="module")
+def recordings(folder: Path) -> dict[str, np.ndarray]:
+    """Five recordings at 32 kHz by name, of 4 to 20 s."""
+    random, found = np.random.default_rng(1), {}
+    (folder / "clips").mkdir()
+    for number in range(5):
+        samples = random.uniform(-0.5, 0.5, RATE * 4 * (number + 1)).astype(np.float32)
+        soundfile.write(folder / "clips" / f"{number}.wav", samples, RATE, subtype="FLOAT")
+        found[f"{number}.wav"] = samples
+    return found
+
+
+@pytest.fixture(scope="module")
+def settings(tf: ModuleType, folder: Path, recordings: dict[str, np.ndarray]) -> tuple[str, ...]:
+    """The command's arguments but for ``output.dir``."""
+    save(tf, folder / "saved")
+    (folder / "classes.txt").write_text("\n".join(CLASSES) + "\n")
+    return (
+        *(f"dataset.root={folder / 'clips'}", f"paths.models={folder / 'models'}", f"paths.outputs={folder}", *COMMON),
+        *("model=savedmodel", f"model.path={folder / 'saved'}", f"model.sample_rate={RATE}", "model.window_s=5"),
+        *("model.hop_s=2.5", f"model.classes={folder / 'classes.txt'}", "output.formats=[parquet,npz,tfrecord]"),
+    )
+
+
+@pytest.fixture(scope="module")
+def run_dir(folder: Path, settings: tuple[str, ...]) -> Path:
+    done = run_real(*settings, f"output.dir={folder / 'run'}")
+    assert done.status == 0, done.err
+    return folder / "run"
+
+
+def windows_of(samples: np.ndarray) -> np.ndarray:
+    """The windows of five seconds every 2.5; a short clip is padded to one."""
+    if len(samples) < SAMPLES:
+        return np.pad(samples, (0, SAMPLES - len(samples)))[None]
+    return np.lib.stride_tricks.sliding_window_view(samples, SAMPLES)[:: SAMPLES // 2]
+
+
+def test_every_format_has_both_outputs_of_every_window(run_dir: Path, recordings: dict[str, np.ndarray]) -> None:
+    table = pq.read_table(run_dir / "embeddings")
+    import tensorflow as tf
+
+    records = {}
+    for path in sorted((run_dir / "tfrecord").rglob("*.tfrecord*")):
+        for record in tf.data.TFRecordDataset(str(path)):
+            message = tf.train.SequenceExample.FromString(record.numpy())
+            (name,) = (
+                message.context.feature["video_id"].bytes_list.value or message.context.feature["id"].bytes_list.value
+            )
+            records[name.decode()] = message.feature_lists.feature_list
+    for name, samples in recordings.items():
+        embeddings, scores = expected(windows_of(samples))
+        rows = table.filter(np.array(table["clip"].to_pylist()) == name)
+        npz = np.load(run_dir / "npz" / f"{name}.npz")
+        for column, values in (("embedding", embeddings), ("scores", scores)):
+            np.testing.assert_allclose(np.stack(rows[column].to_numpy()), values, atol=2e-4)
+            assert np.array_equal(npz[column], np.stack(rows[column].to_numpy()))
+            listed = [list(feature.float_list.value) for feature in records[name][column].feature]
+            assert np.array_equal(np.array(listed, np.float32), npz[column])
+
+
+def test_clips_parquet_names_the_best_classes_by_their_mean_score(
+    run_dir: Path, recordings: dict[str, np.ndarray]
+) -> None:
+    for row in pq.read_table(run_dir / "clips.parquet").to_pylist():
+        means = expected(windows_of(recordings[row["clip"]]))[1].mean(axis=0)
+        assert row["top_classes"] == [CLASSES[number] for number in np.argsort(-means)]
+        np.testing.assert_allclose(row["top_scores"], np.sort(means)[::-1], atol=1e-4)
+
+
+def test_a_lost_shard_is_redone_with_the_same_bytes(run_dir: Path, settings: tuple[str, ...]) -> None:
+    shard = run_dir / "embeddings/part-00001.parquet"
+    before = shard.read_bytes()
+    shard.unlink()
+    done = run_real(*settings, f"output.dir={run_dir}")
+    assert done.status == 0, done.err
+    assert shard.read_bytes() == before
+
+
+def test_a_run_is_not_resumed_with_another_model(run_dir: Path, settings: tuple[str, ...]) -> None:
+    done = run_real(*settings, "model.hop_s=5", f"output.dir={run_dir}")
+    assert done.status != 0
+    assert "model.hop_s" in done.err
+    other = [word for word in settings if not word.startswith(("model", "output.formats"))]
+    done = run_real(*other, "weights=random", "output.formats=[parquet,npz]", f"output.dir={run_dir}")
+    assert done.status != 0
+    assert "model" in done.err
+
+
+def test_ray_gives_the_same_rows(folder: Path, run_dir: Path, settings: tuple[str, ...]) -> None:
+    if not os.environ.get("CI"):
+        pytest.importorskip("ray", reason="Ray has no build for this machine")
+    done = run_real(*settings, "engine=ray", f"output.dir={folder / 'on_ray'}")
+    assert done.status == 0, done.err
+    for name in ("embeddings", "clips.parquet"):
+        one, other = (pq.read_table(each / name).replace_schema_metadata(None) for each in (run_dir, folder / "on_ray"))
+        assert one.equals(other), name
+
+
+def test_our_own_export_gives_a_runs_bits(folder: Path, models: Path) -> None:
+    own = ("weights=random", "weights.seed=7", f"paths.models={models}")
+    done = run_module("runner", "export", *own, f"output.dir={folder / 'exported'}", timeout=300)
+    assert done.status == 0, done.err
+    common = (f"dataset.root={folder / 'clips'}", f"paths.outputs={folder}", *COMMON)
+    plain = run_real(*common, *own, "model.conv=direct", f"output.dir={folder / 'vggish'}")
+    assert plain.status == 0, plain.err
+    done = run_real(
+        *(*common, f"paths.models={models}", "model=savedmodel", f"model.path={folder / 'exported'}"),
+        *("model.signature=windows", "model.window_s=0.975", "model.hop_s=0.96", f"output.dir={folder / 'by_export'}"),
+    )
+    assert done.status == 0, done.err
+    one, other = (pq.read_table(folder / name / "embeddings") for name in ("vggish", "by_export"))
+    assert np.array_equal(np.stack(one["embedding"].to_numpy()), np.stack(other["embeddings"].to_numpy()))
+
+
+def test_yamnet_has_a_window_every_half_second_and_pads_the_last(
+    folder: Path, recordings: dict[str, np.ndarray]
+) -> None:
+    common = (
+        f"dataset.root={folder / 'clips'}",
+        f"paths.models={folder / 'models'}",
+        f"paths.outputs={folder}",
+        *COMMON,
+    )
+    done = run_real(*common, "model=yamnet", "weights=random", f"output.dir={folder / 'yamnet'}")
+    assert done.status == 0, done.err
+    table = pq.read_table(folder / "yamnet/embeddings")
+    counts = dict(zip(*np.unique(table["clip"].to_pylist(), return_counts=True), strict=True))
+    for name, samples in recordings.items():
+        after_first = max(0, len(samples) // 2 - 15_600)
+        assert counts[name] == 1 + -(-after_first // 7680)
+    assert [field.type.list_size for field in table.schema if field.name in ("embedding", "scores")] == [1024, 521]
+    assert table.schema.metadata[b"vggish_runner.model"] == b"YAMNet"
