@@ -289,14 +289,17 @@ def _configure_logging() -> None:
 
 
 def _apply_ray_resources(config: RunConfig) -> RunConfig:
-    """Limit threads, processes and a GPU's memory to the resources that Ray assigned to this actor."""
+    """Limit threads, processes and a GPU's memory to the resources that Ray assigned to this actor.
+
+    Its shards are written by threads: there are other actors, with interpreters of their own.
+    """
     import ray
 
     resources = ray.get_runtime_context().get_assigned_resources()
     cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
     if cpus >= 1:
         os.environ[CORES] = str(int(cpus))
+    memory = replace(config.memory, writer_processes=0)
     if 0 < gpus < 1:
-        memory = replace(config.memory, gpu_memory_fraction=gpus * config.memory.gpu_memory_fraction)
-        return replace(config, memory=memory)
-    return config
+        memory = replace(memory, gpu_memory_fraction=gpus * memory.gpu_memory_fraction)
+    return replace(config, memory=memory)
