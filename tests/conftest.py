@@ -68,9 +68,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 _TENSORFLOW = (
-    *("inference/", "vggish/", "converters/", "audio/test_resample", "cli/test_fad_selftest", "devices/test_cuda"),
-    *("end_to_end/test_export", "output/test_formats", "pipeline/test_independence", "pipeline/test_kinds"),
-    *("statistics/test_files", "stress/test_mutations"),
+    *("inference/", "models/", "vggish/", "yamnet/", "converters/", "audio/test_resample", "cli/test_fad_selftest"),
+    *("devices/test_cuda", "end_to_end/test_export", "output/test_formats", "pipeline/test_independence"),
+    *("pipeline/test_kinds", "statistics/test_files", "stress/test_mutations"),
 )
 """Beginnings of the paths of tests that import TensorFlow into their own process."""
 

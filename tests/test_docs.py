@@ -44,8 +44,13 @@ def blocks(path: Path, *languages: str) -> list[str]:
     return [block for language, block in fenced if language in languages]
 
 
+def joined(block: str) -> str:
+    """The block with each command that goes on behind a backslash on one line."""
+    return re.sub(r" *\\\n *", " ", block)
+
+
 def commands() -> list[str]:
-    lines = [line for path in DOCS for block in blocks(path, "sh", "") for line in block.splitlines()]
+    lines = [line for path in DOCS for block in blocks(path, "sh", "") for line in joined(block).splitlines()]
     typed = (line.removeprefix("$ ").partition("   ")[0] for line in lines)
     commands = (command.replace("vggish-runner ", "python -m runner ", 1) for command in typed)
     return sorted({command for command in commands if command.startswith("python -m runner ")})

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from runner.audio.framing import WindowCutter, cut
-from runner.config.composition import compose_config
 from runner.yamnet.constants import VARIABLE_SHAPES
 from runner.yamnet.smoke_test import padded_windows, smoke_failures, smoke_statistics, smoke_windows
 from runner.yamnet.spec import YAMNET, yamnet_spec
+from tests.configs import make_config
 
 
 def released_patches(samples: int) -> int:
@@ -37,7 +37,7 @@ def test_windows_are_as_many_as_the_releases_patches(samples: int) -> None:
 
 @pytest.mark.parametrize("samples", [1, 15_599, 15_600, 15_601, 15_761, 23_280, 23_281, 160_000])
 def test_a_run_cuts_clips_as_the_release_pads_them(samples: int) -> None:
-    framing = compose_config(["model=yamnet"]).framing
+    framing = make_config(["model=yamnet"]).framing
     waveform = np.arange(1, samples + 1, dtype=np.float32)
     cutter = WindowCutter(framing)
     windows = np.concatenate(list(cut(iter(np.array_split(waveform, 3)), cutter)))
