@@ -55,7 +55,7 @@ class SessionMetadata:
     versions: Mapping[str, str] = field(default_factory=dict)
 
 
-class VGGishSession:
+class EmbeddingSession:
     """Embeds waveform on one device.
 
     Embeddings do not depend on the batch they are computed in: short input is padded with silence to ``min_rows`` rows,
@@ -345,7 +345,7 @@ class VGGishSession:
         return tf.device(self.device_name)
 
 
-def identity_of(session: VGGishSession, postprocess: Postprocessor | None) -> dict[str, str]:
+def identity_of(session: EmbeddingSession, postprocess: Postprocessor | None) -> dict[str, str]:
     """Return the weights, precision and, where embeddings are post-processed, PCA parameters in effect."""
     metadata = session.metadata
     return {
