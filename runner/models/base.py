@@ -78,7 +78,8 @@ class EmbeddingModel:
     """A model from waveform to embeddings, as the runner takes it: see docs/guides/models.md.
 
     A model of another package subclasses it, sets ``spec`` and writes ``build`` (or ``make_program``, for a program of
-    its own), and ``random_weights`` or ``read_weights``.  Its module must not import TensorFlow when it is imported: commands read its ``spec`` alone.
+    its own), and ``random_weights`` or ``read_weights``.  Its module must not import TensorFlow when it is imported:
+    commands read its ``spec`` alone.
 
     Attributes:
         spec: rate, windows and outputs.

@@ -100,8 +100,6 @@ def test_coarser_precisions_stay_within_parity(
 def test_any_number_of_rows_is_filled_up_and_split(
     session: EmbeddingSession, vggish: EmbeddingSession, rows: int
 ) -> None:
-    session: EmbeddingSession, vggish: EmbeddingSession, rows: int
-) -> None:
     windows = SIGNALS[np.arange(rows) % 8]
     embeddings = session.embed_windows(windows)
     assert embeddings.shape == (rows, 128)
