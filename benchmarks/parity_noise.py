@@ -16,7 +16,7 @@ from runner.inference.builder import DeviceRequest, place_on_device
 from runner.inference.gate import measure_session
 from runner.inference.parity import worst_of
 from runner.inference.precision import choose_precision
-from runner.inference.session import SessionMetadata, VGGishSession
+from runner.inference.session import EmbeddingSession, SessionMetadata
 from runner.models.answers import Answers
 from runner.models.base import Target
 from runner.models.signals import fixed_signals
@@ -50,7 +50,7 @@ def main() -> None:
                 choice = Decision(conv, conv, "each is measured")
                 program = VGGishProgram(VGGISH, dict(weights), Target(device.effective, precision), choice)
                 metadata = SessionMetadata(DeviceReport.of(device), chosen.decision, source, choice)
-                session = VGGishSession(program, options.rows, metadata)
+                session = EmbeddingSession(program, options.rows, metadata)
                 for dtype in ("int16", "float32"):
                     parity = measure_session(session, Answers(exact, rounded, log_mel=log_mel), dtype)
                     found.setdefault(f"{precision} {conv}", []).append(parity)

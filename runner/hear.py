@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from runner.audio.framing import hop_samples
 from runner.inference.api import load_vggish_model
-from runner.inference.session import VGGishSession
+from runner.inference.session import EmbeddingSession
 from runner.vggish.constants import EMBEDDING_SIZE, EXAMPLE_SAMPLES, SAMPLE_RATE
 from runner.vggish.spec import VGGISH
 
@@ -40,7 +40,7 @@ class Vggish(tf.Module):  # type: ignore[misc]
     scene_embedding_size = EMBEDDING_SIZE
     timestamp_embedding_size = EMBEDDING_SIZE
 
-    def __init__(self, session: VGGishSession) -> None:
+    def __init__(self, session: EmbeddingSession) -> None:
         super().__init__(name="vggish")
         self.session = session
 

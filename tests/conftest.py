@@ -24,7 +24,7 @@ from tests.commands import run as run_command
 from tests.fork_server import SHARED, server_folder
 
 if TYPE_CHECKING:
-    from runner.inference.session import VGGishSession
+    from runner.inference.session import EmbeddingSession
 
 __all__ = ["PROJECT", "Done", "environment", "run_command"]
 AUDIO = PROJECT.parent / "shared" / "audio"
@@ -157,7 +157,7 @@ def weights() -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="session")
-def vggish(weights: dict[str, np.ndarray]) -> VGGishSession:
+def vggish(weights: dict[str, np.ndarray]) -> EmbeddingSession:
     """A session on the CPU in float32."""
     from tests.reference import make_session
 

@@ -6,7 +6,7 @@ from runner.contract.result import Decision, DeviceReport, WeightsReport
 from runner.devices.detection import DeviceInfo, DeviceType
 from runner.devices.selection import DeviceChoice, choose_device
 from runner.inference.precision import PrecisionChoice, choose_precision
-from runner.inference.session import SessionMetadata, VGGishSession
+from runner.inference.session import EmbeddingSession, SessionMetadata
 from runner.models.base import Target
 from runner.models.vggish.program import VGGishProgram
 from runner.vggish.spec import VGGISH
@@ -84,8 +84,8 @@ def make_program(
 
 def make_session(
     weights: dict[str, np.ndarray], precision: str = "float32", batch_size: int = 64, conv: str = "direct"
-) -> VGGishSession:
+) -> EmbeddingSession:
     choice = choose_device("cpu", [CPU])
     chosen = choose_precision(precision, CPU)
     program = make_program(weights, DeviceType.CPU, chosen, conv)
-    return VGGishSession(program, batch_size, metadata_of(choice, chosen))
+    return EmbeddingSession(program, batch_size, metadata_of(choice, chosen))

@@ -24,7 +24,7 @@ from runner.config.composition import compose_config
 from runner.config.schema import GROUPS, schemas
 from runner.contract.result import RunInfo, RunResult, RunStats, Startup
 from runner.core.metrics import metric_of
-from runner.inference.session import VGGishSession
+from runner.inference.session import EmbeddingSession
 from runner.output.parquet import embedding_schema
 from runner.output.rows import CLIP_SCHEMA
 from runner.output.state.rerun import TRANSIENT_REASONS
@@ -237,6 +237,6 @@ def test_every_metric_of_a_full_run_is_defined(few_clips: Path, outputs: Path) -
 
 
 @pytest.mark.slow
-def test_a_trace_is_a_profile_of_tensorflows(vggish: VGGishSession, tmp_path: Path) -> None:
+def test_a_trace_is_a_profile_of_tensorflows(vggish: EmbeddingSession, tmp_path: Path) -> None:
     trace(vggish, tmp_path / "trace", "int16")
     assert list((tmp_path / "trace").rglob("*.xplane.pb"))

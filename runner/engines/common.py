@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from runner.core.model_spec import ModelSpec
     from runner.core.stop_signals import StopSignal
     from runner.inference.builder import Placement
-    from runner.inference.session import VGGishSession
+    from runner.inference.session import EmbeddingSession
     from runner.output.remote.committer import RemoteCommitter
     from runner.output.state.journal import ShardEntry
     from runner.output.writer import CommitLog, Files
@@ -44,7 +44,7 @@ _GC_THRESHOLDS = 200_000, 50, 100
 took 16 % of the time of a run on an H200."""
 
 
-def file_metadata(config: RunConfig, session: VGGishSession, placement: Placement) -> dict[str, str]:
+def file_metadata(config: RunConfig, session: EmbeddingSession, placement: Placement) -> dict[str, str]:
     """Describe a run's files: model, weights, front end, precision, device, versions; all strings.
 
     Args:

@@ -13,7 +13,7 @@ from runner.models.vggish.model import VGGish
 
 if TYPE_CHECKING:
     from runner.config.schema import WeightsConfig
-    from runner.inference.session import VGGishSession
+    from runner.inference.session import EmbeddingSession
     from runner.models.base import EmbeddingModel
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ def load_vggish_model(
     precision: str = "float32",
     batch_size: int | None = None,
     models: str | Path | None = None,
-) -> VGGishSession:
+) -> EmbeddingSession:
     """A ready VGGish session, for notebooks and scripts.
 
     Args:
@@ -74,7 +74,7 @@ def load_vggish_model(
 
 def load_session(
     model: EmbeddingModel, weights: WeightsConfig, models: Path, request: DeviceRequest, policy: MemoryConfig
-) -> VGGishSession:
+) -> EmbeddingSession:
     """Return a ready session of a model on the first of the placed devices.
 
     Args:

@@ -20,7 +20,7 @@ from runner.core.metrics import BACKGROUND_LOAD, MAX_BACKGROUND_LOAD
 from runner.devices.load import BackgroundLoad, family_cpu_s
 
 if TYPE_CHECKING:
-    from runner.inference.session import VGGishSession
+    from runner.inference.session import EmbeddingSession
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ def _is_fresh(value: Mapping[str, Any]) -> bool:
     return bool(_curve_of(value).steps) and _is_undisturbed(value) and 0 <= age < _MAX_AGE_S
 
 
-def measure_on(session: VGGishSession, dtype: str) -> Callable[[int], BatchSizePoint | None]:
+def measure_on(session: EmbeddingSession, dtype: str) -> Callable[[int], BatchSizePoint | None]:
     """Return the function by which ``search_batch_size`` measures a session; it changes the session's batch size.
 
     On a GPU it measures windows that are there already, as batches are copied while others are computed.

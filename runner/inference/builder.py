@@ -16,7 +16,7 @@ from runner.devices.selection import choose_device
 from runner.inference.gpu_memory import GpuMemory, apply_gpu_memory
 from runner.inference.memory import plan_memory
 from runner.inference.precision import choose_precision
-from runner.inference.session import SessionMetadata, VGGishSession
+from runner.inference.session import EmbeddingSession, SessionMetadata
 from runner.inference.tensorflow_import import import_tensorflow
 from runner.models.base import Target
 
@@ -90,7 +90,7 @@ def build_sessions(
     cache: Path | None = None,
     timed: Callable[[str, float], None] | None = None,
     dtypes: Sequence[str] = ("float32",),
-) -> list[VGGishSession]:
+) -> list[EmbeddingSession]:
     """Build a session on each of the placed devices, and compile their programs.
 
     Args:
@@ -111,7 +111,7 @@ def build_sessions(
         is_last = ordinal == len(placement.device.others)
         arrays = loaded.arrays if is_last else dict(loaded.arrays)
         program = model.make_program(arrays, replace(target, ordinal=ordinal), algorithm)
-        sessions.append(VGGishSession(program, placement.memory.batch_size, metadata))
+        sessions.append(EmbeddingSession(program, placement.memory.batch_size, metadata))
     built = time.perf_counter()
     with ThreadPoolExecutor(len(sessions)) as threads:
         list(threads.map(lambda session: [session.warm_up(dtype) for dtype in dtypes], sessions))  # raises their errors
@@ -122,7 +122,7 @@ def build_sessions(
     return sessions
 
 
-def build_session(placement: Placement, model: EmbeddingModel, loaded: LoadedWeights) -> VGGishSession:
+def build_session(placement: Placement, model: EmbeddingModel, loaded: LoadedWeights) -> EmbeddingSession:
     """Build a session on the first of the placed devices; ``loaded``'s arrays are emptied."""
     (session,) = build_sessions(replace(placement, device=replace(placement.device, others=())), model, loaded)
     return session

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from runner.audio.framing import Windows
     from runner.config.schema import ParityConfig
     from runner.inference.parity import Parity
-    from runner.inference.session import VGGishSession
+    from runner.inference.session import EmbeddingSession
     from runner.models.answers import Answers
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class Canary:
 
     def __init__(
         self,
-        session: VGGishSession,
+        session: EmbeddingSession,
         answers: Answers | None,
         config: ParityConfig,
         dtypes: Sequence[str],
@@ -73,7 +73,7 @@ class Canary:
         self.misses: list[str] = []
 
     def embed(self, windows: Windows | SourceWindows, copied: Callable[[], None] | None = None) -> NDArray[np.float32]:
-        """Embed windows; see ``VGGishSession.embed_windows``.
+        """Embed windows; see ``EmbeddingSession.embed_windows``.
 
         Raises:
             ParityError: the session is out of tolerance, with ``parity=strict``.

@@ -59,7 +59,7 @@ class DeviceCopy:
             return tf.identity(as_tensor(rows))
 
     def staged(self, windows: Windows) -> Any:
-        """Copy windows, [n, 15600] or [n, frames, channels], into this thread's staging buffer for their kind.
+        """Copy windows, [n, samples] or [n, frames, channels], into this thread's staging buffer for their kind.
 
         The tensor is valid until the thread's next call with that kind.  Where CUDA refuses a stream, TensorFlow copies
         from then on, and ``method`` says so.

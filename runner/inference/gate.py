@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from runner.audio.framing import Windows
     from runner.config.schema import ParityConfig
     from runner.core.model_spec import ModelSpec
-    from runner.inference.session import VGGishSession
+    from runner.inference.session import EmbeddingSession
     from runner.models.answers import Answers
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ def signals_of(spec: ModelSpec, dtype: str) -> Windows:
     return as_int16(signals[:INT16_SIGNALS]) if dtype == "int16" else signals
 
 
-def measure_session(session: VGGishSession, answers: Answers, dtype: str = "float32") -> Parity:
+def measure_session(session: EmbeddingSession, answers: Answers, dtype: str = "float32") -> Parity:
     """Return the worst of each measure over all calls, in windows of one type; see the module.
 
     Args:
@@ -66,7 +66,7 @@ def measure_session(session: VGGishSession, answers: Answers, dtype: str = "floa
     return _with_log_mel(worst, log_mel, answers.log_mel[: len(signals)])
 
 
-def _rows(session: VGGishSession, signals: int) -> list[int]:
+def _rows(session: EmbeddingSession, signals: int) -> list[int]:
     """Rows of the batches that hold all signals."""
     full = session.effective_batch_size
     if not session.fills_batches:
@@ -96,7 +96,7 @@ class GateResult:
 
 
 def run_parity_gate(
-    sessions: Sequence[VGGishSession],
+    sessions: Sequence[EmbeddingSession],
     answers: Answers,
     config: ParityConfig,
     dtypes: Sequence[str] = ("float32",),
@@ -134,7 +134,7 @@ def run_parity_gate(
     return GateResult(report, parity.metrics(), failure)
 
 
-def message_of(session: VGGishSession, misses: Sequence[str]) -> str:
+def message_of(session: EmbeddingSession, misses: Sequence[str]) -> str:
     """Tell the user which device misses what, and the ways out."""
     device, precision = session.metadata.device, session.metadata.precision.effective
     return (

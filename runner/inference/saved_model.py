@@ -18,7 +18,7 @@ from runner.inference.tensorflow_import import import_tensorflow
 if TYPE_CHECKING:
     from runner.config.schema import RunConfig
     from runner.inference.gate import GateResult
-    from runner.inference.session import VGGishSession
+    from runner.inference.session import EmbeddingSession
 
 METADATA = "metadata.json"
 
@@ -98,7 +98,7 @@ def _check_frontend(frontend: FrontendConfig) -> None:
             )
 
 
-def _metadata(config: RunConfig, session: VGGishSession, gate: GateResult | None) -> str:
+def _metadata(config: RunConfig, session: EmbeddingSession, gate: GateResult | None) -> str:
     """Describe the model: JSON text."""
     from runner.devices.host import versions
     from runner.vggish.constants import EMBEDDING_SIZE, SAMPLE_RATE
@@ -145,7 +145,7 @@ def cut(samples: Any, frontend: FrontendConfig) -> Any:
 
 
 def _module(
-    session: VGGishSession, compute_dtype: str, cutting: FrontendConfig, metadata: str
+    session: EmbeddingSession, compute_dtype: str, cutting: FrontendConfig, metadata: str
 ) -> tuple[Any, Mapping[str, Any]]:
     """The module to save, and its signatures."""
     import tensorflow as tf

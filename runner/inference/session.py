@@ -55,7 +55,7 @@ class SessionMetadata:
     versions: Mapping[str, str] = field(default_factory=dict)
 
 
-class VGGishSession:
+class EmbeddingSession:
     """Embeds waveform on one device.
 
     Embeddings do not depend on the batch they are computed in: short input is padded with silence to ``min_rows`` rows,
@@ -166,10 +166,10 @@ class VGGishSession:
         return time.perf_counter() - start
 
     def embed_windows(self, windows: Windows | SourceWindows, copied: Callable[[], None] | None = None) -> Array:
-        """Embed windows of waveform to float32 [n, 128] on the host.
+        """Embed windows of waveform to float32 [n, width] on the host: the outputs side by side.
 
         Args:
-            windows: mono 16 kHz, [n, 15600]: float32 in -1..1, or int16 samples; of other types, those that
+            windows: mono, [n, samples] at the model's rate: float32 in -1..1, or int16; of other types, those that
                 ``samples.as_samples`` scales; or windows at another rate.
             copied: called once the windows are on a device of its own memory, with the results still to come.
 
@@ -186,7 +186,7 @@ class VGGishSession:
         return self._embed(str(windows.dtype), windows, copied)
 
     def resample(self, source: SourceWindows, copied: Callable[[], None] | None = None) -> Any:
-        """Resample windows to float32 [n, 15600] at 16 kHz: a tensor on the device, or an array.
+        """Resample windows to float32 [n, samples] at the model's rate: a tensor on the device, or an array.
 
         Args:
             source: windows at another rate.
@@ -202,7 +202,7 @@ class VGGishSession:
             return self._resampler.resample(source, on_device)
 
     def embed_examples(self, examples: Array) -> Array:
-        """Embed log-mel examples, floats [n, 96, 64], to float32 [n, 128] on the host.
+        """Embed log-mel examples, floats [n, 96, 64], to float32 [n, width] on the host; VGGish alone takes them.
 
         Returns:
             A row of NaN for an example that holds NaN, infinity or numbers beyond ``LARGEST_LOG_MEL``.
@@ -233,7 +233,7 @@ class VGGishSession:
             hop_s: seconds between examples; the model's own hop when None.
 
         Returns:
-            float32 [examples, 128]; a clip too short for one example is zero-padded to one.
+            float32 [examples, width]; a clip too short for one example is zero-padded to one.
 
         Raises:
             ValueError: ``waveform`` is of another type or shape, empty, NaN, infinite or of another scale; the sample
@@ -252,7 +252,7 @@ class VGGishSession:
         return self._embed_clip([windows if len(windows) else cutter.finish()])
 
     def embed_file(self, path: str | Path, *, hop_s: float | None = None) -> Array:
-        """Embed one audio file to float32 [examples, 128]; raises ``ClipError`` where it can't be decoded."""
+        """Embed one audio file to float32 [examples, width]; raises ``ClipError`` where it can't be decoded."""
         from runner.audio.preparation import Preparation
         from runner.audio.reader import read_clip
 
@@ -345,7 +345,7 @@ class VGGishSession:
         return tf.device(self.device_name)
 
 
-def identity_of(session: VGGishSession, postprocess: Postprocessor | None) -> dict[str, str]:
+def identity_of(session: EmbeddingSession, postprocess: Postprocessor | None) -> dict[str, str]:
     """Return the weights, precision and, where embeddings are post-processed, PCA parameters in effect."""
     metadata = session.metadata
     return {

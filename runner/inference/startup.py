@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from runner.inference.builder import Placement
     from runner.inference.gate import GateResult
     from runner.inference.memory import MemoryPlan
-    from runner.inference.session import VGGishSession
+    from runner.inference.session import EmbeddingSession
     from runner.models.answers import Answers
     from runner.models.base import LoadedWeights
 
@@ -52,7 +52,7 @@ class LoadedModel:
     """
 
     placement: Placement
-    sessions: list[VGGishSession]
+    sessions: list[EmbeddingSession]
     postprocess: Postprocessor | None
     dtypes: tuple[str, ...]
     answers: Answers | None
@@ -136,7 +136,7 @@ class SessionStartup:
 
     def _build_until_parity(
         self, placement: Placement, loaded: LoadedWeights
-    ) -> tuple[Placement, list[VGGishSession], Answers | None]:
+    ) -> tuple[Placement, list[EmbeddingSession], Answers | None]:
         """Build sessions in the first of the possible precisions in which they pass the parity gate."""
         while True:
             placement, sessions, answers = self._build(placement, loaded)
@@ -165,7 +165,7 @@ class SessionStartup:
 
     def _build(
         self, placement: Placement, loaded: LoadedWeights
-    ) -> tuple[Placement, list[VGGishSession], Answers | None]:
+    ) -> tuple[Placement, list[EmbeddingSession], Answers | None]:
         """Build sessions in the placement's precision; the placement returned has the batch size in use."""
         from runner.inference.builder import build_sessions
 
@@ -200,7 +200,7 @@ class SessionStartup:
         )
         return placement, sessions, answers
 
-    def _check_parity(self, sessions: Sequence[VGGishSession], answers: Answers) -> GateResult:
+    def _check_parity(self, sessions: Sequence[EmbeddingSession], answers: Answers) -> GateResult:
         self._events.phase("parity")
         with self._timer.step("parity"):
             gate = run_parity_gate(sessions, answers, self._config.parity, self._dtypes)
@@ -208,7 +208,7 @@ class SessionStartup:
         self.metrics |= {**gate.metrics, "parity_s": self._timer.steps["parity"]}
         return gate
 
-    def _tune_batch_size(self, placement: Placement, sessions: Sequence[VGGishSession]) -> Placement:
+    def _tune_batch_size(self, placement: Placement, sessions: Sequence[EmbeddingSession]) -> Placement:
         """Find the batch size on the first device, set it for all sessions, and plan memory again."""
         from runner.inference.builder import memory_plan
 
@@ -245,7 +245,7 @@ class SessionStartup:
         return replace(placement, memory=plan(curve.batch_size))
 
 
-def _resolved(placement: Placement, sessions: Sequence[VGGishSession]) -> dict[str, Scalar]:
+def _resolved(placement: Placement, sessions: Sequence[EmbeddingSession]) -> dict[str, Scalar]:
     plan, gpu_memory = placement.memory, placement.gpu_memory
     values: dict[str, Scalar] = {
         "device": placement.device.effective.value,

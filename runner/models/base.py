@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,11 +74,12 @@ class Target:
         return "/CPU:0" if self.device is DeviceType.CPU else f"/GPU:{self.ordinal}"
 
 
-class EmbeddingModel(ABC):
+class EmbeddingModel:
     """A model from waveform to embeddings, as the runner takes it: see docs/guides/models.md.
 
-    A model of another package subclasses it, sets ``spec`` and writes ``build``, and ``random_weights`` or
-    ``read_weights``.  Its module must not import TensorFlow when it is imported: commands read its ``spec`` alone.
+    A model of another package subclasses it, sets ``spec`` and writes ``build`` (or ``make_program``, for a program of
+    its own), and ``random_weights`` or ``read_weights``.  Its module must not import TensorFlow when it is imported:
+    commands read its ``spec`` alone.
 
     Attributes:
         spec: rate, windows and outputs.
@@ -97,7 +97,6 @@ class EmbeddingModel(ABC):
 
     has_reference: ClassVar[bool] = False
 
-    @abstractmethod
     def build(self, weights: Weights, precision: str, device: DeviceType) -> Callable[[Any], Mapping[str, Any]]:
         """Return the function from windows to outputs, of TensorFlow's operations.
 
@@ -109,6 +108,7 @@ class EmbeddingModel(ABC):
             precision: number format for the network: one of ``spec.precisions``.
             device: the kind of device.
         """
+        raise NotImplementedError(f"{type(self).__name__} has neither build nor make_program")
 
     def random_weights(self, seed: int) -> Weights:
         """Draw weights, the same for a seed on every machine.

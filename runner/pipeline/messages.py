@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from runner.audio.preparation import Preparation
     from runner.audio.source_windows import SourceWindows
     from runner.inference.canary import Canary
-    from runner.inference.session import VGGishSession
+    from runner.inference.session import EmbeddingSession
 
 Array = NDArray[np.float32]
 
@@ -152,7 +152,7 @@ class Replica:
     canary: Canary | None = None
 
     @classmethod
-    def watched(cls, session: VGGishSession, canary: Canary) -> Replica:
+    def watched(cls, session: EmbeddingSession, canary: Canary) -> Replica:
         """Return a session's replica, with canaries among its batches."""
         return cls(session.device_name[1:], canary.embed, session.in_flight, canary)
 

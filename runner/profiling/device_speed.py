@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from runner.audio.framing import synthetic_windows
 
 if TYPE_CHECKING:
-    from runner.inference.session import VGGishSession
+    from runner.inference.session import EmbeddingSession
 
 _PRODUCT = {"cpu": 2048, "gpu": 8192, "metal": 4096}
 """Rows and columns of the square matrices by kind of device."""
@@ -22,7 +22,7 @@ _CALLS_AHEAD = 8
 """Calls that are queued on a device before waiting for the last one's result."""
 
 
-def model_only(sessions: Sequence[VGGishSession], seconds: float, dtype: str = "int16") -> float:
+def model_only(sessions: Sequence[EmbeddingSession], seconds: float, dtype: str = "int16") -> float:
     """Measure examples per second of all sessions at once, from windows on the device to embeddings on the host.
 
     Args:
@@ -56,7 +56,7 @@ def model_only(sessions: Sequence[VGGishSession], seconds: float, dtype: str = "
     return sum(done) / (time.perf_counter() - start)
 
 
-def matmul_peak(session: VGGishSession, kind: str, precision: str, seconds: float) -> float:
+def matmul_peak(session: EmbeddingSession, kind: str, precision: str, seconds: float) -> float:
     """Measure TFLOP/s of large matrix products of random numbers on the session's device, in its precision."""
     import tensorflow as tf
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from runner.contract.events import Events
     from runner.contract.spec import RunSpec
     from runner.dataset.clips import Clip
-    from runner.inference.session import VGGishSession
+    from runner.inference.session import EmbeddingSession
     from runner.inference.startup import LoadedModel
     from runner.output.rows import ClipRow
     from runner.pipeline.decode_pool import DecodePool
@@ -246,7 +246,7 @@ def evenly(clips: Iterator[Clip], wanted: int, count: int) -> Iterator[Clip]:
 
 
 def speed_over_batch_sizes(
-    session: VGGishSession, dtype: str, fits: Callable[[int], bool]
+    session: EmbeddingSession, dtype: str, fits: Callable[[int], bool]
 ) -> tuple[BatchSizePoint, ...]:
     """The model's speed at 1, 4, 16, … examples a batch and at the session's own size, which it keeps.
 
@@ -272,7 +272,7 @@ def speed_over_batch_sizes(
     return tuple(steps)
 
 
-def trace(session: VGGishSession, folder: Path, dtype: str) -> None:
+def trace(session: EmbeddingSession, folder: Path, dtype: str) -> None:
     """TensorFlow's profile of a few batches on the session, for TensorBoard's profiler or Perfetto."""
     import tensorflow as tf
 

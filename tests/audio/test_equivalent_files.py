@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from runner.inference.session import VGGishSession
+from runner.inference.session import EmbeddingSession
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +26,7 @@ def apart(actual: np.ndarray, expected: np.ndarray) -> tuple[float, float]:
 
 @pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24"])
 def test_flac_and_wav_of_the_same_samples_are_equal_bit_for_bit(
-    vggish: VGGishSession, tmp_path: Path, audio: Path, subtype: str
+    vggish: EmbeddingSession, tmp_path: Path, audio: Path, subtype: str
 ) -> None:
     samples, rate = soundfile.read(audio / "equivalence/perch_21100/21100_36_48.wav")
     # Whole numbers, since from floats each format rounds in its own way.
@@ -50,7 +50,7 @@ def test_flac_and_wav_of_the_same_samples_are_equal_bit_for_bit(
     ],
 )
 def test_a_birds_call_in_other_encodings(
-    vggish: VGGishSession, audio: Path, encoding: str, max_error: float, min_cosine: float
+    vggish: EmbeddingSession, audio: Path, encoding: str, max_error: float, min_cosine: float
 ) -> None:
     folder = audio / "equivalence/perch_21100"
     error, cosine = apart(
@@ -73,7 +73,7 @@ def test_a_birds_call_in_other_encodings(
     ],
 )
 def test_a_pluck_at_other_depths(
-    vggish: VGGishSession, audio: Path, encoding: str, max_error: float, min_cosine: float
+    vggish: EmbeddingSession, audio: Path, encoding: str, max_error: float, min_cosine: float
 ) -> None:
     folder = audio / "equivalence/cpython_pluck"
     error, cosine = apart(

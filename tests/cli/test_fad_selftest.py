@@ -13,7 +13,7 @@ from runner.core.errors import WeightsError
 from runner.statistics.frechet import Gaussian, frechet_distance
 
 if TYPE_CHECKING:
-    from runner.inference.session import VGGishSession
+    from runner.inference.session import EmbeddingSession
 
 
 def some_values(windows: np.ndarray) -> np.ndarray:
@@ -49,7 +49,7 @@ def test_the_verdict_is_the_published_distances(
 
 @pytest.mark.slow
 def test_a_session_of_other_weights_is_measured_and_fails(
-    vggish: VGGishSession, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    vggish: EmbeddingSession, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sets: list[np.ndarray] = []
 

@@ -35,7 +35,7 @@ def take_the_place_of_tensorflow() -> None:
     sys.modules["tensorflow"] = _StandIn("tensorflow")
     sys.meta_path.insert(0, _WithoutPandas())
     model.load_checkpoint, model.random_weights, model.weights_checksum = load_checkpoint, draw_arrays, weights_checksum
-    program.VGGishProgram, builder.VGGishSession = DoubleProgram, DoubleSession
+    program.VGGishProgram, builder.EmbeddingSession = DoubleProgram, DoubleSession
     reference.reference_embeddings = embed
     model.remembered_calibration = lambda folder: (1.0, 1.0)  # the checkout's cache keeps what was measured
     startup.remembered = _apart

@@ -25,7 +25,7 @@ from runner.core.model_spec import ModelSpec
 from runner.core.samples import LARGEST_SAMPLE
 from runner.devices.detection import DeviceType
 from runner.inference import gate
-from runner.inference.session import SessionMetadata, VGGishSession
+from runner.inference.session import EmbeddingSession, SessionMetadata
 from runner.models.base import Target
 from runner.models.vggish.program import VGGishProgram
 from runner.vggish import reference
@@ -119,8 +119,8 @@ class DoubleProgram(VGGishProgram):
         weights.clear()
 
 
-class DoubleSession(VGGishSession):
-    """``VGGishSession`` without a network: what is made of clips, files and sample rates is inherited."""
+class DoubleSession(EmbeddingSession):
+    """``EmbeddingSession`` without a network: what is made of clips, files and sample rates is inherited."""
 
     program: DoubleProgram
 
@@ -135,7 +135,7 @@ class DoubleSession(VGGishSession):
         return time.perf_counter() - start
 
     def embed_windows(self, windows: Windows, copied: Callable[[], None] | None = None) -> Array:
-        """See ``VGGishSession.embed_windows``."""
+        """See ``EmbeddingSession.embed_windows``."""
         if not isinstance(windows, np.ndarray) or windows.dtype not in (np.float32, np.int16):
             windows = as_samples(windows, "windows")
         if windows.shape[1:] != (EXAMPLE_SAMPLES,):

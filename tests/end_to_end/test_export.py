@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runner.inference.session import VGGishSession
+from runner.inference.session import EmbeddingSession
 from tests.commands import Done, run_module
 
 pytestmark = pytest.mark.slow
@@ -47,7 +47,7 @@ def close(found: np.ndarray, expected: np.ndarray) -> bool:
 
 
 def test_a_fresh_process_gets_the_runners_numbers(
-    weights: dict[str, np.ndarray], vggish: VGGishSession, models: Path, tmp_path: Path
+    weights: dict[str, np.ndarray], vggish: EmbeddingSession, models: Path, tmp_path: Path
 ) -> None:
     from runner.vggish.arrays import weights_checksum
     from runner.vggish.frontend import log_mel

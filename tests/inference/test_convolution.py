@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from runner.devices.detection import DeviceType
-from runner.inference.session import VGGishSession
+from runner.inference.session import EmbeddingSession
 from runner.models.signals import fixed_signals
 from runner.models.vggish.convolution import calibrate, choose_convolution, remembered_calibration
 from runner.models.vggish.program import CPU_CHUNK
@@ -47,13 +47,13 @@ def test_equals_a_direct_convolution_in_float64(places: int, pool: bool) -> None
 
 
 @pytest.fixture(scope="module")
-def fast(weights: dict[str, np.ndarray]) -> VGGishSession:
+def fast(weights: dict[str, np.ndarray]) -> EmbeddingSession:
     return make_session(weights, conv="winograd")
 
 
 @pytest.mark.slow
 def test_embeddings_by_winograd_equal_a_float64_forward_pass(
-    fast: VGGishSession, weights: dict[str, np.ndarray]
+    fast: EmbeddingSession, weights: dict[str, np.ndarray]
 ) -> None:
     signals = fixed_signals()
     log_mel = np.stack([reference_log_mel(signal.astype(np.float64)) for signal in signals])
@@ -62,7 +62,7 @@ def test_embeddings_by_winograd_equal_a_float64_forward_pass(
 
 
 @pytest.mark.slow
-def test_winograd_keeps_a_row_of_nan_to_itself(fast: VGGishSession) -> None:
+def test_winograd_keeps_a_row_of_nan_to_itself(fast: EmbeddingSession) -> None:
     windows = fixed_signals().copy()
     expected = fast.embed_windows(windows)
     windows[3, 7000] = np.nan
@@ -73,7 +73,7 @@ def test_winograd_keeps_a_row_of_nan_to_itself(fast: VGGishSession) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("conv", ["direct", "winograd"])
-def test_chunks_do_not_show(vggish: VGGishSession, fast: VGGishSession, conv: str) -> None:
+def test_chunks_do_not_show(vggish: EmbeddingSession, fast: EmbeddingSession, conv: str) -> None:
     session = vggish if conv == "direct" else fast
     rng = np.random.default_rng(1)
     windows = rng.uniform(-1, 1, (2 * CPU_CHUNK + 1, 15_600)).astype(np.float32)

@@ -11,7 +11,7 @@ from runner.audio.framing import WindowCutter
 from runner.config.schema import FrontendConfig
 from runner.core.errors import ConfigError
 from runner.inference.saved_model import _check_frontend, _module, cut
-from runner.inference.session import VGGishSession
+from runner.inference.session import EmbeddingSession
 from runner.vggish.spec import VGGISH
 
 LENGTHS = (1, 399, 400, 15_599, 15_600, 15_759, 15_760, 31_199, 31_200, 40_000, 47_111, 160_000, 160_400)
@@ -33,7 +33,7 @@ def test_windows_are_those_of_a_run(short_clips: str, tail: str) -> None:
 
 
 @pytest.mark.slow
-def test_the_models_rows_are_those_of_a_run(weights: dict[str, np.ndarray], vggish: VGGishSession) -> None:
+def test_the_models_rows_are_those_of_a_run(weights: dict[str, np.ndarray], vggish: EmbeddingSession) -> None:
     import tensorflow as tf
 
     frontend = FrontendConfig(short_clips="skip", tail="pad")

@@ -17,7 +17,7 @@ from runner.devices.detection import DeviceInfo, DeviceType, GpuDetails
 from runner.devices.selection import DeviceChoice
 from runner.inference.batch_size import measure_on
 from runner.inference.precision import choose_precision
-from runner.inference.session import VGGishSession
+from runner.inference.session import EmbeddingSession
 from runner.models.signals import as_int16, fixed_signals
 from tests.devices.test_cuda import HostRuntime, noise
 from tests.reference import make_program, metadata_of
@@ -30,22 +30,22 @@ SIGNALS = fixed_signals()[:8]
 pytestmark = pytest.mark.slow
 
 
-def gpu_session(weights: dict[str, np.ndarray], precision: str = "float32", batch_size: int = 8) -> VGGishSession:
+def gpu_session(weights: dict[str, np.ndarray], precision: str = "float32", batch_size: int = 8) -> EmbeddingSession:
     import tensorflow as tf
 
     tf.config.set_soft_device_placement(True)
     chosen = choose_precision(precision, H100)
     metadata = metadata_of(CHOICE, chosen)
-    return VGGishSession(make_program(weights, DeviceType.GPU, chosen), batch_size, metadata)
+    return EmbeddingSession(make_program(weights, DeviceType.GPU, chosen), batch_size, metadata)
 
 
 @pytest.fixture(scope="module")
-def session(weights: dict[str, np.ndarray]) -> VGGishSession:
+def session(weights: dict[str, np.ndarray]) -> EmbeddingSession:
     return gpu_session(weights)
 
 
 @pytest.fixture(scope="module")
-def expected(vggish: VGGishSession) -> np.ndarray:
+def expected(vggish: EmbeddingSession) -> np.ndarray:
     return vggish.embed_windows(SIGNALS)
 
 
@@ -53,13 +53,13 @@ def worst(actual: np.ndarray, expected: np.ndarray) -> float:
     return float(np.abs(actual - expected).max() / np.abs(expected).max())
 
 
-def test_the_xla_program_agrees_with_the_cpus(session: VGGishSession, expected: np.ndarray) -> None:
+def test_the_xla_program_agrees_with_the_cpus(session: EmbeddingSession, expected: np.ndarray) -> None:
     assert session.compiler.effective == "xla"
     assert worst(session.embed_windows(SIGNALS), expected) < 5e-6
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e18, 1e38])
-def test_a_window_that_is_no_waveform_gives_a_row_of_nan(session: VGGishSession, value: float) -> None:
+def test_a_window_that_is_no_waveform_gives_a_row_of_nan(session: EmbeddingSession, value: float) -> None:
     windows = fixed_signals().copy()
     expected = session.embed_windows(windows)
     windows[2, 5000] = value
@@ -68,7 +68,7 @@ def test_a_window_that_is_no_waveform_gives_a_row_of_nan(session: VGGishSession,
     assert np.array_equal(np.delete(embeddings, 2, axis=0), np.delete(expected, 2, axis=0))
 
 
-def test_int16_samples_give_the_bits_of_the_same_floats(session: VGGishSession, vggish: VGGishSession) -> None:
+def test_int16_samples_give_the_bits_of_the_same_floats(session: EmbeddingSession, vggish: EmbeddingSession) -> None:
     for either in (session, vggish):
         assert np.array_equal(either.embed_windows(as_int16(SIGNALS)), either.embed_windows(SIGNALS))
 
@@ -97,21 +97,23 @@ def test_coarser_precisions_stay_within_parity(
 
 
 @pytest.mark.parametrize("rows", [1, 7, 8, 9, 16, 19])
-def test_any_number_of_rows_is_filled_up_and_split(session: VGGishSession, vggish: VGGishSession, rows: int) -> None:
+def test_any_number_of_rows_is_filled_up_and_split(
+    session: EmbeddingSession, vggish: EmbeddingSession, rows: int
+) -> None:
     windows = SIGNALS[np.arange(rows) % 8]
     embeddings = session.embed_windows(windows)
     assert embeddings.shape == (rows, 128)
     assert worst(embeddings, vggish.embed_windows(windows)) < 5e-6
 
 
-def test_the_end_of_the_copy_is_called_once_a_batch(session: VGGishSession) -> None:
+def test_the_end_of_the_copy_is_called_once_a_batch(session: EmbeddingSession) -> None:
     told: list[int] = []
     session.embed_windows(SIGNALS, lambda: told.append(1))
     assert len(told) == 1
 
 
 def test_batches_from_several_threads_are_copied_each_to_its_own_place(
-    weights: dict[str, np.ndarray], session: VGGishSession, monkeypatch: pytest.MonkeyPatch
+    weights: dict[str, np.ndarray], session: EmbeddingSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runtime = HostRuntime()
     monkeypatch.setattr(cuda, "_runtime", lambda: runtime)
@@ -127,7 +129,7 @@ def test_batches_from_several_threads_are_copied_each_to_its_own_place(
 
 
 def test_without_a_stream_of_its_own_tensorflow_copies(
-    weights: dict[str, np.ndarray], session: VGGishSession, monkeypatch: pytest.MonkeyPatch
+    weights: dict[str, np.ndarray], session: EmbeddingSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cuda, "_runtime", lambda: HostRuntime("cudaStreamCreateWithFlags"))
     refused = gpu_session(weights)
@@ -135,7 +137,7 @@ def test_without_a_stream_of_its_own_tensorflow_copies(
     assert refused.copies == Effect("tensorflow", "cudaStreamCreateWithFlags gave error 1")
 
 
-def out_of_memory_above(session: VGGishSession, most: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def out_of_memory_above(session: EmbeddingSession, most: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Have the device run out of memory for more than ``most`` rows; the sizes that were tried."""
     import tensorflow as tf
 

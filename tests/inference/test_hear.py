@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from runner.inference.session import VGGishSession
+from runner.inference.session import EmbeddingSession
 
 if TYPE_CHECKING:
     from runner.hear import Vggish
@@ -24,7 +24,7 @@ def hear() -> ModuleType:
 
 
 @pytest.fixture
-def model(hear: ModuleType, vggish: VGGishSession, monkeypatch: pytest.MonkeyPatch) -> Vggish:
+def model(hear: ModuleType, vggish: EmbeddingSession, monkeypatch: pytest.MonkeyPatch) -> Vggish:
     """The model around the tests' session: a process can configure its devices only once."""
     monkeypatch.setattr(hear, "load_vggish_model", lambda device, weights: vggish)
     return hear.load_model("random", "cpu")

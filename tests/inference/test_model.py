@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
 from runner.core.errors import ClipError
-from runner.inference.session import VGGishSession
+from runner.inference.session import EmbeddingSession
 from tests.reference import make_session, reference_log_mel, reference_network
 
 
@@ -101,7 +101,7 @@ def test_silence_is_minus_4_605() -> None:
 
 @pytest.mark.slow
 def test_float32_embeddings_equal_a_float64_forward_pass(
-    vggish: VGGishSession, weights: dict[str, np.ndarray], signals: np.ndarray
+    vggish: EmbeddingSession, weights: dict[str, np.ndarray], signals: np.ndarray
 ) -> None:
     examples = np.stack([reference_log_mel(signal.astype(np.float64)) for signal in signals])
     expected = reference_network(weights, examples)
@@ -116,7 +116,7 @@ def test_float32_embeddings_equal_a_float64_forward_pass(
 @pytest.mark.slow
 @pytest.mark.parametrize(("precision", "max_error", "min_cosine"), [("bfloat16", 0.03, 0.999), ("tf32", 1e-4, 0.99999)])
 def test_other_precisions_stay_close(
-    vggish: VGGishSession,
+    vggish: EmbeddingSession,
     weights: dict[str, np.ndarray],
     signals: np.ndarray,
     precision: str,
@@ -131,7 +131,7 @@ def test_other_precisions_stay_close(
 
 
 @pytest.mark.slow
-def test_waveforms_of_any_rate_shape_and_type_are_taken(vggish: VGGishSession) -> None:
+def test_waveforms_of_any_rate_shape_and_type_are_taken(vggish: EmbeddingSession) -> None:
     t = np.arange(3 * 44_100) / 44_100
     tone = np.sin(2 * np.pi * 440 * t)
     mono = vggish.embed_waveform(tone.astype(np.float32), 44_100)
@@ -151,7 +151,7 @@ HARMFUL = [np.nan, np.inf, -np.inf, 1e18, -1e38, 1001.0]
 @pytest.mark.slow
 @pytest.mark.parametrize("value", HARMFUL)
 def test_a_window_that_is_no_waveform_gives_a_row_of_nan_and_changes_no_other(
-    vggish: VGGishSession, signals: np.ndarray, value: float
+    vggish: EmbeddingSession, signals: np.ndarray, value: float
 ) -> None:
     expected = vggish.embed_windows(signals)
     windows = signals.copy()
@@ -166,7 +166,7 @@ def test_a_window_that_is_no_waveform_gives_a_row_of_nan_and_changes_no_other(
 @pytest.mark.slow
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30, -101.0])
 def test_an_example_that_is_no_log_mel_gives_a_row_of_nan(
-    vggish: VGGishSession, signals: np.ndarray, value: float
+    vggish: EmbeddingSession, signals: np.ndarray, value: float
 ) -> None:
     from runner.vggish.frontend import log_mel
 
@@ -195,7 +195,7 @@ def test_log_mel_that_overflows_gives_a_row_of_nan(
 
 
 @pytest.mark.slow
-def test_embeddings_of_an_array_are_those_of_its_file(vggish: VGGishSession, tmp_path: Path) -> None:
+def test_embeddings_of_an_array_are_those_of_its_file(vggish: EmbeddingSession, tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     for rate, subtype, samples in (
         (16_000, "PCM_16", rng.integers(-9000, 9000, 40_000).astype(np.int16)),
@@ -209,7 +209,7 @@ def test_embeddings_of_an_array_are_those_of_its_file(vggish: VGGishSession, tmp
 
 
 @pytest.mark.slow
-def test_windows_of_other_types_are_scaled_or_refused(vggish: VGGishSession, signals: np.ndarray) -> None:
+def test_windows_of_other_types_are_scaled_or_refused(vggish: EmbeddingSession, signals: np.ndarray) -> None:
     samples = (signals[:3] * 32767).astype(np.int16)
     expected = vggish.embed_windows(samples)
     for array in (samples.astype(">i2"), samples / 32768, samples.astype(np.int32) << 16, (samples / 32768).tolist()):
@@ -228,7 +228,7 @@ def test_windows_of_other_types_are_scaled_or_refused(vggish: VGGishSession, sig
 
 
 @pytest.mark.slow
-def test_clips_that_are_no_waveform_are_refused(vggish: VGGishSession, tmp_path: Path) -> None:
+def test_clips_that_are_no_waveform_are_refused(vggish: EmbeddingSession, tmp_path: Path) -> None:
     noise = np.random.default_rng(3).uniform(-1, 1, 40_000).astype(np.float32)
     for rate, hop_s, words in ((44_100.5, 0.96, "sample_rate"), (-1, 0.96, "sample_rate"), (16_000, -1, "hop_s=-1")):
         with pytest.raises(ValueError, match=words):

@@ -13,7 +13,7 @@ import soundfile
 from runner.cli import search
 from runner.core.layout import RunLayout
 from runner.inference import api
-from runner.inference.session import VGGishSession
+from runner.inference.session import EmbeddingSession
 from runner.output.state.plan_file import StoredPlan, write_plan
 from tests.evaluation.test_search import write_run
 
@@ -21,7 +21,7 @@ CHECKSUM = "c0ffee"
 
 
 @pytest.fixture(autouse=True)
-def loaded(vggish: VGGishSession, monkeypatch: pytest.MonkeyPatch) -> None:
+def loaded(vggish: EmbeddingSession, monkeypatch: pytest.MonkeyPatch) -> None:
     """Load the tests' session: a process can configure its devices only once."""
     metadata = replace(vggish.metadata, weights=replace(vggish.metadata.weights, checksum=CHECKSUM))
     monkeypatch.setattr(vggish, "metadata", metadata)
@@ -29,7 +29,7 @@ def loaded(vggish: VGGishSession, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def run(vggish: VGGishSession, tmp_path: Path) -> Path:
+def run(vggish: EmbeddingSession, tmp_path: Path) -> Path:
     """A run of six recordings of two examples each, with the metadata and the plan that a run has."""
     folder, session = tmp_path, vggish
     random, embeddings = np.random.default_rng(0), []

@@ -76,10 +76,3 @@ def test_the_program_is_the_references_in_both_types(tmp_path: Path) -> None:
     assert np.abs(program.log_mel(signals).numpy() - log_mel).max() < 1e-4
     from_int16 = program.function("int16")(as_int16(signals)).numpy()
     np.testing.assert_allclose(from_int16, program.embed(signals), atol=1e-6)
-
-
-def test_build_gives_the_outputs_by_name(tmp_path: Path) -> None:
-    model, signals = Yamnet(), fixed_signals()[:2]
-    outputs = model.build(model.random_weights(1), "float32", DeviceType.CPU)(signals)
-    rows = model.make_program(model.random_weights(1), Target(DeviceType.CPU)).embed(signals)
-    assert np.array_equal(np.concatenate([outputs["embedding"], outputs["scores"]], axis=1), rows)

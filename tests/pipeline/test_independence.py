@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runner.dataset.clips import Clip
-from runner.inference.session import VGGishSession
+from runner.inference.session import EmbeddingSession
 from tests.pipeline.test_engine import fake_embed, run_engine
 from tests.reference import count_examples
 
@@ -32,14 +32,14 @@ def windows() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def embeddings(vggish: VGGishSession, windows: np.ndarray) -> np.ndarray:
+def embeddings(vggish: EmbeddingSession, windows: np.ndarray) -> np.ndarray:
     return vggish.embed_windows(windows)
 
 
 @settings(deadline=None, max_examples=10)
 @given(rows=st.lists(st.integers(0, 11), min_size=1, max_size=20), batch_size=st.integers(1, 20))
 def test_neighbors_and_batch_size_do_not_matter(
-    vggish: VGGishSession, windows: np.ndarray, embeddings: np.ndarray, rows: list[int], batch_size: int
+    vggish: EmbeddingSession, windows: np.ndarray, embeddings: np.ndarray, rows: list[int], batch_size: int
 ) -> None:
     before = vggish.effective_batch_size
     vggish.set_batch_size(batch_size)
@@ -53,7 +53,7 @@ def test_neighbors_and_batch_size_do_not_matter(
 @settings(deadline=None, max_examples=8)
 @given(row=st.integers(0, 11), place=st.integers(0, 6), others=st.lists(st.integers(0, 11), min_size=6, max_size=6))
 def test_the_bits_are_the_same_for_the_same_batch_shape(
-    vggish: VGGishSession, windows: np.ndarray, row: int, place: int, others: list[int]
+    vggish: EmbeddingSession, windows: np.ndarray, row: int, place: int, others: list[int]
 ) -> None:
     first = vggish.embed_windows(windows[[row, *others]])
     moved = vggish.embed_windows(windows[[*others[:place], row, *others[place:]]])
@@ -109,7 +109,7 @@ def plain(clips: list[Clip], tmp_path_factory: pytest.TempPathFactory) -> dict[t
 
 
 def test_a_clips_embeddings_are_those_of_the_session_alone(
-    vggish: VGGishSession, clips: list[Clip], tmp_path: Path
+    vggish: EmbeddingSession, clips: list[Clip], tmp_path: Path
 ) -> None:
     run_engine(clips, tmp_path, workers=2, batch=13, shard=2, embed=vggish.embed_windows)
     rows = rows_of(tmp_path)

@@ -96,7 +96,7 @@ def _is_from(module: str, what: Any, original: Any) -> bool:
 
 
 @contextlib.contextmanager
-def lying(lie: Callable[..., Any], kind: Any = session.VGGishSession) -> Iterator[None]:
+def lying(lie: Callable[..., Any], kind: Any = session.EmbeddingSession) -> Iterator[None]:
     """Have ``embed_windows`` of every session of that kind go through ``lie(session, windows, embed, state)``."""
     state: dict[str, Any] = {}
     plain = kind.embed_windows
@@ -165,7 +165,7 @@ class Bench:
         metadata = metadata_of(self._device, chosen)
         target = base.Target(self._device.effective, chosen.effective)
         built = program.VGGishProgram(VGGISH, dict(self.weights), target, algorithm(conv))
-        return session.VGGishSession(built, BATCH, metadata)
+        return session.EmbeddingSession(built, BATCH, metadata)
 
     def shared(self, precision: str, conv: str) -> Any:
         """A session that nothing was done to."""

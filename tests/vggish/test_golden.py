@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from runner.inference.session import VGGishSession
+from runner.inference.session import EmbeddingSession
 from runner.models.signals import fixed_signals
 from runner.vggish.reference import reference_embeddings, reference_log_mel
 from tests import golden, reference
@@ -41,7 +41,7 @@ def test_the_reference(weights: dict[str, np.ndarray]) -> None:
 
 
 @pytest.mark.slow
-def test_sessions(vggish: VGGishSession, weights: dict[str, np.ndarray]) -> None:
+def test_sessions(vggish: EmbeddingSession, weights: dict[str, np.ndarray]) -> None:
     for session in (vggish, reference.make_session(weights, conv="winograd")):
         assert golden.embeddings_error(session.embed_windows(fixed_signals())) < 1e-5
     coarse = reference.make_session(weights, "bfloat16")

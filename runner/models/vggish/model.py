@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from runner.core.errors import WeightsError
 from runner.models.base import Array, EmbeddingModel, LoadedWeights, RandomInit, Target, Weights
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 
     from runner.contract.result import Decision
     from runner.core.model_spec import ModelSpec
-    from runner.devices.detection import DeviceType
     from runner.models.program import Program
     from runner.weights.selection import WeightsChoice
 
@@ -43,11 +41,6 @@ class VGGish(EmbeddingModel):
     def __init__(self, conv: str = "auto", spec: ModelSpec = VGGISH) -> None:
         self.spec = spec
         self._conv = conv
-
-    def build(self, weights: Weights, precision: str, device: DeviceType) -> Callable[[Any], Mapping[str, Any]]:
-        """Not used: the program has functions for three kinds of input."""
-        program = self.make_program(weights, Target(device, precision))
-        return lambda windows: {self.spec.outputs[0].name: program.function("float32")(windows)}
 
     def random_weights(self, seed: int) -> Weights:
         """Draw He-normal weights."""

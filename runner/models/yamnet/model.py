@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 
     from runner.config.schema import WeightsConfig
     from runner.contract.result import Decision
-    from runner.devices.detection import DeviceType
     from runner.models.program import Program
     from runner.weights.download import Progress
     from runner.weights.selection import WeightsChoice
@@ -41,18 +39,6 @@ class Yamnet(EmbeddingModel):
 
     def __init__(self) -> None:
         self.spec = YAMNET
-
-    def build(self, weights: Weights, precision: str, device: DeviceType) -> Callable[[Any], Mapping[str, Any]]:
-        """Return the function from windows to embeddings and scores."""
-        from runner.models.yamnet.program import YamnetProgram
-
-        program = YamnetProgram(self.spec, weights, Target(device, precision))
-
-        def outputs(windows: Any) -> Mapping[str, Any]:
-            rows = program.function("float32")(windows)
-            return {"embedding": rows[:, :EMBEDDING_SIZE], "scores": rows[:, EMBEDDING_SIZE:]}
-
-        return outputs
 
     def random_weights(self, seed: int) -> Weights:
         """Draw He-normal weights."""
