@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from runner.config.schema import WeightsConfig
+    from runner.models.base import EmbeddingModel
     from runner.output.reader import EmbeddingReader
 
 
@@ -37,17 +38,16 @@ def query_from_file(
     """
     from runner.audio.reader import leveled, read_clip
     from runner.config.groups.frontend import FrontendConfig
-    from runner.config.schema import MemoryConfig, build_group
+    from runner.config.schema import MemoryConfig
     from runner.inference.api import load_session
     from runner.inference.builder import DeviceRequest
     from runner.inference.tensorflow_import import import_tensorflow, without_library_notes
-    from runner.models.registry import find_model
 
     about = {key.removeprefix("vggish_runner."): value for key, value in reader.metadata.items()}
     # files of early versions have these two keys only
     early = {f"frontend.{key}": about[key] for key in ("hop_s", "resampler") if key in about}
     frontend = FrontendConfig.from_metadata(early | about)
-    model = find_model(build_group("model", _section(reader, "model")))
+    model = _model_of(reader)
     try:
         with read_clip(path, start_s, end_s, preparation=frontend.preparation(model.spec)) as clip:
             preparation = leveled(clip)
@@ -89,18 +89,37 @@ def query_from_clip(
     return query
 
 
+def _model_of(reader: EmbeddingReader) -> EmbeddingModel:
+    """Return the run's model; files without a run's plan are taken for VGGish's."""
+    from runner.config.schema import build_group
+    from runner.models.registry import find_model
+
+    try:
+        settings = _section(reader, "model")
+    except RunnerError:
+        settings = {}
+    return find_model(build_group("model", settings))
+
+
 def _weights_of(reader: EmbeddingReader) -> WeightsConfig:
     """Return the configuration that loads the run's weights."""
-    from runner.config.schema import RandomWeights, build_group
+    from runner.config.schema import AudiosetWeights, RandomWeights, build_group
 
+    source = reader.metadata.get("vggish_runner.weights.source")
+    if source == "audioset":
+        return AudiosetWeights()
     settings = _section(reader, "weights")
-    if reader.metadata.get("vggish_runner.weights.source") == "random":
+    if source == "random":
         return RandomWeights(seed=int(str(settings["seed"])))
     weights: WeightsConfig = build_group("weights", settings)
     return weights
 
 
 def _section(reader: EmbeddingReader, group: str) -> dict[str, Any]:
-    """Return a group's settings of the run."""
+    """Return a group's settings of the run.
+
+    Raises:
+        RunnerError: the location is no run's, or has no plan any more.
+    """
     prefix = f"{group}."
     return {key.removeprefix(prefix): value for key, value in reader.settings().items() if key.startswith(prefix)}
