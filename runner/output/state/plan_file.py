@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from runner.config.fingerprint import fingerprint
-from runner.config.groups.model import ModelConfig
+from runner.config.groups.model import VGGishConfig
 from runner.core.errors import ConfigError
 from runner.core.files import write_atomic
 from runner.core.layout import FORMAT_FOLDERS, RunLayout
@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 
 PLAN_SCHEMA = 3
 """Version of plan.json, of the journal and of commit objects."""
+
+_EARLY_MODEL: dict[str, Any] = {
+    f"model.{key.name}": key.default for key in fields(VGGishConfig) if not key.metadata.get("free")
+}
+"""Settings of the model that plans of earlier versions lack: VGGish's."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,7 @@ def parse_plan(location: str, text: bytes) -> StoredPlan:
             raise ValueError("another version")
         return StoredPlan(
             id=values["id"],
-            settings={"model.name": ModelConfig.name, **values["settings"]},  # which earlier versions did not have
+            settings=({} if "model.name" in values["settings"] else _EARLY_MODEL) | values["settings"],
             shards=[Span(int(first), int(end)) for first, end in values["shards"]],
             row_digests=list(values["row_digests"]),
             partition=PartitionInfo.from_json(values["partition"]),
