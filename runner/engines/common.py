@@ -19,6 +19,7 @@ from runner.output.formats import make_formats
 from runner.output.rows import EmbeddingInfo
 from runner.output.run_model import RunModel, check_outputs
 from runner.output.writer import ShardFiles, ShardWriter
+from runner.vggish.postprocess import pca_in_effect
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from runner.output.remote.committer import RemoteCommitter
     from runner.output.state.journal import ShardEntry
     from runner.output.writer import CommitLog, Files
+    from runner.vggish.postprocess import Postprocessor
 
 _SWITCH_S = 0.0005
 """The interpreter's switch interval: replicas must not wait long for collector and writers."""
@@ -66,6 +68,16 @@ def file_metadata(config: RunConfig, session: EmbeddingSession, placement: Place
         "device": placement.device.effective.value,
         "device.name": placement.device.device.name,
         "versions": json.dumps(versions()),
+    }
+
+
+def identity_of(session: EmbeddingSession, postprocess: Postprocessor | None) -> dict[str, str]:
+    """Return the weights, precision and, where embeddings are post-processed, PCA parameters in effect."""
+    metadata = session.metadata
+    return {
+        "weights.checksum": str(metadata.weights.checksum),
+        "precision": metadata.precision.effective,
+        **pca_in_effect(postprocess),
     }
 
 

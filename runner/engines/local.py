@@ -24,6 +24,7 @@ from runner.devices.load import BackgroundLoad
 from runner.engines.common import (
     Engine,
     file_metadata,
+    identity_of,
     make_writer,
     remote_committer,
     shard_files,
@@ -34,7 +35,6 @@ from runner.inference.canary import Canary
 from runner.inference.gpu_memory import gpu_memory_metrics
 from runner.inference.memory import ceiling_mib
 from runner.inference.resampling import resamples_on_device
-from runner.inference.session import identity_of
 from runner.inference.startup import SessionStartup
 from runner.output.state.identity import check_identity
 from runner.output.state.journal import Journal

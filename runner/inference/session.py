@@ -22,14 +22,12 @@ from runner.inference.device_copy import DeviceCopy, as_tensor
 from runner.inference.gpu_memory import GpuMemory, is_out_of_memory
 from runner.inference.memory import IN_FLIGHT_ON_CUDA
 from runner.inference.resampling import DeviceResampler
-from runner.vggish.postprocess import pca_in_effect
 
 if TYPE_CHECKING:
     from runner.audio.framing import Windows
     from runner.contract.result import Decision, DeviceReport, Effect, WeightsReport
     from runner.core.model_spec import ModelSpec
     from runner.models.program import Program
-    from runner.vggish.postprocess import Postprocessor
 
 log = logging.getLogger(__name__)
 
@@ -343,13 +341,3 @@ class EmbeddingSession:
         import tensorflow as tf
 
         return tf.device(self.device_name)
-
-
-def identity_of(session: EmbeddingSession, postprocess: Postprocessor | None) -> dict[str, str]:
-    """Return the weights, precision and, where embeddings are post-processed, PCA parameters in effect."""
-    metadata = session.metadata
-    return {
-        "weights.checksum": str(metadata.weights.checksum),
-        "precision": metadata.precision.effective,
-        **pca_in_effect(postprocess),
-    }

@@ -78,23 +78,21 @@ def _precision(result: RunResult) -> str | None:
 
 
 def _model(result: RunResult) -> str | None:
-    model = result.startup.model
-    if model is None or not model.outputs:
+    if (model := result.startup.model) is None or not model.outputs:
         return None
     return f"{model.title}: {', '.join(f'{name} of {width:,} values' for name, width in model.outputs.items())}"
 
 
 def _convolution(result: RunResult) -> str | None:
-    model = result.startup.model
-    return f"{model.conv.effective}: {model.conv.reason}" if model and model.conv else None
+    conv = result.startup.model and result.startup.model.conv
+    return f"{conv.effective}: {conv.reason}" if conv else None
 
 
 def _weights(result: RunResult) -> str | None:
     weights: WeightsReport | None = result.startup.weights
     if weights is None or weights.checksum is None:
         return None
-    meaning = " (meaningless embeddings)" if weights.is_random else ""
-    smoke = ", smoke test passed" if weights.smoke else ""
+    meaning, smoke = " (meaningless embeddings)" * weights.is_random, ", smoke test passed" * bool(weights.smoke)
     return f"{weights.source}{meaning}, sha256 {weights.checksum[:12]}{smoke}"
 
 
@@ -104,8 +102,7 @@ def _parity(result: RunResult) -> str | None:
         return None
     if "parity_rel_err" not in metrics:
         return f"FAILED: {', '.join(parity.misses)}"
-    how = parity.reference.partition(",")[0]
-    reference = "the reference in float64" if how == "NumPy float64" else how
+    reference = parity.reference.partition(",")[0].replace("NumPy float64", "the reference in float64")
     text = (
         f"max error {metrics['parity_rel_err']:.1e} of the largest value, min cosine "
         f"{metrics['parity_min_cosine']:.7f}, against {reference}"

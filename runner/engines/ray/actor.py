@@ -31,12 +31,11 @@ from runner.dataset.window_types import window_types
 from runner.devices.cuda import pinned
 from runner.devices.detection import DeviceType
 from runner.devices.host import CORES
-from runner.engines.common import file_metadata, make_writer, shard_files, tune_interpreter
+from runner.engines.common import file_metadata, identity_of, make_writer, shard_files, tune_interpreter
 from runner.engines.ray.messages import ActorEnd, ActorFailure, ActorProgress, ActorReport, ShardReport
 from runner.engines.ray.registry import localize
 from runner.inference.canary import Canary
 from runner.inference.resampling import resamples_on_device
-from runner.inference.session import identity_of
 from runner.inference.startup import SessionStartup
 from runner.output.state.identity import check_identity
 from runner.output.writer import ShardWriter, make_spill

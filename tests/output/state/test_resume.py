@@ -24,7 +24,7 @@ from runner.core.errors import ClipError, ConfigError, ResumeError
 from runner.core.layout import RunLayout
 from runner.dataset.changes import OLDER_LISTING
 from runner.dataset.manifest import build_manifest, select_partition
-from runner.inference.session import identity_of
+from runner.engines.common import identity_of
 from runner.jobs.sweep import check_sweep_folder
 from runner.output.merge.folders import FolderSource
 from runner.output.merge.merge import read_partition
