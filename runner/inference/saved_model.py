@@ -14,6 +14,7 @@ from runner.core.errors import ConfigError, ParityError
 from runner.core.files import commit_folder, write_atomic
 from runner.core.paths import is_url
 from runner.inference.tensorflow_import import import_tensorflow
+from runner.vggish.spec import VGGISH
 
 if TYPE_CHECKING:
     from runner.config.schema import RunConfig
@@ -36,7 +37,8 @@ def export(config: RunConfig) -> Path:
         The folder.
 
     Raises:
-        ConfigError: ``output.dir`` is not set, or not an empty folder; or the front end prepares files in its own way.
+        ConfigError: ``output.dir`` is not set, or not an empty folder; the front end prepares files in its own way; the
+            model is another.
         WeightsError: the weights can't be had.
         ParityError: the model's embeddings are not the reference's.
     """
@@ -47,6 +49,8 @@ def export(config: RunConfig) -> Path:
     folder = Path(config.output.dir).expanduser().absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"output.dir={folder} is not an empty folder: name another")
+    if config.model.spec != VGGISH:
+        raise ConfigError(f"model={config.model.name} can't be exported with its outputs: only VGGish's embedding can")
     _check_frontend(config.frontend)
     from runner.models.vggish.model import VGGish
     from runner.weights.selection import random_weights_banner

@@ -96,6 +96,8 @@ def test_a_fresh_process_gets_the_runners_numbers(
 
 def test_what_is_missing_is_said_in_one_line() -> None:
     assert "output.dir is not set" in export("weights=random").err
+    other = export("weights=random", "model=yamnet", "output.dir=nowhere")
+    assert "model=yamnet can't be exported with its outputs: only VGGish's embedding can" in other.err
     unknown = export("wights=random")
     assert (unknown.status, len(unknown.err.strip().splitlines())) == (1, 1)
     assert "wights" in unknown.err
