@@ -142,7 +142,8 @@ class EmbeddingModel:
     @property
     def reference_version(self) -> str:
         """Key of cached answers: another one where the reference's code gives other ones."""
-        return f"{self.spec.name} TensorFlow {versions()['tensorflow']}"
+        outputs = ",".join(output.name for output in self.spec.outputs)
+        return f"{self.spec.name} {outputs} TensorFlow {versions()['tensorflow']}"
 
     def reference_log_mel(self, windows: Array) -> NDArray[np.float64] | None:
         """Return the log-mel [n, frames, bands] that a program's ``log_mel`` must have; None where it has no such."""

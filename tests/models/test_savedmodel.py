@@ -95,6 +95,8 @@ def test_the_gate_compares_with_the_model_on_the_cpu_in_float32(folder: Path, tm
     assert answers.rounded is None
     assert answers.reference == "the same model in float32 on the CPU"
     assert model.answers(load(model), tmp_path, "tf32").cached
+    of_scores = model_of(folder, outputs=["scores"])
+    assert of_scores.answers(load(of_scores), tmp_path, "float32").exact.shape == (16, 4)
 
 
 def test_the_names_of_classes_belong_to_the_output_with_as_many_scores(folder: Path, tmp_path: Path) -> None:
