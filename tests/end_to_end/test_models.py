@@ -1,4 +1,4 @@
-"""Other models from the command to the files: a SavedModel, YAMNet, our own export; resumed, and on Ray."""
+"""Other models from the command to the files: a SavedModel and YAMNet; resumed, and on Ray."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from tests.commands import run_module, run_real
+from tests.commands import run_real
 from tests.models.saved import CLASSES, RATE, SAMPLES, expected, save
 
 COMMON = ("tracking=none", "profile=off", "device=cpu", "memory.decode_workers=1", "output.clips_per_shard=2")
@@ -119,22 +119,6 @@ def test_ray_gives_the_same_rows(folder: Path, run_dir: Path, settings: tuple[st
     for name in ("embeddings", "clips.parquet"):
         one, other = (pq.read_table(each / name).replace_schema_metadata(None) for each in (run_dir, folder / "on_ray"))
         assert one.equals(other), name
-
-
-def test_our_own_export_gives_a_runs_bits(folder: Path, models: Path) -> None:
-    own = ("weights=random", "weights.seed=7", f"paths.models={models}")
-    done = run_module("runner", "export", *own, f"output.dir={folder / 'exported'}", timeout=300)
-    assert done.status == 0, done.err
-    common = (f"dataset.root={folder / 'clips'}", f"paths.outputs={folder}", *COMMON)
-    plain = run_real(*common, *own, "model.conv=direct", f"output.dir={folder / 'vggish'}")
-    assert plain.status == 0, plain.err
-    done = run_real(
-        *(*common, f"paths.models={models}", "model=savedmodel", f"model.path={folder / 'exported'}"),
-        *("model.signature=windows", "model.window_s=0.975", "model.hop_s=0.96", f"output.dir={folder / 'by_export'}"),
-    )
-    assert done.status == 0, done.err
-    one, other = (pq.read_table(folder / name / "embeddings") for name in ("vggish", "by_export"))
-    assert np.array_equal(np.stack(one["embedding"].to_numpy()), np.stack(other["embeddings"].to_numpy()))
 
 
 def test_yamnet_has_a_window_every_half_second_and_pads_the_last(

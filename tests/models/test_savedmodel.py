@@ -8,10 +8,12 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from runner.config.schema import AutoWeights, RandomWeights, SavedModelConfig
+from runner.config.schema import AutoWeights, FrontendConfig, RandomWeights, SavedModelConfig
 from runner.core.errors import ConfigError, WeightsError
 from runner.core.model_spec import Output
 from runner.devices.detection import DeviceType
+from runner.inference.saved_model import _module
+from runner.inference.session import EmbeddingSession
 from runner.models.base import LoadedWeights, Target
 from runner.models.savedmodel.model import SavedModel
 from tests.models.saved import CLASSES, RATE, SAMPLES, expected, save
@@ -76,6 +78,15 @@ def test_a_keras_file_is_loaded(tf: ModuleType, tmp_path: Path) -> None:
     model = model_of(tmp_path / "model.keras")
     np.testing.assert_allclose(rows_of(model), network(WINDOWS).numpy(), atol=1e-5)
     assert model.spec.outputs == (Output("embedding", 3),)
+
+
+def test_our_own_export_gives_the_bits_of_vggish(tf: ModuleType, vggish: EmbeddingSession, tmp_path: Path) -> None:
+    module, signatures = _module(vggish, "float32", FrontendConfig(), "{}")
+    tf.saved_model.save(module, str(tmp_path / "exported"), signatures=signatures)
+    model = model_of(tmp_path / "exported", signature="windows", sample_rate=16_000, window_s=0.975, hop_s=0.96)
+    program = model.make_program(load(model).arrays, Target(DeviceType.CPU))
+    windows = np.random.default_rng(2).uniform(-0.5, 0.5, (40, 15_600)).astype(np.float32)
+    assert np.array_equal(program.embed(windows), vggish.embed_windows(windows))
 
 
 def test_an_insane_window_has_a_row_of_nan_and_the_others_their_bits(folder: Path) -> None:

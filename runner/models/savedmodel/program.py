@@ -195,7 +195,8 @@ def probe_outputs(function: LoadedFunction, spec: ModelSpec, wanted: tuple[str, 
             "documentation for model.sample_rate and model.window_s"
         ) from error
     widths: dict[str, int] = {}
-    for name, value in found.items():
+    for name in sorted(found, key=lambda name: ("embedding" not in name, name)):
+        value = found[name]
         shape = tuple(value.shape)
         rows = shape[0] if shape else 0
         if value.dtype.is_floating and rows == _PROBED_ROWS and np.prod(shape[1:-1]) == 1 and len(shape) > 1:
@@ -209,5 +210,4 @@ def probe_outputs(function: LoadedFunction, spec: ModelSpec, wanted: tuple[str, 
             f"no output of the model is one vector a window (for {_PROBED_ROWS} windows: {shapes}): set model.window_s "
             "to the length of one of its own windows"
         )
-    by_default = sorted(widths, key=lambda name: ("embedding" not in name, name))
-    return [Output(name, widths[name]) for name in wanted or by_default]
+    return [Output(name, widths[name]) for name in wanted or widths]
