@@ -45,7 +45,7 @@ def test_a_table_has_the_distance_its_interval_and_both_counts(
 def test_json_and_csv_have_the_same_figures(runs: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     assert fad.main([*runs, "--json", "--infinity"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert (found["reference"]["examples"], found["reference"]["about"]) == (300, ABOUT)
+    assert (found["reference"]["examples"], found["reference"]["about"]) == (300, {**ABOUT, "output": "embedding"})
     (run,) = found["runs"]
     assert len(run["fad_infinity_points"]) == 25
     assert fad.main([*runs, "--csv", "--infinity"]) == 0
