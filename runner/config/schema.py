@@ -211,7 +211,7 @@ def build_group(group: str, values: Mapping[str, Any]) -> Any:
     schema = GROUPS[group]
     if isinstance(schema, Mapping):
         name = values.get("name", next(iter(schema)))  # model had no name in runs of earlier versions
-        if group == "model":
+        if group == "model" and name not in schema:
             schema = {**schema, **dict.fromkeys(installed_models(), InstalledModel)}
         schema = schema[one_of(f"{group}.name", name, tuple(schema))]
     known = [field.name for field in fields(schema)]

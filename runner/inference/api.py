@@ -10,6 +10,7 @@ from runner.config.schema import MemoryConfig
 from runner.devices.detection import DeviceType
 from runner.inference.builder import DeviceRequest, build_session, place_on_device
 from runner.models.vggish.model import VGGish
+from runner.weights.selection import WeightsRequest
 
 if TYPE_CHECKING:
     from runner.config.schema import WeightsConfig
@@ -87,7 +88,7 @@ def load_session(
     Raises:
         WeightsError: the weights can't be had or are not the model's.
     """
-    chosen = model.choose_weights(weights, models, is_demo=False)
+    chosen = model.choose_weights(WeightsRequest(weights, models))
     placement = place_on_device(request, policy, model.spec)
     for warning in filter(
         None, (placement.device.fallback_reason and placement.device.reason, placement.precision.warning)

@@ -53,11 +53,11 @@ def export(config: RunConfig) -> Path:
         raise ConfigError(f"model={config.model.name} can't be exported with its outputs: only VGGish's embedding can")
     _check_frontend(config.frontend)
     from runner.models.vggish.model import VGGish
-    from runner.weights.selection import random_weights_banner
+    from runner.weights.selection import WeightsRequest, random_weights_banner
 
     models = config.paths.models_folder
     model = VGGish(conv="direct")
-    chosen = model.choose_weights(config.weights, models, is_demo=False)
+    chosen = model.choose_weights(WeightsRequest(config.weights, models))
     if chosen.is_random:
         print(random_weights_banner(chosen), file=sys.stderr)
 

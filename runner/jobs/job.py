@@ -39,7 +39,7 @@ from runner.reporting.advice import advise
 from runner.reporting.intervals import interval_metrics
 from runner.reporting.naming import run_name
 from runner.reporting.summary import summarize
-from runner.weights.selection import random_weights_banner
+from runner.weights.selection import WeightsRequest, random_weights_banner
 
 if TYPE_CHECKING:
     from runner.dataset.table import Manifest
@@ -123,13 +123,12 @@ def _prepare(job: Job, stack: contextlib.ExitStack) -> _Prepared:
 
 
 def _choose_weights(job: Job, manifest: Manifest) -> WeightsChoice:
-    weights = find_model(job.config.model).choose_weights(
-        job.config.weights,
-        job.config.paths.models_folder,
-        is_demo=manifest.is_demo,
-        needs_pca=job.config.output.postprocess != "none",
-        progress=DownloadProgress(),
+    config = job.config
+    needs_pca = config.output.postprocess != "none"
+    request = WeightsRequest(
+        config.weights, config.paths.models_folder, manifest.is_demo, needs_pca, DownloadProgress()
     )
+    weights = find_model(config.model).choose_weights(request)
     if weights.is_random:
         say(random_weights_banner(weights), style="bold yellow")
     return weights

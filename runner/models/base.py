@@ -19,13 +19,12 @@ from runner.models.signals import fixed_signals
 from runner.weights.selection import resolve_weights
 
 if TYPE_CHECKING:
-    from runner.config.schema import WeightsConfig
     from runner.contract.result import Decision
     from runner.core.model_spec import ModelSpec
     from runner.models.program import Program
     from runner.vggish.postprocess import PcaParameters
-    from runner.weights.download import Progress, ReleasedFile
-    from runner.weights.selection import WeightsChoice
+    from runner.weights.download import ReleasedFile
+    from runner.weights.selection import WeightsChoice, WeightsRequest
 
 Array = NDArray[np.float32]
 
@@ -149,25 +148,14 @@ class EmbeddingModel:
         """Return the log-mel [n, frames, bands] that a program's ``log_mel`` must have; None where it has no such."""
         return None
 
-    def choose_weights(
-        self,
-        weights: WeightsConfig,
-        models: Path,
-        *,
-        is_demo: bool,
-        needs_pca: bool = False,
-        progress: Progress | None = None,
-    ) -> WeightsChoice:
+    def choose_weights(self, request: WeightsRequest) -> WeightsChoice:
         """Choose the weights, and download the released ones if necessary: see ``resolve_weights``."""
-        if not self.release and weights.name in ("auto", "audioset"):
+        if not self.release and request.weights.name in ("auto", "audioset"):
             raise WeightsError(
                 f"model={self.spec.name} has no released weights: use weights=file weights.path=... or, to test the "
                 "speed, weights=random"
             )
-        folder = models / self.spec.name
-        return resolve_weights(
-            weights, folder, is_demo=is_demo, needs_pca=needs_pca, progress=progress, files=self.release
-        )
+        return resolve_weights(request, request.models / self.spec.name, self.release)
 
     def draw(self, choice: WeightsChoice) -> RandomInit | None:
         """Draw random weights, while TensorFlow is imported; return None where they are in a file."""

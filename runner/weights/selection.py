@@ -44,38 +44,47 @@ class WeightsChoice:
     classes_path: str | None = None
 
 
-def resolve_weights(
-    weights: WeightsConfig,
-    folder: Path,
-    *,
-    is_demo: bool,
-    needs_pca: bool = False,
-    progress: Progress | None = None,
-    files: Sequence[ReleasedFile] = RELEASE,
-) -> WeightsChoice:
-    """Choose the weights, and download the released ones if necessary.
+@dataclass(frozen=True)
+class WeightsRequest:
+    """What a run asks of its weights.
 
-    Args:
-        weights: what the configuration asks for.
-        folder: holds the released files.
+    Attributes:
+        weights: the configuration.
+        models: folder whose subfolders, one a model, hold downloaded files.
         is_demo: whether the data are the built-in demo clips, on which ``auto`` may fall back to random weights.
         needs_pca: whether PCA parameters are needed with the user's own weights.
         progress: called during a download.
+    """
+
+    weights: WeightsConfig
+    models: Path
+    is_demo: bool = False
+    needs_pca: bool = False
+    progress: Progress | None = None
+
+
+def resolve_weights(request: WeightsRequest, folder: Path, files: Sequence[ReleasedFile] = RELEASE) -> WeightsChoice:
+    """Choose the weights, and download the released ones if necessary.
+
+    Args:
+        request: the run's.
+        folder: holds the released files.
         files: the release, checkpoint last.
 
     Raises:
         WeightsError: they are missing or can't be downloaded; the message lists the options.
     """
+    weights, progress = request.weights, request.progress
     if isinstance(weights, RandomWeights):
         return _random("random", weights.seed, "weights=random was requested.")
     if isinstance(weights, FileWeights):
-        path, pca = _checkpoint_of(weights), _pca_of(weights, folder, progress) if needs_pca else None
+        path, pca = _checkpoint_of(weights), _pca_of(weights, folder, progress) if request.needs_pca else None
         return WeightsChoice("file", "file", path, pca, None, "weights=file was requested", False)
     assert isinstance(weights, AudiosetWeights)
     try:
         paths = [fetch(file, folder, weights, progress) for file in files]
     except WeightsError as error:
-        if isinstance(weights, AutoWeights) and is_demo:
+        if isinstance(weights, AutoWeights) and request.is_demo:
             return _random(
                 "auto", weights.seed, f"The released weights are not available, and these are the demo clips. {error}"
             )

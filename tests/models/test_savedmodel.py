@@ -16,6 +16,7 @@ from runner.inference.saved_model import _module
 from runner.inference.session import EmbeddingSession
 from runner.models.base import LoadedWeights, Target
 from runner.models.savedmodel.model import SavedModel
+from runner.weights.selection import WeightsRequest
 from tests.models.saved import CLASSES, RATE, SAMPLES, expected, save
 
 WINDOWS = np.random.default_rng(0).uniform(-0.5, 0.5, (3, SAMPLES)).astype(np.float32)
@@ -32,7 +33,7 @@ def model_of(folder: Path, **settings: object) -> SavedModel:
 
 
 def load(model: SavedModel) -> LoadedWeights:
-    return model.load(model.choose_weights(AutoWeights(), Path("unused"), is_demo=False))
+    return model.load(model.choose_weights(WeightsRequest(AutoWeights(), Path("unused"))))
 
 
 def rows_of(model: SavedModel) -> np.ndarray:
@@ -162,19 +163,19 @@ def test_a_model_at_a_url_is_downloaded_once(folder: Path, tmp_path: Path) -> No
     store = fsspec.filesystem("memory")
     store.put(str(folder), "/bucket/models/perch", recursive=True)
     model = model_of(Path("unused"), path="memory://bucket/models/perch/")
-    choice = model.choose_weights(AutoWeights(), tmp_path, is_demo=False)
+    choice = model.choose_weights(WeightsRequest(AutoWeights(), tmp_path))
     model.load(choice)
     assert model.spec.width == 10
     store.rm("/bucket/models/perch", recursive=True)
-    assert model.choose_weights(AutoWeights(), tmp_path, is_demo=False) == choice
+    assert model.choose_weights(WeightsRequest(AutoWeights(), tmp_path)) == choice
     missing = model_of(Path("unused"), path="memory://bucket/models/other")
     with pytest.raises(WeightsError, match="memory://bucket/models/other does not exist"):
-        missing.choose_weights(AutoWeights(), tmp_path, is_demo=False)
+        missing.choose_weights(WeightsRequest(AutoWeights(), tmp_path))
 
 
 def test_weights_of_their_own_are_of_no_use(folder: Path) -> None:
     with pytest.raises(ConfigError, match="weights=random is of no use: model=savedmodel has its own"):
-        model_of(folder).choose_weights(RandomWeights(), Path("unused"), is_demo=False)
+        model_of(folder).choose_weights(WeightsRequest(RandomWeights(), Path("unused")))
 
 
 @pytest.mark.parametrize(

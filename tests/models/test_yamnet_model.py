@@ -14,7 +14,7 @@ from runner.models.base import Target
 from runner.models.signals import as_int16, fixed_signals
 from runner.models.yamnet import model as module
 from runner.models.yamnet.model import Yamnet
-from runner.weights.selection import WeightsChoice
+from runner.weights.selection import WeightsChoice, WeightsRequest
 from runner.yamnet.constants import CLASSES
 
 NAMES = ["Silence", "White noise", "Sine wave", *(f"class {number}" for number in range(3, CLASSES))]
@@ -58,7 +58,7 @@ def test_weights_of_ones_own_need_no_names(
     monkeypatch.setattr(module, "fetch", fail)
     (tmp_path / "own.h5").touch()
     model = Yamnet()
-    choice = model.choose_weights(FileWeights(path=str(tmp_path / "own.h5")), tmp_path, is_demo=False)
+    choice = model.choose_weights(WeightsRequest(FileWeights(path=str(tmp_path / "own.h5")), tmp_path))
     assert choice.classes_path is None
     assert model.load(choice).smoke is None
     assert model.spec.outputs[1].classes == ()
@@ -67,7 +67,7 @@ def test_weights_of_ones_own_need_no_names(
 
 def test_the_program_is_the_references_in_both_types(tmp_path: Path) -> None:
     model = Yamnet()
-    loaded = model.load(model.choose_weights(RandomWeights(seed=1), tmp_path, is_demo=False))
+    loaded = model.load(model.choose_weights(WeightsRequest(RandomWeights(seed=1), tmp_path)))
     signals = fixed_signals()[:4]
     expected = model.reference(loaded.arrays, signals, "float32")
     log_mel = model.reference_log_mel(signals)

@@ -15,7 +15,7 @@ import pytest
 from runner.config.schema import AudiosetWeights, AutoWeights, FileWeights, RandomWeights
 from runner.core.errors import WeightsError
 from runner.weights.download import CHECKPOINT, PCA_PARAMETERS, ReleasedFile
-from runner.weights.selection import resolve_weights
+from runner.weights.selection import WeightsRequest, resolve_weights
 
 CONTENT = {
     "params.npz": np.random.default_rng(0).bytes(5_000),
@@ -82,7 +82,7 @@ def server() -> Iterator[Server]:
 
 def resolve(base_url: str, models: Path, kind: type[AudiosetWeights] = AudiosetWeights, **options):
     weights = kind(base_url=base_url, timeout_s=1.0)
-    return resolve_weights(weights, models / "vggish", is_demo=options.pop("is_demo", False), files=RELEASE, **options)
+    return resolve_weights(WeightsRequest(weights, models, **options), models / "vggish", RELEASE)
 
 
 def test_the_registry_is_the_published_one() -> None:
@@ -195,15 +195,15 @@ def test_several_processes_at_once_get_one_good_file(server: Server, tmp_path: P
 
 
 def test_random_and_file_need_no_network(tmp_path: Path) -> None:
-    random = resolve_weights(RandomWeights(seed=3), tmp_path, is_demo=False)
+    random = resolve_weights(WeightsRequest(RandomWeights(seed=3), tmp_path), tmp_path)
     assert (random.source, random.seed, random.is_random) == ("random", 3, True)
     (tmp_path / "v2.ckpt.index").touch()
     (tmp_path / "v1.ckpt").touch()
     for name in ("v1.ckpt", "v2.ckpt"):
-        assert resolve_weights(FileWeights(path=str(tmp_path / name)), tmp_path, is_demo=False).path == str(
+        assert resolve_weights(WeightsRequest(FileWeights(path=str(tmp_path / name)), tmp_path), tmp_path).path == str(
             tmp_path / name
         )
     with pytest.raises(WeightsError, match="does not exist"):
-        resolve_weights(FileWeights(path=str(tmp_path / "no.ckpt")), tmp_path, is_demo=False)
+        resolve_weights(WeightsRequest(FileWeights(path=str(tmp_path / "no.ckpt")), tmp_path), tmp_path)
     with pytest.raises(WeightsError, match=r"without \.index"):
-        resolve_weights(FileWeights(path=str(tmp_path / "no.index")), tmp_path, is_demo=False)
+        resolve_weights(WeightsRequest(FileWeights(path=str(tmp_path / "no.index")), tmp_path), tmp_path)

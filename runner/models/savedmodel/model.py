@@ -16,11 +16,11 @@ from runner.models.savedmodel.download import fetch_model
 from runner.weights.selection import WeightsChoice
 
 if TYPE_CHECKING:
-    from runner.config.schema import SavedModelConfig, WeightsConfig
+    from runner.config.schema import SavedModelConfig
     from runner.contract.result import Decision
     from runner.devices.detection import DeviceType
     from runner.models.program import Program
-    from runner.weights.download import Progress
+    from runner.weights.selection import WeightsRequest
 
 
 class SavedModel(EmbeddingModel):
@@ -36,24 +36,18 @@ class SavedModel(EmbeddingModel):
         self._path = ""
         self.notes: list[str] = []
 
-    def choose_weights(
-        self,
-        weights: WeightsConfig,
-        models: Path,
-        *,
-        is_demo: bool,
-        needs_pca: bool = False,
-        progress: Progress | None = None,
-    ) -> WeightsChoice:
+    def choose_weights(self, request: WeightsRequest) -> WeightsChoice:
         """Find the model's file or folder; one at a URL is downloaded once."""
-        if weights.name != "auto":
-            raise ConfigError(f"weights={weights.name} is of no use: model=savedmodel has its own, in model.path")
+        if (weights := request.weights.name) != "auto":
+            raise ConfigError(f"weights={weights} is of no use: model=savedmodel has its own, in model.path")
         location = str(self._config.path)
-        path = fetch_model(location, models / self.spec.name) if is_url(location) else Path(location).expanduser()
+        path = (
+            fetch_model(location, request.models / self.spec.name) if is_url(location) else Path(location).expanduser()
+        )
         path = path.absolute()
         if not path.exists():
             raise WeightsError(f"model.path={location} does not exist: give a SavedModel's folder, or a .keras file")
-        return WeightsChoice(weights.name, "file", str(path), None, None, f"the weights in {location}", False)
+        return WeightsChoice(weights, "file", str(path), None, None, f"the weights in {location}", False)
 
     def load(self, choice: WeightsChoice, drawn: RandomInit | None = None, cache: Path | None = None) -> LoadedWeights:
         """Load the model once on the CPU, to know its outputs.

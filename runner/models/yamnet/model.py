@@ -24,11 +24,9 @@ from runner.yamnet.weights_file import load_weights_file
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from runner.config.schema import WeightsConfig
     from runner.contract.result import Decision
     from runner.models.program import Program
-    from runner.weights.download import Progress
-    from runner.weights.selection import WeightsChoice
+    from runner.weights.selection import WeightsChoice, WeightsRequest
 
 
 class Yamnet(EmbeddingModel):
@@ -65,23 +63,15 @@ class Yamnet(EmbeddingModel):
         """Compute the log-mel in NumPy float64."""
         return reference_log_mel(windows, LOG_OFFSET)
 
-    def choose_weights(
-        self,
-        weights: WeightsConfig,
-        models: Path,
-        *,
-        is_demo: bool,
-        needs_pca: bool = False,
-        progress: Progress | None = None,
-    ) -> WeightsChoice:
+    def choose_weights(self, request: WeightsRequest) -> WeightsChoice:
         """Choose the weights, and the file with the names of the classes; random weights have none."""
-        choice = super().choose_weights(weights, models, is_demo=is_demo, progress=progress)
+        choice = super().choose_weights(request)
         if choice.is_random:
             return choice
         classes = None
         with contextlib.suppress(WeightsError):  # with weights of the user's own; see ``load``
-            released = weights if isinstance(weights, AudiosetWeights) else AudiosetWeights()
-            classes = str(fetch(CLASS_MAP, models / self.spec.name, released, progress))
+            released = request.weights if isinstance(request.weights, AudiosetWeights) else AudiosetWeights()
+            classes = str(fetch(CLASS_MAP, request.models / self.spec.name, released, request.progress))
         return replace(choice, pca_path=None, classes_path=classes)
 
     def load(self, choice: WeightsChoice, drawn: RandomInit | None = None, cache: Path | None = None) -> LoadedWeights:

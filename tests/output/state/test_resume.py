@@ -32,7 +32,7 @@ from runner.output.state.identity import check_identity
 from runner.output.state.journal import Journal, ShardCounts, ShardEntry, read_journal
 from runner.output.state.locks import acquire_run_lock, release_run_lock
 from runner.output.state.plan import Plan, make_plan
-from runner.output.state.plan_file import check_output_folder
+from runner.output.state.plan_file import check_output_folder, read_plan
 from runner.output.state.rerun import TRANSIENT_REASONS, ObjectProbe, SkippedClip, shards_to_retry
 from runner.output.verify import load_committed_shards
 from runner.vggish.postprocess import Postprocessor, random_pca
@@ -197,9 +197,13 @@ def test_a_plan_that_names_no_model_is_of_vggish(run: Path, data: Path) -> None:
     plan(run, data)
     path = run / RunLayout.plan
     values = json.loads(path.read_text())
-    del values["settings"]["model.name"]
+    for key in ("model.name", "model.layer"):
+        del values["settings"][key]
     path.write_text(json.dumps(values))
     check_output_folder(run, config(data))
+    stored = read_plan(run)
+    assert stored is not None
+    assert (stored.settings["model.name"], stored.settings["model.layer"]) == ("vggish", "embedding")
 
 
 def test_a_folder_of_something_else_is_refused(run: Path, data: Path) -> None:
