@@ -1,5 +1,5 @@
 # make run    set up, then the main job on the demo clips
-# make check  set up, then lint, types, the documentation and the quick tests: before each commit
+# make check  set up, then lint, types and the quick tests: before each commit
 # make test   set up, then all tests
 PYTHON ?= python3
 VENV := .venv
@@ -29,7 +29,7 @@ $(PEER): $(READY)
 run: $(READY)
 	$(BIN)/python -m runner $(ARGS)
 
-check: lint docs
+check: lint
 	$(BIN)/python -m pytest -q $(PARALLEL) -m "not slow and not long" $(ARGS)
 
 test: $(READY) $(PEER)
