@@ -43,7 +43,8 @@ def main() -> None:
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
-        return _measure(options.repeat)
+        _measure(options.repeat)
+        return
     facts = host_facts()
     print(f"{facts['cpu']}, {facts['cores']} cores; examples (windows to embeddings) per core-second", flush=True)
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in options.limits}
@@ -139,7 +140,9 @@ def _kernels(output: list[str]) -> str:
 
 def _table(results: dict[str, list[dict[str, Any]]]) -> str:
     names = [" ".join(variant) for variant in VARIANTS]
-    lines = [f"{'ONEDNN_MAX_CPU_ISA':30s}" + "".join(f"{name:>20s}" for name in names) + "  calibrated; fastest float32"]
+    lines = [
+        f"{'ONEDNN_MAX_CPU_ISA':30s}" + "".join(f"{name:>20s}" for name in names) + "  calibrated; fastest float32"
+    ]
     for limit, rounds in results.items():
         speeds = {
             name: statistics.median(each["speeds"][name] for each in rounds)
