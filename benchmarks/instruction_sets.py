@@ -16,11 +16,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from runner.devices.host import host_facts
+
+if TYPE_CHECKING:
+    from runner.models.vggish.program import VGGishProgram
 
 LIMITS: dict[str, dict[str, str]] = {
     "none": {},
@@ -96,16 +99,7 @@ def _measure(repeat: int) -> None:
 def _stage(precision: str, conv: str) -> Callable[[], bool]:
     import tensorflow as tf
 
-    from runner.contract.result import Decision
-    from runner.devices.detection import DeviceType
-    from runner.models.base import Target
-    from runner.models.vggish.program import VGGishProgram
-    from runner.vggish.arrays import random_weights
-    from runner.vggish.spec import VGGISH
-
-    algorithm = Decision(conv, conv, "the benchmark's")
-    program = VGGishProgram(VGGISH, random_weights(0), Target(DeviceType.CPU, precision), algorithm)
-    function = tf.function(program.computation("windows"), autograph=False)
+    function = tf.function(make_program(precision, conv).computation("windows"), autograph=False)
     windows = tf.constant(np.random.default_rng(0).uniform(-1, 1, (_EXAMPLES, 15_600)).astype(np.float32))
 
     def run() -> bool:
@@ -116,6 +110,19 @@ def _stage(precision: str, conv: str) -> Callable[[], bool]:
         return True
 
     return run
+
+
+def make_program(precision: str, conv: str) -> VGGishProgram:
+    """Make VGGish with random weights on the CPU."""
+    from runner.contract.result import Decision
+    from runner.devices.detection import DeviceType
+    from runner.models.base import Target
+    from runner.models.vggish.program import VGGishProgram
+    from runner.vggish.arrays import random_weights
+    from runner.vggish.spec import VGGISH
+
+    algorithm = Decision(conv, conv, "the benchmark's")
+    return VGGishProgram(VGGISH, random_weights(0), Target(DeviceType.CPU, precision), algorithm)
 
 
 def _kernels(output: list[str]) -> str:
