@@ -1,0 +1,128 @@
+"""VGGish with INT8 convolutions, an experiment: ``python -m benchmarks.int8 AUDIO`` prints speed and error.
+
+oneDNN's operations in TensorFlow: unsigned activations with one scale a layer, which a part of the clips calibrates by
+their maxima, and weights with a scale a channel.  conv1 and the dense layers stay in float32, or bfloat16 where the CPU
+multiplies it.  Run it under ``ONEDNN_MAX_CPU_ISA`` for other CPUs; the weights are random.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+LAYERS = (("conv2", 1), ("conv3/conv3_1", 0), ("conv3/conv3_2", 1), ("conv4/conv4_1", 0), ("conv4/conv4_2", 1))
+"""INT8 layers, and whether a 2×2 max-pool follows."""
+
+_ROUNDS = 5
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("audio", type=Path, help="folder of clips")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    from runner.devices.instruction_sets import instruction_sets
+    from runner.statistics.frechet import Gaussian, frechet_distance
+
+    windows = _windows(parser.parse_args().audio)
+    programs = _programs(windows[::9], instruction_sets().bfloat16_units)
+    speeds: dict[str, list[float]] = {name: [] for name in programs}
+    for number in range(_ROUNDS + 1):
+        for name, program in programs.items():
+            busy = time.process_time()
+            program(windows[:256])
+            if number:  # the first round compiles
+                speeds[name].append(len(windows[:256]) / (time.process_time() - busy))
+    exact, *_ = embeddings = [program(windows).astype(np.float64) for program in programs.values()]
+    print(f"{len(windows)} windows; {instruction_sets().restriction or 'no limit'}")
+    for (name, values), rows in zip(speeds.items(), embeddings, strict=True):
+        error = np.abs(rows - exact).max() / np.abs(exact).max()
+        cosine = ((rows * exact).sum(1) / np.linalg.norm(rows, axis=1) / np.linalg.norm(exact, axis=1)).min()
+        fad = frechet_distance(Gaussian.of_rows(exact), Gaussian.of_rows(rows))
+        speed = statistics.median(values)
+        print(f"{name:20s} {speed:5.0f} examples/core-s  rel_err {error:.1e}  min cosine {cosine:.5f}  FAD {fad:.3f}")
+
+
+def _windows(folder: Path) -> np.ndarray:
+    import soundfile
+    import soxr
+
+    windows = []
+    for path in sorted(path for path in folder.rglob("*") if path.suffix in (".wav", ".ogg", ".flac")):
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        mono = soxr.resample(samples.mean(axis=1), rate, 16_000)
+        windows += [mono[first : first + 15_600] for first in range(0, len(mono) - 15_599, 15_360)]
+    return np.stack(windows).astype(np.float32)
+
+
+def _programs(sample: np.ndarray, bfloat16: object) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
+    import tensorflow as tf
+
+    from benchmarks.instruction_sets import make_program
+    from runner.vggish import frontend, network
+    from runner.vggish.arrays import random_weights
+
+    arrays = random_weights(0)
+    dtype = tf.bfloat16 if bfloat16 else tf.float32
+    dense = {name: tf.cast(array, tf.float32 if "/fc2/" in name else dtype) for name, array in arrays.items()}
+    features = _int8_features(arrays, frontend.log_mel(tf.constant(sample), "float32"))
+
+    def int8(windows: Any) -> Any:
+        return network.fully_connected(dense, tf.cast(features(frontend.folded_log_mel(windows)), dtype))
+
+    def batches(computation: Callable[[Any], Any]) -> Callable[[np.ndarray], np.ndarray]:
+        function = tf.function(computation, autograph=False, reduce_retracing=True)
+        return lambda rows: np.concatenate([function(tf.constant(rows[i : i + 64])) for i in range(0, len(rows), 64)])
+
+    programs = {"float32, winograd": make_program("float32", "winograd").computation("windows")}
+    if bfloat16:
+        programs["bfloat16"] = make_program("bfloat16", "direct").computation("windows")
+    return {name: batches(program) for name, program in (programs | {"int8": int8}).items()}
+
+
+def _int8_features(arrays: dict[str, np.ndarray], calibration: Any) -> Callable[[Any], Any]:
+    """Return the function from log-mel [n, 96, 64] to features [n, 12288] by INT8 convolutions from conv2 on."""
+    import tensorflow as tf
+
+    from runner.vggish import network
+
+    def conv(x: Any, layer: str, pool: int) -> Any:
+        weights, biases = arrays[f"vggish/{layer}/weights"], arrays[f"vggish/{layer}/biases"]
+        return network.convolution(x, tf.constant(weights), tf.constant(biases), pool=bool(pool))
+
+    x = conv(calibration[..., None], "conv1", 1)
+    maxima = [float(tf.reduce_max(x))]
+    for layer in LAYERS:
+        x = conv(x, *layer)
+        maxima.append(float(tf.reduce_max(x)))
+
+    def features(examples: Any) -> Any:
+        x = conv(examples[..., None], "conv1", 1) * (255 / maxima[0])
+        x = tf.bitcast(tf.cast(tf.minimum(x + 0.5, 255.0), tf.uint8), tf.quint8)
+        for (layer, pool), top, out_top in zip(LAYERS, maxima, maxima[1:], strict=False):
+            weights = arrays[f"vggish/{layer}/weights"]
+            tops = np.abs(weights).max(axis=(0, 1, 2))
+            rounded = np.round(weights / tops * 127).astype(np.int8).view(tf.qint8.as_numpy_dtype)
+            x, *_ = tf.raw_ops.QuantizedConv2DWithBiasAndReluAndRequantize(
+                input=x, filter=tf.constant(rounded, tf.qint8), bias=arrays[f"vggish/{layer}/biases"],
+                min_input=0.0, max_input=top, min_filter=-tops, max_filter=tops, min_freezed_output=0.0,
+                max_freezed_output=out_top, strides=[1] * 4, padding="SAME", out_type=tf.quint8,
+            )  # fmt: skip
+            if pool:
+                x, *_ = tf.raw_ops.QuantizedMaxPool(
+                    input=x, min_input=0.0, max_input=out_top, ksize=[1, 2, 2, 1], strides=[1, 2, 2, 1], padding="SAME"
+                )
+        return tf.reshape(tf.cast(tf.bitcast(x, tf.uint8), tf.float32) * (maxima[-1] / 255), [-1, network.FEATURES])
+
+    return features
+
+
+if __name__ == "__main__":
+    main()
