@@ -8,8 +8,11 @@ from __future__ import annotations
 import logging
 import os
 import subprocess
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
+
+from runner.devices.detection import MIN_GPU_FREE_MIB
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +45,18 @@ def free_mib(index: int) -> int | None:
     return int(nvml.nvmlDeviceGetMemoryInfo(handle).free) // _MIB
 
 
-def process_mib(index: int) -> float | None:
-    """Return the memory that this process holds on a GPU in MiB, CUDA's own share included.
+def usable_gpus() -> list[int]:
+    """Return the indices of the GPUs that have memory for a run; none without NVML."""
+    count = len(os.environ.get("CUDA_VISIBLE_DEVICES", "").split(","))
+    if "CUDA_VISIBLE_DEVICES" not in os.environ:
+        count = 0
+        while _device(count) is not None:
+            count += 1
+    return [index for index in range(count) if (free_mib(index) or 0) >= MIN_GPU_FREE_MIB]
+
+
+def process_mib(index: int, pids: Collection[int] = ()) -> float | None:
+    """Return the memory that processes, this one by default, hold on a GPU in MiB, CUDA's own share included.
 
     Where the driver doesn't tell processes apart (in some containers and virtual machines) it is that of all processes.
     """
@@ -51,9 +64,10 @@ def process_mib(index: int) -> float | None:
         return None
     nvml, handle = device
     try:
-        for process in nvml.nvmlDeviceGetComputeRunningProcesses(handle):
-            if process.pid == os.getpid() and process.usedGpuMemory:
-                return float(process.usedGpuMemory) / _MIB
+        own = pids or (os.getpid(),)
+        running = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
+        if held := sum(process.usedGpuMemory or 0 for process in running if process.pid in own):
+            return float(held) / _MIB
     except nvml.NVMLError as error:
         log.debug("NVML does not list processes: %s", error)
     return float(nvml.nvmlDeviceGetMemoryInfo(handle).used) / _MIB
