@@ -258,7 +258,8 @@ def embed_main(connection: Connection, parent: int, spec: RunSpec, cores: int, c
     die_with(parent)
     os.environ[CORES] = str(cores)
     handler = logging.StreamHandler()
-    handler.setFormatter(PrintableFormatter(LOG_FORMAT))
+    named = f"GPU {spec.config.device.index}: %(message)s"
+    handler.setFormatter(PrintableFormatter(LOG_FORMAT.replace("%(message)s", named)))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     _Child(connection, spec).run(clips)
     logging.shutdown()

@@ -18,7 +18,15 @@ from typing import Any
 
 from runner.core.cache import remembered
 from runner.devices.selection import choose_device
-from tests.double.session import DoubleProgram, DoubleSession, draw_arrays, embed, load_checkpoint, weights_checksum
+from tests.double.session import (
+    FAULT,
+    DoubleProgram,
+    DoubleSession,
+    draw_arrays,
+    embed,
+    load_checkpoint,
+    weights_checksum,
+)
 from tests.double.tfrecords import TFRecordWriter, load_messages
 
 SITE = Path(__file__).parent / "site"
@@ -51,12 +59,21 @@ def take_the_place_of_tensorflow() -> None:
     load.BackgroundLoad.share = lambda self, own_cpu_s: 0.0  # other tests run beside it, and must not keep it unranked
 
 
+def begin() -> None:
+    """Take the place of TensorFlow, and lie as the environment says."""
+    take_the_place_of_tensorflow()
+    if fault := os.environ.get(FAULT):
+        from tests.stress.mutations import install
+
+        install(fault, DoubleSession)
+
+
 def embed_main(*arguments: Any) -> None:
     """``runner.engines.embedder_process.embed_main`` with the double."""
     from runner.engines import embedder_process
 
     real = embedder_process.embed_main
-    take_the_place_of_tensorflow()
+    begin()
     real(*arguments)
 
 
