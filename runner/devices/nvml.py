@@ -46,13 +46,10 @@ def free_mib(index: int) -> int | None:
 
 
 def usable_gpus() -> list[int]:
-    """Return the indices of the GPUs that have memory for a run; none without NVML."""
-    count = len(os.environ.get("CUDA_VISIBLE_DEVICES", "").split(","))
-    if "CUDA_VISIBLE_DEVICES" not in os.environ:
-        count = 0
-        while _device(count) is not None:
-            count += 1
-    return [index for index in range(count) if (free_mib(index) or 0) >= MIN_GPU_FREE_MIB]
+    """Return the indices of the GPUs that have memory for a run, as far as that is known; none without nvidia-smi."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    count = len(describe_gpus() if visible is None else _names(visible))
+    return [index for index in range(count) if (free := free_mib(index)) is None or free >= MIN_GPU_FREE_MIB]
 
 
 def process_mib(index: int, pids: Collection[int] = ()) -> float | None:
@@ -110,8 +107,13 @@ def describe_gpus() -> list[NvidiaGpu]:
     ]
 
 
+def _names(visible: str) -> list[str]:
+    """Return the names in a value of CUDA_VISIBLE_DEVICES."""
+    return [name.strip() for name in visible.split(",") if name.strip()]
+
+
 def _name(index: int) -> str:
-    visible = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    visible = _names(os.environ.get("CUDA_VISIBLE_DEVICES", ""))
     return visible[index] if index < len(visible) else str(index)
 
 
