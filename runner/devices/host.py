@@ -26,6 +26,8 @@ _CORES_A_WRITER = 4
 
 _MAX_WRITERS = 4
 
+_WIDE_ROW = 1000
+
 _PACKAGES = ("tensorflow", "tensorflow-metal", "numpy", "soundfile", "soxr", "pyarrow", "hydra-core", "mlflow")
 
 
@@ -116,6 +118,11 @@ def _lines(path: str) -> list[str]:
         return []
 
 
-def writers_for(cores: int) -> int:
-    """Return the shards to write at a time on a machine: one for every four cores, four at most."""
-    return max(1, min(_MAX_WRITERS, cores // _CORES_A_WRITER))
+def writers_for(cores: int, row_values: int = 0) -> int:
+    """Return the shards to write at a time on a machine.
+
+    One for every four cores, four at most; twice as many where the rows of a model have over a thousand values, which
+    take ten times as long to write as VGGish's.
+    """
+    writers = max(1, min(_MAX_WRITERS, cores // _CORES_A_WRITER))
+    return writers * 2 if row_values > _WIDE_ROW else writers

@@ -76,7 +76,7 @@ def memory_plan(
         device.effective,
         usable_cores(),
         len(device.indices),
-        window_samples=spec.window_samples,
+        spec=spec,
         precision=precision.effective,
         gpu_mib=gpu_memory.available_mib,
     )

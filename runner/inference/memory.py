@@ -11,6 +11,7 @@ from runner.devices.host import writers_for
 
 if TYPE_CHECKING:
     from runner.config.schema import MemoryConfig
+    from runner.core.model_spec import ModelSpec
 
 MIB = 1 << 20
 
@@ -103,7 +104,7 @@ def plan_memory(
     cores: int,
     devices: int = 1,
     *,
-    window_samples: int,
+    spec: ModelSpec,
     precision: str = "float32",
     gpu_mib: int | None = None,
 ) -> MemoryPlan:
@@ -116,7 +117,7 @@ def plan_memory(
         device: kind of device in use.
         cores: usable cores.
         devices: devices in use.
-        window_samples: samples of the model's windows.
+        spec: the model's, for its windows and rows.
         precision: number format of the network.
         gpu_mib: memory of each GPU that the run may take; None where that is unknown.
     """
@@ -133,7 +134,7 @@ def plan_memory(
             notes.append(f"batch_size cut from {asked_for} to {batch}: the GPU has {gpu_mib:,} MiB for this run")
     writers = memory.writer_processes
     if writers is None:
-        writers = writers_for(cores) if device is DeviceType.GPU else 0
+        writers = writers_for(cores, spec.width) if device is DeviceType.GPU else 0
     limit_mib = memory.host_limit_of(device.value)
     plan = MemoryPlan(
         batch_size=batch,
@@ -144,7 +145,7 @@ def plan_memory(
         writer_processes=writers,
         notes=tuple(notes),
     )
-    return plan if limit_mib is None else _cut_to_limit(plan, limit_mib, device, devices, window_samples)
+    return plan if limit_mib is None else _cut_to_limit(plan, limit_mib, device, devices, spec.window_samples)
 
 
 def _cut_to_limit(

@@ -155,10 +155,13 @@ def _module(
     import tensorflow as tf
 
     from runner.inference.session import MIN_ROWS_CPU
+    from runner.models.vggish.program import VGGishProgram
     from runner.vggish import frontend, network
     from runner.vggish.constants import EMBEDDING_SIZE, EXAMPLE_FRAMES, EXAMPLE_SAMPLES, MEL_BANDS
 
     dtype = tf.dtypes.as_dtype(compute_dtype)
+    vggish = session.program
+    assert isinstance(vggish, VGGishProgram)
     module = tf.Module()
     module.weights = dict(session.weights)
 
@@ -182,16 +185,17 @@ def _module(
     def examples(log_mel: Any) -> Tensors:
         return {"embeddings": embed(log_mel, frontend.are_log_mel(log_mel))}
 
-    def windows(rows: Any) -> Tensors:
-        return {"embeddings": session.program.computation("float32")(rows)}
-
     def program(function: Callable[..., Any], shape: list[int | None], name: str) -> Any:
         return tf.function(function, input_signature=[tf.TensorSpec(shape, tf.float32, name=name)], autograph=False)
 
+    def windows(embed: Callable[[Any], Any]) -> Any:
+        return program(lambda rows: {"embeddings": embed(rows)}, [None, EXAMPLE_SAMPLES], "windows")
+
     module.waveform = program(waveform, [None, None], "samples")
     module.clip = program(clip, [None], "samples")
-    module.windows = program(windows, [None, EXAMPLE_SAMPLES], "windows")
+    module.windows = windows(vggish.as_on_cpu)
+    module.windows_gpu = windows(vggish.as_by_xla)
     module.examples = program(examples, [None, EXAMPLE_FRAMES, MEL_BANDS], "log_mel")
     module.metadata = tf.function(lambda: tf.constant(metadata), input_signature=[], autograph=False)
-    signatures = {name: getattr(module, name) for name in ("waveform", "clip", "windows", "examples")}
+    signatures = {name: getattr(module, name) for name in ("waveform", "clip", "windows", "windows_gpu", "examples")}
     return module, {"serving_default": module.waveform, **signatures}

@@ -207,10 +207,11 @@ def _device_alone(result: RunResult) -> str | None:
     metrics = result.metrics
     if "model_only_realtime_factor" not in metrics:
         return None
-    return (
-        f"by itself {metrics['model_only_realtime_factor']:,.0f} × realtime, {metrics['model_only_tflops']:,.1f} "
-        f"TFLOP/s, {metrics['model_only_share_of_peak']:.0%} of that of its matrix products"
-    )
+    text = f"by itself {metrics['model_only_realtime_factor']:,.0f} × realtime"
+    if "model_only_tflops" not in metrics:  # the model's multiplications were not counted
+        return text
+    share = f"{metrics['model_only_share_of_peak']:.0%} of that of its matrix products"
+    return f"{text}, {metrics['model_only_tflops']:,.1f} TFLOP/s, {share}"
 
 
 def _batch_size(result: RunResult) -> str | None:

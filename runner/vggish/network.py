@@ -115,7 +115,8 @@ def _fused_conv1(weights: Mapping[str, Any], examples: Any) -> Any:
     """Run conv1 and its max-pool: float32 [batch, 96, 64] to float32 [batch, 48, 32, 64]."""
     import tensorflow as tf
 
-    kernel, biases = weights["vggish/conv1/weights"], weights["vggish/conv1/biases"]
+    kernel = tf.cast(weights["vggish/conv1/weights"], tf.float32)
+    biases = tf.cast(weights["vggish/conv1/biases"], tf.float32)
     padded = tf.pad(examples, [[0, 0], [1, 1], [1, 1]])
     height, width = EXAMPLE_FRAMES - 1, MEL_BANDS - 1
     shifted = [[padded[:, i : i + height : 2, j : j + width : 2, None] for j in range(4)] for i in range(4)]

@@ -12,15 +12,14 @@ from runner.vggish import frontend
 from runner.yamnet.constants import LOG_OFFSET
 
 
-def log_mel(windows: Any, fft_dtype: str = "float64", mel_dtype: str = "float32") -> Any:
+def log_mel(windows: Any, mel_dtype: str = "float32") -> Any:
     """Compute the log-mel of windows, [n, 15600] mono 16 kHz to float32 [n, 96, 64].
 
     Args:
         windows: tensor of float32 in -1..1, or of int16.
-        fft_dtype: of the transform; float32 errs more.
         mel_dtype: of magnitudes and their product with the mel filters, as in ``runner.vggish.frontend.log_mel``.
     """
-    return frontend.log_mel(scaled(windows), mel_dtype, fft_dtype, LOG_OFFSET)
+    return frontend.log_mel(scaled(windows), mel_dtype, offset=LOG_OFFSET)
 
 
 def folded_log_mel(windows: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -130,8 +131,10 @@ def test_yamnet_has_a_window_every_half_second_and_pads_the_last(
         f"paths.outputs={folder}",
         *COMMON,
     )
-    done = run_real(*common, "model=yamnet", "weights=random", f"output.dir={folder / 'yamnet'}")
+    alone = "profile.device_benchmark_s.cpu=0.1"
+    done = run_real(*common, "model=yamnet", "weights=random", alone, f"output.dir={folder / 'yamnet'}")
     assert done.status == 0, done.err
+    assert re.search(r"by itself [\d.,]+ × realtime\n", done.out)  # its multiplications were not counted
     table = pq.read_table(folder / "yamnet/embeddings")
     counts = dict(zip(*np.unique(table["clip"].to_pylist(), return_counts=True), strict=True))
     for name, samples in recordings.items():

@@ -1,6 +1,7 @@
 """The memory policy's plan, and precision's choice: pure decisions."""
 
 import functools
+from dataclasses import replace
 
 import pytest
 
@@ -11,6 +12,8 @@ from runner.devices.detection import DeviceInfo, DeviceType, GpuDetails
 from runner.inference import memory
 from runner.inference.memory import MAX_BATCH, ceiling_mib
 from runner.inference.precision import choose_precision
+from runner.vggish.spec import VGGISH
+from runner.yamnet.spec import YAMNET
 
 BATCHES = {"cpu": 64, "gpu": 512, "metal": 128}
 
@@ -19,7 +22,7 @@ def policy(**settings: object) -> MemoryConfig:
     return MemoryConfig(default_batch_size=BATCHES, **({"host_limit_mib": None} | settings))
 
 
-plan_memory = functools.partial(memory.plan_memory, window_samples=15_600)
+plan_memory = functools.partial(memory.plan_memory, spec=VGGISH)
 
 
 @pytest.mark.parametrize("device", [DeviceType.CPU, DeviceType.GPU, DeviceType.METAL])
@@ -41,6 +44,7 @@ def test_a_gpu_gets_more_decode_processes_than_a_cpu() -> None:
 
 def test_processes_write_the_shards_of_a_gpu_alone() -> None:
     assert [plan_memory(policy(), DeviceType.GPU, cores).writer_processes for cores in (2, 8, 16, 64)] == [1, 2, 4, 4]
+    assert [plan_memory(policy(), DeviceType.GPU, cores, spec=YAMNET).writer_processes for cores in (2, 16)] == [2, 8]
     assert plan_memory(policy(), DeviceType.CPU, 16).writer_processes == 0
     assert plan_memory(policy(writer_processes=0), DeviceType.GPU, 16).writer_processes == 0
     assert plan_memory(policy(writer_processes=3), DeviceType.CPU, 16).writer_processes == 3
@@ -99,7 +103,7 @@ def test_on_many_cores_a_gpu_keeps_a_batch_that_is_worth_launching(cores: int, g
 @pytest.mark.parametrize("window_samples", [160_000, 2_880_000])
 def test_long_windows_make_small_batches(device: DeviceType, limit_mib: int, window_samples: int) -> None:
     asked = policy(batch_size=512, queue_depth=4, host_limit_mib=limit_mib)
-    plan = plan_memory(asked, device, 4, window_samples=window_samples)
+    plan = plan_memory(asked, device, 4, spec=replace(VGGISH, window_samples=window_samples))
     slots_mib = (plan.decode_workers + plan.spare_slots) * slot_bytes(plan.batch_size, window_samples) / (1 << 20)
     assert 1230 + slots_mib + 70 * plan.decode_workers <= limit_mib
     assert plan.batch_size >= 1

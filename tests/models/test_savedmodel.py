@@ -16,6 +16,7 @@ from runner.inference.saved_model import _module
 from runner.inference.session import EmbeddingSession
 from runner.models.base import LoadedWeights, Target
 from runner.models.savedmodel.model import SavedModel
+from runner.models.savedmodel.program import load_function
 from runner.weights.selection import WeightsRequest
 from tests.models.saved import CLASSES, RATE, SAMPLES, expected, save
 
@@ -88,6 +89,9 @@ def test_our_own_export_gives_the_bits_of_vggish(tf: ModuleType, vggish: Embeddi
     program = model.make_program(load(model).arrays, Target(DeviceType.CPU))
     windows = np.random.default_rng(2).uniform(-0.5, 0.5, (40, 15_600)).astype(np.float32)
     assert np.array_equal(program.embed(windows), vggish.embed_windows(windows))
+    for_gpu = load_function(str(tmp_path / "exported"), "windows", 15_600, "gpu")
+    compiled = tf.function(lambda rows: for_gpu(rows)["embeddings"], jit_compile=True)
+    np.testing.assert_allclose(compiled(windows), vggish.embed_windows(windows), rtol=0, atol=5e-5)
 
 
 def test_an_insane_window_has_a_row_of_nan_and_the_others_their_bits(folder: Path) -> None:

@@ -5,22 +5,21 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from runner.config.groups.parity import ParityConfig
+from runner.config.groups.precision import PRECISIONS
 from runner.models.signals import INT16_SIGNALS, as_int16
 from runner.vggish.reference import reference_log_mel
 
 
-@pytest.mark.parametrize(
-    ("front_end", "tolerance"),
-    [
-        (lambda frontend, signals: frontend.log_mel(signals), 1e-6),
-        (lambda frontend, signals: frontend.log_mel(signals, "float32", "float64"), 1e-2),
-        (lambda frontend, signals: frontend.folded_log_mel(signals), 2e-3),
-    ],
-)
-def test_every_front_end(front_end, tolerance: float, signals: np.ndarray, exact_log_mel: np.ndarray) -> None:  # type: ignore[no-untyped-def]
-    from runner.yamnet import frontend
+@pytest.mark.parametrize("is_cpu", [True, False])
+@pytest.mark.parametrize("precision", PRECISIONS[1:])
+def test_every_front_end_is_well_within_the_gates_tolerance(
+    precision: str, is_cpu: bool, signals: np.ndarray, exact_log_mel: np.ndarray
+) -> None:
+    from runner.yamnet import forward
 
-    assert np.abs(front_end(frontend, signals).numpy() - exact_log_mel).max() < tolerance
+    error = np.abs(forward.log_mel(signals, precision, is_cpu=is_cpu).numpy() - exact_log_mel).max()
+    assert error < ParityConfig().tolerances[precision].log_mel_err / 2
 
 
 def test_the_references_log_mel(signals: np.ndarray, exact_log_mel: np.ndarray) -> None:

@@ -48,8 +48,8 @@ class MemoryConfig:
 
     writer_processes: int | None = None
     """Processes that write the files of shards, of up to 200 MiB each, and leave the worker's interpreter to what feeds
-    a GPU; 0: threads of the worker write; null: one for four cores, up to four, with a GPU, otherwise 0. The actors of
-    ``engine=ray`` write in threads."""
+    a GPU; 0: threads of the worker write; null: with a GPU one for four cores, up to four, and twice as many where a
+    model's rows have over a thousand values; otherwise 0. The actors of ``engine=ray`` write in threads."""
 
     host_limit_mib: Any = AUTO
     """Host memory, decode and writer processes included, in MiB, to which queue, batch and processes shrink; ``auto``:

@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING, Any
 from runner.core.errors import ConfigError, WeightsError
 from runner.core.model_spec import Output
 from runner.core.paths import is_url
-from runner.models.base import EmbeddingModel, LoadedWeights, RandomInit, Target, Weights
+from runner.models.base import EmbeddingModel, LoadedWeights, RandomInit, Weights
 from runner.models.savedmodel.download import fetch_model
 from runner.weights.selection import WeightsChoice
 
 if TYPE_CHECKING:
     from runner.config.schema import SavedModelConfig
-    from runner.contract.result import Decision
     from runner.devices.detection import DeviceType
-    from runner.models.program import Program
     from runner.weights.selection import WeightsRequest
 
 
@@ -81,17 +79,10 @@ class SavedModel(EmbeddingModel):
         return tuple(replace(output, classes=names) if output.width == len(names) else output for output in outputs)
 
     def build(self, weights: Weights, precision: str, device: DeviceType) -> Callable[[Any], Mapping[str, Any]]:
-        """Load the model onto the device in whose scope this is called."""
+        """Load the model onto the device in whose scope this is called; XLA may fail to compile it."""
         from runner.models.savedmodel.program import load_function
 
-        return load_function(self._path, self._config.signature, self.spec.window_samples)
-
-    def make_program(self, weights: Weights, target: Target, algorithm: Decision | None = None) -> Program:
-        """Make the program for a device."""
-        program = super().make_program(weights, target)
-        if target.device.value == "gpu":
-            program.leave_xla("a SavedModel may hold operations that XLA does not compile")
-        return program
+        return load_function(self._path, self._config.signature, self.spec.window_samples, device.value)
 
 
 def _checksum(path: Path, salt: str) -> str:

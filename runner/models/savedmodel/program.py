@@ -20,15 +20,17 @@ _SERVING = "serving_default"
 _PROBED_ROWS = 2
 
 
-def load_function(path: str, signature: str | None, samples: int) -> LoadedFunction:
+def load_function(path: str, signature: str | None, samples: int, device: str = "cpu") -> LoadedFunction:
     """Load a model onto the device in whose scope this is called.
 
-    One that takes a single waveform at a time is called window by window.
+    One that takes a single waveform at a time is called window by window.  Of a signature that has another form for the
+    kind of device, as ``windows_gpu`` for ``windows`` in our own exports, that form is taken.
 
     Args:
         path: a SavedModel's folder, or a Keras file.
         signature: a signature, or the name of a function of the object; None: ``serving_default``, else the object.
         samples: of a window.
+        device: cpu, gpu or metal.
 
     Raises:
         WeightsError: it is no such file, lacks the signature, needs operations that TensorFlow does not have here, or
@@ -48,7 +50,7 @@ def load_function(path: str, signature: str | None, samples: int) -> LoadedFunct
             ) from error
         first = (str(error).splitlines() or [""])[0][:200]
         raise WeightsError(f"{path} can't be loaded ({type(error).__name__}: {first})") from error
-    function = loaded if is_keras else _function_of(loaded, path, signature)
+    function = loaded if is_keras else _function_of(loaded, path, signature, device)
     shape = _input_shape(function, is_keras=is_keras, samples=samples)
     if shape is None:
         raise WeightsError(f"{path} takes no waveform: it needs one input [batch, {samples}] or [{samples}] of float32")
@@ -100,11 +102,11 @@ class LoadedFunction:
         return _by_name(found)
 
 
-def _function_of(loaded: Any, path: str, signature: str | None) -> Any:
+def _function_of(loaded: Any, path: str, signature: str | None, device: str) -> Any:
     signatures = dict(getattr(loaded, "signatures", {}))
     name = signature or _SERVING
     if name in signatures:
-        return signatures[name]
+        return signatures.get(f"{name}_{device}", signatures[name])
     if signature is None and callable(loaded):
         return loaded.__call__
     if signature is not None and callable(function := getattr(loaded, signature, None)):

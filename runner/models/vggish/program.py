@@ -75,42 +75,50 @@ class VGGishProgram(Program):
 
     def computation(self, kind: str) -> Callable[[Any], Any]:
         """Return the function of tensors for a kind of input."""
-        return self._embed_examples if kind == "examples" else self._embed_windows
+        to_features = self._features_of_examples if kind == "examples" else self._features_of_windows
+        convolve = self._fused if self.is_compiled_by_xla else self._plain
+        embed = self._embed_in_chunks if self.device_type is DeviceType.CPU else self._embed_at_once
+        return lambda rows: embed(rows, lambda some: to_features(some, convolve))
 
-    def _embed_windows(self, windows: Any) -> Any:
-        return self._embed(windows, self._features_of_windows)
+    def as_on_cpu(self, windows: Any) -> Any:
+        """Embed windows in the form that is fast on a CPU, whatever the program's device: for the export."""
+        return self._embed_in_chunks(windows, lambda rows: self._features_of_windows(rows, self._plain))
 
-    def _embed_examples(self, examples: Any) -> Any:
-        return self._embed(examples, self._features_of_examples)
+    def as_by_xla(self, windows: Any) -> Any:
+        """Embed windows in the form that XLA compiles for a GPU, whatever the program's device: for the export."""
+        return self._embed_at_once(windows, lambda rows: self._features_of_windows(rows, self._fused))
 
-    def _embed(self, rows: Any, to_features: Callable[[Any], Any]) -> Any:
-        """Embed rows; on a CPU the convolutions run by small chunks, which stay in its caches.
+    def _embed_at_once(self, rows: Any, to_features: Callable[[Any], Any]) -> Any:
+        features = to_features(rows)
+        return network.only_finite(network.fully_connected(self.weights, features, self._layer), features)
+
+    def _embed_in_chunks(self, rows: Any, to_features: Callable[[Any], Any]) -> Any:
+        """Embed rows on a CPU: the convolutions run by small chunks, which stay in its caches.
 
         The dense layers, which read 200 MB of weights, run over the whole batch.
         """
         import tensorflow as tf
 
-        if self.device_type is not DeviceType.CPU:
-            features = to_features(rows)
-            return network.only_finite(network.fully_connected(self.weights, features, self._layer), features)
         chunk = CPU_CHUNK if self._dtype == tf.float32 else CPU_CHUNK_COARSE
         features = network.in_chunks(to_features, rows, chunk, network.FEATURES, self._dtype)
         count = tf.shape(features)[0]
         padded = tf.pad(features, [[0, tf.maximum(MIN_DENSE_ROWS_CPU - count, 0)], [0, 0]])
         return network.only_finite(network.fully_connected(self.weights, padded, self._layer)[:count], features)
 
-    def _features_of_windows(self, windows: Any) -> Any:
+    def _features_of_windows(self, windows: Any, convolve: Callable[[Any], Any]) -> Any:
         import tensorflow as tf
 
-        features = self._features_of_examples(self.log_mel(windows))
+        features = self._features_of_examples(self.log_mel(windows), convolve)
         return features if windows.dtype == tf.int16 else network.marked(features, frontend.are_samples(windows))
 
-    def _features_of_examples(self, examples: Any) -> Any:
-        if self.is_compiled_by_xla:
-            features = network.fused_convolutions(self.weights, examples, self._dtype)
-        else:
-            features = self._deep_layers(self.weights, network.first_layers(self.weights, examples, self._dtype))
-        return network.marked(features, frontend.are_log_mel(examples))
+    def _features_of_examples(self, examples: Any, convolve: Callable[[Any], Any]) -> Any:
+        return network.marked(convolve(examples), frontend.are_log_mel(examples))
+
+    def _fused(self, examples: Any) -> Any:
+        return network.fused_convolutions(self.weights, examples, self._dtype)
+
+    def _plain(self, examples: Any) -> Any:
+        return self._deep_layers(self.weights, network.first_layers(self.weights, examples, self._dtype))
 
 
 def _log_mel_function(device: DeviceType, precision: str) -> Callable[[Any], Any]:
