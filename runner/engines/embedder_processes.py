@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from runner.config.schema import AUTO
 from runner.contract.events import DeviceEvent, PhaseEvent, ProgressEvent, WarningEvent
 from runner.contract.result import Startup
-from runner.core.errors import EngineError, OutOfMemoryError
-from runner.core.failures import error_of
+from runner.core.errors import EngineError, OutOfMemoryError, RunnerError
+from runner.core.failures import Failure, error_of
 from runner.devices.host import peak_rss_mib
 from runner.engines.common import shards_ahead
 from runner.engines.embedder_process import Answer, EmbedderProcess, Failed, Loaded
@@ -52,7 +52,7 @@ class EmbedderProcesses:
 
     def __init__(self, spec: RunSpec, gpus: Sequence[int], events: Events) -> None:
         self._spec, self._events = spec, events
-        self._all_gpus = gpus
+        self._count = len(gpus)
         self._processes: list[EmbedderProcess] = []
         self._lost: list[EmbedReport] = []
         self._ended: list[ProgressEvent] = []
@@ -65,9 +65,10 @@ class EmbedderProcesses:
         self.identity: dict[str, str] = {}
         self.file_metadata: dict[str, str] = {}
         self.gpus: Sequence[int] = ()
-        waits_for_first = spec.config.memory.batch_size == AUTO  # whose search the others find, and don't disturb
-        for gpu in gpus[:1] if waits_for_first else gpus:
-            self._start(gpu)
+        self._waiting: Sequence[int] = ()
+        if spec.config.memory.batch_size == AUTO:  # the others find what the first one measures, and don't disturb it
+            gpus, self._waiting = gpus[:1], gpus[1:]
+        self._start(gpus)
 
     @property
     def pids(self) -> list[int]:
@@ -82,9 +83,7 @@ class EmbedderProcesses:
             EngineError: all died, or they embed with different numbers.
         """
         self._await_loaded()
-        for gpu in self._all_gpus[1:]:
-            if all(process.gpu != gpu for process in self._processes):
-                self._start(gpu)
+        self._start(self._waiting)
         self._await_loaded()
         loaded = [process.loaded for process in self._processes if process.loaded]
         worst = max(range(len(loaded)), key=lambda number: loaded[number].metrics.get("parity_rel_err", 0.0))
@@ -173,8 +172,8 @@ class EmbedderProcesses:
                     self._send_all("shard", None)
             self._receive()
 
-    def _start(self, gpu: int) -> None:
-        self._processes.append(EmbedderProcess(self._spec, gpu, len(self._all_gpus)))
+    def _start(self, gpus: Sequence[int]) -> None:
+        self._processes += [EmbedderProcess(self._spec, gpu, self._count) for gpu in gpus]
 
     def _await_loaded(self) -> None:
         while any(process.loaded is None for process in self._processes):
@@ -257,15 +256,15 @@ class EmbedderProcesses:
 
     def _lose_dead(self, process: EmbedderProcess) -> None:
         process.handle.join(_EXIT_S)
-        status = process.handle.exitcode
-        is_killed = status == -signal.SIGKILL
-        reason = "the system killed its process, probably for lack of memory" if is_killed else ""
-        self._lose(process, reason or f"its process died (exit status {status})")
+        error: type[RunnerError] = EngineError
+        reason = f"its process died (exit status {process.handle.exitcode})"
+        if process.handle.exitcode == -signal.SIGKILL:
+            reason, error = "the system killed its process, probably for lack of memory", OutOfMemoryError
+        self._lose(process, reason)
         if not self._processes:
-            error = OutOfMemoryError if is_killed else EngineError
             raise error(
-                f"GPU {process.gpu}, the last one: {reason or f'its process died (exit status {status})'}: see "
-                "runner.log, choose memory=conservative, and rerun the same command to resume"
+                f"GPU {process.gpu} was the last one, and {reason}: see runner.log, choose memory=conservative, and "
+                "rerun the same command to resume"
             )
 
     def _lose(self, process: EmbedderProcess, reason: str) -> None:
@@ -273,6 +272,7 @@ class EmbedderProcesses:
         self._events.warn(f"GPU {process.gpu} is no longer used: {reason}")
         self._processes.remove(process)
         process.end()
+        process.is_asked, process.answer = False, Failed(Failure("engine", reason))
         self._remaining.extendleft(sorted(process.shards, reverse=True))
         if self._work is not None:
             self._work.forget_skipped(process.skipped)

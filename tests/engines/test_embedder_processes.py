@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import Pipe
 from pathlib import Path
 from types import SimpleNamespace
@@ -66,11 +67,16 @@ def honest(recv: Callable[[], Any]) -> Iterator[object]:
             yield Answer(1.5)
 
 
-def processes(monkeypatch: pytest.MonkeyPatch, folder: Path, *plays: Callable[..., Iterator[object]]) -> Any:
+def processes(
+    monkeypatch: pytest.MonkeyPatch,
+    folder: Path,
+    *plays: Callable[..., Iterator[object]],
+    settings: Sequence[str] = (),
+) -> Any:
     monkeypatch.setattr(embedder_processes, "EmbedderProcess", Played)
     PLAYS.clear()
     PLAYS.update(enumerate(plays))
-    spec = make_spec(folder, make_config(["weights=random", "dataset=demo"]), shards=SHARDS)
+    spec = make_spec(folder, make_config(["weights=random", "dataset=demo", *settings]), shards=SHARDS)
     return EmbedderProcesses(spec, range(len(plays)), Events(io.StringIO()))
 
 
@@ -190,6 +196,42 @@ def test_a_question_that_one_process_cannot_answer_leaves_no_answer_behind(
     with pytest.raises(Exception, match="no room"):
         own.call("run_pass")
     assert own.call("cpu_s") == [3.0, 2.0]
+    own.close()
+
+
+def test_a_question_to_a_process_that_dies_ends(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def dies(recv: Callable[[], Any]) -> Iterator[object]:
+        yield loaded()
+        recv()
+
+    own = processes(monkeypatch, tmp_path, dies, honest)
+    own.load()
+    with pytest.raises(EngineError, match="the system killed its process"):
+        own.call_first("batch_size_curve")
+    assert own.call("cpu_s") == [1.5]
+    own.close()
+
+
+def test_the_first_process_measures_the_batch_size_before_the_others_start(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    started = []
+
+    def slow(recv: Callable[[], Any]) -> Iterator[object]:
+        time.sleep(0.2)
+        started.append("the first is ready")
+        yield loaded()
+        recv()
+
+    def later(recv: Callable[[], Any]) -> Iterator[object]:
+        started.append("the second starts")
+        yield loaded()
+        recv()
+
+    own = processes(monkeypatch, tmp_path, slow, later, settings=["memory.batch_size=auto"])
+    own.load()
+    assert started == ["the first is ready", "the second starts"]
+    assert own.pids == [0, 1]
     own.close()
 
 
