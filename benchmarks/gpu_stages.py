@@ -56,6 +56,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--precision", default="float16", choices=("float16", "bfloat16"))
+    parser.add_argument("--only", nargs="*", help="stages")
     parser.add_argument("--float8", nargs="*", default=[], choices=list(IMAGES), help="layers")
     options = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -64,6 +65,8 @@ def main() -> None:
         stages |= _float8(layer, options.batch)
     working = {}
     for name, stage in stages.items():
+        if options.only and name not in options.only:
+            continue
         try:
             stage.seconds()  # compiles
         except Exception as error:

@@ -68,11 +68,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 _TENSORFLOW = (
-    *("inference/", "models/", "vggish/", "yamnet/", "converters/", "audio/test_resample", "cli/test_fad_selftest"),
-    *("devices/test_cuda", "end_to_end/test_export", "output/test_formats", "pipeline/test_independence"),
-    *("pipeline/test_kinds", "statistics/test_files", "stress/test_mutations"),
+    ("inference/", "models/", "vggish/"),
+    (
+        *("stress/test_mutations", "pipeline/test_independence", "pipeline/test_kinds", "yamnet/", "converters/"),
+        *("audio/test_resample", "cli/test_fad_selftest", "devices/test_cuda", "end_to_end/test_export"),
+        *("output/test_formats", "statistics/test_files"),
+    ),
 )
-"""Beginnings of the paths of tests that import TensorFlow into their own process."""
+"""Beginnings of the paths of tests that import TensorFlow into their own process: two halves, which take as long."""
 
 _LONG = (
     *("runs", "resume", "faults", "object_sweep", "docs", "numbers", "arguments", "evaluate", "browser"),
@@ -83,11 +86,14 @@ _LONG = (
 
 def _turn(path: Path) -> int:
     if group := _group(path.relative_to(PROJECT).as_posix()):
-        return ("ray", "tensorflow").index(group)
+        return _GROUPS.index(group)
     name = path.stem.removeprefix("test_")
     if name in _LONG:
-        return 2 + _LONG.index(name)
-    return 2 + len(_LONG) + (path.parent.name != "end_to_end" and not name.startswith("object_"))
+        return len(_GROUPS) + _LONG.index(name)
+    return len(_GROUPS) + len(_LONG) + (path.parent.name != "end_to_end" and not name.startswith("object_"))
+
+
+_GROUPS = ("ray", *(f"tensorflow {number}" for number in range(len(_TENSORFLOW))))
 
 
 def _group(file: str) -> str | None:
@@ -97,7 +103,9 @@ def _group(file: str) -> str | None:
     """
     if "ray" in Path(file).stem.split("_"):
         return "ray"
-    return "tensorflow" if file.startswith(tuple(f"tests/{beginning}" for beginning in _TENSORFLOW)) else None
+    below = file.removeprefix("tests/")
+    halves = (number for number, beginnings in enumerate(_TENSORFLOW) if below.startswith(beginnings))
+    return next((f"tensorflow {number}" for number in halves), None)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from runner.devices.instruction_sets import InstructionSets, instruction_sets
+
 if TYPE_CHECKING:
     from runner.devices.detection import DeviceType, MachineFacts
     from runner.devices.nvml import NvidiaGpu
@@ -56,7 +58,7 @@ class Facts:
     cores: int = 1
     all_cores: int = 1
     memory_mib: int = 0
-    cpu_flags: frozenset[str] = frozenset()
+    instruction_sets: InstructionSets = field(default_factory=InstructionSets)
     python: str = ""
     nvidia: Sequence[NvidiaGpu] = ()
     cuda_libraries: Mapping[str, bool] = field(default_factory=dict)
@@ -76,7 +78,7 @@ def gather() -> Facts:
     from runner.core.paths import default_models, default_outputs
     from runner.devices import nvml
     from runner.devices.detection import CUDA_LIBRARIES, can_load_library
-    from runner.devices.host import cpu_flags, usable_cores, usable_memory_mib
+    from runner.devices.host import usable_cores, usable_memory_mib
     from runner.devices.probe import gather_facts
     from runner.inference.tensorflow_import import import_tensorflow
     from runner.tracking.client import store_uri
@@ -92,7 +94,7 @@ def gather() -> Facts:
         cores=usable_cores(),
         all_cores=os.cpu_count() or 1,
         memory_mib=usable_memory_mib(),
-        cpu_flags=cpu_flags(),
+        instruction_sets=instruction_sets(),
         python=platform.python_version(),
         nvidia=nvml.describe_gpus(),
         cuda_libraries={name: can_load_library(name) for name in CUDA_LIBRARIES} if uses_cuda else {},
@@ -126,7 +128,10 @@ def diagnose(facts: Facts) -> list[Check]:
 def _processor(facts: Facts) -> list[Check]:
     machine = facts.machine
     limited = "" if facts.cores == facts.all_cores else f" of {facts.all_cores} (affinity or container limit)"
-    units = [name for flag, name in _CPU_UNITS.items() if flag in facts.cpu_flags]
+    cpu = facts.instruction_sets
+    units = [name for flag, name in _CPU_UNITS.items() if flag in cpu.flags]
+    if cpu.restriction:
+        units.append(f"slowed by {cpu.restriction} in the environment")
     return [
         Check(
             "CPU",

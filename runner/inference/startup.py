@@ -19,6 +19,7 @@ from runner.contract.result import (
 from runner.core.errors import ParityError
 from runner.core.layout import CACHE
 from runner.devices.host import usable_cores, versions
+from runner.devices.instruction_sets import instruction_sets
 from runner.devices.nvml import describe_gpus
 from runner.inference.batch_size import measure_on, remembered_search, search_undisturbed, sizes_from
 from runner.inference.compile_cache import CompileCache
@@ -224,6 +225,7 @@ class SessionStartup:
         key = ", ".join(
             (
                 device.device.name,
+                str(instruction_sets()),
                 f"{usable_cores()} cores",
                 placement.precision.effective,
                 self._dtypes[0],

@@ -14,6 +14,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 
 from runner.core.imports import without_collection
+from runner.devices.instruction_sets import prefer_onednn
 
 _KERAS = "keras"
 
@@ -25,8 +26,9 @@ def import_tensorflow() -> None:
     """Import TensorFlow without Keras, which nothing here uses, and which takes nearly as long as all the rest.
 
     TensorFlow imports Keras for the sake of its optimizers, and goes on where that fails. ``tf.keras`` imports it when
-    it is used.
+    it is used.  On CPUs it computes with oneDNN: see ``prefer_onednn``.
     """
+    prefer_onednn()
     refusal = _Refusal()
     sys.meta_path.insert(0, refusal)
     try:

@@ -128,6 +128,7 @@ def test_a_tail_is_kept_where_it_has_a_frame_that_no_example_has(hop: int) -> No
         assert_rule(int(samples), hop)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hop", [95, 96, 97, 98, 130])
 def test_a_tail_is_kept_by_that_rule_at_every_length(hop: int) -> None:
     for samples in range(15_300, 15_600 + 160 * hop + 1000):

@@ -148,6 +148,7 @@ def test_a_wav_file_that_outgrew_its_32_bits(tmp_path: Path) -> None:
     assert clip.warning == f"truncated: {1 << 20} of the {samples} bytes of samples that its header states are read"
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_no_header_breaks_the_parsers(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:

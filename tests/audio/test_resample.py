@@ -24,6 +24,7 @@ def resample(
     return np.concatenate([*(stream.push(block) for block in np.split(signal, cuts)), stream.finish()])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rate", "target"),
     [(rate, 16_000) for rate in COMMON + ODD]
@@ -39,6 +40,7 @@ def test_equals_resampys_kaiser_best(rate: int, target: int) -> None:
     assert np.abs(resampled - expected).max() < 2e-7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", COMMON)
 def test_log_mel_after_it_equals_that_after_resampy(rate: int) -> None:
     resampy = pytest.importorskip("resampy", reason="resampy is a development dependency")

@@ -40,6 +40,7 @@ def clip_of(frames: int, channels: int, dtype: str, seed: int) -> np.ndarray:
     return samples if dtype == "int16" else scaled(samples)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(
     st.sampled_from([(spec, hop_s) for spec, hops in HOPS.items() for hop_s in hops]),

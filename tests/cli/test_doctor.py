@@ -10,6 +10,7 @@ import pytest
 from runner.cli import selftest
 from runner.cli.doctor import Check, Facts, diagnose
 from runner.devices.detection import CUDA_LIBRARIES, GpuDetails, MachineFacts
+from runner.devices.instruction_sets import InstructionSets
 from runner.devices.nvml import NvidiaGpu
 from tests.commands import run_module
 
@@ -18,7 +19,7 @@ LINUX = Facts(
     cores=2,
     all_cores=16,
     memory_mib=24 * 1024,
-    cpu_flags=frozenset({"avx512f", "amx_bf16"}),
+    instruction_sets=InstructionSets(frozenset({"avx512f", "amx_bf16"})),
     python="3.11.7",
     formats=("WAV", "FLAC", "OGG", "MP3"),
     packages={"mlflow": "3.17.2", "av": "14.0"},
@@ -49,6 +50,12 @@ def test_a_plain_linux_machine_lacks_nothing_that_it_needs() -> None:
     assert checks["device=auto"].detail.startswith("chooses cpu: ")
     assert (checks["vggish_model.ckpt"].ok, checks["vggish_pca_params.npz"].ok) == (True, None)
     assert checks["Ray"].ok is None
+
+
+def test_a_limit_of_instructions_is_named() -> None:
+    limited = InstructionSets(frozenset({"avx512f", "amx_bf16"}), "AVX2")
+    assert "slowed by ONEDNN_MAX_CPU_ISA=AVX2" in table(replace(LINUX, instruction_sets=limited))["CPU"].detail
+    assert "slowed" not in table(LINUX)["CPU"].detail
 
 
 def test_a_gpu_without_its_libraries_is_told_which_and_how_to_get_them() -> None:

@@ -78,6 +78,7 @@ def test_timelines_have_the_clips_labels(run: EmbeddingReader, tmp_path: Path) -
     assert (tmp_path / "audacity" / "b" / "20230111_053000.wav.txt").read_text() == "0.000000\t4.815000\tb\n"
 
 
+@pytest.mark.slow
 def test_timelines_have_clusters_of_the_sounds(tmp_path: Path) -> None:
     sounds = np.repeat(np.eye(2, 128, dtype=np.float32), 3, axis=0) + np.float32(0.01)
     folder = write_run(tmp_path / "run", sounds, ["long.wav"] * 6)

@@ -15,7 +15,7 @@ from runner.contract.files import read_result
 from runner.contract.result import WorkerResult
 from runner.contract.spec import DatasetSummary
 from runner.core.layout import RunLayout
-from runner.devices.host import cpu_flags
+from runner.devices.instruction_sets import instruction_sets
 from runner.reporting.comparability import FIRST_PASS, exclusion_reasons, facts_of_result
 from runner.vggish.postprocess import project, quantize, random_pca
 from tests.commands import Done, run
@@ -201,7 +201,7 @@ def test_released_weights_with_other_answers_stop_the_run(few_clips: Path, tmp_p
 
 
 def test_auto_takes_the_next_precision_where_the_first_misses(few_clips: Path, tmp_path: Path) -> None:
-    if not cpu_flags() & {"avx512_bf16", "amx_bf16"}:
+    if not instruction_sets().bfloat16_units:
         pytest.skip("this CPU has no bfloat16 units: auto begins with float32")
     tolerance = "parity.tolerances.bfloat16={rel_err:2e-5,min_cosine:0.999999,scale_err:1e-5}"
     settings = (f"dataset.root={few_clips}", "weights=random", "device=cpu", "tracking=none", "precision=auto")

@@ -117,6 +117,7 @@ def test_of_too_many_clips_a_sample_is_evaluated_and_that_is_recorded(tmp_path: 
     assert found.config.max_rows == 40
 
 
+@pytest.mark.slow
 def test_a_later_evaluation_takes_the_place_of_an_earlier_one_in_result_json(tmp_path: Path) -> None:
     run = write_run(tmp_path, labeled_clips())
     before = make_result({"metrics": {"realtime_factor": 100.0}})

@@ -8,7 +8,9 @@ import pytest
 from runner.audio.framing import slot_bytes
 from runner.config.composition import compose_config
 from runner.config.schema import MemoryConfig
+from runner.core.errors import ConfigError
 from runner.devices.detection import DeviceInfo, DeviceType, GpuDetails
+from runner.devices.instruction_sets import InstructionSets
 from runner.inference import memory
 from runner.inference.memory import MAX_BATCH, ceiling_mib
 from runner.inference.precision import choose_precision
@@ -137,11 +139,13 @@ def test_the_ceiling_leaves_out_what_cuda_takes_in_any_case() -> None:
 CPU = DeviceInfo(DeviceType.CPU, True, "Some CPU", "")
 AMPERE = DeviceInfo(DeviceType.GPU, True, "A100", "", GpuDetails(compute_capability=(8, 0)))
 TURING = DeviceInfo(DeviceType.GPU, True, "T4", "", GpuDetails(compute_capability=(7, 5)))
-MODERN, OLD = frozenset({"avx512_bf16", "amx_bf16"}), frozenset({"avx2"})
+MODERN = InstructionSets(frozenset({"avx512f", "avx512_bf16", "amx_bf16"}))
+ZEN4 = InstructionSets(frozenset({"avx512f", "avx512_bf16"}))
+OLD = InstructionSets(frozenset({"avx2"}))
 
 
 @pytest.mark.parametrize(
-    ("requested", "device", "flags", "effective"),
+    ("requested", "device", "cpu", "effective"),
     [
         ("float32", CPU, OLD, "float32"),
         ("tf32", CPU, MODERN, "float32"),
@@ -149,13 +153,21 @@ MODERN, OLD = frozenset({"avx512_bf16", "amx_bf16"}), frozenset({"avx2"})
         ("tf32", TURING, OLD, "float32"),
         ("auto", CPU, MODERN, "bfloat16"),
         ("auto", CPU, OLD, "float32"),
+        ("auto", CPU, ZEN4, "bfloat16"),
+        ("auto", CPU, replace(ZEN4, limit="AVX512_CORE_BF16"), "bfloat16"),
+        ("auto", CPU, replace(ZEN4, limit="AVX512_CORE_VNNI"), "float32"),
+        ("auto", CPU, replace(MODERN, limit="AVX512_CORE_AMX"), "bfloat16"),
+        ("auto", CPU, replace(MODERN, limit="AVX512_CORE_BF16"), "float32"),
+        ("auto", CPU, replace(MODERN, limit="AVX2"), "float32"),
+        ("auto", CPU, replace(MODERN, onednn=False), "float32"),
+        ("bfloat16", CPU, replace(MODERN, onednn=False), "bfloat16"),
         ("auto", AMPERE, OLD, "float16"),
         ("auto", TURING, OLD, "float16"),
         ("bfloat16", CPU, OLD, "bfloat16"),
     ],
 )
-def test_precision(requested: str, device: DeviceInfo, flags: frozenset[str], effective: str) -> None:
-    choice = choose_precision(requested, device, flags)
+def test_precision(requested: str, device: DeviceInfo, cpu: InstructionSets, effective: str) -> None:
+    choice = choose_precision(requested, device, cpu)
     assert choice.effective == effective
     assert choice.reason
 
@@ -164,6 +176,14 @@ def test_a_precision_that_is_slow_or_absent_warns() -> None:
     assert "slow" in str(choose_precision("bfloat16", CPU, OLD).warning)
     assert choose_precision("bfloat16", CPU, MODERN).warning is None
     assert "TF32" in str(choose_precision("tf32", CPU, OLD).warning)
+
+
+def test_a_limit_without_bfloat16_is_refused_and_named() -> None:
+    limited = replace(MODERN, limit="AVX2")
+    with pytest.raises(ConfigError, match="precision=bfloat16 is not possible under ONEDNN_MAX_CPU_ISA=AVX2"):
+        choose_precision("bfloat16", CPU, limited)
+    assert "ONEDNN_MAX_CPU_ISA=AVX2 leaves" in choose_precision("auto", CPU, limited).reason
+    assert "TF_ENABLE_ONEDNN_OPTS=0" in str(choose_precision("bfloat16", CPU, replace(MODERN, onednn=False)).warning)
 
 
 def test_a_precision_that_fails_parity_makes_way_for_the_next() -> None:

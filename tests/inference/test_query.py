@@ -74,6 +74,7 @@ def test_the_query_is_slowed_as_the_runs_clips_were(run: Path, capsys: pytest.Ca
     assert capsys.readouterr().out.splitlines()[1].split() == ["1.0000", "00:00.96", "00:01.06", "4.wav", "(4)"]
 
 
+@pytest.mark.slow
 def test_a_run_of_other_weights_is_not_searched(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shard = run / "run" / "embeddings" / "part-00000.parquet"
     write_metadata(shard, {"weights.source": "random", "weights.checksum": "others", "hop_s": "0.96"})

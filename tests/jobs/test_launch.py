@@ -53,6 +53,7 @@ def test_lines_that_are_no_events_are_passed_over(tmp_path: Path, monkeypatch: p
     script = """
 print("a library says hello")
 print("[1, 2]")
+print(42)
 print('{"level": "info"}')
 sys.stdout.buffer.write(b"\\xff\\xfe\\n")
 print('{"event": "phase", "name": "import"}')

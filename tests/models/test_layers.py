@@ -7,6 +7,7 @@ import pytest
 
 from runner.core.errors import ConfigError
 from runner.devices.detection import DeviceType
+from runner.devices.instruction_sets import InstructionSets
 from runner.inference.precision import choose_precision
 from runner.models.base import LoadedWeights, Target
 from runner.models.signals import fixed_signals
@@ -60,9 +61,9 @@ def test_loaded_weights_keep_their_checksum_whatever_the_layer(weights: dict[str
 
 
 def test_auto_chooses_among_the_precisions_of_the_model() -> None:
-    flags = frozenset({"amx_bf16"})
-    assert choose_precision("auto", CPU, flags).effective == "bfloat16"
-    limited = choose_precision("auto", CPU, flags, ("float32", "tf32"))
+    cpu = InstructionSets(frozenset({"amx_bf16"}))
+    assert choose_precision("auto", CPU, cpu).effective == "bfloat16"
+    limited = choose_precision("auto", CPU, cpu, ("float32", "tf32"))
     assert limited.effective == "float32"
     assert "the model can't be computed in bfloat16" in limited.reason
     with pytest.raises(ConfigError, match="precision=bfloat16 is not possible with model=savedmodel"):

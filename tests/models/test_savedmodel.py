@@ -73,6 +73,7 @@ def test_a_function_of_the_object_is_a_signature_too(folder: Path) -> None:
     assert np.array_equal(rows_of(model_of(folder, signature="infer")), rows_of(model_of(folder)))
 
 
+@pytest.mark.slow
 def test_a_keras_file_is_loaded(tf: ModuleType, tmp_path: Path) -> None:
     inputs = tf.keras.Input([SAMPLES])
     network = tf.keras.Model(inputs, tf.keras.layers.Dense(3)(inputs))
@@ -82,6 +83,7 @@ def test_a_keras_file_is_loaded(tf: ModuleType, tmp_path: Path) -> None:
     assert model.spec.outputs == (Output("embedding", 3),)
 
 
+@pytest.mark.slow
 def test_our_own_export_gives_the_bits_of_vggish(tf: ModuleType, vggish: EmbeddingSession, tmp_path: Path) -> None:
     module, signatures = _module(vggish, "float32", FrontendConfig(), "{}")
     tf.saved_model.save(module, str(tmp_path / "exported"), signatures=signatures)

@@ -65,6 +65,7 @@ def test_weights_of_ones_own_need_no_names(
     assert "the classes have no names" in model.notes[0]
 
 
+@pytest.mark.slow
 def test_the_program_is_the_references_in_both_types(tmp_path: Path) -> None:
     model = Yamnet()
     loaded = model.load(model.choose_weights(WeightsRequest(RandomWeights(seed=1), tmp_path)))

@@ -73,6 +73,7 @@ def test_formats_have_folders_of_their_own_and_are_in_the_documentation() -> Non
     assert [name for name in FORMATS if not re.search(rf"Any of .*\b{name}\b", keys) or f"| `{name}`" not in page] == []
 
 
+@pytest.mark.slow
 def test_a_plain_reader_of_audiosets_format_parses_the_tfrecords(tmp_path: Path) -> None:
     import tensorflow as tf
 

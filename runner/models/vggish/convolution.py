@@ -14,6 +14,7 @@ from runner.contract.result import Decision
 from runner.core.cache import remembered
 from runner.devices.detection import DeviceType
 from runner.devices.host import cpu_name, usable_cores, versions
+from runner.devices.instruction_sets import instruction_sets
 from runner.vggish import network, winograd
 from runner.vggish.constants import VARIABLE_SHAPES
 
@@ -62,8 +63,12 @@ def choose_convolution(
 
 
 def remembered_calibration(folder: Path) -> tuple[float, float]:
-    """Return the result of ``calibrate`` on this machine with this TensorFlow, cached in ``folder``."""
-    key = f"{cpu_name()}, {usable_cores()} cores, TensorFlow {versions()['tensorflow']}"
+    """Return the result of ``calibrate`` on this machine with this TensorFlow, cached in ``folder``.
+
+    A model name of a processor may stand for several generations (of a virtual machine it often does): the instruction
+    sets in use are part of the key.
+    """
+    key = f"{cpu_name()} ({instruction_sets()}), {usable_cores()} cores, TensorFlow {versions()['tensorflow']}"
     direct, fast = remembered(folder / "calibration.json", key, calibrate, _is_pair)
     return float(direct), float(fast)
 

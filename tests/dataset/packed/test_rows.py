@@ -17,6 +17,7 @@ from tests.conftest import environment
 from tests.dataset.packed.packs import CLIPS, EXTENSIONS, bytes_of, embed, listed, rows_of, web
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["webdataset", "parquet"])
 def test_a_run_gives_the_rows_of_the_unpacked_files(
     unpacked: tuple[dict[str, Any], Path], tars: Path, parquets: Path, tmp_path: Path, kind: str
