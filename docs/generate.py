@@ -60,7 +60,7 @@ def configuration() -> str:
 
 
 def _group(group: str, default: str) -> str:
-    lines = [f"## {group}", "", str(GROUPS[group].__doc__) if is_dataclass(GROUPS.get(group)) else ""]
+    lines = [f"## {group}", "", str(inspect.getdoc(GROUPS[group])) if is_dataclass(GROUPS.get(group)) else ""]
     options = {path.stem: path.read_text(encoding="utf-8") for path in sorted((conf_dir() / group).glob("*.yaml"))}
     lines += ["", "| option | meaning |", "| --- | --- |"] if options else []
     for option, text in options.items():

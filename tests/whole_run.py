@@ -38,7 +38,7 @@ from runner.core.model_spec import ModelSpec
 from runner.devices import host
 from runner.devices.detection import DeviceInfo, DeviceType
 from runner.devices.selection import DeviceChoice
-from runner.engines import common, entrypoint, local
+from runner.engines import common, embedder, entrypoint, local
 from runner.inference.memory import MemoryPlan
 from runner.inference.precision import PrecisionChoice
 from runner.jobs import job, spawn, spec
@@ -245,12 +245,12 @@ def _patched() -> Iterator[None]:
             (entrypoint, "host_facts", lambda: facts),
             (entrypoint, "versions", lambda: found),
             (common, "versions", lambda: found),
-            (local, "SessionStartup", ArithmeticStartup),
-            (local, "Canary", _no_canary),
+            (embedder, "SessionStartup", ArithmeticStartup),
+            (embedder, "Canary", _no_canary),
             (entrypoint, "StopSignal", lambda end_at_once: stop),
-            (local, "gpu_memory_metrics", lambda device: {}),
+            (embedder, "gpu_memory_metrics", lambda device: {}),
             (local, "ThreadPoolExecutor", _Inline),
-            (local, "tune_interpreter", lambda: None),
+            (embedder, "tune_interpreter", lambda: None),
             (spawn, "subprocess", SimpleNamespace(**{**vars(subprocess), "Popen": _Worker})),
             (decode_process, "CONTEXT", multiprocessing.get_context("fork")),
             (npz, "_WRITERS", 1),

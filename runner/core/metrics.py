@@ -68,7 +68,7 @@ METRICS: tuple[Metric, ...] = (
             "s",
             "the worker's start, or its run where it was started ahead, to ready session; the parts follow below",
         ),
-        ("rss_peak_mib", "MiB", "the worker's resident memory at most, before the profile"),
+        ("rss_peak_mib", "MiB", "the worker's resident memory at most, GPUs' processes included, before the profile"),
         ("device_memory_peak_mib", "MiB", "what tensors took of the GPU at most"),
         ("parity_rel_err", "", "against the reference in float64: the largest error over the largest value"),
     ),

@@ -8,8 +8,11 @@ from __future__ import annotations
 import logging
 import os
 import subprocess
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
+
+from runner.devices.detection import MIN_GPU_FREE_MIB
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +45,15 @@ def free_mib(index: int) -> int | None:
     return int(nvml.nvmlDeviceGetMemoryInfo(handle).free) // _MIB
 
 
-def process_mib(index: int) -> float | None:
-    """Return the memory that this process holds on a GPU in MiB, CUDA's own share included.
+def usable_gpus() -> list[int]:
+    """Return the indices of the GPUs that have memory for a run, as far as that is known; none without nvidia-smi."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    count = len(describe_gpus() if visible is None else _names(visible))
+    return [index for index in range(count) if (free := free_mib(index)) is None or free >= MIN_GPU_FREE_MIB]
+
+
+def process_mib(index: int, pids: Collection[int] = ()) -> float | None:
+    """Return the memory that processes, this one by default, hold on a GPU in MiB, CUDA's own share included.
 
     Where the driver doesn't tell processes apart (in some containers and virtual machines) it is that of all processes.
     """
@@ -51,9 +61,10 @@ def process_mib(index: int) -> float | None:
         return None
     nvml, handle = device
     try:
-        for process in nvml.nvmlDeviceGetComputeRunningProcesses(handle):
-            if process.pid == os.getpid() and process.usedGpuMemory:
-                return float(process.usedGpuMemory) / _MIB
+        own = pids or (os.getpid(),)
+        running = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
+        if held := sum(process.usedGpuMemory or 0 for process in running if process.pid in own):
+            return float(held) / _MIB
     except nvml.NVMLError as error:
         log.debug("NVML does not list processes: %s", error)
     return float(nvml.nvmlDeviceGetMemoryInfo(handle).used) / _MIB
@@ -96,8 +107,13 @@ def describe_gpus() -> list[NvidiaGpu]:
     ]
 
 
+def _names(visible: str) -> list[str]:
+    """Return the names in a value of CUDA_VISIBLE_DEVICES."""
+    return [name.strip() for name in visible.split(",") if name.strip()]
+
+
 def _name(index: int) -> str:
-    visible = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    visible = _names(os.environ.get("CUDA_VISIBLE_DEVICES", ""))
     return visible[index] if index < len(visible) else str(index)
 
 

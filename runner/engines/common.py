@@ -5,14 +5,15 @@ from __future__ import annotations
 import functools
 import gc
 import json
+import queue
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from runner.contract.result import RunStats, Startup
-from runner.dataset.clips import labels_of
+from runner.dataset.clips import ClipReader, labels_of
 from runner.dataset.recorded_at import recorded_at_reader
 from runner.devices.host import versions
 from runner.output.formats import make_formats
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from runner.contract.spec import RunSpec
     from runner.core.model_spec import ModelSpec
     from runner.core.stop_signals import StopSignal
+    from runner.dataset.clips import Clip
     from runner.inference.builder import Placement
     from runner.inference.session import EmbeddingSession
     from runner.output.remote.committer import RemoteCommitter
@@ -44,6 +46,37 @@ _SWITCH_S = 0.0005
 _GC_THRESHOLDS = 200_000, 50, 100
 """Objects between two collections of garbage: the pipeline makes no cycles, and at Python's own thresholds collections
 took 16 % of the time of a run on an H200."""
+
+_CLIPS_AHEAD = 512
+"""Clips of the shards that a process has, for each of its decode processes: more than its pipeline holds."""
+
+_LEAST_AHEAD, _MOST_AHEAD = 2, 256
+
+
+def shards_ahead(decode_processes: int, clips_per_shard: float, share: int | None) -> int:
+    """Return how many shards a process of several has at a time: enough to keep it busy, fewer towards the end.
+
+    Args:
+        decode_processes: of it.
+        clips_per_shard: of an average shard.
+        share: its part of the shards that are left, so that all processes end together; None where it has no peer.
+    """
+    ahead = min(_LEAST_AHEAD + int(_CLIPS_AHEAD * decode_processes / max(clips_per_shard, 1)), _MOST_AHEAD)
+    return max(_LEAST_AHEAD, ahead if share is None else min(ahead, share))
+
+
+def queued_clips(shards: queue.SimpleQueue[int | None], spec: RunSpec) -> Iterator[Clip | None]:
+    """Yield the clips of the shards in a queue, up to the None in it; None while it is empty."""
+    reader = ClipReader(spec.manifest)
+    while True:
+        try:
+            shard = shards.get_nowait()
+        except queue.Empty:
+            yield None
+            continue
+        if shard is None:
+            return
+        yield from reader.clips(*spec.shards[shard])
 
 
 def file_metadata(config: RunConfig, session: EmbeddingSession, placement: Placement) -> dict[str, str]:

@@ -197,18 +197,25 @@ class ShardWriter:
         if self._uploader:
             self._uploader.revoke(shard)
 
-    @contextmanager
-    def clips_table(self, metadata: Mapping[str, str]) -> Iterator[None]:
-        """Write clips.parquet when the block ends; an error of the block is raised even where that fails."""
+
+@contextmanager
+def clips_table(folder: Path, committed: Mapping[int, ShardEntry], metadata: Mapping[str, str]) -> Iterator[None]:
+    """Write clips.parquet when the block ends; an error of the block is raised even where that fails.
+
+    Args:
+        folder: the run's.
+        committed: the shards, as they are then.
+        metadata: of the run.
+    """
+    try:
+        yield
+    except BaseException:
         try:
-            yield
-        except BaseException:
-            try:
-                write_clips_table(self._files.folder, self.committed, metadata)
-            except Exception as error:
-                log.warning("could not write %s: %s", RunLayout.clips, error)
-            raise
-        write_clips_table(self._files.folder, self.committed, metadata)
+            write_clips_table(folder, committed, metadata)
+        except Exception as error:
+            log.warning("could not write %s: %s", RunLayout.clips, error)
+        raise
+    write_clips_table(folder, committed, metadata)
 
 
 def write_clips_table(folder: Path, committed: Mapping[int, ShardEntry], metadata: Mapping[str, str]) -> None:

@@ -99,6 +99,10 @@ class EmbeddingPipeline:
         """Ask for an early end: no new shard is begun, and those in progress may take ``shutdown_timeout_s``."""
         self._shutdown.request()
 
+    def abort(self, error: Exception) -> None:
+        """End with an error, whatever is in progress."""
+        self._shutdown.fail(error)
+
     @property
     def stopped(self) -> bool:
         """Whether an early end was asked for."""

@@ -72,6 +72,10 @@ class SkipLimit:
                 f"(the last one, {row.clip}: {row.reason}): see runner.log, raise the limit, and {again}"
             )
 
+    def forget(self, count: int) -> None:
+        """Count so many clips less: a process that died skipped them, and another one will again."""
+        self._skipped -= count
+
     def _is_gone(self) -> bool:
         """Whether nothing can be listed below the root."""
         try:

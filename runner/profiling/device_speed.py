@@ -76,27 +76,26 @@ def matmul_peak(session: EmbeddingSession, kind: str, precision: str, seconds: f
 
 
 def speed_metrics(
-    examples_per_s: float | None, alone: float, peak: float, devices: int, hop_s: float, flop: float | None
+    examples_per_s: float | None, alone: float, peak: float, hop_s: float, flop: float | None
 ) -> dict[str, float]:
     """Return the speed of a run's devices as metrics.
 
     Args:
         examples_per_s: of the run, end to end; None if it had none.
         alone: examples per second of the model by itself, all devices together.
-        peak: TFLOP/s of matrix products of one device.
-        devices: number of devices.
+        peak: TFLOP/s of matrix products, all devices together.
         hop_s: seconds of audio of an example.
         flop: multiplications and additions of an example; None where they were not counted.
     """
     metrics = {
         "model_only_examples_per_s": alone,
         "model_only_realtime_factor": alone * hop_s,
-        "matmul_peak_tflops": peak * devices,
+        "matmul_peak_tflops": peak,
     }
     if flop is None:
         return metrics
     tera = flop / 1e12
-    metrics |= {"model_only_tflops": alone * tera, "model_only_share_of_peak": alone * tera / (peak * devices)}
+    metrics |= {"model_only_tflops": alone * tera, "model_only_share_of_peak": alone * tera / peak}
     if examples_per_s:
         metrics["achieved_tflops"] = examples_per_s * tera
     return metrics

@@ -7,32 +7,29 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from runner.audio.framing import synthetic_windows
 from runner.contract.result import BatchSizeCurve, BatchSizePoint, Repeats
 from runner.core.layout import RunLayout
-from runner.core.span import Span
-from runner.devices.detection import DeviceType
 from runner.devices.load import BackgroundLoad
 from runner.inference.batch_size import measure_on
-from runner.pipeline.pipeline import EmbeddingPipeline, ShardedClips
 from runner.profiling.sampler import EnergyMeter, Sampler
 
 if TYPE_CHECKING:
+    from runner.config.schema import RunConfig
     from runner.contract.events import Events
     from runner.contract.spec import RunSpec
     from runner.dataset.clips import Clip
     from runner.inference.session import EmbeddingSession
     from runner.inference.startup import LoadedModel
     from runner.output.rows import ClipRow
-    from runner.pipeline.decode_pool import DecodePool
-    from runner.pipeline.messages import Replica
 
 log = logging.getLogger(__name__)
 
@@ -76,36 +73,57 @@ class ProfileResult:
     batch_size_curve: BatchSizeCurve | None = None
 
 
+class Measured(Protocol):
+    """The processes that have a run's sessions: ``engines.embedder.Embedder``, or several of it.
+
+    Attributes:
+        gpus: CUDA devices in use.
+    """
+
+    gpus: Sequence[int]
+
+    @property
+    def pids(self) -> Sequence[int]:
+        """The processes, besides this one."""
+        ...
+
+    def call(self, name: str, *arguments: object) -> list[Any]:
+        """Return the answers of all processes to a question."""
+        ...
+
+    def call_first(self, name: str, *arguments: object) -> list[Any]:
+        """Return the answer of the first one."""
+        ...
+
+
+class PassReport(NamedTuple):
+    """A process's part of a pass: ``time.perf_counter`` of its beginning and its last result, and counts."""
+
+    started_at: float
+    results_at: float
+    batches: int
+    examples: int
+    audio_s: float
+
+
 class Profiler:
     """Measures what ``profile`` asks for after a run, on its sessions and decode processes.
 
     Args:
         spec: the run's; a trace goes to its folder.
-        model: its sessions.
-        pool: the decode pool, open and idle.
-        replicas: the sessions' replicas.
+        measured: the processes that embedded it, now idle.
         events: gets phases and warnings.
         stopped: whether to end early.
     """
 
-    def __init__(
-        self,
-        spec: RunSpec,
-        model: LoadedModel,
-        pool: DecodePool,
-        replicas: Sequence[Replica],
-        events: Events,
-        stopped: Callable[[], bool],
-    ) -> None:
-        self._config, self._run_dir, self._model = spec.config, spec.run_dir, model
-        self._pool, self._replicas = pool, replicas
+    def __init__(self, spec: RunSpec, measured: Measured, events: Events, stopped: Callable[[], bool]) -> None:
+        self._config, self._run_dir, self._measured = spec.config, spec.run_dir, measured
         self._events, self._stopped = events, stopped
 
-    def run(self, clips: Iterator[Clip], metrics: Mapping[str, float], *, has_curve: bool) -> ProfileResult:
+    def run(self, metrics: Mapping[str, float], *, has_curve: bool) -> ProfileResult:
         """Measure; a failure is a warning, and what was measured before it stays.
 
         Args:
-            clips: those that the run embedded.
             metrics: the run's.
             has_curve: whether the speed over batch sizes is known already.
         """
@@ -113,43 +131,41 @@ class Profiler:
         try:
             if profile.repeat_s > 0 or profile.min_batches > 0:
                 self._events.phase("repeat")
-                result = self._repeat(clips, metrics)
+                result = self._repeat(metrics)
             if profile.batch_size_curve and not has_curve and not self._stopped():
                 self._events.phase("curve")
-                result = replace(result, batch_size_curve=self._curve())
+                (curve,) = self._measured.call_first("batch_size_curve")
+                result = replace(result, batch_size_curve=curve)
             if profile.trace and not self._stopped():
                 self._events.phase("trace")
-                trace(self._model.sessions[0], RunLayout(self._run_dir).trace, self._model.dtypes[0])
+                self._measured.call_first("trace", RunLayout(self._run_dir).trace)
         except Exception as error:
             self._events.warn(f"profile={profile.name}: {type(error).__name__}: {error}")
         return result
 
-    def _repeat(self, clips: Iterator[Clip], metrics: Mapping[str, float]) -> ProfileResult:
+    def _repeat(self, metrics: Mapping[str, float]) -> ProfileResult:
         """Embed clips again and again, writing nothing, until ``repeat_s`` and ``min_batches`` are reached.
 
         ``repeats.passes`` have seconds, examples and × realtime, ``repeats.samples`` ``t_s`` since the first pass; the
         metrics are mean and standard deviation over the passes, and the energy of all of them where it can be read.
         """
-        profile, device = self._config.profile, self._model.placement.device
-        examples = len(self._replicas) * self._model.sessions[0].effective_batch_size
-        count = clips_for_a_pass(metrics, profile.repeat_s, examples)
-        chosen = [
-            clip._replace(number=number)
-            for number, clip in enumerate(evenly(clips, count, int(metrics.get("attempt_clips", 0))))
-        ]
-        gpus = device.indices if device.effective is DeviceType.GPU else ()
-        sampler, energy = Sampler(profile.sample_every_s, gpus, power=True), EnergyMeter(gpus)
-        background, own_cpu_s = BackgroundLoad(), _cpu_s(self._pool)
+        profile = self._config.profile
+        examples = self._measured.call("examples_at_once")
+        count = clips_for_a_pass(metrics, profile.repeat_s, sum(examples))
+        self._measured.call("choose_clips", -(-count // len(examples)))
+        gpus, pids = self._measured.gpus, (os.getpid(), *self._measured.pids)
+        sampler, energy = Sampler(profile.sample_every_s, gpus, power=True, pids=pids), EnergyMeter(gpus)
+        background, own_cpu_s = BackgroundLoad(), sum(self._measured.call("cpu_s"))
         passes: list[dict[str, float]] = []
         began = time.perf_counter()
         sampler.start()
         try:
-            while not self._is_enough(passes) and (own := self._pass(chosen, began)):
+            while not self._is_enough(passes) and (own := self._pass(began)):
                 passes.append(own)
         finally:
             sampler.stop()
             joules = energy.joules()
-            load = background.share(_cpu_s(self._pool) - own_cpu_s)
+            load = background.share(sum(self._measured.call("cpu_s")) - own_cpu_s)
         samples = sampler.series(began)
         return ProfileResult(_of_passes(passes, joules, samples, load), Repeats(passes, samples))
 
@@ -160,43 +176,40 @@ class Profiler:
         seconds, batches = (sum(own[key] for own in passes) for key in ("seconds", "batches"))
         return len(passes) >= _PASSES and seconds >= profile.repeat_s and batches >= profile.min_batches
 
-    def _pass(self, clips: Sequence[Clip], began: float) -> dict[str, float] | None:
-        """Embed the clips once; None if nothing came of them.  ``began`` is the first pass's beginning."""
-        pipeline = EmbeddingPipeline(
-            ShardedClips([Span(0, len(clips))], iter(clips)), self._pool, NullWriter(), shutdown_timeout_s=0.0
-        )
-        start = time.perf_counter()
-        pipeline.run(self._replicas)
-        seconds, progress = pipeline.stats.steady_s, pipeline.stats.progress
-        if not progress.examples:
+    def _pass(self, began: float) -> dict[str, float] | None:
+        """Embed the clips once, in all processes at once; None if nothing came of them.
+
+        ``began`` is the first pass's beginning.
+        """
+        reports: list[PassReport] = [own for own in self._measured.call("run_pass") if own.examples]
+        if not reports:
             return None
+        start = min(own.started_at for own in reports)
+        seconds = max(own.results_at for own in reports) - start
+        audio_s = sum(own.audio_s for own in reports)
         return {
             "started_s": start - began,
             "seconds": seconds,
-            "batches": float(len(pipeline.stats.timings)),
-            "examples": float(progress.examples),
-            "audio_s": progress.audio_s,
-            "realtime_factor": progress.audio_s / seconds,
+            "batches": float(sum(own.batches for own in reports)),
+            "examples": float(sum(own.examples for own in reports)),
+            "audio_s": audio_s,
+            "realtime_factor": audio_s / seconds,
         }
 
-    def _curve(self) -> BatchSizeCurve:
-        session = self._model.sessions[0]
-        points = speed_over_batch_sizes(session, self._model.dtypes[0], self._fits)
-        return BatchSizeCurve(points, session.effective_batch_size, "in use; the others for comparison")
 
-    def _fits(self, size: int) -> bool:
-        """Whether the memory policy allows a batch size."""
-        from runner.inference.builder import memory_plan
+def batch_size_curve(model: LoadedModel, config: RunConfig) -> BatchSizeCurve:
+    """Measure the model alone, on its first device, over batch sizes that the memory policy allows."""
+    from runner.inference.builder import memory_plan
 
-        placement, memory = self._model.placement, replace(self._config.memory, batch_size=size)
-        spec = self._config.model.spec
-        plan = memory_plan(placement.device, placement.precision, memory, placement.gpu_memory, spec)
+    session, placement = model.sessions[0], model.placement
+
+    def fits(size: int) -> bool:
+        memory = replace(config.memory, batch_size=size)
+        plan = memory_plan(placement.device, placement.precision, memory, placement.gpu_memory, config.model.spec)
         return plan.batch_size == size
 
-
-def _cpu_s(pool: DecodePool) -> float:
-    """The processor time of this process and its decode processes."""
-    return time.process_time() + sum(pool.cpu_s.values())
+    points = speed_over_batch_sizes(session, model.dtypes[0], fits)
+    return BatchSizeCurve(points, session.effective_batch_size, "in use; the others for comparison")
 
 
 def _of_passes(

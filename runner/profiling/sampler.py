@@ -6,6 +6,7 @@ counters (docs.kernel.org/power/powercap/powercap.html), which most systems let 
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Sequence
@@ -30,18 +31,21 @@ class Sampler:
         every_s: seconds between samples.
         gpus: CUDA devices in use; may be set later.
         power: whether to sample power as well.
+        pids: the processes; this one when empty; may be set later.
 
     Attributes:
         samples: each with ``at`` (``time.perf_counter``), ``rss_mib`` and, with a GPU, ``device_memory_mib`` of the one
             that holds most, and ``power_w`` of all of them together.
     """
 
-    def __init__(self, every_s: float, gpus: Sequence[int] = (), *, power: bool = False) -> None:
+    def __init__(
+        self, every_s: float, gpus: Sequence[int] = (), *, power: bool = False, pids: Sequence[int] = ()
+    ) -> None:
         self._every_s = every_s
         self.gpus = gpus
         self._power = power
         self._stopped = threading.Event()
-        self._process = psutil.Process()
+        self.pids = pids or (os.getpid(),)
         self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
         self.samples: list[dict[str, float]] = []
 
@@ -73,8 +77,8 @@ class Sampler:
         self._sample()
 
     def _sample(self) -> None:
-        sample = {"at": time.perf_counter(), "rss_mib": self._process.memory_info().rss / _MIB}
-        held = [mib for index in self.gpus if (mib := nvml.process_mib(index)) is not None]
+        sample = {"at": time.perf_counter(), "rss_mib": sum(map(_rss_mib, self.pids))}
+        held = [mib for index in self.gpus if (mib := nvml.process_mib(index, self.pids)) is not None]
         if held:
             sample["device_memory_mib"] = max(held)
         if self._power:
@@ -122,6 +126,14 @@ class EnergyMeter:
             if (joules := nvml.energy_j(index)) is not None:
                 counters["nvml", str(index)] = joules
         return counters
+
+
+def _rss_mib(pid: int) -> float:
+    """Return the resident memory of a process; 0 of one that has ended."""
+    try:
+        return float(psutil.Process(pid).memory_info().rss) / _MIB
+    except psutil.Error:
+        return 0.0
 
 
 def _number(path: Path) -> float | None:

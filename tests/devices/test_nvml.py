@@ -58,6 +58,27 @@ def test_a_process_has_its_own_memory_or_that_of_all(monkeypatch: pytest.MonkeyP
     assert nvml.process_mib(0) == 30
 
 
+def test_memory_of_several_processes_adds_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    running = [SimpleNamespace(pid=pid, usedGpuMemory=pid * MIB) for pid in (1, 2, 4)]
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(running))
+    assert nvml.process_mib(0, (1, 4, 9)) == 5
+
+
+@pytest.mark.parametrize(
+    ("visible", "gpus"), [(None, [1, 2]), ("2,0,1", [0, 2]), ("", []), ("1,GPU-8", [0, 1]), ("1", [0])]
+)
+def test_usable_gpus_are_the_visible_ones_with_room(
+    monkeypatch: pytest.MonkeyPatch, visible: str | None, gpus: list[int]
+) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml())
+    monkeypatch.setattr(nvml, "MIN_GPU_FREE_MIB", 150)
+    monkeypatch.setattr(nvml, "describe_gpus", lambda: [None] * 3)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert nvml.usable_gpus() == gpus
+
+
 def test_without_nvml_memory_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
     assert (nvml.total_mib(0), nvml.free_mib(0), nvml.process_mib(0), nvml.power_w(0)) == (None,) * 4

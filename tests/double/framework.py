@@ -17,17 +17,29 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from runner.core.cache import remembered
-from tests.double.session import DoubleProgram, DoubleSession, draw_arrays, embed, load_checkpoint, weights_checksum
+from runner.devices.selection import choose_device
+from tests.double.session import (
+    FAULT,
+    DoubleProgram,
+    DoubleSession,
+    draw_arrays,
+    embed,
+    load_checkpoint,
+    weights_checksum,
+)
 from tests.double.tfrecords import TFRecordWriter, load_messages
 
 SITE = Path(__file__).parent / "site"
 """Whose ``sitecustomize`` has a Ray's processes take the double, where it is on their ``PYTHONPATH``."""
 
+GPUS = "DOUBLE_GPUS"
+"""Environment variable: GPUs that the machine seems to have."""
+
 
 def take_the_place_of_tensorflow() -> None:
     """Have every session of this process be the double's, and TensorFlow never be imported."""
     from runner.devices import load
-    from runner.engines import local
+    from runner.engines import embedder, embedder_process, local
     from runner.inference import builder, startup
     from runner.models.vggish import model, program
     from runner.vggish import reference
@@ -39,8 +51,30 @@ def take_the_place_of_tensorflow() -> None:
     reference.reference_embeddings = embed
     model.remembered_calibration = lambda folder: (1.0, 1.0)  # the checkout's cache keeps what was measured
     startup.remembered = _apart
-    local.matmul_peak = lambda session, kind, precision, seconds: 1.0
+    embedder.matmul_peak = lambda session, kind, precision, seconds: 1.0
+    if gpus := int(os.environ.get(GPUS, "0")):  # each has its process, whose device is the double's
+        local.usable_gpus = lambda: list(range(gpus))
+        builder.choose_device = lambda name, devices, **asked: choose_device("cpu", devices)
+        embedder_process.embed_main = embed_main
     load.BackgroundLoad.share = lambda self, own_cpu_s: 0.0  # other tests run beside it, and must not keep it unranked
+
+
+def begin() -> None:
+    """Take the place of TensorFlow, and lie as the environment says."""
+    take_the_place_of_tensorflow()
+    if fault := os.environ.get(FAULT):
+        from tests.stress.mutations import install
+
+        install(fault, DoubleSession)
+
+
+def embed_main(*arguments: Any) -> None:
+    """``runner.engines.embedder_process.embed_main`` with the double."""
+    from runner.engines import embedder_process
+
+    real = embedder_process.embed_main
+    begin()
+    real(*arguments)
 
 
 def take_its_place_in_rays_processes() -> None:

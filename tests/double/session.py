@@ -8,6 +8,8 @@ weights gives other numbers; bfloat16 and float16 round the samples, and so are 
 from __future__ import annotations
 
 import functools
+import math
+import multiprocessing
 import os
 import time
 import zlib
@@ -38,8 +40,11 @@ SEED = "double/seed"
 """Name of the only weight, from which the matrix is drawn."""
 BATCH_S = "DOUBLE_BATCH_S"
 """Environment variable: seconds that each batch takes, for a run that is to be caught in the middle."""
+FAILING = "DOUBLE_FAILING"
+"""Environment variable: the name of a process (``gpu1``) whose session fails, once it has embedded for a while."""
 FAULT = "DOUBLE_FAULT"
 """Environment variable: the fault of ``tests/stress/mutation_list.py`` by which all sessions lie; none if empty."""
+_BATCHES_BEFORE_FAILURE = 20
 _GRID = float(1 << 20)
 """Samples are rounded to so many steps."""
 _LARGEST = 8
@@ -127,6 +132,9 @@ class DoubleSession(EmbeddingSession):
     def __init__(self, program: DoubleProgram, batch_size: int, metadata: SessionMetadata) -> None:
         super().__init__(program, batch_size, metadata)
         self._batch_s = float(os.environ.get(BATCH_S, "0"))
+        self._batches_left = math.inf
+        if multiprocessing.current_process().name == os.environ.get(FAILING):
+            self._batches_left = _BATCHES_BEFORE_FAILURE
 
     def warm_up(self, dtype: str = "float32") -> float:
         """Nothing is compiled; the call is made all the same."""
@@ -141,6 +149,9 @@ class DoubleSession(EmbeddingSession):
         if windows.shape[1:] != (EXAMPLE_SAMPLES,):
             raise ValueError(f"rows have shape {windows.shape}: give [n, {EXAMPLE_SAMPLES}]")
         time.sleep(self._batch_s)
+        self._batches_left -= 1
+        if self._batches_left < 0:
+            raise RuntimeError("the device is gone")
         return embed(self.program.weights, windows, self.program.precision)
 
     def log_mel(self, windows: Windows) -> Array:

@@ -9,14 +9,9 @@ if __name__ == "__main__":
     import sys
 
     from runner.engines.entrypoint import main
-    from tests.double.framework import take_its_place_in_rays_processes, take_the_place_of_tensorflow
-    from tests.double.session import FAULT, DoubleSession
+    from tests.double.framework import begin, take_its_place_in_rays_processes
 
-    take_the_place_of_tensorflow()
-    if fault := os.environ.get(FAULT):
-        from tests.stress.mutations import install
-
-        install(fault, DoubleSession)
+    begin()
     take_its_place_in_rays_processes()
     exit_status = main(*sys.argv[1:])
     logging.shutdown()

@@ -20,6 +20,7 @@ from runner.inference import canary as module
 from runner.inference.canary import Canary
 from runner.inference.gate import signals_of
 from runner.output.state.journal import read_journal
+from runner.output.writer import clips_table
 from runner.pipeline.decode_pool import DecodePool
 from runner.pipeline.messages import Replica
 from runner.pipeline.pipeline import EmbeddingPipeline, ShardedClips
@@ -158,7 +159,10 @@ def test_shards_since_the_last_good_canary_are_to_be_done_again(
         ShardedClips(plan_shards(len(clips), 1), iter(clips)), pool, writer, shutdown_timeout_s=10
     )
     try:
-        with pytest.raises(ParityError, match="are redone when the run is resumed"), writer.clips_table({}):
+        with (
+            pytest.raises(ParityError, match="are redone when the run is resumed"),
+            clips_table(tmp_path, writer.committed, {}),
+        ):
             engine.run([Replica("replica", embed, 1, canary)])
     finally:
         pool.close()

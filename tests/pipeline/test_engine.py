@@ -22,7 +22,7 @@ from runner.dataset.shards import plan_shards
 from runner.output.formats import make_formats
 from runner.output.spill import Spill
 from runner.output.state.journal import read_journal
-from runner.output.writer import ShardWriter
+from runner.output.writer import ShardWriter, clips_table
 from runner.pipeline.assembler import ClipAssembler
 from runner.pipeline.decode_pool import DecodePool
 from runner.pipeline.messages import Replica
@@ -77,7 +77,7 @@ def run_engine(
         ShardedClips(plan_shards(len(clips), shard), iter(clips)), pool, writer, shutdown_timeout_s=10, spill=spill
     )
     try:
-        with writer.clips_table({}):
+        with clips_table(folder, writer.committed, {}):
             engine.run(
                 [Replica(f"replica {n}", lambda windows, copied: embed(windows), threads) for n in range(replicas)]
             )

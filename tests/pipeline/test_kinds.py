@@ -18,6 +18,7 @@ from runner.core.model_spec import ModelSpec
 from runner.dataset.clips import Clip
 from runner.dataset.shards import plan_shards
 from runner.output.formats import make_formats
+from runner.output.writer import clips_table
 from runner.pipeline.decode_pool import DecodePool
 from runner.pipeline.messages import DecodeOptions, Replica
 from runner.pipeline.pipeline import EmbeddingPipeline, ShardedClips
@@ -81,7 +82,7 @@ def embed(
     )
     work = ShardedClips(plan_shards(len(clips), 9), iter(clips))
     try:
-        with writer.clips_table({}):
+        with clips_table(folder, writer.committed, {}):
             EmbeddingPipeline(work, pool, writer, shutdown_timeout_s=10).run([Replica("replica", some_samples)])
     finally:
         pool.close()

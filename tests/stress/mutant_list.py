@@ -474,4 +474,19 @@ MUTANTS: tuple[Mutant, ...] = (
         "",
         "tests/engines/ray/test_ray_actor.py::test_shards_that_an_actor_takes_back_are_left_to_be_done",
     ),
+    # Several GPUs
+    Mutant(
+        "shards of a process that died are lost",
+        "engines/embedder_processes.py",
+        "        self._remaining.extendleft(sorted(process.shards, reverse=True))\n",
+        "",
+        "tests/engines/test_embedder_processes.py::test_a_shard_of_a_process_that_dies_after_the_last_was_handed_out_is_done_in_another_round",
+    ),
+    Mutant(
+        "clips that a process skipped before it died count twice",
+        "engines/embedder_processes.py",
+        "self._work.forget_skipped(process.skipped)",
+        "self._work.forget_skipped(0)",
+        "tests/engines/test_embedder_processes.py::test_a_shard_of_a_process_that_dies_after_the_last_was_handed_out_is_done_in_another_round",
+    ),
 )

@@ -20,7 +20,7 @@ class DeviceConfig:
     """auto, cpu, gpu or metal; auto prefers Metal, then CUDA, then the CPU."""
 
     index: Any = 0
-    """Number of the GPU, from 0; ``all``: one replica per GPU."""
+    """Number of the GPU, from 0; ``all``: every GPU, in a process of its own."""
 
     strict: bool = False
     """Fail if the requested device is missing, instead of a warning and the CPU."""

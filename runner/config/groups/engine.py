@@ -14,7 +14,7 @@ AUTO = "auto"
 
 @dataclass
 class EngineConfig:
-    """One worker process on this machine."""
+    """The worker of this machine, with a process for each GPU where there are several (``device.index=all``)."""
 
     name: str = "local"
     """local or ray."""

@@ -17,7 +17,10 @@ _LEAST_HOST_MIB = 1024
 
 @dataclass
 class MemoryConfig:
-    """Limits on GPU and host memory: the allocator's share, batches, queues, decode processes, and a ceiling."""
+    """Limits on GPU and host memory: the allocator's share, batches, queues, decode processes, and a ceiling.
+
+    Processes of several GPUs (``device.index=all``) share what is set for the run; defaults are those of each.
+    """
 
     name: str = "balanced"
     """Name of the policy; the option sets it."""

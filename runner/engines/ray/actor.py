@@ -16,7 +16,6 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
@@ -26,12 +25,18 @@ from runner.contract.events import Events
 from runner.core.failures import failure_of
 from runner.core.printable import LOG_FORMAT, PrintableFormatter
 from runner.core.startup_timer import StartupTimer
-from runner.dataset.clips import ClipReader
 from runner.dataset.window_types import window_types
 from runner.devices.cuda import pinned
 from runner.devices.detection import DeviceType
 from runner.devices.host import CORES
-from runner.engines.common import file_metadata, identity_of, make_writer, shard_files, tune_interpreter
+from runner.engines.common import (
+    file_metadata,
+    identity_of,
+    make_writer,
+    queued_clips,
+    shard_files,
+    tune_interpreter,
+)
 from runner.engines.ray.messages import ActorEnd, ActorFailure, ActorProgress, ActorReport, ShardReport
 from runner.engines.ray.registry import localize
 from runner.inference.canary import Canary
@@ -48,7 +53,6 @@ from runner.profiling.metrics import stage_seconds
 if TYPE_CHECKING:
     from runner.config.schema import RunConfig
     from runner.contract.result import Scalar
-    from runner.dataset.clips import Clip
     from runner.engines.ray.messages import ActorInit
     from runner.output.state.journal import ShardEntry
 
@@ -254,26 +258,13 @@ class EmbedShards:
     def _make_engine(self) -> EmbeddingPipeline:
         spec, config = self.spec, self.spec.config
         return EmbeddingPipeline(
-            ShardedClips(spec.shards, self._clips(), self._init.clips),
+            ShardedClips(spec.shards, queued_clips(self._queue, spec), self._init.clips),
             self._pool,
             self._writer,
             shutdown_timeout_s=config.engine.shutdown_timeout_s,
             on_skip=SkipLimit(config.dataset, spec.dataset, 0),
             spill=make_spill(spec.run_dir, config),
         )
-
-    def _clips(self) -> Iterator[Clip | None]:
-        """Yield the clips of the shards in the queue; None while it is empty."""
-        reader = ClipReader(self.spec.manifest)
-        while True:
-            try:
-                shard = self._queue.get_nowait()
-            except queue.Empty:
-                yield None
-                continue
-            if shard is None:
-                return
-            yield from reader.clips(*self.spec.shards[shard])
 
 
 def _configure_logging() -> None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from runner.core.errors import EngineError
+from runner.engines.common import shards_ahead
 
 if TYPE_CHECKING:
     from runner.engines.ray.messages import ActorReport, Message
@@ -26,11 +27,6 @@ log = logging.getLogger(__name__)
 
 DEATHS = 3
 """A shard that was under way at so many deaths of actors, the last time alone, is given up."""
-
-_CLIPS_AHEAD = 512
-"""Clips of the shards that an actor has, for each of its decode processes: more than its pipeline holds."""
-
-_LEAST_AHEAD, _MOST_AHEAD = 2, 256
 
 _LOOK_S = 0.5
 
@@ -226,15 +222,12 @@ class ShardPool:
         return self._remaining.popleft() if len(actor.shards) < self._ahead(actor.report.decode_processes) else None
 
     def _ahead(self, processes: int) -> int:
-        """Return how many shards an actor has at a time: enough to keep it busy, fewer towards the end.
-
-        With fewer at the end all actors end together.
-        """
-        ahead = min(_LEAST_AHEAD + int(_CLIPS_AHEAD * processes / max(self._settings.clips, 1)), _MOST_AHEAD)
+        """Return how many shards an actor has at a time; all end together where there are, or may be, others."""
+        share = None
         if self._settings.elastic or self._most > 1:
             placed = sum(actor.node is not None for actor in self._actors)
-            ahead = min(ahead, len(self._remaining) // (2 * placed))
-        return max(_LEAST_AHEAD, ahead)
+            share = len(self._remaining) // (2 * placed)
+        return shards_ahead(processes, self._settings.clips, share)
 
     def _receive(self) -> Iterator[Report]:
         """Wait for a moment, and yield the answer that has come."""

@@ -26,6 +26,7 @@ from runner.storage.object_store import ObjectStore
 from tests.commands import PROJECT, Done, start, wait_until
 from tests.commands import run as run_command
 from tests.configs import make_config
+from tests.double.framework import GPUS
 from tests.object_store import Fault, StoreServer, object_store
 from tests.stress.chaos import make_clips, victims
 
@@ -60,9 +61,9 @@ def quiet(server: StoreServer) -> Iterator[StoreServer]:
     server.behave()
 
 
-def embed(clips: Path, out: str, outputs: Path, *arguments: str) -> Done:
+def embed(clips: Path, out: str, outputs: Path, *arguments: str, **env: str) -> Done:
     given = (f"dataset.root={clips}", f"output.dir={out}", f"paths.outputs={outputs}", *SETTINGS, *arguments)
-    return run_command(*given, timeout=120)
+    return run_command(*given, timeout=120, **env)
 
 
 def objects(prefix: str) -> dict[str, bytes]:
@@ -148,6 +149,16 @@ def test_a_run_that_was_killed_refused_and_throttled_ends_as_a_local_one(
     again = embed(clips, url, tmp_path / "another")
     assert again.status == 0, again.err
     assert f"{url} is already complete" in again.err
+
+
+@pytest.mark.slow
+def test_the_processes_of_two_gpus_commit_to_one_store(clips: Path, quiet: StoreServer, tmp_path: Path) -> None:
+    done = embed(clips, str(tmp_path / "local"), tmp_path)
+    assert done.status == 0, done.err
+    gpus = ("device.name=auto", "device.index=all")
+    done = embed(clips, f"s3://{BUCKET}/gpus", tmp_path / "out", *gpus, **{GPUS: "2"})
+    assert done.status == 0, done.err
+    assert assert_same("gpus", tmp_path / "local")["device"]["count"] == 2
 
 
 class Troubles:
