@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 PEER := $(VENV)/.peer
 
 # Test processes at once, each with outputs and databases of its own: more than cores, because tests wait for commands.
-PARALLEL := -n $(shell $(PYTHON) -c 'import os; print(min(2 * (os.cpu_count() or 1) + 1, 6))') --dist loadfile
+PARALLEL := -n $(shell $(PYTHON) -c 'import os; print(min((os.cpu_count() or 1) + 1, 6))') --dist loadfile
 
 .PHONY: run check test lint docs format ui clean constraints chaos faults fuzz mutants mutations
 .DEFAULT_GOAL := run

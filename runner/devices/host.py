@@ -59,6 +59,20 @@ def usable_cores() -> int:
     return cores if limit is None else max(1, min(cores, math.ceil(limit)))
 
 
+def take_share_of_cores(place: int, count: int) -> None:
+    """Keep this process, and those that it starts, to its share of the cores, as one of ``count`` processes.
+
+    The cores of a process are neighbors, which mostly share a socket and its memory.  Where processes can't be kept to
+    cores, or there are fewer than processes, they only count on their share.
+    """
+    os.environ[CORES] = str(max(1, usable_cores() // count))
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        share = len(cores) // count
+        if own := cores[place * share : (place + 1) * share]:
+            os.sched_setaffinity(0, own)
+
+
 def usable_memory_mib() -> int:
     """Return the main memory in MiB, or the control group's limit where that is smaller."""
     total = int(psutil.virtual_memory().total)

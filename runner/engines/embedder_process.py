@@ -27,7 +27,7 @@ from runner.core.errors import EngineError
 from runner.core.failures import failure_of
 from runner.core.printable import LOG_FORMAT, PrintableFormatter
 from runner.core.stop_signals import die_with, held_back, ignore
-from runner.devices.host import CORES, usable_cores
+from runner.devices.host import take_share_of_cores
 from runner.engines.common import queued_clips, remote_committer
 from runner.engines.embedder import Embedder
 from runner.engines.reports import Work
@@ -85,6 +85,7 @@ class EmbedderProcess:
     Args:
         spec: the run's.
         gpu: the index of its GPU.
+        place: of this process among all, from 0.
         count: of processes, of which each has its share of cores and of the memory policy's limits.
 
     Attributes:
@@ -101,7 +102,7 @@ class EmbedderProcess:
         answer: the last one.
     """
 
-    def __init__(self, spec: RunSpec, gpu: int, count: int) -> None:
+    def __init__(self, spec: RunSpec, gpu: int, place: int, count: int) -> None:
         self.gpu = gpu
         self.loaded: Loaded | None = None
         self.shards: set[int] = set()
@@ -114,10 +115,10 @@ class EmbedderProcess:
         config = spec.config
         device = replace(config.device, name="gpu", index=gpu, strict=True)
         own = replace(spec, config=replace(config, device=device, memory=_share_of(config.memory, count)))
-        cores, clips = max(1, usable_cores() // count), -(-spec.dataset.clips // count)
+        clips = -(-spec.dataset.clips // count)
         self.connection, child_connection = CONTEXT.Pipe()
         self.handle = CONTEXT.Process(
-            target=embed_main, args=(child_connection, os.getpid(), own, cores, clips), name=f"gpu{gpu}"
+            target=embed_main, args=(child_connection, os.getpid(), own, (place, count), clips), name=f"gpu{gpu}"
         )
         if os.name == "posix":
             resource_tracker.ensure_running()  # which lets signals in again
@@ -252,11 +253,11 @@ class _Child:
             os._exit(1)
 
 
-def embed_main(connection: Connection, parent: int, spec: RunSpec, cores: int, clips: int) -> None:
-    """Embed about so many clips of a run on one GPU, with so many cores."""
+def embed_main(connection: Connection, parent: int, spec: RunSpec, share: tuple[int, int], clips: int) -> None:
+    """Embed about so many clips of a run on one GPU, with a share of the cores: see ``take_share_of_cores``."""
     ignore()
     die_with(parent)
-    os.environ[CORES] = str(cores)
+    take_share_of_cores(*share)
     handler = logging.StreamHandler()
     named = f"GPU {spec.config.device.index}: %(message)s"
     handler.setFormatter(PrintableFormatter(LOG_FORMAT.replace("%(message)s", named)))

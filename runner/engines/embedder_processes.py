@@ -173,7 +173,8 @@ class EmbedderProcesses:
             self._receive()
 
     def _start(self, gpus: Sequence[int]) -> None:
-        self._processes += [EmbedderProcess(self._spec, gpu, self._count) for gpu in gpus]
+        for gpu in gpus:
+            self._processes.append(EmbedderProcess(self._spec, gpu, len(self._processes), self._count))
 
     def _await_loaded(self) -> None:
         while any(process.loaded is None for process in self._processes):

@@ -33,7 +33,7 @@ SHARDS = tuple((first, first + 10) for first in range(0, 60, 10))
 class Played(EmbedderProcess):
     """A process that answers the worker's messages with what ``PLAYS`` has for its GPU, in a thread."""
 
-    def __init__(self, spec: Any, gpu: int, count: int) -> None:
+    def __init__(self, spec: Any, gpu: int, place: int, count: int) -> None:
         started = vars(SimpleNamespace(gpu=gpu, loaded=None, skipped=0, progress=None, report=None, answer=None))
         vars(self).update(started, shards=set(), entries=[], is_asked=False)
         self.connection, theirs = Pipe()
