@@ -1,8 +1,10 @@
-"""VGGish with INT8 convolutions, an experiment: ``python -m benchmarks.int8 AUDIO`` prints speed and error.
+"""VGGish with convolutions of 8 bits, an experiment: ``python -m benchmarks.eight_bits AUDIO`` prints speed and error.
 
-oneDNN's operations in TensorFlow: unsigned activations with one scale a layer, which a part of the clips calibrates by
-their maxima, and weights with a scale a channel.  conv1 and the dense layers stay in float32, or bfloat16 where the CPU
-multiplies it.  Run it under ``ONEDNN_MAX_CPU_ISA`` for other CPUs; the weights are random.
+INT8 by oneDNN's operations in TensorFlow: unsigned activations with one scale a layer, which a part of the clips
+calibrates by their maxima, and weights with a scale a channel.  conv1 and the dense layers stay in float32, or
+bfloat16 where the CPU multiplies it.  Run it under ``ONEDNN_MAX_CPU_ISA`` for other CPUs; the weights are random.
+E4M3 is there for its error only, as no CPU multiplies it: activations and weights are rounded to it with the same
+scales, and convolved in float32 (``benchmarks.gpu_stages --float8`` has a GPU's speed).
 """
 
 from __future__ import annotations
@@ -72,10 +74,23 @@ def _programs(sample: np.ndarray, bfloat16: object) -> dict[str, Callable[[np.nd
     arrays = random_weights(0)
     dtype = tf.bfloat16 if bfloat16 else tf.float32
     dense = {name: tf.cast(array, tf.float32 if "/fc2/" in name else dtype) for name, array in arrays.items()}
-    features = _int8_features(arrays, frontend.log_mel(tf.constant(sample), "float32"))
+    maxima = _maxima(arrays, frontend.log_mel(tf.constant(sample), "float32"))
+    features = _int8_features(arrays, maxima)
 
     def int8(windows: Any) -> Any:
         return network.fully_connected(dense, tf.cast(features(frontend.folded_log_mel(windows)), dtype))
+
+    def float8(windows: Any) -> Any:
+        x = _convolution(arrays, frontend.log_mel(windows, "float32")[..., None], "conv1", 1)
+        for (layer, pool), top in zip(LAYERS, maxima, strict=False):
+            tops = np.abs(arrays[f"vggish/{layer}/weights"]).max(axis=(0, 1, 2))
+            kernel = _rounded_to_float8(arrays[f"vggish/{layer}/weights"], tops)
+            x = network.convolution(
+                _rounded_to_float8(x, top), kernel, tf.constant(arrays[f"vggish/{layer}/biases"]), pool=bool(pool)
+            )
+        return network.fully_connected(
+            {name: tf.cast(array, tf.float32) for name, array in dense.items()}, tf.reshape(x, [-1, network.FEATURES])
+        )
 
     def batches(computation: Callable[[Any], Any]) -> Callable[[np.ndarray], np.ndarray]:
         function = tf.function(computation, autograph=False, reduce_retracing=True)
@@ -84,27 +99,44 @@ def _programs(sample: np.ndarray, bfloat16: object) -> dict[str, Callable[[np.nd
     programs = {"float32, winograd": make_program("float32", "winograd").computation("windows")}
     if bfloat16:
         programs["bfloat16"] = make_program("bfloat16", "direct").computation("windows")
-    return {name: batches(program) for name, program in (programs | {"int8": int8}).items()}
+    return {name: batches(program) for name, program in (programs | {"int8": int8, "float8, rounded": float8}).items()}
 
 
-def _int8_features(arrays: dict[str, np.ndarray], calibration: Any) -> Callable[[Any], Any]:
+def _convolution(arrays: dict[str, np.ndarray], x: Any, layer: str, pool: int) -> Any:
+    import tensorflow as tf
+
+    from runner.vggish import network
+
+    weights, biases = (tf.constant(arrays[f"vggish/{layer}/{name}"]) for name in ("weights", "biases"))
+    return network.convolution(x, weights, biases, pool=bool(pool))
+
+
+def _maxima(arrays: dict[str, np.ndarray], examples: Any) -> list[float]:
+    """Return the largest activations after conv1 and each of ``LAYERS``."""
+    x = _convolution(arrays, examples[..., None], "conv1", 1)
+    maxima = [float(np.max(x))]
+    for layer in LAYERS:
+        x = _convolution(arrays, x, *layer)
+        maxima.append(float(np.max(x)))
+    return maxima
+
+
+def _rounded_to_float8(values: Any, largest: Any) -> Any:
+    """Round to E4M3, scaled so that ``largest`` is its largest number, 448."""
+    import tensorflow as tf
+
+    scaled = tf.clip_by_value(values * (448.0 / largest), -448.0, 448.0)
+    return tf.cast(tf.cast(scaled, tf.dtypes.experimental.float8_e4m3fn), tf.float32) * (largest / 448.0)
+
+
+def _int8_features(arrays: dict[str, np.ndarray], maxima: list[float]) -> Callable[[Any], Any]:
     """Return the function from log-mel [n, 96, 64] to features [n, 12288] by INT8 convolutions from conv2 on."""
     import tensorflow as tf
 
     from runner.vggish import network
 
-    def conv(x: Any, layer: str, pool: int) -> Any:
-        weights, biases = arrays[f"vggish/{layer}/weights"], arrays[f"vggish/{layer}/biases"]
-        return network.convolution(x, tf.constant(weights), tf.constant(biases), pool=bool(pool))
-
-    x = conv(calibration[..., None], "conv1", 1)
-    maxima = [float(tf.reduce_max(x))]
-    for layer in LAYERS:
-        x = conv(x, *layer)
-        maxima.append(float(tf.reduce_max(x)))
-
     def features(examples: Any) -> Any:
-        x = conv(examples[..., None], "conv1", 1) * (255 / maxima[0])
+        x = _convolution(arrays, examples[..., None], "conv1", 1) * (255 / maxima[0])
         x = tf.bitcast(tf.cast(tf.minimum(x + 0.5, 255.0), tf.uint8), tf.quint8)
         for (layer, pool), top, out_top in zip(LAYERS, maxima, maxima[1:], strict=False):
             weights = arrays[f"vggish/{layer}/weights"]
