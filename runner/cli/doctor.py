@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from runner.devices.instruction_sets import InstructionSets, instruction_sets
-
 if TYPE_CHECKING:
     from runner.devices.detection import DeviceType, MachineFacts
+    from runner.devices.instruction_sets import InstructionSets
     from runner.devices.nvml import NvidiaGpu
 
 _SELFTEST_S = 300.0
@@ -55,10 +54,10 @@ class Facts:
     """
 
     machine: MachineFacts
+    instruction_sets: InstructionSets
     cores: int = 1
     all_cores: int = 1
     memory_mib: int = 0
-    instruction_sets: InstructionSets = field(default_factory=InstructionSets)
     python: str = ""
     nvidia: Sequence[NvidiaGpu] = ()
     cuda_libraries: Mapping[str, bool] = field(default_factory=dict)
@@ -79,6 +78,7 @@ def gather() -> Facts:
     from runner.devices import nvml
     from runner.devices.detection import CUDA_LIBRARIES, can_load_library
     from runner.devices.host import usable_cores, usable_memory_mib
+    from runner.devices.instruction_sets import instruction_sets
     from runner.devices.probe import gather_facts
     from runner.inference.tensorflow_import import import_tensorflow
     from runner.tracking.client import store_uri
@@ -91,17 +91,15 @@ def gather() -> Facts:
     uri = store_uri(TrackingConfig(), default_outputs())
     return Facts(
         machine=machine,
+        instruction_sets=instruction_sets(),
         cores=usable_cores(),
         all_cores=os.cpu_count() or 1,
         memory_mib=usable_memory_mib(),
-        instruction_sets=instruction_sets(),
         python=platform.python_version(),
         nvidia=nvml.describe_gpus(),
         cuda_libraries={name: can_load_library(name) for name in CUDA_LIBRARIES} if uses_cuda else {},
         formats=tuple(name for name in _FORMATS if name in soundfile.available_formats()),
-        packages={
-            name: _version(name) for name in ("av", "miniaudio", "ray", "tensorflow-metal", "nvidia-ml-py", "mlflow")
-        },
+        packages={name: _version(name) for name in _PACKAGES},
         weights=state_of_released_files(default_models()),
         models=str(default_models()),
         tracking_uri=uri,
