@@ -13,7 +13,7 @@ from runner.config.schema import FrontendConfig
 from runner.core.errors import ConfigError, ParityError
 from runner.core.files import commit_folder, write_atomic
 from runner.core.paths import is_url
-from runner.inference.tensorflow_import import import_tensorflow
+from runner.inference.tensorflow_import import import_tensorflow, without_library_notes
 from runner.vggish.spec import VGGISH
 
 if TYPE_CHECKING:
@@ -61,7 +61,8 @@ def export(config: RunConfig) -> Path:
     if chosen.is_random:
         print(random_weights_banner(chosen), file=sys.stderr)
 
-    import_tensorflow()
+    with without_library_notes():
+        import_tensorflow()
     import tensorflow as tf
 
     from runner.core.layout import CACHE

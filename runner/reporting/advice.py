@@ -36,9 +36,13 @@ def advise(result: RunResult) -> str | None:
         pinned = "" if resolved.get("memory.pinned", True) else ", and page-locked memory (it was refused: ulimit -l)"
         return f"copy-bound: the bus to the {name} is full; try a larger memory.batch_size{pinned}"
     if stage == "write":
-        return "write-bound: try output.dir on a faster disk, output.compression=none, or fewer output.formats"
+        return (
+            "write-bound: try output.dir on a faster disk, output.compression=none, fewer output.formats, or more "
+            "memory.writer_processes"
+        )
     if device == "cpu":
-        if startup.precision.effective == "float32" and config.precision.name != "auto":
+        is_exact = startup.precision.effective == "float32" and config.precision.name != "auto"
+        if is_exact and "bfloat16" in config.model.spec.precisions:
             return "compute-bound; precision=auto takes bfloat16 where the CPU multiplies it natively"
         return "compute-bound: the CPU is used in full; a GPU would be faster"
     input_wait = max((value for key, value in metrics.items() if key.endswith("_input_wait_share")), default=0.0)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from runner.cli.run import objective
+from runner.config.schema import SavedModelConfig
 from runner.contract.result import RunResult
 from runner.reporting.advice import advise, rerun_command
 from tests.results import make_result
@@ -53,9 +55,17 @@ def result(*setting: Any, **changes: Any) -> RunResult:
     return make_result(values(*setting, **changes))
 
 
+def savedmodel() -> RunResult:
+    """A run of a model without bfloat16."""
+    plain = result()
+    model = SavedModelConfig(path="/model", sample_rate=16_000, window_s=1.0)
+    return replace(plain, info=replace(plain.info, config=replace(plain.info.config, model=model)))
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [
+        (savedmodel(), "compute-bound: the CPU is used in full"),
         (result(bottleneck="decode"), "decode-bound: 2 decode processes for 1 CPU"),
         (result("gpu", "conservative", bottleneck="decode"), "memory=balanced"),
         (result("gpu", bottleneck="copy", resolved={"memory.pinned": False}), "page-locked"),
