@@ -58,7 +58,7 @@ def result(*setting: Any, **changes: Any) -> RunResult:
 def savedmodel() -> RunResult:
     """A run of a model without bfloat16."""
     plain = result()
-    model = SavedModelConfig(path="/model", sample_rate=16_000, window_s=1.0)
+    model = SavedModelConfig(path="/model", sample_rate=16_000, window_s=0.975, hop_s=0.96)
     return replace(plain, info=replace(plain.info, config=replace(plain.info.config, model=model)))
 
 
