@@ -30,6 +30,7 @@ from runner.models.registry import find_model
 from runner.vggish.postprocess import Postprocessor
 
 if TYPE_CHECKING:
+    from runner.config.schema import MemoryConfig
     from runner.contract.events import Events
     from runner.contract.result import Scalar
     from runner.contract.spec import RunSpec
@@ -105,6 +106,8 @@ class SessionStartup:
         self._events.phase("weights")
         with self._timer.step("weights"):
             loaded = self._model.load(self._weights, drawn.result(), self._cache)
+        if self._model.spec != self._config.model.spec:  # a file's outputs are known only now
+            placement = replace(placement, memory=self._plan(placement, self._config.memory))
         for note in self._model.notes:
             self._events.warn(note)
         self.metrics |= {f"smoke_{name}": value for name, value in (loaded.smoke or {}).items()}
@@ -209,15 +212,17 @@ class SessionStartup:
         self.metrics |= {**gate.metrics, "parity_s": self._timer.steps["parity"]}
         return gate
 
-    def _tune_batch_size(self, placement: Placement, sessions: Sequence[EmbeddingSession]) -> Placement:
-        """Find the batch size on the first device, set it for all sessions, and plan memory again."""
+    def _plan(self, placement: Placement, memory: MemoryConfig) -> MemoryPlan:
         from runner.inference.builder import memory_plan
 
+        return memory_plan(placement.device, placement.precision, memory, placement.gpu_memory, self._model.spec)
+
+    def _tune_batch_size(self, placement: Placement, sessions: Sequence[EmbeddingSession]) -> Placement:
+        """Find the batch size on the first device, set it for all sessions, and plan memory again."""
         config, session, device = self._config, sessions[0], placement.device
 
         def plan(size: int) -> MemoryPlan:
-            memory = replace(config.memory, batch_size=size)
-            return memory_plan(device, placement.precision, memory, placement.gpu_memory, config.model.spec)
+            return self._plan(placement, replace(config.memory, batch_size=size))
 
         sizes = sizes_from(
             placement.memory.batch_size, lambda size: size <= MAX_BATCH and plan(size).batch_size == size
