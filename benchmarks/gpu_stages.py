@@ -102,7 +102,7 @@ def _stages(batch: int, precision: str) -> dict[str, Stage]:
         "log-mel, float64 FFT": Stage(_compiled(lambda rows: frontend.log_mel(rows, "float32")), windows),
         "log-mel, float32 FFT": Stage(_compiled(lambda rows: frontend.log_mel(rows, "float32", "float32")), windows),
         "log-mel, products (folded)": Stage(_compiled(frontend.folded_log_mel), windows),
-        "conv1": Stage(_compiled(lambda rows: tf.cast(network._fused_conv1(weights, rows), dtype)), examples),
+        "conv1": Stage(_compiled(lambda rows: tf.cast(network.fused_conv1(weights, rows), dtype)), examples),
     }
     for layer in IMAGES:
         rows, kernel = (tf.cast(tensor, dtype) for tensor in _layer(layer, batch))
@@ -136,12 +136,12 @@ def _compiled(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
 def _convolution(kernel: Any, *, pool: bool) -> Callable[[Any], Any]:
     import tensorflow as tf
 
-    from runner.vggish.network import _largest
+    from runner.vggish.network import largest
 
     def run(x: Any) -> Any:
         x = tf.nn.conv2d(x, kernel, strides=1, padding="SAME")
         if pool:
-            x = _largest(x[:, ::2, ::2], x[:, 1::2, ::2], x[:, ::2, 1::2], x[:, 1::2, 1::2])
+            x = largest(x[:, ::2, ::2], x[:, 1::2, ::2], x[:, ::2, 1::2], x[:, 1::2, 1::2])
         return tf.nn.relu(tf.nn.bias_add(x, tf.zeros(kernel.shape[-1:], x.dtype)))
 
     return run

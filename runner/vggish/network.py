@@ -102,16 +102,16 @@ def fused_convolutions(weights: Mapping[str, Any], examples: Any, dtype: Any) ->
     """
     import tensorflow as tf
 
-    x = tf.cast(_fused_conv1(weights, examples), dtype)
+    x = tf.cast(fused_conv1(weights, examples), dtype)
     for layer, pool in (_FIRST[1], *_DEEP):
         x = tf.nn.conv2d(x, weights[f"vggish/{layer}/weights"], strides=1, padding="SAME")
         if pool:
-            x = _largest(x[:, ::2, ::2], x[:, 1::2, ::2], x[:, ::2, 1::2], x[:, 1::2, 1::2])
+            x = largest(x[:, ::2, ::2], x[:, 1::2, ::2], x[:, ::2, 1::2], x[:, 1::2, 1::2])
         x = tf.nn.relu(tf.nn.bias_add(x, weights[f"vggish/{layer}/biases"]))
     return tf.reshape(x, [-1, FEATURES])
 
 
-def _fused_conv1(weights: Mapping[str, Any], examples: Any) -> Any:
+def fused_conv1(weights: Mapping[str, Any], examples: Any) -> Any:
     """Run conv1 and its max-pool: float32 [batch, 96, 64] to float32 [batch, 48, 32, 64]."""
     import tensorflow as tf
 
@@ -124,10 +124,11 @@ def _fused_conv1(weights: Mapping[str, Any], examples: Any) -> Any:
     sums = [
         sum(shifted[down + i][right + j] * kernel[i, j, 0] for i, j in taps) for down in range(2) for right in range(2)
     ]
-    return tf.nn.relu(_largest(*sums) + biases)
+    return tf.nn.relu(largest(*sums) + biases)
 
 
-def _largest(*tensors: Any) -> Any:
+def largest(*tensors: Any) -> Any:
+    """Return the elementwise maximum of four tensors of one shape and type: a max-pool without a window."""
     import tensorflow as tf
 
     first, second, third, fourth = tensors

@@ -287,8 +287,8 @@ _FUSED_EDITS: dict[str, tuple[str, str, str]] = {
         "return tf.maximum(tf.maximum(first, second), tf.maximum(third, fourth))",
         "return (first + second + third + fourth) / 4",
     ),
-    "fused: conv1's bias lost": (NETWORK, "tf.nn.relu(_largest(*sums) + biases)", "tf.nn.relu(_largest(*sums))"),
-    "fused: conv1's ReLU lost": (NETWORK, "tf.nn.relu(_largest(*sums) + biases)", "_largest(*sums) + biases"),
+    "fused: conv1's bias lost": (NETWORK, "tf.nn.relu(largest(*sums) + biases)", "tf.nn.relu(largest(*sums))"),
+    "fused: conv1's ReLU lost": (NETWORK, "tf.nn.relu(largest(*sums) + biases)", "largest(*sums) + biases"),
     "fused: conv1 a pixel off": (NETWORK, "kernel[i, j, 0]", "kernel[j, i, 0]"),
 }
 _COARSE_EDITS: dict[str, tuple[str, str, str]] = {
