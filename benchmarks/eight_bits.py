@@ -5,6 +5,9 @@ calibrates by their maxima, and weights with a scale a channel.  conv1 and the d
 bfloat16 where the CPU multiplies it.  Run it under ``ONEDNN_MAX_CPU_ISA`` for other CPUs; the weights are random.
 E4M3 is there for its error only, as no CPU multiplies it: activations and weights are rounded to it with the same
 scales, and convolved in float32 (``benchmarks.gpu_stages --float8`` has a GPU's speed).
+
+The probe is logistic regression on the clips' means, as in ``evaluate=probe``; labels are the clips' folders.  Two
+convolutions are timed alone as well.
 """
 
 from __future__ import annotations
@@ -22,7 +25,12 @@ import numpy as np
 LAYERS = (("conv2", 1), ("conv3/conv3_1", 0), ("conv3/conv3_2", 1), ("conv4/conv4_1", 0), ("conv4/conv4_2", 1))
 """INT8 layers, and whether a 2×2 max-pool follows."""
 
+ALONE = {"conv3_2": (24, 16, 256, 256), "conv4_2": (12, 8, 512, 512)}
+"""Height, width, inputs and outputs of the convolutions that are timed alone."""
+
 _ROUNDS = 5
+
+_FOLDS = 5
 
 
 def main() -> None:
@@ -33,38 +41,75 @@ def main() -> None:
     from runner.devices.instruction_sets import instruction_sets
     from runner.statistics.frechet import Gaussian, frechet_distance
 
-    windows = _windows(parser.parse_args().audio)
-    programs = _programs(windows[::9], instruction_sets().bfloat16_units)
+    windows, clips = _windows(parser.parse_args().audio)
+    has_bfloat16 = bool(instruction_sets().bfloat16_units)
+    programs = _programs(windows[::9], has_bfloat16)
+    speeds = _examples_per_core_s(programs, windows[:256])
+    exact, *_ = embeddings = [program(windows).astype(np.float64) for program in programs.values()]
+    print(f"{len(windows)} windows; {instruction_sets().restriction or 'no limit'}")
+    for (name, speed), rows in zip(speeds.items(), embeddings, strict=True):
+        error = np.abs(rows - exact).max() / np.abs(exact).max()
+        cosine = ((rows * exact).sum(1) / np.linalg.norm(rows, axis=1) / np.linalg.norm(exact, axis=1)).min()
+        fad = frechet_distance(Gaussian.of_rows(exact), Gaussian.of_rows(rows))
+        print(
+            f"{name:20s} {speed:5.0f} examples/core-s  rel_err {error:.1e}  min cosine {cosine:.5f}  FAD {fad:.3f}  "
+            f"probe {_probe(rows, clips)}"
+        )
+    for layer, shape in ALONE.items():
+        convolutions = _convolutions_alone(*shape, has_bfloat16)
+        flop = 2 * 9 * shape[0] * shape[1] * shape[2] * shape[3]
+        speeds = _examples_per_core_s(convolutions, np.random.default_rng(0).uniform(0, 1, (64, *shape[:3])))
+        print(layer, ", ".join(f"{name} {speed * flop / 1e9:,.0f}" for name, speed in speeds.items()), "GFLOP/core-s")
+
+
+def _examples_per_core_s(programs: dict[str, Callable[[Any], Any]], rows: np.ndarray) -> dict[str, float]:
     speeds: dict[str, list[float]] = {name: [] for name in programs}
     for number in range(_ROUNDS + 1):
         for name, program in programs.items():
             busy = time.process_time()
-            program(windows[:256])
+            program(rows)
             if number:  # the first round compiles
-                speeds[name].append(len(windows[:256]) / (time.process_time() - busy))
-    exact, *_ = embeddings = [program(windows).astype(np.float64) for program in programs.values()]
-    print(f"{len(windows)} windows; {instruction_sets().restriction or 'no limit'}")
-    for (name, values), rows in zip(speeds.items(), embeddings, strict=True):
-        error = np.abs(rows - exact).max() / np.abs(exact).max()
-        cosine = ((rows * exact).sum(1) / np.linalg.norm(rows, axis=1) / np.linalg.norm(exact, axis=1)).min()
-        fad = frechet_distance(Gaussian.of_rows(exact), Gaussian.of_rows(rows))
-        speed = statistics.median(values)
-        print(f"{name:20s} {speed:5.0f} examples/core-s  rel_err {error:.1e}  min cosine {cosine:.5f}  FAD {fad:.3f}")
+                speeds[name].append(len(rows) / (time.process_time() - busy))
+    return {name: statistics.median(values) for name, values in speeds.items()}
 
 
-def _windows(folder: Path) -> np.ndarray:
+def _probe(rows: np.ndarray, clips: list[tuple[str, int]]) -> str:
+    """Return the accuracy of logistic regression on the clips' means; ``clips`` are their labels and windows."""
+    from runner.evaluation.data import prepare
+    from runner.evaluation.probe import probe
+    from runner.evaluation.sample import Sample
+
+    labels = [label for label, _ in clips]
+    if len(set(labels)) < 2:
+        return "(one label)"
+    names = [str(number) for number in range(len(clips))]
+    means = [own.mean(0) for own in np.split(rows, np.cumsum([count for _, count in clips])[:-1])]
+    sample = Sample(
+        names, [0.0] * len(names), names, [None] * len(names), [(label,) for label in labels],
+        np.stack(means).astype(np.float32), "clip", len(names), 0,
+    )  # fmt: skip
+    scores, _ = probe(prepare(sample, _FOLDS, 0))
+    accuracy = scores["probe_accuracy"]
+    return f"{np.mean(accuracy):.1%} (folds differ by {np.std(accuracy):.1%})"
+
+
+def _windows(folder: Path) -> tuple[np.ndarray, list[tuple[str, int]]]:
+    """Return all clips' windows, and for each clip its label and the number of its windows."""
     import soundfile
     import soxr
 
-    windows = []
+    windows: list[np.ndarray] = []
+    clips = []
     for path in sorted(path for path in folder.rglob("*") if path.suffix in (".wav", ".ogg", ".flac")):
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
         mono = soxr.resample(samples.mean(axis=1), rate, 16_000)
-        windows += [mono[first : first + 15_600] for first in range(0, len(mono) - 15_599, 15_360)]
-    return np.stack(windows).astype(np.float32)
+        own = [mono[first : first + 15_600] for first in range(0, len(mono) - 15_599, 15_360)]
+        windows += own
+        clips += [(path.parent.name, len(own))] if own else []
+    return np.stack(windows).astype(np.float32), clips
 
 
-def _programs(sample: np.ndarray, bfloat16: object) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
+def _programs(sample: np.ndarray, has_bfloat16: bool) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
     import tensorflow as tf
 
     from benchmarks.instruction_sets import make_program
@@ -72,7 +117,7 @@ def _programs(sample: np.ndarray, bfloat16: object) -> dict[str, Callable[[np.nd
     from runner.vggish.arrays import random_weights
 
     arrays = random_weights(0)
-    dtype = tf.bfloat16 if bfloat16 else tf.float32
+    dtype = tf.bfloat16 if has_bfloat16 else tf.float32
     dense = {name: tf.cast(array, tf.float32 if "/fc2/" in name else dtype) for name, array in arrays.items()}
     maxima = _maxima(arrays, frontend.log_mel(tf.constant(sample), "float32"))
     features = _int8_features(arrays, maxima)
@@ -97,9 +142,43 @@ def _programs(sample: np.ndarray, bfloat16: object) -> dict[str, Callable[[np.nd
         return lambda rows: np.concatenate([function(tf.constant(rows[i : i + 64])) for i in range(0, len(rows), 64)])
 
     programs = {"float32, winograd": make_program("float32", "winograd").computation("windows")}
-    if bfloat16:
+    if has_bfloat16:
         programs["bfloat16"] = make_program("bfloat16", "direct").computation("windows")
     return {name: batches(program) for name, program in (programs | {"int8": int8, "float8, rounded": float8}).items()}
+
+
+def _convolutions_alone(
+    height: int, width: int, inputs: int, outputs: int, has_bfloat16: bool
+) -> dict[str, Callable[[np.ndarray], Any]]:
+    """Return a 3×3 convolution with its bias and ReLU in each format, on examples of its own format."""
+    import tensorflow as tf
+
+    from runner.vggish import network
+
+    rng = np.random.default_rng(0)
+    weights = rng.uniform(-1, 1, (3, 3, inputs, outputs)).astype(np.float32)
+    biases = np.zeros(outputs, np.float32)
+    quantized = np.round(weights * 127).astype(np.int8).view(tf.qint8.as_numpy_dtype)
+    tops = np.ones(outputs, np.float32)
+
+    def floats(x: Any) -> Any:
+        return network.convolution(x, tf.cast(weights, x.dtype), tf.cast(biases, x.dtype), pool=False)
+
+    def int8(x: Any) -> Any:
+        return tf.raw_ops.QuantizedConv2DWithBiasAndReluAndRequantize(
+            input=x, filter=tf.constant(quantized, tf.qint8), bias=biases, min_input=0.0, max_input=1.0,
+            min_filter=-tops, max_filter=tops, min_freezed_output=0.0, max_freezed_output=float(inputs),
+            strides=[1] * 4, padding="SAME", out_type=tf.quint8,
+        )[0]  # fmt: skip
+
+    def on(computation: Callable[[Any], Any], rows: Any) -> Callable[[np.ndarray], Any]:
+        function = tf.function(computation, autograph=False)
+        return lambda _: function(rows)
+
+    rows = tf.constant(rng.uniform(0, 1, (64, height, width, inputs)), tf.float32)
+    as_int8 = tf.bitcast(tf.cast(rows * 255, tf.uint8), tf.quint8)
+    formats = {"float32": on(floats, rows), "int8": on(int8, as_int8)}
+    return formats | ({"bfloat16": on(floats, tf.cast(rows, tf.bfloat16))} if has_bfloat16 else {})
 
 
 def _convolution(arrays: dict[str, np.ndarray], x: Any, layer: str, pool: int) -> Any:
