@@ -92,14 +92,14 @@ def _network(seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return matrix, random.integers(0, _LARGEST, EMBEDDING_SIZE) * _GRID
 
 
-def remembered_log_mel(windows: Array) -> NDArray[np.float64]:
+def remembered_log_mel(windows: Array, offset: float = 0.01) -> NDArray[np.float64]:
     """``reference_log_mel`` of windows float32 [n, 15600]: those of the parity gate are computed ahead."""
-    return _log_mel(windows.tobytes(), len(windows))
+    return _log_mel(windows.tobytes(), len(windows), offset)
 
 
 @functools.lru_cache(maxsize=8)
-def _log_mel(samples: bytes, rows: int) -> NDArray[np.float64]:
-    return reference_log_mel(np.frombuffer(samples, np.float32).reshape(rows, -1))
+def _log_mel(samples: bytes, rows: int, offset: float) -> NDArray[np.float64]:
+    return reference_log_mel(np.frombuffer(samples, np.float32).reshape(rows, -1), offset)
 
 
 def _rounded(values: NDArray[np.float64], bits: int) -> NDArray[np.float64]:
