@@ -12,6 +12,7 @@ itself; its standard input's end ends it, a named pipe that the first process of
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import importlib
 import json
@@ -45,11 +46,16 @@ PRELOADED = (
     *("sklearn.cluster", "sklearn.linear_model", "sklearn.model_selection", "sklearn.neighbors"),
     *("runner.jobs.job", "runner.jobs.sweep", "runner.tracking.runs", "runner.reporting.run_figures"),
     *("runner.config.arguments", "runner.reporting.advice", "runner.evaluation.evaluate"),
+    *("runner.cli.run", "runner.models.vggish.model", "runner.reporting.embedding_map", "cattrs.preconf.json"),
+    *("runner.tracking.system_metrics", "sqlalchemy.dialects.sqlite", "alembic.command", "rich._emoji_codes"),
+    *("mlflow.store.tracking.sqlalchemy_workspace_store", "pyarrow.vendored.version", "hydra._internal.logging_config"),
     *("runner.engines.entrypoint", "runner.engines.local", "runner.pipeline.decode_worker"),
 )  # fmt: skip
 SHARED = "TESTS_FORK_SERVER"
 """Environment variable: the folder of the server that the processes of a test session share."""
 _SIZE = struct.Struct("!Q")
+_HUGE = 2 << 20
+_MADV_COLLAPSE = 25
 
 
 class Forked:
@@ -209,17 +215,11 @@ def main(path: str) -> None:
         warnings.simplefilter("ignore")
         for name in PRELOADED:
             importlib.import_module(name)
-        from hydra.core.plugins import Plugins
-
-        from runner.config.composition import compose_config
-        from tests.double.session import compute_ahead
-
-        Plugins.instance()  # of Hydra's, which are looked for in all of its packages
-        compose_config(["weights=random", "device=cpu", "memory.decode_workers=1", "output.formats=[parquet,npz]"])
-        compute_ahead()
+        _compute_ahead()
     assert threading.active_count() == 1, f"a fork would lose threads: {threading.enumerate()}"
     gc.collect()
     gc.freeze()  # so that no collection writes to memory that is shared
+    _take_huge_pages()
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path)
     listener.listen(64)
@@ -250,6 +250,40 @@ def main(path: str) -> None:
             _send(line, pid)
         if 0 in found:
             return
+
+
+def _compute_ahead() -> None:
+    """Have ready what each command computes once in a process, or is slower the first time."""
+    from hydra.core.plugins import Plugins
+    from threadpoolctl import threadpool_info
+
+    from runner.config.composition import compose_config
+    from runner.contract.files import result_from_json, result_to_json
+    from runner.contract.result import RunResult, WorkerResult
+    from runner.devices.host import versions
+    from tests.double.session import compute_ahead
+    from tests.results import to_json
+
+    Plugins.instance()  # of Hydra's, which are looked for in all of its packages
+    compose_config(["weights=random", "device=cpu", "memory.decode_workers=1", "output.formats=[parquet,npz]"])
+    for kind in (WorkerResult, RunResult):
+        result_to_json(result_from_json(to_json({}), kind))
+    threadpool_info()
+    versions()
+    compute_ahead()
+
+
+def _take_huge_pages() -> None:
+    """Move this process's memory to pages of 2 MiB where Linux can (6.1): a fork copies an entry for each page."""
+    if not sys.platform.startswith("linux"):
+        return
+    madvise = ctypes.CDLL(None).madvise
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        span, access, *_, name = [*line.split(maxsplit=5), ""][:6]
+        if access != "rw-p" or name not in ("", "[heap]"):
+            continue
+        first, end = (int(address, 16) // _HUGE for address in span.split("-"))
+        madvise(ctypes.c_void_p((first + 1) * _HUGE), ctypes.c_size_t(max(end - first - 1, 0) * _HUGE), _MADV_COLLAPSE)
 
 
 def _reap(lines: dict[int, socket.socket]) -> None:

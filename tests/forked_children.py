@@ -32,20 +32,25 @@ MODULES = ("tests.double.command", "tests.double.worker", "submitit.local._local
 """Those that start others."""
 ROOM_FOR_ARGUMENTS = "-" * 4096
 """An argument of the fork server's that is overwritten with those of its forks."""
-_PR_SET_CHILD_SUBREAPER = 36
+_CLONE = {"x86_64": 56, "aarch64": 220}
+"""Numbers of the system call."""
+_CLONE_PARENT = 0x8000
 _SIZE = struct.Struct("!I")
 _EXEC = _posixsubprocess.fork_exec
 
 
 def begin() -> None:
     """Leave the fork behind that later children of this process, which has no threads yet, are forks of."""
-    if not sys.platform.startswith("linux"):
+    if not sys.platform.startswith("linux") or os.uname().machine not in _CLONE:
         return
     ours, theirs = socket.socketpair()
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # whatever a whole group is sent
     if os.fork() == 0:
         ours.close()
-        _serve(theirs)
+        try:
+            _serve(theirs)
+        finally:
+            os._exit(1)  # the process that asks is gone
     theirs.close()
     signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     import subprocess
@@ -139,21 +144,10 @@ class _Fork:
             "numbers": list(numbers),
         }
         data = json.dumps(asked).encode()
-        with self._lock, _adopting():
+        with self._lock:
             socket.send_fds(self._line, [_SIZE.pack(len(data))], list(numbers.values()))
             self._line.sendall(data)
             return _SIZE.unpack(self._line.recv(_SIZE.size, socket.MSG_WAITALL))[0]
-
-
-@contextlib.contextmanager
-def _adopting() -> Any:
-    """Orphans among the descendants of this process become its children."""
-    prctl = ctypes.CDLL(None).prctl
-    prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    try:
-        yield
-    finally:
-        prctl(_PR_SET_CHILD_SUBREAPER, 0)
 
 
 def _serve(line: socket.socket) -> NoReturn:
@@ -168,23 +162,25 @@ def _serve(line: socket.socket) -> NoReturn:
         if not head:
             os._exit(0)
         asked = json.loads(line.recv(_SIZE.unpack(head)[0], socket.MSG_WAITALL))
-        middle = os.fork()
-        if middle == 0:
-            middle = os.getpid()
-            if os.fork():
-                os._exit(0)
-            _be(asked, list(streams), line, middle)
+        pid = _fork_sibling()
+        if pid == 0:
+            line.close()
+            _be(asked, list(streams))
+        line.sendall(_SIZE.pack(pid))
         for stream in streams:
             os.close(stream)
-        os.waitpid(middle, 0)
 
 
-def _be(asked: dict[str, Any], streams: list[int], line: socket.socket, middle: int) -> NoReturn:
+def _fork_sibling() -> int:
+    """``os.fork`` in a process of one thread, whose child is a child of this process's parent."""
+    ctypes.pythonapi.PyOS_BeforeFork()
+    pid: int = ctypes.PyDLL(None).syscall(_CLONE[os.uname().machine], _CLONE_PARENT | signal.SIGCHLD, 0, 0, 0, 0)
+    (ctypes.pythonapi.PyOS_AfterFork_Parent if pid else ctypes.pythonapi.PyOS_AfterFork_Child)()
+    return pid
+
+
+def _be(asked: dict[str, Any], streams: list[int]) -> NoReturn:
     """Be the process that was asked for, to its end."""
-    while os.getppid() == middle:
-        time.sleep(0.0002)
-    line.sendall(_SIZE.pack(os.getpid()))
-    line.close()
     above = max(asked["numbers"]) + 1
     held = [fcntl.fcntl(stream, fcntl.F_DUPFD, above) for stream in streams]
     for stream in streams:

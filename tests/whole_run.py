@@ -47,6 +47,9 @@ from runner.output.state import locks
 from runner.pipeline import decode_process
 from tests import configs
 
+with contextlib.suppress(ImportError):
+    import miniaudio  # noqa: F401  # for FLAC: each decode process, a fork of this one, would import it
+
 VOLATILE = ("runner.log", "batches.parquet", "result.json")
 """Files of a run, beside those of ``.runner``, that tell of times."""
 

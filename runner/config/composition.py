@@ -91,9 +91,9 @@ def to_run_config(config: DictConfig) -> RunConfig:
         ConfigError: as ``from_dict`` and ``validate`` do.
         omegaconf.errors.OmegaConfBaseException: an interpolation that can't be resolved.
     """
-    values = OmegaConf.to_container(
-        OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]), resolve=True
-    )
+    if "hydra" in config:
+        config = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    values = OmegaConf.to_container(config, resolve=True)
     assert isinstance(values, dict)
     try:
         run = from_dict({str(key): value for key, value in values.items()})

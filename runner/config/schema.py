@@ -1,8 +1,8 @@
 """The typed configuration of a run: one dataclass per group, in ``runner.config.groups``, whose checks it makes itself.
 
 The dataclasses hold the defaults, and conf/ the values that an option changes.  Hydra merges each YAML file of a group
-into the dataclass that its ``defaults`` name (registered under ``schema/``), so that an unknown key or a wrong type is
-refused while composing.
+into the group's dataclass in ``RunConfig``, or into that of its option, which its ``defaults`` name (registered under
+``schema/``), so that an unknown key or a wrong type is refused while composing.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from runner.audio.resample import StreamResampler
 
 
 def torchaudio_resample(signal: np.ndarray, rate: int, target: int) -> np.ndarray:
-    """torchaudio.functional.resample with its defaults, term by term."""
+    """torchaudio.functional.resample with its defaults, term by term but for those whose window is 0."""
     common = math.gcd(rate, target)
     orig, new = rate // common, target // common
     base = min(orig, new) * 0.99
@@ -25,9 +25,10 @@ def torchaudio_resample(signal: np.ndarray, rate: int, target: int) -> np.ndarra
     resampled = np.zeros(length)
     for number in range(length):
         block, phase = divmod(number, new)
-        t = ((np.arange(-width, width + orig) / orig - phase / new) * base).clip(-6, 6)
+        places = phase * orig // new + np.arange(-width, width + 2)
+        t = ((places / orig - phase / new) * base).clip(-6, 6)
         kernel = np.sinc(t) * np.cos(t * math.pi / 12) ** 2 * base / orig
-        resampled[number] = padded[block * orig : block * orig + len(kernel)] @ kernel
+        resampled[number] = padded[block * orig + width + places] @ kernel
     return resampled
 
 

@@ -28,8 +28,8 @@ def test_every_key_has_a_docstring(module: Path) -> None:
 
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda path: f"{path.parent.name}={path.stem}")
 def test_an_option_sets_only_the_keys_that_differ_from_their_default(option: Path) -> None:
-    values = yaml.safe_load(option.read_text(encoding="utf-8"))
-    (entry,) = values.pop("defaults")
+    values = yaml.safe_load(option.read_text(encoding="utf-8")) or {}
+    (entry,) = values.pop("defaults", [f"/schema/{option.parent.name}@_here_"])
     default = schemas()[entry.removeprefix("/schema/").removesuffix("@_here_")]
     for key, value in values.items():
         field = default.__dataclass_fields__[key]

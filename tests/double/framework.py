@@ -25,6 +25,7 @@ from tests.double.session import (
     draw_arrays,
     embed,
     load_checkpoint,
+    remembered_log_mel,
     weights_checksum,
 )
 from tests.double.tfrecords import TFRecordWriter, load_messages
@@ -48,7 +49,7 @@ def take_the_place_of_tensorflow() -> None:
     sys.meta_path.insert(0, _WithoutPandas())
     model.load_checkpoint, model.random_weights, model.weights_checksum = load_checkpoint, draw_arrays, weights_checksum
     program.VGGishProgram, builder.EmbeddingSession = DoubleProgram, DoubleSession
-    reference.reference_embeddings = embed
+    reference.reference_embeddings, reference.reference_log_mel = embed, remembered_log_mel
     model.remembered_calibration = lambda folder: (1.0, 1.0)  # the checkout's cache keeps what was measured
     startup.remembered = _apart
     embedder.matmul_peak = lambda session, kind, precision, seconds: 1.0

@@ -30,8 +30,8 @@ from runner.inference import gate
 from runner.inference.session import EmbeddingSession, SessionMetadata
 from runner.models.base import Target
 from runner.models.vggish.program import VGGishProgram
-from runner.vggish import reference
 from runner.vggish.constants import EMBEDDING_SIZE, EXAMPLE_SAMPLES
+from runner.vggish.reference import reference_log_mel
 from runner.vggish.spec import VGGISH
 
 Array = NDArray[np.float32]
@@ -92,9 +92,14 @@ def _network(seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return matrix, random.integers(0, _LARGEST, EMBEDDING_SIZE) * _GRID
 
 
+def remembered_log_mel(windows: Array, offset: float = 0.01) -> NDArray[np.float64]:
+    """``reference_log_mel`` of windows float32 [n, 15600]: those of the parity gate are computed ahead."""
+    return _log_mel(windows.tobytes(), len(windows), offset)
+
+
 @functools.lru_cache(maxsize=8)
-def _log_mel(samples: bytes, rows: int) -> Array:
-    return reference.reference_log_mel(np.frombuffer(samples, np.float32).reshape(rows, -1)).astype(np.float32)
+def _log_mel(samples: bytes, rows: int, offset: float) -> NDArray[np.float64]:
+    return reference_log_mel(np.frombuffer(samples, np.float32).reshape(rows, -1), offset)
 
 
 def _rounded(values: NDArray[np.float64], bits: int) -> NDArray[np.float64]:
@@ -107,8 +112,7 @@ def compute_ahead() -> None:
     """Compute what every run's worker would: forks of this process have it."""
     _network(0)
     for dtype in ("float32", "int16"):
-        samples = scaled(gate.signals_of(VGGISH, dtype))
-        _log_mel(samples.tobytes(), len(samples))
+        remembered_log_mel(scaled(gate.signals_of(VGGISH, dtype)))
 
 
 class DoubleProgram(VGGishProgram):
@@ -156,8 +160,7 @@ class DoubleSession(EmbeddingSession):
 
     def log_mel(self, windows: Windows) -> Array:
         """The reference's own."""
-        samples = scaled(windows)
-        return _log_mel(samples.tobytes(), len(samples))
+        return remembered_log_mel(scaled(windows)).astype(np.float32)
 
     def on_device(self, windows: Windows) -> Any:
         """The windows, where they are."""

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from tests.commands import run_real
+from tests.commands import run, run_real
 from tests.models.saved import CLASSES, RATE, SAMPLES, expected, save
 
 COMMON = ("tracking=none", "profile=off", "device=cpu", "memory.decode_workers=1", "output.clips_per_shard=2")
@@ -103,11 +103,11 @@ def test_a_lost_shard_is_redone_with_the_same_bytes(run_dir: Path, settings: tup
 
 
 def test_a_run_is_not_resumed_with_another_model(run_dir: Path, settings: tuple[str, ...]) -> None:
-    done = run_real(*settings, "model.hop_s=5", f"output.dir={run_dir}")
+    done = run(*settings, "model.hop_s=5", f"output.dir={run_dir}")
     assert done.status != 0
     assert "model.hop_s" in done.err
     other = [word for word in settings if not word.startswith(("model", "output.formats"))]
-    done = run_real(*other, "weights=random", "output.formats=[parquet,npz]", f"output.dir={run_dir}")
+    done = run(*other, "weights=random", "output.formats=[parquet,npz]", f"output.dir={run_dir}")
     assert done.status != 0
     assert "model" in done.err
 

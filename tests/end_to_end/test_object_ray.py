@@ -17,12 +17,12 @@ import psutil
 import pytest
 
 from runner.storage.object_store import ObjectStore
-from tests.commands import PROJECT, environment, run
-from tests.double.framework import SITE
+from tests.commands import environment, run
 from tests.end_to_end.test_ray import ray_processes, start, words_of
 from tests.fork_server import Forked
 from tests.object_store import StoreServer, object_store
 from tests.output.remote.test_object_output import numbers, numbers_of
+from tests.ray_cluster import ray_cluster
 from tests.stress.chaos import make_clips
 
 pytestmark = pytest.mark.slow
@@ -80,7 +80,7 @@ def until_shards(url: str, many: int, command: Forked) -> None:
     while len(store.list_recursive(".runner/commits")) < many:
         assert time.monotonic() < deadline
         assert command.poll() is None, command.out + command.err
-        time.sleep(0.05)
+        time.sleep(0.2)
 
 
 def test_an_actor_and_then_the_driver_killed_and_their_folder_lost(
@@ -152,21 +152,12 @@ def blind_cluster(hidden: Path) -> Iterator[str]:
     hides = ["unshare", "--mount", "sh", "-c", f"mount -t tmpfs none {hidden} && test ! -e {hidden}/model.ckpt.index"]
     if subprocess.run(hides, capture_output=True, check=False).returncode:
         pytest.skip("this machine lets nobody hide a folder from a process (unshare, mount)")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        from ray.cluster_utils import Cluster
-
-        head = {"num_cpus": 0, "object_store_memory": 100 << 20, "include_dashboard": False}
-        cluster = Cluster(initialize_head=True, head_node_args=head)
+    with ray_cluster(num_cpus=0) as cluster:
         ray = f"{Path(sys.executable).parent}/ray"
         joins = f"{ray} start --address={cluster.address} --num-cpus=1 --object-store-memory={100 << 20} --block"
         command = [*hides[:-1], f"mount -t tmpfs none {hidden} && exec {joins}"]
         known = ray_processes()
-        path = os.pathsep.join([str(SITE), str(PROJECT)])  # actors are the double's
-        machine = subprocess.Popen(
-            command, env=environment(PYTHONPATH=path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        machine = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             deadline = time.monotonic() + 60
             while not any("raylet" in words_of(pid) for pid in ray_processes() - known):
@@ -180,4 +171,3 @@ def blind_cluster(hidden: Path) -> Iterator[str]:
                     os.kill(pid, signal.SIGKILL)
             machine.kill()
             machine.wait()
-            cluster.shutdown()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ import soundfile
 from tests import commands
 from tests.conftest import run_command
 from tests.fork_server import Forked
+from tests.ray_cluster import ray_cluster
 
 SETTINGS = (
     *("device=cpu", "weights=random", "tracking=none", "profile=off", "output.clips_per_shard=4"),
@@ -50,6 +52,13 @@ def local(clips: Path) -> Path:
     done = run_command(f"dataset.root={clips}", f"output.dir={run_dir}", *SETTINGS)
     assert done.status == 0, done.err
     return run_dir
+
+
+@pytest.fixture(scope="module")
+def address(clips: Path) -> Iterator[str]:
+    """Of a cluster that is there already."""
+    with ray_cluster(num_cpus=2) as cluster:
+        yield cluster.address
 
 
 def assert_same(one: Path, other: Path) -> None:
@@ -125,7 +134,7 @@ def test_rows_files_counts_and_reasons_are_the_local_engines(clips: Path, local:
 
 
 @pytest.mark.slow
-def test_what_the_local_engine_began_ray_finishes(clips: Path, local: Path, tmp_path: Path) -> None:
+def test_what_the_local_engine_began_ray_finishes(clips: Path, local: Path, address: str, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     arguments = (f"dataset.root={clips}", f"output.dir={run_dir}", *SETTINGS)
     assert run_command(*arguments).status == 0
@@ -134,7 +143,8 @@ def test_what_the_local_engine_began_ray_finishes(clips: Path, local: Path, tmp_
     journal.write_text("".join(lines[::2]))
     for name in ("result.json", "clips.parquet"):
         (run_dir / name).unlink()
-    done = run_command("engine=ray", "engine.max_size=2", "engine.num_cpus_per_actor=1", *arguments)
+    two = (f"engine.address={address}", "engine.max_size=2", "engine.num_cpus_per_actor=1")
+    done = run_command("engine=ray", *two, *arguments)
     assert done.status == 0, done.err
     assert_same(run_dir, local)
     assert done.result["resolved"]["threads.intra_op"] == 1  # each plans for its share of the cores
@@ -144,14 +154,14 @@ def test_what_the_local_engine_began_ray_finishes(clips: Path, local: Path, tmp_
 
 
 @pytest.mark.slow
-def test_a_driver_killed_costs_the_command_again(clips: Path, local: Path, tmp_path: Path) -> None:
+def test_a_driver_killed_costs_the_command_again(clips: Path, local: Path, address: str, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    arguments = (f"dataset.root={clips}", f"output.dir={run_dir}", *SETTINGS)
+    arguments = (f"dataset.root={clips}", f"output.dir={run_dir}", f"engine.address={address}", *SETTINGS)
     command = until_the_first_shard(run_dir, *arguments)
     (driver,) = [child for child in psutil.Process(command.pid).children() if "tests.double.worker" in child.cmdline()]
     driver.kill()
     command.communicate(timeout=60)
     assert command.returncode == 1
-    again = run_command(*arguments)
+    again = run_command("engine=ray", *arguments)
     assert again.status == 0, again.err
     assert_same(run_dir, local)

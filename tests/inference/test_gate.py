@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from runner.config.schema import ParityConfig
 from runner.config.validation import validate
 from runner.core.errors import ConfigError
 from runner.inference.gate import measure_session, run_parity_gate, signals_of
@@ -18,7 +19,7 @@ from runner.vggish.reference import reference_log_mel
 from runner.vggish.spec import VGGISH
 from tests.configs import make_config
 
-CONFIG = make_config([]).parity
+CONFIG = ParityConfig()
 EXACT = np.random.default_rng(0).standard_normal((16, 128)).astype(np.float32)
 ANSWERS = Answers(EXACT, EXACT, log_mel=reference_log_mel(fixed_signals()))
 _NUMBERS = {signal.tobytes(): number for number, signal in enumerate(fixed_signals())}

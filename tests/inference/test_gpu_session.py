@@ -58,14 +58,21 @@ def test_the_xla_program_agrees_with_the_cpus(session: EmbeddingSession, expecte
     assert worst(session.embed_windows(SIGNALS), expected) < 5e-6
 
 
+@pytest.fixture(scope="module")
+def unharmed(session: EmbeddingSession) -> np.ndarray:
+    """Embeddings of the signals."""
+    return session.embed_windows(SIGNALS)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e18, 1e38])
-def test_a_window_that_is_no_waveform_gives_a_row_of_nan(session: EmbeddingSession, value: float) -> None:
-    windows = fixed_signals().copy()
-    expected = session.embed_windows(windows)
+def test_a_window_that_is_no_waveform_gives_a_row_of_nan(
+    session: EmbeddingSession, unharmed: np.ndarray, value: float
+) -> None:
+    windows = SIGNALS.copy()
     windows[2, 5000] = value
     embeddings = session.embed_windows(windows)
     assert np.isnan(embeddings[2]).all()
-    assert np.array_equal(np.delete(embeddings, 2, axis=0), np.delete(expected, 2, axis=0))
+    assert np.array_equal(np.delete(embeddings, 2, axis=0), np.delete(unharmed, 2, axis=0))
 
 
 def test_int16_samples_give_the_bits_of_the_same_floats(session: EmbeddingSession, vggish: EmbeddingSession) -> None:
@@ -118,7 +125,7 @@ def test_batches_from_several_threads_are_copied_each_to_its_own_place(
     runtime = HostRuntime()
     monkeypatch.setattr(cuda, "_runtime", lambda: runtime)
     own = gpu_session(weights)
-    batches = [noise(rows, dtype) for rows in (5, 8, 11, 16, 3, 8) for dtype in ("int16", "float32")]
+    batches = [noise(rows, dtype) for rows in (5, 8, 11, 3) for dtype in ("int16", "float32")]
     batches = [batch / np.float32(32768) if batch.dtype == np.float32 else batch for batch in batches]
     with ThreadPoolExecutor(3) as threads:
         actual = list(threads.map(own.embed_windows, batches))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -23,6 +24,7 @@ from runner.output.formats import make_formats
 from runner.output.spill import Spill
 from runner.output.state.journal import read_journal
 from runner.output.writer import ShardWriter, clips_table
+from runner.pipeline import decode_process
 from runner.pipeline.assembler import ClipAssembler
 from runner.pipeline.decode_pool import DecodePool
 from runner.pipeline.messages import Replica
@@ -51,6 +53,12 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Clip]:
         soundfile.write(path, np.full(samples, (index + 1) / 64, np.float32), 16_000, subtype="FLOAT")
         clips.append(Clip(index, path.name, os.fsencode(path), None, None, None, path.stat().st_size))
     return clips
+
+
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decode processes are forks, which have all modules: a run's, which ``test_pool.py`` is about, import them."""
+    monkeypatch.setattr(decode_process, "CONTEXT", multiprocessing.get_context("fork"))
 
 
 def make_writer(folder: Path, hop_s: float = 0.96) -> ShardWriter:
@@ -87,6 +95,7 @@ def run_engine(
 
 
 @pytest.mark.parametrize(("workers", "batch", "shard"), [(1, 16, 7), (2, 1, 1), (3, 64, 1000), (2, 5, 4)])
+@pytest.mark.usefixtures("forked")
 def test_every_row_belongs_to_its_clip_in_any_setting(
     clips: list[Clip], tmp_path: Path, workers: int, batch: int, shard: int
 ) -> None:
@@ -107,6 +116,7 @@ def test_every_row_belongs_to_its_clip_in_any_setting(
         assert own[-1]["embedding"][1] == pytest.approx(audible * (index + 1) / 64, rel=1e-4)
 
 
+@pytest.mark.usefixtures("forked")
 def test_short_clips_are_skipped_where_that_is_asked_for(clips: list[Clip], tmp_path: Path) -> None:
     run_engine(clips, tmp_path, options=replace(OPTIONS, framing=replace(FRAMING, short_clips="skip")))
     reasons = {end["clip"]: end["reason"] for end in pq.read_table(tmp_path / "clips.parquet").to_pylist()}
@@ -114,6 +124,7 @@ def test_short_clips_are_skipped_where_that_is_asked_for(clips: list[Clip], tmp_
     assert reasons["001.wav"] is None
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_session_that_fails_fails_the_run_and_hangs_nothing(clips: list[Clip], tmp_path: Path) -> None:
     def broken(windows: np.ndarray) -> np.ndarray:
         raise RuntimeError("the device is gone")
@@ -125,6 +136,7 @@ def test_a_session_that_fails_fails_the_run_and_hangs_nothing(clips: list[Clip],
     assert not [thread for thread in left if not thread.daemon], left
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_stop_finishes_the_shards_under_way_only(clips: list[Clip], tmp_path: Path) -> None:
     pool = DecodePool(OPTIONS, 1)
     pool.open(1, 2, 8)
@@ -156,6 +168,7 @@ def test_nothing_is_left_in_shared_memory(clips: list[Clip], tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(("replicas", "threads"), [(1, 3), (2, 1), (3, 2)])
+@pytest.mark.usefixtures("forked")
 def test_replicas_and_batches_in_flight_change_no_row(
     clips: list[Clip], tmp_path: Path, replicas: int, threads: int
 ) -> None:
@@ -168,6 +181,7 @@ def test_replicas_and_batches_in_flight_change_no_row(
     assert {timing.replica for timing in engine.stats.timings} <= set(range(replicas))
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_replica_that_fails_hands_its_batch_to_the_others(clips: list[Clip], tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
@@ -258,6 +272,7 @@ def test_a_decoder_without_progress_is_killed(clips: list[Clip], tmp_path: Path)
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_embeddings_that_wait_on_disk_are_the_same(clips: list[Clip], tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
@@ -271,6 +286,7 @@ def test_embeddings_that_wait_on_disk_are_the_same(clips: list[Clip], tmp_path: 
 
 
 @pytest.mark.parametrize("lost", ["a result", "a row", "a batch twice"])
+@pytest.mark.usefixtures("forked")
 def test_a_run_that_lost_something_on_the_way_does_not_end_well(
     clips: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
 ) -> None:
@@ -304,6 +320,7 @@ def test_a_run_that_lost_something_on_the_way_does_not_end_well(
                 assert entry.examples == pq.read_metadata(tmp_path / name).num_rows
 
 
+@pytest.mark.usefixtures("forked")
 def test_embeddings_that_overflow_are_no_embeddings(clips: list[Clip], tmp_path: Path) -> None:
     def overflowing(windows: np.ndarray) -> np.ndarray:
         embeddings = fake_embed(windows)
@@ -317,6 +334,7 @@ def test_embeddings_that_overflow_are_no_embeddings(clips: list[Clip], tmp_path:
     assert engine.stats.progress.skipped["non_finite_embedding"] == 1
 
 
+@pytest.mark.usefixtures("forked")
 def test_the_part_of_a_long_clip_that_is_decoded_is_known(tmp_path: Path) -> None:
     path = tmp_path / "long.wav"
     soundfile.write(path, np.zeros(16_000 * 60, np.int16), 16_000)
@@ -343,6 +361,7 @@ def test_the_part_of_a_long_clip_that_is_decoded_is_known(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_decoders_are_busy_between_none_and_all_of_the_time(clips: list[Clip], tmp_path: Path) -> None:
     pool = DecodePool(OPTIONS, 1)
     pool.open(1, 1, 2)

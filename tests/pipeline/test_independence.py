@@ -36,7 +36,7 @@ def embeddings(vggish: EmbeddingSession, windows: np.ndarray) -> np.ndarray:
     return vggish.embed_windows(windows)
 
 
-@settings(deadline=None, max_examples=10)
+@settings(deadline=None, max_examples=6)
 @given(rows=st.lists(st.integers(0, 11), min_size=1, max_size=20), batch_size=st.integers(1, 20))
 def test_neighbors_and_batch_size_do_not_matter(
     vggish: EmbeddingSession, windows: np.ndarray, embeddings: np.ndarray, rows: list[int], batch_size: int
@@ -50,7 +50,7 @@ def test_neighbors_and_batch_size_do_not_matter(
     assert np.abs(actual - embeddings[rows]).max() <= RELATIVE * np.abs(embeddings).max()
 
 
-@settings(deadline=None, max_examples=8)
+@settings(deadline=None, max_examples=5)
 @given(row=st.integers(0, 11), place=st.integers(0, 6), others=st.lists(st.integers(0, 11), min_size=6, max_size=6))
 def test_the_bits_are_the_same_for_the_same_batch_shape(
     vggish: EmbeddingSession, windows: np.ndarray, row: int, place: int, others: list[int]
@@ -81,7 +81,7 @@ def rows_of(folder: Path) -> dict[tuple[str, int], np.ndarray]:
     return {(row["clip"], row["example"]): np.array(row["embedding"], np.float32) for row in table}
 
 
-@settings(deadline=None, max_examples=6, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=4, suppress_health_check=[HealthCheck.too_slow])
 @given(workers=st.integers(1, 3), batch=st.integers(1, 70), shard=st.integers(1, 6), order=st.permutations(range(5)))
 def test_workers_batches_shards_and_order_do_not_matter(
     clips: list[Clip], plain: dict[tuple[str, int], np.ndarray], workers: int, batch: int, shard: int, order: list[int]

@@ -22,8 +22,6 @@ import numpy as np
 import pytest
 import soundfile
 
-pytest.importorskip("ray", reason="Ray has no build for this machine")
-
 from runner.engines.ray import actor
 from runner.engines.ray.actor import EmbedShards
 from tests import whole_run
@@ -55,6 +53,7 @@ class ArithmeticActor(EmbedShards):
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """A head without CPUs."""
+    pytest.importorskip("ray", reason="Ray has no build for this machine")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "disabled")
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
