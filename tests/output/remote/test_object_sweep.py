@@ -133,9 +133,15 @@ def kill(process: Forked) -> None:
 
 @pytest.mark.slow
 def test_a_sweep_that_was_stopped_killed_and_failed_at_its_end_ends_as_a_local_one(
-    clips: Path, store: StoreServer, local: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    clips: Path,
+    store: StoreServer,
+    local: Path,
+    tmp_path: Path,
+    outputs: Path,
+    new_outputs: Callable[[Path], Path],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    url, outputs, log = f"s3://{BUCKET}/stopped", tmp_path / "outputs", tmp_path / "log"
+    url, log = f"s3://{BUCKET}/stopped", tmp_path / "log"
     command = [*words(clips, url, outputs), "tracking=local"]
     store.fault = slow
     status = stop_when(
@@ -180,7 +186,7 @@ def test_a_sweep_that_was_stopped_killed_and_failed_at_its_end_ends_as_a_local_o
     assert {run.data.tags["mlflow.parentRunId"] for run in of_the_time[1:]} == {parent.info.run_id}
     assert [run.info.status for run in of_the_time] == ["FINISHED"] * 3  # a run a job, also of the one that was killed
 
-    mlflow = f"sqlite:///{tmp_path}/later.db"
+    mlflow = f"sqlite:///{new_outputs(tmp_path / 'later')}/mlflow.db"
     assert track([url, "--uri", mlflow]) == 0
     assert f"{url}: logged, 2 jobs; " in capsys.readouterr().out
     assert track([url, "--uri", mlflow]) == 0
@@ -201,8 +207,13 @@ def test_jobs_in_other_processes_write_the_same(clips: Path, store: StoreServer,
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("prepared_database")
 def test_embeddings_that_left_the_folder_are_logged_and_a_run_is_logged_later_once(
-    clips: Path, store: StoreServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    clips: Path,
+    store: StoreServer,
+    tmp_path: Path,
+    new_outputs: Callable[[Path], Path],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     url = f"s3://{BUCKET}/logged"
     done = run_command(
@@ -219,7 +230,7 @@ def test_embeddings_that_left_the_folder_are_logged_and_a_run_is_logged_later_on
     assert "logged already" in told(track([url]), capsys)
 
     shutil.rmtree(staging_dir(url, tmp_path))
-    later = f"sqlite:///{tmp_path}/later.db"
+    later = f"sqlite:///{new_outputs(tmp_path / 'later')}/mlflow.db"
     assert f"{url}: logged; mlflow ui" in told(track([url, "--uri", later]), capsys)
     assert f"{url}: was logged already; mlflow ui" in told(track([url, "--uri", later]), capsys)
     (again,) = runs_of(later)
