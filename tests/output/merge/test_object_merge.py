@@ -124,7 +124,8 @@ def objects(server: StoreServer, prefix: str) -> dict[str, bytes]:
 
 def names_put(server: StoreServer, prefix: str) -> int:
     """How many TFRecords there are."""
-    return sum(name.endswith(".tfrecord") for name in objects(server, prefix))
+    found = server.client().list_objects_v2(Bucket=BUCKET, Prefix=f"{prefix}/").get("Contents", [])
+    return sum(entry["Key"].endswith(".tfrecord") for entry in found)
 
 
 def read_of(server: StoreServer) -> set[str]:
@@ -365,6 +366,8 @@ def test_a_merge_that_was_killed_goes_on(
 
     def two_are_there() -> bool:
         assert command.poll() is None, command.err
+        if len(given) < 2:  # asked for: only then is it worth looking
+            return False
         return (len(list(tmp_path.rglob("part-*.tfrecord"))) if to == "folder" else names_put(server, prefix)) == 2
 
     wait_until(two_are_there, lambda: command.err)

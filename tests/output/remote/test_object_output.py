@@ -191,7 +191,8 @@ def kill_after_two_shards(clips: Path, url: str, server: StoreServer, outputs: P
 
     def has_two() -> bool:
         assert command.poll() is None, command.out
-        return len(store.list_recursive(".runner/commits")) >= 2
+        asked = sum(method == "PUT" and "/.runner/commits/" in key for method, key in list(server.requests))
+        return asked >= 2 and len(store.list_recursive(".runner/commits")) >= 2
 
     wait_until(has_two, lambda: command.out)
     for process in [*victims(command, "worker"), command]:

@@ -88,6 +88,12 @@ def names(store: StoreServer, prefix: str) -> list[str]:
     return [each["Key"].removeprefix(f"{prefix}/") for each in found]
 
 
+def are_put(store: StoreServer, prefix: str, wanted: set[str]) -> bool:
+    """Whether the objects are there; the store is asked only after they were put."""
+    asked = {key for method, key in store.requests if method == "PUT"}
+    return {f"{BUCKET}/{prefix}/{name}" for name in wanted} <= asked and wanted <= set(names(store, prefix))
+
+
 def assert_same(store: StoreServer, prefix: str, local: Path) -> None:
     """The jobs' numbers are those of a sweep in a folder, bit for bit, and nobody holds anything any more."""
     found = objects(store, prefix)
@@ -155,7 +161,7 @@ def test_a_sweep_that_was_stopped_killed_and_failed_at_its_end_ends_as_a_local_o
     assert json.loads(found["0/result.json"])["status"] == "interrupted"
 
     begun = {"1/.runner/commits/shard-00000.json", "1/tracking.json"}
-    stop_when(lambda: begun <= set(names(store, "stopped")), command, log, kill)
+    stop_when(lambda: are_put(store, "stopped", begun), command, log, kill)
     assert {RunLayout.lease, f"1/{RunLayout.lease}"} <= objects(store, "stopped").keys()
     assert json.loads(objects(store, "stopped")["sweep.json"])["interrupted"] is True  # of the session before
     shutil.rmtree(staging_dir(url, outputs))
