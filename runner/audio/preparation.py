@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -52,14 +52,23 @@ class Preparation:
         """Whether samples keep their level."""
         return (self.offset, self.gain) == (0.0, 1.0)
 
-    def kept_channels(self, block: Array) -> Array:
-        """Return what a device takes of a block [n, channels]: one channel, or two of int16, which it averages."""
+    def device_channels(self, block: Array) -> tuple[int, np.dtype[Any]]:
+        """Return the number and the type of the channels that a device takes of a block [n, channels]: one, or two of
+        int16, which it averages."""
         channels = block.shape[1]
-        if channels > 1 and self.channels == "first":
-            return block[:, :1]
-        if channels == 1 or (channels == 2 and block.dtype == np.int16):
-            return block
-        return channel_mean(block)[:, None]
+        if channels == 1 or self.channels == "first":
+            return 1, block.dtype
+        if channels == 2 and block.dtype == np.int16:
+            return 2, block.dtype
+        return 1, np.dtype(np.float32)
+
+    def copy_device_channels(self, block: Array, target: Array) -> None:
+        """Write the channels that a device takes of a block [n, channels] to ``target`` [n, device channels]."""
+        channels = target.shape[1]
+        if channels == block.shape[1] or self.channels == "first":
+            target[:] = block[:, :channels]
+        else:
+            channel_mean(block, target[:, 0])
 
     def apply(self, block: Array) -> Array:
         """Return one channel [n] of a block [n, channels], at its level; int16 of one channel stays so at level and
@@ -73,12 +82,13 @@ class Preparation:
         return ((scaled(mono).astype(np.float64) - self.offset) * self.gain).astype(np.float32)
 
 
-def channel_mean(samples: Array) -> Array:
-    """Return the mean [n], float32 in -1..1, of the channels of samples [n, channels], float32 or int16."""
+def channel_mean(samples: Array, out: Array | None = None) -> Array:
+    """Return the mean [n], float32 in -1..1, of the channels of samples [n, channels], float32 or int16, in
+    ``out`` where that is given."""
     scale = np.float32(INT16_SCALE if samples.dtype == np.int16 else 1)
     if samples.shape[1] == 2:  # the sum gives the same bits, 12 times as fast
-        mean: Array = np.add(samples[:, 0], samples[:, 1], dtype=np.float32)
+        mean: Array = np.add(samples[:, 0], samples[:, 1], out=out, dtype=np.float32)
         mean *= scale * np.float32(0.5)
     else:
-        mean = scaled(samples).mean(axis=1, dtype=np.float32)
+        mean = scaled(samples).mean(axis=1, dtype=np.float32, out=out)
     return mean

@@ -198,13 +198,17 @@ class SourceWindowCutter:
     def push(self, block: Array) -> Array:
         """Add a block [n, channels], int16 or float32; return the windows [k, frames, channels] (a view) that are
         complete with it."""
-        block = self._preparation.kept_channels(block)
+        channels, dtype = self._preparation.device_channels(block)
         self._frames += len(block)
         if self._buffer is None:
-            self._buffer = np.zeros((self._filter.half_width, block.shape[1]), block.dtype)
+            self._buffer = np.zeros((self._filter.half_width, channels), dtype)
         skipped = min(self._skip, len(block))
         self._skip -= skipped
-        return self._cut(block[skipped:])
+        before = len(self._buffer)
+        buffer = np.empty((before + len(block) - skipped, channels), dtype)
+        buffer[:before] = self._buffer
+        self._preparation.copy_device_channels(block[skipped:], buffer[before:])
+        return self._cut(buffer)
 
     def finish(self) -> Array:
         """Return the last windows, or the padded one of a short clip, float32 [k, window_samples]."""
@@ -216,12 +220,11 @@ class SourceWindowCutter:
         remaining = 1 + (self.samples - window) // hop - self.examples
         needed = (remaining - 1) * self._filter.hop + self._filter.frames - len(self._buffer) + self._skip
         silence = np.zeros((max(0, needed), self._buffer.shape[1]), self._buffer.dtype)
-        return self._cut(silence[self._skip :])[:remaining]
+        return self._cut(np.concatenate([self._buffer, silence[self._skip :]]))[:remaining]
 
-    def _cut(self, block: Array) -> Array:
-        """Cut the windows that a block completes, and buffer the rest."""
-        assert self._buffer is not None
-        window_filter, buffer = self._filter, np.concatenate([self._buffer, block])
+    def _cut(self, buffer: Array) -> Array:
+        """Cut the windows that are complete, and buffer the rest."""
+        window_filter = self._filter
         count = max(0, (len(buffer) - window_filter.frames) // window_filter.hop + 1)
         used = count * window_filter.hop
         self._skip += max(0, used - len(buffer))

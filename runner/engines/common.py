@@ -47,26 +47,17 @@ _GC_THRESHOLDS = 200_000, 50, 100
 """Objects between two collections of garbage: the pipeline makes no cycles, and at Python's own thresholds collections
 took 16 % of the time of a run on an H200."""
 
-_CLIPS_AHEAD = 512
-"""Clips of the shards that a process has, for each of its decode processes: more than its pipeline holds."""
 
-_LEAST_AHEAD, _MOST_AHEAD = 2, 256
-
-
-def shards_ahead(decode_processes: int, clips_per_shard: float, share: int | None) -> int:
-    """Return how many shards a process of several has at a time: enough to keep it busy, fewer towards the end.
+def queued_clips(
+    shards: queue.SimpleQueue[int | None], spec: RunSpec, on_begin: Callable[[int], None] = lambda shard: None
+) -> Iterator[Clip | None]:
+    """Yield the clips of the shards in a queue, up to the None in it; None while it is empty.
 
     Args:
-        decode_processes: of it.
-        clips_per_shard: of an average shard.
-        share: its part of the shards that are left, so that all processes end together; None where it has no peer.
+        shards: the queue.
+        spec: the run's.
+        on_begin: called with each shard before its first clip.
     """
-    ahead = min(_LEAST_AHEAD + int(_CLIPS_AHEAD * decode_processes / max(clips_per_shard, 1)), _MOST_AHEAD)
-    return max(_LEAST_AHEAD, ahead if share is None else min(ahead, share))
-
-
-def queued_clips(shards: queue.SimpleQueue[int | None], spec: RunSpec) -> Iterator[Clip | None]:
-    """Yield the clips of the shards in a queue, up to the None in it; None while it is empty."""
     reader = ClipReader(spec.manifest)
     while True:
         try:
@@ -76,6 +67,7 @@ def queued_clips(shards: queue.SimpleQueue[int | None], spec: RunSpec) -> Iterat
             continue
         if shard is None:
             return
+        on_begin(shard)
         yield from reader.clips(*spec.shards[shard])
 
 

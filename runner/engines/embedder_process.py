@@ -60,6 +60,13 @@ class Loaded:
 
 
 @dataclass(frozen=True)
+class Begun:
+    """A shard whose clips the process has begun to decode."""
+
+    shard: int
+
+
+@dataclass(frozen=True)
 class Answer:
     """The answer to the question before; of one that is not ``embed`` it may be ``Failed``."""
 
@@ -94,6 +101,7 @@ class EmbedderProcess:
         connection: to it.
         loaded: its first message, once it has come.
         shards: those that it has, since it was last asked to ``embed``.
+        waiting: those of them that it has not begun.
         entries: those that it has committed, since then.
         skipped: clips of the others that it has skipped, since then.
         progress: its counts since then.
@@ -106,6 +114,7 @@ class EmbedderProcess:
         self.gpu = gpu
         self.loaded: Loaded | None = None
         self.shards: set[int] = set()
+        self.waiting: set[int] = set()
         self.entries: list[ShardEntry] = []
         self.skipped = 0
         self.progress: ProgressEvent | None = None
@@ -205,7 +214,7 @@ class _Child:
     def _embed(self, clips: int) -> Any:
         work = Work(
             shards=(),
-            clips=queued_clips(self._shards, self._spec),
+            clips=queued_clips(self._shards, self._spec, lambda shard: self._send(Begun(shard))),
             count=clips,
             commit_log=self,
             on_skip=self._report_skipped,

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from runner.dataset.clips import Clip
     from runner.pipeline.decode_pool import DecodePool
 
-_MESSAGE_CLIPS = 128
+_LEAST_CLIPS, _MOST_CLIPS = 8, 128
+"""Clips of a message: so many at least, of a data set that has enough, and at most."""
 
 _MESSAGE_BYTES = 16 << 20
 """Largest message: clips, and their files' bytes, roughly."""
@@ -25,7 +26,8 @@ _UNKNOWN_BYTES = 1 << 20
 """Assumed size of a file of unknown size."""
 
 _MESSAGES_A_PROCESS = 4
-"""Least messages that each process gets of a small data set, whose messages are smaller."""
+"""Messages that the clips that are left make for each process: smaller ones towards the end, so that all processes end
+together."""
 
 
 class Feeder:
@@ -49,7 +51,8 @@ class Feeder:
     ) -> None:
         self._clips = clips
         self._pool = pool
-        self._message_clips = max(1, min(_MESSAGE_CLIPS, count // (_MESSAGES_A_PROCESS * len(pool))))
+        self._count = count
+        self._largest = self._even(count)
         self._register, self._discard = register, discard
         self._next_job = 0
         self._last_clip: int | None = None
@@ -73,11 +76,12 @@ class Feeder:
             (clip, size, task.crashes) for task, size in self._pool.retries() if (clip := self._discard(task.job))
         ]
         while retries or (self._pool.has_room and has_more()):
-            message = [(self._new_task(clip, crashes), size) for clip, size, crashes in retries[: self._message_clips]]
-            del retries[: self._message_clips]
+            most = self._message_clips()
+            message = [(self._new_task(clip, crashes), size) for clip, size, crashes in retries[:most]]
+            del retries[:most]
             message_bytes = sum(size for _, size in message)
             while (clip := self._next_clip) is not None and may_start(clip, self._last_clip):
-                is_full = len(message) >= self._message_clips or (message and message_bytes >= _MESSAGE_BYTES)
+                is_full = len(message) >= most or (message and message_bytes >= _MESSAGE_BYTES)
                 if is_full and not (message_bytes < _GROUP_BYTES and _in_one_group(message[-1][0].path, clip.path)):
                     break
                 size = clip.bytes if clip.bytes >= 0 else _UNKNOWN_BYTES
@@ -90,6 +94,14 @@ class Feeder:
             return True
         self._pool.flush()
         return bool(self._pool.outstanding) or (self._next_clip is None and not self._is_exhausted)
+
+    def _message_clips(self) -> int:
+        """Return the clips of the next message; ``count`` is an estimate where other pipelines share the work."""
+        left = self._count - self._next_job
+        return max(self._even(left), min(_LEAST_CLIPS, self._largest)) if left > 0 else self._largest
+
+    def _even(self, clips: int) -> int:
+        return max(1, min(_MOST_CLIPS, clips // (_MESSAGES_A_PROCESS * len(self._pool))))
 
     def _advance(self) -> None:
         try:

@@ -18,7 +18,7 @@ from runner.contract.result import Startup
 from runner.core.errors import EngineError
 from runner.core.failures import Failure, failure_of
 from runner.engines import embedder_processes
-from runner.engines.embedder_process import Answer, EmbedderProcess, Failed, Loaded, _share_of
+from runner.engines.embedder_process import Answer, Begun, EmbedderProcess, Failed, Loaded, _share_of
 from runner.engines.embedder_processes import EmbedderProcesses
 from runner.engines.reports import EmbedReport, Work, combined, joined
 from runner.output.rows import ClipRow
@@ -35,7 +35,7 @@ class Played(EmbedderProcess):
 
     def __init__(self, spec: Any, gpu: int, place: int, count: int) -> None:
         started = vars(SimpleNamespace(gpu=gpu, loaded=None, skipped=0, progress=None, report=None, answer=None))
-        vars(self).update(started, shards=set(), entries=[], is_asked=False)
+        vars(self).update(started, shards=set(), waiting=set(), entries=[], is_asked=False)
         self.connection, theirs = Pipe()
         self.handle = SimpleNamespace(join=lambda timeout=None: None, kill=lambda: None, exitcode=-9, pid=gpu)
         threading.Thread(target=self._play, args=(PLAYS[gpu], theirs), daemon=True).start()
@@ -60,6 +60,7 @@ def honest(recv: Callable[[], Any]) -> Iterator[object]:
     yield loaded()
     while (message := recv())[0] != "close":
         if message[0] == "shard" and message[1] is not None:
+            yield Begun(message[1])
             yield ShardEntry(message[1], 10, 20, {}, ShardCounts(embedded=9, audio_s=20.0, skipped={"missing": 1}))
         elif message[0] == "shard":
             yield Answer(EmbedReport(PipelineStats(started_at=5.0, results_at=6.0)))
@@ -132,6 +133,33 @@ def test_shards_that_a_lost_process_has_committed_count(monkeypatch: pytest.Monk
     assert (progress.clips, progress.examples, progress.audio_s, progress.shards) == (10, 20, 20.0, 1)
     assert own.call("cpu_s") == [1.5]
     own.close()
+
+
+def test_a_process_that_begins_its_shards_gets_more_before_any_is_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    taken: list[list[int]] = []
+
+    def writes_last(begins: bool) -> Callable[..., Iterator[object]]:
+        def play(recv: Callable[[], Any]) -> Iterator[object]:
+            own: list[int] = []
+            taken.append(own)
+            yield loaded()
+            recv()
+            while (shard := recv()[1]) is not None:
+                own.append(shard)
+                if begins:
+                    yield Begun(shard)
+            yield from (ShardEntry(shard, 10, 20, {}, ShardCounts(embedded=10)) for shard in own)
+            yield Answer(EmbedReport(PipelineStats(started_at=5.0, results_at=6.0)))
+
+        return play
+
+    own = processes(monkeypatch, tmp_path, writes_last(begins=True), writes_last(begins=False))
+    own.load()
+    own.embed(Log().work)
+    own.close()
+    assert sorted(map(len, taken)) == [1, 5], "one that has not begun its shard gets no other"
 
 
 def test_any_other_failure_is_the_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

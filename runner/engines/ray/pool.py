@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from runner.core.errors import EngineError
-from runner.engines.common import shards_ahead
 
 if TYPE_CHECKING:
     from runner.engines.ray.messages import ActorReport, Message
@@ -27,6 +26,15 @@ log = logging.getLogger(__name__)
 
 DEATHS = 3
 """A shard that was under way at so many deaths of actors, the last time alone, is given up."""
+
+_LEAST_AHEAD, _MOST_AHEAD = 2, 256
+"""Shards that an actor has at a time, begun or not: so many at the end of the run, and at most."""
+
+_WRITTEN_AHEAD = 4
+"""Shards that an actor may write while it embeds others."""
+
+_CLIPS_AHEAD = 512
+"""Clips of the other shards of an actor, for each of its decode processes: more than its pipeline holds."""
 
 _LOOK_S = 0.5
 
@@ -223,11 +231,12 @@ class ShardPool:
 
     def _ahead(self, processes: int) -> int:
         """Return how many shards an actor has at a time; all end together where there are, or may be, others."""
-        share = None
+        ahead = _LEAST_AHEAD + _WRITTEN_AHEAD + int(_CLIPS_AHEAD * processes / max(self._settings.clips, 1))
+        ahead = min(ahead, _MOST_AHEAD)
         if self._settings.elastic or self._most > 1:
             placed = sum(actor.node is not None for actor in self._actors)
-            share = len(self._remaining) // (2 * placed)
-        return shards_ahead(processes, self._settings.clips, share)
+            ahead = min(ahead, len(self._remaining) // (2 * placed))
+        return max(_LEAST_AHEAD, ahead)
 
     def _receive(self) -> Iterator[Report]:
         """Wait for a moment, and yield the answer that has come."""
