@@ -72,14 +72,15 @@ _TENSORFLOW = (
     (
         *("stress/test_mutations", "pipeline/test_independence", "pipeline/test_kinds", "yamnet/", "converters/"),
         *("audio/test_resample", "cli/test_fad_selftest", "devices/test_cuda", "end_to_end/test_export"),
-        *("output/test_formats", "statistics/test_files"),
+        *("output/test_formats", "statistics/test_files", "test_docs", "end_to_end/test_evaluate"),
+        *("end_to_end/test_numbers", "cli/test_doctor"),
     ),
 )
 """Beginnings of the paths of tests that import TensorFlow into their own process: two halves, which take as long."""
 
 _LONG = (
-    *("runs", "resume", "faults", "object_sweep", "docs", "numbers", "arguments", "evaluate", "browser"),
-    *("object_merge", "doctor", "object_input", "object_output", "partitions", "tracking_sessions"),
+    *("runs", "resume", "faults", "object_sweep", "arguments", "browser"),
+    *("object_merge", "object_input", "object_output", "partitions", "tracking_sessions"),
 )
 """Modules that take longest, in that order, besides the groups."""
 
@@ -154,6 +155,13 @@ def tf() -> ModuleType:
     import tensorflow
 
     return tensorflow
+
+
+@pytest.fixture
+def placeable(tf: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model can be placed in this process although its TensorFlow uses devices: the numbers of threads stay."""
+    for name in ("set_intra_op_parallelism_threads", "set_inter_op_parallelism_threads"):
+        monkeypatch.setattr(tf.config.threading, name, lambda threads: None)
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ import contextlib
 import json
 import re
 import shlex
-import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -30,7 +29,7 @@ from runner.output.rows import CLIP_SCHEMA
 from runner.output.state.rerun import TRANSIENT_REASONS
 from runner.profiling.passes import trace
 from runner.vggish.spec import VGGISH
-from tests.commands import PROJECT, environment, run
+from tests.commands import PROJECT, run
 from tests.configs import make_config
 
 DOCS = (PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *sorted((PROJECT / "docs").rglob("*.md")))
@@ -165,31 +164,26 @@ def test_every_invariant_has_tests_that_exist() -> None:
 
 
 @pytest.mark.slow
-def test_the_notebooks_examples_run_in_their_order(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("placeable")
+def test_the_notebooks_examples_run_in_their_order(
+    outputs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     rng = np.random.default_rng(0)
-    clips = tmp_path / "clips"
+    folder = outputs.parent
+    clips = folder / "clips"
     clips.mkdir()
-    soundfile.write(tmp_path / "dog.wav", rng.normal(0, 0.1, 48_000), 16_000)
+    soundfile.write(folder / "dog.wav", rng.normal(0, 0.1, 48_000), 16_000)
     for name in ("a", "b"):
         soundfile.write(clips / f"{name}.wav", rng.normal(0, 0.1, 32_000), 16_000)
-    outputs = tmp_path / "outputs"
     settings = ("weights=random", "profile=off", f"paths.outputs={outputs}", f"output.dir={outputs}/my-run")
     done = run(f"dataset.root={clips}", *settings)
     assert done.status == 0, done.err
-    code = "\n".join(blocks(PROJECT / "docs" / "guides" / "notebooks.md", "python"))
-    ran = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env=environment(PYTHONPATH=str(PROJECT), TF_CPP_MIN_LOG_LEVEL="3"),
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stderr[-3000:]
-    assert "(3, 128) (5, 128)" in ran.stdout
-    assert "✓ cpu" in ran.stdout
-    assert "(4, 128) 2 " in ran.stdout
+    monkeypatch.chdir(folder)
+    exec("\n".join(blocks(PROJECT / "docs" / "guides" / "notebooks.md", "python")), {})
+    said = capsys.readouterr().out
+    assert "(3, 128) (5, 128)" in said
+    assert "✓ cpu" in said
+    assert "(4, 128) 2 " in said
 
 
 @pytest.mark.slow

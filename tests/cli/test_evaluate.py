@@ -98,6 +98,7 @@ def test_a_sweep_is_its_jobs(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("prepared_database")
 def test_the_jobs_of_a_sweep_get_their_distance_in_mlflow(tmp_path: Path) -> None:
     fad = distance(sweep(tmp_path / "sweep"))
     tracking = TrackingConfig(uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
@@ -142,6 +143,7 @@ def test_what_can_not_be_done_is_one_sentence(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("prepared_database")
 def test_the_mlflow_run_of_a_run_gets_its_quality(tmp_path: Path) -> None:
     run = finished(tmp_path / "run")
     tracking = TrackingConfig(uri=f"sqlite:///{tmp_path / 'mlflow.db'}")

@@ -43,12 +43,12 @@ def test_a_table_has_the_distance_its_interval_and_both_counts(
 
 @pytest.mark.slow
 def test_json_and_csv_have_the_same_figures(runs: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert fad.main([*runs, "--json", "--infinity"]) == 0
+    assert fad.main([*runs, "--json", "--infinity", "--bootstrap", "20"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["reference"]["examples"], found["reference"]["about"]) == (300, {**ABOUT, "output": "embedding"})
     (run,) = found["runs"]
     assert len(run["fad_infinity_points"]) == 25
-    assert fad.main([*runs, "--csv", "--infinity"]) == 0
+    assert fad.main([*runs, "--csv", "--infinity", "--bootstrap", "20"]) == 0
     (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
     for name in ("fad", "fad_low", "fad_high", "fad_infinity", "fad_infinity_r2"):
         assert float(row[name]) == run[name]
@@ -92,12 +92,12 @@ def test_other_protocols_are_refused_unless_that_is_asked_for(
     runs: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = str(make_run(tmp_path / "other", OTHER, {**ABOUT, "frontend.hop_s": "0.5"}))
-    assert fad.main([runs[0], runs[1], other]) == 1
+    assert fad.main([runs[0], runs[1], other, "--bootstrap", "0"]) == 1
     told = capsys.readouterr()
     assert told.out == ""
     assert "frontend.hop_s is 0.96 for" in told.err
     assert "--allow-different" in told.err
-    assert fad.main([runs[0], other, "--allow-different"]) == 0
+    assert fad.main([runs[0], other, "--allow-different", "--bootstrap", "0"]) == 0
 
 
 def test_random_weights_are_told_loudly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -132,6 +132,7 @@ def test_without_a_run_the_usage_is_told(capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("prepared_database")
 def test_mlflow_has_the_distances_in_the_runs_own_run(runs: tuple[str, str], tmp_path: Path) -> None:
     from mlflow.tracking import MlflowClient
 
@@ -139,9 +140,9 @@ def test_mlflow_has_the_distances_in_the_runs_own_run(runs: tuple[str, str], tmp
     client = MlflowClient(uri)
     run_id = client.create_run(client.create_experiment("e")).info.run_id
     write_tracking(Path(runs[1]) / "tracking.json", TrackingState(uri, "1", run_id, attempt=1))
-    assert fad.main([*runs, "--no-log"]) == 0
+    assert fad.main([*runs, "--no-log", "--bootstrap", "0"]) == 0
     assert client.get_run(run_id).data.metrics == {}
-    assert fad.main([*runs]) == 0
+    assert fad.main([*runs, "--bootstrap", "20"]) == 0
     data = client.get_run(run_id).data
     assert set(data.metrics) == {"fad", "fad_low", "fad_high", "fad_paired_clips"}
     assert data.tags["fad.reference"] == runs[0]

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,9 +26,9 @@ from tests.conftest import PROJECT, environment
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, str]]:
+def store(tmp_path_factory: pytest.TempPathFactory, new_outputs: Callable[[Path], Path]) -> tuple[str, dict[str, str]]:
     """A sweep of four jobs and two runs: (uri, ids by name)."""
-    folder = tmp_path_factory.mktemp("store")
+    folder = new_outputs(tmp_path_factory.mktemp("store"))
     uri = f"sqlite:///{folder}/mlflow.db"
     client = MlflowClient(uri)
     experiment = client.create_experiment("vggish-runner", f"file://{folder}/artifacts")

@@ -217,8 +217,7 @@ def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str,
     ("line", "count"),
     [
         ("-m memory=glob(*,exclude=g*)", 2),
-        ("memory=greedy -m device=auto,cpu", 2),  # options may come after overrides
-        ("-m device=auto,cpu hydra.sweep.subdir=${hydra:job.num}", 2),
+        ("memory=greedy -m device=auto,cpu hydra.sweep.subdir=${hydra:job.num}", 2),  # options may come after overrides
     ],
 )
 def test_sweeps_as_hydra_has_them(
@@ -230,7 +229,14 @@ def test_sweeps_as_hydra_has_them(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("line", ["memory=greedy", "-m memory=greedy,balanced", "experiment=memory_sweep device=cpu"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "memory=greedy",
+        "-m memory=greedy,balanced",
+        "experiment=memory_sweep device=cpu hydra.sweeper.params.memory=greedy",
+    ],
+)
 def test_what_is_composed_once_is_what_hydra_composes_twice(
     line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: list[Job]
 ) -> None:

@@ -120,14 +120,20 @@ def test_real_and_hostile_audio_is_listed_whole(audio: Path) -> None:
     assert manifest.ignored == {}
 
 
+@pytest.fixture(scope="module")
+def demo_outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for outputs, in which the demo clips are synthesized when asked for."""
+    return tmp_path_factory.mktemp("outputs")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("dataset", [DatasetConfig(), FolderDataset(extensions=["wav"])], ids=["demo", "no root"])
-def test_no_data_of_ones_own_means_the_demo_clips(tmp_path: Path, dataset: DatasetConfig) -> None:
-    manifest = build_manifest(dataset, tmp_path)
+def test_no_data_of_ones_own_means_the_demo_clips(demo_outputs: Path, dataset: DatasetConfig) -> None:
+    manifest = build_manifest(dataset, demo_outputs)
 
     assert manifest.is_demo
-    assert manifest.root == str(tmp_path / "demo")
-    assert manifest.description == f"40 demo clips in {tmp_path / 'demo'}"
+    assert manifest.root == str(demo_outputs / "demo")
+    assert manifest.description == f"40 demo clips in {demo_outputs / 'demo'}"
     assert manifest.ignored == {}
     assert set(manifest.table["label"].to_pylist()) > {"tone", "noise"}
 

@@ -10,9 +10,17 @@ import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
 
+from runner.audio.framing import scaled
+from runner.audio.preparation import Preparation
+from runner.audio.reader import read_clip
+from runner.config.groups.evaluate import TASKS, EvaluateConfig
 from runner.core.layout import RunLayout
+from runner.evaluation.evaluate import evaluate
+from runner.inference.session import EmbeddingSession
 from runner.statistics.frechet import Gaussian, frechet_distance
-from tests.commands import run, run_real
+from runner.vggish.constants import EXAMPLE_SAMPLES
+from tests.commands import run
+from tests.evaluation.labeled_runs import clip_row, write_run
 
 
 def test_a_sweep_with_evaluate_has_quality_beside_speed_everywhere(few_clips: Path, outputs: Path) -> None:
@@ -56,18 +64,29 @@ def test_a_run_without_labels_is_finished_with_a_warning(few_clips: Path, output
     assert f"python -m runner evaluate {outputs / 'run'}" in again.out + again.err
 
 
-def test_random_weights_tell_real_sounds_apart_far_above_chance(audio: Path, models: Path, outputs: Path) -> None:
-    done = run_real(
-        *(f"dataset.root={audio / 'labelled_esc10_fold1'}", "weights=random", "weights.seed=7", "device=cpu"),
-        *("tracking=none", f"paths.models={models}"),
-        *("evaluate=all", r"evaluate.group_pattern='/\d-(\d+)-'", "profile=off", f"paths.outputs={outputs}"),
-    )
-    assert done.status == 0, done.err
-    found = json.loads(RunLayout(done.run_dir).evaluation.read_text())
-    assert (found["data"]["rows"], len(found["data"]["labels"]), found["data"]["groups"]) == (79, 10, 60)
-    metrics, chance = found["metrics"], found["chance"]
+def test_random_weights_tell_real_sounds_apart_far_above_chance(
+    audio: Path, vggish: EmbeddingSession, tmp_path: Path
+) -> None:
+    """By two windows of each clip; all the examples of a run do better (the probe 0.79)."""
+    root = audio / "labelled_esc10_fold1"
+    paths = sorted(root.rglob("*.ogg"))
+    windows = np.concatenate([first_windows(path, 2) for path in paths])
+    embeddings = np.split(vggish.embed_windows(windows), len(paths))
+    clips = zip(paths, embeddings, strict=True)
+    rows = [clip_row(path.relative_to(root).as_posix(), path.parent.name, own) for path, own in clips]
+    config = EvaluateConfig(tasks=[*TASKS], group_pattern=r"/\d-(\d+)-")
+    found = evaluate(str(write_run(tmp_path, rows)), config)
+    data, metrics, chance = found.quality.data, found.metrics, found.quality.chance
+    assert (data.rows, len(data.labels), data.groups) == (79, 10, 60)
     assert chance["probe_accuracy"] < 0.11
-    assert metrics["probe_accuracy"] > 0.6  # measured: 0.79
+    assert metrics["probe_accuracy"] > 0.5  # measured: 0.64
     assert metrics["knn_accuracy"] > 3 * chance["knn_accuracy"]
     assert metrics["cluster_ami"] > 0.3
     assert metrics["retrieval_map_at_r"] > 5 * chance["retrieval_map_at_r"]
+
+
+def first_windows(path: Path, count: int) -> np.ndarray:
+    """Return a file's first windows of 0.975 s at 16 kHz, float32 [count, 15600], one behind the other."""
+    with read_clip(str(path), preparation=Preparation(16_000)) as clip:
+        waveform = np.concatenate([scaled(block) for block in clip])
+    return waveform[: count * EXAMPLE_SAMPLES].reshape(count, EXAMPLE_SAMPLES)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,14 +13,24 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
+from runner.contract.events import Events
 from runner.contract.files import read_result
-from runner.contract.result import WorkerResult
-from runner.contract.spec import DatasetSummary
+from runner.contract.spec import DatasetSummary, RunSpec
 from runner.core.layout import RunLayout
+from runner.core.startup_timer import StartupTimer
+from runner.dataset.digests import row_digests
+from runner.dataset.manifest import build_manifest
+from runner.dataset.shards import plan_shards
 from runner.devices.instruction_sets import instruction_sets
+from runner.inference.startup import SessionStartup
+from runner.jobs import spawn
+from runner.jobs.terminal import RunProgress
+from runner.jobs.worker_process import InterruptGuard, run_worker
 from runner.reporting.comparability import FIRST_PASS, exclusion_reasons, facts_of_result
 from runner.vggish.postprocess import project, quantize, random_pca
+from runner.weights.selection import WeightsChoice
 from tests.commands import Done, run
+from tests.configs import make_config
 from tests.results import make_spec
 from tests.vggish.test_smoke import stand_in
 
@@ -163,41 +175,48 @@ def test_a_run_that_passes_logs_by_how_much_and_its_reference_is_kept(few_clips:
         assert "max error" in done.out
 
 
-def worker_result(clips: Path, tmp_path: Path, **change: float) -> WorkerResult:
-    """What a worker makes of stand-ins for the released weights, whose checksums no command would let pass."""
-    from runner.config.composition import compose_config
-    from runner.dataset.digests import row_digests
-    from runner.dataset.manifest import build_manifest
-    from runner.dataset.shards import plan_shards
-    from runner.jobs.terminal import RunProgress
-    from runner.jobs.worker_process import InterruptGuard, run_worker
-
-    config = compose_config([f"dataset.root={clips}", "tracking=none", f"paths.models={tmp_path / 'models'}"])
+def spec_of(clips: Path, tmp_path: Path, weights: WeightsChoice) -> RunSpec:
+    """A run's spec with a stand-in for the released weights, whose checksum no command would let pass."""
+    overrides = (f"dataset.root={clips}", "tracking=none", "profile=off", "device=cpu", "parity=off")
+    config = make_config([*overrides, f"paths.models={tmp_path / 'models'}"])
     manifest = build_manifest(config.dataset, tmp_path)
-    folder = tmp_path / "run"
-    (folder / ".runner").mkdir(parents=True)
-    pq.write_table(manifest.table, folder / ".runner" / "manifest.parquet")
+    layout = RunLayout(tmp_path / "run")
+    layout.state.mkdir(parents=True)
+    pq.write_table(manifest.table, layout.manifest)
     shards = plan_shards(manifest.table.num_rows, None)
     dataset, digests = DatasetSummary.of(manifest), row_digests(manifest.table, shards)
-    spec = make_spec(
-        folder, config, dataset=dataset, shards=shards, row_digests=digests, weights=stand_in(tmp_path, **change)
-    )
-    with RunProgress(manifest.table.num_rows) as progress:
-        return run_worker(spec, progress, InterruptGuard())
+    return make_spec(
+        layout.root, config, dataset=dataset, shards=shards, row_digests=digests, weights=weights,
+        manifest=layout.manifest,
+    )  # fmt: skip
 
 
-def test_the_released_weights_are_tested_first_and_their_figures_logged(few_clips: Path, tmp_path: Path) -> None:
-    result = worker_result(few_clips, tmp_path)
-    assert result.status == "finished", result.failure
-    assert result.metrics["smoke_embedding_mean"] == pytest.approx(0.000657, rel=0.1)
-    assert result.metrics["smoke_postprocessed_std"] == pytest.approx(89.3, rel=0.1)
+@pytest.mark.usefixtures("placeable")
+def test_the_released_weights_are_tested_first_and_their_statistics_are_metrics(
+    few_clips: Path, tmp_path: Path
+) -> None:
+    spec = spec_of(few_clips, tmp_path, stand_in(tmp_path))
+    startup = SessionStartup(spec, ("float32",), StartupTimer(0.0), Events(io.StringIO()))
+    startup.prepare()
+    assert startup.metrics["smoke_embedding_mean"] == pytest.approx(0.000657, rel=0.1)
+    assert startup.metrics["smoke_postprocessed_std"] == pytest.approx(89.3, rel=0.1)
 
 
-def test_released_weights_with_other_answers_stop_the_run(few_clips: Path, tmp_path: Path) -> None:
-    result = worker_result(few_clips, tmp_path, mean=0.01)
+def test_released_weights_with_other_answers_stop_the_run(
+    few_clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the double's are, whatever the checkpoint holds."""
+    monkeypatch.setattr(spawn, "WORKER", (sys.executable, "-m", "tests.double.worker"))
+    (tmp_path / "other.ckpt.index").touch()
+    np.savez(tmp_path / "pca.npz", pca_eigen_vectors=np.eye(128), pca_means=np.zeros((128, 1)))
+    files = (str(tmp_path / "other.ckpt"), str(tmp_path / "pca.npz"))
+    spec = spec_of(few_clips, tmp_path, WeightsChoice("audioset", "audioset", *files, None, "a stand-in", False))
+    with RunProgress(spec.dataset.clips) as progress:
+        result = run_worker(spec, progress, InterruptGuard())
+    assert result.failure is not None
     assert (result.status, result.failure.kind) == ("failed", "weights")
     assert "smoke test" in result.failure.message
-    assert not (tmp_path / "run" / "embeddings").exists()
+    assert not RunLayout(spec.run_dir).embeddings.exists()
 
 
 def test_auto_takes_the_next_precision_where_the_first_misses(few_clips: Path, tmp_path: Path) -> None:

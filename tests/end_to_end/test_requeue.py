@@ -14,7 +14,7 @@ import soundfile
 from tests.commands import start, wait_until
 from tests.double.session import BATCH_S
 
-CLIPS, A_SHARD = 60, 2
+CLIPS, A_SHARD = 30, 2
 
 
 def preempted(folder: Path, number: int) -> tuple[int, str, str, list[str]]:
@@ -29,7 +29,7 @@ def preempted(folder: Path, number: int) -> tuple[int, str, str, list[str]]:
         *(f"dataset.root={folder}/data", f"output.dir={folder}/sweep", f"output.clips_per_shard={A_SHARD}"),
         *("device=cpu", "weights=random", "tracking=none", "profile=off", f"paths.outputs={folder}"),
         log=folder / "said",
-        **{BATCH_S: "0.05"},
+        **{BATCH_S: "0.1"},
     )
     journal = folder / "sweep" / "0" / ".runner" / "journal.jsonl"
 

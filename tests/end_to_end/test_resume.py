@@ -6,13 +6,14 @@ import collections
 import functools
 import json
 import random
+import resource
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -21,8 +22,8 @@ import soundfile
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from tests import commands
-from tests.commands import PROJECT, Done, environment, run, run_module, wait_until
+from tests import commands, whole_run
+from tests.commands import REAL, Done, run, run_module, wait_until
 from tests.double.session import BATCH_S
 from tests.end_to_end.test_runs import client_of, runs_of
 from tests.fork_server import Forked
@@ -186,54 +187,45 @@ def test_a_data_set_that_vanishes_loses_no_clip(clips: Path, undisturbed: Path, 
     assert differences(out, undisturbed) == []
 
 
-@pytest.mark.parametrize(("limit", "status"), [("dataset.max_skipped=1", 1), ("dataset.max_skipped=0.5", 0)])
-def test_a_run_that_skips_too_much_is_stopped(clips: Path, tmp_path: Path, limit: str, status: int) -> None:
-    done = run(
-        f"dataset.root={clips}",
-        f"output.dir={tmp_path}/run",
-        "weights=random",
-        "device=cpu",
-        "tracking=none",
-        limit,
-        "profile=off",
-    )
-    assert done.status == status, done.err
-    assert ("dataset.max_skipped=1" in done.out) == bool(status)
-    if status:
-        assert done.result["failure"]["kind"] == "skipped"
+@pytest.mark.parametrize(
+    ("limit", "status"), [("dataset.max_skipped=1", "failed"), ("dataset.max_skipped=0.5", "finished")]
+)
+def test_a_run_that_skips_too_much_is_stopped(tmp_path: Path, limit: str, status: str) -> None:
+    result = run_in_process(tmp_path, limit)
+    assert result["status"] == status
+    if status == "failed":
+        assert result["failure"]["kind"] == "skipped"
+        assert "dataset.max_skipped=1" in result["failure"]["message"]
 
 
-def test_on_error_fail_stops_at_the_first_clip(clips: Path, tmp_path: Path) -> None:
-    done = run(
-        f"dataset.root={clips}", f"output.dir={tmp_path}/run", "weights=random", "device=cpu", "tracking=none",
-        "dataset.on_error=fail",
-    )  # fmt: skip
-    assert done.status == 1
-    assert "dataset.on_error=fail" in done.out
-    assert "unsupported_format" in done.out
+def test_on_error_fail_stops_at_the_first_clip(tmp_path: Path) -> None:
+    result = run_in_process(tmp_path, "dataset.on_error=fail")
+    assert result["status"] == "failed"
+    assert "dataset.on_error=fail" in result["failure"]["message"]
+    assert "unsupported_format" in result["failure"]["message"]
+
+
+def run_in_process(folder: Path, *arguments: str) -> dict[str, Any]:
+    """Return result.json of a run of six clips, two of which can't be embedded."""
+    data = whole_run.make_data(folder / "data")
+    (data / "b" / "5.wav").write_bytes(b"RIFF no audio at all")
+    run = folder / "outputs" / "run"
+    result = whole_run.session(whole_run.make_config(data, run, *arguments), run)
+    assert not isinstance(result, str), result
+    return result
 
 
 def test_memory_that_is_refused_to_the_worker_is_one_message(few_clips: Path, tmp_path: Path) -> None:
     """With TensorFlow, which ends in its own ways where it gets no memory."""
-    code = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_AS, (2_500_000_000,) * 2); "
-    code += "sys.argv = ['runner', *sys.argv[1:]]; runpy.run_module('runner', run_name='__main__')"
-    arguments = [
-        f"dataset.root={few_clips}",
-        "weights=random",
-        "device=cpu",
-        "tracking=none",
-        "profile=off",
-        f"output.dir={tmp_path}/run",
-    ]
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments, f"paths.outputs={tmp_path}"],
-        cwd=PROJECT, env=environment(), capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode == 1
-    assert "Traceback" not in done.stdout + done.stderr
+    arguments = (f"dataset.root={few_clips}", "weights=random", "device=cpu", "tracking=none", "profile=off")
+    arguments += (f"output.dir={tmp_path}/run", f"paths.outputs={tmp_path}")
+    command = commands.start(*arguments, command=REAL)
+    resource.prlimit(command.pid, resource.RLIMIT_AS, (2_500_000_000,) * 2)  # before it starts its worker
+    assert command.wait(300) == 1
+    assert "Traceback" not in command.out + command.err
     failure = json.loads((tmp_path / "run/result.json").read_text())["failure"]
-    assert failure["message"] in done.stdout
-    again = run(*arguments, f"paths.outputs={tmp_path}")
+    assert failure["message"] in command.out
+    again = run(*arguments)
     assert again.status == 0, again.err
     assert again.result["metrics"]["clips_embedded"] == 6
 
@@ -306,7 +298,7 @@ def test_a_sweep_that_was_stopped_is_resumed(tmp_path: Path, outputs: Path) -> N
     assert "already holds another sweep" in other.err
 
 
-def test_credentials_are_in_no_file_param_tag_or_message(few_clips: Path, tmp_path: Path) -> None:
+def test_credentials_are_in_no_file_param_tag_or_message(few_clips: Path, tmp_path: Path, outputs: Path) -> None:
     secret = "planted-s3cret"
     uri = f"http://user:{secret}@127.0.0.1:9/path?token={secret}"
     done = run(
@@ -316,12 +308,12 @@ def test_credentials_are_in_no_file_param_tag_or_message(few_clips: Path, tmp_pa
     )  # fmt: skip
     assert done.status == 0, done.err
     assert secret not in done.out + done.err
-    local = f"sqlite:///{tmp_path}/later.db"
+    local = f"sqlite:///{outputs}/mlflow.db"
     later = run_module("runner", "track", f"{tmp_path}/run", "--uri", local)
     assert later.status == 0, later.err
     sweep = run(
         "-m", f"dataset.root={few_clips}", "weights=random", "device=cpu", "hydra/launcher=submitit_local",
-        "tracking=server", f"output.dir={tmp_path}/sweep", f"paths.outputs={tmp_path}", "memory=greedy",
+        "tracking=server", f"output.dir={tmp_path}/sweep", f"paths.outputs={tmp_path}", "memory=greedy", "profile=off",
         MLFLOW_TRACKING_URI=uri,
     )  # fmt: skip
     assert sweep.status == 0, sweep.err

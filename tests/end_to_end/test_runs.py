@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ import pytest
 import soundfile
 from mlflow.tracking import MlflowClient
 
-from tests.commands import DOUBLE, REAL, Done, run, run_module, run_real, start, wait_until
+from tests.commands import DOUBLE, REAL, Done, run, run_module, start, wait_until
 from tests.double.session import BATCH_S
 from tests.fork_server import Forked
 from tests.reference import count_examples, count_samples
@@ -40,13 +41,10 @@ def tables(run_dir: Path):
 
 
 @pytest.fixture(scope="module")
-def demo(models: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Done, Path]:
-    """The first command of a new user, without a network: auto everything, TensorFlow and all."""
-    outputs = tmp_path_factory.mktemp("demo") / "outputs"
-    done = run_real(
-        *(f"paths.outputs={outputs}", f"paths.models={models}", "weights.seed=7"),
-        "weights.base_url=http://127.0.0.1:9/",
-    )
+def demo(new_outputs: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Done, Path]:
+    """The first command of a new user, without a network: auto everything; ``test_wheel.py`` has TensorFlow's."""
+    outputs = new_outputs(tmp_path_factory.mktemp("demo") / "outputs")
+    done = run(f"paths.outputs={outputs}", f"paths.models={outputs}", "weights.base_url=http://127.0.0.1:9/")
     return done, outputs
 
 
@@ -357,7 +355,9 @@ def test_an_output_folder_that_holds_a_run_is_not_overwritten(demo) -> None:
     assert (done.run_dir / ".hydra/overrides.yaml").read_text() == before
 
 
-def test_a_dead_tracking_server_never_fails_a_run_and_track_logs_it_later(few_clips: Path, tmp_path: Path) -> None:
+def test_a_dead_tracking_server_never_fails_a_run_and_track_logs_it_later(
+    few_clips: Path, tmp_path: Path, outputs: Path
+) -> None:
     started = time.monotonic()
     done = run(
         f"dataset.root={few_clips}", "weights=random", "tracking=server", f"paths.outputs={tmp_path}", "profile=off",
@@ -367,7 +367,7 @@ def test_a_dead_tracking_server_never_fails_a_run_and_track_logs_it_later(few_cl
     assert time.monotonic() - started < 120
     assert "could not log to MLflow" in done.err
     assert f"python -m runner track {done.run_dir}" in done.out
-    uri = f"sqlite:///{tmp_path}/later.db"
+    uri = f"sqlite:///{outputs}/mlflow.db"
     later = run_module("runner", "track", str(done.run_dir), "--uri", uri)
     assert later.status == 0, later.err
     client = MlflowClient(uri)

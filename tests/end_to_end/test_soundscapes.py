@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -10,12 +11,9 @@ import pytest
 import soundfile
 
 from runner.cli.merge import main as merge
-from tests.commands import Done, run
+from runner.core.errors import ConfigError
+from tests import whole_run
 
-SETTINGS = (
-    *("weights=random", "device=cpu", "tracking=none", "profile=off", "memory=conservative"),
-    *("memory.decode_workers=1", "output.clips_per_shard=2"),
-)
 POOL = "output.pool=[1.92,4.8]"
 
 
@@ -34,13 +32,17 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(recordings: Path) -> Path:
-    return embed(recordings, recordings.parent / "whole").run_dir
+    run = recordings.parent / "whole"
+    embed(recordings, run)
+    return run
 
 
-def embed(data: Path, out: Path, *arguments: str) -> Done:
-    done = run(f"dataset.root={data}", f"output.dir={out}", *SETTINGS, POOL, *arguments)
-    assert done.status == 0, done.err
-    return done
+def embed(data: Path, run: Path, *arguments: str) -> dict[str, Any]:
+    """Return result.json of a run of the data."""
+    result = whole_run.session(whole_run.make_config(data, run, POOL, *arguments), run)
+    assert not isinstance(result, str), result
+    assert result["status"] == "finished", result
+    return result
 
 
 def pooled_files(folder: Path) -> dict[str, bytes]:
@@ -69,8 +71,8 @@ def test_a_shard_whose_pooled_file_is_damaged_is_run_again(recordings: Path, who
     assert pooled_files(tmp_path / "run") == before
     (tmp_path / "run" / "pooled" / "part-00001.parquet").write_bytes(b"other")
     (tmp_path / "run" / "pooled" / "part-00002.parquet").unlink()
-    done = embed(recordings, tmp_path / "run")
-    assert done.result["metrics"]["attempt_clips"] == 4
+    result = embed(recordings, tmp_path / "run")
+    assert result["metrics"]["attempt_clips"] == 4
     assert pooled_files(tmp_path / "run") == before
 
 
@@ -100,20 +102,20 @@ def test_a_bat_slowed_ten_times_is_a_tone_that_can_be_heard(tmp_path: Path) -> N
         (tmp_path / name).mkdir()
         soundfile.write(tmp_path / name / "a.wav", wave, rate)
     arguments = ("output.pool=[]", "dataset.label_from=none")
-    bat = embed(tmp_path / "bat", tmp_path / "slowed", "frontend.speed=0.1", "dataset.max_duration_s=4", *arguments)
-    tone = embed(tmp_path / "tone", tmp_path / "plain", *arguments)
-    slowed, plain = (pq.read_table(done.run_dir / "embeddings") for done in (bat, tone))
+    result = embed(tmp_path / "bat", tmp_path / "slowed", "frontend.speed=0.1", "dataset.max_duration_s=4", *arguments)
+    embed(tmp_path / "tone", tmp_path / "plain", *arguments)
+    slowed, plain = (pq.read_table(tmp_path / run / "embeddings") for run in ("slowed", "plain"))
     assert slowed.num_rows == 32
     assert slowed["embedding"].equals(plain["embedding"])
     assert slowed["start_s"].to_pylist() == pytest.approx([0.096 * number for number in range(32)])
-    (clip,) = pq.read_table(bat.run_dir / "clips.parquet").to_pylist()
+    (clip,) = pq.read_table(tmp_path / "slowed" / "clips.parquet").to_pylist()
     assert (clip["seconds"], clip["sample_rate"]) == (3.125, 192_000)
-    assert bat.result["metrics"]["audio_s"] == 3.125
-    short = embed(tmp_path / "bat", tmp_path / "short", "frontend.speed=0.1", "dataset.max_duration_s=3", *arguments)
-    assert pq.read_table(short.run_dir / "clips.parquet")["reason"].to_pylist() == ["too_long"]
+    assert result["metrics"]["audio_s"] == 3.125
+    embed(tmp_path / "bat", tmp_path / "short", "frontend.speed=0.1", "dataset.max_duration_s=3", *arguments)
+    assert pq.read_table(tmp_path / "short" / "clips.parquet")["reason"].to_pylist() == ["too_long"]
 
 
 def test_windows_that_no_example_fills_are_refused(tmp_path: Path) -> None:
-    done = run("dataset=demo", *SETTINGS, "output.pool=[0.5]", f"output.dir={tmp_path / 'run'}")
-    assert done.status != 0
-    assert "output.pool has 0.5 s, which is less than the 0.96 s from one example to the next" in done.err + done.out
+    words = r"output\.pool has 0\.5 s, which is less than the 0\.96 s from one example to the next"
+    with pytest.raises(ConfigError, match=words):
+        whole_run.make_config(tmp_path, tmp_path / "outputs" / "run", "output.pool=[0.5]")

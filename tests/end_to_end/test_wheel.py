@@ -8,9 +8,11 @@ import sysconfig
 import venv
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import PROJECT, environment
+from tests.end_to_end.test_runs import runs_of
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +62,17 @@ def test_installed_weights_go_to_the_cache_and_runs_to_the_working_folder(instal
     assert "outputs: /outputs" in shown.stdout
 
 
-def test_the_installed_runner_embeds(installed: Path, few_clips: Path, models: Path, tmp_path: Path) -> None:
-    settings = ("weights=random", "weights.seed=7", "tracking=none", "device=cpu", f"paths.outputs={tmp_path}/outputs")
-    done = run(installed, f"dataset.root={few_clips}", f"paths.models={models}", *settings)
+def test_the_installed_runner_embeds(installed: Path, few_clips: Path, models: Path, outputs: Path) -> None:
+    """With TensorFlow, MLflow and all, each of them imported by a fresh process."""
+    settings = ("weights=random", "weights.seed=7", f"paths.models={models}", f"paths.outputs={outputs}")
+    done = run(installed, f"dataset.root={few_clips}", *settings)
     assert done.returncode == 0, done.stderr
+    assert "RANDOM WEIGHTS" in done.stderr
     assert "6 of 6 embedded" in done.stdout
-    assert len(list(tmp_path.glob("outputs/runs/*/*/plots/embeddings.html"))) == 1  # from a template of the package
+    (picture,) = outputs.glob("runs/*/*/plots/embeddings.html")  # from a template of the package
+    embeddings = pq.read_table(picture.parents[1] / "embeddings")
+    assert embeddings.num_rows == 12
+    assert len(embeddings.schema.metadata[b"vggish_runner.weights.checksum"]) == 64
+    (logged,) = runs_of(outputs)
+    assert (logged.info.status, logged.data.params["actual.precision"]) == ("FINISHED", "float32")
+    assert logged.data.metrics["startup_import_s"] > 0

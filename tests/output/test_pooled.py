@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from pathlib import Path
 
@@ -81,15 +82,23 @@ def test_a_window_has_the_examples_that_start_in_it(
 @settings(deadline=None, max_examples=30)
 @given(cuts=st.lists(st.integers(1, 8999), max_size=6), pool_s=st.sampled_from((0.96, 7.0, 5000.0)))
 def test_the_bits_do_not_depend_on_how_a_clip_came(
-    tmp_path_factory: pytest.TempPathFactory, cuts: list[int], pool_s: float
+    tmp_path_factory: pytest.TempPathFactory, whole_file: Callable[[float], bytes], cuts: list[int], pool_s: float
 ) -> None:
-    embeddings = noise(9000)
-    chunks = tuple(np.split(embeddings, sorted(cuts)))
-    whole, parts = (
-        write(tmp_path_factory.mktemp("run"), [clip("a.wav", own, 9000)], pools_s=[pool_s]).read_bytes()
-        for own in (embeddings, chunks)
-    )
-    assert whole == parts
+    chunks = tuple(np.split(noise(9000), sorted(cuts)))
+    path = write(tmp_path_factory.mktemp("run"), [clip("a.wav", chunks, 9000)], pools_s=[pool_s])
+    assert path.read_bytes() == whole_file(pool_s)
+
+
+@pytest.fixture(scope="module")
+def whole_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[float], bytes]:
+    """Returns the file of a clip that came at once, by the length of its windows."""
+
+    @functools.cache
+    def written(pool_s: float) -> bytes:
+        folder = tmp_path_factory.mktemp("whole")
+        return write(folder, [clip("a.wav", noise(9000), 9000)], pools_s=[pool_s]).read_bytes()
+
+    return written
 
 
 def test_equal_embeddings_have_no_deviation(tmp_path: Path) -> None:

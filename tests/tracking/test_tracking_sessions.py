@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -131,9 +132,11 @@ def test_a_session_that_mlflow_was_not_told_of_is_logged_later(tmp_path: Path) -
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["deleted", "another", "trash"])
-def test_runs_whose_store_lost_them_are_logged_again(how: str, tmp_path: Path) -> None:
+def test_runs_whose_store_lost_them_are_logged_again(
+    how: str, tmp_path: Path, outputs: Path, new_outputs: Callable[[Path], Path]
+) -> None:
     """A database that is new in its place, one that has other runs already, and runs that lie in the trash."""
-    sweep, outputs, lost = tmp_path / "sweep", tmp_path / "outputs", tmp_path / "lost"
+    sweep, lost = tmp_path / "sweep", new_outputs(tmp_path / "lost")
     sweep.mkdir()
     (sweep / "sweep.json").write_text(json.dumps({"run_id": None, "overrides": ["device=cpu,gpu"], "jobs": ["0"]}))
     job = make_run(sweep / "0", attempt=1)

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -28,7 +27,8 @@ from runner.output.state.plan_file import read_plan
 from runner.storage import lease
 from runner.storage.lease import Lease
 from runner.storage.object_store import ObjectStore
-from tests.conftest import PROJECT, environment, run_command
+from tests.commands import PROJECT, REAL, start, wait_until
+from tests.commands import run as run_command
 from tests.object_store import StoreServer, object_store
 
 BUCKET = "parts"
@@ -124,7 +124,8 @@ def objects(server: StoreServer, prefix: str) -> dict[str, bytes]:
 
 def names_put(server: StoreServer, prefix: str) -> int:
     """How many TFRecords there are."""
-    return sum(name.endswith(".tfrecord") for name in objects(server, prefix))
+    found = server.client().list_objects_v2(Bucket=BUCKET, Prefix=f"{prefix}/").get("Contents", [])
+    return sum(entry["Key"].endswith(".tfrecord") for entry in found)
 
 
 def read_of(server: StoreServer) -> set[str]:
@@ -361,18 +362,15 @@ def test_a_merge_that_was_killed_goes_on(
         return files_of(tmp_path / "whole", everything=True) if to == "folder" else objects(server, prefix)
 
     server.fault = only_two_shards
-    command = subprocess.Popen(
-        [sys.executable, "-m", "runner", "merge", *arguments],
-        cwd=PROJECT,
-        env=environment(**server.environment),
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 60
-    while (len(list(tmp_path.rglob("part-*.tfrecord"))) if to == "folder" else names_put(server, prefix)) < 2:
-        assert time.monotonic() < deadline
-        assert command.poll() is None
-        time.sleep(0.05)
+    command = start("merge", *arguments, command=REAL, **server.environment)
+
+    def two_are_there() -> bool:
+        assert command.poll() is None, command.err
+        if len(given) < 2:  # asked for: only then is it worth looking
+            return False
+        return (len(list(tmp_path.rglob("part-*.tfrecord"))) if to == "folder" else names_put(server, prefix)) == 2
+
+    wait_until(two_are_there, lambda: command.err)
     command.send_signal(how)
     _, err = command.communicate(timeout=30)
     if how == signal.SIGINT:

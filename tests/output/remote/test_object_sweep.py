@@ -88,6 +88,12 @@ def names(store: StoreServer, prefix: str) -> list[str]:
     return [each["Key"].removeprefix(f"{prefix}/") for each in found]
 
 
+def are_put(store: StoreServer, prefix: str, wanted: set[str]) -> bool:
+    """Whether the objects are there; the store is asked only after they were put."""
+    asked = {key for method, key in store.requests if method == "PUT"}
+    return {f"{BUCKET}/{prefix}/{name}" for name in wanted} <= asked and wanted <= set(names(store, prefix))
+
+
 def assert_same(store: StoreServer, prefix: str, local: Path) -> None:
     """The jobs' numbers are those of a sweep in a folder, bit for bit, and nobody holds anything any more."""
     found = objects(store, prefix)
@@ -133,9 +139,15 @@ def kill(process: Forked) -> None:
 
 @pytest.mark.slow
 def test_a_sweep_that_was_stopped_killed_and_failed_at_its_end_ends_as_a_local_one(
-    clips: Path, store: StoreServer, local: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    clips: Path,
+    store: StoreServer,
+    local: Path,
+    tmp_path: Path,
+    outputs: Path,
+    new_outputs: Callable[[Path], Path],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    url, outputs, log = f"s3://{BUCKET}/stopped", tmp_path / "outputs", tmp_path / "log"
+    url, log = f"s3://{BUCKET}/stopped", tmp_path / "log"
     command = [*words(clips, url, outputs), "tracking=local"]
     store.fault = slow
     status = stop_when(
@@ -149,7 +161,7 @@ def test_a_sweep_that_was_stopped_killed_and_failed_at_its_end_ends_as_a_local_o
     assert json.loads(found["0/result.json"])["status"] == "interrupted"
 
     begun = {"1/.runner/commits/shard-00000.json", "1/tracking.json"}
-    stop_when(lambda: begun <= set(names(store, "stopped")), command, log, kill)
+    stop_when(lambda: are_put(store, "stopped", begun), command, log, kill)
     assert {RunLayout.lease, f"1/{RunLayout.lease}"} <= objects(store, "stopped").keys()
     assert json.loads(objects(store, "stopped")["sweep.json"])["interrupted"] is True  # of the session before
     shutil.rmtree(staging_dir(url, outputs))
@@ -180,7 +192,7 @@ def test_a_sweep_that_was_stopped_killed_and_failed_at_its_end_ends_as_a_local_o
     assert {run.data.tags["mlflow.parentRunId"] for run in of_the_time[1:]} == {parent.info.run_id}
     assert [run.info.status for run in of_the_time] == ["FINISHED"] * 3  # a run a job, also of the one that was killed
 
-    mlflow = f"sqlite:///{tmp_path}/later.db"
+    mlflow = f"sqlite:///{new_outputs(tmp_path / 'later')}/mlflow.db"
     assert track([url, "--uri", mlflow]) == 0
     assert f"{url}: logged, 2 jobs; " in capsys.readouterr().out
     assert track([url, "--uri", mlflow]) == 0
@@ -201,8 +213,13 @@ def test_jobs_in_other_processes_write_the_same(clips: Path, store: StoreServer,
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("prepared_database")
 def test_embeddings_that_left_the_folder_are_logged_and_a_run_is_logged_later_once(
-    clips: Path, store: StoreServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    clips: Path,
+    store: StoreServer,
+    tmp_path: Path,
+    new_outputs: Callable[[Path], Path],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     url = f"s3://{BUCKET}/logged"
     done = run_command(
@@ -219,7 +236,7 @@ def test_embeddings_that_left_the_folder_are_logged_and_a_run_is_logged_later_on
     assert "logged already" in told(track([url]), capsys)
 
     shutil.rmtree(staging_dir(url, tmp_path))
-    later = f"sqlite:///{tmp_path}/later.db"
+    later = f"sqlite:///{new_outputs(tmp_path / 'later')}/mlflow.db"
     assert f"{url}: logged; mlflow ui" in told(track([url, "--uri", later]), capsys)
     assert f"{url}: was logged already; mlflow ui" in told(track([url, "--uri", later]), capsys)
     (again,) = runs_of(later)
