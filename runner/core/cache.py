@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from runner.core.files import write_atomic
+from runner.core.files import write_shared
 from runner.core.readable import Json, json_object
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ def remembered(
         return cached[key]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, json.dumps(cached, indent=2))
+        write_shared(path, json.dumps(cached, indent=2))
     except OSError as error:
         log.info("could not cache %s (%s): each run measures it again", path.name, error)
     return cached[key]

@@ -56,9 +56,14 @@ def is_disk_full(error: BaseException) -> TypeGuard[OSError]:
 
 
 @contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """Yield a temporary path to write to; it replaces ``path`` on success and is removed after an error."""
-    temporary = path.with_name(f".{path.name}.tmp")
+def atomic(path: Path, writer: str = "") -> Iterator[Path]:
+    """Yield a temporary path to write to; it replaces ``path`` on success and is removed after an error.
+
+    Args:
+        path: of the file.
+        writer: is part of the temporary name, where several write the file at the same time.
+    """
+    temporary = path.with_name(f".{path.name}{writer}.tmp")
     try:
         yield temporary
         commit(temporary, path)
@@ -78,6 +83,12 @@ def commit(temporary: Path, path: Path) -> None:
 def write_atomic(path: Path, text: str) -> None:
     """Write a UTF-8 text file atomically."""
     with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_shared(path: Path, text: str) -> None:
+    """Write a UTF-8 text file atomically that other processes may be writing too: the last one's stays."""
+    with atomic(path, f".{os.getpid()}") as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

@@ -3,7 +3,7 @@
 ``EmbedderProcess`` is the worker's side, ``embed_main`` the process itself.
 
 The worker's messages are ``(name, *arguments)``: ``shard`` (None: there are no more), ``stop`` and ``close`` are taken
-at once; ``embed`` and the names of ``Embedder``'s questions are answered one after the other.
+at once; ``open``, ``embed`` and the names of ``Embedder``'s questions are answered one after the other.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _LEAST_HOST_MIB = 1024
 
 @dataclass(frozen=True)
 class Loaded:
-    """A process that is ready to embed; see ``Embedder``."""
+    """A process that has loaded the model or, as the answer to ``open``, is ready to embed; see ``Embedder``."""
 
     startup: Startup
     metrics: Mapping[str, float]
@@ -124,10 +124,9 @@ class EmbedderProcess:
         config = spec.config
         device = replace(config.device, name="gpu", index=gpu, strict=True)
         own = replace(spec, config=replace(config, device=device, memory=_share_of(config.memory, count)))
-        clips = -(-spec.dataset.clips // count)
         self.connection, child_connection = CONTEXT.Pipe()
         self.handle = CONTEXT.Process(
-            target=embed_main, args=(child_connection, os.getpid(), own, (place, count), clips), name=f"gpu{gpu}"
+            target=embed_main, args=(child_connection, os.getpid(), own, (place, count)), name=f"gpu{gpu}"
         )
         if os.name == "posix":
             resource_tracker.ensure_running()  # which lets signals in again
@@ -192,17 +191,19 @@ class _Child:
         self._shards: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._embedder = Embedder(spec, _SentEvents(self._send))
 
-    def run(self, clips: int) -> None:
-        """Load the model, and answer questions until the worker says ``close``; ``clips`` is about how many come."""
+    def run(self) -> None:
+        """Load the model, and answer questions until the worker says ``close``."""
         threading.Thread(target=self._receive, name="worker", daemon=True).start()
         own = self._embedder
         try:
             own.load()
-            own.open(clips)
-            self._send(Loaded(own.startup, own.metrics, own.identity, own.file_metadata, own.gpus))
+            self._send(self._loaded())
             while (question := self._questions.get()) is not None:
                 name, *arguments = question
-                if name == "embed":
+                if name == "open":
+                    own.open(*arguments)
+                    self._send(Answer(self._loaded()))
+                elif name == "embed":
                     self._send(Answer(self._embed(*arguments)))
                 else:
                     self._send(Answer(self._answer(name, arguments)))
@@ -210,6 +211,10 @@ class _Child:
             log.exception("the process of GPU %s can't go on", self._spec.config.device.index)
             self._send(Failed(failure_of(error), own.replica_failed, own.startup, own.metrics))
         own.close()
+
+    def _loaded(self) -> Loaded:
+        own = self._embedder
+        return Loaded(own.startup, own.metrics, own.identity, own.file_metadata, own.gpus)
 
     def _embed(self, clips: int) -> Any:
         work = Work(
@@ -262,8 +267,8 @@ class _Child:
             os._exit(1)
 
 
-def embed_main(connection: Connection, parent: int, spec: RunSpec, share: tuple[int, int], clips: int) -> None:
-    """Embed about so many clips of a run on one GPU, with a share of the cores: see ``take_share_of_cores``."""
+def embed_main(connection: Connection, parent: int, spec: RunSpec, share: tuple[int, int]) -> None:
+    """Embed clips of a run on one GPU, with a share of the cores: see ``take_share_of_cores``."""
     ignore()
     die_with(parent)
     take_share_of_cores(*share)
@@ -271,7 +276,7 @@ def embed_main(connection: Connection, parent: int, spec: RunSpec, share: tuple[
     named = f"GPU {spec.config.device.index}: %(message)s"
     handler.setFormatter(PrintableFormatter(LOG_FORMAT.replace("%(message)s", named)))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    _Child(connection, spec).run(clips)
+    _Child(connection, spec).run()
     logging.shutdown()
     sys.stderr.flush()
     os._exit(0)  # as the worker does

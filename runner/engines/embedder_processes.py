@@ -88,19 +88,20 @@ class EmbedderProcesses:
         self._start(self._waiting)
         self._await_loaded()
         loaded = [process.loaded for process in self._processes if process.loaded]
-        worst = max(range(len(loaded)), key=lambda number: loaded[number].metrics.get("parity_rel_err", 0.0))
-        slowest = max(loaded, key=lambda own: own.metrics.get("startup_s", 0.0))
-        self.metrics = {**slowest.metrics, **_only_parity(loaded[worst].metrics)}
-        startups = [own.startup for own in loaded]
-        self.startup = joined_startups(startups, self._spec.config.device.name, worst)
+        self._join(loaded)
         self.identity, self.file_metadata = dict(loaded[0].identity), dict(loaded[0].file_metadata)
-        self.gpus = [gpu for own in loaded for gpu in own.gpus]
         for own in loaded[1:]:
             if others := diff_identity(self.identity, own.identity):
                 raise EngineError(f"the GPUs embed with different numbers: {others}; give a precision that all have")
 
     def open(self, clips: int) -> None:
-        """Do nothing: each process has opened its pool for its share of the data set."""
+        """Have each process open its decode pool for its share of the clips, and start its writers.
+
+        Raises:
+            RunnerError: one failed with it.
+            EngineError: all processes died.
+        """
+        self._join(self.call("open", -(-clips // len(self._processes))))
 
     def embed(self, work: Work) -> list[EmbedReport]:
         """Embed shards; return the reports of all processes, of this one and of those that are lost.
@@ -177,6 +178,14 @@ class EmbedderProcesses:
     def _start(self, gpus: Sequence[int]) -> None:
         for gpu in gpus:
             self._processes.append(EmbedderProcess(self._spec, gpu, len(self._processes), self._count))
+
+    def _join(self, loaded: Sequence[Loaded]) -> None:
+        """Join what the processes say of their startup."""
+        worst = max(range(len(loaded)), key=lambda number: loaded[number].metrics.get("parity_rel_err", 0.0))
+        slowest = max(loaded, key=lambda own: own.metrics.get("startup_s", 0.0))
+        self.metrics = {**slowest.metrics, **_only_parity(loaded[worst].metrics)}
+        self.startup = joined_startups([own.startup for own in loaded], self._spec.config.device.name, worst)
+        self.gpus = [gpu for own in loaded for gpu in own.gpus]
 
     def _await_loaded(self) -> None:
         while any(process.loaded is None for process in self._processes):

@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runner.core.files import digest_file, write_atomic
+from runner.core.files import digest_file, write_shared
 from runner.devices.host import versions
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class CompileCache:
         if not self._is_used:
             return
         try:
-            write_atomic(self._digests, json.dumps({entry.name: digest_file(entry) for entry in self._entries()}))
+            write_shared(self._digests, json.dumps({entry.name: digest_file(entry) for entry in self._entries()}))
         except OSError as error:
             log.info("could not keep the cache of compiled programs (%s): the next run compiles them", error)
 

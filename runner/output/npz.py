@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from runner.core.files import FileDigest, atomic, digest_file, make_folder, write_atomic
+from runner.core.files import FileDigest, atomic, digest_file, make_folder, write_atomic, write_shared
 from runner.core.layout import RunLayout, shard_name
 from runner.output.parquet import POSTPROCESSED_TYPES
 from runner.output.spill import blocks
@@ -62,7 +62,7 @@ class NpzFiles:
         make_folder(self._lists)
         self._info = info
         self._extra = extra
-        write_atomic(layout.npz_metadata, json.dumps(info.metadata, indent=2))
+        write_shared(layout.npz_metadata, json.dumps(info.metadata, indent=2))
 
     def write(self, shard: int, rows: Sequence[ClipRow]) -> list[Path]:
         """Write the files of a shard's clips, several at once, and return their list; see ``ShardFormat``."""

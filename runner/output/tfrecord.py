@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from runner.core.errors import ResumeError
-from runner.core.files import atomic, make_folder, write_atomic
+from runner.core.files import atomic, make_folder, write_shared
 from runner.core.layout import RunLayout, shard_name
 from runner.output.spill import blocks
 
@@ -53,8 +53,8 @@ class TfrecordShards:
         make_folder(self._folder)
         self._info, self._quantize = info, quantize
         self._numbers = _with_earlier_numbers(layout.tfrecord_labels, label_numbers(labels))
-        write_atomic(layout.tfrecord_metadata, json.dumps(info.metadata, indent=2))
-        write_atomic(layout.tfrecord_labels, _labels_csv(self._numbers))
+        write_shared(layout.tfrecord_metadata, json.dumps(info.metadata, indent=2))
+        write_shared(layout.tfrecord_labels, _labels_csv(self._numbers))
 
     def write(self, shard: int, rows: Sequence[ClipRow]) -> list[Path]:
         """Write a shard's file; see ``ShardFormat``."""

@@ -205,6 +205,27 @@ def test_startup_is_that_of_the_slowest_and_parity_that_of_the_worst(
     own.close()
 
 
+def test_processes_start_their_writers_when_they_are_told_to(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The committed shards are verified by then, and what a killed writer left is removed."""
+    asked: list[object] = []
+
+    def opens(startup_s: float) -> Callable[..., Iterator[object]]:
+        def play(recv: Callable[[], Any]) -> Iterator[object]:
+            yield loaded()
+            asked.append(recv())
+            yield Answer(loaded(startup_s=startup_s))
+            recv()
+
+        return play
+
+    own = processes(monkeypatch, tmp_path, opens(9.0), opens(3.0))
+    own.load()
+    assert (asked, own.metrics["startup_s"]) == ([], 1.0)
+    own.open(13)
+    assert (asked, own.metrics["startup_s"]) == ([("open", 7)] * 2, 9.0)
+    own.close()
+
+
 def test_a_question_that_one_process_cannot_answer_leaves_no_answer_behind(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

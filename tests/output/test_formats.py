@@ -6,6 +6,7 @@ import contextlib
 import csv
 import inspect
 import io
+import os
 import re
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runner.config.groups.output import OutputConfig
+from runner.core import files
 from runner.core.errors import ResumeError
 from runner.core.layout import FORMATS, RunLayout
 from runner.core.model_spec import Output
@@ -65,6 +67,26 @@ def test_every_format_writes_shards_and_its_metadata_into_its_folder(tmp_path: P
     assert (
         all(Path(shard).name.startswith("part-00000.") for shard in names - metadata) is not FORMATS[name].is_per_clip
     )
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_another_process_may_make_a_formats_writers_at_the_same_time(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several write the shards of a run where there is a GPU; here the other one makes its own in the midst of ours."""
+    output, flush = OutputConfig(formats=[name], postprocess="audioset"), files.flush
+
+    def make_others(path: Path) -> None:
+        monkeypatch.setattr(files, "flush", flush)
+        with pytest.MonkeyPatch.context() as other:
+            other.setattr(os, "getpid", lambda: 1)
+            make_formats(output, tmp_path, vggish_info(), ["dog"], quantize)
+        flush(path)
+
+    monkeypatch.setattr(files, "flush", make_others)
+    make_formats(output, tmp_path, vggish_info(), ["dog"], quantize)
+    found = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert found == set(FORMATS[name].metadata)
 
 
 def test_formats_have_folders_of_their_own_and_are_in_the_documentation() -> None:

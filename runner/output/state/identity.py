@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from runner.core.errors import ResumeError
-from runner.core.files import write_atomic
+from runner.core.files import write_shared
 from runner.core.layout import RunLayout
 from runner.core.readable import json_object, readable
 
@@ -20,7 +20,7 @@ def check_identity(run_dir: Path, identity: Mapping[str, str]) -> None:
     """
     started = load_identity(run_dir)
     if started is None:
-        write_atomic(RunLayout(run_dir).identity, json.dumps(dict(identity)))
+        write_shared(RunLayout(run_dir).identity, json.dumps(dict(identity)))
     elif differences := diff_identity(started, identity):
         raise ResumeError(
             f"resuming {run_dir} would mix precisions or weights: {differences}; give those that it started with, or "
