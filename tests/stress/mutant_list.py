@@ -86,7 +86,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "a run goes on with other weights or PCA parameters than it was begun with",
         "output/state/identity.py",
         "    if started is None:\n        write_shared",
-        "    if started != identity:\n        write_atomic",
+        "    if started != identity:\n        write_shared",
         "tests/output/state/test_resume.py tests/core/test_readable.py",
     ),
     Mutant(
