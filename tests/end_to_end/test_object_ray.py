@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -115,7 +116,7 @@ def test_an_actor_and_then_the_driver_killed_and_their_folder_lost(
 
 
 def test_actors_on_a_machine_that_sees_none_of_the_drivers_folders(store: StoreServer, tmp_path: Path) -> None:
-    """Neither the working folder nor the weights: only Ray and the store connect the two; then the local engine."""
+    """Neither the working folder nor the weights: only Ray and the store connect the two; each clip is read once."""
     hidden = tmp_path / "hidden"
     hidden.mkdir()
     path = hidden / "model.ckpt"
@@ -133,6 +134,8 @@ def test_actors_on_a_machine_that_sees_none_of_the_drivers_folders(store: StoreS
         )
     assert done.status == 0, done.out + done.err
     assert "1 on cpu" in done.out
+    reads = Counter(key for key in store.reads() if key.startswith(f"{BUCKET}/data/"))
+    assert (len(reads), set(reads.values())) == (SHARDS * A_SHARD, {1})
     same = run(*settings, f"output.dir={tmp_path}/local")
     assert same.status == 0, same.err
     assert_same(store, "blind", numbers_of(tmp_path / "local"))

@@ -14,7 +14,7 @@ import soundfile
 from tests.commands import start, wait_until
 from tests.double.session import BATCH_S
 
-CLIPS, A_SHARD = 30, 2
+CLIPS, A_SHARD = 16, 2
 
 
 def preempted(folder: Path, number: int) -> tuple[int, str, str, list[str]]:

@@ -186,7 +186,7 @@ def test_skipped_clips_of_all_processes_are_counted_together(clips: Path, tmp_pa
 
 def test_passes_and_device_benchmarks_are_of_all_processes(clips: Path, tmp_path: Path) -> None:
     more = ("profile=quick", "profile.plots=false", "profile.repeat_s=0.2", "profile.batch_size_curve=true")
-    command = start(clips, tmp_path / "run", *more, "profile.device_benchmark_s.cpu=0.1")
+    command = start(clips / "0", tmp_path / "run", *more, "profile.device_benchmark_s.cpu=0.1")
     assert command.wait() == 0, command.out
     result = result_of(tmp_path / "run")
     metrics = result["metrics"]

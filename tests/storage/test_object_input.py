@@ -166,13 +166,6 @@ def test_an_object_that_is_not_given_is_skipped_and_tried_again_when_resumed(
     assert len(quiet.reads()) <= 4, "only that clip's shard is done again"
 
 
-def test_actors_on_ray_read_from_a_store_too(quiet: StoreServer, undisturbed: Future[Path], tmp_path: Path) -> None:
-    pytest.importorskip("ray", reason="needs the extra ray (no build for Intel Macs)")
-    run("s3://data/set", tmp_path / "run", "engine=ray")
-    assert_same(tmp_path / "run", undisturbed)
-    assert Counter(quiet.reads()) == Counter(f"data/set/{name}" for name in CLIPS)
-
-
 @pytest.mark.parametrize(("fault", "reason"), [("gone", "missing"), ("forbidden", "unreadable")])
 def test_final_answers_are_reasons_and_not_asked_for_again(quiet: StoreServer, fault: str, reason: str) -> None:
     quiet.fault = lambda method, key: fault

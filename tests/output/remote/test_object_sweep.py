@@ -298,9 +298,8 @@ def test_a_second_command_and_another_sweep_are_refused(clips: Path, store: Stor
     url = f"s3://{BUCKET}/held"
     hold = Lease(ObjectStore(url, 20))
     hold.acquire()
-    done = sweep(clips, url, tmp_path)
-    assert done.status == 1
-    assert done.err.startswith(f"error: output.dir={url} is in use by another command (process ")
+    with pytest.raises(ConfigError, match=rf"^output\.dir={url} is in use by another command \(process "):
+        store_sweep.open_remote_sweep(tmp_path / "work", make_config([f"output.dir={url}"]))
     assert list(objects(store, "held")) == [RunLayout.lease]
     hold.release()
     record = {"run_id": None, "overrides": ["memory=greedy,balanced"], "jobs": []}
