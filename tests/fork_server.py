@@ -41,7 +41,7 @@ PRELOADED = (
     *("hydra._internal.core_plugins.basic_sweeper", "mlflow.tracking", "mlflow.store.tracking.sqlalchemy_store"),
     *("mlflow.data.meta_dataset", "matplotlib.pyplot", "matplotlib.backends.backend_agg", "numpy", "pandas"),
     *("pyarrow.parquet", "pyarrow.compute", "pyarrow.csv", "pyarrow.pandas_compat", "requests", "rich.progress"),
-    *("soundfile", "fsspec.implementations.local", "s3fs", "filelock", "psutil", "threadpoolctl", "cattrs"),
+    *("soundfile", "fsspec.implementations.local", "s3fs", "gcsfs", "filelock", "psutil", "threadpoolctl", "cattrs"),
     *("cattrs.preconf", "cattrs.strategies", "google_crc32c", "multiprocessing.popen_spawn_posix"),
     *("sklearn.cluster", "sklearn.linear_model", "sklearn.model_selection", "sklearn.neighbors"),
     *("runner.jobs.job", "runner.jobs.sweep", "runner.tracking.runs", "runner.reporting.run_figures"),

@@ -32,7 +32,7 @@ from tests.stress.chaos import make_clips, victims
 
 BUCKET = "bucket"
 
-SHARDS, A_SHARD, STUBBORN = 8, 4, 7
+SHARDS, A_SHARD, STUBBORN = 8, 2, 7
 
 SETTINGS = (
     *("weights=random", "device=cpu", "model.conv=direct", "memory=conservative", "memory.decode_workers=1"),
