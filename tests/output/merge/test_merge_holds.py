@@ -72,13 +72,13 @@ def folders(tmp_path: Path) -> list[Path]:
 @pytest.fixture
 def urls(server: StoreServer, folders: list[Path], request: pytest.FixtureRequest) -> Iterator[list[str]]:
     server.behave()
-    found = []
+    client, found = server.client(), []
     for folder in folders:
         prefix = f"{request.node.name}/{folder.name}"
         for path in (path for path in folder.rglob("*") if path.is_file()):
             name = path.relative_to(folder).as_posix().replace("commit.json", commit_name(0))
             if name != RunLayout.journal:
-                server.client().put_object(Bucket=BUCKET, Key=f"{prefix}/{name}", Body=path.read_bytes())
+                client.put_object(Bucket=BUCKET, Key=f"{prefix}/{name}", Body=path.read_bytes())
         found.append(f"s3://{BUCKET}/{prefix}")
     yield found
     server.behave()
