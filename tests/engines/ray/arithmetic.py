@@ -1,0 +1,48 @@
+"""Drivers and actors whose sessions are plain arithmetic; an actor imports no test, and neither pytest nor Hydra.
+
+``python -c 'from tests.engines.ray.arithmetic import drive; ...'`` has actors import this module by its name; the
+main module would be pickled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Any
+
+from runner.engines.ray import actor
+from runner.engines.ray.actor import EmbedShards
+from tests.arithmetic import ArithmeticStartup, no_canary
+
+
+class ArithmeticActor(EmbedShards):
+    """Waits with every shard while there is ``hold`` beside the run's folder, and dies of the one that POISON names."""
+
+    def _make(self) -> None:
+        actor.SessionStartup = ArithmeticStartup
+        actor.Canary = no_canary
+        super()._make()
+
+    async def embed(self, shard: int) -> dict[str, Any]:
+        folder = self.spec.run_dir
+        (folder.parent / f"actor-{os.getpid()}-of-{self._report.node}").touch()
+        while (folder.parent / "hold").exists():
+            await asyncio.sleep(0.05)
+        if os.environ.get("POISON") == str(shard):
+            os._exit(1)
+        return await super().embed(shard)
+
+
+def run(data: Path, folder: Path, *more: str) -> Any:
+    """The result of a run, as `whole_run.session` gives it."""
+    from tests import whole_run  # which an actor does without
+
+    run = folder / "run"
+    return whole_run.session(whole_run.make_config(data, run, "output.clips_per_shard=1", *more, folder=folder), run)
+
+
+def drive(data: str, folder: str, *more: str) -> None:
+    """Do a driver's work, in a process of its own."""
+    actor.EmbedShards = ArithmeticActor
+    print(run(Path(data), Path(folder), *more))
