@@ -13,6 +13,7 @@ from typing import Any
 
 from runner.engines.ray import actor
 from runner.engines.ray.actor import EmbedShards
+from runner.engines.ray.messages import ShardReport
 from tests.arithmetic import ArithmeticStartup, no_canary
 
 
@@ -24,7 +25,7 @@ class ArithmeticActor(EmbedShards):
         actor.Canary = no_canary
         super()._make()
 
-    async def embed(self, shard: int) -> dict[str, Any]:
+    async def embed(self, shard: int) -> ShardReport:
         folder = self.spec.run_dir
         (folder.parent / f"actor-{os.getpid()}-of-{self._report.node}").touch()
         while (folder.parent / "hold").exists():
