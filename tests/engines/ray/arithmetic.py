@@ -1,13 +1,13 @@
 """Drivers and actors whose sessions are plain arithmetic; an actor imports no test, and neither pytest nor Hydra.
 
-``python -c 'from tests.engines.ray.arithmetic import drive; ...'`` has actors import this module by its name; the
-main module would be pickled.
+``python -m tests.engines.ray.arithmetic DATA FOLDER [argument ...]`` is a driver.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -47,3 +47,9 @@ def drive(data: str, folder: str, *more: str) -> None:
     """Do a driver's work, in a process of its own."""
     actor.EmbedShards = ArithmeticActor
     print(run(Path(data), Path(folder), *more))
+
+
+if __name__ == "__main__":
+    from tests.engines.ray import arithmetic  # under the name by which actors import it: the main module is pickled
+
+    arithmetic.drive(*sys.argv[1:])

@@ -10,9 +10,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,8 +19,9 @@ import pytest
 import soundfile
 
 from tests import whole_run
-from tests.conftest import PROJECT
+from tests.commands import start, wait_until
 from tests.engines.ray.arithmetic import run
+from tests.fork_server import Forked
 from tests.ray_cluster import ray_cluster
 
 pytestmark = pytest.mark.slow
@@ -60,27 +58,23 @@ def local(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, byt
     return whole_run.tree(folder / "run")
 
 
-def begun(data: Path, folder: Path, *more: str) -> subprocess.Popen[bytes]:
-    code = "import sys; from tests.engines.ray.arithmetic import drive; drive(*sys.argv[1:])"
-    with (folder / "driver.log").open("wb") as log:
-        return subprocess.Popen(
-            [sys.executable, "-c", code, str(data), str(folder), *more], cwd=PROJECT, stdout=log, stderr=log
-        )
+def begun(data: Path, folder: Path, *more: str) -> Forked:
+    """A driver, in a process of its own."""
+    command, log = "tests.engines.ray.arithmetic", folder / "driver.log"
+    return start(str(data), str(folder), *more, command=command, log=log)
 
 
-def ended(command: subprocess.Popen[bytes], folder: Path) -> dict[str, Any]:
+def ended(driver: Forked, folder: Path) -> dict[str, Any]:
     """The result of a driver."""
-    assert command.wait(timeout=120) == 0, (folder / "driver.log").read_text()[-3000:]
+    assert driver.wait(120) == 0, (folder / "driver.log").read_text()[-3000:]
     result: dict[str, Any] = json.loads((folder / "run" / "result.json").read_text())
     return result
 
 
-def until(command: subprocess.Popen[bytes], holds: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 90
-    while not holds():
-        assert command.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+def until(driver: Forked, holds: Callable[[], Any]) -> None:
+    """Return once it holds, while the driver goes on."""
+    wait_until(lambda: driver.poll() is not None or holds(), "it did not come to hold", 90)
+    assert driver.poll() is None
 
 
 def actors(folder: Path) -> dict[int, str]:
