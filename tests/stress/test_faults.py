@@ -1,4 +1,4 @@
-"""Small runs under calls that fail and losses of power, one of every third kind; all of them: ``make faults``."""
+"""Small runs under calls that fail and losses of power, one of every fourth kind; all of them: ``make faults``."""
 
 from __future__ import annotations
 
