@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from runner.core.files import atomic
+
 if TYPE_CHECKING:
     from runner.core.model_spec import Output
 
@@ -78,11 +80,9 @@ class AnswerCache:
         return answers, False
 
     def _put(self, path: Path, answers: Array) -> None:
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
+            with atomic(path, f".{os.getpid()}") as temporary, temporary.open("wb") as file:
                 np.savez(file, answers=answers, sha256=hashlib.sha256(answers.tobytes()).hexdigest())
-            temporary.replace(path)
         except OSError as error:
             log.info("could not cache the parity reference (%s); it is computed at each run", error)

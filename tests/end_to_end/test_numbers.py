@@ -32,7 +32,9 @@ from runner.weights.selection import WeightsChoice
 from tests.commands import Done, run
 from tests.configs import make_config
 from tests.results import make_spec
-from tests.vggish.test_smoke import stand_in
+from tests.vggish.test_smoke import checkpoint, stand_in
+
+__all__ = ["checkpoint"]
 
 
 @pytest.fixture(scope="module")
@@ -193,9 +195,9 @@ def spec_of(clips: Path, tmp_path: Path, weights: WeightsChoice) -> RunSpec:
 
 @pytest.mark.usefixtures("placeable")
 def test_the_released_weights_are_tested_first_and_their_statistics_are_metrics(
-    few_clips: Path, tmp_path: Path
+    few_clips: Path, tmp_path: Path, checkpoint: Callable[[float], str]
 ) -> None:
-    spec = spec_of(few_clips, tmp_path, stand_in(tmp_path))
+    spec = spec_of(few_clips, tmp_path, stand_in(tmp_path, checkpoint))
     startup = SessionStartup(spec, ("float32",), StartupTimer(0.0), Events(io.StringIO()))
     startup.prepare()
     assert startup.metrics["smoke_embedding_mean"] == pytest.approx(0.000657, rel=0.1)

@@ -146,10 +146,8 @@ def _list_container(dataset: PackedDataset, outputs: Path, container: Container)
     if cache is not None and not contents.problem:
         with contextlib.suppress(OSError):  # without the cache the next command lists the container again
             cache.parent.mkdir(parents=True, exist_ok=True)
-            own = cache.with_name(f"{cache.stem}-{os.getpid()}.parquet")  # other processes may write the same listing
-            with atomic(own) as temporary:
+            with atomic(cache, f".{os.getpid()}") as temporary:  # other processes may write the same listing
                 pq.write_table(table, temporary, compression="zstd")
-            own.replace(cache)
     return _Listing(table, dict(contents.ignored), contents.problem)
 
 
