@@ -181,6 +181,15 @@ def vggish(weights: dict[str, np.ndarray]) -> EmbeddingSession:
 
 
 @pytest.fixture(scope="session")
+def exact(weights: dict[str, np.ndarray]) -> np.ndarray:
+    """The reference's embeddings of the fixed signals with these weights, [16, 128], which take two seconds."""
+    from runner.models.signals import fixed_signals
+    from runner.vggish.reference import reference_embeddings
+
+    return reference_embeddings(weights, fixed_signals())
+
+
+@pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for ``paths.models`` with the reference's answers for ``weights.seed=7``, which take 8 s to compute."""
     from runner.core.layout import CACHE

@@ -15,14 +15,20 @@ from tests.double.framework import SITE
 
 @contextmanager
 def ray_cluster(num_cpus: int) -> Iterator[Any]:
-    """A cluster of one machine with so many CPUs, whose actors have the double."""
+    """A cluster of one machine with so many CPUs, whose actors have the double; it brings drivers no actor's log."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "disabled")
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("PYTHONPATH", os.pathsep.join([str(SITE), str(PROJECT)]))
         from ray.cluster_utils import Cluster
 
-        head = {"num_cpus": num_cpus, "object_store_memory": 100 << 20, "include_dashboard": False}
+        head = {
+            "num_cpus": num_cpus,
+            "object_store_memory": 100 << 20,
+            "include_dashboard": False,
+            "no_monitor": True,  # of the autoscaler
+            "include_log_monitor": False,
+        }
         cluster = Cluster(initialize_head=True, head_node_args=head)
         try:
             yield cluster

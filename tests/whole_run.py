@@ -27,25 +27,18 @@ import numpy as np
 import pyarrow.parquet as pq
 import soundfile
 
-from runner.audio.framing import scaled
 from runner.config.schema import RunConfig
 from runner.contract.files import result_to_json
-from runner.contract.result import DeviceReport, Startup, WeightsReport
-from runner.contract.spec import RunSpec
 from runner.core import files
 from runner.core.errors import RunnerError
-from runner.core.model_spec import ModelSpec
 from runner.devices import host
-from runner.devices.detection import DeviceInfo, DeviceType
-from runner.devices.selection import DeviceChoice
 from runner.engines import common, embedder, entrypoint, local
-from runner.inference.memory import MemoryPlan
-from runner.inference.precision import PrecisionChoice
 from runner.jobs import job, spawn, spec
 from runner.output import npz, verify, writer
 from runner.output.state import locks
 from runner.pipeline import decode_process
 from tests import configs
+from tests.arithmetic import ArithmeticStartup, no_canary
 
 with contextlib.suppress(ImportError):
     import miniaudio  # noqa: F401  # for FLAC: each decode process, a fork of this one, would import it
@@ -133,59 +126,7 @@ def wrong_with(run: Path, undisturbed: dict[str, bytes], result: dict[str, Any] 
     return wrong if on_disk["status"] == "finished" else [*wrong, "result.json does not say finished"]
 
 
-# What stands in for processes and for TensorFlow
-
-
-def _embed(width: int, windows: np.ndarray, copied: object = None) -> np.ndarray:
-    windows = scaled(windows)
-    return np.stack([windows[:, place * 100] for place in range(width)], axis=1).astype(np.float32)
-
-
-def _load_model(spec: ModelSpec) -> SimpleNamespace:
-    info = DeviceInfo(DeviceType.CPU, True, "arithmetic", "for tests")
-    device = DeviceChoice(DeviceType.CPU, info, 0, "for tests", None, [info])
-    precision = PrecisionChoice("float32", "float32", "for tests")
-    placement = SimpleNamespace(device=device, precision=precision, memory=MemoryPlan(4, 1, 1, None))
-    metadata = SimpleNamespace(
-        weights=WeightsReport("random", "random", None, 0, "for tests", is_random=True, checksum="0"),
-        precision=precision.decision,
-    )
-    session = SimpleNamespace(
-        spec=spec,
-        metadata=metadata,
-        effective_batch_size=4,
-        in_flight=1,
-        device_name="/CPU:0",
-        oom_backoffs=[],
-        resampling_faults=[],
-        embed_windows=functools.partial(_embed, spec.width),
-    )
-    return SimpleNamespace(
-        placement=placement,
-        sessions=[session],
-        postprocess=None,
-        dtypes=("int16", "float32"),
-        answers=None,
-        programs=SimpleNamespace(commit=lambda: None),
-    )
-
-
-class ArithmeticStartup:
-    """``SessionStartup`` of a session that is plain arithmetic."""
-
-    def __init__(self, spec: RunSpec, dtypes: object, timer: object, events: object) -> None:
-        self.report, self.metrics = Startup(), {}
-        self._spec = spec.config.model.spec
-
-    def prepare(self) -> SimpleNamespace:
-        model = _load_model(self._spec)
-        precision = model.placement.precision.decision
-        self.report = Startup(device=DeviceReport.of(model.placement.device), precision=precision)
-        return model
-
-
-def _no_canary(session: Any, *about: object) -> SimpleNamespace:
-    return SimpleNamespace(embed=session.embed_windows, count=0, misses=[], trusted=0, finish=lambda: None)
+# What stands in for processes
 
 
 class _Inline:
@@ -249,7 +190,7 @@ def _patched() -> Iterator[None]:
             (entrypoint, "versions", lambda: found),
             (common, "versions", lambda: found),
             (embedder, "SessionStartup", ArithmeticStartup),
-            (embedder, "Canary", _no_canary),
+            (embedder, "Canary", no_canary),
             (entrypoint, "StopSignal", lambda end_at_once: stop),
             (embedder, "gpu_memory_metrics", lambda device: {}),
             (local, "ThreadPoolExecutor", _Inline),

@@ -11,7 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -56,6 +56,40 @@ def local(store: StoreServer, tmp_path_factory: pytest.TempPathFactory) -> dict[
     return numbers_of(out)
 
 
+@pytest.fixture(scope="module")
+def hidden(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for drivers."""
+    return tmp_path_factory.mktemp("hidden")
+
+
+@pytest.fixture(scope="module")
+def blind_address(store: StoreServer, hidden: Path) -> Iterator[str]:
+    """Of a head without CPUs, and a machine that has an empty folder in the place of ``hidden``."""
+    (hidden / "driver").touch()
+    hides = ["unshare", "--mount", "sh", "-c", f"mount -t tmpfs none {hidden} && test ! -e {hidden}/driver"]
+    if subprocess.run(hides, capture_output=True, check=False).returncode:
+        pytest.skip("this machine lets nobody hide a folder from a process (unshare, mount)")
+    with ray_cluster(num_cpus=0) as cluster:
+        ray = f"{Path(sys.executable).parent}/ray"
+        joins = f"{ray} start --address={cluster.address} --num-cpus=1 --object-store-memory={100 << 20} --block"
+        command = [*hides[:-1], f"mount -t tmpfs none {hidden} && exec {joins}"]
+        known = ray_processes()
+        machine = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            deadline = time.monotonic() + 60
+            while not any("raylet" in words_of(pid) for pid in ray_processes() - known):
+                assert time.monotonic() < deadline
+                assert machine.poll() is None
+                time.sleep(0.2)
+            yield cluster.address
+        finally:
+            for pid in ray_processes() - known:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            machine.kill()
+            machine.wait()
+
+
 @pytest.fixture(autouse=True)
 def _behaving(store: StoreServer) -> Iterator[None]:
     store.behave()
@@ -85,7 +119,7 @@ def until_shards(url: str, many: int, command: Forked) -> None:
 
 
 def test_an_actor_and_then_the_driver_killed_and_their_folder_lost(
-    store: StoreServer, local: dict[str, bytes], tmp_path: Path
+    store: StoreServer, local: dict[str, bytes], blind_address: str, tmp_path: Path
 ) -> None:
     """Begun on Ray, killed twice, finished by the local engine on what might be another machine."""
 
@@ -95,7 +129,7 @@ def test_an_actor_and_then_the_driver_killed_and_their_folder_lost(
     store.fault = slow
     url, known = f"s3://{BUCKET}/killed", ray_processes()
     settings = (*SETTINGS, *RANDOM, f"output.dir={url}")
-    command = start(*settings, f"paths.outputs={tmp_path}/one")
+    command = start(*settings, f"engine.address={blind_address}", f"paths.outputs={tmp_path}/one")
     until_shards(url, 1, command)
     actors = [pid for pid in ray_processes() - known if "EmbedShards" in words_of(pid)]
     os.kill(actors[0], signal.SIGKILL)
@@ -115,10 +149,10 @@ def test_an_actor_and_then_the_driver_killed_and_their_folder_lost(
     assert_same(store, "killed", local)
 
 
-def test_actors_on_a_machine_that_sees_none_of_the_drivers_folders(store: StoreServer, tmp_path: Path) -> None:
+def test_actors_on_a_machine_that_sees_none_of_the_drivers_folders(
+    store: StoreServer, blind_address: str, hidden: Path, tmp_path: Path
+) -> None:
     """Neither the working folder nor the weights: only Ray and the store connect the two; each clip is read once."""
-    hidden = tmp_path / "hidden"
-    hidden.mkdir()
     path = hidden / "model.ckpt"
     for part in ("index", "data-00000-of-00001"):
         path.with_name(f"{path.name}.{part}").write_bytes(random.Random(part).randbytes(100_000))
@@ -126,12 +160,10 @@ def test_actors_on_a_machine_that_sees_none_of_the_drivers_folders(store: StoreS
     pca = hidden / "pca.npz"
     save_pca(pca)
     settings = (*SETTINGS, *weights, f"weights.pca_path={pca}")
-    with blind_cluster(hidden) as address:
-        url = f"s3://{BUCKET}/blind"
-        done = run(
-            *(*settings, "engine=ray", f"engine.address={address}", f"output.dir={url}"),
-            *(f"paths.outputs={hidden}/outputs", f"paths.models={hidden}/models"),
-        )
+    done = run(
+        *(*settings, "engine=ray", f"engine.address={blind_address}", f"output.dir=s3://{BUCKET}/blind"),
+        *(f"paths.outputs={hidden}/outputs", f"paths.models={hidden}/models"),
+    )
     assert done.status == 0, done.out + done.err
     assert "1 on cpu" in done.out
     reads = Counter(key for key in store.reads() if key.startswith(f"{BUCKET}/data/"))
@@ -147,30 +179,3 @@ def save_pca(path: Path) -> None:
     rng = np.random.default_rng(2)
     vectors, means = rng.normal(0, 0.1, (128, 128)), rng.normal(0, 0.1, (128, 1))
     np.savez(path, pca_eigen_vectors=vectors.astype(np.float32), pca_means=means.astype(np.float32))
-
-
-@contextmanager
-def blind_cluster(hidden: Path) -> Iterator[str]:
-    """A head without CPUs, and a machine that has an empty folder in the place of ``hidden``; the head's address."""
-    hides = ["unshare", "--mount", "sh", "-c", f"mount -t tmpfs none {hidden} && test ! -e {hidden}/model.ckpt.index"]
-    if subprocess.run(hides, capture_output=True, check=False).returncode:
-        pytest.skip("this machine lets nobody hide a folder from a process (unshare, mount)")
-    with ray_cluster(num_cpus=0) as cluster:
-        ray = f"{Path(sys.executable).parent}/ray"
-        joins = f"{ray} start --address={cluster.address} --num-cpus=1 --object-store-memory={100 << 20} --block"
-        command = [*hides[:-1], f"mount -t tmpfs none {hidden} && exec {joins}"]
-        known = ray_processes()
-        machine = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            deadline = time.monotonic() + 60
-            while not any("raylet" in words_of(pid) for pid in ray_processes() - known):
-                assert time.monotonic() < deadline
-                assert machine.poll() is None
-                time.sleep(0.2)
-            yield cluster.address
-        finally:
-            for pid in ray_processes() - known:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            machine.kill()
-            machine.wait()

@@ -6,6 +6,7 @@ Deaths of actors and machines are in ``tests/engines/ray/test_ray_elastic.py``, 
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,16 +91,19 @@ def words_of(pid: int) -> str:
         return ""
 
 
-def until_the_first_shard(run_dir: Path, *arguments: str) -> Forked:
-    """``python -m runner engine=ray`` with these arguments, at work: its journal has a line."""
+def kill_the_driver_after_a_shard(journal: Path, *arguments: str) -> None:
+    """``python -m runner engine=ray`` with these arguments, until its driver is killed once it has added a line."""
+    lines = journal.read_text().count("\n")
     command = start(*arguments)
-    journal = run_dir / ".runner" / "journal.jsonl"
     deadline = time.monotonic() + 180
-    while not (journal.exists() and journal.read_text().count("\n") >= 1):
+    while journal.read_text().count("\n") == lines:
         assert time.monotonic() < deadline
         assert command.poll() is None, command.out + command.err
         time.sleep(0.05)
-    return command
+    (driver,) = [child for child in psutil.Process(command.pid).children() if "tests.double.worker" in child.cmdline()]
+    driver.kill()
+    command.communicate(timeout=60)
+    assert command.returncode == 1
 
 
 def start(*arguments: str) -> Forked:
@@ -134,34 +138,22 @@ def test_rows_files_counts_and_reasons_are_the_local_engines(clips: Path, local:
 
 
 @pytest.mark.slow
-def test_what_the_local_engine_began_ray_finishes(clips: Path, local: Path, address: str, tmp_path: Path) -> None:
+def test_what_the_local_engine_began_ray_finishes_though_its_first_driver_is_killed(
+    clips: Path, local: Path, address: str, tmp_path: Path
+) -> None:
     run_dir = tmp_path / "run"
-    arguments = (f"dataset.root={clips}", f"output.dir={run_dir}", *SETTINGS)
-    assert run_command(*arguments).status == 0
+    shutil.copytree(local, run_dir)
     journal = run_dir / ".runner" / "journal.jsonl"
     lines = journal.read_text().splitlines(True)
-    journal.write_text("".join(lines[::2]))
+    journal.write_text("".join(lines[::3]))
     for name in ("result.json", "clips.parquet"):
         (run_dir / name).unlink()
-    two = (f"engine.address={address}", "engine.max_size=2", "engine.num_cpus_per_actor=1")
-    done = run_command("engine=ray", *two, *arguments)
+    arguments = (f"dataset.root={clips}", f"output.dir={run_dir}", f"engine.address={address}", *SETTINGS)
+    kill_the_driver_after_a_shard(journal, *arguments)
+    done = run_command("engine=ray", "engine.max_size=2", "engine.num_cpus_per_actor=1", *arguments)
     assert done.status == 0, done.err
     assert_same(run_dir, local)
     assert done.result["resolved"]["threads.intra_op"] == 1  # each plans for its share of the cores
     verdicts = [actor["parity"] for actor in done.result["actors"]]  # of the two, those that had anything to do
     assert len({verdict["measured_by"] for verdict in verdicts}) == len(verdicts)  # each its own device
     assert len(journal.read_text().splitlines()) == len(lines)
-
-
-@pytest.mark.slow
-def test_a_driver_killed_costs_the_command_again(clips: Path, local: Path, address: str, tmp_path: Path) -> None:
-    run_dir = tmp_path / "run"
-    arguments = (f"dataset.root={clips}", f"output.dir={run_dir}", f"engine.address={address}", *SETTINGS)
-    command = until_the_first_shard(run_dir, *arguments)
-    (driver,) = [child for child in psutil.Process(command.pid).children() if "tests.double.worker" in child.cmdline()]
-    driver.kill()
-    command.communicate(timeout=60)
-    assert command.returncode == 1
-    again = run_command("engine=ray", *arguments)
-    assert again.status == 0, again.err
-    assert_same(run_dir, local)

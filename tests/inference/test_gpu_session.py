@@ -103,7 +103,7 @@ def test_coarser_precisions_stay_within_parity(
     assert np.abs(embeddings - expected).max() > 0
 
 
-@pytest.mark.parametrize("rows", [1, 7, 8, 9, 16, 19])
+@pytest.mark.parametrize("rows", [1, 8, 9, 19])
 def test_any_number_of_rows_is_filled_up_and_split(
     session: EmbeddingSession, vggish: EmbeddingSession, rows: int
 ) -> None:
@@ -125,7 +125,7 @@ def test_batches_from_several_threads_are_copied_each_to_its_own_place(
     runtime = HostRuntime()
     monkeypatch.setattr(cuda, "_runtime", lambda: runtime)
     own = gpu_session(weights)
-    batches = [noise(rows, dtype) for rows in (5, 8, 11, 3) for dtype in ("int16", "float32")]
+    batches = [noise(rows, dtype) for rows in (5, 11) for dtype in ("int16", "float32")]
     batches = [batch / np.float32(32768) if batch.dtype == np.float32 else batch for batch in batches]
     with ThreadPoolExecutor(3) as threads:
         actual = list(threads.map(own.embed_windows, batches))

@@ -27,11 +27,6 @@ def tolerances() -> dict[str, ToleranceConfig]:
 
 
 @pytest.fixture(scope="module")
-def exact(weights: dict[str, np.ndarray]) -> np.ndarray:
-    return reference_embeddings(weights, fixed_signals())
-
-
-@pytest.fixture(scope="module")
 def answers(weights: dict[str, np.ndarray], exact: np.ndarray) -> dict[str, Answers]:
     rounded = reference_embeddings(weights, fixed_signals(), "bfloat16")
     return {"float32": Answers(exact, exact), "bfloat16": Answers(exact, rounded)}

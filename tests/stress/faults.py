@@ -318,11 +318,11 @@ class Case:
 
 
 def few_of_many(cases: Sequence[Case], known: set[tuple[str, ...]]) -> list[Case]:
-    """Return the middle one of every third kind, and of every 18th that an earlier scenario had; add all to those."""
+    """Return the middle one of every fourth kind, and of every 24th that an earlier scenario had; add all to those."""
     kinds: dict[tuple[str, ...], list[Case]] = {}
     for case in cases:
         kinds.setdefault(case.kind, []).append(case)
-    chosen = [kind for kind in kinds if kind not in known][1::3] + [kind for kind in kinds if kind in known][::18]
+    chosen = [kind for kind in kinds if kind not in known][1::4] + [kind for kind in kinds if kind in known][::24]
     known.update(kinds)
     return [kinds[kind][len(kinds[kind]) // 2] for kind in chosen]
 
@@ -359,7 +359,7 @@ def main() -> int:
     """Try everything; exit status 1 if something came out otherwise."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one error a call, fewer writes")
-    parser.add_argument("--short", action="store_true", help="of what is tried, one of every third kind")
+    parser.add_argument("--short", action="store_true", help="of what is tried, one of every fourth kind")
     parser.add_argument("--only", choices=["calls", "power-loss"])
     parser.add_argument("--share", default="0/1", help="I/N: every N-th case, from the I-th on")
     parser.add_argument("--commands", type=int, default=0, help="so many times with the real command instead")

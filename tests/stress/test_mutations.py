@@ -1,7 +1,7 @@
 """Faults of ``tests/stress/mutation_list.py`` are caught or listed, with TensorFlow; some of them in runs of the
 command.
 
-``make mutations`` takes all of them, ``make test`` a sixth of each kind.
+``make mutations`` takes all of them, ``make test`` a twelfth of each kind.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from tests.stress.mutations import Bench
 
 pytestmark = pytest.mark.slow
 ON_A_CPU = [fault for fault in FAULTS if "cpu" in fault.devices]
-SHARE = 6
+SHARE = 12
 
 
 def kind_of(fault: Fault) -> tuple[object, ...]:
-    """What faults have in common whose every sixth is enough for a short form: where they are, and how looked at."""
+    """What faults have in common whose every twelfth is enough for a short form: where they are, and how looked at."""
     modules = sorted({edit.module for edit in fault.edits})
     return (type(fault.what), *modules, fault.precision, fault.conv, fault.shared, fault.inputs)
 
 
-def a_sixth_of_each_kind(faults: list[Fault]) -> list[ParameterSet]:
-    """All of them; but for every sixth of each kind, they are marked ``long``."""
+def a_twelfth_of_each_kind(faults: list[Fault]) -> list[ParameterSet]:
+    """All of them; but for every twelfth of each kind, they are marked ``long``."""
     seen: Counter[tuple[object, ...]] = Counter()
     found = []
     for fault in faults:
@@ -50,7 +50,7 @@ def bench() -> Bench:
     return Bench("cpu")
 
 
-@pytest.mark.parametrize("fault", a_sixth_of_each_kind(ON_A_CPU))
+@pytest.mark.parametrize("fault", a_twelfth_of_each_kind(ON_A_CPU))
 def test_a_fault_is_caught_or_listed(bench: Bench, fault: Fault) -> None:
     found = bench.examine(fault)
     assert found.caught_by or fault.name in PASSES, f"nothing saw it; it changes embeddings by {found.effect:.1e}"

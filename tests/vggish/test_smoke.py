@@ -24,13 +24,13 @@ OTHER_MEAN = 0.0008
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[float], str]:
-    """The checkpoint of a network that ignores its input, and gives embeddings of this mean: to write it takes 2 s."""
+    """The checkpoint of a network that ignores its input, and gives embeddings of this mean."""
 
     @functools.cache
     def path_of(mean: float) -> str:
         arrays = {name: np.zeros(shape, np.float32) for name, shape in VARIABLE_SHAPES.items()}
         arrays["vggish/fc2/biases"] = answers_of(mean).astype(np.float32)
-        return save(arrays, tmp_path_factory.mktemp("smoke") / "vggish_model.ckpt", "V1")
+        return save(arrays, tmp_path_factory.mktemp("smoke") / "vggish_model.ckpt")
 
     return path_of
 

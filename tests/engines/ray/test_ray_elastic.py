@@ -7,13 +7,9 @@ what others run here; machines are added by hand instead, once the run has said 
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,49 +18,24 @@ import numpy as np
 import pytest
 import soundfile
 
-from runner.engines.ray import actor
-from runner.engines.ray.actor import EmbedShards
 from tests import whole_run
-from tests.conftest import PROJECT
+from tests.commands import start, wait_until
+from tests.engines.ray.arithmetic import run
+from tests.fork_server import Forked
+from tests.ray_cluster import ray_cluster
 
 pytestmark = pytest.mark.slow
-SHARDS = 40
+SHARDS = 20
 MEMORY = {"object_store_memory": 80 << 20}
-
-
-class ArithmeticActor(EmbedShards):
-    """Waits with every shard while there is ``hold`` beside the run's folder, and dies of the one that POISON names."""
-
-    def _make(self) -> None:
-        actor.SessionStartup = whole_run.ArithmeticStartup
-        actor.Canary = whole_run._no_canary
-        super()._make()
-
-    async def embed(self, shard: int) -> dict[str, Any]:
-        folder = self.spec.run_dir
-        (folder.parent / f"actor-{os.getpid()}-of-{self._report.node}").touch()
-        while (folder.parent / "hold").exists():
-            await asyncio.sleep(0.05)
-        if os.environ.get("POISON") == str(shard):
-            os._exit(1)
-        return await super().embed(shard)
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """A head without CPUs."""
     pytest.importorskip("ray", reason="Ray has no build for this machine")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")]))
-        from ray.cluster_utils import Cluster
-
-        head = {**MEMORY, "num_cpus": 0, "include_dashboard": False}
-        found = Cluster(initialize_head=True, head_node_args=head)
-        patch.setenv("RAY_ADDRESS", found.address)  # as `ray job submit` does
-        yield found
-        found.shutdown()
+    with ray_cluster(num_cpus=0) as cluster, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ADDRESS", cluster.address)  # as `ray job submit` does
+        yield cluster
 
 
 @pytest.fixture(scope="module")
@@ -78,12 +49,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder.parent
 
 
-def run(data: Path, folder: Path, *more: str) -> Any:
-    """What became of a run, as `whole_run.session` gives it."""
-    run = folder / "run"
-    return whole_run.session(whole_run.make_config(data, run, "output.clips_per_shard=1", *more, folder=folder), run)
-
-
 @pytest.fixture(scope="module")
 def local(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The files of an undisturbed run of the local engine."""
@@ -93,33 +58,23 @@ def local(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, byt
     return whole_run.tree(folder / "run")
 
 
-def drive(data: str, folder: str, *more: str) -> None:
-    """What a driver does, in a process of its own."""
-    actor.EmbedShards = ArithmeticActor
-    print(run(Path(data), Path(folder), *more))
+def begun(data: Path, folder: Path, *more: str) -> Forked:
+    """A driver, in a process of its own."""
+    command, log = "tests.engines.ray.arithmetic", folder / "driver.log"
+    return start(str(data), str(folder), *more, command=command, log=log)
 
 
-def begun(data: Path, folder: Path, *more: str) -> subprocess.Popen[bytes]:
-    code = "import sys; from tests.engines.ray.test_ray_elastic import drive; drive(*sys.argv[1:])"
-    with (folder / "driver.log").open("wb") as log:
-        return subprocess.Popen(
-            [sys.executable, "-c", code, str(data), str(folder), *more], cwd=PROJECT, stdout=log, stderr=log
-        )
-
-
-def ended(command: subprocess.Popen[bytes], folder: Path) -> dict[str, Any]:
+def ended(driver: Forked, folder: Path) -> dict[str, Any]:
     """The result of a driver."""
-    assert command.wait(timeout=120) == 0, (folder / "driver.log").read_text()[-3000:]
+    assert driver.wait(120) == 0, (folder / "driver.log").read_text()[-3000:]
     result: dict[str, Any] = json.loads((folder / "run" / "result.json").read_text())
     return result
 
 
-def until(command: subprocess.Popen[bytes], holds: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 90
-    while not holds():
-        assert command.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+def until(driver: Forked, holds: Callable[[], Any]) -> None:
+    """Return once it holds, while the driver goes on."""
+    wait_until(lambda: driver.poll() is not None or holds(), "it did not come to hold", 90)
+    assert driver.poll() is None
 
 
 def actors(folder: Path) -> dict[int, str]:
