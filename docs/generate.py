@@ -68,7 +68,9 @@ def _group(group: str, default: str) -> str:
         lines.append(f"| `{group}={option}`{' (default)' if option == default else ''} | {meaning} |")
     keys: dict[tuple[str, str, str], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for option in (options or [""]) if group in GROUPS else ():
-        node = compose(f"{group}/{option}" if option else "config")[group]
+        node = compose(f"{group}/{option}" if option else "config").get(group)
+        if is_dataclass(GROUPS[group]):
+            node = OmegaConf.merge(OmegaConf.structured(GROUPS[group]), node or {})
         meanings = _attribute_docstrings(OmegaConf.get_type(node))
         for field in fields(OmegaConf.get_type(node)):
             if (value := OmegaConf.to_container(node, resolve=False)[field.name]) != option:
