@@ -171,7 +171,7 @@ def test_time_in_which_all_processes_were_stopped_is_no_silence(
     while pool.memory.last_heartbeat(0) is None:
         assert not received(pool)
     os.kill(pid_of(pool), signal.SIGSTOP)
-    for seconds in (1, 1000):  # the last beat is seen; then nobody looks: this process is stopped as well
+    for seconds in (0.3, 1000):  # the last beat is seen; then nobody looks: this process is stopped as well
         now[0] += seconds
         assert not received(pool)
     os.kill(pid_of(pool), signal.SIGCONT)

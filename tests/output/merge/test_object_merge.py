@@ -332,7 +332,9 @@ def test_places_that_hold_no_part_or_something_else(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("to", "how"), [("folder", signal.SIGINT), ("url", signal.SIGKILL)], ids=str)
+@pytest.mark.parametrize(
+    ("to", "how"), [("folder", signal.SIGKILL), ("url", signal.SIGKILL), ("url", signal.SIGINT)], ids=str
+)
 def test_a_merge_that_was_killed_goes_on(
     server: StoreServer,
     parts: Parts,
