@@ -19,6 +19,8 @@ from tests.commands import DOUBLE, PROJECT, run, run_module, run_real, start, wa
 from tests.configs import make_config
 from tests.double.session import draw_arrays, embed
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -20,6 +20,8 @@ from runner.models.savedmodel.program import load_function
 from runner.weights.selection import WeightsRequest
 from tests.models.saved import CLASSES, RATE, SAMPLES, expected, save
 
+pytestmark = pytest.mark.slow
+
 WINDOWS = np.random.default_rng(0).uniform(-0.5, 0.5, (3, SAMPLES)).astype(np.float32)
 
 

@@ -32,6 +32,8 @@ from runner.pipeline.pipeline import EmbeddingPipeline, ShardedClips
 from tests.vggish_clips import FRAMING, OPTIONS
 from tests.writers import journaled_writer, vggish_info
 
+pytestmark = pytest.mark.slow
+
 LENGTHS = [100, 15_600, 160_000, 15_599, 31_000, 1_100_000, 0, 48_000, 30_960, 7] * 3
 
 

@@ -23,6 +23,8 @@ from runner.pipeline.messages import ClipResult, ClipTask
 from tests.conftest import PROJECT, environment
 from tests.vggish_clips import OPTIONS
 
+pytestmark = pytest.mark.slow
+
 ROWS = 8
 
 
