@@ -13,6 +13,7 @@ convolutions are timed alone as well.
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import statistics
 import time
@@ -27,6 +28,8 @@ LAYERS = (("conv2", 1), ("conv3/conv3_1", 0), ("conv3/conv3_2", 1), ("conv4/conv
 
 ALONE = {"conv3_2": (24, 16, 256, 256), "conv4_2": (12, 8, 512, 512)}
 """Height, width, inputs and outputs of the convolutions that are timed alone."""
+
+_BATCH = 64
 
 _ROUNDS = 5
 
@@ -44,7 +47,9 @@ def main() -> None:
     windows, clips = _windows(parser.parse_args().audio)
     has_bfloat16 = bool(instruction_sets().bfloat16_units)
     programs = _programs(windows[::9], has_bfloat16)
-    speeds = _examples_per_core_s(programs, windows[:256])
+    timed = windows[:256]
+    calls = {name: functools.partial(program, timed) for name, program in programs.items()}
+    speeds = _examples_per_core_s(calls, len(timed))
     exact, *_ = embeddings = [program(windows).astype(np.float64) for program in programs.values()]
     print(f"{len(windows)} windows; {instruction_sets().restriction or 'no limit'}")
     for (name, speed), rows in zip(speeds.items(), embeddings, strict=True):
@@ -58,18 +63,18 @@ def main() -> None:
     for layer, shape in ALONE.items():
         convolutions = _convolutions_alone(*shape, has_bfloat16)
         flop = 2 * 9 * shape[0] * shape[1] * shape[2] * shape[3]
-        speeds = _examples_per_core_s(convolutions, np.random.default_rng(0).uniform(0, 1, (64, *shape[:3])))
+        speeds = _examples_per_core_s(convolutions, _BATCH)
         print(layer, ", ".join(f"{name} {speed * flop / 1e9:,.0f}" for name, speed in speeds.items()), "GFLOP/core-s")
 
 
-def _examples_per_core_s(programs: dict[str, Callable[[Any], Any]], rows: np.ndarray) -> dict[str, float]:
-    speeds: dict[str, list[float]] = {name: [] for name in programs}
+def _examples_per_core_s(calls: dict[str, Callable[[], Any]], examples: int) -> dict[str, float]:
+    speeds: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(_ROUNDS + 1):
-        for name, program in programs.items():
+        for name, call in calls.items():
             busy = time.process_time()
-            program(rows)
+            call()
             if number:  # the first round compiles
-                speeds[name].append(len(rows) / (time.process_time() - busy))
+                speeds[name].append(examples / (time.process_time() - busy))
     return {name: statistics.median(values) for name, values in speeds.items()}
 
 
@@ -139,7 +144,9 @@ def _programs(sample: np.ndarray, has_bfloat16: bool) -> dict[str, Callable[[np.
 
     def batches(computation: Callable[[Any], Any]) -> Callable[[np.ndarray], np.ndarray]:
         function = tf.function(computation, autograph=False, reduce_retracing=True)
-        return lambda rows: np.concatenate([function(tf.constant(rows[i : i + 64])) for i in range(0, len(rows), 64)])
+        return lambda rows: np.concatenate(
+            [function(tf.constant(rows[i : i + _BATCH])) for i in range(0, len(rows), _BATCH)]
+        )
 
     programs = {"float32, winograd": make_program("float32", "winograd").computation("windows")}
     if has_bfloat16:
@@ -149,8 +156,8 @@ def _programs(sample: np.ndarray, has_bfloat16: bool) -> dict[str, Callable[[np.
 
 def _convolutions_alone(
     height: int, width: int, inputs: int, outputs: int, has_bfloat16: bool
-) -> dict[str, Callable[[np.ndarray], Any]]:
-    """Return a 3×3 convolution with its bias and ReLU in each format, on examples of its own format."""
+) -> dict[str, Callable[[], Any]]:
+    """Return a 3×3 convolution with its bias and ReLU in each format, on a batch of its own format."""
     import tensorflow as tf
 
     from runner.vggish import network
@@ -158,24 +165,17 @@ def _convolutions_alone(
     rng = np.random.default_rng(0)
     weights = rng.uniform(-1, 1, (3, 3, inputs, outputs)).astype(np.float32)
     biases = np.zeros(outputs, np.float32)
-    quantized = np.round(weights * 127).astype(np.int8).view(tf.qint8.as_numpy_dtype)
-    tops = np.ones(outputs, np.float32)
 
     def floats(x: Any) -> Any:
         return network.convolution(x, tf.cast(weights, x.dtype), tf.cast(biases, x.dtype), pool=False)
 
     def int8(x: Any) -> Any:
-        return tf.raw_ops.QuantizedConv2DWithBiasAndReluAndRequantize(
-            input=x, filter=tf.constant(quantized, tf.qint8), bias=biases, min_input=0.0, max_input=1.0,
-            min_filter=-tops, max_filter=tops, min_freezed_output=0.0, max_freezed_output=float(inputs),
-            strides=[1] * 4, padding="SAME", out_type=tf.quint8,
-        )[0]  # fmt: skip
+        return _int8_convolution(x, weights, biases, 1.0, float(inputs))
 
-    def on(computation: Callable[[Any], Any], rows: Any) -> Callable[[np.ndarray], Any]:
-        function = tf.function(computation, autograph=False)
-        return lambda _: function(rows)
+    def on(computation: Callable[[Any], Any], rows: Any) -> Callable[[], Any]:
+        return functools.partial(tf.function(computation, autograph=False), rows)
 
-    rows = tf.constant(rng.uniform(0, 1, (64, height, width, inputs)), tf.float32)
+    rows = tf.constant(rng.uniform(0, 1, (_BATCH, height, width, inputs)), tf.float32)
     as_int8 = tf.bitcast(tf.cast(rows * 255, tf.uint8), tf.quint8)
     formats = {"float32": on(floats, rows), "int8": on(int8, as_int8)}
     return formats | ({"bfloat16": on(floats, tf.cast(rows, tf.bfloat16))} if has_bfloat16 else {})
@@ -208,6 +208,20 @@ def _rounded_to_float8(values: Any, largest: Any) -> Any:
     return tf.cast(tf.cast(scaled, tf.dtypes.experimental.float8_e4m3fn), tf.float32) * (largest / 448.0)
 
 
+def _int8_convolution(x: Any, weights: np.ndarray, biases: np.ndarray, top: float, out_top: float) -> Any:
+    """Convolve quint8 activations up to ``top`` with float32 weights, rounded to a scale a channel; return quint8
+    activations up to ``out_top``."""
+    import tensorflow as tf
+
+    tops = np.abs(weights).max(axis=(0, 1, 2))
+    rounded = np.round(weights / tops * 127).astype(np.int8).view(tf.qint8.as_numpy_dtype)
+    return tf.raw_ops.QuantizedConv2DWithBiasAndReluAndRequantize(
+        input=x, filter=tf.constant(rounded, tf.qint8), bias=biases, min_input=0.0, max_input=top, min_filter=-tops,
+        max_filter=tops, min_freezed_output=0.0, max_freezed_output=out_top, strides=[1] * 4, padding="SAME",
+        out_type=tf.quint8,
+    )[0]  # fmt: skip
+
+
 def _int8_features(arrays: dict[str, np.ndarray], maxima: list[float]) -> Callable[[Any], Any]:
     """Return the function from log-mel [n, 96, 64] to features [n, 12288] by INT8 convolutions from conv2 on."""
     import tensorflow as tf
@@ -218,14 +232,8 @@ def _int8_features(arrays: dict[str, np.ndarray], maxima: list[float]) -> Callab
         x = _convolution(arrays, examples[..., None], "conv1", 1) * (255 / maxima[0])
         x = tf.bitcast(tf.cast(tf.minimum(x + 0.5, 255.0), tf.uint8), tf.quint8)
         for (layer, pool), top, out_top in zip(LAYERS, maxima, maxima[1:], strict=False):
-            weights = arrays[f"vggish/{layer}/weights"]
-            tops = np.abs(weights).max(axis=(0, 1, 2))
-            rounded = np.round(weights / tops * 127).astype(np.int8).view(tf.qint8.as_numpy_dtype)
-            x, *_ = tf.raw_ops.QuantizedConv2DWithBiasAndReluAndRequantize(
-                input=x, filter=tf.constant(rounded, tf.qint8), bias=arrays[f"vggish/{layer}/biases"],
-                min_input=0.0, max_input=top, min_filter=-tops, max_filter=tops, min_freezed_output=0.0,
-                max_freezed_output=out_top, strides=[1] * 4, padding="SAME", out_type=tf.quint8,
-            )  # fmt: skip
+            weights, biases = (arrays[f"vggish/{layer}/{name}"] for name in ("weights", "biases"))
+            x = _int8_convolution(x, weights, biases, top, out_top)
             if pool:
                 x, *_ = tf.raw_ops.QuantizedMaxPool(
                     input=x, min_input=0.0, max_input=out_top, ksize=[1, 2, 2, 1], strides=[1, 2, 2, 1], padding="SAME"

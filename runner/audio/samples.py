@@ -36,7 +36,9 @@ def fault_of(samples: NDArray[Any]) -> tuple[str, str] | None:
     integers."""
     if samples.dtype.kind != "f" or not samples.size:
         return None
-    if samples.dtype == np.float32 and samples.flags.c_contiguous:  # the sum of squares takes one pass, and no time
+    if (
+        samples.dtype == np.float32 and samples.flags.c_contiguous
+    ):  # the sum of squares takes one pass, the extremes two
         flat = samples.reshape(-1)
         with np.errstate(over="ignore", invalid="ignore"):
             if np.dot(flat, flat) < _SURE_SUM:  # False for NaN

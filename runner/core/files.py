@@ -56,14 +56,14 @@ def is_disk_full(error: BaseException) -> TypeGuard[OSError]:
 
 
 @contextmanager
-def atomic(path: Path, writer: str = "") -> Iterator[Path]:
+def atomic(path: Path, *, shared: bool = False) -> Iterator[Path]:
     """Yield a temporary path to write to; it replaces ``path`` on success and is removed after an error.
 
     Args:
         path: of the file.
-        writer: is part of the temporary name, where several write the file at the same time.
+        shared: whether other processes may be writing the file too: the last one's stays.
     """
-    temporary = path.with_name(f".{path.name}{writer}.tmp")
+    temporary = path.with_name(f".{path.name}{f'.{os.getpid()}' if shared else ''}.tmp")
     try:
         yield temporary
         commit(temporary, path)
@@ -88,7 +88,7 @@ def write_atomic(path: Path, text: str) -> None:
 
 def write_shared(path: Path, text: str) -> None:
     """Write a UTF-8 text file atomically that other processes may be writing too: the last one's stays."""
-    with atomic(path, f".{os.getpid()}") as temporary:
+    with atomic(path, shared=True) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

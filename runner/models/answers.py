@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -82,7 +81,7 @@ class AnswerCache:
     def _put(self, path: Path, answers: Array) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic(path, f".{os.getpid()}") as temporary, temporary.open("wb") as file:
+            with atomic(path, shared=True) as temporary, temporary.open("wb") as file:
                 np.savez(file, answers=answers, sha256=hashlib.sha256(answers.tobytes()).hexdigest())
         except OSError as error:
             log.info("could not cache the parity reference (%s); it is computed at each run", error)

@@ -146,7 +146,7 @@ def _list_container(dataset: PackedDataset, outputs: Path, container: Container)
     if cache is not None and not contents.problem:
         with contextlib.suppress(OSError):  # without the cache the next command lists the container again
             cache.parent.mkdir(parents=True, exist_ok=True)
-            with atomic(cache, f".{os.getpid()}") as temporary:  # other processes may write the same listing
+            with atomic(cache, shared=True) as temporary:
                 pq.write_table(table, temporary, compression="zstd")
     return _Listing(table, dict(contents.ignored), contents.problem)
 
