@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+import pytest
 import soundfile
 
 from runner.audio.reader import REASONS
@@ -23,6 +24,8 @@ from runner.pipeline.messages import DecodeOptions
 from tests import vggish_clips
 from tests.conftest import PROJECT
 from tests.pipeline.test_engine import run_engine
+
+pytestmark = pytest.mark.slow
 
 RATE = 16_000
 OPTIONS = replace(vggish_clips.OPTIONS, max_duration_s=3600)

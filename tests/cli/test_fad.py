@@ -27,6 +27,7 @@ def runs(tmp_path: Path) -> tuple[str, str]:
     return str(make_run(tmp_path / "base", BASE)), str(make_run(tmp_path / "run", OTHER, clip="other"))
 
 
+@pytest.mark.slow
 def test_a_table_has_the_distance_its_interval_and_both_counts(
     runs: tuple[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -54,6 +55,7 @@ def test_json_and_csv_have_the_same_figures(runs: tuple[str, str], capsys: pytes
         assert float(row[name]) == run[name]
 
 
+@pytest.mark.slow
 def test_an_interval_in_pairs_says_so_in_every_form(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = [str(make_run(tmp_path / name, rows)) for name, rows in (("base", BASE), ("near", BASE * np.float32(1.001)))]
     runs += ["--bootstrap", "20"]

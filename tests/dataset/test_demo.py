@@ -72,6 +72,7 @@ def test_there_are_about_forty_labelled_clips_in_every_common_format(clips: Path
     assert all(2.9 < info.duration < 20.1 for info in about)
 
 
+@pytest.mark.slow
 def test_every_clip_sounds_at_one_level(clips: Path) -> None:
     for path in _sounds(clips):
         samples, _ = soundfile.read(path)

@@ -89,6 +89,7 @@ def test_jobs_that_begin_at_once_agree(data: Path, tmp_path: Path, server: Store
     assert read_or_create(settings, place, lambda: pytest.fail("it is there")).table == found[0].table
 
 
+@pytest.mark.slow
 def test_an_answer_that_is_lost_is_told_from_a_race_that_is_lost(
     data: Path, tmp_path: Path, server: StoreServer
 ) -> None:

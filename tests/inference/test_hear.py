@@ -15,6 +15,8 @@ from runner.models.base import Target
 from runner.vggish.spec import VGGISH
 from tests.double.session import DoubleProgram, DoubleSession, draw_arrays
 
+pytestmark = pytest.mark.slow
+
 if TYPE_CHECKING:
     from runner.hear import Vggish
 
@@ -34,7 +36,6 @@ def model(hear: ModuleType, vggish: EmbeddingSession, monkeypatch: pytest.Monkey
     return hear.load_model("random", "cpu")
 
 
-@pytest.mark.slow
 def test_hear_validator_passes(
     hear: ModuleType, vggish: EmbeddingSession, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -68,7 +69,6 @@ def test_a_timestamp_is_the_center_of_its_window(hear: ModuleType, model: Vggish
     np.testing.assert_allclose(embeddings[0, row], model.session.embed_waveform(window, 16_000)[0], atol=1e-5)
 
 
-@pytest.mark.slow
 def test_a_scene_is_the_mean_of_the_clip_that_the_runner_embeds(hear: ModuleType, model: Vggish) -> None:
     audio = np.random.default_rng(2).uniform(-0.5, 0.5, (2, 50_000)).astype(np.float32)
     scenes = hear.get_scene_embeddings(audio, model)

@@ -46,6 +46,7 @@ def test_log_mel_equals_the_formulas(signals: np.ndarray) -> None:
     assert np.abs(spectrograms - expected).max() < 1e-5
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(
     arrays_of.arrays(np.float32, 15_600 // 40, elements=st.floats(-1, 1, width=32)),

@@ -6,12 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+import pytest
 
 from runner.cli.merge import main
 from runner.core.files import digest_file
 from runner.output.state.journal import revoke
 from runner.statistics.files import Summary, from_npz
 from tests.whole_run import make_config, make_data, session
+
+pytestmark = pytest.mark.slow
 
 
 def statistics(run: Path) -> Summary:

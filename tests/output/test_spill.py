@@ -52,6 +52,7 @@ def test_rows_of_a_batch_that_follow_each_other_are_read_at_once(tmp_path: Path,
     assert np.array_equal(np.concatenate(list(blocks(chunks, 4))), concatenate(chunks))
 
 
+@pytest.mark.slow
 def test_what_is_in_memory_stays_below_the_limit_and_is_given_back(tmp_path: Path) -> None:
     spill = Spill(tmp_path, 1)
     batch_mib = 0.25

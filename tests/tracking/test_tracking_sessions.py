@@ -23,7 +23,7 @@ from runner.tracking.relog import track
 from runner.tracking.runs import finish_run, is_logged, open_run
 from tests.tracking.test_tracking import LOCAL, info_of, make_run, read_back
 
-pytestmark = pytest.mark.usefixtures("prepared_database")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prepared_database")]
 
 
 def change(run_dir: Path, **values: object) -> RunInfo:
@@ -130,7 +130,6 @@ def test_a_session_that_mlflow_was_not_told_of_is_logged_later(tmp_path: Path) -
     assert is_logged(LOCAL, tmp_path, run_dir)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("how", ["deleted", "another", "trash"])
 def test_runs_whose_store_lost_them_are_logged_again(
     how: str, tmp_path: Path, outputs: Path, new_outputs: Callable[[Path], Path]

@@ -16,6 +16,8 @@ from runner.storage.ranges import MAX_REQUEST_BYTES
 from tests.dataset.packed.packs import CLIPS, bytes_of, clip_bytes, listed, pack, rows_of, some, web
 from tests.object_store import StoreServer, object_store
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def store(tars: Path, parquets: Path) -> Iterator[StoreServer]:
@@ -31,7 +33,6 @@ def store(tars: Path, parquets: Path) -> Iterator[StoreServer]:
         yield store
 
 
-@pytest.mark.slow
 def test_tars_in_a_store_are_read_in_runs_of_members(store: StoreServer, tars: Path) -> None:
     url = f"s3://data/{tars.name}"
     store.behave()
@@ -86,7 +87,6 @@ def test_a_store_that_fails_is_asked_again_or_costs_the_runs_clips(store: StoreS
     store.behave()
 
 
-@pytest.mark.slow
 def test_a_long_member_is_of_one_object_though_it_is_read_in_pieces(
     store: StoreServer, tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -40,6 +40,8 @@ from tests.results import make_spec
 from tests.vggish_clips import OPTIONS
 from tests.writers import vggish_info
 
+pytestmark = pytest.mark.slow
+
 CLIPS, A_SHARD = 96, 8
 SHARDS = [(first, first + A_SHARD) for first in range(0, CLIPS, A_SHARD)]
 
@@ -133,7 +135,6 @@ def assert_right(folder: Path, shards: list[int]) -> None:
             assert row["embedding"][0] == pytest.approx((int(row["clip"][:3]) + 1) / 128), row["clip"]
 
 
-@pytest.mark.slow
 def test_every_shard_has_one_line_and_its_own_rows_and_the_last_canary_comes_at_the_end(folder: Path) -> None:
     actor = PlainActor(folder)
     reports, end = embed(actor, 5, 0, 1, 2, 11, 3, 4, 10, 9, 8, 6, 7)
@@ -156,7 +157,6 @@ def test_after_a_failure_all_calls_end_with_it_and_no_wrong_rows_are_written(fol
     assert_right(folder, [report.entry.shard for report in reports if report.entry])
 
 
-@pytest.mark.slow
 def test_a_wrong_canary_at_the_end_takes_back_what_an_actor_wrote_since_the_last_good_one(folder: Path) -> None:
     reports, end = embed(PlainActor(folder, misses=True), 4, 5, 6)
     done = [report.entry.shard for report in reports]
