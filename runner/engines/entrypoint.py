@@ -112,7 +112,8 @@ def _end_at_once(run_dir: Path, events: Events) -> None:
 
 def _await_spec() -> str:
     """Wait for a run, while TensorFlow is imported; return the path of its spec, empty where none comes."""
-    importlib.import_module("runner.engines.local")  # not at the same time: both import NumPy
+    for module in ("runner.engines.local", "cattrs.preconf.json"):  # not at the same time: all import NumPy
+        importlib.import_module(module)
     threading.Thread(target=_import_ahead, name="import", daemon=True).start()
     line = sys.stdin.readline()
     if not line:
@@ -125,7 +126,7 @@ def _await_spec() -> str:
 
 def _import_ahead() -> None:
     with contextlib.suppress(Exception):  # the run's own import reports it
-        import_tensorflow()
+        import_tensorflow(freeze=True)
 
 
 def _move_log(path: Path) -> None:

@@ -101,7 +101,7 @@ class Canary:
         """
         last, self._last = self._last, None
         if last is not None:
-            self._with_signals(last)
+            self._check(self._resampled(last))
             self._batches = 0
 
     def _note(self, dtype: str) -> None:
@@ -112,8 +112,23 @@ class Canary:
     def _with_signals(
         self, windows: Windows | SourceWindows, copied: Callable[[], None] | None = None
     ) -> NDArray[np.float32]:
-        if isinstance(windows, SourceWindows):
-            windows = np.asarray(self._session.resample(windows))
+        windows = self._resampled(windows)
+        embeddings, signal_rows = self._check(windows, copied)
+        replaced = signal_rows[signal_rows < len(windows)]
+        embeddings[replaced] = self._session.embed_windows(windows[replaced])
+        return embeddings[: len(windows)]
+
+    def _resampled(self, windows: Windows | SourceWindows) -> Windows:
+        return np.asarray(self._session.resample(windows)) if isinstance(windows, SourceWindows) else windows
+
+    def _check(
+        self, windows: Windows, copied: Callable[[], None] | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Embed windows with signals in some rows; return all embeddings, and the signals' rows.
+
+        Raises:
+            ParityError: as ``embed``.
+        """
         shards, signals = self._shards(), signals_of(self._session.spec, windows.dtype.name)
         rows = max(len(windows), len(signals))
         batch = np.zeros((rows, windows.shape[1]), windows.dtype)
@@ -125,12 +140,10 @@ class Canary:
         batch[signal_rows] = signals
         embeddings = self._session.embed_windows(batch, copied)
         self._judge(compare(embeddings[signal_rows], self._answers, np.arange(len(signals))))
-        replaced = signal_rows[signal_rows < len(windows)]
-        embeddings[replaced] = self._session.embed_windows(windows[replaced])
         with self._lock:
             self.count += 1
             self.trusted = max(self.trusted, shards)
-        return embeddings[: len(windows)]
+        return embeddings, signal_rows
 
     def _judge(self, parity: Parity) -> None:
         misses = parity.misses(self._tolerance)

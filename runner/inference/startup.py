@@ -95,7 +95,7 @@ class SessionStartup:
         gpus = background.submit(describe_gpus if self._config.device.name != "cpu" else list)
         self._events.phase("import")
         with self._timer.step("import"):
-            import_tensorflow()
+            import_tensorflow(freeze=True)
             import tensorflow as tf
 
             from runner.inference.builder import place_on_device  # noqa: F401  # it imports what takes long

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import LazyLoader
 from types import ModuleType
 
 from runner.core.imports import without_collection
@@ -18,24 +19,30 @@ from runner.devices.instruction_sets import prefer_onednn
 
 _KERAS = "keras"
 
+_LATER = frozenset(f"tensorflow._api.v2.{name}" for name in ("__internal__", "compat", "distribute", "feature_column"))
+"""Parts that TensorFlow imports at once, and runs use nothing of: a fifth of its modules."""
+
 _NOTE = re.compile(rb"I\d{4} |WARNING: All log messages before absl::InitializeLog")
 """The beginning of a line that says nothing of a problem."""
 
 
-def import_tensorflow() -> None:
+def import_tensorflow(*, freeze: bool = False) -> None:
     """Import TensorFlow without Keras, which nothing here uses, and which takes nearly as long as all the rest.
 
     TensorFlow imports Keras for the sake of its optimizers, and goes on where that fails. ``tf.keras`` imports it when
-    it is used.  On CPUs it computes with oneDNN: see ``prefer_onednn``.
+    it is used, as ``tf.compat`` and a few more parts are.  On CPUs it computes with oneDNN: see ``prefer_onednn``.
+
+    Args:
+        freeze: as ``without_collection``'s.
     """
     prefer_onednn()
-    refusal = _Refusal()
-    sys.meta_path.insert(0, refusal)
+    postponing = _Postponing()
+    sys.meta_path.insert(0, postponing)
     try:
-        with without_collection():
+        with without_collection(freeze=freeze):
             importlib.import_module("tensorflow")
     finally:
-        sys.meta_path.remove(refusal)
+        sys.meta_path.remove(postponing)
 
 
 @contextmanager
@@ -63,16 +70,19 @@ def without_library_notes() -> Iterator[None]:
                     os.write(2, line)
 
 
-class _Refusal(MetaPathFinder, Loader):
-    """Finds Keras, whose folder TensorFlow asks for, and does not load it."""
+class _Postponing(MetaPathFinder, Loader):
+    """Finds Keras, whose folder TensorFlow asks for, and does not load it; loads the parts of ``_LATER`` when they are
+    used."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Return Keras's own specification with this loader; None for other modules."""
-        spec = PathFinder.find_spec(fullname, path, target) if fullname == _KERAS else None
-        if spec is not None:
-            spec.loader = self
+        """Return the module's own specification with another loader; None for other modules."""
+        if fullname != _KERAS and fullname not in _LATER:
+            return None
+        spec = PathFinder.find_spec(fullname, path, target)
+        if spec is not None and spec.loader is not None:
+            spec.loader = self if fullname == _KERAS else LazyLoader(spec.loader)
         return spec
 
     def exec_module(self, module: ModuleType) -> None:

@@ -8,6 +8,7 @@ import os
 import shlex
 import socket
 import sqlite3
+import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -181,7 +182,8 @@ def _client(uri: str, tracking: TrackingConfig, experiment: bool = False) -> tup
 
 
 def _new_client(uri: str) -> MlflowClient:
-    with without_collection():  # the first one of an SQLite database imports as much again
+    # The first client of an SQLite database imports as much again.
+    with without_collection(freeze="mlflow" not in sys.modules):
         from mlflow.tracking import MlflowClient
 
         return MlflowClient(uri)

@@ -106,9 +106,11 @@ def test_one_batch_in_many_and_the_last(monkeypatch: pytest.MonkeyPatch) -> None
     for _ in range(25):
         canary.embed(data(64))
     assert canary.count == 2
+    session.asked.clear()
     canary.finish()
     canary.finish()  # nothing since
     assert canary.count == 3
+    assert [len(which) for _, which, _ in session.asked] == [64]  # the last batch's own rows are known already
     session.wrong = True
     canary.embed(data(64))
     with pytest.raises(ParityError):

@@ -26,6 +26,18 @@ def test_keras_is_imported_when_it_is_used() -> None:
     assert run_fresh(script) == ["(1, 2)\n"]  # after ``import_tensorflow``
 
 
+@pytest.mark.slow
+def test_parts_that_no_run_uses_are_imported_when_they_are_used() -> None:
+    script = """
+    import sys
+    import tensorflow as tf
+    assert tf.reduce_sum(tf.function(lambda x: x + 1)(tf.ones([2]))).numpy() == 4
+    assert "tensorflow.python.distribute.combinations" not in sys.modules
+    print(tf.distribute.get_strategy().num_replicas_in_sync, tf.compat.v1.Session.__name__)
+    """
+    assert run_fresh(script) == ["1 Session\n"]
+
+
 def test_the_collector_is_as_it_was_after_an_import() -> None:
     with without_collection(), without_collection():
         assert not gc.isenabled()
@@ -37,6 +49,17 @@ def test_the_collector_is_as_it_was_after_an_import() -> None:
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+def test_the_collector_skips_what_is_frozen() -> None:
+    before = gc.get_freeze_count()
+    with without_collection(freeze=True):
+        assert gc.get_freeze_count() == before
+    try:
+        assert gc.get_freeze_count() > before
+        assert gc.isenabled()
+    finally:
+        gc.unfreeze()
 
 
 def test_notes_are_left_out_of_standard_error_and_problems_are_not(
