@@ -66,4 +66,4 @@ def cleanup_limit_s(limit_s: float) -> float:
         return limit_s
     if _cleanup_ends_at is None:
         _cleanup_ends_at = time.monotonic() + _CLEANUP_S
-    return max(0.0, min(limit_s, _cleanup_ends_at - time.monotonic()))
+    return max(0.0, round(min(limit_s, _cleanup_ends_at - time.monotonic()), 1))
