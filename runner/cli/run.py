@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from runner.cli.errors import print_error
 from runner.core.cleanup import cleanup
 from runner.core.errors import RunnerError
+from runner.core.interruption import Interrupted, begin_command, interrupt
 from runner.core.printable import print_page
 from runner.core.redact import without_credentials
 from runner.core.stop_signals import INTERRUPTED, Requests, install_handler, leave_terminal
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with _ending_on_signals():
         try:
             return _main(arguments)
-        except (KeyboardInterrupt, RunInterrupted) as stopped:
+        except (KeyboardInterrupt, RunInterrupted, Interrupted) as stopped:
             return stopped.exit_status if isinstance(stopped, RunInterrupted) else INTERRUPTED
         except RunnerError as error:  # of the cleanup
             print_error(error)
@@ -72,10 +73,12 @@ def _ending_on_signals() -> Iterator[None]:
             leave_terminal()
         if not requests.add(number):
             return
+        interrupt()
         if number == signal.SIGINT:
             raise KeyboardInterrupt
         raise RunInterrupted(128 + number)
 
+    begin_command()
     before = install_handler(end)
     try:
         yield
@@ -89,9 +92,6 @@ def _main(arguments: Sequence[str] | None) -> int:
     argv = list(sys.argv[1:] if arguments is None else arguments)
     if argv and argv[0] in COMMANDS:
         status: int = importlib.import_module(COMMANDS[argv[0]]).main(argv[1:])
-        if status == INTERRUPTED and argv[0] == "merge":
-            sys.stderr.flush()
-            os._exit(status)  # threads may be waiting for a store
         return status
     if {"-h", "--help"} & set(argv):
         from runner.cli.help import help_text

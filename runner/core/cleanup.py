@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 
+from runner.core.interruption import begin_cleanup
+
 _stack: ContextVar[ExitStack | None] = ContextVar("cleanup", default=None)
 
 
@@ -18,6 +20,7 @@ def cleanup() -> Iterator[None]:
             yield
         finally:
             _stack.reset(token)
+            begin_cleanup()
 
 
 def at_cleanup(callback: Callable[[], object]) -> None:

@@ -16,15 +16,11 @@ def map_ahead(call: Callable[[T], R], items: Iterable[T], threads: int, ahead: i
     """Yield the results in order, as ``map`` does, with at most ``ahead`` calls begun before their turn."""
     remaining = iter(items)
     pool = ThreadPoolExecutor(threads)
-    wait = True
     try:
         begun: deque[Future[R]] = deque(pool.submit(call, item) for item in islice(remaining, ahead))
         while begun:
             result = begun.popleft().result()
             begun.extend(pool.submit(call, item) for item in islice(remaining, 1))
             yield result
-    except KeyboardInterrupt:
-        wait = False  # a request to a store that does not answer would be waited for
-        raise
     finally:
-        pool.shutdown(wait, cancel_futures=True)
+        pool.shutdown(cancel_futures=True)

@@ -20,6 +20,7 @@ from runner.core.lookahead import map_ahead
 from runner.core.paths import as_path, is_url
 from runner.output.run_model import RunModel
 from runner.output.state.plan_file import parse_plan
+from runner.storage.driver import call_driver
 from runner.storage.filesystem import open_store
 from runner.storage.retry import with_retries
 
@@ -314,7 +315,9 @@ class EmbeddingReader:
 
     def _ls(self, folder: str) -> list[str]:
         try:
-            paths: list[str] = with_retries(lambda: self._filesystem.ls(folder, detail=False), _TIMEOUT_S)
+            paths: list[str] = with_retries(
+                lambda: call_driver(self._filesystem, "ls", folder, detail=False), _TIMEOUT_S
+            )
         except (FileNotFoundError, NotADirectoryError):
             return []
         return paths
@@ -328,7 +331,7 @@ class EmbeddingReader:
 
     def _read(self, path: str) -> bytes:
         try:
-            content: bytes = with_retries(lambda: self._filesystem.cat_file(path), _TIMEOUT_S)
+            content: bytes = with_retries(lambda: call_driver(self._filesystem, "cat_file", path), _TIMEOUT_S)
         except OSError as error:
             raise RunnerError(f"{path} cannot be read ({error}): check the address and your credentials") from error
         return content

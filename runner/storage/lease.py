@@ -18,6 +18,7 @@ import uuid
 from typing import TYPE_CHECKING
 
 from runner.core.errors import ConfigError, StoreError
+from runner.core.interruption import Interrupted, cleanup_limit_s
 from runner.core.layout import RunLayout
 from runner.storage.conditional import is_unsupported
 from runner.storage.fence import clock
@@ -103,7 +104,7 @@ class Lease:
         if self._acquired_at is None:
             return False
         try:
-            check_lease(self._store, self.token, LEASE_RENEW_S)
+            check_lease(self._store, self.token, cleanup_limit_s(LEASE_RENEW_S))
         except ConfigError:
             return False
         except StoreError as error:
@@ -120,11 +121,11 @@ class Lease:
         self._store.fence = None
         try:
             if self._store.conditions is not None:
-                version = self._store.read_version(RunLayout.lease, LEASE_RENEW_S)
+                version = self._store.read_version(RunLayout.lease, cleanup_limit_s(LEASE_RENEW_S))
                 if version is not None and LeaseOwner.parse(version.data).token == self.token:
-                    self._store.remove_version(RunLayout.lease, version.id, LEASE_RENEW_S)
+                    self._store.remove_version(RunLayout.lease, version.id, cleanup_limit_s(LEASE_RENEW_S))
             elif self.is_held():
-                self._store.remove(RunLayout.lease, LEASE_RENEW_S)
+                self._store.remove(RunLayout.lease, cleanup_limit_s(LEASE_RENEW_S))
         except StoreError as error:
             log.warning("%s (commands on this machine can acquire the output now, others in a minute)", error)
         self._acquired_at = None
@@ -197,6 +198,8 @@ class Lease:
                 return
             except StoreError as error:  # the fence ends the worker's uploads, with an error of their own
                 log.warning("%s", error)
+            except Interrupted:  # this command's cleanup may still need the lease
+                continue
 
 
 def check_lease(store: ObjectStore, token: str, timeout_s: float | None = None) -> None:

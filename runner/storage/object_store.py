@@ -67,7 +67,6 @@ class ObjectStore:
         self._filesystem, root = open_store(key, self.url)
         self._root = root.rstrip("/")
         self._requests = StoreRequests(self._filesystem, self.url, timeout_s)
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="store")
         self.conditions = conditions_of(self._filesystem)
 
     @property
@@ -131,7 +130,8 @@ class ObjectStore:
 
     def map(self, call: Callable[..., T], *columns: Iterable[Any]) -> list[T]:
         """Call for many objects, several at once, as ``map`` does; the first error is raised."""
-        return list(self._threads.map(call, *columns))
+        with ThreadPoolExecutor(_THREADS, "store") as threads:
+            return list(threads.map(call, *columns))
 
     def create(self, path: Path, name: str, timeout_s: float | None = None) -> bool:
         """Upload a file unless the object exists; a store without conditional requests replaces it.

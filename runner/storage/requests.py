@@ -6,15 +6,13 @@ the time limit.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable
-from concurrent.futures import wait
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from runner.core.errors import StoreError
+from runner.storage.driver import NO_ANSWER, call_driver
 from runner.storage.retry import is_forbidden, is_local_disk_full, is_transient, with_retries
 from runner.storage.whole_object import download_object
 
@@ -26,11 +24,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _WARN_EVERY_S = 10.0
-
-_FENCE_CHECK_S = 5.0
-"""How often the fence is checked during a long upload."""
-
-_NO_ANSWER = "no answer, or only refusals"
 
 _NOT_RENEWED = "the lease could not be renewed, so that another command may acquire the output"
 
@@ -112,28 +105,16 @@ class StoreRequests:
         self, deadline: float, fence: Fence | None, method: str | Callable[..., Any], *arguments: Any, **options: Any
     ) -> Any:
         """Make one try; end it at the deadline or with the fence, where the driver can be abandoned."""
-        if fence is not None and fence.seconds_left() <= 0:
-            raise TimeoutError(_NOT_RENEWED)
+
+        def check_fence() -> None:
+            if fence is not None and fence.seconds_left() <= 0:
+                raise TimeoutError(_NOT_RENEWED)
+
+        check_fence()
         if method == "get_file":
             name, path = arguments
-            return download_object(self._filesystem, name, path, max(0.1, deadline - time.monotonic()))
-        if not getattr(self._filesystem, "async_impl", False):
-            assert isinstance(method, str)
-            return getattr(self._filesystem, method)(*arguments, **options)
-        if isinstance(method, str):
-            function = getattr(self._filesystem, f"_{method}")
-        else:
-            function = partial(method, self._filesystem)
-        future = asyncio.run_coroutine_threadsafe(function(*arguments, **options), self._filesystem.loop)
-        try:
-            while not wait([future], max(0.1, min(deadline - time.monotonic(), _FENCE_CHECK_S))).done:
-                if time.monotonic() >= deadline:
-                    raise TimeoutError(_NO_ANSWER)
-                if fence is not None and fence.seconds_left() <= 0:
-                    raise TimeoutError(_NOT_RENEWED)
-            return future.result()
-        finally:
-            future.cancel()
+            return download_object(self._filesystem, name, path, deadline)
+        return call_driver(self._filesystem, method, *arguments, deadline=deadline, check=check_fence, **options)
 
 
 def describe_error(error: BaseException) -> str:
@@ -143,6 +124,6 @@ def describe_error(error: BaseException) -> str:
         return f"the bucket or object does not exist ({text or type(error).__name__})"
     if is_forbidden(error):
         return f"no permission ({text or type(error).__name__}): check the credentials in the environment"
-    if isinstance(error, StoreError) or (isinstance(error, TimeoutError) and text in (_NO_ANSWER, _NOT_RENEWED)):
+    if isinstance(error, StoreError) or (isinstance(error, TimeoutError) and text in (NO_ANSWER, _NOT_RENEWED)):
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

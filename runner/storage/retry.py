@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeGuard, TypeVar
 
 from runner.core.files import is_disk_full
+from runner.core.interruption import check_interruption, pause
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 10.0
 
@@ -104,10 +105,12 @@ def with_retries(
 
     Raises:
         Exception: the last error of ``call``.
+        Interrupted: the command was interrupted, and this is not its main thread.
     """
     deadline = time.monotonic() + timeout_s
     pause_s = FIRST_PAUSE_S
     while True:
+        check_interruption()
         is_last = time.monotonic() >= deadline
         try:
             return call()
@@ -115,7 +118,7 @@ def with_retries(
             if is_last or not is_transient(error):
                 raise
             on_error(error)
-        time.sleep(max(0.0, min(deadline - time.monotonic(), pause_s * random.uniform(0.5, 1.0))))
+        pause(min(deadline - time.monotonic(), pause_s * random.uniform(0.5, 1.0)))
         pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
 

@@ -9,20 +9,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from runner.storage.driver import call_driver
+
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
 _BLOCK_BYTES = 1 << 16
 
 
-def download_object(store: AbstractFileSystem, name: str, path: str, timeout_s: float | None = None) -> None:
+def download_object(store: AbstractFileSystem, name: str, path: str, deadline: float | None = None) -> None:
     """Try once to download an object.
 
     Args:
         store: the driver's file system.
         name: the object's URL, or its path in the store.
         path: the file to write, in place of what an earlier try left.
-        timeout_s: time limit where the driver can be abandoned; None for the driver's own.
+        deadline: by ``time.monotonic``, where the driver can be abandoned; None for the driver's own time limits.
 
     Raises:
         Exception: of the driver, or of the disk.
@@ -30,9 +32,9 @@ def download_object(store: AbstractFileSystem, name: str, path: str, timeout_s: 
     """
     protocols = protocols_of(store)
     if "s3" in protocols:
-        _run(store, _read_s3, timeout_s, name, path)
+        call_driver(store, _read_s3, name, path, deadline=deadline)
     elif protocols & {"gs", "gcs"}:
-        _read_gs(store, name, path, timeout_s)
+        _read_gs(store, name, path, deadline)
     else:
         version = store.ukey(name)
         store.get_file(name, path)
@@ -43,12 +45,6 @@ def download_object(store: AbstractFileSystem, name: str, path: str, timeout_s: 
 def protocols_of(store: AbstractFileSystem) -> set[str]:
     """Return the schemes of a driver's URLs."""
     return {store.protocol} if isinstance(store.protocol, str) else set(store.protocol)
-
-
-def _run(store: AbstractFileSystem, function: Any, timeout_s: float | None, *arguments: str) -> None:
-    from fsspec.asyn import sync
-
-    sync(store.loop, function, store, *arguments, timeout=timeout_s)
 
 
 async def _read_s3(store: Any, name: str, path: str) -> None:
@@ -64,10 +60,10 @@ async def _read_s3(store: Any, name: str, path: str) -> None:
         body.close()
 
 
-def _read_gs(store: AbstractFileSystem, name: str, path: str, timeout_s: float | None) -> None:
+def _read_gs(store: AbstractFileSystem, name: str, path: str, deadline: float | None) -> None:
     """Download by gcsfs, which restarts a broken download by itself."""
     try:
-        _run(store, type(store)._get_file, timeout_s, name, path)
+        call_driver(store, "get_file", name, path, deadline=deadline)
     except OSError as error:
         if error.filename == path and error.__context__ is not None:  # it failed to remove a file without a name
             raise error.__context__ from None

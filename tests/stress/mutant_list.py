@@ -489,4 +489,19 @@ MUTANTS: tuple[Mutant, ...] = (
         "self._work.forget_skipped(0)",
         "tests/engines/test_embedder_processes.py::test_a_shard_of_a_process_that_dies_after_the_last_was_handed_out_is_done_in_another_round",
     ),
+    # Interruptions
+    Mutant(
+        "threads of a command that was stopped wait for their store",
+        "storage/retry.py",
+        "    while True:\n        check_interruption()\n",
+        "    while True:\n",
+        "tests/storage/test_interruption.py",
+    ),
+    Mutant(
+        "each lease that a stopped command releases may take its time",
+        "core/interruption.py",
+        "    if _cleanup_ends_at is None:\n",
+        "    if True:\n",
+        "tests/storage/test_interruption.py",
+    ),
 )

@@ -15,6 +15,7 @@ from pathlib import Path
 from runner.core.errors import DatasetError
 from runner.core.paths import is_url
 from runner.dataset.listing import walk, walk_store
+from runner.storage.driver import call_driver
 from runner.storage.filesystem import object_stats, open_store
 from runner.storage.retry import with_retries
 
@@ -176,7 +177,7 @@ def _stat(name: str, timeout_s: float) -> tuple[int, int]:
             status = os.stat(name)
             return status.st_size, status.st_mtime_ns
         store, path = open_store("dataset.path", name, timeout_s)
-        return object_stats(with_retries(lambda: store.info(path), timeout_s))
+        return object_stats(with_retries(lambda: call_driver(store, "info", path), timeout_s))
     except FileNotFoundError:
         return -1, -1
     except Exception as error:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from runner.core.layout import RunLayout, shard_name
 from runner.dataset.packed.address import container_of, is_packed
+from runner.storage.driver import call_driver
 from runner.storage.filesystem import store_of
 from runner.storage.prefetch import is_remote
 from runner.storage.retry import is_transient, with_retries
@@ -49,7 +50,7 @@ class ObjectProbe:
         url = os.fsdecode(path)
         try:
             if not self._gave_up:
-                with_retries(lambda: store_of(url).cat_file(url, start=0, end=1), _REQUEST_TIMEOUT_S)
+                with_retries(lambda: call_driver(store_of(url), "cat_file", url, start=0, end=1), _REQUEST_TIMEOUT_S)
                 return True
         except Exception as error:
             self._gave_up = self._gave_up or is_transient(error)

@@ -391,6 +391,44 @@ def test_a_merge_that_was_killed_goes_on(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("how", "fault"), [(signal.SIGINT, "silence"), (signal.SIGTERM, "slow_down")], ids=("ctrl-c", "sigterm")
+)
+def test_a_merge_is_stopped_soon_whatever_its_store_answers(
+    server: StoreServer, parts: Parts, tmp_path: Path, how: signal.Signals, fault: str
+) -> None:
+    server.behave()
+    asked, over = threading.Event(), threading.Event()
+
+    def no_shards(method: str, key: str) -> Fault:
+        if over.is_set() or method != "GET" or not key.endswith(".tfrecord"):
+            return None
+        asked.set()
+        if fault == "silence":
+            over.wait()
+        return "slow_down"
+
+    server.fault = no_shards
+    (tmp_path / "temporary").mkdir()
+    arguments = [*parts.urls, "--output", str(tmp_path / "whole")]
+    env = server.environment | {"TMPDIR": str(tmp_path / "temporary")}
+    command = start("merge", *arguments, "--timeout-s", "600", command=REAL, **env)
+    try:
+        wait_until(asked.is_set, lambda: command.err)
+        command.send_signal(how)
+        command.communicate(timeout=30)
+    finally:
+        over.set()
+        command.kill()
+    assert command.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}[how]
+    assert [RunLayout.lease in objects(server, prefix) for prefix in ("one", "two")] == [False, False]
+    assert list((tmp_path / "temporary").iterdir()) == []
+    assert "merge_in_progress.json" in files_of(tmp_path / "whole", everything=True)
+    assert merge(arguments) == 0
+    assert_whole(files_of(tmp_path / "whole", everything=True), parts)
+
+
+@pytest.mark.slow
 def test_a_merge_of_other_parts_does_not_go_on(
     server: StoreServer, parts: Parts, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

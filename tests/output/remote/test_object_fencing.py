@@ -299,7 +299,7 @@ def test_writes_wait_while_a_hold_is_not_renewed(url: str, monkeypatch: pytest.M
 def test_a_put_that_takes_longer_than_the_lease_goes_on_while_it_is_renewed(
     url: str, quiet: StoreServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runner.storage.requests._FENCE_CHECK_S", 0.05)
+    monkeypatch.setattr("runner.storage.driver.CHECK_S", 0.05)
     store, asked, done = store_at(url), [], threading.Event()
 
     class Renewed:
