@@ -112,8 +112,8 @@ def _end_at_once(run_dir: Path, events: Events) -> None:
 
 def _await_spec() -> str:
     """Wait for a run, while TensorFlow is imported; return the path of its spec, empty where none comes."""
-    for module in ("runner.engines.local", "cattrs.preconf.json"):  # not at the same time: all import NumPy
-        importlib.import_module(module)
+    importlib.import_module("runner.engines.local")  # not at the same time: both import NumPy
+    importlib.import_module("cattrs.preconf.json")  # which the spec is read with
     threading.Thread(target=_import_ahead, name="import", daemon=True).start()
     line = sys.stdin.readline()
     if not line:
