@@ -116,6 +116,7 @@ def test_a_run_is_seen_while_it_goes_on(tmp_path: Path, monkeypatch: pytest.Monk
     client = MlflowClient(store_uri(job.config.tracking, tmp_path))
     until((job.run_dir / "tracking.json").exists)
     until(lambda: {"progress_clips", "system/cpu_utilization_percentage"} <= read_back(client)[0].data.metrics.keys())
+    until(lambda: "device.effective" in read_back(client)[0].data.tags)  # MLflow writes them after the metrics
     (run,) = read_back(client)
     assert (run.info.status, run.data.metrics["progress_realtime_factor"]) == ("RUNNING", 20.0)
     assert (run.data.tags["device.effective"], run.inputs.dataset_inputs[0].dataset.digest) == ("cpu", "d" * 32)
