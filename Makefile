@@ -43,7 +43,7 @@ chaos: $(READY)
 faults: $(READY)
 	$(BIN)/python -m tests.stress.faults $(ARGS)
 
-# All of tests/stress/mutation_list.py; `make test` takes a twelfth of each kind (ten minutes).
+# All of tests/stress/mutation_list.py; `make test` takes a twelfth of each kind (two minutes).
 mutations: $(READY)
 	$(BIN)/python -m pytest -m "long or not long" tests/stress/test_mutations.py $(ARGS)
 

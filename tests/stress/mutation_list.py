@@ -180,7 +180,7 @@ _POOL = (
     'return tf.nn.max_pool2d(x, ksize=2, strides=2, padding="SAME") if',
     'return tf.nn.avg_pool2d(x, ksize=2, strides=2, padding="SAME") if',
 )
-_RELU = 'x = tf.nn.relu(tf.nn.bias_add(x, weights[f"vggish/{layer}/biases"]))\n    x = tf.matmul(tf.cast'
+_RELU = 'x = tf.nn.relu(tf.nn.bias_add(x, weights[f"vggish/{layer}/biases"]))\n    if last'
 _FC2 = ('return tf.nn.bias_add(x, weights["vggish/fc2/biases"])', "return {}")
 
 _EDITS: dict[str, tuple[str, str, str]] = {

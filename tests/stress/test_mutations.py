@@ -57,6 +57,12 @@ def test_a_fault_is_caught_or_listed(bench: Bench, fault: Fault) -> None:
     assert not (found.caught_by and fault.name in PASSES), f"{found.caught_by} sees it: take it out of PASSES"
 
 
+def test_their_texts_are_in_the_code() -> None:
+    edits = {edit for fault in FAULTS for edit in fault.edits}
+    sources = {edit.module: (PROJECT / f"{edit.module.replace('.', '/')}.py").read_text("utf-8") for edit in edits}
+    assert [edit for edit in edits if edit.old not in sources[edit.module]] == []
+
+
 def test_there_are_enough_of_them_and_the_docs_list_those_that_pass() -> None:
     assert len({fault.name for fault in FAULTS}) == len(FAULTS)
     assert sum("cpu" in fault.devices and not (fault.shared or fault.inputs) for fault in FAULTS) >= 40
