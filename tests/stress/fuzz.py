@@ -9,6 +9,7 @@ that breaks this is kept in the folder that is printed, and the exit status is 1
 from __future__ import annotations
 
 import argparse
+import itertools
 import multiprocessing
 import os
 import random
@@ -18,7 +19,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,6 +34,11 @@ Case = tuple[bytes, str]
 
 _OURS = ("AssertionError", "TypeError", "ValueError", "IndexError")
 """Errors in a clip's detail that no decoder raises: they would be our own."""
+
+
+def rounds(until: float, least: int = 50) -> Iterator[int]:
+    """Count rounds up to a time by ``time.monotonic``, but at least so many."""
+    return itertools.takewhile(lambda number: number < least or time.monotonic() < until, itertools.count())
 
 
 def mutate(data: bytes, rng: random.Random) -> bytes:
@@ -120,7 +126,7 @@ def fuzz_audio(rng: random.Random, until: float, keep: Path) -> Counter[str]:
     seeds = audio_seeds()
     counted: Counter[str] = Counter()
     options = replace(OPTIONS, max_duration_s=600)
-    while time.monotonic() < until:
+    for _ in rounds(until, 1):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             clips = []
@@ -264,7 +270,7 @@ def fuzz_overrides(rng: random.Random, until: float, keep: Path) -> Counter[str]
     values = ["", "null", "-1", "0", "1e400", "nan", "true", "[a,b]", "{a:b}", "${oc.env:HOME}", "${x}", "'", '"', "\\"]
     values += ["gpu", "auto", "all", "float16", "ü", "a b", "$(ls)", "../..", "0x10", "1_000", "[]", "a=b", "???"]
     counted: Counter[str] = Counter()
-    while time.monotonic() < until:
+    for _ in rounds(until):
         given = [
             rng.choice(["", "", "+", "~", "++"]) + rng.choice(keys.split()) + rng.choice(["=", "=", "@x=", ""])
             + rng.choice(values)
@@ -294,7 +300,7 @@ def _fuzz_reader(
 ) -> Counter[str]:
     counted: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder:
-        while time.monotonic() < until:
+        for _ in rounds(until):
             data, extension = rng.choice(seeds)
             path = Path(folder) / f"case.{extension}"
             path.write_bytes(mutate(data, rng))
